@@ -1,0 +1,73 @@
+"""The command line: `nearfar COMMAND ...`. Each command is one function in `nearfar.commands`; its signature is its
+flags and its docstring is its help, so there is nothing to keep in step here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from nearfar.errors import UserError
+
+COMMANDS = {
+    "demo": "Train, evaluate and report on the embedded world, in under five minutes.",
+    "train": "Train a method by a recipe: nearfar train RECIPE.yaml key=value ...",
+    "evaluate": "Measure a model: retrieval, zero-shot, probes, geometry, compositionality.",
+    "embed": "Embed a source of images and texts to a file.",
+    "index": "Make, or extend, a search index of a folder or table.",
+    "search": "Search an index by text, by image, or by both.",
+    "serve": "Open the search page.",
+    "generate": "Generate text by contrastive search.",
+    "papers": "List the papers: what is in, where it lives, what its reproduction found.",
+    "reproduce": "Run a paper's reproduction and compute its verdict.",
+    "recipes": "List the recipes, or copy one out to edit.",
+}
+
+
+def load(command: str) -> Callable[..., Any]:
+    """The function behind a command; imports that command's module only."""
+    return getattr(import_module(f"nearfar.commands.{command}"), command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `nearfar` on `argv` (default: the process's arguments)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] in ("-V", "--version", "version"):
+        from nearfar import __version__
+
+        print(__version__)
+        return
+    command, *rest = arguments
+    if command not in COMMANDS:
+        sys.exit(f"nearfar: no command {command!r}.\n\n{usage()}")
+    try:
+        run(load(command), command, rest)
+    except (UserError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        sys.exit(f"nearfar {command}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(function: Callable[..., Any], command: str, arguments: list[str]) -> Any:
+    """Parse `arguments` by the function's signature and call it. A command that parses its own arguments says so
+    with an attribute `raw = True`."""
+    if getattr(function, "raw", False):
+        return function(arguments)
+    from jsonargparse import auto_cli
+
+    return auto_cli(function, args=arguments, prog=f"nearfar {command}", as_positional=True)
+
+
+def usage() -> str:
+    """The help page.
+
+    >>> "papers" in usage()
+    True
+    """
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return f"usage: nearfar COMMAND ...\n\n{rows}\n\nnearfar COMMAND --help tells more."

@@ -1,0 +1,29 @@
+"""Errors that a user can mend, and the one way to ask for an optional dependency."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names the file, row or argument and the remedy. The command line
+    prints it without a traceback."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency, or say which extra brings it.
+
+    >>> need("json", "search").__name__
+    'json'
+    >>> need("no_such_module", "search")
+    Traceback (most recent call last):
+    nearfar.errors.UserError: this needs the package 'no_such_module': pip install "nearfar[search]"
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        package = module.partition(".")[0]
+        raise UserError(f'this needs the package {package!r}: pip install "nearfar[{extra}]"') from None

@@ -1,0 +1,241 @@
+"""The table of papers: title, arXiv id, where each lives, its recipes and its reproduction.
+
+`nearfar papers` prints it, the README's table is generated from it, and a test holds every name in it against the code.
+A paper without `home` is not in yet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Paper:
+    """One paper and where to find it in the house."""
+
+    slug: str
+    name: str
+    title: str
+    arxiv: str
+    home: tuple[str, ...] = ()
+    """Modules that hold the method, the paper's own file first."""
+    recipes: tuple[str, ...] = ()
+    """Names of recipes (`nearfar recipes`), the small one first."""
+
+    @property
+    def is_in(self) -> bool:
+        return bool(self.home)
+
+    @property
+    def verdict(self) -> str:
+        """What the recorded reproduction found: 'holds', 'not shown', 'reversed', a list by claim, or ''."""
+        record = files("nearfar") / "reproductions" / "results" / f"{self.slug}.json"
+        if not record.is_file():
+            return ""
+        claims = json.loads(record.read_text("utf-8"))["claims"]
+        return ", ".join(claim["verdict"] for claim in claims)
+
+
+PAPERS = (
+    Paper(
+        "albef",
+        "ALBEF",
+        "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation",
+        "2107.07651",
+    ),
+    Paper(
+        "align",
+        "ALIGN",
+        "Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
+        "2102.05918",
+    ),
+    Paper(
+        "aro-negclip",
+        "ARO and NegCLIP",
+        "When and why vision-language models behave like bags-of-words, and what to do about it",
+        "2210.01936",
+    ),
+    Paper(
+        "beclr",
+        "BECLR",
+        "BECLR: Batch Enhanced Contrastive Few-Shot Learning",
+        "2402.02444",
+    ),
+    Paper(
+        "cg-vlm",
+        "CG-VLM",
+        "Contrastive Vision-Language Alignment Makes Efficient Instruction Learner",
+        "2311.17945",
+    ),
+    Paper(
+        "close",
+        "CLOSE",
+        "I Can't Believe There's No Images! Learning Visual Tasks Using only Language Supervision",
+        "2211.09778",
+    ),
+    Paper(
+        "coconut",
+        "COCONUT",
+        "Continual Contrastive Spoken Language Understanding",
+        "2310.02699",
+    ),
+    Paper(
+        "contrastive-nlp-primer",
+        "Contrastive NLP primer",
+        "A Primer on Contrastive Pretraining in Language Processing: Methods, Lessons Learned and Perspectives",
+        "2102.12982",
+    ),
+    Paper(
+        "contrastive-search",
+        "Contrastive search",
+        "Contrastive Search Is What You Need For Neural Text Generation",
+        "2210.14140",
+    ),
+    Paper(
+        "cosmo",
+        "COSMO",
+        "COSMO: COntrastive Streamlined MultimOdal Model with Interleaved Pre-Training",
+        "2401.00849",
+    ),
+    Paper(
+        "distill-ood",
+        "Distilling VLM for OOD",
+        "Distilling Large Vision-Language Model with Out-of-Distribution Generalizability",
+        "2307.03135",
+    ),
+    Paper(
+        "dito",
+        "DITO",
+        "Detection-Oriented Image-Text Pretraining for Open-Vocabulary Detection",
+        "2310.00161",
+    ),
+    Paper(
+        "gist",
+        "GIST",
+        "GIST: Generating Image-Specific Text for Fine-grained Object Classification",
+        "2307.11315",
+    ),
+    Paper(
+        "hydra",
+        "Hydra",
+        "Rethinking Positive Pairs in Contrastive Learning",
+        "2410.18200",
+    ),
+    Paper(
+        "isogclr",
+        "iSogCLR",
+        "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with Automatic Temperature Individualization",
+        "2305.11965",
+    ),
+    Paper(
+        "lexiclip",
+        "LexiCLIP",
+        "Vision-Free Retrieval: Rethinking Multimodal Search with Textual Scene Descriptions",
+        "2509.19203",
+    ),
+    Paper(
+        "mcl",
+        "MCL",
+        "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
+        "2402.11816",
+    ),
+    Paper(
+        "multiview",
+        "MV-InfoNCE, MV-DHEL",
+        "A Principled Framework for Multi-View Contrastive Learning",
+        "2507.06979",
+    ),
+    Paper(
+        "ogen",
+        "OGEN",
+        "Overcoming the Pitfalls of Vision-Language Model Finetuning for OOD Generalization",
+        "2401.15914",
+    ),
+    Paper(
+        "pixpro",
+        "PixPro",
+        "Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation Learning",
+        "2011.10043",
+    ),
+    Paper(
+        "prior",
+        "PRIOR",
+        "Prioritizing Image-Related Tokens Enhances Vision-Language Pre-Training",
+        "2505.08971",
+    ),
+    Paper(
+        "proapo",
+        "ProAPO",
+        "ProAPO: Progressively Automatic Prompt Optimization for Visual Classification",
+        "2502.19844",
+    ),
+    Paper(
+        "ritual",
+        "RITUAL",
+        "RITUAL: Random Image Transformations as a Universal Anti-hallucination Lever in LVLMs",
+        "2405.17821",
+    ),
+    Paper(
+        "s-vco",
+        "S-VCO",
+        "Symmetrical Visual Contrastive Optimization",
+        "2502.13928",
+    ),
+    Paper(
+        "sepclr",
+        "SepCLR",
+        "Separating common from salient patterns with Contrastive Representation Learning",
+        "2402.11928",
+    ),
+    Paper(
+        "tcl",
+        "TCL",
+        "Vision-Language Pre-Training with Triple Contrastive Learning",
+        "2202.10401",
+    ),
+    Paper(
+        "visually-grounded-language",
+        "Visually grounded language",
+        "Explainable Semantic Space by Grounding Language to Vision with Cross-Modal Contrastive Learning",
+        "2111.07180",
+    ),
+    Paper(
+        "vl2v-adip",
+        "VL2V-ADiP",
+        "Distilling from Vision-Language Models for Improved OOD Generalization in Vision Tasks",
+        "2310.08255",
+    ),
+    Paper(
+        "vladva",
+        "VladVA",
+        "Discriminative Fine-tuning of LVLMs",
+        "2412.04378",
+    ),
+    Paper(
+        "whitenedcse",
+        "WhitenedCSE",
+        "Whitening-based Contrastive Learning of Sentence Embeddings",
+        "2305.17746",
+    ),
+    Paper(
+        "x-clip",
+        "X-CLIP",
+        "Expanding Language-Image Pretrained Models for General Video Recognition",
+        "2208.02816",
+    ),
+)
+
+
+def find(slug: str) -> Paper:
+    """The paper of that slug.
+
+    >>> find("align").arxiv
+    '2102.05918'
+    """
+    for paper in PAPERS:
+        if paper.slug == slug:
+            return paper
+    known = ", ".join(paper.slug for paper in PAPERS)
+    raise KeyError(f"no paper {slug!r}; there are: {known}")
