@@ -1,1 +1,12 @@
-""""""
+"""Contrastive objectives over embeddings. Each is a module with its learned and tracked state, and a pure function in
+`nearfar.losses.functional`. They say what is near and what is far; `nearfar.ops` makes it fast."""
+
+from nearfar.losses import functional
+from nearfar.losses.alignment_uniformity import AlignmentUniformity
+from nearfar.losses.infonce import InfoNCE
+from nearfar.losses.nt_xent import NTXent
+from nearfar.losses.sigmoid import SigmoidLoss
+from nearfar.losses.supcon import SupCon
+from nearfar.losses.temperature import Temperature
+
+__all__ = ["AlignmentUniformity", "InfoNCE", "NTXent", "SigmoidLoss", "SupCon", "Temperature", "functional"]

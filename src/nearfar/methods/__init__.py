@@ -1,1 +1,33 @@
-""""""
+"""Training methods, one file a paper. `find("align")` gives a method's class by the name recipes use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from nearfar.errors import UserError
+
+if TYPE_CHECKING:
+    from nearfar.methods.base import Method
+
+METHODS = {
+    "align": "nearfar.methods.image_text.align:ALIGN",
+    "clip": "nearfar.methods.image_text.clip:CLIP",
+    "siglip": "nearfar.methods.image_text.siglip:SigLIP",
+}
+"""Name in recipes -> where its class lives."""
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method by its name in recipes.
+
+    Raises:
+        UserError: no such method; the message lists those there are.
+
+    >>> find("align").__name__
+    'ALIGN'
+    """
+    if name not in METHODS:
+        raise UserError(f"no method {name!r}; there are: {', '.join(METHODS)}")
+    module, _, cls = METHODS[name].partition(":")
+    return getattr(import_module(module), cls)

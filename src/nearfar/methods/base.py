@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nearfar.losses.temperature import Temperature
+
 Batch = Mapping[str, Any]
 """A plain dict of tensors; `nearfar.data.batch` lists its keys."""
 
@@ -30,7 +32,10 @@ class Method(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Update what follows the optimiser: momentum encoders, queues, schedules. Called once after each optimiser
-        step, with the number of steps done (1 after the first)."""
+        step, with the number of steps done (1 after the first). Here: temperatures return within their bounds."""
+        for module in self.modules():
+            if isinstance(module, Temperature):
+                module.clamp_()
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's parameter groups. By default weight decay spares vectors and scalars (biases, norms,

@@ -1,1 +1,1 @@
-""""""
+"""Methods that learn from images with texts."""

@@ -1,0 +1,75 @@
+"""The temperature of a contrastive loss: fixed or learned, in either of the two parametrisations papers use."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Temperature(nn.Module):
+    """A temperature `tau`, by which similarities are divided.
+
+    Args:
+        initial: its first value, > 0. CLIP and ALBEF start at 0.07, ALIGN at 1.0.
+        learnable: whether it is trained.
+        parametrisation: "log" trains `-ln tau` (CLIP's `logit_scale`), "divisor" trains `tau` itself (ALIGN, ALBEF).
+        bounds: `clamp_` keeps tau within them. Methods call it after each optimiser step, so that a bound never hides
+            the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
+
+    Example:
+        >>> tau = Temperature(0.5)
+        >>> round(tau().item(), 6), round(tau.scale().item(), 6)
+        (0.5, 2.0)
+    """
+
+    def __init__(
+        self,
+        initial: float = 0.07,
+        *,
+        learnable: bool = True,
+        parametrisation: Literal["log", "divisor"] = "log",
+        bounds: tuple[float, float] | None = (0.01, 100.0),
+    ) -> None:
+        super().__init__()
+        if not initial > 0:
+            raise ValueError(f"a temperature must be positive, got {initial}")
+        if parametrisation not in ("log", "divisor"):
+            raise ValueError(f"parametrisation must be 'log' or 'divisor', got {parametrisation!r}")
+        if bounds is not None and not 0 < bounds[0] <= bounds[1]:
+            raise ValueError(f"bounds must be 0 < low <= high, got {bounds}")
+        self.parametrisation = parametrisation
+        self.bounds = bounds
+        value = torch.tensor(-math.log(initial) if parametrisation == "log" else float(initial))
+        self.value = nn.Parameter(value, requires_grad=learnable)
+
+    def forward(self) -> Tensor:
+        """tau, a scalar tensor."""
+        return torch.exp(-self.value) if self.parametrisation == "log" else self.value
+
+    def scale(self) -> Tensor:
+        """1 / tau, by which similarities are multiplied."""
+        return torch.exp(self.value) if self.parametrisation == "log" else 1 / self.value
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring tau back within its bounds, in place."""
+        if self.bounds is None:
+            return
+        low, high = self.bounds
+        if self.parametrisation == "log":
+            self.value.clamp_(-math.log(high), -math.log(low))
+        else:
+            self.value.clamp_(low, high)
+
+    def extra_repr(self) -> str:
+        return f"{self().item():.4g}, learnable={self.value.requires_grad}, parametrisation={self.parametrisation!r}"
+
+
+def as_scale(temperature: float | Tensor) -> float | Tensor:
+    """1 / temperature, checked: a plain number must be positive."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return 1 / temperature

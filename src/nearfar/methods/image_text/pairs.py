@@ -1,0 +1,18 @@
+"""What every dual-encoder method does first: embed the two sides of the batch's pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from nearfar.methods.base import Batch
+
+
+def embed_pairs(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """`image` and `text` embeddings `[B, D]` by the model's `encode_image` and `encode_text`, and `negative_text`
+    `[B K, D]` where the batch has hard captions."""
+    embeddings = {"image": model.encode_image(batch["image"]), "text": model.encode_text(batch["text"])}
+    if "negative_text" in batch:
+        embeddings["negative_text"] = model.encode_text(batch["negative_text"])
+    return embeddings

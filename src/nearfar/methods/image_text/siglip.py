@@ -1,0 +1,47 @@
+"""SigLIP (arXiv 2303.15343): each image-text pair is its own yes or no question; no softmax over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from nearfar.losses import SigmoidLoss
+from nearfar.methods.base import Batch, EmbeddingMethod
+from nearfar.methods.image_text.pairs import embed_pairs
+
+
+class SigLIP(EmbeddingMethod):
+    """SigLIP over any model with `encode_image` and `encode_text`.
+
+    Args:
+        model: the dual encoder to train; `.model` is what to evaluate and save.
+        temperature, bias: initial values, both learned (paper: 0.1 and -10).
+        share_duplicates: count samples of one `group` as positives of each other.
+
+    Example:
+        >>> import torch
+        >>> class Identity(torch.nn.Module):
+        ...     def encode_image(self, pixels, normalize=False): return pixels
+        ...     def encode_text(self, tokens, normalize=False): return tokens
+        >>> out = SigLIP(Identity(), temperature=1.0, bias=0.0)({"image": torch.eye(2), "text": torch.eye(2)})
+        >>> round(out["loss"].item(), 6)
+        1.006409
+    """
+
+    def __init__(
+        self, model: nn.Module, *, temperature: float = 0.1, bias: float = -10.0, share_duplicates: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = SigmoidLoss(temperature, bias)
+        self.share_duplicates = share_duplicates
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        return embed_pairs(self.model, batch)
+
+    def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        group = batch.get("group") if self.share_duplicates else None
+        loss = self.loss(embeddings["image"], embeddings["text"], group=group)
+        logs = {"temperature": self.loss.temperature().detach(), "bias": self.loss.bias.detach()}
+        return {"loss": loss, **logs}
