@@ -7,8 +7,15 @@ A paper without `home` is not in yet.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from nearfar.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -231,11 +238,46 @@ PAPERS = (
 def find(slug: str) -> Paper:
     """The paper of that slug.
 
+    Raises:
+        UserError: no such paper; the message lists those there are.
+
     >>> find("align").arxiv
     '2102.05918'
     """
     for paper in PAPERS:
         if paper.slug == slug:
             return paper
-    known = ", ".join(paper.slug for paper in PAPERS)
-    raise KeyError(f"no paper {slug!r}; there are: {known}")
+    raise UserError(f"no paper {slug!r}; there are: {', '.join(paper.slug for paper in PAPERS)}")
+
+
+def as_markdown(papers: Sequence[Paper]) -> str:
+    """The table of the README."""
+    lines = ["| paper | arXiv | where | recipes | verdict of its claims |", "|---|---|---|---|---|"]
+    for paper in papers:
+        name = f"[{paper.name}](docs/papers/{paper.slug}.md)" if paper.is_in else paper.name
+        where = f"`{paper.home[0]}`" if paper.is_in else "not in yet"
+        recipes = ", ".join(f"`{recipe}`" for recipe in paper.recipes)
+        arxiv = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
+        lines.append(f"| {name} | {arxiv} | {where} | {recipes} | {paper.verdict} |")
+    return "\n".join(lines)
+
+
+def as_json(papers: Sequence[Paper]) -> str:
+    """The table for programs."""
+    rows = [{**asdict(paper), "in": paper.is_in, "verdict": paper.verdict} for paper in papers]
+    return json.dumps(rows, indent=1, ensure_ascii=False)
+
+
+def as_table(papers: Sequence[Paper]) -> Table:
+    """The table for the terminal."""
+    from rich.table import Table
+
+    table = Table(title=f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in")
+    for column in ("slug", "paper", "arXiv", "where", "recipes", "verdict of its claims"):
+        table.add_column(column, overflow="fold")
+    for paper in papers:
+        where = paper.home[0] if paper.is_in else "not in yet"
+        style = None if paper.is_in else "dim"
+        cells = (paper.slug, paper.name, paper.arxiv, where, ", ".join(paper.recipes), paper.verdict)
+        table.add_row(*cells, style=style)
+    return table

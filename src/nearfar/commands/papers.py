@@ -1,0 +1,25 @@
+"""`nearfar papers`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+
+def papers(format: Literal["table", "markdown", "json"] = "table", only_in: bool = False) -> None:
+    """List the 31 papers: what is in, where it lives, and what its recorded reproduction found.
+
+    Args:
+        format: "table" for the terminal, "markdown" for the README, "json" for programs.
+        only_in: leave out those that are not in yet.
+    """
+    from nearfar.papers import PAPERS, as_json, as_markdown, as_table
+
+    chosen = [paper for paper in PAPERS if paper.is_in or not only_in]
+    if format == "markdown":
+        print(as_markdown(chosen))
+    elif format == "json":
+        print(as_json(chosen))
+    else:
+        from rich.console import Console
+
+        Console().print(as_table(chosen))

@@ -1,0 +1,30 @@
+"""`nearfar reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def reproduce(slug: str, out: Path | None = None) -> None:
+    """Run a paper's reproduction: every arm on every seed, then the verdict of each claim.
+
+    A run that was stopped goes on where it was. The record holds configuration, seeds, figures and the commit.
+
+    Args:
+        slug: the paper's, as `nearfar papers` lists it.
+        out: where to write the record. Default: `runs/reproductions/SLUG.json` below the current folder.
+    """
+    from rich.console import Console
+
+    from nearfar.reproductions import find
+    from nearfar.reproductions.harness import reproduce as run
+    from nearfar.reproductions.tables import arms_table, claims_table
+
+    path = out or Path("runs") / "reproductions" / f"{slug}.json"
+    record = run(find(slug), path)
+    console = Console()
+    console.print(arms_table(record))
+    console.print(claims_table(record))
+    if record["note"]:
+        console.print(record["note"])
+    console.print(f"recorded in {path}")
