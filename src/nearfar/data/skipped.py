@@ -16,6 +16,10 @@ JUDGED = 100
 the first five does not stop a run."""
 
 
+class BadRecord(UserError):
+    """A record that cannot be used. A loader skips it, counts it and lists it; on its own it is an error."""
+
+
 class Problem(NamedTuple):
     """One thing left out: where it is (file, row, shard) and why it could not be used."""
 
@@ -36,11 +40,15 @@ class Skipped:
     def __init__(self) -> None:
         self.count = 0
         self.problems: list[Problem] = []
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def add(self, where: str, why: str, *, count: int = 1) -> None:
-        """Note one problem, which costs `count` records."""
+        """Note one problem, which costs `count` records. The same place again, in a later epoch, counts no more."""
         with self._lock:
+            if where in self._known:
+                return
+            self._known.add(where)
             self.count += count
             if len(self.problems) < LISTED:
                 self.problems.append(Problem(where, why))
@@ -72,6 +80,7 @@ class Skipped:
         for other in others:
             whole.count += other.count
             whole.problems += other.problems[: LISTED - len(whole.problems)]
+            whole._known |= other._known
         return whole
 
     def __iter__(self) -> Iterator[Problem]:

@@ -1,0 +1,104 @@
+"""Open any source by one word, as the command line and recipes do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.source import Source, Stream, concat
+from nearfar.errors import UserError
+
+UNDERSTOOD = """what is understood:
+  world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
+  FOLDER                                     images, with captions in .txt files, or folders as classes
+  FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
+  FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
+  hub:NAME                                   a dataset of the datasets library
+  FOLDER written by save_to_disk             the same, from disk"""
+
+WORLD = {"emoji": "nearfar.data.world", "clipart": "nearfar.data.world", "scenes": "nearfar.data.scenes"}
+
+
+def open_source(
+    spec: str | os.PathLike[str] | Source | Stream,
+    *,
+    split: str | None = None,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    **options: Any,
+) -> Any:
+    """Open a source by its name: part of the embedded world, a folder, a table, shards or a dataset.
+
+    Args:
+        spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
+            files or a glob of them, `hub:NAME`, or a folder that `save_to_disk` wrote. A source is given back as it is.
+        split: which split; for the world `train` by default.
+        image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
+        options: passed on to the function behind (`folder`, `table`, `shards`, `hub`, `world.emoji`, ...).
+
+    Returns:
+        a `Source`; a `Stream` with `streaming=True` (shards, datasets).
+
+    Raises:
+        UserError: nothing of that name; the message lists what is understood.
+    """
+    if isinstance(spec, Source | Stream):
+        return spec
+    where = os.fspath(spec)
+    named = {key: value for key, value in {"image": image, "text": text, "label": label}.items() if value is not None}
+    if where.startswith("world/"):
+        return _world(where.removeprefix("world/"), split, named | options)
+    kind, path, given = _kind(where), where.removeprefix("hub:"), named | options
+    if kind == "hub":
+        return _call("datasets_hub.hub", path, {"split": split, **given}, where)
+    if kind == "folder":
+        return _call("image_folder.folder", path, {"split": split, **given}, where)
+    if split is not None:
+        raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
+    return _call("tables.table" if kind == "table" else "tar_shards.shards", path, given, where)
+
+
+def _kind(where: str) -> str:
+    from nearfar.data.datasets_hub import is_saved_dataset
+    from nearfar.data.tables import READERS
+
+    path = Path(where)
+    if where.startswith("hub:"):
+        return "hub"
+    if path.is_dir():
+        if is_saved_dataset(path):
+            return "hub"
+        return "shards" if next(path.glob("*.tar"), None) is not None else "folder"
+    if ".tar" in where:
+        return "shards"
+    if path.suffix.lower() in READERS:
+        return "table"
+    what = "a file of a kind that is not known" if path.exists() else "no such file or folder"
+    raise UserError(f"{where}: {what}; {UNDERSTOOD}")
+
+
+def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
+    parts = []
+    for name in names.split("+"):
+        if name not in WORLD:
+            raise UserError(f"world/{names}: there is no {name!r} in the world; {UNDERSTOOD}")
+        spec = f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
+        parts.append(_call(spec, split or "train", options, f"world/{name}"))
+    return concat(*parts, name=f"world/{names}") if len(parts) > 1 else parts[0]
+
+
+def _call(spec: str, first: str, options: dict[str, Any], where: str) -> Any:
+    """Call `module.function(first, **options)` and explain an option that the function does not have."""
+    from inspect import signature
+
+    module, _, name = spec.rpartition(".")
+    function = getattr(import_module(f"nearfar.data.{module}"), name)
+    known = list(signature(function).parameters)[1:]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise UserError(f"{where}: no option {unknown[0]!r} here; there are: {', '.join(known)}")
+    return function(first, **options)

@@ -1,0 +1,228 @@
+"""Shards in the WebDataset form: plain tar files in which `000.jpg`, `000.txt`, `000.json` make one sample.
+
+Only headers are read to find the samples; a picture is read, by its place in the file, when it is decoded. So local
+shards can be shuffled as freely as a folder, and a process of many reads the bytes of its own samples only.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.arrow import USUAL
+from nearfar.data.images import EXTENSIONS
+from nearfar.data.source import Record, Source, Stream, captions
+from nearfar.errors import UserError
+
+
+def shards(
+    pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    image: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    streaming: bool = False,
+    max_skipped: float = 0.1,
+) -> Source | Stream:
+    """Tar shards on a local disk as records, with the sample's name in `key`.
+
+    Args:
+        pattern: a file, a folder of `.tar` files, a glob `data/*.tar`, braces `data/{000..099}.tar`, or a list.
+        image, text, label: endings of the members, or keys of the sample's `.json`; by default any image, `txt` (or a
+            usual key such as `caption`), and `cls`.
+        streaming: read shards in order without listing their samples first; gives a `Stream`. For so many samples that
+            a list of them does not fit in memory.
+        max_skipped: share of samples that may be lost to broken or truncated shards; they are in `skipped`.
+
+    Raises:
+        UserError: no such shards, no samples with images in them, or more than `max_skipped` of them lost.
+    """
+    paths = expand(pattern)
+    roles = _Roles(image, text, label)
+    name = Path(paths[0]).stem if len(paths) == 1 else f"{Path(paths[0]).stem}...{Path(paths[-1]).stem}"
+    if streaming:
+        return TarStream(paths, roles, name=name)
+    source = TarSource(paths, roles, name=name)
+    lost = source.skipped.count
+    source.skipped.check(len(source) + lost, limit=max_skipped, name=name, total=len(source) + lost)
+    if not len(source):
+        raise UserError(f"{name}: no samples in these shards:\n{source.skipped.listing(5) or ', '.join(paths[:5])}")
+    return source
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file inside a tar file, not yet read."""
+
+    path: str
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as shard:
+            shard.seek(self.offset)
+            return shard.read(self.size)
+
+
+Sample = dict[str, Member]
+"""The members of one sample by their ending, such as `jpg`."""
+
+
+class TarSource(Source):
+    """Shards whose samples have been listed, so that any can be asked for."""
+
+    def __init__(self, paths: Sequence[str], roles: _Roles, *, name: str) -> None:
+        self.name, self._roles = name, roles
+        self._samples: list[tuple[str, Sample]] = []
+        broken: list[tuple[str, str, int]] = []
+        for path in paths:
+            before = len(self._samples)
+            trouble: list[str] = []
+            self._samples += scan(path, trouble)
+            broken += [(path, why, len(self._samples) - before) for why in trouble]
+        # What a truncated shard held is not known: it is taken to have been as long as the whole ones.
+        whole = len(paths) - len(broken)
+        usual = (len(self._samples) - sum(found for *_, found in broken)) / whole if whole else 0
+        for path, why, found in broken:
+            self.skipped.add(path, why, count=max(1, round(usual) - found))
+        self.columns = list(self.record(0)) if self._samples else ["image", "text"]
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def record(self, index: int) -> Record:
+        return self._roles.record(*self._samples[index])
+
+
+class TarStream(Stream):
+    """Shards read in order, one part each."""
+
+    def __init__(self, paths: Sequence[str], roles: _Roles, *, name: str) -> None:
+        self.name, self.paths, self.parts, self._roles = name, list(paths), len(paths), roles
+        first = next(iter(self), None)
+        if first is None:
+            raise UserError(f"{name}: no samples in these shards:\n{self.skipped.listing(5) or ', '.join(paths[:5])}")
+        self.columns = list(first)
+
+    def read(self, part: int, skip: int = 0) -> Iterator[Record]:
+        trouble: list[str] = []
+        for place, (key, sample) in enumerate(scan(self.paths[part], trouble)):
+            if place >= skip:
+                yield self._roles.record(key, sample)
+        for why in trouble:
+            self.skipped.add(self.paths[part], why)
+
+
+def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
+    """The samples of a shard by their names. What is wrong with the shard is put into `trouble`; the samples before
+    that place are given all the same."""
+    end = os.path.getsize(path)
+    key, sample, found = "", Sample(), 0
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for entry in shard:
+                folder, _, file = entry.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                if not entry.isfile() or not stem or entry.offset_data + entry.size > end:
+                    continue
+                if (stem := f"{folder}/{stem}" if folder else stem) != key and sample:
+                    yield key, sample
+                    found, sample = found + 1, {}
+                key = stem
+                sample[ending.lower()] = Member(path, f"{path}/{entry.name}", entry.offset_data, entry.size)
+            stopped = shard.offset
+        if not _ends_with_zeros(path, stopped):
+            trouble.append(f"truncated or broken after {found} samples")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        trouble.append(f"truncated or broken after {found} samples ({error})")
+    # The last sample of a truncated shard may lack members, so it is not used.
+    if sample and not trouble:
+        yield key, sample
+
+
+def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The tar files that a pattern means.
+
+    Raises `UserError` where one is missing or is not a plain tar file.
+    """
+    if not isinstance(pattern, str | os.PathLike):
+        return [path for each in pattern for path in expand(each)]
+    text = os.fspath(pattern)
+    if os.path.isdir(text):
+        text = os.path.join(text, "*.tar")
+    found: list[str] = []
+    for each in _braces(text):
+        matches = [each] if os.path.isfile(each) else sorted(glob.glob(each))
+        if not matches:
+            raise UserError(f"{each}: no such shards")
+        found += matches
+    packed = [path for path in found if not path.endswith(".tar")]
+    if packed:
+        raise UserError(f"{packed[0]}: shards must be plain .tar files; unpack compressed ones (images gain nothing)")
+    return found
+
+
+def _braces(text: str) -> list[str]:
+    """
+    >>> _braces("s-{08..10}.tar")
+    ['s-08.tar', 's-09.tar', 's-10.tar']
+    """
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    if match is None:
+        return [text]
+    first, last = match.groups()
+    numbers = (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
+    return [each for n in numbers for each in _braces(text[: match.start()] + n + text[match.end() :])]
+
+
+def _ends_with_zeros(path: str, offset: int) -> bool:
+    """A whole tar file ends with blocks of zeros; where one was cut off, or a header is broken, there is something
+    else or nothing."""
+    with open(path, "rb") as shard:
+        shard.seek(max(0, offset - 512))
+        return shard.read(512) == bytes(512) or shard.read(512) == bytes(512)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    image: str | None
+    text: str | None
+    label: str | None
+
+    def record(self, key: str, sample: Sample) -> Record:
+        fields = self._fields(sample)
+        record: Record = {"key": key, **fields}
+        endings = [self.image] if self.image else [e[1:] for e in EXTENSIONS]
+        record["image"] = next((sample[e] for e in endings if e in sample), None)
+        text = self._value(sample, fields, [self.text] if self.text else ["txt", *USUAL["text"].split()])
+        record["text"] = captions(text.splitlines() if isinstance(text, str) else text)
+        label = self._value(sample, fields, [self.label] if self.label else ["cls", *USUAL["label"].split()])
+        if isinstance(label, int) or (isinstance(label, str) and label.strip().lstrip("-").isdigit()):
+            record["label"] = int(label)
+        return record
+
+    def _fields(self, sample: Sample) -> dict[str, Any]:
+        if "json" not in sample:
+            return {}
+        try:
+            fields = json.loads(sample["json"].read())
+        except ValueError:  # Then the sample has no caption, unless there is a text file too, and counts as such.
+            return {}
+        return fields if isinstance(fields, dict) else {}
+
+    @staticmethod
+    def _value(sample: Sample, fields: dict[str, Any], names: Sequence[str]) -> Any:
+        for name in names:
+            if name in sample:
+                return sample[name].read().decode("utf-8-sig", errors="replace")
+            if name in fields:
+                return fields[name]
+        return None
