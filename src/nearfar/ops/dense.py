@@ -1,0 +1,38 @@
+"""The reference: the whole matrix of logits, differentiated by autograd; for tests and second derivatives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nearfar.ops.tiles import Pairs, Tile
+
+
+def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Row log-partitions [N], column log-partitions ([M] with `both`, else [0]) and own logits ([N], or [0])."""
+    q, k = pairs.q, pairs.k
+    z = (q * pairs.scale[:, None]) @ k.t()
+    left_out = _left_out(pairs)
+    rows = _logsumexp(z, left_out, dim=1)
+    cols = _logsumexp(z, left_out, dim=0) if both and not pairs.one_set else z.new_zeros(0)
+    own = z.new_zeros(0) if pairs.own is None else (q * k[pairs.own]).sum(1) * pairs.scale
+    return rows, cols, own
+
+
+def _left_out(pairs: Pairs) -> Tensor:
+    n, m = len(pairs.q), len(pairs.k)
+    admitted = pairs.admitted(Tile(0, slice(0, n), slice(0, m), 0))
+    left_out = pairs.q.new_zeros(n, m, dtype=torch.bool) if admitted is None else ~admitted
+    if pairs.one_set:
+        left_out = left_out | torch.eye(n, dtype=torch.bool, device=left_out.device)
+    if pairs.own is not None:
+        left_out = left_out | (pairs.own[:, None] == torch.arange(m, device=left_out.device))
+    return left_out
+
+
+def _logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
+    # A row with nothing left is computed over all its keys and then overwritten: its gradient is 0 instead of NaN.
+    empty = left_out.all(dim)
+    return z.masked_fill(left_out & ~empty.unsqueeze(dim), -math.inf).logsumexp(dim).masked_fill(empty, -math.inf)

@@ -1,0 +1,72 @@
+"""What the public functions share: checks that teach, and one form for every way of giving an argument."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nearfar.errors import UserError
+from nearfar.ops.tiles import Pairs, tile_shape
+
+BACKENDS = ("auto", "dense", "tiled", "ring")
+ADMIT = ("all", "same", "different")
+
+
+def pairs(
+    q: Tensor,
+    k: Tensor,
+    scale: float | Tensor,
+    *,
+    own: Tensor | None = None,
+    q_group: Tensor | None = None,
+    k_group: Tensor | None = None,
+    admit: str = "all",
+    one_set: bool = False,
+    backend: str = "auto",
+    tile: int | tuple[int, int] | None = None,
+) -> Pairs:
+    """The checked arguments, contiguous, in float32 or float64 (half precision is lifted), the scale as [N]."""
+    for name, vectors in (("q", q), ("k", k)):
+        if vectors.ndim != 2 or not vectors.is_floating_point():
+            raise UserError(f"{name} must be a floating-point [rows, dim] tensor, not {describe(vectors)}")
+    if q.shape[1] != k.shape[1]:
+        raise UserError(f"q and k must have the same width: q is {describe(q)}, k is {describe(k)}")
+    if backend not in BACKENDS:
+        raise UserError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    if admit not in ADMIT:
+        raise UserError(f"admit must be one of {', '.join(ADMIT)}, not {admit!r}")
+    if admit != "all" and (q_group is None or k_group is None):
+        raise UserError(f"admit={admit!r} compares group ids: pass both q_group [N] and k_group [M]")
+    if admit == "all" and (q_group is not None or k_group is not None):
+        raise UserError('q_group and k_group have no effect with admit="all": say admit="same" or admit="different"')
+    if admit != "all":
+        q_group, k_group = ids(q_group, len(q), "q_group"), ids(k_group, len(k), "k_group")
+    sides = (tile, tile) if isinstance(tile, int) else tile
+    if sides is not None and (len(sides) != 2 or min(sides) < 1):
+        raise UserError(f"tile must be a positive number of rows, or (rows, columns), not {tile!r}")
+    lifted = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
+    q, k = q.to(lifted).contiguous(), k.to(lifted).contiguous()
+    shape = tile_shape(len(q), len(k), sides, square=one_set)
+    return Pairs(q, k, per_row(scale, q, "scale"), own, q_group, k_group, admit, one_set, shape)
+
+
+def per_row(value: float | Tensor, q: Tensor, name: str) -> Tensor:
+    """A number, a tensor of one element or [N], as [N] in the type of q."""
+    value = torch.as_tensor(value, device=q.device).to(q.dtype)
+    if value.numel() == 1:
+        return value.reshape(1).expand(len(q))
+    if value.shape != q.shape[:1]:
+        raise UserError(f"{name} must be a number or one number a row of q [{len(q)}], not {describe(value)}")
+    return value
+
+
+def ids(group: Tensor | None, length: int, name: str) -> Tensor:
+    """Group ids as a vector of the expected length."""
+    if group is None or group.shape != (length,) or group.is_floating_point():
+        found = "None" if group is None else describe(group)
+        raise UserError(f"{name} must hold one integer a row, [{length}], not {found}")
+    return group.contiguous()
+
+
+def describe(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

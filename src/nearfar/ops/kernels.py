@@ -1,0 +1,204 @@
+"""The tile loops of the log-partition, forward and backward, as operators that `torch.compile` need not open.
+
+Each tile is turned into exp2(logit - shift) by one in-place pass with one shift for the whole tile. Unit vectors at a
+scale up to 40 need no shift at all. Otherwise the shift follows the tile's maximum, and a tile whose rows or columns
+peak so far apart that one shift would underflow some of them is reduced row by row and column by column instead; its
+shift is recorded as NaN.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.ops.tiles import LN2, Pairs, Tile, own_logits, wide
+
+_PAIRS = (
+    "Tensor q, Tensor k, Tensor scale, Tensor? own, Tensor? q_group, Tensor? k_group, "
+    "str admit, bool one_set, int tile_rows, int tile_cols"
+)
+
+
+def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
+    admit, one_set, tile_rows, tile_cols = rest
+    return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols))
+
+
+@torch.library.custom_op(
+    "nearfar::partition",
+    mutates_args=(),
+    schema=f"({_PAIRS}, bool both, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Log-partitions in base 2 of rows [N] and columns ([M] with `both`, else [0]), own logits [N] (else [0]), the
+    first `keep` tiles as exponentials, and every tile's shift."""
+    *pairs_args, both, keep = args
+    pairs = pairs_of(*pairs_args)
+    q, tiles = pairs.q, pairs.tiles
+    rows = q.new_full((len(q),), -math.inf, dtype=wide(q))
+    cols = rows if pairs.one_set else q.new_full((len(pairs.k) if both else 0,), -math.inf, dtype=wide(q))
+    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
+    shifts = torch.zeros(len(tiles), dtype=torch.float64)
+    scratch = pairs.scratch() if keep < len(tiles) else kept
+    bounded = pairs.bound() <= _limit(q.dtype)
+    for tile, queries in pairs.walk():
+        z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
+        down = not tile.diagonal if pairs.one_set else both
+        shift, across, along = _reduce(pairs, tile, queries, z, bounded=bounded, down=down)
+        shifts[tile.index] = shift
+        rows[tile.rows] = torch.logaddexp2(rows[tile.rows], across)
+        if along is not None:
+            cols[tile.cols] = torch.logaddexp2(cols[tile.cols], along)
+    own = q.new_empty(0, dtype=wide(q)) if pairs.own is None else own_logits(pairs)
+    return rows, q.new_empty(0, dtype=wide(q)) if pairs.one_set else cols, own, kept, shifts
+
+
+@partition_forward.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *pairs_args, both, keep = args
+    pairs = pairs_of(*pairs_args)
+    q, tiles = pairs.q, pairs.tiles
+    n, m = len(q), len(pairs.k) if both and not pairs.one_set else 0
+    rows, cols, own = (q.new_empty(size, dtype=wide(q)) for size in (n, m, 0 if pairs.own is None else n))
+    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
+    return rows, cols, own, kept, torch.empty(len(tiles), dtype=torch.float64)
+
+
+@torch.library.custom_op(
+    "nearfar::partition_backward",
+    mutates_args=(),
+    schema=f"({_PAIRS}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
+    "Tensor g_own, bool need_q, bool need_k) -> (Tensor, Tensor, Tensor)",
+)
+def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to q [N, D], k [M, D] and scale [N], from the log-partitions and their upstream gradients. With one
+    set the whole gradient is the first."""
+    *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, need_q, need_k = args
+    pairs = pairs_of(*pairs_args)
+    q, k = pairs.q, pairs.k
+    rows, g_rows = _silence_empty(rows, g_rows)
+    cols, g_cols = (rows, g_rows) if pairs.one_set else _silence_empty(cols, g_cols)
+    dq = torch.zeros_like(q) if need_q else q.new_empty(0)
+    dk = torch.zeros_like(k) if need_k and not pairs.one_set else q.new_empty(0)
+    z_buffer, weights_buffer = pairs.scratch(), pairs.scratch()
+    for tile, queries in pairs.walk():
+        shift = float(shifts[tile.index])
+        z = tile.slot(kept) if tile.offset < len(kept) else tile.view(z_buffer)
+        if tile.offset >= len(kept):
+            pairs.logits(tile, queries, out=z)
+            if not math.isnan(shift):
+                exponentials_(z, shift)
+        sides = [(rows[tile.rows, None], g_rows[tile.rows, None])]
+        if len(cols):
+            sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
+        weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
+        if need_q:
+            dq[tile.rows].addmm_(weights, k[tile.cols])
+        if pairs.one_set and not tile.diagonal:
+            dq[tile.cols].addmm_(weights.t(), q[tile.rows])
+        elif len(dk):
+            dk[tile.cols].addmm_(weights.t(), queries)
+    return finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
+
+
+@partition_backward.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, scale, one_set, need_q, need_k = args[0], args[1], args[2], args[7], args[-2], args[-1]
+    dq = torch.empty_like(q) if need_q else q.new_empty(0)
+    dk = torch.empty_like(k) if need_k and not one_set else q.new_empty(0)
+    return dq, dk, torch.empty_like(scale, memory_format=torch.contiguous_format)
+
+
+def finish_gradients(
+    pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor, *, chunk: int = 128
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add the gradient through the own pairs and apply the scale. `dq` comes as d/d(scale * q), `dk` complete but for
+    the own pairs; an empty one is not wanted."""
+    q, k = pairs.q, pairs.k
+    dscale = q.new_zeros(len(q))
+    for r in range(0, len(q), chunk):
+        rows = slice(r, min(r + chunk, len(q)))
+        if pairs.own is not None:
+            own, g = pairs.own[rows], g_own[rows, None].to(q.dtype)
+            if len(dq):
+                dq[rows].addcmul_(g, k[own])
+            if pairs.one_set:
+                dq.index_add_(0, own, q[rows] * g)
+            elif len(dk):
+                dk.index_add_(0, own, q[rows] * (g * pairs.scale[rows, None]))
+    if len(dq):
+        for r in range(0, len(q), chunk):
+            rows = slice(r, min(r + chunk, len(q)))
+            dscale[rows] = (dq[rows].to(wide(q)) * q[rows]).sum(1).to(q.dtype)
+            dq[rows].mul_(pairs.scale[rows, None])
+    # In one set each pair is met from both ends, and the product with the gradient counts it twice.
+    return dq, dk, dscale.mul_(0.5) if pairs.one_set else dscale
+
+
+def exponentials_(z: Tensor, shift: float) -> Tensor:
+    if shift:
+        z.sub_(shift)
+    return torch.exp2(z, out=z)
+
+
+def _reduce(
+    pairs: Pairs, tile: Tile, queries: Tensor, z: Tensor, *, bounded: bool, down: bool
+) -> tuple[float, Tensor, Tensor | None]:
+    """Fill `z` and return its shift and the tile's own log-partitions across rows and, with `down`, along columns."""
+    pairs.logits(tile, queries, out=z)
+    shift = 0.0
+    if not bounded:
+        top, limit = float(z.amax()), _limit(z.dtype)
+        if top != -math.inf and not 0.0 <= top <= limit:
+            shift = top - limit
+    exponentials_(z, shift)
+    sums = [z.sum(1), z.sum(0)] if down else [z.sum(1)]
+    if not bounded and _underflows(pairs, tile, sums):
+        pairs.logits(tile, queries, out=z)
+        return math.nan, *_spread(z, down)
+    logs = [total.to(wide(z)).log2_().add_(shift) for total in sums]
+    return shift, logs[0], logs[1] if down else None
+
+
+def _underflows(pairs: Pairs, tile: Tile, sums: list[Tensor]) -> bool:
+    """Whether some row or column with admitted entries sank so far below the tile's shift that it lost digits."""
+    floor = 2.0 ** -_limit(sums[0].dtype)
+    low = [~(total >= floor) for total in sums]
+    if not any(bool(side.any()) for side in low):
+        return False
+    z = pairs.logits(tile, pairs.q.new_zeros(tile.shape[0], pairs.q.shape[1]), sums[0].new_empty(tile.shape))
+    occupied = z == 0
+    return any(bool((side & occupied.any(dim)).any()) for side, dim in zip(low, (1, 0), strict=False))
+
+
+def _spread(z: Tensor, down: bool) -> tuple[Tensor, Tensor | None]:
+    """Row and column log-partitions of base-2 logits, each with its own maximum."""
+    natural = z * LN2
+    across = natural.logsumexp(1).to(wide(z)).div_(LN2)
+    return across, natural.logsumexp(0).to(wide(z)).div_(LN2) if down else None
+
+
+def _weights(z: Tensor, shift: float, sides: list[tuple[Tensor, Tensor]], *, out: Tensor) -> Tensor:
+    """Sum over the sides of g * exp2(logit - log-partition), written to `out`."""
+    if math.isnan(shift):
+        out.zero_()
+        for total, g in sides:
+            out.addcmul_((z - total.to(z.dtype)).exp2_(), g.to(z.dtype))
+        return out
+    # Where a row counts, shift - total stays below the limit; the clamp is for rows that this tile leaves empty.
+    factors = [((shift - total).clamp_(max=_limit(z.dtype)).exp2_() * g).to(z.dtype) for total, g in sides]
+    if len(factors) == 1:
+        return torch.mul(z, factors[0], out=out)
+    return torch.add(*factors, out=out).mul_(z)
+
+
+def _silence_empty(totals: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """A row that admits no key has probability 0 everywhere and passes no gradient."""
+    empty = totals == -math.inf
+    return totals.masked_fill(empty, math.inf), g.masked_fill(empty, 0.0)
+
+
+def _limit(dtype: torch.dtype) -> float:
+    """Exponentials stay within 2 to the power of plus and minus this: far from overflow, summed or multiplied."""
+    return 0.45 * math.log2(torch.finfo(dtype).max)

@@ -1,0 +1,80 @@
+"""The one quantity under the losses, differentiable: log-partitions of rows and columns, the own pair apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.ops.dense import dense_partition
+from nearfar.ops.kernels import pairs_of, partition_backward, partition_forward
+from nearfar.ops.tiles import LN2, Pairs, tiles_to_keep
+
+
+def partition(
+    pairs: Pairs, *, both: bool = False, backend: str = "auto", budget: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row log-partitions [N], column log-partitions ([M] with `both`, else [0]) and own logits ([N], else [0]).
+
+    They are float64 (where the device has it), so that a caller's difference of two of them loses nothing.
+    """
+    if backend == "dense":
+        return dense_partition(pairs, both=both)
+    if backend == "ring":
+        from nearfar.ops.ring import ring_partition
+
+        return ring_partition(pairs, both=both, budget=budget)
+    keep = tiles_to_keep(pairs.tiles, budget, pairs.q.element_size()) if needs_gradient(pairs) else 0
+    return _Partition.apply(*flat(pairs), both, keep)
+
+
+def flat(pairs: Pairs) -> tuple[Any, ...]:
+    """The pairs as the argument list of the operators."""
+    p = pairs
+    return p.q, p.k, p.scale, p.own, p.q_group, p.k_group, p.admit, p.one_set, p.tile[0], p.tile[1]
+
+
+def needs_gradient(pairs: Pairs) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (pairs.q, pairs.k, pairs.scale))
+
+
+class _Partition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        rows, cols, own, kept, shifts = partition_forward(*args)
+        ctx.save_for_backward(*args[:6], rows, cols, kept, shifts)
+        ctx.rest, ctx.both = args[6:10], args[10]
+        return rows * LN2, cols * LN2, own
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        *tensors, rows, cols, kept, shifts = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            grads = _dense_gradients(pairs_of(*tensors, *ctx.rest), ctx.both, gradients)
+        else:
+            need_q, need_k, need_scale = ctx.needs_input_grad[:3]
+            need_q = need_q or need_scale or (need_k and ctx.rest[1])
+            found = partition_backward(*tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, need_q, need_k)
+            grads = tuple(g if need else None for g, need in zip(found, ctx.needs_input_grad[:3], strict=True))
+        return *grads, *(None,) * 9
+
+
+def _dense_gradients(pairs: Pairs, both: bool, gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again: the dense way, at the dense price in memory."""
+    inputs = [t.view_as(t) for t in (pairs.q, pairs.k, pairs.scale)]  # views: q and k may be one tensor
+    q, k, scale = inputs
+    outputs = dense_partition(replace(pairs, q=q, k=q if pairs.one_set else k, scale=scale), both=both)
+    chosen = [(out, g) for out, g in zip(outputs, gradients, strict=True) if out.requires_grad]
+    wanted = [t for t in inputs if t.requires_grad]
+    found = iter(
+        torch.autograd.grad(
+            [out for out, _ in chosen],
+            wanted,
+            [g.to(out.dtype) for out, g in chosen],
+            create_graph=True,
+            materialize_grads=True,
+        )
+    )
+    return tuple(next(found) if t.requires_grad else None for t in inputs)

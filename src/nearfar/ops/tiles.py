@@ -1,0 +1,165 @@
+"""The pairs of queries and keys, cut into tiles: how large, in which order, which entries are left out.
+
+Logits live in base 2: log2(e) is folded into the queries together with the scale, because `exp2` is several times
+cheaper than `exp` on a CPU and never dearer elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
+SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
+KEEP_ALL_BELOW = 32 << 20  # bytes of tiles kept for the backward pass when no budget is given
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One block of the matrix of logits; `offset` counts the entries of the tiles before it."""
+
+    index: int
+    rows: slice
+    cols: slice
+    offset: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def diagonal(self) -> bool:
+        return self.rows.start == self.cols.start
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """The head of a flat buffer, shaped like this tile."""
+        return buffer[: self.size].view(self.shape)
+
+    def slot(self, kept: Tensor) -> Tensor:
+        """This tile's place in the flat store of kept tiles."""
+        return kept[self.offset : self.offset + self.size].view(self.shape)
+
+
+def grid(n: int, m: int, tile: tuple[int, int], *, upper: bool = False) -> list[Tile]:
+    """All tiles of an n x m matrix, row by row; with `upper` only those on and above the diagonal."""
+    tiles: list[Tile] = []
+    offset = 0
+    for r in range(0, n, tile[0]):
+        for c in range(r if upper else 0, m, tile[1]):
+            tiles.append(Tile(len(tiles), slice(r, min(r + tile[0], n)), slice(c, min(c + tile[1], m)), offset))
+            offset += tiles[-1].size
+    return tiles
+
+
+def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, square: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over."""
+    if tile is not None:
+        rows, cols = (tile, tile) if isinstance(tile, int) else tile
+    else:
+        rows, cols = _even(n), _even(m)
+    return (rows, rows) if square else (rows, cols)
+
+
+def tiles_to_keep(tiles: list[Tile], budget: int | None, bytes_per_entry: int) -> int:
+    """How many leading tiles fit the budget. Without a budget: all of them while they are small, else none."""
+    if budget is None:
+        total = sum(tile.size for tile in tiles) * bytes_per_entry
+        return len(tiles) if total <= KEEP_ALL_BELOW else 0
+    return sum((tile.offset + tile.size) * bytes_per_entry <= budget for tile in tiles)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Queries, keys and what decides which of their pairs count.
+
+    q [N, D], k [M, D], scale [N]; `own` [N] names each query's own key (its positive), which is left out of every
+    tile; `admit` compares q_group [N] with k_group [M]. `one_set`: the keys are the queries, a row does not meet
+    itself, and only upper tiles are walked.
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: Tensor
+    own: Tensor | None = None
+    q_group: Tensor | None = None
+    k_group: Tensor | None = None
+    admit: str = "all"
+    one_set: bool = False
+    tile: tuple[int, int] = (SIDE, SIDE)
+
+    @property
+    def tiles(self) -> list[Tile]:
+        return grid(len(self.q), len(self.k), self.tile, upper=self.one_set)
+
+    def walk(self) -> Iterator[tuple[Tile, Tensor]]:
+        """Each tile with its queries, which carry the scale and log2(e)."""
+        rows = None
+        for tile in self.tiles:
+            if tile.rows != rows:
+                rows = tile.rows
+                queries = self.q[rows] * (self.scale[rows, None] * LOG2E)
+            yield tile, queries
+
+    def scratch(self) -> Tensor:
+        """A flat buffer for one tile."""
+        size = min(self.tile[0], len(self.q)) * min(self.tile[1], len(self.k))
+        return self.q.new_empty(size)
+
+    def bound(self) -> float:
+        """No logit (in base 2) exceeds this in size: Cauchy and Schwarz."""
+        if not self.q.numel() or not self.k.numel():
+            return 0.0
+        queries = torch.linalg.vector_norm(self.q, dim=1).mul_(self.scale).abs_().max()
+        return float(queries * torch.linalg.vector_norm(self.k, dim=1).max()) * LOG2E
+
+    def logits(self, tile: Tile, queries: Tensor, out: Tensor) -> Tensor:
+        """The tile's logits in base 2, minus infinity where a pair does not count."""
+        torch.mm(queries, self.k[tile.cols].t(), out=out)
+        if self.one_set and tile.diagonal:
+            out.fill_diagonal_(-math.inf)
+        if self.own is not None:
+            own = self.own[tile.rows] - tile.cols.start
+            here = ((own >= 0) & (own < tile.shape[1])).nonzero().squeeze(1)
+            out[here, own[here]] = -math.inf
+        admitted = self.admitted(tile)
+        if admitted is not None:
+            out.masked_fill_(admitted.logical_not_(), -math.inf)
+        return out
+
+    def admitted(self, tile: Tile) -> Tensor | None:
+        """Which entries of a tile the group ids admit; None where they admit all."""
+        if self.admit == "all" or self.q_group is None or self.k_group is None:
+            return None
+        q_group, k_group = self.q_group[tile.rows, None], self.k_group[None, tile.cols]
+        return q_group == k_group if self.admit == "same" else q_group != k_group
+
+
+def wide(tensor: Tensor) -> torch.dtype:
+    """The type of sums and logarithms of length N: float64 wherever the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def own_logits(pairs: Pairs, *, chunk: int = 128) -> Tensor:
+    """scale_i * <q_i, k_own(i)> in natural units, [N], summed in float64: a loss near zero lives on its digits."""
+    assert pairs.own is not None
+    dtype = wide(pairs.q)
+    out = pairs.q.new_empty(len(pairs.q), dtype=dtype)
+    for r in range(0, len(out), chunk):
+        rows = slice(r, r + chunk)
+        products = pairs.q[rows].to(dtype) * pairs.k[pairs.own[rows]]
+        out[rows] = products.sum(1) * pairs.scale[rows]
+    return out
+
+
+def _even(size: int) -> int:
+    blocks = max(1, math.ceil(size / SIDE))
+    return max(1, math.ceil(size / blocks))
