@@ -1,0 +1,53 @@
+"""Exact search by a streamed matrix product: no index to build, no library but torch.
+
+Keys pass in blocks, so memory beyond the answer is one block of scores whatever the number of keys, which may lie
+memory-mapped on disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+BLOCK_BYTES = 1 << 25
+"""Size of the buffer for scores: 32 MiB."""
+
+
+def exact_search(
+    queries: np.ndarray, keys: np.ndarray, top: int, *, block: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `top` keys of greatest inner product with each query.
+
+    Args:
+        queries: `[Q, D]` float32.
+        keys: `[N, D]` float32; may be memory-mapped.
+        top: how many a query; fewer are returned when there are fewer keys.
+        block: keys a block. Default: as many as give 32 MiB of scores.
+
+    Returns:
+        scores `[Q, min(top, N)]` float32, descending, and rows `[Q, min(top, N)]` int64.
+
+    Equal scores come in the order of their rows within a block.
+
+    >>> scores, rows = exact_search(np.eye(2, dtype="f4"), np.array([[1, 0], [0, 2], [3, 0]], "f4"), 2)
+    >>> rows.tolist(), scores.tolist()
+    ([[2, 0], [1, 0]], [[3.0, 1.0], [2.0, 0.0]])
+    """
+    if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
+        raise ValueError(f"queries and keys must be [Q, D] and [N, D] of one D, not {queries.shape} and {keys.shape}")
+    if top < 1:
+        raise ValueError(f"top must be at least 1, not {top}")
+    n = len(queries)
+    q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
+    block = block or max(1, BLOCK_BYTES // (4 * max(n, 1)))
+    best = torch.empty(n, 0)
+    rows = torch.empty(n, 0, dtype=torch.long)
+    for start in range(0, len(keys), block):
+        # A copy of the block: torch may not alias memory that is mapped read-only.
+        k = torch.from_numpy(np.array(keys[start : start + block], dtype=np.float32))
+        scores = q @ k.T  # [Q, block]
+        values, columns = scores.topk(min(top, scores.shape[1]), dim=1)
+        best, rows = torch.cat([best, values], 1), torch.cat([rows, columns + start], 1)
+        best, order = best.topk(min(top, best.shape[1]), dim=1)
+        rows = rows.gather(1, order)
+    return best.numpy(), rows.numpy()
