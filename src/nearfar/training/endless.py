@@ -1,0 +1,64 @@
+"""Batches without end, that can stop anywhere and go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from nearfar.errors import UserError
+from nearfar.methods.base import Batch
+
+
+class Endless:
+    """Endless batches of a loader: epoch after epoch, with its place in the data as a state.
+
+    The loader is anything that can be iterated once an epoch and gives the same batches each time it is asked for the
+    same epoch. `set_epoch(epoch)`, where it has one, is called before each epoch. On resume its `load_state_dict` finds
+    the place; without one the batches that were used already are read and dropped.
+
+    >>> batches = Endless(["a", "b", "c"])
+    >>> iterator = iter(batches)
+    >>> [next(iterator) for _ in range(4)], batches.epoch
+    (['a', 'b', 'c', 'a'], 1)
+    >>> again = Endless(["a", "b", "c"])
+    >>> again.load_state_dict(batches.state_dict())
+    >>> next(iter(again))
+    'b'
+    """
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+        self.epoch = 0
+        self.used = 0
+        """Batches of this epoch that were handed out."""
+        self._resumed: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            before = self.used
+            for batch in self._rest_of_epoch():
+                self.used += 1
+                yield batch
+            if self.used == before == 0:
+                raise UserError(
+                    "the data gives no batch: it is empty, or holds fewer samples than one batch (lower batch_size)."
+                )
+            self.epoch, self.used = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
+        return {"epoch": self.epoch, "used": self.used, "loader": inner}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.used = state["epoch"], state["used"]
+        self._resumed = state
+
+    def _rest_of_epoch(self) -> Iterable[Batch]:
+        resumed, self._resumed = self._resumed, None
+        if resumed and resumed["loader"] is not None and hasattr(self.loader, "load_state_dict"):
+            self.loader.load_state_dict(resumed["loader"])
+            return self.loader
+        if hasattr(self.loader, "set_epoch"):
+            self.loader.set_epoch(self.epoch)
+        return islice(self.loader, self.used, None) if resumed else self.loader

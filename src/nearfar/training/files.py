@@ -1,0 +1,76 @@
+"""Files and folders that are either whole or not there: written beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_text(Path(folder) / "a.txt", "whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, "utf-8")
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Put the finished folder `temporary` in the place of `final`, which may exist."""
+    for path in temporary.rglob("*"):
+        sync(path)
+    sync(temporary)
+    if final.exists():
+        # A folder cannot be renamed over a full one: the old one steps aside first, and is never half deleted.
+        old = final.with_name(f".{final.name}.{os.getpid()}.old")
+        final.rename(old)
+        temporary.rename(final)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(final)
+    sync(final.parent)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill that takes its place as `final` when the block ends without an error."""
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    replace_folder(temporary, final)
+
+
+def point(link: Path, target: str) -> None:
+    """Make `link` a symbolic link to its neighbour `target`, in one step."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    sync(link.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed run left half written in `folder`."""
+    for path in folder.glob(".*"):
+        if path.name.endswith((".tmp", ".old")):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

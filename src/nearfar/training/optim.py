@@ -1,0 +1,113 @@
+"""Optimisers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.training.config import TrainConfig
+
+
+def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
+    """The optimiser of `config` over the method's parameter groups. A group may bring its own `lr`, or an `lr_scale`
+    of the run's."""
+    groups = [group for group in method.param_groups(config.weight_decay) if group["params"]]
+    if not groups:
+        raise UserError(f"{type(method).__name__} has no trainable parameter: every one has requires_grad=False.")
+    for group in groups:
+        group["lr"] = group.get("lr", config.lr) * group.pop("lr_scale", 1.0)
+        group["initial_lr"] = group["lr"]
+    if config.optimizer == "lamb":
+        return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], nesterov=config.betas[0] > 0)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+    """What the peak learning rate is multiplied with in the step after `step` done ones, of `steps`.
+
+    >>> config = TrainConfig(schedule="linear", warmup=2)
+    >>> [lr_factor(step, 6, config) for step in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    warmup = config.warmup_steps(steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    floor = config.min_lr / config.lr
+    if config.schedule == "cosine":
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+    if config.schedule == "linear":
+        return floor + (1 - floor) * (1 - share)
+    return 1.0
+
+
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Set each group's learning rate to its peak times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+class Lamb(Optimizer):
+    """LAMB (arXiv 1904.00962, algorithm 2): Adam's direction, scaled for each tensor to the norm of its weights.
+
+    Weight decay joins the direction before it is scaled. As usual, a group without weight decay (vectors, scalars) is
+    not rescaled: the norm of a bias says nothing about the step it needs.
+
+    >>> weight = torch.nn.Parameter(torch.ones(2, 2))
+    >>> optimizer = Lamb([weight], lr=0.1, weight_decay=0.0)
+    >>> weight.sum().backward(); optimizer.step()
+    >>> weight.sum().item() < 4
+    True
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(self._update(p, p.grad, group))
+        return loss
+
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[p]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        m = state["exp_avg"].lerp_(gradient, 1 - beta1)
+        v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        m_hat = m / (1 - beta1 ** state["step"])
+        v_hat = v / (1 - beta2 ** state["step"])
+        update = m_hat / (v_hat.sqrt() + group["eps"])
+        if group["weight_decay"]:
+            update = update + group["weight_decay"] * p
+            weight_norm, update_norm = p.norm(), update.norm()
+            trust = torch.where((weight_norm > 0) & (update_norm > 0), weight_norm / update_norm, 1.0)
+            update = trust * update
+        return group["lr"] * update

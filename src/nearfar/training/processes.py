@@ -1,0 +1,99 @@
+"""The few collective operations that training needs. With one process each of them does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+BUCKET = 32 * 2**20
+"""Bytes of gradients averaged in one call: enough to fill a link, too little to be a second model in memory."""
+
+
+def start(device: str | None = None) -> torch.device:
+    """Join the other processes, if this one was launched with others (`accelerate launch`, `torchrun`), and return the
+    device to use. Safe to call again."""
+    from accelerate import PartialState
+
+    # Without an accelerator Accelerate joins the others only if it is told that this is a run on CPUs.
+    state = PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
+    return torch.device(device) if device else state.device
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, without a gradient. Every rank must bring the same shape."""
+    if world_size() == 1:
+        return rows
+    everyone = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(everyone, rows.contiguous())
+    return torch.cat(everyone)
+
+
+def mean(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over ranks of some scalars, in one call."""
+    if world_size() == 1 or not scalars:
+        return scalars
+    exact = any(value.dtype == torch.float64 for value in scalars.values())
+    vector = torch.stack([value.detach().to(torch.float64 if exact else torch.float32) for value in scalars.values()])
+    dist.all_reduce(vector)
+    return dict(zip(scalars, (vector / world_size()).unbind(), strict=True))
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over ranks; a parameter that a rank did not use counts as zero there.
+    Sharded parameters (FSDP) are left alone: their gradients arrive averaged."""
+    if world_size() == 1:
+        return
+    trainable = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
+    for bucket in _buckets(trainable):
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        dist.all_reduce(flat)
+        flat /= world_size()
+        for p, grad, part in zip(bucket, grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            p.grad = part.view_as(grad).clone(memory_format=torch.contiguous_format)
+
+
+@torch.no_grad()
+def share_state(module: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0, so that a difference in how they were made cannot last."""
+    if world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if not isinstance(tensor, DTensor):
+            dist.broadcast(tensor.data, src=0)
+
+
+def _buckets(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    size = 0
+    for p in parameters:
+        same = not bucket or (p.dtype == bucket[0].dtype and p.device == bucket[0].device)
+        if bucket and (size + p.nbytes > BUCKET or not same):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(p)
+        size += p.nbytes
+    if bucket:
+        yield bucket

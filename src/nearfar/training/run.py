@@ -1,0 +1,40 @@
+"""What `nearfar.train` gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nearfar.methods.base import Method
+from nearfar.training.log import Row
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    method: Method
+    """The trained method, with its moving average of the weights swapped in where it keeps one."""
+    out: Path | None
+    """The run folder: `history.jsonl`, `checkpoints/`, `model/`, `report.html`."""
+    step: int
+    history: list[Row] = field(repr=False)
+    """The rows of `history.jsonl`."""
+    seconds: float
+    """Time spent in the loop, over all its parts where the run was resumed."""
+    skipped: list[str] = field(default_factory=list, repr=False)
+    """What the loader could not read, one line each."""
+
+    @property
+    def model(self) -> Any:
+        """The encoder that was trained (`method.model`), to evaluate, search or save."""
+        return getattr(self.method, "model", self.method)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every figure in the history."""
+        last: dict[str, float] = {}
+        for row in self.history:
+            last.update(row)
+        return last

@@ -1,0 +1,89 @@
+"""Every loss as a small method, for the test that the number of processes does not change its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from toy import Pairs, Plain, batch
+
+from nearfar import losses
+from nearfar.losses import functional
+from nearfar.methods.base import Method
+
+N = 16
+
+
+class Objective(Pairs):
+    """The toy towers with a loss of `nearfar.losses`, called by `call(loss, embeddings, batch)`."""
+
+    def __init__(self, loss: Any, call: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.loss, self.call = loss, call
+
+    def embed(self, data):
+        return super().embed(data) | {"hard": self.text(data["text"]["input_ids"].flip(1).repeat_interleave(2, 0))}
+
+    def objective(self, embeddings, data):
+        return {"loss": self.call(self.loss, embeddings, data)}
+
+
+@dataclass(frozen=True)
+class Case:
+    make: Callable[[], Method]
+    chunk: int | None = None
+
+
+def pair(loss, e, d):
+    return loss(e["image"], e["text"])
+
+
+def pair_group(loss, e, d):
+    return loss(e["image"], e["text"], group=d["group"])
+
+
+def pair_hard(loss, e, d):
+    return loss(e["image"], e["text"], negatives_b=e["hard"])
+
+
+def labelled(loss, e, d):
+    return loss(torch.cat([e["image"], e["text"]]), d["label"].repeat(2))
+
+
+def soft(loss, e, d):
+    keys = torch.cat([e["text"], e["hard"]]).detach()
+    return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4, temperature=0.3)
+
+
+CASES = {
+    "plain method": Case(Plain),
+    "plain InfoNCE": Case(Pairs),
+    "plain InfoNCE, in chunks": Case(Pairs, chunk=3),
+    "InfoNCE": Case(lambda: Objective(losses.InfoNCE(0.2), pair), chunk=3),
+    "InfoNCE, groups": Case(lambda: Objective(losses.InfoNCE(0.2), pair_group)),
+    "InfoNCE, ALIGN's": Case(lambda: Objective(losses.InfoNCE(0.2, directions="sum", label_smoothing=0.1), pair)),
+    "InfoNCE, one direction": Case(lambda: Objective(losses.InfoNCE(0.2, symmetric=False), pair)),
+    "InfoNCE, hard negatives": Case(lambda: Objective(losses.InfoNCE(0.2), pair_hard), chunk=3),
+    "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),
+    "SupCon": Case(lambda: Objective(losses.SupCon(0.2, learnable=True), labelled)),
+    "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),
+    "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
+    "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
+    "soft_target_info_nce": Case(lambda: Objective(functional.soft_target_info_nce, soft)),
+}
+
+
+def make(case: Case) -> Method:
+    method = case.make().double()
+    if isinstance(method, Objective) and isinstance(method.loss, nn.Module):
+        method.loss.double()
+    return method
+
+
+def case_batch() -> dict:
+    data = batch(N)
+    index = torch.arange(N)
+    return data | {"image": data["image"].double(), "group": index // 2, "label": index % 3}

@@ -1,0 +1,42 @@
+"""What the ranks do in the tests of several processes."""
+
+from __future__ import annotations
+
+import torch
+from cases import CASES, N, case_batch, make
+from toy import Pairs, batch, gradients
+
+from nearfar.data.batch import rows
+from nearfar.training import processes
+from nearfar.training.gradients import backward
+
+
+def local_part(whole: dict, total: int = N) -> dict:
+    share = total // processes.world_size()
+    start = processes.rank() * share
+    return rows(whole, start, start + share, total)
+
+
+def gradients_of_all() -> dict[str, tuple[float, dict]]:
+    """The loss and gradients of one batch, shared out over the ranks, for every case."""
+    found = {}
+    for name, case in CASES.items():
+        method = make(case)
+        scalars = backward(method, local_part(case_batch()), chunk=case.chunk)
+        processes.average_gradients(method.parameters())
+        loss = processes.mean(scalars)["loss"].item()
+        found[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
+    return found
+
+
+def train_apart(out: str, options: dict) -> tuple[dict, list]:
+    """Final weights and history of a run whose ranks start with different weights, on shared-out batches."""
+    from nearfar import train
+
+    method = Pairs()
+    with torch.no_grad():
+        for p in method.parameters():
+            p += processes.rank()
+    data = [local_part(batch(12, seed), 12) for seed in range(4)]
+    run = train(method, data, out=out or None, progress=False, report=False, **options)
+    return {name: value.numpy() for name, value in run.method.state_dict().items()}, run.history

@@ -1,0 +1,109 @@
+"""Gradient caching: the gradient of a batch is the same for any chunking, in the memory of one chunk."""
+
+import pytest
+import torch
+from toy import Pairs, batch, gradients
+
+from nearfar.data.batch import rows
+from nearfar.training.gradients import backward
+
+
+def reference(method, data):
+    method.zero_grad()
+    outputs = method(data)
+    outputs["loss"].backward()
+    return outputs["loss"].item(), gradients(method)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 3, 5, 12, 100])
+def test_chunks_give_the_gradient_of_the_whole_batch(chunk):
+    data = batch() | {"image": batch()["image"].double()}
+    method = Pairs().double()
+    loss, expected = reference(method, data)
+    method.zero_grad()
+    scalars = backward(method, data, chunk=chunk)
+    assert scalars["loss"].item() == pytest.approx(loss, rel=1e-12)
+    found = gradients(method)
+    assert found.keys() == expected.keys()
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_is_the_same_in_both_passes():
+    """With dropout, the chunked gradient must be the derivative of the loss whose value was returned."""
+    method = Pairs(dropout=0.5).double().train()
+    data = batch() | {"image": batch()["image"].double()}
+
+    def loss_at(shift):
+        with torch.no_grad():
+            method.image[0].weight[0, 0] += shift
+        torch.manual_seed(7)
+        method.zero_grad()
+        value = backward(method, data, chunk=5)["loss"].item()
+        with torch.no_grad():
+            method.image[0].weight[0, 0] -= shift
+        return value
+
+    slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+    loss_at(0.0)
+    assert method.image[0].weight.grad[0, 0].item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_random_stream_goes_on_as_after_one_forward_pass():
+    method, data = Pairs(dropout=0.5).train(), batch()
+    torch.manual_seed(3)
+    for start in range(0, 12, 4):
+        method.embed(rows(data, start, start + 4, 12))
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    backward(method, data, chunk=4)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_several_rows_a_sample_and_targets_without_gradient():
+    class Many(Pairs):
+        def embed(self, data):
+            image = self.image(data["image"])
+            with torch.no_grad():
+                target = self.text(data["text"]["input_ids"])
+            return {"image": image.repeat_interleave(3, 0), "target": target}
+
+        def objective(self, embeddings, data):
+            assert not embeddings["target"].requires_grad
+            rows = embeddings["image"].view(len(data["index"]), 3, -1).mean(1)
+            weights = torch.softmax(rows @ embeddings["target"].T, 1)
+            return {"loss": (weights * data["index"]).sum() * self.logit_scale}
+
+    data = batch() | {"image": batch()["image"].double()}
+    method = Many().double()
+    _, expected = reference(method, data)
+    method.zero_grad()
+    backward(method, data, chunk=5)
+    assert gradients(method).keys() == expected.keys()
+    for name, grad in gradients(method).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_memory_for_activations_is_that_of_a_chunk():
+    """Counts the tensors that embedding keeps for its backward pass, alive at any one time."""
+    kept, most = 0, 0
+
+    class Counted:
+        def __init__(self, tensor):
+            nonlocal kept, most
+            self.tensor, self.rows = tensor, tensor.shape[0] if tensor.ndim == 2 and tensor.shape[1] == 16 else 0
+            kept += self.rows
+            most = max(most, kept)
+
+        def __del__(self):
+            nonlocal kept
+            kept -= self.rows
+
+    def peak(chunk):
+        nonlocal kept, most
+        kept = most = 0
+        with torch.autograd.graph.saved_tensors_hooks(Counted, lambda counted: counted.tensor):
+            backward(Pairs(), batch(64), chunk=chunk)
+        return most
+
+    assert peak(8) <= peak(None) / 6

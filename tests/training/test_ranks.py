@@ -1,0 +1,49 @@
+"""1, 2 and 4 real processes give the loss and the gradient of the one big batch, for every loss."""
+
+import numpy as np
+import pytest
+from cases import CASES, case_batch, make
+from rank_work import gradients_of_all, train_apart
+from ranks import run
+from torch import nn
+from toy import gradients
+
+from nearfar import losses
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+def found(request):
+    """What each rank found, for all cases: the processes start once."""
+    return run(gradients_of_all, request.param)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_give_the_loss_and_gradient_of_the_one_big_batch(name, found):
+    method = make(CASES[name])
+    loss = method(case_batch())["loss"]
+    loss.backward()
+    expected = gradients(method)
+    for rank in found:
+        value, grads = rank[name]
+        assert value == pytest.approx(loss.item(), rel=1e-9)
+        assert grads.keys() == expected.keys()
+        for key, grad in grads.items():
+            np.testing.assert_allclose(grad, expected[key].numpy(), rtol=1e-7, atol=1e-10, err_msg=key)
+
+
+def test_no_loss_is_left_out():
+    modules = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)} - {"Temperature"}
+    assert all(issubclass(getattr(losses, name), nn.Module) for name in modules)
+    assert {name for name in modules if name not in CASES} == set(), "add a case to tests/training/cases.py"
+
+
+def test_ranks_end_with_the_same_weights_as_one_process(tmp_path):
+    """Also when they start apart: rank 0's weights are everyone's."""
+    options = {"steps": 9, "chunk": 2, "ema": 0.9, "lr": 0.05}
+    alone, history = train_apart("", options)
+    both = run(train_apart, 2, str(tmp_path / "run"), options)
+    for name, value in alone.items():
+        np.testing.assert_allclose(both[0][0][name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(both[1][0][name], both[0][0][name])
+    assert both[0][1][-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-5)
+    assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("process-*.pt"))) == 2
