@@ -1,0 +1,134 @@
+"""All protocols by name, on one embedding of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from nearfar.errors import UserError
+from nearfar.evaluation.embed import embed
+from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.result import Result
+
+
+@dataclass
+class Job:
+    """What a protocol is given: the model, the data, and their embeddings, which are made when first asked for and then
+    shared.
+
+    `train` is labelled data to fit probes on (None: half of the data), `options` holds each protocol's own settings.
+    """
+
+    encoder: Any
+    source: Any
+    train: Any = None
+    seed: int = 0
+    batch_size: int = 64
+    captions: int | None = None
+    progress: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The data, embedded."""
+        return self._embed(self.source, self.captions)
+
+    @cached_property
+    def train_embeddings(self) -> Embeddings | None:
+        """The images to fit probes on, embedded."""
+        return None if self.train is None else self._embed(self.train, 0)
+
+    def _embed(self, source: Any, captions: int | None) -> Embeddings:
+        if isinstance(source, Embeddings):
+            return source
+        return embed(self.encoder, source, batch_size=self.batch_size, captions=captions, progress=self.progress)
+
+
+def _retrieval(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.retrieval import retrieval
+
+    return retrieval(job.embeddings, seed=job.seed, **options)
+
+
+def _zero_shot(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.zero_shot import zero_shot
+
+    return zero_shot(job.encoder, job.embeddings, seed=job.seed, batch_size=job.batch_size, **options)
+
+
+def _knn(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.probes import knn
+
+    return knn(job.embeddings, job.train_embeddings, seed=job.seed, **options)
+
+
+def _linear_probe(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.probes import linear_probe
+
+    return linear_probe(job.embeddings, job.train_embeddings, seed=job.seed, **options)
+
+
+def _geometry(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.geometry import geometry
+
+    return geometry(job.embeddings, seed=job.seed, **options)
+
+
+PROTOCOLS: dict[str, Callable[..., Result] | str] = {
+    "retrieval": _retrieval,
+    "zero_shot": _zero_shot,
+    "knn": _knn,
+    "linear_probe": _linear_probe,
+    "geometry": _geometry,
+}
+"""Protocols by name: a function `(job, **options) -> Result`, or "module:function", imported when it is used."""
+
+
+def evaluate(
+    encoder: Any,
+    source: Any,
+    protocols: Sequence[str] = ("retrieval", "zero_shot"),
+    *,
+    train: Any = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    captions: int | None = None,
+    progress: bool = False,
+    options: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Result]:
+    """Run protocols on a model and data; the data is embedded once.
+
+    Args:
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        source: the data, or its `Embeddings`.
+        protocols: names in `PROTOCOLS`.
+        train: labelled data to fit the probes on; None: half of the data.
+        seed: of splits and bootstraps.
+        batch_size: for embedding.
+        captions: how many captions of each image count, from the first; None: all.
+        progress: show progress bars.
+        options: settings of single protocols, as `{"zero_shot": {"templates": "full"}}`.
+
+    Returns:
+        A `Result` for each protocol, by name.
+
+    Raises:
+        UserError: an unknown protocol, or data that lacks what a protocol needs.
+    """
+    options = options or {}
+    unknown = [name for name in (*protocols, *options) if name not in PROTOCOLS]
+    if unknown:
+        raise UserError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
+    job = Job(encoder, source, train, seed, batch_size, captions, progress, options)
+    return {name: _protocol(name)(job, **options.get(name, {})) for name in protocols}
+
+
+def _protocol(name: str) -> Callable[..., Result]:
+    found = PROTOCOLS[name]
+    if callable(found):
+        return found
+    module, _, function = found.partition(":")
+    return getattr(import_module(module), function)

@@ -1,0 +1,146 @@
+import os
+
+import pytest
+import torch
+
+from nearfar.data.source import Records
+from nearfar.errors import UserError
+from nearfar.evaluation import Embeddings, embed, embed_images, embed_texts
+
+
+def test_vectors_owners_and_descriptions(encoder, colours):
+    data = embed(encoder, colours, batch_size=5)
+    assert data.image.shape == (12, 3)
+    assert data.text.shape == (24, 3)
+    assert data.image.dtype == data.text.dtype == torch.float32
+    torch.testing.assert_close(data.image.norm(dim=1), torch.ones(12))
+    assert data.image_of_text.tolist() == [i // 2 for i in range(24)]
+    assert data.label.tolist() == data.group.tolist() == list(range(6)) * 2
+    assert data.domain.tolist() == [0] * 6 + [1] * 6
+    assert data.captions[:2] == ["a red square", "something red"]
+    assert data.names[1] == "green"
+    assert data.columns["category"][0] == "dark"
+    # A plain square and its name fall on the same point.
+    torch.testing.assert_close(data.text[0], data.image[0], atol=0.02, rtol=0)
+
+
+def test_each_different_text_is_encoded_once_and_batches_do_not_matter(encoder, colours):
+    data = embed(encoder, colours, batch_size=1)
+    assert sorted(encoder.texts_seen) == sorted(set(data.captions))
+    torch.testing.assert_close(embed(encoder, colours, batch_size=100).text, data.text)
+
+
+def test_eval_mode_then_every_module_as_it_was(encoder, colours):
+    encoder.train()
+    encoder.frozen.eval()
+    embed(encoder, colours)
+    assert encoder.modes == [False]
+    assert encoder.training
+    assert not encoder.frozen.training
+
+
+def test_first_captions_only(encoder, colours):
+    assert embed(encoder, colours, captions=1).captions[1] == "a green square"
+    assert embed(encoder, colours, captions=0).text.shape == (0, 3)
+
+
+def test_broken_images_are_skipped_counted_and_named(encoder, colours, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    records = [*colours, {"image": tmp_path / "broken.png", "text": "a broken one"}]
+    data = embed(encoder, Records([records[0], records[-1], *records[1:-1]]))
+    assert len(data) == 12
+    assert len(data.skipped) == 1
+    assert "broken.png" in str(data.skipped)
+    assert data.row.tolist() == [0, *range(2, 13)]
+    assert "a broken one" not in data.captions
+
+
+def test_too_many_broken_images_stop(encoder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken\.png"):
+        embed(encoder, Records([{"image": tmp_path / "broken.png", "text": "x"}] * 3))
+
+
+def test_no_images_and_no_image_column(encoder):
+    with pytest.raises(UserError, match="no image"):
+        embed(encoder, Records([], name="void"))
+    with pytest.raises(UserError, match="image=NAME"):
+        embed(encoder, Records([{"picture": "a.png", "text": "x"}]))
+
+
+def test_a_diverged_model_is_told(encoder, colours):
+    encoder.zero.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="NaN"):
+        embed(encoder, colours)
+
+
+def test_streams_are_read_in_order(encoder, colours):
+    data = embed(encoder, iter(colours), batch_size=5)
+    assert torch.equal(data.image, embed(encoder, colours).image)
+    assert data.row.tolist() == list(range(12))
+
+
+def test_texts_keep_their_order(encoder):
+    texts = ["something red", "blue", "something red", "a green square"]
+    vectors = embed_texts(encoder, texts, batch_size=2)
+    assert torch.equal(vectors[0], vectors[2])
+    assert torch.equal(vectors[1], embed_texts(encoder, ["blue"])[0])
+    assert embed_texts(encoder, []).shape == (0, 3)
+    assert len(encoder.texts_seen) == 4
+
+
+def test_images_by_path_bytes_and_picture(encoder, colours, tmp_path):
+    picture = colours[0]["image"]
+    picture.save(tmp_path / "a.png")
+    vectors = embed_images(encoder, [tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), picture], batch_size=2)
+    assert torch.equal(vectors[0], vectors[1])
+    assert torch.equal(vectors[0], vectors[2])
+
+
+def test_save_and_load(encoder, colours, tmp_path):
+    data = embed(encoder, colours)
+    data.skipped.add("a.png", "empty")
+    again = Embeddings.load(data.save(tmp_path / "e.safetensors"))
+    for name in ("image", "text", "image_of_text", "row", "index", "group", "label", "domain"):
+        assert torch.equal(getattr(again, name), getattr(data, name))
+    for name in ("classes", "domains", "names", "captions", "columns", "source"):
+        assert getattr(again, name) == getattr(data, name)
+    assert list(again.skipped) == list(data.skipped)
+    assert len(again.skipped) == 1
+    assert os.listdir(tmp_path) == ["e.safetensors"]
+
+
+def test_bad_files_are_refused_by_name(tmp_path):
+    from safetensors.torch import save_file
+
+    for content in (b"", b"junk" * 10):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(UserError, match="bad holds no embeddings"):
+            Embeddings.load(tmp_path / "bad")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "bad")
+    with pytest.raises(UserError, match="bad holds no embeddings"):
+        Embeddings.load(tmp_path / "bad")
+
+
+def test_select_takes_the_captions_along(encoder, colours):
+    data = embed(encoder, colours)
+    part = data.select([7, 2])
+    assert part.names == ["green", "blue"]
+    assert part.captions == ["a blue square", "something blue", "a green square", "something green"]
+    assert part.image_of_text.tolist() == [1, 1, 0, 0]
+    assert part.columns["category"] == [data.columns["category"][7], data.columns["category"][2]]
+
+
+def test_the_same_words_for_the_same_group_count_once(encoder, colours):
+    data = embed(encoder, colours)
+    assert data.distinct_texts().tolist() == list(range(12))
+    data.group = None
+    assert len(data.distinct_texts()) == 24
+
+
+def test_lengths_that_do_not_fit_are_refused():
+    eye = torch.eye(3)
+    with pytest.raises(ValueError, match="image_of_text"):
+        Embeddings(eye, eye, torch.arange(2))
+    with pytest.raises(ValueError, match="label"):
+        Embeddings(eye, eye, torch.arange(3), label=torch.arange(2))

@@ -1,0 +1,145 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nearfar.evaluation.ranks import Ranks, nearest, rank, rank_scores
+
+
+def brute_force(scores, query_group, candidate_group, k):
+    """Hit at k, rank and reciprocal rank of each query: the mean over all orders in which ties may fall."""
+    hits, places, reciprocals = [], [], []
+    for row, group in zip(scores, query_group, strict=True):
+        first = []
+        for order in itertools.permutations(range(len(row))):
+            ranked = sorted(order, key=lambda j: -row[j])  # stable: ties stay in this order
+            first.append(next(i for i, j in enumerate(ranked) if candidate_group[j] == group) + 1)
+        first = np.array(first, dtype=np.float64)
+        hits.append((first <= k).mean())
+        places.append(first.mean())
+        reciprocals.append((1 / first).mean())
+    return np.array(hits), np.array(places), np.array(reciprocals)
+
+
+@given(
+    scores=st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=3),
+    candidate_group=st.permutations([0, 0, 1, 2, 2]),
+    k=st.integers(1, 5),
+)
+@settings(max_examples=25, deadline=None)
+def test_ties_count_at_their_expectation(scores, candidate_group, k):
+    query_group = [i % 3 for i in range(len(scores))]
+    found = rank_scores(torch.tensor(scores).double(), torch.tensor(query_group), torch.tensor(candidate_group))
+    hits, places, reciprocals = brute_force(scores, query_group, candidate_group, k)
+    np.testing.assert_allclose(found.hit(k), hits, rtol=1e-12)
+    np.testing.assert_allclose(found.rank(), places, rtol=1e-12)
+    np.testing.assert_allclose(found.reciprocal(), reciprocals, rtol=1e-12)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    chunk=st.integers(1, 13),
+    groups=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_streamed_ranks_equal_the_whole_matrix(shape, chunk, groups, seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Small whole numbers: float32 products are exact and ties are many.
+    query = torch.randint(-1, 2, (shape[0], 3), generator=generator).float()
+    candidate = torch.randint(-1, 2, (shape[1], 3), generator=generator).float()
+    query_group = torch.randint(groups, (shape[0],), generator=generator)
+    candidate_group = torch.randint(groups, (shape[1],), generator=generator)
+    streamed = rank(query, candidate, query_group, candidate_group, chunk=chunk)
+    whole = rank_scores(query @ candidate.T, query_group, candidate_group)
+    asked = whole.answerable()
+    assert (streamed.right == whole.right).all()
+    for name in ("better", "tied_wrong", "tied_right"):
+        np.testing.assert_array_equal(getattr(streamed, name)[asked], getattr(whole, name)[asked])
+
+
+def test_against_float64_on_real_numbers():
+    generator = torch.Generator().manual_seed(0)
+    query, candidate = (
+        torch.nn.functional.normalize(torch.randn(n, 32, generator=generator), dim=1) for n in (300, 500)
+    )
+    query_group, candidate_group = torch.arange(300) % 100, torch.arange(500) % 100
+    scores = (query.double() @ candidate.double().T).numpy()
+    expected = []
+    for row, group in zip(scores, query_group.tolist(), strict=True):
+        right = (candidate_group == group).numpy()
+        expected.append(1 + (row[~right] > row[right].max() + 1e-6).sum())
+    np.testing.assert_array_equal(1 + rank(query, candidate, query_group, candidate_group, chunk=64).better, expected)
+
+
+def test_a_collapsed_model_is_exactly_at_chance():
+    one = torch.nn.functional.normalize(torch.randn(1, 17, generator=torch.Generator().manual_seed(1)), dim=1)
+    groups = torch.arange(30) // 3
+    found = rank(one.expand(30, -1), one.expand(30, -1), groups, groups, chunk=7)
+    for k in (1, 5, 10):
+        np.testing.assert_allclose(found.hit(k), found.chance().hit(k))
+
+
+def test_chance_is_the_share_of_random_orders():
+    rng = np.random.default_rng(0)
+    one = np.ones(1, dtype=np.int64)
+    found = Ranks(0 * one, 0 * one, one, 4 * one, 50 * one)
+    orders = np.array([rng.permutation(50)[:4].min() + 1 for _ in range(20000)])
+    assert found.chance().hit(5)[0] == pytest.approx((orders <= 5).mean(), abs=0.015)
+    assert found.chance().rank()[0] == pytest.approx(orders.mean(), rel=0.03)
+    assert found.chance().reciprocal()[0] == pytest.approx((1 / orders).mean(), rel=0.05)
+
+
+def test_hits_of_many_places_and_many_ties():
+    one = np.ones(1, dtype=np.int64)
+    found = Ranks(0 * one, 900 * one, 100 * one, 100 * one, 1000 * one)
+    exact = 1 - np.prod([(900 - i) / (1000 - i) for i in range(200)])
+    assert found.hit(200)[0] == pytest.approx(exact, rel=1e-9)
+    assert found.hit(901)[0] == 1
+
+
+def test_nan_does_not_rank_first():
+    query = torch.tensor([[float("nan"), 0.0]])
+    with pytest.raises(ValueError, match="not finite"):
+        rank(query, torch.eye(2), torch.tensor([0]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="NaN"):
+        rank_scores(query, torch.tensor([0]), torch.tensor([0, 1]))
+
+
+def test_a_query_without_a_right_candidate_is_marked():
+    found = rank(torch.eye(2), torch.eye(2), torch.tensor([0, 9]), torch.tensor([0, 1]))
+    assert found.answerable().tolist() == [True, False]
+    assert found.hit(2).tolist() == [1.0, 0.0]
+
+
+def test_memory_does_not_grow_with_the_product(monkeypatch):
+    """The largest tensor made while ranking stays within a chunk squared, whatever the number of rows."""
+    largest = 0
+    matmul = torch.Tensor.__matmul__
+
+    def watched(a, b):
+        nonlocal largest
+        out = matmul(a, b)
+        largest = max(largest, out.numel())
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
+    x = torch.nn.functional.normalize(torch.randn(3000, 4), dim=1)
+    rank(x, x, torch.arange(3000), torch.arange(3000), chunk=256)
+    nearest(x, x, 3, chunk=256)
+    assert 0 < largest <= 256 * 256
+
+
+@given(n=st.integers(1, 20), k=st.integers(1, 25), chunk=st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_nearest_equals_a_full_sort(n, k, chunk):
+    generator = torch.Generator().manual_seed(n * 31 + k)
+    query, candidate = torch.randn(6, 4, generator=generator), torch.randn(n, 4, generator=generator)
+    scores, rows = nearest(query, candidate, k, chunk=chunk)
+    expected = (query @ candidate.T).sort(dim=1, descending=True)
+    assert torch.equal(rows, expected.indices[:, :k])
+    # The rounding of a product follows the lengths of its factors, not its own size.
+    assert torch.allclose(scores, expected.values[:, :k], rtol=0, atol=1e-5)
