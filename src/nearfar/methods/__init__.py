@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = {
     "align": "nearfar.methods.image_text.align:ALIGN",
     "clip": "nearfar.methods.image_text.clip:CLIP",
+    "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
 }
 """Name in recipes -> where its class lives."""

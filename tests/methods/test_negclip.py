@@ -1,0 +1,86 @@
+"""NegCLIP's invariants (arXiv 2210.01936), with the numbers of its loss worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from nearfar.methods.image_text.clip import CLIP
+from nearfar.methods.image_text.negclip import NegCLIP
+
+
+class Identity(torch.nn.Module):
+    def encode_image(self, pixels, normalize=False):
+        return pixels
+
+    def encode_text(self, tokens, normalize=False):
+        return tokens
+
+
+def random_batch(n=5, d=6, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    keys = ("image", "text", "negative_text")
+    return {key: torch.randn(n, d, generator=g, dtype=torch.float64, requires_grad=True) for key in keys}
+
+
+def loss(batch, temperature=1.0):
+    return NegCLIP(Identity(), temperature=temperature)(batch)["loss"]
+
+
+def test_without_hard_captions_it_is_clip_bit_for_bit():
+    batch = random_batch()
+    del batch["negative_text"]
+    assert loss(batch, 0.07).item() == CLIP(Identity())(batch)["loss"].item()
+
+
+@pytest.mark.parametrize(
+    ("hard", "scale", "total"),
+    [("same", 1, 0.6598353), ("same", 100, math.log(2) / 2), ("orthogonal", 1, 0.5284650), ("opposite", 1, 0.4698925)],
+)
+def test_worked_examples(hard, scale, total):
+    eye = torch.eye(4, dtype=torch.float64)
+    x = eye[:2]
+    h = {"same": x, "orthogonal": eye[2:], "opposite": -x}[hard]
+    batch = {"image": x, "text": x, "negative_text": h}
+    assert loss(batch, 1 / scale).item() == pytest.approx(total, abs=2e-6)
+
+
+def test_hard_captions_are_negatives_of_images_only():
+    batch = random_batch()
+    s = torch.nn.functional.normalize(batch["text"], dim=1) @ torch.nn.functional.normalize(batch["image"], dim=1).T
+    text_side = torch.nn.functional.cross_entropy(s, torch.arange(5)) / 2
+    image_side = loss(batch) - text_side
+    (whole,) = torch.autograd.grad(loss(batch), batch["negative_text"])
+    (part,) = torch.autograd.grad(image_side, batch["negative_text"])
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(whole, part)
+
+
+def test_more_hard_captions_never_lower_the_loss():
+    batch = random_batch()
+    values = [loss({**batch, "negative_text": batch["negative_text"][:k]}).item() for k in range(1, 6)]
+    assert values == sorted(values)
+
+
+def test_permutations():
+    batch = random_batch()
+    order = torch.tensor([2, 0, 4, 1, 3])
+    value = loss(batch).item()
+    assert loss({key: v[order] for key, v in batch.items()}).item() == pytest.approx(value, rel=1e-12)
+    shuffled = {**batch, "negative_text": batch["negative_text"][order]}
+    assert loss(shuffled).item() == pytest.approx(value, rel=1e-12)
+
+
+def test_against_the_full_matrix():
+    batch = random_batch()
+    x, t, h = (torch.nn.functional.normalize(batch[k], dim=1) for k in ("image", "text", "negative_text"))
+    y = torch.arange(5)
+    expected = (
+        torch.nn.functional.cross_entropy(3 * x @ torch.cat([t, h]).T, y)
+        + torch.nn.functional.cross_entropy(3 * t @ x.T, y)
+    ) / 2
+    got = loss(batch, 1 / 3)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=0)
+    leaves = list(batch.values())
+    for a, b in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
