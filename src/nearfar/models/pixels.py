@@ -1,0 +1,125 @@
+"""From pictures to the pixels a tower was trained on: size, crop, mean and standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of PIL's own numbers
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How pictures become pixels: `Pixels(...)([picture, ...]) -> [B, 3, size, size]` float32.
+
+    `fit` says what happens to a picture that is not square: `"crop"` scales its shorter side to `resize` (default
+    `size`) and crops the middle, `"squash"` ignores the aspect ratio, `"pad"` adds white. Transparent pictures lie on
+    white; EXIF rotation is applied.
+
+    >>> from PIL import Image
+    >>> Pixels(size=8)([Image.new("RGB", (20, 10), "white")]).shape
+    torch.Size([1, 3, 8, 8])
+    """
+
+    size: int
+    mean: tuple[float, ...] = HALF[0]
+    std: tuple[float, ...] = HALF[1]
+    fit: str = "crop"
+    resize: int | None = None
+    resample: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.fit not in ("crop", "squash", "pad"):
+            raise UserError(f"fit={self.fit!r}: choose 'crop', 'squash' or 'pad'")
+        if self.resample not in _FILTERS:
+            raise UserError(f"resample={self.resample!r}: choose one of {', '.join(_FILTERS)}")
+        for name in ("mean", "std"):
+            values = tuple(float(v) for v in getattr(self, name))
+            if len(values) != 3 or (name == "std" and min(values) <= 0):
+                raise UserError(f"{name}={values}: three numbers, one a colour channel (std above 0)")
+            object.__setattr__(self, name, values)
+
+    def __call__(self, pictures: Sequence[Image]) -> Tensor:
+        if not isinstance(pictures, Sequence):
+            raise UserError(f"preprocess takes a list of pictures, not one {type(pictures).__name__}: write [picture]")
+        if not pictures:
+            return torch.empty(0, 3, self.size, self.size)
+        stack = np.stack([np.asarray(self._fit(rgb(picture))) for picture in pictures])  # (B, size, size, 3)
+        pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return ((pixels - mean) / std).contiguous()
+
+    def _fit(self, picture: Image) -> Image:
+        from PIL import Image
+
+        method = Image.Resampling(_FILTERS.index(self.resample))
+        side = self.resize or self.size
+        if self.fit == "squash":
+            return picture.resize((self.size, self.size), method)
+        width, height = picture.size
+        if self.fit == "pad":
+            long = max(width, height)
+            inner = (max(1, self.size * width // long), max(1, self.size * height // long))
+            ground = Image.new("RGB", (self.size, self.size), "white")
+            ground.paste(picture.resize(inner, method), ((self.size - inner[0]) // 2, (self.size - inner[1]) // 2))
+            return ground
+        short = min(width, height)
+        # Whole-number division, as in the image processors these models were trained with.
+        picture = picture.resize((max(1, side * width // short), max(1, side * height // short)), method)
+        left, top = (picture.width - self.size) // 2, (picture.height - self.size) // 2
+        return picture.crop((left, top, left + self.size, top + self.size))
+
+
+def rgb(picture: Image) -> Image:
+    """The picture upright, in RGB, on white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def from_processor(processor: Mapping[str, Any], size: int) -> Pixels:
+    """What the image processor saved beside a checkpoint does, for pictures of `size`."""
+    crop = bool(processor.get("do_center_crop"))
+    # Enlarged before the crop by the same share as it was at the processor's own size.
+    margin = _edge(processor.get("size"), size) / _edge(processor.get("crop_size"), size) if crop else 1
+    mean, std = processor.get("image_mean") or HALF[0], processor.get("image_std") or HALF[1]
+    if processor.get("do_normalize") is False:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return Pixels(
+        size=size,
+        mean=tuple(mean),
+        std=tuple(std),
+        fit="crop" if crop else "squash",
+        resize=round(size * margin),
+        resample=_FILTERS[int(processor.get("resample", 3))],
+    )
+
+
+def output_size(processor: Mapping[str, Any], default: int) -> int:
+    """The side of the pictures that a saved image processor gives."""
+    return _edge(processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size"), default)
+
+
+def _edge(size: Any, default: int) -> int:
+    """The side that a processor's `size` or `crop_size` states, in any of the forms it has had."""
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge") or size.get("height")
+    return int(size or default)

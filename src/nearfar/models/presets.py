@@ -1,0 +1,185 @@
+"""Dual encoders by name: small ones to train from scratch on a CPU, and pretrained towers that come in packages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nearfar.errors import UserError
+from nearfar.models import backbones
+from nearfar.models.backbones import Source
+from nearfar.models.dual_encoder import DualEncoder
+from nearfar.models.towers import TextTower
+
+
+def _bert(width: int, layers: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": 128,
+    }
+
+
+def _vit(width: int, layers: int, patch: int) -> dict[str, Any]:
+    return {
+        "model_type": "vit",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 32,
+        "intermediate_size": 4 * width,
+        "patch_size": patch,
+        "layer_norm_eps": 1e-6,
+    }
+
+
+def _convnext(widths: list[int], depths: list[int]) -> dict[str, Any]:
+    return {"model_type": "convnext", "num_stages": len(widths), "hidden_sizes": widths, "depths": depths}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Layer norm throughout: rows of a batch stay independent of one another, so gradient caching is exact.
+    "tiny": {
+        "image": _convnext([40, 80, 160, 320], [1, 1, 2, 1]),
+        "text": _bert(128, 2),
+        "image_size": 64,
+        "embed_dim": 128,
+        "max_length": 32,
+    },
+    "tiny-vit": {
+        "image": _vit(128, 4, patch=8),
+        "text": _bert(128, 2),
+        "image_size": 64,
+        "embed_dim": 128,
+        "max_length": 32,
+    },
+    "small": {
+        "image": _convnext([64, 128, 256, 512], [2, 2, 4, 2]),
+        "text": _bert(256, 4),
+        "image_size": 112,
+        "embed_dim": 256,
+        "max_length": 48,
+    },
+    "small-vit": {
+        "image": _vit(256, 6, patch=16),
+        "text": _bert(256, 4),
+        "image_size": 112,
+        "embed_dim": 256,
+        "max_length": 48,
+    },
+    "towers": {
+        "image": backbones.LITE,
+        "text": backbones.MINILM,
+        "image_size": 112,
+        "embed_dim": 256,
+        "max_length": 64,
+    },
+}
+"""What `create` takes by name. `tiny` and `small` come as a ConvNeXt, and as a ViT where patch tokens are wanted;
+`towers` is EfficientNet-Lite0 and MiniLM, pretrained, with fresh projections."""
+
+
+def create(
+    preset: str | Mapping[str, Any] | None = None,
+    *,
+    image: Source | None = None,
+    text: Source | None = None,
+    tokenizer: Any = None,
+    embed_dim: int | None = None,
+    image_size: int | None = None,
+    projection: str = "linear",
+    image_projection: str | None = None,
+    text_projection: str | None = None,
+    image_pooling: str | None = None,
+    text_pooling: str | None = None,
+    max_length: int | None = None,
+    pretrained: bool = True,
+    temperature: float | None = None,
+) -> DualEncoder:
+    """A dual encoder from a preset, from towers by name or config, or from both: what is given goes before the preset.
+
+    Args:
+        preset: one of `PRESETS`, or a mapping of the arguments below, as a recipe holds it.
+        image, text: a tower: `"efficientnet-lite0"` or `"minilm"` (pretrained, from packages), a transformers name or
+            folder, `"timm:NAME"`, a transformers config (or its dict, with `model_type`), or a module.
+        tokenizer: a transformers tokenizer, or the name or folder of one; by default the text tower's own.
+        embed_dim: width of the shared space; by default the preset's, else 256; the towers' width without projections.
+        image_size: side of the pictures; by default the preset's, else the image tower's own.
+        projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides; `image_projection` and
+            `text_projection` for one.
+        image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
+        max_length: tokens a text may have.
+        pretrained: whether towers given by name or folder come with their weights.
+        temperature: kept as the model's `temperature`, for losses to start from.
+
+    Raises:
+        UserError: no such preset, tower, tokenizer, pooling or projection, or widths that do not fit.
+
+    >>> import nearfar.models
+    >>> model = nearfar.models.create("tiny", text="minilm", embed_dim=64)
+    >>> model.encode_text(model.tokenize(["a red fox", "a ship at sea"])).shape
+    torch.Size([2, 64])
+    """
+    if isinstance(preset, Mapping):
+        return create(**{"preset": None, **preset})
+    defaults = _preset(preset)
+    image, text = (
+        given if given is not None else defaults.get(key) for key, given in (("image", image), ("text", text))
+    )
+    if image is None or text is None:
+        raise UserError(f"create needs a preset ({', '.join(PRESETS)}), or both image=... and text=...")
+    size = image_size or defaults.get("image_size")
+    if isinstance(image, Mapping) and size and image.get("model_type") != "convnext":
+        image = {"image_size": size, **image}
+    tokenizer = _tokenizer(tokenizer)
+    if isinstance(text, Mapping) and tokenizer is not None:
+        text = _fitted(text, tokenizer)
+    image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)
+    text_tower, own = backbones.text_tower(text, pooling=text_pooling, pretrained=pretrained)
+    sides = {"image": image_projection or projection, "text": text_projection or projection}
+    return DualEncoder(
+        image_tower,
+        text_tower,
+        tokenizer=tokenizer if tokenizer is not None else own,
+        pixels=pixels,
+        embed_dim=embed_dim or _width(sides, image_tower.width, text_tower) or defaults.get("embed_dim", 256),
+        image_projection=sides["image"],
+        text_projection=sides["text"],
+        max_length=max_length or defaults.get("max_length"),
+        temperature=temperature,
+    )
+
+
+def _preset(name: str | None) -> Mapping[str, Any]:
+    if name is None:
+        return {}
+    if name not in PRESETS:
+        raise UserError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or give image=... and text=...")
+    return PRESETS[name]
+
+
+def _width(sides: Mapping[str, str], image: int, text: TextTower) -> int | None:
+    """The embedding's width where a side has no projection, so that the side decides it."""
+    if sides["image"] == "none":
+        return image
+    return text.width if sides["text"] == "none" else None
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    if not isinstance(tokenizer, str):
+        return tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(backbones.minilm_folder() if tokenizer == backbones.MINILM else tokenizer)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer {tokenizer!r}: {str(error).splitlines()[0]}") from error
+
+
+def _fitted(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The text config with the tokenizer's vocabulary and special tokens, where it does not state its own."""
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    stated = {"vocab_size": len(tokenizer), **{name: value for name, value in ids.items() if value is not None}}
+    return {**stated, **config}

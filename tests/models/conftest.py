@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+WORDS = ("a", "red", "blue", "fox", "ship", "at", "sea", "left", "of", "the", "cat", "dog", "on", "mat", "runs")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A word-level tokenizer with BERT's special tokens: [CLS] text [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+    )
+
+
+_VIT = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "patch_size": 8,
+    "image_size": 32,
+}
+_BERT = {
+    "model_type": "bert",
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 16,
+}
+
+
+@pytest.fixture
+def vit():
+    return dict(_VIT)
+
+
+@pytest.fixture
+def bert():
+    return dict(_BERT)
+
+
+@pytest.fixture
+def model(vit, bert, tokenizer):
+    """A dual encoder that trains in milliseconds: ViT and BERT, 32 px, 16 numbers."""
+    from nearfar.models import create
+
+    return create(image=vit, text=bert, tokenizer=tokenizer, embed_dim=16).eval()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nearfar.errors import UserError
+from nearfar.models import DualEncoder, create
+from nearfar.models.backbones import image_tower, text_tower
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+VIT = {"model_type": "vit", **SMALL, "patch_size": 8, "image_size": 32}
+BERT = {"model_type": "bert", **SMALL, "max_position_embeddings": 16}
+CLIP_VISION = {"model_type": "clip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}
+CONVNEXT = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
+EFFICIENTNET = {
+    "model_type": "efficientnet",
+    "image_size": 32,
+    "hidden_dim": 1280,
+    "num_block_repeats": [1, 1],
+    "in_channels": [32, 16],
+    "out_channels": [16, 24],
+    "kernel_sizes": [3, 3],
+    "strides": [1, 2],
+    "expand_ratios": [1, 6],
+    "depthwise_padding": [],
+    "width_coefficient": 1.0,
+}
+IMAGES = {
+    "vit": (VIT, "cls", 1, 16),
+    "deit": ({"model_type": "deit", **SMALL, "image_size": 32, "patch_size": 8}, "cls", 2, 16),
+    "dinov2-registers": (
+        {
+            "model_type": "dinov2_with_registers",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "num_register_tokens": 3,
+        },
+        "cls",
+        4,
+        16,
+    ),
+    "clip": (CLIP_VISION, "tower", 1, 16),
+    "siglip": ({"model_type": "siglip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}, "tower", 0, 16),
+    "convnext": (CONVNEXT, "tower", 0, 16),
+    "efficientnet": (EFFICIENTNET, "mean", 0, 64),
+    "resnet": (
+        {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+        "mean",
+        0,
+        16,
+    ),
+    "swin": (
+        {
+            "model_type": "swin",
+            "image_size": 32,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [2, 2],
+            "window_size": 4,
+        },
+        "mean",
+        0,
+        16,
+    ),
+}
+TEXTS = {
+    "bert": (BERT, "cls"),
+    "distilbert": ({"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}, "cls"),
+    "roberta": ({"model_type": "roberta", **SMALL, "max_position_embeddings": 24, "pad_token_id": 0}, "cls"),
+    "modernbert": ({"model_type": "modernbert", **SMALL, "global_attn_every_n_layers": 2, "cls_token_id": 2}, "cls"),
+    "clip": ({"model_type": "clip_text_model", **SMALL, "max_position_embeddings": 16}, "tower"),
+    "siglip": ({"model_type": "siglip_text_model", **SMALL, "max_position_embeddings": 16}, "tower"),
+    "llama": ({"model_type": "llama", **SMALL, "num_key_value_heads": 2}, "eos"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_towers_from_configs(name):
+    config, pooling, prefix, patches = IMAGES[name]
+    tower, _ = image_tower(config, image_size=32)
+    tower.eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    tokens = tower(pixels)
+    assert (tower.pooling, tower.prefix, tower.patches) == (pooling, prefix, patches)
+    assert tokens.shape == (2, 1 + patches, tower.width)
+    torch.testing.assert_close(tower(pixels[:1]), tokens[:1], atol=2e-5, rtol=1e-4)
+    output = tower.backbone(pixel_values=pixels)
+    if pooling == "tower":
+        torch.testing.assert_close(tokens[:, 0], output.pooler_output)
+    if pooling == "cls":
+        torch.testing.assert_close(tokens[:, 0], output.last_hidden_state[:, 0])
+        torch.testing.assert_close(tokens[:, 1:], output.last_hidden_state[:, prefix:])
+    if pooling == "mean":
+        torch.testing.assert_close(tokens[:, 0], tokens[:, 1:].mean(1))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_towers_from_configs(name, tokenizer):
+    config, pooling = TEXTS[name]
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3} if name != "roberta" else {}
+    tower, none = text_tower({**config, "vocab_size": len(tokenizer), **special})
+    tower.eval()
+    assert none is None
+    assert tower.pooling == pooling
+    tokens = tokenizer(["a red fox", "the ship at sea runs on"], padding=True, return_tensors="pt")
+    tokens = {key: tokens[key] for key in ("input_ids", "attention_mask")}
+    states = tower(tokens)
+    assert states.shape == (*tokens["input_ids"].shape, tower.width)
+    alone = tower({key: value[:1, :5] for key, value in tokens.items()})
+    torch.testing.assert_close(alone[:, 0], states[:1, 0], atol=1e-5, rtol=1e-4)
+    states[:, 0].sum().backward()
+    assert [n for n, p in tower.named_parameters() if p.grad is None] == []
+
+
+def test_pooling_of_text(tokenizer):
+    tokens = dict(tokenizer(["a red fox", "the ship at sea runs on"], padding=True, return_tensors="pt"))
+    tokens.pop("token_type_ids", None)
+    tower, _ = text_tower({**BERT, "vocab_size": len(tokenizer)}, pooling="mean")
+    tower.eval()
+    hidden = tower.backbone(**tokens).last_hidden_state
+    torch.testing.assert_close(tower(tokens)[0, 0], hidden[0, :5].mean(0))
+    tower.pooling = "eos"
+    torch.testing.assert_close(tower(tokens)[:, 0], torch.stack([hidden[0, 4], hidden[1, 7]]))
+    left = {
+        "input_ids": torch.tensor([[0, 0, 2, 5, 3]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1, 1]]),
+    }
+    torch.testing.assert_close(tower(left)[0, 0], tower.backbone(**left).last_hidden_state[0, 4])
+
+
+def test_vit_takes_another_size_by_interpolation(tokenizer):
+    vit = {**VIT, "image_size": 32}
+    from transformers import AutoConfig
+
+    model = create(image=AutoConfig.for_model(**vit), text=BERT, tokenizer=tokenizer, image_size=48)
+    assert model.image.patches == 36
+    assert model.encode_image(torch.randn(1, 3, 48, 48)).shape == (1, 256)
+
+
+def test_convolutional_towers_take_any_size(tokenizer):
+    model = create(image=CONVNEXT, text=BERT, tokenizer=tokenizer, image_size=32)
+    assert model.encode_image(torch.randn(1, 3, 48, 64)).shape == (1, 256)
+
+
+def test_half_of_a_clip_config_is_the_tower_asked_for(tokenizer):
+    from transformers import CLIPConfig
+
+    clip = CLIPConfig(
+        text_config={**SMALL, "vocab_size": 20}, vision_config={**SMALL, "image_size": 32, "patch_size": 8}
+    )
+    assert image_tower(clip)[0].backbone.config.model_type == "clip_vision_model"
+    assert text_tower(clip)[0].backbone.config.model_type == "clip_text_model"
+
+
+def test_a_module_is_taken_as_it_is(tokenizer, tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    vit = AutoModel.from_config(AutoConfig.for_model(**VIT))
+    bert = AutoModel.from_config(AutoConfig.for_model(**BERT, vocab_size=20))
+    model = create(image=vit, text=bert, tokenizer=tokenizer).eval()
+    assert model.image.backbone is vit
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(DualEncoder.from_pretrained(tmp_path).encode_image(pixels), model.encode_image(pixels))
+
+
+def test_a_folder_is_a_tower_with_its_weights(tokenizer, tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    bert = AutoModel.from_config(AutoConfig.for_model(**BERT, vocab_size=20)).eval()
+    bert.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tower, own = text_tower(str(tmp_path))
+    assert len(own) == len(tokenizer)
+    tokens = {"input_ids": torch.tensor([[2, 6, 7, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    torch.testing.assert_close(tower.eval()(tokens), bert(**tokens).last_hidden_state)
+    fresh, _ = text_tower(str(tmp_path), pretrained=False)
+    assert not torch.allclose(fresh.eval()(tokens), tower(tokens))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": "no/such/tower-anywhere", "text": BERT}, "no vision tower"),
+        ({"image": {"hidden_size": 3}, "text": BERT}, "model_type"),
+        ({"image": {"model_type": "vitt"}, "text": BERT}, "no model_type 'vitt'"),
+        ({"image": 3, "text": BERT}, "this is a int"),
+        ({"image": VIT}, "both image"),
+        ({"preset": "huge"}, "no preset 'huge'"),
+        ({"image": VIT, "text": BERT, "image_pooling": "max"}, "choose one of cls"),
+        ({"image": CONVNEXT, "text": BERT, "image_size": 32, "image_pooling": "cls"}, "no class token"),
+        ({"image": VIT, "text": BERT, "text_pooling": "max"}, "choose one of cls"),
+        ({"image": VIT, "text": {**BERT, "vocab_size": 7}}, "vocab_size=20"),
+        ({"image": VIT, "text": BERT, "projection": "conv"}, "choose one of linear"),
+    ],
+)
+def test_mistakes_are_explained(arguments, message, tokenizer, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=message):
+        create(tokenizer=tokenizer, **arguments)
+
+
+def test_a_missing_tokenizer_is_explained():
+    with pytest.raises(UserError, match="train_tokenizer"):
+        create("tiny")
