@@ -17,8 +17,7 @@ PRELOAD = ["torch.distributed", "accelerate", "safetensors.torch", "nearfar.trai
 
 def run(function: Callable[..., Any], world: int, *args: Any, env: dict[str, str] | None = None) -> list[Any]:
     """What `function(*args)` returned on each rank."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = server()
     results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,6 +41,13 @@ def run(function: Callable[..., Any], world: int, *args: Any, env: dict[str, str
     assert not failed, "\n".join(failed)
     assert len(got) == world, f"only ranks {sorted(got)} of {world} came back"
     return [got[rank] for rank in range(world)]
+
+
+def server() -> multiprocessing.context.ForkServerContext:
+    """Where processes come from that have torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 class _Failure(str):
