@@ -3,10 +3,20 @@
 
 from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
+from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.nt_xent import NTXent
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.supcon import SupCon
 from nearfar.losses.temperature import Temperature
 
-__all__ = ["AlignmentUniformity", "InfoNCE", "NTXent", "SigmoidLoss", "SupCon", "Temperature", "functional"]
+__all__ = [
+    "AlignmentUniformity",
+    "GlobalLocalInfoNCE",
+    "InfoNCE",
+    "NTXent",
+    "SigmoidLoss",
+    "SupCon",
+    "Temperature",
+    "functional",
+]

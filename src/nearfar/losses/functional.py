@@ -1,10 +1,20 @@
 """Every loss as a pure function of tensors."""
 
 from nearfar.losses.alignment_uniformity import alignment, uniformity
+from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.nt_xent import nt_xent
 from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.soft_target import soft_target_info_nce
 from nearfar.losses.supcon import supcon
 
-__all__ = ["alignment", "info_nce", "nt_xent", "sigmoid_loss", "soft_target_info_nce", "supcon", "uniformity"]
+__all__ = [
+    "alignment",
+    "global_local_info_nce",
+    "info_nce",
+    "nt_xent",
+    "sigmoid_loss",
+    "soft_target_info_nce",
+    "supcon",
+    "uniformity",
+]

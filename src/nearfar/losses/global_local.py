@@ -1,0 +1,95 @@
+"""Global to local InfoNCE: TCL's local mutual information (arXiv 2202.10401), after Deep InfoMax (arXiv 1808.06670).
+
+A sample's global vector g_i should recognise each of its own local vectors l_ik among the locals of the other samples:
+
+    ell_ik = -log  exp(s_i,ik) / ( exp(s_i,ik) + sum_{j != i} sum_{k'} a_jk' exp(s_i,jk') ) ,
+
+with s_i,jk = <g_i, l_jk> / tau.
+
+The sample's other locals are no negatives, so the sum in the denominator is the same for all its k: one log-partition a
+sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from nearfar import ops
+from nearfar.losses.groups import unit
+from nearfar.losses.temperature import Temperature, as_scale
+
+
+def global_local_info_nce(
+    g: Tensor,
+    local: Tensor,
+    *,
+    mask: Tensor | None = None,
+    temperature: float | Tensor = 0.07,
+    group: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Global to local InfoNCE; see :class:`GlobalLocalInfoNCE`.
+
+    Example (N = 2, K = 3, every local equal to its global: ln(1 + 3 / e)):
+        >>> eye = torch.eye(2)
+        >>> round(global_local_info_nce(eye, eye[:, None].expand(2, 3, 2), temperature=1.0).item(), 6)
+        0.743668
+    """
+    if g.ndim != 2 or local.ndim != 3 or local.shape[::2] != g.shape:
+        raise ValueError(f"g must be [N, D] and local [N, K, D], got {tuple(g.shape)} and {tuple(local.shape)}")
+    n, k, d = local.shape
+    real = torch.ones(n, k, dtype=torch.bool, device=g.device) if mask is None else mask.bool()
+    if real.shape != (n, k):
+        raise ValueError(f"mask must be [N, K] = {(n, k)}, got {tuple(real.shape)}")
+    g, scale = unit(g), as_scale(temperature)
+    ids = torch.arange(n, device=g.device) if group is None else group
+    locals_ = local.reshape(n * k, d)[real.flatten()]
+    owners = ids.repeat_interleave(k)[real.flatten()]
+    if not len(locals_):
+        return g.sum() * 0  # not one local in the batch: nothing to recognise
+    negatives = ops.log_partition(g, locals_, scale, q_group=ids, k_group=owners, admit="different", backend=backend)
+    positive = scale * torch.einsum("id,ikd->ik", g, local)
+    ell = softplus(negatives[:, None] - positive).masked_fill(~real, 0)
+    # A sample without a real local counts as zero, not as a division by zero.
+    return (ell.sum(1) / real.sum(1).clamp(min=1)).mean()
+
+
+class GlobalLocalInfoNCE(nn.Module):
+    """Global to local InfoNCE of `g` `[N, D]` against `local` `[N, K, D]`.
+
+    Normalises g itself, and leaves the locals as they are: TCL's pooled patches are shorter than one on purpose. Take
+    the locals from a momentum encoder, detached, as TCL does.
+
+    Args:
+        temperature: initial temperature; a :class:`~nearfar.losses.Temperature` is taken as it is.
+        learnable: whether it is trained.
+        backend: handed to :mod:`nearfar.ops`.
+
+    Call with:
+        mask: `[N, K]`, true for real locals; padding changes neither loss nor gradient.
+        group: `[N]` long; locals of samples of one group are no negatives of each other.
+
+    Returns a scalar: the mean over samples of the mean over their locals; 0 for a batch of one. Raises ValueError on
+    other shapes. With K = 1 it is one direction of InfoNCE.
+
+    Example:
+        >>> GlobalLocalInfoNCE()(torch.randn(4, 8), torch.randn(4, 5, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        if isinstance(temperature, Temperature):
+            self.temperature = temperature
+        else:
+            self.temperature = Temperature(temperature, learnable=learnable)
+        self.backend = backend
+
+    def forward(self, g: Tensor, local: Tensor, *, mask: Tensor | None = None, group: Tensor | None = None) -> Tensor:
+        return global_local_info_nce(
+            g, local, mask=mask, temperature=self.temperature(), group=group, backend=self.backend
+        )

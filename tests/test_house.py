@@ -1,0 +1,129 @@
+"""The house keeps its shape: floors, file lengths, light imports, and a command line and tables that agree with the code."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from nearfar import cli, methods
+from nearfar.papers import PAPERS
+
+SOURCE = Path(nearfar.__file__).parent
+ROOT = SOURCE.parent.parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# What each floor may import from the house, beside itself and the ground (errors, papers).
+ALLOWED = {
+    "ops": set(),
+    "losses": {"ops"},
+    "models": {"ops"},
+    "data": {"ops"},
+    "methods": {"ops", "losses", "models", "data"},
+    "decoding": {"ops", "data"},
+    "evaluation": {"ops", "data", "losses"},
+    "search": {"ops", "data", "evaluation", "models"},
+    "training": {"ops", "losses", "models", "data", "methods", "evaluation"},
+    "reproductions": None,  # these know all
+    "commands": None,
+}
+GROUND = {"errors", "papers"}
+
+
+def imports(path: Path) -> set[str]:
+    """The floors a file imports, wherever in the file it does, but not under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nearfar"):
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nearfar.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_arrow_runs_upward(path):
+    floor = path.relative_to(SOURCE).parts[0]
+    allowed = ALLOWED.get(floor)
+    if floor in ALLOWED and allowed is not None:
+        assert imports(path) - GROUND - {floor} <= allowed
+
+
+def test_every_folder_has_its_floor():
+    folders = {p.name for p in SOURCE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
+    assert folders <= set(ALLOWED)
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "tools"])
+def test_no_file_grows_past_one_idea(folder):
+    long = {str(p): n for p in (ROOT / folder).rglob("*.py") if (n := len(p.read_text("utf-8").splitlines())) > 400}
+    assert not long
+
+
+def test_import_stays_light():
+    code = (
+        "import sys, nearfar, nearfar.data, nearfar.models, nearfar.evaluation, nearfar.decoding, nearfar.search, "
+        "nearfar.training, nearfar.methods, nearfar.losses\n"
+        "heavy = {'transformers', 'accelerate', 'datasets', 'kornia', 'matplotlib', 'gradio', 'faiss', 'sklearn', "
+        "'peft', 'jsonargparse', 'torchvision'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help(command, capsys):
+    function = cli.load(command)
+    assert function.__doc__
+    with pytest.raises(SystemExit) as stop:
+        cli.run(function, command, ["--help"])
+    assert stop.value.code == 0
+    assert "usage: nearfar" in capsys.readouterr().out
+
+
+def test_unknown_command_lists_the_commands():
+    with pytest.raises(SystemExit, match="no command 'trian'"):
+        cli.main(["trian"])
+
+
+def test_every_command_module_is_listed():
+    modules = {p.stem for p in (SOURCE / "commands").glob("*.py")} - {"__init__"}
+    assert modules == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_is_found(name):
+    assert issubclass(methods.find(name), import_module("nearfar.methods.base").Method)
+
+
+def test_the_table_of_papers_names_real_things():
+    assert len(PAPERS) == 31
+    assert len({paper.slug for paper in PAPERS}) == len({paper.arxiv for paper in PAPERS}) == 31
+    for paper in PAPERS:
+        for module in paper.home:
+            assert find_spec(module), f"{paper.slug}: {module}"
+        for recipe in paper.recipes:
+            assert (SOURCE / "recipes" / f"{recipe}.yaml").is_file(), f"{paper.slug}: {recipe}"
+        if paper.is_in:
+            assert (ROOT / "docs" / "papers" / f"{paper.slug}.md").is_file(), paper.slug
+            assert find_spec(f"nearfar.reproductions.{paper.slug.replace('-', '_')}"), paper.slug
+            assert paper.arxiv in (SOURCE / Path(*paper.home[0].split(".")[1:])).with_suffix(".py").read_text("utf-8")
+
+
+def test_the_generated_tables_are_up_to_date():
+    subprocess.run([sys.executable, ROOT / "tools" / "write_tables.py", "--check"], check=True, timeout=120)
