@@ -13,7 +13,7 @@ slice is scaled by the number of ranks, so that the one mean over ranks which fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,20 +32,21 @@ def backward(
     *,
     chunk: int | None = None,
     autocast: AbstractContextManager[Any] | None = None,
-    loss_scale: float | Tensor = 1.0,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Add the gradient of `batch` to `.grad` and return the detached scalars of the method, `loss` among them.
 
-    After `processes.average_gradients` the gradient is that of the batch of all ranks together. `seed` is the random
-    seed of the objective: the same on every rank, since each runs it on the same gathered batch.
+    After `processes.average_gradients` the gradient is that of the batch of all ranks together. `scale` is applied to
+    the loss before its backward pass. `seed` is the random seed of the objective: the same on every rank, since each
+    runs it on the same gathered batch.
     """
     autocast = autocast or nullcontext()
     if isinstance(method, EmbeddingMethod):
-        return _cached(method, batch, chunk, autocast, loss_scale, seed)
+        return _cached(method, batch, chunk, autocast, scale, seed)
     with autocast:
         outputs = method(batch)
-    (outputs["loss"] * loss_scale).backward()
+    scale(outputs["loss"]).backward()
     return {name: value.detach() for name, value in outputs.items()}
 
 
@@ -54,7 +55,7 @@ def _cached(
     batch: Batch,
     chunk: int | None,
     autocast: AbstractContextManager[Any],
-    loss_scale: float | Tensor,
+    scale: Callable[[Tensor], Tensor],
     seed: int,
 ) -> dict[str, Tensor]:
     total = batches.size(batch)
@@ -85,7 +86,7 @@ def _cached(
 
     with shared_randomness(seed):
         outputs = method.objective(leaves, vectors)
-    (outputs["loss"] * loss_scale).backward()
+    scale(outputs["loss"]).backward()
 
     gradients = {name: _local(grad, gather) for name in needs_grad if (grad := leaves[name].grad) is not None}
     _send_back(last, gradients, (len(pieces) - 1) * step, total)

@@ -149,14 +149,13 @@ class Loop:
         epoch = self.batches.epoch
         set_lr(self.optimizer, lr_factor(self.done, self.steps, self.config))
         self.optimizer.zero_grad(set_to_none=True)
-        scale = self.scaler.get_scale() if self.scaler else 1.0
         outputs = [
             backward(
                 self.method,
                 batch,
                 chunk=self.config.chunk,
                 autocast=self.autocast(),
-                loss_scale=scale / len(used),
+                scale=lambda loss: self._scale(loss) / len(used),
                 seed=self.config.seed * 1_000_003 + self.done,
             )
             for batch in used
@@ -171,6 +170,9 @@ class Loop:
         values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.done, "epoch": epoch, **values, "grad_norm": norm, "lr": lr}
+
+    def _scale(self, loss: Tensor) -> Tensor:
+        return self.scaler.scale(loss) if self.scaler else loss
 
     def _update(self, used: list[Batch], scalars: dict[str, Tensor]) -> float:
         """Check, clip and apply the gradient; returns its norm before clipping."""
