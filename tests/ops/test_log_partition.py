@@ -240,7 +240,9 @@ def test_works_under_compile():
 
     def function(q, k, scale):
         rows, cols = ops.log_partition(normalize(q, dim=1), k, scale.exp().log(), both=True, tile=16)
-        return rows.mean() + cols.mean()
+        ids = torch.arange(40)
+        among = ops.log_partition(q, q, scale, q_group=ids, k_group=ids, admit="different")
+        return rows.mean() + cols.mean() + among.mean()
 
     expected = torch.autograd.grad(function(q, k, scale), (q, k, scale))
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)

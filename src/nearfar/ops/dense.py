@@ -23,7 +23,7 @@ def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor
 
 def _left_out(pairs: Pairs) -> Tensor:
     n, m = len(pairs.q), len(pairs.k)
-    admitted = pairs.admitted(Tile(0, slice(0, n), slice(0, m), 0))
+    admitted = pairs.admitted(_whole(pairs))
     left_out = pairs.q.new_zeros(n, m, dtype=torch.bool) if admitted is None else ~admitted
     if pairs.one_set:
         left_out = left_out | torch.eye(n, dtype=torch.bool, device=left_out.device)
@@ -36,3 +36,15 @@ def _logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
     # A row with nothing left is computed over all its keys and then overwritten: its gradient is 0 instead of NaN.
     empty = left_out.all(dim)
     return z.masked_fill(left_out & ~empty.unsqueeze(dim), -math.inf).logsumexp(dim).masked_fill(empty, -math.inf)
+
+
+def dense_softplus(pairs: Pairs, bias: Tensor) -> Tensor:
+    """Row sums [N] of softplus(logit + bias), own pairs left out."""
+    z = (pairs.q * pairs.scale[:, None]) @ pairs.k.t() + bias[:, None]
+    signs = pairs.signs(_whole(pairs))
+    z = z if signs is None else z * signs
+    return torch.nn.functional.softplus(z, threshold=40.0).masked_fill(_left_out(pairs), 0.0).sum(1)
+
+
+def _whole(pairs: Pairs) -> Tile:
+    return Tile(0, slice(0, len(pairs.q)), slice(0, len(pairs.k)), 0)

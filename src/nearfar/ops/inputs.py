@@ -46,6 +46,9 @@ def pairs(
         raise UserError(f"tile must be a positive number of rows, or (rows, columns), not {tile!r}")
     lifted = torch.promote_types(torch.promote_types(q.dtype, k.dtype), torch.float32)
     q, k = q.to(lifted).contiguous(), k.to(lifted).contiguous()
+    # One tensor on both sides becomes two views of it: autograd and torch.compile then see two arguments.
+    k = k.view_as(k) if k is q else k
+    k_group = k_group.view_as(k_group) if k_group is not None and k_group is q_group else k_group
     shape = tile_shape(len(q), len(k), sides, square=one_set)
     return Pairs(q, k, per_row(scale, q, "scale"), own, q_group, k_group, admit, one_set, shape)
 

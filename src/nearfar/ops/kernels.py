@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.ops.tiles import LN2, Pairs, Tile, own_logits, wide
 
-_PAIRS = (
+PAIRS_SCHEMA = (
     "Tensor q, Tensor k, Tensor scale, Tensor? own, Tensor? q_group, Tensor? k_group, "
     "str admit, bool one_set, int tile_rows, int tile_cols"
 )
@@ -28,7 +28,7 @@ def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *
 @torch.library.custom_op(
     "nearfar::partition",
     mutates_args=(),
-    schema=f"({_PAIRS}, bool both, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({PAIRS_SCHEMA}, bool both, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log-partitions in base 2 of rows [N] and columns ([M] with `both`, else [0]), own logits [N] (else [0]), the
@@ -41,7 +41,7 @@ def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
     shifts = torch.zeros(len(tiles), dtype=torch.float64)
     scratch = pairs.scratch() if keep < len(tiles) else kept
-    bounded = pairs.bound() <= _limit(q.dtype)
+    bounded = pairs.bound() <= limit(q.dtype)
     for tile, queries in pairs.walk():
         z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
         down = not tile.diagonal if pairs.one_set else both
@@ -68,7 +68,7 @@ def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 @torch.library.custom_op(
     "nearfar::partition_backward",
     mutates_args=(),
-    schema=f"({_PAIRS}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
+    schema=f"({PAIRS_SCHEMA}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
     "Tensor g_own, bool need_q, bool need_k) -> (Tensor, Tensor, Tensor)",
 )
 def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,9 +149,9 @@ def _reduce(
     pairs.logits(tile, queries, out=z)
     shift = 0.0
     if not bounded:
-        top, limit = float(z.amax()), _limit(z.dtype)
-        if top != -math.inf and not 0.0 <= top <= limit:
-            shift = top - limit
+        top, most = float(z.amax()), limit(z.dtype)
+        if top != -math.inf and not 0.0 <= top <= most:
+            shift = top - most
     exponentials_(z, shift)
     sums = [z.sum(1), z.sum(0)] if down else [z.sum(1)]
     if not bounded and _underflows(pairs, tile, sums):
@@ -163,7 +163,7 @@ def _reduce(
 
 def _underflows(pairs: Pairs, tile: Tile, sums: list[Tensor]) -> bool:
     """Whether some row or column with admitted entries sank so far below the tile's shift that it lost digits."""
-    floor = 2.0 ** -_limit(sums[0].dtype)
+    floor = 2.0 ** -limit(sums[0].dtype)
     low = [~(total >= floor) for total in sums]
     if not any(bool(side.any()) for side in low):
         return False
@@ -187,7 +187,7 @@ def _weights(z: Tensor, shift: float, sides: list[tuple[Tensor, Tensor]], *, out
             out.addcmul_((z - total.to(z.dtype)).exp2_(), g.to(z.dtype))
         return out
     # Where a row counts, shift - total stays below the limit; the clamp is for rows that this tile leaves empty.
-    factors = [((shift - total).clamp_(max=_limit(z.dtype)).exp2_() * g).to(z.dtype) for total, g in sides]
+    factors = [((shift - total).clamp_(max=limit(z.dtype)).exp2_() * g).to(z.dtype) for total, g in sides]
     if len(factors) == 1:
         return torch.mul(z, factors[0], out=out)
     return torch.add(*factors, out=out).mul_(z)
@@ -199,6 +199,6 @@ def _silence_empty(totals: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return totals.masked_fill(empty, math.inf), g.masked_fill(empty, 0.0)
 
 
-def _limit(dtype: torch.dtype) -> float:
+def limit(dtype: torch.dtype) -> float:
     """Exponentials stay within 2 to the power of plus and minus this: far from overflow, summed or multiplied."""
     return 0.45 * math.log2(torch.finfo(dtype).max)

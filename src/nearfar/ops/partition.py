@@ -54,10 +54,12 @@ class _Partition(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = _dense_gradients(pairs_of(*tensors, *ctx.rest), ctx.both, gradients)
         else:
-            need_q, need_k, need_scale = ctx.needs_input_grad[:3]
-            need_q = need_q or need_scale or (need_k and ctx.rest[1])
-            found = partition_backward(*tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, need_q, need_k)
-            grads = tuple(g if need else None for g, need in zip(found, ctx.needs_input_grad[:3], strict=True))
+            want_q, want_k, want_scale = ctx.needs_input_grad[:3]
+            want_k = want_k and not ctx.rest[1]  # with one set, q carries the whole gradient
+            dq, dk, dscale = partition_backward(
+                *tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, want_q or want_scale, want_k
+            )
+            grads = dq if want_q else None, dk if want_k else None, dscale if want_scale else None
         return *grads, *(None,) * 9
 
 

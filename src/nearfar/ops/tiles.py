@@ -82,8 +82,8 @@ class Pairs:
     """Queries, keys and what decides which of their pairs count.
 
     q [N, D], k [M, D], scale [N]; `own` [N] names each query's own key (its positive), which is left out of every
-    tile; `admit` compares q_group [N] with k_group [M]. `one_set`: the keys are the queries, a row does not meet
-    itself, and only upper tiles are walked.
+    tile; `admit` compares q_group [N] with k_group [M], and "sign" says that equal groups are near pairs. `one_set`:
+    the keys are the queries, a row does not meet itself, and only upper tiles are walked.
     """
 
     q: Tensor
@@ -137,10 +137,17 @@ class Pairs:
 
     def admitted(self, tile: Tile) -> Tensor | None:
         """Which entries of a tile the group ids admit; None where they admit all."""
-        if self.admit == "all" or self.q_group is None or self.k_group is None:
+        if self.admit not in ("same", "different") or self.q_group is None or self.k_group is None:
             return None
         q_group, k_group = self.q_group[tile.rows, None], self.k_group[None, tile.cols]
         return q_group == k_group if self.admit == "same" else q_group != k_group
+
+    def signs(self, tile: Tile) -> Tensor | None:
+        """With admit="sign": -1 where the groups are equal (a near pair), else 1; None where no groups are given."""
+        if self.admit != "sign" or self.q_group is None or self.k_group is None:
+            return None
+        same = self.q_group[tile.rows, None] == self.k_group[None, tile.cols]
+        return same.to(self.q.dtype).mul_(-2.0).add_(1.0)
 
 
 def wide(tensor: Tensor) -> torch.dtype:

@@ -1,0 +1,139 @@
+"""`info_nce`: each query must find its own key among all keys, and with `symmetric` each key its own query."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from nearfar.errors import UserError
+from nearfar.ops import inputs
+from nearfar.ops.kernels import PAIRS_SCHEMA, finish_gradients, limit, pairs_of
+from nearfar.ops.one_pass import one_pass
+from nearfar.ops.partition import flat, needs_gradient, partition
+from nearfar.ops.tiles import LN2, own_logits, wide
+
+STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
+THINNEST, WIDEST = 128, 16 << 20  # rows a product needs to run at speed, and entries a strip may have for their sake
+
+
+def info_nce(
+    q: Tensor,
+    k: Tensor,
+    scale: float | Tensor,
+    *,
+    symmetric: bool = True,
+    ids: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+    budget: int | None = None,
+    tile: int | tuple[int, int] | None = None,
+) -> Tensor:
+    """Cross-entropy of each query's own key: `log sum_j exp(scale * <q_i, k_j>) - scale * <q_i, k_i>`, on average.
+
+    The own pair is kept apart from the sum and joined by log1p, so that value and gradients keep their digits when
+    the loss is close to zero. In products of N x M x D, forward and backward: 4 - f for two directions, where f is
+    the fraction of tiles kept; 3 for one direction, keeping none.
+
+    Args:
+        q: queries [N, D]. The positive of `q[i]` is `k[i]`.
+        k: keys [M, D], M >= N; rows beyond N are extra negatives of every query.
+        scale: inverse temperature, a number, a scalar tensor or one number a row [N].
+        symmetric: average with the other direction, in which each of the first N keys looks for its query.
+        ids: integers [M] (or [N] when M = N). Entries of equal ids, but for the own pair, are left out: they would be
+            false negatives (the same caption twice, two photos of one thing).
+        reduction: "mean", or "none": losses [N], or [2, N] with `symmetric` (queries, then keys).
+        backend, budget, tile: as in `log_partition`. With "ring", N and M count this rank's rows, keys of all ranks
+            are negatives, and the mean over ranks of the returned losses (and of parameter gradients, as DDP does)
+            is that of one process with all rows.
+
+    Raises:
+        UserError: shapes or options that do not fit together.
+
+    >>> import torch
+    >>> info_nce(torch.eye(2), torch.eye(2), 1.0)  # log(1 + 1/e)
+    tensor(0.3133)
+    """
+    n, m = len(q), len(k)
+    if m < n:
+        raise UserError(f"k[i] is the positive of q[i], so k needs at least the {n} rows of q, not {m}")
+    if reduction not in ("mean", "none"):
+        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+    groups: dict[str, Any] = {}
+    if ids is not None:
+        ids = inputs.ids(ids, m, "ids")
+        groups = {"q_group": ids[:n], "k_group": ids, "admit": "different"}
+    own = torch.arange(n, device=q.device)
+    pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
+    if reduction == "mean" and not symmetric and backend in ("auto", "tiled") and needs_gradient(pairs):
+        rows = strip_rows(m)
+        if rows:
+            strips = replace(pairs, tile=(rows, max(m, 1)))
+            return _one_direction(*flat(strips)).to(pairs.q.dtype)
+    others, cols, positive = partition(pairs, both=symmetric, backend=backend, budget=budget)
+    losses = [-logsigmoid(positive - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
+    if reduction == "none":
+        return torch.stack(losses) if symmetric else losses[0]
+    return torch.stack([side.mean() for side in losses]).mean()
+
+
+def strip_rows(m: int) -> int:
+    """How many whole rows fit a strip; 0 where the keys are too many for a strip thick enough to be fast."""
+    rows = STRIP // max(m, 1)
+    if rows >= THINNEST:
+        return min(rows, 1024)
+    return THINNEST if THINNEST * m <= WIDEST else 0
+
+
+@torch.library.custom_op(
+    "nearfar::info_nce_rows",
+    mutates_args=(),
+    schema=f"({PAIRS_SCHEMA}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The mean loss of the rows and its gradients to q, k and scale. Rows finish inside their strip, so the
+    probabilities are known while the strip is still there."""
+    *pairs_args, gradients = args
+    pairs = pairs_of(*pairs_args)
+    q, k, n = pairs.q, pairs.k, len(pairs.q)
+    positive = own_logits(pairs)
+    g_own = torch.empty_like(positive)
+    dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
+    loss = positive.new_zeros(())
+    bounded = pairs.bound() <= limit(q.dtype)
+    scratch = pairs.scratch()
+    for tile, queries in pairs.walk():
+        z = pairs.logits(tile, queries, out=tile.view(scratch))
+        top = z.new_zeros(()) if bounded else z.amax(1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
+        torch.exp2(z if bounded else z.sub_(top), out=z)
+        total = z.sum(1).to(wide(z))
+        gap = (total.log2() + top.reshape(-1)) * LN2 - positive[tile.rows]  # log of (all the others / own)
+        loss -= logsigmoid(-gap).sum()
+        if gradients:
+            wrong = gap.sigmoid() / n  # 1 - p of the own key, without forming the difference
+            g_own[tile.rows] = -wrong
+            share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
+            torch.mm(z, k, out=dq[tile.rows]).mul_(share)
+            dk.addmm_(z.t(), queries.mul_(share))
+    if not gradients:
+        return loss / n, dq, dk, q.new_empty(0)
+    return loss / n, *finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
+
+
+@_rows_kernel.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, gradients = args[0], args[1], args[-1]
+    shapes = (q.shape, k.shape, q.shape[:1]) if gradients else ((0,),) * 3
+    dq, dk, dscale = (q.new_empty(shape) for shape in shapes)
+    return q.new_empty((), dtype=wide(q)), dq, dk, dscale
+
+
+def _rows_reference(*args: Any) -> Tensor:
+    rows, _, positive = partition(pairs_of(*args), backend="dense")
+    return -logsigmoid(positive - rows).mean()
+
+
+_one_direction = one_pass(_rows_kernel, _rows_reference)

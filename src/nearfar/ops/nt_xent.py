@@ -1,0 +1,75 @@
+"""`nt_xent`: two views of each sample in one set; each row must find its other view among all the others."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from nearfar.errors import UserError
+from nearfar.ops import inputs
+from nearfar.ops.partition import partition
+
+
+def nt_xent(
+    z: Tensor,
+    scale: float | Tensor,
+    *,
+    ids: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+    budget: int | None = None,
+    tile: int | None = None,
+) -> Tensor:
+    """Cross-entropy of each row's other view among all rows but itself (SimCLR's loss), on average.
+
+    The logits are symmetric, so only upper tiles are computed: 2 products of size 2N x 2N x D forward and backward,
+    1.5 when every tile is kept; the positive is joined by log1p, as in `info_nce`.
+
+    Args:
+        z: both views in one set [2N, D]. Without `ids` the first N rows are one view and the last N the other.
+        scale: inverse temperature, a number or a scalar tensor.
+        ids: integers [2N] that name each row's sample, each exactly twice (any order).
+        reduction: "mean", or "none" for losses [2N].
+        backend, budget, tile: as in `log_partition`. With "ring", z holds both views of this rank's samples, and the
+            mean over ranks is the loss of all rows; ids, if given, name samples across ranks.
+
+    Raises:
+        UserError: an odd number of rows, an id that does not come exactly twice, a scale per row.
+
+    >>> import torch
+    >>> nt_xent(torch.eye(2).repeat(2, 1), 1.0)  # log(1 + 2/e)
+    tensor(0.5514)
+    """
+    if reduction not in ("mean", "none"):
+        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+    if isinstance(scale, Tensor) and scale.numel() != 1:
+        raise UserError(f"in one set a pair has one scale: pass a number, not {inputs.describe(scale)}")
+    partner = partners(z, ids)
+    if backend == "ring":
+        from nearfar.ops.ring import sample_ids
+
+        group = sample_ids(len(z), z.device) if ids is None else ids
+        pairs = inputs.pairs(
+            z, z, scale, own=partner, q_group=group, k_group=group, admit="different", backend=backend, tile=tile
+        )
+    else:
+        pairs = inputs.pairs(z, z, scale, own=partner, one_set=True, backend=backend, tile=tile)
+    others, _, positive = partition(pairs, backend=backend, budget=budget)
+    losses = -logsigmoid(positive - others).to(pairs.q.dtype)
+    return losses.mean() if reduction == "mean" else losses
+
+
+def partners(z: Tensor, ids: Tensor | None) -> Tensor:
+    """Each row's other view, [2N]."""
+    n = len(z)
+    if n % 2:
+        raise UserError(f"z must hold two views of each sample, an even number of rows, not {n}")
+    if ids is None:
+        return torch.arange(n, device=z.device).roll(n // 2)
+    ids = inputs.ids(ids, n, "ids")
+    order = ids.argsort(stable=True).view(-1, 2)
+    first, second = ids[order].unbind(1)
+    if not torch.compiler.is_compiling() and (bool((first != second).any()) or bool((first[1:] == first[:-1]).any())):
+        raise UserError("each id must name exactly two rows; for more views of a sample see the supervised loss")
+    return torch.empty_like(order).view(-1).scatter_(0, order.view(-1), order.flip(1).reshape(-1))

@@ -1,0 +1,45 @@
+"""Scalar losses whose gradients are formed in the forward pass: each tile is computed once and then forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def one_pass(kernel: Callable[..., Any], reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a loss from `kernel(*args, gradients) -> (loss, *gradients)`, whose gradients belong to the leading
+    arguments, and `reference(*args)`, the same loss by autograd, which serves second derivatives."""
+
+    class OnePass(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *args: Any) -> Tensor:
+            loss, *gradients = kernel(*args, True)
+            ctx.tensors = sum(isinstance(a, Tensor) or a is None for a in args)
+            ctx.gradients, ctx.rest = len(gradients), args[ctx.tensors :]
+            ctx.save_for_backward(*args[: ctx.tensors], *gradients)
+            return loss
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+            (g,) = upstream
+            tensors, gradients = ctx.saved_tensors[: ctx.tensors], ctx.saved_tensors[ctx.tensors :]
+            wanted = ctx.needs_input_grad[: ctx.gradients]
+            if torch.is_grad_enabled():
+                inputs = [t.view_as(t) for t in tensors[: ctx.gradients]]  # views: q and k may be one tensor
+                loss = reference(*inputs, *tensors[ctx.gradients :], *ctx.rest)
+                chosen = [t for t, want in zip(inputs, wanted, strict=True) if want]
+                found = iter(torch.autograd.grad(loss, chosen, g, create_graph=True, materialize_grads=True))
+                out = [next(found) if want else None for want in wanted]
+            else:
+                out = [d * g.to(d.dtype) if want else None for d, want in zip(gradients, wanted, strict=True)]
+            return *out, *(None,) * (ctx.tensors - ctx.gradients + len(ctx.rest))
+
+    def loss(*args: Any) -> Tensor:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            return OnePass.apply(*args)
+        return kernel(*args, False)[0]
+
+    return loss

@@ -1,0 +1,131 @@
+"""`sigmoid`: every pair a yes-or-no question (SigLIP), with gradients formed in the one pass over the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from nearfar.errors import UserError
+from nearfar.ops import inputs
+from nearfar.ops.dense import dense_softplus
+from nearfar.ops.kernels import finish_gradients, pairs_of
+from nearfar.ops.one_pass import one_pass
+from nearfar.ops.partition import flat
+from nearfar.ops.softplus import SOFTPLUS_SCHEMA, accumulate, is_safe, softplus_rows, softplus_tile
+from nearfar.ops.tiles import LN2, Pairs, own_logits, wide
+
+
+def sigmoid(
+    q: Tensor,
+    k: Tensor,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    *,
+    q_group: Tensor | None = None,
+    k_group: Tensor | None = None,
+    reduction: str = "mean",
+    backend: str = "auto",
+    tile: int | tuple[int, int] | None = None,
+) -> Tensor:
+    """`sum_ij -log sigmoid(y_ij * (scale * <q_i, k_j> + bias)) / N`, where y_ij is +1 for a pair and -1 otherwise.
+
+    Three products of size N x M x D, forward and backward together: each tile is computed once.
+
+    Args:
+        q: queries [N, D].
+        k: keys [M, D].
+        scale, bias: a number, a scalar tensor or one number a row [N]. SigLIP starts at 10 and -10.
+        q_group, k_group: integers [N] and [M]; pairs of equal groups are positive. Without them `k[i]` is the one
+            positive of `q[i]`, and M >= N.
+        reduction: "mean" over the rows, or "none": the row sums [N].
+        backend: "auto", "tiled", "dense", or "ring" (as in `info_nce`; all ranks must scale their losses alike).
+        tile: as in `log_partition`.
+
+    Raises:
+        UserError: shapes or options that do not fit together.
+
+    >>> import torch
+    >>> sigmoid(torch.eye(2), torch.eye(2), 1.0, 0.0)  # log(1 + 1/e) + log 2
+    tensor(1.0064)
+    """
+    if reduction not in ("mean", "none"):
+        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+    if (q_group is None) != (k_group is None):
+        raise UserError("pass both q_group [N] and k_group [M], or neither")
+    own = None
+    if q_group is None:
+        if len(k) < len(q):
+            raise UserError(f"k[i] is the positive of q[i], so k needs at least the {len(q)} rows of q, not {len(k)}")
+        own = torch.arange(len(q), device=q.device)
+    else:
+        q_group, k_group = inputs.ids(q_group, len(q), "q_group"), inputs.ids(k_group, len(k), "k_group")
+    pairs = replace(
+        inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile), q_group=q_group, k_group=k_group, admit="sign"
+    )
+    bias = inputs.per_row(bias, pairs.q, "bias")
+    p = flat(pairs)
+    if backend == "ring":
+        from nearfar.ops.ring import ring_sigmoid
+
+        if reduction == "none":
+            raise UserError('the ring forms gradients in the forward pass: it needs reduction="mean"')
+        return ring_sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
+    if reduction == "mean" and backend != "dense":
+        return _sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
+    rows = softplus_rows(pairs, bias, backend)
+    if own is not None:
+        rows = rows - logsigmoid(((pairs.q * pairs.k[: len(pairs.q)]).sum(1) * pairs.scale + bias).to(rows.dtype))
+    return (rows.mean() if reduction == "mean" else rows).to(pairs.q.dtype)
+
+
+@torch.library.custom_op(
+    "nearfar::sigmoid",
+    mutates_args=(),
+    schema=f"({SOFTPLUS_SCHEMA}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def sigmoid_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The mean loss of the rows and its gradients to q, k, scale and bias."""
+    q, k, scale, bias, *rest, gradients = args
+    pairs = pairs_of(q, k, scale, *rest)
+    loss = q.new_zeros((), dtype=wide(q))
+    dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
+    dbias = q.new_zeros(len(q) if gradients else 0, dtype=wide(q))
+    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    for tile, queries in pairs.walk():
+        z = tile.view(scratch)
+        sums = softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe)
+        loss += sums.sum(dtype=loss.dtype)
+        if gradients:
+            accumulate(tile, queries, z, k, dq, dk, dbias)
+    positive = None if pairs.own is None else own_logits(pairs) + bias
+    if positive is not None:
+        loss -= logsigmoid(positive).sum()
+    n = len(q)
+    if not gradients:
+        return loss / n, dq, dk, q.new_empty(0), q.new_empty(0)
+    g_own = dbias.new_zeros(n) if positive is None else -torch.sigmoid(-positive)
+    dbias += g_own
+    dq, dk, dscale = finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
+    return loss / n, dq.div_(n), dk.div_(n), dscale.div_(n), dbias.div_(n).to(q.dtype)
+
+
+@sigmoid_kernel.register_fake
+def _(*args: Any) -> tuple[Tensor, ...]:
+    q, k, gradients = args[0], args[1], args[-1]
+    shapes = (q.shape, k.shape, q.shape[:1], q.shape[:1]) if gradients else ((0,),) * 4
+    return q.new_empty((), dtype=wide(q)), *(q.new_empty(shape) for shape in shapes)
+
+
+def _reference(q: Tensor, k: Tensor, scale: Tensor, bias: Tensor, *rest: Any) -> Tensor:
+    pairs: Pairs = pairs_of(q, k, scale, *rest)
+    rows = dense_softplus(pairs, bias)
+    if pairs.own is not None:
+        rows = rows - logsigmoid((q * k[pairs.own]).sum(1) * scale + bias)
+    return rows.mean()
+
+
+_sigmoid = one_pass(sigmoid_kernel, _reference)

@@ -1,0 +1,176 @@
+"""`pairwise_softplus`: the sibling of `log_partition` in which every pair is a yes-or-no question of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar.ops import inputs
+from nearfar.ops.dense import dense_softplus
+from nearfar.ops.kernels import PAIRS_SCHEMA, exponentials_, finish_gradients, pairs_of
+from nearfar.ops.partition import flat, needs_gradient
+from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
+
+SAFE = 120.0  # exp2 of more than this may overflow float32
+
+
+def pairwise_softplus(
+    q: Tensor,
+    k: Tensor,
+    scale: float | Tensor,
+    bias: float | Tensor = 0.0,
+    *,
+    q_group: Tensor | None = None,
+    k_group: Tensor | None = None,
+    admit: str = "all",
+    backend: str = "auto",
+    budget: int | None = None,
+    tile: int | tuple[int, int] | None = None,
+) -> Tensor:
+    """`out[i] = sum_j log(1 + exp(scale_i * <q_i, k_j> + bias_i))` over the keys j that row i admits.
+
+    The loss of calling pair (i, j) near when it is far; with scale and bias negated, of calling it far when it is
+    near. Tile by tile, as `log_partition`, whose arguments these are; a row that admits no key gives 0.
+
+    Args:
+        q, k: queries [N, D] and keys [M, D].
+        scale, bias: a number, a scalar tensor or one number a row [N].
+        q_group, k_group, admit, budget, tile: as in `log_partition`.
+        backend: "auto", "tiled" or "dense".
+
+    Returns:
+        [N] in the type of q.
+
+    >>> import torch
+    >>> pairwise_softplus(torch.zeros(1, 2), torch.zeros(3, 2), 1.0)  # 3 log 2
+    tensor([2.0794])
+    """
+    pairs = inputs.pairs(q, k, scale, q_group=q_group, k_group=k_group, admit=admit, backend=backend, tile=tile)
+    return softplus_rows(pairs, inputs.per_row(bias, pairs.q, "bias"), backend, budget).to(pairs.q.dtype)
+
+
+def softplus_rows(pairs: Pairs, bias: Tensor, backend: str = "auto", budget: int | None = None) -> Tensor:
+    """Row sums [N] in float64. With admit="sign", groups do not admit pairs but say which are near: their logits
+    change sign."""
+    if backend == "dense":
+        return dense_softplus(pairs, bias)
+    needs = needs_gradient(pairs) or (torch.is_grad_enabled() and bias.requires_grad)
+    keep = tiles_to_keep(pairs.tiles, budget, pairs.q.element_size()) if needs else 0
+    p = flat(pairs)
+    return _Softplus.apply(*p[:3], bias, *p[3:], keep)
+
+
+def softplus_tile(
+    pairs: Pairs, tile: Tile, queries: Tensor, bias: Tensor, z: Tensor, spare: Tensor, *, safe: bool, value: bool = True
+) -> Tensor:
+    """Turn `z` into the derivative of the tile's softplus to its logits and return the row sums of its values (zeros
+    without `value`)."""
+    pairs.logits(tile, queries, out=z)
+    z.add_(bias[tile.rows, None] * LOG2E)
+    signs = pairs.signs(tile)
+    if signs is not None:
+        z.mul_(signs)
+    sums = z.new_zeros(tile.shape[0])
+    if safe:
+        exponentials_(z, 0.0)
+        if value:
+            sums = torch.log1p(z, out=spare).sum(1)
+        z.div_(torch.add(z, 1.0, out=spare))
+    else:
+        z.mul_(LN2)
+        if value:
+            sums = torch.nn.functional.softplus(z).sum(1)
+        z.sigmoid_()
+    if signs is not None:
+        z.mul_(signs)
+    return sums
+
+
+def is_safe(pairs: Pairs, bias: Tensor) -> bool:
+    """Whether exponentials of logits cannot overflow."""
+    return not bias.numel() or pairs.bound() + float(bias.abs().max()) * LOG2E <= SAFE
+
+
+SOFTPLUS_SCHEMA = PAIRS_SCHEMA.replace("Tensor scale,", "Tensor scale, Tensor bias,")
+
+
+@torch.library.custom_op(
+    "nearfar::pairwise_softplus", mutates_args=(), schema=f"({SOFTPLUS_SCHEMA}, int keep) -> (Tensor, Tensor)"
+)
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    q, k, scale, bias, *rest, keep = args
+    pairs = pairs_of(q, k, scale, *rest)
+    sums = q.new_zeros(len(q), dtype=wide(q))
+    kept = q.new_empty(sum(tile.size for tile in pairs.tiles[:keep]))
+    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    for tile, queries in pairs.walk():
+        z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
+        sums[tile.rows] += softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe)
+    return sums, kept
+
+
+@_forward.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor]:
+    q, k, scale, _, *rest, keep = args
+    tiles = pairs_of(q, k, scale, *rest).tiles
+    return q.new_empty(len(q), dtype=wide(q)), q.new_empty(sum(tile.size for tile in tiles[:keep]))
+
+
+@torch.library.custom_op(
+    "nearfar::pairwise_softplus_backward",
+    mutates_args=(),
+    schema=f"({SOFTPLUS_SCHEMA}, Tensor kept, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, scale, bias, *rest, kept, g = args
+    pairs = pairs_of(q, k, scale, *rest)
+    dq, dk, dbias = torch.zeros_like(q), torch.zeros_like(k), q.new_zeros(len(q), dtype=wide(q))
+    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    for tile, queries in pairs.walk():
+        z = tile.slot(kept) if tile.offset < len(kept) else tile.view(scratch)
+        if tile.offset >= len(kept):
+            softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe, value=False)
+        weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(spare))
+        accumulate(tile, queries, weights, k, dq, dk, dbias)
+    return *finish_gradients(pairs, dq, dk.mul_(LN2), g), dbias.to(q.dtype)
+
+
+@_backward.register_fake
+def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k = args[0], args[1]
+    return torch.empty_like(q), torch.empty_like(k), q.new_empty(len(q)), q.new_empty(len(q))
+
+
+def accumulate(tile: Tile, queries: Tensor, weights: Tensor, k: Tensor, dq: Tensor, dk: Tensor, dbias: Tensor) -> None:
+    """Add a tile's share of the gradients: to scale * q, to k (short of a factor ln 2) and to the bias."""
+    dq[tile.rows].addmm_(weights, k[tile.cols])
+    dk[tile.cols].addmm_(weights.t(), queries)
+    dbias[tile.rows] += weights.sum(1)
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        sums, kept = _forward(*args)
+        ctx.save_for_backward(*args[:7], kept)
+        ctx.rest = args[7:11]
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        *tensors, kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():
+            inputs_ = [t.view_as(t) for t in tensors[:4]]  # views: q and k may be one tensor
+            q, k, scale, bias = inputs_
+            sums = dense_softplus(pairs_of(q, k, scale, *tensors[4:], *ctx.rest), bias)
+            chosen = [t for t, want in zip(inputs_, wanted, strict=True) if want]
+            g = upstream[0].to(sums.dtype)
+            found = iter(torch.autograd.grad(sums, chosen, g, create_graph=True, materialize_grads=True))
+            out = [next(found) if want else None for want in wanted]
+        else:
+            gradients = _backward(*tensors, *ctx.rest, kept, upstream[0])
+            out = [d if want else None for d, want in zip(gradients, wanted, strict=True)]
+        return *out, *(None,) * 8
