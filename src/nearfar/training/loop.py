@@ -286,7 +286,10 @@ class Loop:
 
 def _length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int | None]:
     """Steps of the run, and steps an epoch where that is known."""
-    batches = len(loader) if hasattr(loader, "__len__") else None  # type: ignore[arg-type]
+    try:
+        batches = len(loader)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a loader of a stream
+        batches = None
     if batches == 0:
         raise UserError(
             "the data gives no batch: it is empty, or holds fewer samples than one batch (lower batch_size)."
