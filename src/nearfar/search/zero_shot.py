@@ -28,7 +28,7 @@ def zero_shot_labels(
     labels: Sequence[str],
     *,
     templates: str | Sequence[str] = "short",
-    temperature: float = 0.01,
+    temperature: float | None = None,
 ) -> list[Label]:
     """The labels for a picture, best first.
 
@@ -37,16 +37,31 @@ def zero_shot_labels(
         image: path, bytes or PIL.
         labels: class names; blank and repeated ones are left out.
         templates: sentences the names are put into, as in `nearfar.evaluation.zero_shot`.
-        temperature: of the softmax that gives the shares (CLIP models end near 0.01).
+        temperature: of the softmax that gives the shares. Default: the model's own, or 0.01, where CLIP models end.
 
     Raises:
         UserError: there are no labels, or the picture is broken.
     """
+    return rank_labels(label_classifier(encoder, labels, templates=templates), image, temperature=temperature)
+
+
+def label_classifier(
+    encoder: Any, labels: Sequence[str], *, templates: str | Sequence[str] = "short"
+) -> ZeroShotClassifier:
+    """A classifier of these labels, to be used on many pictures."""
     names = list(dict.fromkeys(name.strip() for name in labels if name.strip()))
     if not names:
         raise UserError("no labels to choose from: give at least one")
-    classifier = ZeroShotClassifier(encoder, templates=templates).fit(names)
-    embedding = embed_images(encoder, [image])
+    return ZeroShotClassifier(encoder, templates=templates).fit(names)
+
+
+def rank_labels(
+    classifier: ZeroShotClassifier, image: Path | str | bytes | Image, *, temperature: float | None = None
+) -> list[Label]:
+    """The classifier's labels for a picture, best first."""
+    temperature = temperature or getattr(classifier.encoder, "temperature", None) or 0.01
+    embedding = embed_images(classifier.encoder, [image])
     scores = classifier.decision_function(embedding)[0].tolist()
     shares = classifier.predict_proba(embedding, temperature=temperature)[0].tolist()
-    return sorted(map(Label, names, scores, shares), key=lambda label: -label.score)
+    named = map(Label, classifier.classes_.tolist(), scores, shares)
+    return sorted(named, key=lambda label: -label.score)

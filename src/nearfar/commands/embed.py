@@ -1,0 +1,52 @@
+"""`nearfar embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def embed(
+    model: str,
+    source: str,
+    *,
+    out: Path = Path("embeddings.safetensors"),
+    split: str | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    batch_size: int = 64,
+    max_skipped: float = 0.1,
+) -> None:
+    """Embed every picture and caption of a source to one safetensors file.
+
+    The file holds `image` [N, D] and `text` [M, D], unit rows of float32, `image_of_text` [M], the numbers of the
+    records, and the captions. Read it with `nearfar.evaluation.Embeddings.load`, or with safetensors from any language.
+
+    Args:
+        model: a folder that nearfar or transformers saved, or a model's name.
+        source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
+        out: the file to write.
+        split: which split of the source.
+        image: the column of pictures, where it has another name.
+        text: the column of captions.
+        label: the column of labels.
+        batch_size: pictures, and captions, at a time.
+        max_skipped: share of unusable pictures above which this stops.
+    """
+    from rich.console import Console
+
+    from nearfar.data import open_source
+    from nearfar.errors import UserError
+    from nearfar.evaluation.embed import embed as embed_source
+    from nearfar.models import load
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
+    records = open_source(source, split=split, image=image, text=text, label=label)
+    embeddings = embed_source(load(model), records, batch_size=batch_size, max_skipped=max_skipped, progress=True)
+    embeddings.save(out)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{embeddings!r}", markup=False)
+    if embeddings.skipped:
+        console.print(str(embeddings.skipped), markup=False)
+    console.print(f"written to {out}", markup=False)

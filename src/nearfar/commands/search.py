@@ -1,0 +1,80 @@
+"""`nearfar search`."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nearfar.search import Results
+
+
+def search(arguments: Sequence[str]) -> None:
+    """Search an index by text, by image, or by both: q = text + image + weight * plus - weight * minus."""
+    asked = parser().parse_args(arguments)
+    from rich.console import Console
+
+    from nearfar.search import query
+    from nearfar.search.gallery import write_gallery
+    from nearfar.search.opening import open_index
+
+    index, encoder = open_index(asked.index, model=asked.model)
+    results = query(
+        index,
+        encoder,
+        text=asked.text,
+        image=asked.image,
+        plus=asked.plus,
+        minus=asked.minus,
+        weight=asked.weight,
+        top=asked.top,
+    )
+    if asked.html:
+        write_gallery(results, asked.html)
+    if asked.json:
+        print(json.dumps([hit.as_dict() for hit in results], ensure_ascii=False, indent=1))
+        return
+    console = Console()
+    console.print(table(results))
+    console.print(f"{len(index):,} pictures; {results.cost}", highlight=False, markup=False)
+    if asked.html:
+        console.print(f"gallery: {asked.html}", highlight=False, markup=False)
+
+
+# Its one positional argument may be left out, which flags made from a signature cannot say.
+search.raw = True  # type: ignore[attr-defined]
+
+
+def parser() -> ArgumentParser:
+    """The flags."""
+    made = ArgumentParser(prog="nearfar search", description=search.__doc__)
+    made.add_argument("text", nargs="?", help="what to look for")
+    made.add_argument("--index", type=Path, default=Path("index"), help="the index's directory (default: %(default)s)")
+    made.add_argument("--image", type=Path, help="a picture to start from")
+    made.add_argument("--plus", action="append", default=[], metavar="TEXT", help="add a text; may be repeated")
+    made.add_argument("--minus", action="append", default=[], metavar="TEXT", help="take a text away; may be repeated")
+    made.add_argument("--weight", type=float, default=1.0, help="how much each plus and minus counts (%(default)s)")
+    made.add_argument("--top", type=int, default=10, help="how many hits (%(default)s)")
+    made.add_argument("--model", help="the model, where it is not the one that the index names")
+    made.add_argument("--json", action="store_true", help="print the hits as JSON")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write a gallery, one file that holds its pictures")
+    return made
+
+
+def table(results: Results) -> Table:
+    """The hits for the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("#", "right"), ("score", "right"), ("caption", "left"), ("picture", "left")):
+        shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for hit in results:
+        where = Text(hit.path or hit.key, style="dim")
+        shown.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.caption), where)
+    return shown

@@ -1,0 +1,24 @@
+"""`nearfar serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def serve(*, index: Path = Path("index"), model: str | None = None, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Open the search page in a browser's reach: text box, image drop, composed queries, gallery, zero-shot labels.
+
+    The page is for this machine only unless you give another --host; it sends nothing anywhere and loads nothing from
+    elsewhere.
+
+    Args:
+        index: the index's directory.
+        model: the model, where it is not the one that the index names.
+        host: the address to listen on; 0.0.0.0 lets other machines in, and there is no password.
+        port: the port to listen on.
+    """
+    from nearfar.search.opening import open_index
+    from nearfar.search.serving import serve as serve_page
+
+    opened, encoder = open_index(index, model=model)
+    serve_page(opened, encoder, host=host, port=port)

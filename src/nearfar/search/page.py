@@ -1,0 +1,219 @@
+"""The search page: a text box, a picture to drop, texts to add and take away, a gallery with scores, and labels for a
+picture. Everything a visitor can get wrong comes back as a sentence on the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar.errors import UserError, need
+from nearfar.search.gallery import describe
+from nearfar.search.index import Index
+from nearfar.search.items import Hit
+from nearfar.search.manifest import load_manifest
+from nearfar.search.pictures import hit_thumbnail, thumbnail
+from nearfar.search.querying import query
+from nearfar.search.zero_shot import label_classifier, rank_labels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Shown = list[tuple[Image, str]]
+
+MOST_LABELS = 2000
+CSS = """
+.gradio-container { max-width: 84rem !important; margin: 0 auto !important; --body-text-color-subdued: #6b6b76; }
+.dark .gradio-container, .dark.gradio-container { --body-text-color-subdued: #a0a0ab; }
+.gradio-container > main { width: 100%; }
+#title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
+#title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
+#notice { padding: 0; min-height: 1.6rem; }
+#notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
+  border-radius: .35rem; }
+#notice .found { color: var(--body-text-color-subdued); }
+#notice .found b { color: var(--body-text-color); }
+#hits .grid-wrap { max-height: none !important; overflow: visible; padding: .5rem; }
+#hits .grid-container { gap: .6rem; }
+#hits .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; background: #fff; }
+#hits .thumbnail-lg img { aspect-ratio: 1; height: auto; object-fit: contain; padding: .5rem .5rem 0; }
+#hits .caption-label { position: static; max-width: 100%; width: 100%; border: 0; border-radius: 0; text-align: left;
+  white-space: normal; font-size: .8rem; line-height: 1.3; color: #222; background: #fff; padding: .3rem .6rem .5rem; }
+footer { display: none !important; }
+"""
+
+
+class Desk:
+    """Answers the page's questions. Sees the index as it is on disk, also after `nearfar index` has changed it."""
+
+    def __init__(self, index: Index, encoder: Any) -> None:
+        self._index, self.encoder = index, encoder
+        self.classifier = lru_cache(maxsize=16)(self._classifier)
+
+    @property
+    def index(self) -> Index:
+        """The index, opened anew when it has changed; the old snapshot while it cannot be opened."""
+        try:
+            if load_manifest(self._index.directory).serial != self._index.manifest.serial:
+                self._index = Index(self._index.directory)
+        except UserError:
+            pass
+        return self._index
+
+    def search(
+        self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
+    ) -> tuple[Shown, list[Hit], str, str | None]:
+        """Pictures with captions, the hits, a sentence on what was found, or on what was wrong, and the upload; None
+        instead of one that cannot be used, so that the page puts it away."""
+        try:
+            image = open_upload(upload) if upload else None
+        except UserError as error:
+            return [], [], alert(str(error)), None
+        return *self._find(text, image, phrases(plus), phrases(minus), weight, int(top)), upload
+
+    def like(
+        self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
+    ) -> tuple[Shown, list[Hit], str, Any, str, str, str]:
+        """A search by the chosen hit's picture alone: what `search` gives, that picture, and the emptied boxes."""
+        try:
+            if chosen is None or chosen >= len(hits):
+                raise UserError("choose a picture of the gallery first")
+            image = thumbnail(hits[chosen].image(), 1024)
+        except UserError as error:
+            return self._show(hits), hits, alert(str(error)), upload, "", "", ""
+        return *self._find("", image, (), (), weight, int(top)), image, "", "", ""
+
+    def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
+        """Labels with their shares, and a sentence where something was wrong."""
+        try:
+            if not upload:
+                raise UserError("there is no picture to label: drop one first")
+            names = phrases(labels) or tuple(self.index.labels())
+            if len(names) > MOST_LABELS:
+                raise UserError(f"the index has {len(names):,} labels, too many to compare at once: name some")
+            ranked = rank_labels(self.classifier(names), open_upload(upload))
+        except UserError as error:
+            return {}, alert(str(error))
+        return {label.name: label.share for label in ranked[:10]}, ""
+
+    def _find(
+        self, text: str, image: Any, plus: tuple[str, ...], minus: tuple[str, ...], weight: float, top: int
+    ) -> tuple[Shown, list[Hit], str]:
+        try:
+            index = self.index
+            asked = {"text": text, "image": image, "plus": plus, "minus": minus, "weight": weight}
+            results = query(index, self.encoder, **asked, top=top)
+        except UserError as error:
+            return [], [], alert(str(error))
+        what = escape(describe(results.query))
+        found = f"{len(results)} of {len(index):,} pictures for <b>{what}</b>, {results.cost}"
+        return self._show(results.hits), results.hits, f'<div class="found">{found}</div>'
+
+    def _show(self, hits: list[Hit]) -> Shown:
+        return [(hit_thumbnail(hit), f"{hit.score:.3f}  {hit.caption}") for hit in hits]
+
+    def _classifier(self, names: tuple[str, ...]) -> Any:
+        return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
+
+
+def make_page(index: Index, encoder: Any) -> Any:
+    """The page as gradio Blocks; `serving` gives it an address."""
+    gr = need("gradio", "serve")
+    desk = Desk(index, encoder)
+    with gr.Blocks(title="nearfar search", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(
+            f"# nearfar search\n{len(index):,} pictures, by the model {Path(index.model).name}", elem_id="title"
+        )
+        hits, chosen = gr.State([]), gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=300):
+                text = gr.Textbox(label="Look for", placeholder="a red car", elem_id="text", autofocus=True)
+                picture = picture_box(gr)
+                with gr.Row():
+                    plus = gr.Textbox(label="Plus", placeholder="snow, night", elem_id="plus", min_width=120)
+                    minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
+                go = gr.Button("Search", variant="primary", elem_id="go")
+                with gr.Accordion("How many, and how strongly", open=False):
+                    top = gr.Slider(1, 100, 24, step=1, label="Hits")
+                    weight = gr.Slider(0.1, 3, 1, step=0.1, label="Weight of plus and minus")
+                with gr.Accordion("What is in the picture?", open=False, elem_id="zero-shot"):
+                    labels = gr.Textbox(
+                        label="Labels, separated by commas",
+                        placeholder="empty: the labels of the index",
+                        elem_id="labels",
+                    )
+                    name_it = gr.Button("Label the picture", elem_id="name-it")
+                    named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
+            with gr.Column(scale=3, min_width=420):
+                notice = gr.HTML(elem_id="notice")
+                gallery = gr.Gallery(
+                    show_label=False,
+                    columns=5,
+                    height="auto",
+                    object_fit="contain",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    elem_id="hits",
+                )
+                like = gr.Button("More like the chosen picture", elem_id="like", size="sm")
+        question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
+        private = {"api_visibility": "private"}
+        for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
+            event(desk.search, question, answer, **private).then(lambda: None, None, chosen, **private)
+        gallery.select(selected_in(gr), None, chosen, **private)
+        chosen_one = [hits, chosen, picture, weight, top]
+        like.click(desk.like, chosen_one, [*answer, text, plus, minus], **private).then(
+            lambda: None, None, chosen, **private
+        )
+        gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, notice], **private)
+    return page
+
+
+def picture_box(gr: Any) -> Any:
+    """gradio's image box, handing over the upload's path as it came: its own decoding would answer a broken file with
+    an error of its own. (A subclass would be served as a custom component; and gradio makes a box anew that is sent an
+    update, so handlers return plain values to this one.)"""
+    box = gr.Image(
+        label="And, or, start from a picture", sources=["upload", "clipboard"], height=220, elem_id="picture"
+    )
+    box.preprocess = lambda payload: payload.path if payload else None
+    return box
+
+
+def selected_in(gr: Any) -> Any:
+    """A handler that says which picture of the gallery was chosen."""
+
+    def selected(event):
+        return event.index
+
+    selected.__annotations__["event"] = gr.SelectData
+    return selected
+
+
+def open_upload(path: str) -> Image:
+    """An uploaded picture, decoded. Raises UserError that names the file as the visitor knows it."""
+    from nearfar.data.images import load_image
+
+    try:
+        content = io.BytesIO(Path(path).read_bytes())
+    except OSError:
+        raise UserError("the upload is gone: drop the picture again") from None
+    content.name = Path(path).name
+    return load_image(content)
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """What a visitor typed, cut at commas and line ends.
+
+    >>> phrases(" snow, night,, ")
+    ('snow', 'night')
+    """
+    return tuple(part.strip() for part in re.split(r"[,;\n]", text or "") if part.strip())
+
+
+def alert(message: str) -> str:
+    """A sentence on what went wrong, as HTML."""
+    return f'<div class="alert" role="alert">{escape(message)}</div>'

@@ -1,0 +1,83 @@
+"""What the page's server allows, without a browser."""
+
+import pytest
+
+from nearfar.search import build
+from nearfar.search.page import Desk
+from search.colours import ColourEncoder, draw, folder_source, png
+
+pytest.importorskip("gradio")
+
+
+@pytest.fixture
+def index(encoder, photos, tmp_path):
+    return build(encoder, folder_source(photos), tmp_path / "index")
+
+
+@pytest.fixture
+def client(index):
+    from fastapi.testclient import TestClient
+
+    from nearfar.search.serving import make_app, uploads_folder
+
+    with uploads_folder(), TestClient(make_app(index, ColourEncoder()), base_url="http://127.0.0.1") as made:
+        yield made
+
+
+def test_the_server_gives_away_nothing_and_is_closed_to_other_names(client, index, photos):
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert "fonts.googleapis" not in answer.text
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    secret = photos.parent / "secret.txt"
+    secret.write_text("secret")
+    for path in (secret, photos / "red-disc.png", index.directory / "manifest.json"):
+        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404)
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False
+    assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+
+
+def test_uploads_have_a_limit(client):
+    small = client.post("/gradio_api/upload", files={"files": ("red.png", png(draw("red")))})
+    assert small.status_code == 200
+    assert client.post("/gradio_api/upload", files={"files": ("huge.png", bytes(21 << 20))}).status_code == 413
+
+
+def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
+    desk = Desk(index, encoder)
+    shown, hits, said, _ = desk.search("yellow", None, "", "", 1.0, 3)
+    assert "3 of 9 pictures" in said
+    draw("yellow", size=96).save(photos / "yellow-disc.png")
+    build(encoder, folder_source(photos), index.directory)
+    shown, hits, said, _ = desk.search("yellow", None, "", "", 1.0, 3)
+    assert hits[0].caption == "a yellow disc"
+    assert shown[0][0].size == (96, 96)
+    assert shown[0][1].endswith("a yellow disc")
+    assert "3 of 10 pictures" in said
+
+
+def test_the_desk_escapes_what_it_repeats(index, encoder):
+    said = Desk(index, encoder).search("<img src=x onerror=alert(1)> red", None, "", "", 1.0, 1)[2]
+    assert "<img" not in said
+    assert "&lt;img" in said
+
+
+def test_a_file_that_went_shows_as_a_grey_card(index, encoder, photos):
+    (photos / "red-disc.png").unlink()
+    shown, hits, *_ = Desk(index, encoder).search("red", None, "", "", 1.0, 9)
+    gone = next(i for i, hit in enumerate(hits) if hit.caption == "a red disc")
+    assert shown[gone][0].getpixel((10, 10)) == (235, 235, 235)
+    assert "role" in Desk(index, encoder).like(hits, gone, None, 1.0, 5)[2]
+
+
+def test_labels_of_an_index_without_end_are_not_compared(index, encoder, photos, monkeypatch):
+    monkeypatch.setattr("nearfar.search.page.MOST_LABELS", 3)
+    desk = Desk(index, encoder)
+    upload = str(photos / "red-disc.png")
+    assert "too many" in desk.label(upload, "")[1]
+    named, said = desk.label(upload, "red, green\nblue")
+    assert next(iter(named)) == "red"
+    assert said == ""
+    assert "no picture" in desk.label(None, "red")[1]
