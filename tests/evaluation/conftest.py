@@ -55,12 +55,17 @@ def square(colour, style):
     return image
 
 
-@pytest.fixture
-def encoder():
-    return ColourEncoder()
+@pytest.fixture(scope="session")
+def make_encoder():
+    return ColourEncoder
 
 
 @pytest.fixture
+def encoder(make_encoder):
+    return make_encoder()
+
+
+@pytest.fixture(scope="session")
 def colours():
     """12 records: 6 colours, each in two styles, with two captions each; group and label are the colour."""
     records = [

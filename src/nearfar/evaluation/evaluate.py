@@ -97,6 +97,7 @@ def evaluate(
     batch_size: int = 64,
     captions: int | None = None,
     progress: bool = False,
+    embeddings: Embeddings | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Result]:
     """Run protocols on a model and data; the data is embedded once.
@@ -110,6 +111,7 @@ def evaluate(
         batch_size: for embedding.
         captions: how many captions of each image count, from the first; None: all.
         progress: show progress bars.
+        embeddings: the data's, where they are at hand; made when a protocol asks for them otherwise.
         options: settings of single protocols, as `{"zero_shot": {"templates": "full"}}`.
 
     Returns:
@@ -123,6 +125,8 @@ def evaluate(
     if unknown:
         raise UserError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     job = Job(encoder, source, train, seed, batch_size, captions, progress, options)
+    if embeddings is not None:
+        job.embeddings = embeddings
     return {name: _protocol(name)(job, **options.get(name, {})) for name in protocols}
 
 

@@ -1,0 +1,183 @@
+"""The report of a run: one HTML file with curves, figures, a retrieval gallery and maps, which opens anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nearfar.evaluation._files import write_atomically
+from nearfar.evaluation.embed import embed
+from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.evaluate import evaluate
+from nearfar.evaluation.report import figures, gallery, page, space, tables
+from nearfar.evaluation.result import Result, load_results
+
+HISTORY, RESULTS, CONFIGS = "history.jsonl", "results.json", ("config.yaml", "recipe.yaml", "config.json")
+"""What a run folder may hold, and the report shows when it is not given."""
+
+
+def write_report(
+    run_dir: str | Path,
+    *,
+    encoder: Any = None,
+    source: Any = None,
+    embeddings: Embeddings | None = None,
+    results: Mapping[str, Result] | None = None,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    config: Any = None,
+    skipped: Iterable[Any] | None = None,
+    title: str | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write `report.html` into a run folder; sections for which there is nothing to show are left out.
+
+    Args:
+        run_dir: the run folder, made if need be. `history.jsonl`, `results.json` (from `save_results`) and
+            `config.yaml` in it are shown unless given here.
+        encoder: the model; with `source`, for the gallery and the maps.
+        source: held-out data.
+        embeddings: those of `source`, if they are at hand; saves embedding it again.
+        results: figures to show. Default: those in the folder; else retrieval, geometry and, where the data names
+            classes, zero-shot, measured now.
+        history: rows with `step` and figures.
+        config: the resolved configuration: text, or plain dicts and lists.
+        skipped: what could not be read, one entry each; what `embeddings` skipped is added.
+        title: the heading. Default: the folder's name.
+        seed: of what is drawn at random for galleries and maps.
+
+    Returns:
+        The path of the file. It is written in one piece, and refers to nothing outside itself.
+    """
+    folder = Path(run_dir)
+    rows = list(history) if history is not None else _read_rows(folder / HISTORY)
+    data = embeddings
+    if data is None and encoder is not None and source is not None:
+        data = embed(encoder, source)
+    if results is None and (folder / RESULTS).exists():
+        results = load_results(folder / RESULTS)
+    if results is None:
+        results = _measure(encoder, data, seed) if data is not None else {}
+    missing = [str(entry) for entry in skipped or ()]
+    missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
+    document = page.page(
+        title or folder.resolve().name,
+        _lead(data, rows),
+        tables.headline(results),
+        [
+            ("Training", _training(rows)),
+            ("Results", _results(results)),
+            ("By part", tables.breakdowns(results, _kinds(data))),
+            ("Retrieval gallery", _gallery(data, source, seed)),
+            ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
+            ("Geometry", _geometry(data, results, seed)),
+            ("Configuration", _config(config, folder)),
+            ("Skipped records", _skipped(missing)),
+        ],
+        _footer(),
+    )
+    return write_atomically(folder / "report.html", document.encode())
+
+
+def _measure(encoder: Any, data: Embeddings, seed: int) -> dict[str, Result]:
+    protocols = ["geometry"]
+    if len(data.text):
+        protocols.insert(0, "retrieval")
+    if encoder is not None and data.label is not None and data.classes:
+        protocols.insert(-1, "zero_shot")
+    return evaluate(encoder, data, protocols, seed=seed)
+
+
+def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    if data is not None:
+        parts.append(
+            f"Measured on {data.source}: {len(data):,} images, {len(data.distinct_texts()):,} different captions."
+        )
+    if rows:
+        parts.append(f"Trained for {max(row.get('step', 0) for row in rows):,.0f} steps.")
+    return " ".join(parts)
+
+
+def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+    drawn = figures.curves([dict(row) for row in rows])
+    panels = "".join(page.figure(svg, "", page.keys(legend)) for svg, legend in drawn)
+    return f'<div class="figures">{panels}</div>' if drawn else ""
+
+
+def _results(results: Mapping[str, Result]) -> str:
+    shown = {name: result for name, result in results.items() if name != "geometry"}
+    if not shown:
+        return ""
+    note = (
+        "Intervals are 95 % bootstrap intervals that resample whole groups (all pictures and captions of one thing "
+        "together). Chance is what a random order of the candidates reaches on the same data."
+    )
+    return f'<p class="note">{note}</p>{tables.metric_tables(shown)}'
+
+
+def _kinds(data: Embeddings | None) -> dict[str, str]:
+    """Where the records have a style of their own, the domains are styles."""
+    return {"domain": "style"} if data is not None and "style" in data.columns else {}
+
+
+def _gallery(data: Embeddings | None, source: Any, seed: int) -> str:
+    if data is None or source is None or isinstance(source, Embeddings):
+        return ""
+    body = gallery.gallery(data, source, seed=seed)
+    note = (
+        "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
+        "them is right, the best right one stands at the end with its rank."
+    )
+    return f'<p class="note">{note}</p>{body}' if body else ""
+
+
+def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> str:
+    drawn = space.pair_figures(data, seed=seed) if data is not None else ""
+    if "geometry" not in results:
+        return drawn
+    note = (
+        "Alignment is the mean squared distance of a caption and its image (lower is nearer; chance: random pairs). "
+        "Uniformity is lower the more evenly the sphere is used (chance: even). Effective rank counts the dimensions "
+        "in use. A spread of 0 or a mean cosine of 1 is collapse. Hubness is 0 where all images are found alike."
+    )
+    return f'<p class="note">{note}</p>{tables.metric_tables({"geometry": results["geometry"]})}{drawn}'
+
+
+def _config(config: Any, folder: Path) -> str:
+    if config is None:
+        found = [folder / name for name in CONFIGS if (folder / name).exists()]
+        text = found[0].read_text(encoding="utf-8") if found else ""
+    elif isinstance(config, str):
+        text = config
+    else:
+        import yaml
+
+        text = yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False, allow_unicode=True)
+    return f"<pre>{escape(text.strip())}</pre>" if text.strip() else ""
+
+
+def _skipped(missing: Sequence[str]) -> str:
+    if not missing:
+        return ""
+    items = "".join(f"<li>{escape(entry)}</li>" for entry in missing[:1000])
+    return f"<details><summary>{len(missing):,} could not be used</summary><ul>{items}</ul></details>"
+
+
+def _footer() -> str:
+    from nearfar import __version__
+
+    return f"nearfar {__version__}"
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file; a last line that was cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

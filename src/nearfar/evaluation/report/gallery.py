@@ -1,0 +1,98 @@
+"""The retrieval gallery: texts and the images they find, right ones framed, failures beside them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import Any
+
+import numpy as np
+from torch.nn.functional import normalize
+
+from nearfar.errors import UserError
+from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.ranks import nearest
+from nearfar.evaluation.retrieval import ranks
+
+THUMBNAIL = 112
+"""Pixels of the longer side."""
+
+
+def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed: int = 0) -> str:
+    """Text queries with the `top` images that each finds: `each` that succeed, as many near misses (a right image among
+    the first ten, but not the first) and as many failures, drawn by `seed`."""
+    if not len(data.text) or not data.captions or not hasattr(source, "__getitem__"):
+        return ""
+    found, _ = ranks(data, "text_to_image")
+    place, texts = found.rank(), data.distinct_texts()
+    rng = np.random.default_rng(seed)
+    thumbnails = _Thumbnails(data, source)
+    parts = []
+    for title, chosen in (
+        ("Found at once", place == 1),
+        ("Near misses", (place > 1) & (place <= 10)),
+        ("Failures", place > 10),
+    ):
+        rows = np.flatnonzero(chosen & found.answerable())
+        share = len(rows) / max(1, int(found.answerable().sum()))
+        drawn = rng.permutation(rows)[:each]
+        if len(drawn):
+            queries = "".join(_query(data, thumbnails, int(texts[row]), place[row], top) for row in drawn)
+            parts.append(f'<h3>{title} <span class="note">({share:.0%} of queries)</span></h3>\n{queries}')
+    return "".join(parts)
+
+
+def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, top: int) -> str:
+    images = normalize(data.image, dim=1)
+    query = normalize(data.text[text : text + 1], dim=1)
+    cosine, rows = (found[0].tolist() for found in nearest(query, images, top))
+    right = data.image_group == data.text_group[text]
+    hits = [
+        _hit(data, thumbnails, row, f"{c:.2f}", "right" if right[row] else "")
+        for c, row in zip(cosine, rows, strict=True)
+    ]
+    if not right[rows].any():
+        candidates = right.nonzero().flatten()
+        best = int(candidates[(images[candidates] @ query[0]).argmax()])
+        hits.append(_hit(data, thumbnails, best, f"rank {place:.0f}", "missed"))
+    rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(data):,}"
+    return (
+        f'<div class="query"><div><q>{escape(data.captions[text])}</q><span class="rank">{rank}</span></div>'
+        f'<ul class="hits">{"".join(hits)}</ul></div>\n'
+    )
+
+
+def _hit(data: Embeddings, thumbnails: _Thumbnails, row: int, remark: str, kind: str) -> str:
+    name = data.names[row] if data.names else f"image {row}"
+    said = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
+    mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
+    return (
+        f'<li class="{kind}"><img src="{thumbnails(row)}" alt="{escape(said + name)}" title="{escape(name)}">'
+        f"{mark}{escape(remark)}</li>"
+    )
+
+
+class _Thumbnails:
+    """Images as data URLs, each made once."""
+
+    def __init__(self, data: Embeddings, source: Any) -> None:
+        self.data, self.source = data, source
+        self.made: dict[int, str] = {}
+
+    def __call__(self, row: int) -> str:
+        if row not in self.made:
+            self.made[row] = self._make(int(self.data.row[row]))
+        return self.made[row]
+
+    def _make(self, place: int) -> str:
+        from nearfar.data.images import load_image
+
+        try:
+            image = load_image(self.source[place]["image"], near=THUMBNAIL)
+        except (UserError, OSError):
+            return "data:,"  # gone since it was embedded; its name still stands beside it
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=86)
+        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,121 @@
+"""The embedding space in pictures: a map by category, images beside texts, and how near pairs are."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.report.figures import PALETTE, histograms, scatter
+from nearfar.evaluation.report.page import figure, keys
+
+MAPPED = 1000
+"""Images on the map; more would be a blot."""
+
+
+def embedding_map(data: Embeddings, *, seed: int = 0) -> str:
+    """A map of the images in two dimensions, coloured by category (or class, or domain, whichever there is).
+
+    By t-SNE where scikit-learn is installed, which keeps neighbours together; by the two principal axes otherwise.
+    """
+    if len(data) < 3:
+        return ""
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MAPPED]
+    kind, what = _kinds(data.select(rows))
+    x = normalize(data.image[rows], dim=1)
+    points, how = (_tsne(x, seed), "t-SNE") if len(x) >= 30 and find_spec("sklearn") else (principal_axes(x), "PCA")
+    colours = _colours(kind)
+    svg = scatter(points, kind, colours, describe=f"Map of {len(rows)} image embeddings by {what}", name="map")
+    remark = f"{len(rows):,} image embeddings, laid out by {how}, coloured by {what}."
+    return '<div class="figures wide">' + figure(svg, remark, keys(colours)) + "</div>"
+
+
+def pair_figures(data: Embeddings, *, seed: int = 0) -> str:
+    """Cosines of pairs and of strangers, and images and texts on their common principal axes."""
+    if len(data.text) < 3 or len(data) < 3:
+        return ""
+    cosines = pairs_and_strangers(data, seed=seed)
+    series = {name: values for name, values in cosines.items() if len(values)}
+    describe = "; ".join(f"a caption and {name}: mean cosine {values.mean():.3f}" for name, values in series.items())
+    apart = figure(
+        histograms(series, label="cosine", describe=describe, name="cosines"),
+        "Cosine of a caption and an image: the less the two hills overlap, the better.",
+        keys(dict(zip((f"a caption and {name}" for name in series), PALETTE, strict=False))),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    images, texts = (
+        normalize(x[torch.randperm(len(x), generator=generator)[: MAPPED // 2]], dim=1) for x in (data.image, data.text)
+    )
+    colours = {"image": PALETTE[0], "caption": PALETTE[1]}
+    both = scatter(
+        principal_axes(torch.cat([images, texts])),
+        ["image"] * len(images) + ["caption"] * len(texts),
+        colours,
+        describe="Images and captions on their two common principal axes",
+        name="modalities",
+    )
+    gap = figure(both, "Images and captions on their common principal axes: a gap shows as two islands.", keys(colours))
+    return f'<div class="figures">{apart}{gap}</div>'
+
+
+def pairs_and_strangers(data: Embeddings, *, most: int = 20_000, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Cosines of captions with their own image, and with the images of other groups, drawn by `seed`."""
+    image, text = normalize(data.image, dim=1), normalize(data.text, dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.randperm(len(text), generator=generator)[:most]
+    own = torch.linalg.vecdot(text[texts], image[data.image_of_text[texts]])
+    other = torch.randint(len(image), (len(texts),), generator=generator)
+    strange = data.image_group[other] != data.text_group[texts]
+    far = torch.linalg.vecdot(text[texts], image[other])[strange]
+    return {"its own image": own.double().numpy(), "another image": far.double().numpy()}
+
+
+def principal_axes(x: Tensor) -> NDArray[np.float64]:
+    """`[n, 2]`: the rows of `x` on their first two principal axes (zeros for an axis that is not there).
+
+    >>> import torch
+    >>> principal_axes(torch.tensor([[0.0, 0, 3], [0, 0, -3]])).round(3).__abs__()
+    array([[3., 0.],
+           [3., 0.]])
+    """
+    centred = x.double() - x.double().mean(dim=0)
+    left, values, _ = torch.linalg.svd(centred, full_matrices=False)
+    points = (left * values)[:, :2].numpy()
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+
+def _tsne(x: Tensor, seed: int) -> NDArray[np.float64]:
+    from sklearn.manifold import TSNE
+
+    layout = TSNE(metric="cosine", init="random", perplexity=min(30, len(x) // 4), max_iter=500, random_state=seed)
+    return np.asarray(layout.fit_transform(x.numpy()), dtype=np.float64)
+
+
+def _kinds(data: Embeddings) -> tuple[list[str], str]:
+    """A name for each image, of at most 9 different, the rest being "other", and what it is a name of."""
+    candidates: list[tuple[str, list[Any]]] = []
+    if "category" in data.columns:
+        candidates.append(("category", data.columns["category"]))
+    for what, numbers, names in (("class", data.label, data.classes), ("domain", data.domain, data.domains)):
+        if numbers is not None:
+            named = [names[i] if names and 0 <= i < len(names) else i for i in numbers.tolist()]
+            candidates.append((what, named))
+    # More classes than colours say nothing on a map: then the domain does.
+    fitting = [c for c in candidates if 2 <= len(set(c[1])) <= 3 * len(PALETTE)] or candidates
+    what, values = fitting[0] if fitting else ("source", [data.source] * len(data))
+    texts = [str(value) for value in values]
+    common = sorted(set(texts), key=lambda text: (-texts.count(text), text))
+    kept = common if len(common) <= len(PALETTE) else common[: len(PALETTE) - 1]
+    return [text if text in kept else "other" for text in texts], what
+
+
+def _colours(kind: list[str]) -> dict[str, str]:
+    common = sorted(set(kind), key=lambda name: (name == "other", -kind.count(name), name))
+    # Grey is the last colour, and that of "other".
+    return {name: PALETTE[-1] if name == "other" else PALETTE[i] for i, name in enumerate(common)}

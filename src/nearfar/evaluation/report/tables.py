@@ -1,0 +1,84 @@
+"""Results as tables and tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from nearfar.evaluation.report.page import table, tiles
+from nearfar.evaluation.result import Metric, Result, label
+
+HEADLINES = {
+    ("retrieval", "text_to_image_R@1"): "text to image, R@1",
+    ("retrieval", "text_to_image_R@10"): "text to image, R@10",
+    ("retrieval", "image_to_text_R@1"): "image to text, R@1",
+    ("retrieval", "image_to_text_R@10"): "image to text, R@10",
+    ("zero_shot", "top1"): "zero-shot, top 1",
+    ("knn", "top1"): "neighbours, top 1",
+    ("linear_probe", "top1"): "linear probe, top 1",
+}
+MOST_PARTS = 20
+"""A breakdown into more parts is shown by its best and worst."""
+
+
+def headline(results: Mapping[str, Result]) -> str:
+    """The figures that one looks for first."""
+    found = [
+        (name, results[protocol].metrics[metric])
+        for (protocol, metric), name in HEADLINES.items()
+        if protocol in results and metric in results[protocol].metrics
+    ]
+    return tiles((name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %, n = {m.n:,}") for name, m in found)
+
+
+def metric_tables(results: Mapping[str, Result]) -> str:
+    """All figures of all protocols, with interval, chance and n."""
+    head = ("metric", "value", "95 % interval", "chance", "n")
+    return "".join(
+        table(
+            result.name.replace("_", " "),
+            head,
+            ([escape(label(name, metric)), *_cells(metric)] for name, metric in result.metrics.items()),
+        )
+        for result in results.values()
+    )
+
+
+def breakdowns(results: Mapping[str, Result], kinds: Mapping[str, str]) -> str:
+    """Tables by domain, by class and the like; `kinds` says what to call each kind ("domain" may be styles)."""
+    return "".join(
+        _breakdown(result, kind, kinds.get(kind, kind))
+        for result in results.values()
+        for kind in result.by
+        if result.by[kind]
+    )
+
+
+def _breakdown(result: Result, kind: str, called: str) -> str:
+    parts = result.by[kind]
+    names = list(dict.fromkeys(name for metrics in parts.values() for name in metrics if not name.endswith("MRR")))
+    title = f"{result.name.replace('_', ' ')} by {called}; chance in grey"
+    if len(parts) > MOST_PARTS:
+        order = sorted(parts, key=lambda part: -parts[part][names[0]].value)
+        half = MOST_PARTS // 2
+        parts = {part: parts[part] for part in (*order[:half], *order[-half:])}
+        title += f"; the {half} best and {half} worst of {len(order)} by {names[0].replace('_', ' ')}"
+    units = {name: next(metrics[name] for metrics in parts.values() if name in metrics) for name in names}
+    return table(
+        title,
+        [called, *(label(name, unit) for name, unit in units.items())],
+        ([escape(part), *(_with_chance(metrics.get(name)) for name in names)] for part, metrics in parts.items()),
+    )
+
+
+def _cells(metric: Metric) -> list[str]:
+    interval = "" if metric.low is None else f"{metric.show(metric.low)} to {metric.show(metric.high)}"
+    chance = "" if metric.chance is None else metric.show(metric.chance)
+    return [f"<b>{metric.show(metric.value)}</b>", interval, chance, f"{metric.n:,}"]
+
+
+def _with_chance(metric: Metric | None) -> str:
+    if metric is None:
+        return ""
+    chance = "" if metric.chance is None else f" <small>{metric.show(metric.chance)}</small>"
+    return f"{metric.show(metric.value)}{chance}"
