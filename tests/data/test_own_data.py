@@ -250,6 +250,15 @@ def test_a_saved_dataset(tmp_path):
     assert [r["text"] for r in stream.read(0, 1)] == [["b"], ["c"]]
 
 
+def test_labels_of_a_stream_that_are_text(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a", "b"], "class": ["cat", "dog"]}).save_to_disk(tmp_path / "d")
+    stream = hub(tmp_path / "d", streaming=True)
+    assert list(stream) == [{"text": ["a"], "class": "cat"}, {"text": ["b"], "class": "dog"}]
+    assert hub(tmp_path / "d").classes == ["cat", "dog"]
+
+
 def test_a_dataset_that_is_not_there(tmp_path, monkeypatch):
     import datasets
 

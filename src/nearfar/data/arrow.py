@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.source import Record, Source, Stream, captions
@@ -22,6 +22,11 @@ USUAL = {
     "group": "group group_id",
 }
 """Column names taken for each role, the most usual first."""
+
+STRINGS = ("string", "large_string")
+
+RESERVED = ("image", "text", "label", "domain", "group")
+"""Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
 
 ADDRESSES = ("url", "image_url", "URL")
 
@@ -118,10 +123,18 @@ class ArrowSource(Source):
 
 
 class ArrowStream(Stream):
-    """A `datasets.IterableDataset`, read in its own order, as one part per shard."""
+    """A `datasets.IterableDataset`, read in its own order, as one part per shard. Labels that are text stay text, in
+    their own column, since nobody knows all of them yet."""
 
     def __init__(self, dataset: IterableDataset, roles: Roles, *, name: str) -> None:
         self.name = name
+        features = dataset.features or {}
+        texts: dict[str, Any] = {
+            role: None
+            for role in ("label", "domain", "group")
+            if getattr(features.get(getattr(roles, role)), "dtype", "") in STRINGS
+        }
+        roles = replace(roles, **texts)
         self._rows = undecoded(dataset)
         self._reader = RowReader(roles, dataset.features or {}, root=None)
         self.parts = dataset.num_shards
@@ -142,7 +155,7 @@ class RowReader:
         if roles.label is not None and hasattr(features.get(roles.label), "names"):
             self.names["label"] = {name: i for i, name in enumerate(features[roles.label].names)}
         used = {roles.image, *roles.text, roles.label, roles.domain, roles.group}
-        self.extras = [name for name in features if name not in used and name not in USUAL]
+        self.extras = [name for name in features if name not in used and name not in RESERVED]
 
     @property
     def columns(self) -> list[str]:
@@ -212,7 +225,7 @@ def _names(dataset: Dataset, column: str) -> list[Any] | None:
     feature = dataset.features[column]
     if hasattr(feature, "names"):
         return list(feature.names)
-    if getattr(feature, "dtype", "") in ("string", "large_string"):
+    if getattr(feature, "dtype", "") in STRINGS:
         return sorted(value for value in dataset.unique(column) if value not in (None, ""))
     if getattr(feature, "dtype", "").startswith(("int", "uint", "bool")):
         return None

@@ -26,6 +26,9 @@ class Problem(NamedTuple):
     where: str
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
 
 class Skipped:
     """The records left out: `count`, and `problems` for the first thousand.
@@ -68,7 +71,7 @@ class Skipped:
 
     def listing(self, most: int = LISTED) -> str:
         """The problems, one a line, at most `most` of them."""
-        lines = [f"  {where}: {why}" for where, why in self.problems[:most]]
+        lines = [f"  {problem}" for problem in self.problems[:most]]
         if len(self.problems) > most or self.count > len(self.problems):
             lines.append("  ...")
         return "\n".join(lines)
