@@ -1,0 +1,1 @@
+"""Makes the embedded world out of pinned registry packages. `tools/build_world.py` runs it."""
