@@ -62,6 +62,11 @@ def test_every_mode_and_extreme_shape_gives_pixels(mode, fit):
     assert pixels.isfinite().all()
 
 
+def test_sixteen_bit_shades_are_scaled():
+    picture = Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16))  # 128 of 255
+    torch.testing.assert_close(Pixels(8)([picture]), torch.full((1, 3, 8, 8), 128 / 255 * 2 - 1))
+
+
 def test_exif_rotation_is_applied():
     picture = noise(8, 8)
     turned = picture.rotate(90)

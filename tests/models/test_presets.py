@@ -16,6 +16,11 @@ def test_presets_embed_train_and_round_trip(name, tokenizer, tmp_path):
     image, text = model(pixels, tokens)
     assert image.shape == text.shape == (2, PRESETS[name]["embed_dim"])
     (image * text).sum().backward()
+    if "fusion" in name:
+        image, states = model.image_tokens(pixels), model.text_tokens(tokens)
+        seen = tokens["attention_mask"].bool()
+        words = model.masked_language_logits(tokens, image, seen)
+        (model.match(image, states, tokens["attention_mask"]).std() + words.std()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     model.eval().save_pretrained(tmp_path)
     assert torch.equal(DualEncoder.from_pretrained(tmp_path).encode_image(pixels), model.encode_image(pixels))

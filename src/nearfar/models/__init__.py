@@ -12,16 +12,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearfar.models.dual_encoder import DualEncoder
+    from nearfar.models.fusion import FusionEncoder
+    from nearfar.models.fusion_model import FusionModel
+    from nearfar.models.hard_negatives import sample_hard_negatives
+    from nearfar.models.heads import MaskedLanguageHead, MatchingHead
     from nearfar.models.loading import load
+    from nearfar.models.masking import mask_tokens
+    from nearfar.models.momentum import MomentumEncoder
     from nearfar.models.presets import PRESETS, create
+    from nearfar.models.queue import FeatureQueue
+    from nearfar.models.reranker import MatchScorer, rerank
 
 _HOME = {
     "DualEncoder": "dual_encoder",
+    "FeatureQueue": "queue",
+    "FusionEncoder": "fusion",
+    "FusionModel": "fusion_model",
+    "MaskedLanguageHead": "heads",
+    "MatchScorer": "reranker",
+    "MatchingHead": "heads",
+    "MomentumEncoder": "momentum",
     "PRESETS": "presets",
     "create": "presets",
     "load": "loading",
+    "mask_tokens": "masking",
+    "rerank": "reranker",
+    "sample_hard_negatives": "hard_negatives",
 }
-__all__ = ["PRESETS", "DualEncoder", "create", "load"]
+__all__ = [
+    "PRESETS",
+    "DualEncoder",
+    "FeatureQueue",
+    "FusionEncoder",
+    "FusionModel",
+    "MaskedLanguageHead",
+    "MatchScorer",
+    "MatchingHead",
+    "MomentumEncoder",
+    "create",
+    "load",
+    "mask_tokens",
+    "rerank",
+    "sample_hard_negatives",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -205,9 +205,10 @@ class DualEncoder(nn.Module):
 
         fields = dict(config)
         image, text, adapters, frozen = (fields.pop(key) for key in ("image", "text", "adapters", "frozen"))
+        pictures = ImageTower(rebuild(image["spec"]), **image)
         model = cls(
-            ImageTower(rebuild(image["spec"]), **image),
-            TextTower(rebuild(text["spec"]), **text),
+            pictures,
+            cls._text_tower(text, pictures),
             tokenizer=tokenizer,
             pixels=Pixels(**fields.pop("pixels")),
             **fields,
@@ -215,6 +216,12 @@ class DualEncoder(nn.Module):
         for tower, settings in adapters.items():
             model.add_lora(tower, **settings)
         return model.freeze(*frozen)
+
+    @classmethod
+    def _text_tower(cls, text: Mapping[str, Any], image: ImageTower) -> Any:
+        from nearfar.models.backbones import rebuild
+
+        return TextTower(rebuild(text["spec"]), **text)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
         """Write `config.json`, `model.safetensors` and the tokenizer to `folder`, each file whole or not at all.

@@ -89,6 +89,8 @@ def rgb(picture: Image) -> Image:
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # convert would cut off all but the darkest shades
+        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

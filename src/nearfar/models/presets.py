@@ -9,7 +9,9 @@ from nearfar.errors import UserError
 from nearfar.models import backbones
 from nearfar.models.backbones import Source
 from nearfar.models.dual_encoder import DualEncoder
-from nearfar.models.towers import TextTower
+from nearfar.models.fusion import FusionEncoder
+from nearfar.models.fusion_model import FusionModel
+from nearfar.models.towers import ImageTower, TextTower
 
 
 def _bert(width: int, layers: int) -> dict[str, Any]:
@@ -69,6 +71,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "embed_dim": 256,
         "max_length": 48,
     },
+    "tiny-fusion": {
+        "image": _vit(128, 4, patch=8),
+        "text": _bert(128, 6),
+        "text_layers": 3,
+        "image_size": 64,
+        "embed_dim": 64,
+        "max_length": 32,
+    },
     "towers": {
         "image": backbones.LITE,
         "text": backbones.MINILM,
@@ -78,7 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """What `create` takes by name. `tiny` and `small` come as a ConvNeXt, and as a ViT where patch tokens are wanted;
-`towers` is EfficientNet-Lite0 and MiniLM, pretrained, with fresh projections."""
+`tiny-fusion` is a `FusionModel`; `towers` is EfficientNet-Lite0 and MiniLM, pretrained, with fresh projections."""
 
 
 def create(
@@ -94,6 +104,7 @@ def create(
     text_projection: str | None = None,
     image_pooling: str | None = None,
     text_pooling: str | None = None,
+    text_layers: int | None = None,
     max_length: int | None = None,
     pretrained: bool = True,
     temperature: float | None = None,
@@ -110,6 +121,8 @@ def create(
         projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides; `image_projection` and
             `text_projection` for one.
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
+        text_layers: make a `FusionModel`: the first that many layers of a BERT-like text tower read the text alone, the
+            others look at the picture too.
         max_length: tokens a text may have.
         pretrained: whether towers given by name or folder come with their weights.
         temperature: kept as the model's `temperature`, for losses to start from.
@@ -138,18 +151,26 @@ def create(
         text = _fitted(text, tokenizer)
     image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)
     text_tower, own = backbones.text_tower(text, pooling=text_pooling, pretrained=pretrained)
+    split = text_layers or defaults.get("text_layers")
     sides = {"image": image_projection or projection, "text": text_projection or projection}
-    return DualEncoder(
-        image_tower,
-        text_tower,
-        tokenizer=tokenizer if tokenizer is not None else own,
-        pixels=pixels,
-        embed_dim=embed_dim or _width(sides, image_tower.width, text_tower) or defaults.get("embed_dim", 256),
-        image_projection=sides["image"],
-        text_projection=sides["text"],
-        max_length=max_length or defaults.get("max_length"),
-        temperature=temperature,
-    )
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer if tokenizer is not None else own,
+        "pixels": pixels,
+        "embed_dim": embed_dim or _width(sides, image_tower.width, text_tower) or defaults.get("embed_dim", 256),
+        "image_projection": sides["image"],
+        "text_projection": sides["text"],
+        "max_length": max_length or defaults.get("max_length"),
+        "temperature": temperature,
+    }
+    if split is None:
+        return DualEncoder(image_tower, text_tower, **settings)
+    return FusionModel(image_tower, _fusion(text_tower, image_tower, split), **settings)
+
+
+def _fusion(text: TextTower, image: ImageTower, text_layers: int) -> FusionEncoder:
+    if text.pooling not in ("cls", "mean"):
+        raise UserError(f"a fusion encoder's summary is its class token: text pooling {text.pooling!r} does not fit")
+    return FusionEncoder(text.backbone, text.spec, image_width=image.width, text_layers=text_layers)
 
 
 def _preset(name: str | None) -> Mapping[str, Any]:

@@ -100,7 +100,7 @@ class TextTower(nn.Module):
         if self.pooling != "tower":
             _drop_pooler(backbone)
         self.vocabulary = int(config.vocab_size)
-        self.longest = _longest(config)
+        self.longest = longest_text(config)
         # SigLIP reads its padding: always the full length, and no mask.
         self.fixed_length = self.longest if str(config.model_type).startswith("siglip") else None
 
@@ -189,7 +189,8 @@ def _interpolation(backbone: nn.Module, image_size: int) -> dict[str, bool]:
     return {"interpolate_pos_encoding": True}
 
 
-def _longest(config: Any) -> int:
+def longest_text(config: Any) -> int:
+    """How many tokens a text may have."""
     longest = int(getattr(config, "max_position_embeddings", 0) or 512)
     # The RoBERTa family counts positions from pad_token_id + 1.
     offset = config.pad_token_id + 1 if str(config.model_type) in _OFFSET and config.pad_token_id is not None else 0

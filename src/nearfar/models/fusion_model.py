@@ -1,0 +1,57 @@
+"""A dual encoder that can also look twice: its text tower goes on into the picture, and scores the match."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nearfar.models.backbones import rebuild
+from nearfar.models.dual_encoder import DualEncoder
+from nearfar.models.fusion import FusionEncoder
+from nearfar.models.heads import MaskedLanguageHead, MatchingHead
+from nearfar.models.towers import ImageTower
+
+
+class FusionModel(DualEncoder):
+    """A `DualEncoder` whose `text` is a `FusionEncoder`, with a matching head and a masked language head.
+
+    Everything a dual encoder does it does too: search by embeddings, freezing, adapters, saving. `match` is the slow,
+    sharp second look that re-ranking uses. `nearfar.models.create("tiny-fusion", ...)`, or `create(..., text_layers=n)`
+    makes one.
+
+    Attributes:
+        text: the `FusionEncoder`; `text.fuse` and `text.multimodal` give fused states.
+        matching: fused states to the two matching logits.
+        language: masked states to the logits of words.
+    """
+
+    text: FusionEncoder  # type: ignore[assignment]
+
+    def __init__(self, image: ImageTower, text: FusionEncoder, **settings: Any) -> None:
+        super().__init__(image, text, **settings)  # type: ignore[arg-type]
+        words = text.word_embeddings()
+        self.matching = MatchingHead(text.width)
+        self.language = MaskedLanguageHead(text.width, len(words), embedding_width=words.shape[1])
+
+    def match(self, image_tokens: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Matching logits `[B, 2]` (no match, match) of pairs: `image_tokens(pixels)` and `text_tokens(tokens)`, row
+        by row, with the text's `attention_mask`."""
+        return self.matching(self.text.fuse(states, mask, image_tokens))
+
+    def masked_language_logits(self, tokens: Mapping[str, Tensor], image_tokens: Tensor, where: Tensor) -> Tensor:
+        """Word logits `[K, V]` at the K positions that the mask `where` `[B, L]` chooses, text and picture read
+        together."""
+        states = self.text.multimodal(tokens, image_tokens)
+        return self.language(states[where], self.text.word_embeddings())
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        return {**config, "text": {"spec": self.text.spec, "text_layers": self.text.text_layers}}
+
+    @classmethod
+    def _text_tower(cls, text: Mapping[str, Any], image: ImageTower) -> Any:
+        return FusionEncoder(
+            rebuild(text["spec"]), text["spec"], image_width=image.width, text_layers=text["text_layers"]
+        )

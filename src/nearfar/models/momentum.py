@@ -1,0 +1,76 @@
+"""The momentum encoder: a slow copy of a module that gives stable keys and soft targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import UserError
+
+
+class MomentumEncoder(nn.Module):
+    """An exponential moving average of `module`: `theta_m <- m theta_m + (1 - m) theta` at each `update()`.
+
+    The copy takes no gradient and is always in evaluation mode, whatever `train()` says: its targets carry no dropout
+    noise. (ALBEF's released code leaves the copy's dropout on.) Call `update()` once a step, from a method's
+    `after_step`, never inside `forward`: an evaluation or a second forward must not move the teacher.
+
+    Args:
+        module: what to follow. It is not made part of this module: its state is saved where it lives.
+        momentum: the old share kept at each update, in [0, 1]; 0.995 in ALBEF, 0.999 in MoCo. 1 keeps the copy as it
+            is, 0 copies.
+
+    Buffers that hold floating-point numbers (batch-norm statistics) are copied, not averaged: they are averages
+    already. The state dict holds the copy, so that training resumes with the same teacher.
+
+    >>> student = nn.Linear(1, 1, bias=False)
+    >>> teacher = MomentumEncoder(student, momentum=0.75)
+    >>> with torch.no_grad():
+    ...     _ = student.weight.fill_(1.0), teacher.module.weight.fill_(0.0)
+    >>> teacher.update()
+    >>> teacher(torch.ones(1, 1)).item()
+    0.25
+    """
+
+    def __init__(self, module: nn.Module, momentum: float = 0.995) -> None:
+        super().__init__()
+        if not 0.0 <= momentum <= 1.0:
+            raise UserError(f"momentum={momentum}: a share in [0, 1], such as 0.995")
+        self.momentum = momentum
+        self._online = (module,)  # in a tuple, so that it does not become a child
+        self.module: Any = deepcopy(module).requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the slow copy makes of the input. For its other methods, use `.module` under `torch.no_grad()`."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, momentum: float | None = None) -> None:
+        """Move the copy towards the module; `momentum` goes before the one set, for schedules."""
+        online, share = self._online[0], self.momentum if momentum is None else momentum
+        slow, fast = list(_parameters(self.module)), list(_parameters(online))
+        if len(slow) != len(fast):
+            raise UserError(
+                f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
+                "first, then make the MomentumEncoder"
+            )
+        torch._foreach_lerp_(slow, fast, 1.0 - share)
+        for copy, buffer in zip(self.module.buffers(), online.buffers(), strict=True):
+            copy.copy_(buffer)
+
+    def reset(self) -> None:
+        """Make the copy equal to the module again."""
+        self.update(momentum=0.0)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+
+def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    return (parameter.detach() for parameter in module.parameters())

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.queue_work import push
+from nearfar.errors import UserError
+from nearfar.models import FeatureQueue
+from training.ranks import run
+
+
+def test_fresh_queue_holds_unit_rows_of_no_id():
+    queue = FeatureQueue(dim=5, size=12)
+    torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(12))
+    assert queue.ids.eq(-100).all()
+    assert len(queue) == 0
+    assert list(queue.parameters()) == []
+
+
+def test_first_in_first_out_and_full_after_size_over_batch_pushes():
+    queue = FeatureQueue(dim=3, size=8)
+    fresh = queue.features.clone()
+    batches = [torch.randn(4, 3) * 9 for _ in range(3)]
+    for step, batch in enumerate(batches[:2]):
+        queue.push(batch, torch.arange(4) + 4 * step)
+        assert len(queue) == 4 * (step + 1)
+    assert queue.pointer == 0
+    torch.testing.assert_close(queue.features, F.normalize(torch.cat(batches[:2]), dim=1))
+    assert not (queue.features[:, None] == fresh[None]).all(-1).any()  # every random row is gone
+    assert torch.equal(queue.ids, torch.arange(8))
+    queue.push(batches[2], torch.arange(8, 12))
+    torch.testing.assert_close(queue.features, F.normalize(torch.cat([batches[2], batches[1]]), dim=1))
+    assert torch.equal(queue.ids, torch.tensor([8, 9, 10, 11, 4, 5, 6, 7]))
+    assert len(queue) == 8
+
+
+def test_push_without_ids_leaves_none_known_and_carries_no_gradient():
+    queue = FeatureQueue(dim=3, size=4)
+    queue.push(torch.ones(4, 3), torch.arange(4))
+    features = torch.randn(4, 3, requires_grad=True)
+    queue.push(features * 2)
+    assert queue.ids.eq(-100).all()
+    assert not queue.features.requires_grad
+
+
+@pytest.mark.parametrize("batch", [3, 16])
+def test_size_must_be_a_multiple_of_the_batch(batch):
+    with pytest.raises(UserError, match=f"queue of 8 cannot take batches of {batch}"):
+        FeatureQueue(dim=2, size=8).push(torch.ones(batch, 2))
+
+
+def test_other_mistakes_are_explained():
+    queue = FeatureQueue(dim=2, size=8)
+    with pytest.raises(UserError, match=r"\[B, 2\]"):
+        queue.push(torch.ones(4, 3))
+    queue.push(torch.ones(2, 2))
+    with pytest.raises(UserError, match="keep the batch size"):
+        queue.push(torch.ones(4, 2))
+    with pytest.raises(UserError, match="at least one batch"):
+        FeatureQueue(dim=2, size=0)
+
+
+def test_state_resumes_to_the_bit():
+    queue = FeatureQueue(dim=2, size=6)
+    queue.push(torch.randn(2, 2), torch.tensor([1, 2]))
+    again = FeatureQueue(dim=2, size=6)
+    again.load_state_dict(copy.deepcopy(queue.state_dict()))
+    batch = torch.randn(2, 2)
+    for one in (queue, again):
+        one.push(batch, torch.tensor([3, 4]))
+    assert all(torch.equal(a, b) for a, b in zip(queue.buffers(), again.buffers(), strict=True))
+
+
+def test_two_processes_keep_the_queue_of_one():
+    features, ids = torch.randn(4, 3), torch.arange(4)
+    torch.manual_seed(0)
+    alone = FeatureQueue(dim=3, size=8)
+    alone.push(features, ids)
+    for state in run(push, 2, features, ids):
+        for name, value in alone.state_dict().items():
+            assert torch.equal(torch.as_tensor(state[name]), value), name
