@@ -108,6 +108,14 @@ def test_a_picture_that_broke_since_goes(encoder, photos, tmp_path):
     assert counts(index) == {"unchanged": 8, "removed": 1, "skipped": 1}
 
 
+def test_a_stream_without_a_length_is_read_in_order(encoder, world, tmp_path):
+    index = build(encoder, (record for record in world), tmp_path / "index", name="stream", batch_size=3)
+    assert counts(index, "stream") == {"added": 8}
+    assert query(index, encoder, text="yellow", top=1)[0].key in ("stream:3", "stream:7")
+    with pytest.raises(UserError, match="holds no picture"):
+        build(encoder, iter([]), tmp_path / "other", name="nothing")
+
+
 def test_an_empty_source_changes_nothing(encoder, photos, tmp_path):
     build(encoder, folder_source(photos), tmp_path / "index")
     with pytest.raises(UserError, match="left as it is"):

@@ -47,6 +47,7 @@ def embed(
     embeddings.save(out)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{embeddings!r}", markup=False)
-    if embeddings.skipped:
-        console.print(str(embeddings.skipped), markup=False)
+    for left_out in (records.skipped, embeddings.skipped):
+        if left_out:
+            console.print(str(left_out), markup=False)
     console.print(f"written to {out}", markup=False)

@@ -62,7 +62,8 @@ def index(
     console = Console(soft_wrap=True, highlight=False)
     counts = ", ".join(f"{number:,} {what}" for what, number in built.manifest.sources[name].items() if number)
     console.print(f"{name}: {counts}", markup=False)
-    if skipped:
-        console.print(str(skipped), markup=False)
+    for left_out in (records.skipped, skipped):
+        if left_out:
+            console.print(str(left_out), markup=False)
     console.print(f"{out}: {len(built):,} pictures, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(f'try: nearfar search "..." --index {out}, or nearfar serve --index {out}', markup=False)

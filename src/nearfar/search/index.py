@@ -11,7 +11,7 @@ import numpy as np
 from nearfar.errors import UserError
 from nearfar.search.items import Hit, schema, to_item
 from nearfar.search.manifest import Manifest, load_manifest
-from nearfar.search.neighbours import neighbours, open_graph
+from nearfar.search.neighbours import installed_faiss, neighbours, open_graph
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +32,7 @@ class Index:
         self.table = self._read_table()
         self.graph = open_graph(self.directory / self.manifest.graph) if self.manifest.graph else None
         self._pictures = self._map_pictures()
+        installed_faiss()  # imported now, not within the time of the first search
 
     def __len__(self) -> int:
         return self.manifest.count

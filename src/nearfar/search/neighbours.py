@@ -7,6 +7,7 @@ their own, memory-mapped too; they pay from some hundred thousand pictures on.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,6 @@ def neighbours(
 
 def installed_faiss() -> Any:
     """faiss, or None where it is not installed: `flat` needs none."""
-    try:
+    with suppress(UserError):
         return need("faiss", "search")
-    except UserError:
-        return None
+    return None
