@@ -11,8 +11,9 @@ from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
 from nearfar.ops import inputs
-from nearfar.ops.kernels import PAIRS_SCHEMA, finish_gradients, limit, pairs_of
+from nearfar.ops.kernels import finish_gradients, limit, pairs_of
 from nearfar.ops.one_pass import one_pass
+from nearfar.ops.operators import PAIRS, operator
 from nearfar.ops.partition import flat, needs_gradient, partition
 from nearfar.ops.tiles import LN2, own_logits, wide
 
@@ -77,6 +78,10 @@ def info_nce(
     losses = [-logsigmoid(positive - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
     if reduction == "none":
         return torch.stack(losses) if symmetric else losses[0]
+    if backend == "ring":
+        from nearfar.ops.ring import rank_mean
+
+        return rank_mean(torch.stack(losses))
     return torch.stack([side.mean() for side in losses]).mean()
 
 
@@ -88,11 +93,14 @@ def strip_rows(m: int) -> int:
     return THINNEST if THINNEST * m <= WIDEST else 0
 
 
-@torch.library.custom_op(
-    "nearfar::info_nce_rows",
-    mutates_args=(),
-    schema=f"({PAIRS_SCHEMA}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)",
-)
+def _rows_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k, gradients = args[0], args[1], args[-1]
+    shapes = (q.shape, k.shape, q.shape[:1]) if gradients else ((0,),) * 3
+    dq, dk, dscale = (q.new_empty(shape) for shape in shapes)
+    return q.new_empty((), dtype=wide(q)), dq, dk, dscale
+
+
+@operator(f"info_nce_rows({PAIRS}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)", _rows_shapes)
 def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The mean loss of the rows and its gradients to q, k and scale. Rows finish inside their strip, so the
     probabilities are known while the strip is still there."""
@@ -121,14 +129,6 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
     return loss / n, *finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
-
-
-@_rows_kernel.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, k, gradients = args[0], args[1], args[-1]
-    shapes = (q.shape, k.shape, q.shape[:1]) if gradients else ((0,),) * 3
-    dq, dk, dscale = (q.new_empty(shape) for shape in shapes)
-    return q.new_empty((), dtype=wide(q)), dq, dk, dscale
 
 
 def _rows_reference(*args: Any) -> Tensor:

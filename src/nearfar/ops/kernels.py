@@ -12,12 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.ops.operators import PAIRS, operator
 from nearfar.ops.tiles import LN2, Pairs, Tile, own_logits, wide
-
-PAIRS_SCHEMA = (
-    "Tensor q, Tensor k, Tensor scale, Tensor? own, Tensor? q_group, Tensor? k_group, "
-    "str admit, bool one_set, int tile_rows, int tile_cols"
-)
 
 
 def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
@@ -25,11 +21,17 @@ def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *
     return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols))
 
 
-@torch.library.custom_op(
-    "nearfar::partition",
-    mutates_args=(),
-    schema=f"({PAIRS_SCHEMA}, bool both, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *pairs_args, both, keep = args
+    pairs = pairs_of(*pairs_args)
+    q, tiles = pairs.q, pairs.tiles
+    n, m = len(q), len(pairs.k) if both and not pairs.one_set else 0
+    rows, cols, own = (q.new_empty(size, dtype=wide(q)) for size in (n, m, 0 if pairs.own is None else n))
+    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
+    return rows, cols, own, kept, torch.empty(len(tiles), dtype=torch.float64)
+
+
+@operator(f"partition({PAIRS}, bool both, int keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _forward_shapes)
 def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Log-partitions in base 2 of rows [N] and columns ([M] with `both`, else [0]), own logits [N] (else [0]), the
     first `keep` tiles as exponentials, and every tile's shift."""
@@ -54,33 +56,28 @@ def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     return rows, q.new_empty(0, dtype=wide(q)) if pairs.one_set else cols, own, kept, shifts
 
 
-@partition_forward.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *pairs_args, both, keep = args
-    pairs = pairs_of(*pairs_args)
-    q, tiles = pairs.q, pairs.tiles
-    n, m = len(q), len(pairs.k) if both and not pairs.one_set else 0
-    rows, cols, own = (q.new_empty(size, dtype=wide(q)) for size in (n, m, 0 if pairs.own is None else n))
-    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
-    return rows, cols, own, kept, torch.empty(len(tiles), dtype=torch.float64)
+def _backward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, scale, one_set, want_q, want_k = args[0], args[1], args[2], args[7], args[-2], args[-1]
+    dq = torch.empty_like(q) if want_q else q.new_empty(0)
+    dk = torch.empty_like(k) if want_k and not one_set else q.new_empty(0)
+    return dq, dk, torch.empty_like(scale, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op(
-    "nearfar::partition_backward",
-    mutates_args=(),
-    schema=f"({PAIRS_SCHEMA}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
-    "Tensor g_own, bool need_q, bool need_k) -> (Tensor, Tensor, Tensor)",
+@operator(
+    f"partition_backward({PAIRS}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
+    "Tensor g_own, bool want_q, bool want_k) -> (Tensor, Tensor, Tensor)",
+    _backward_shapes,
 )
 def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to q [N, D], k [M, D] and scale [N], from the log-partitions and their upstream gradients. With one
     set the whole gradient is the first."""
-    *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, need_q, need_k = args
+    *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, want_q, want_k = args
     pairs = pairs_of(*pairs_args)
     q, k = pairs.q, pairs.k
     rows, g_rows = _silence_empty(rows, g_rows)
     cols, g_cols = (rows, g_rows) if pairs.one_set else _silence_empty(cols, g_cols)
-    dq = torch.zeros_like(q) if need_q else q.new_empty(0)
-    dk = torch.zeros_like(k) if need_k and not pairs.one_set else q.new_empty(0)
+    dq = torch.zeros_like(q) if want_q else q.new_empty(0)
+    dk = torch.zeros_like(k) if want_k and not pairs.one_set else q.new_empty(0)
     z_buffer, weights_buffer = pairs.scratch(), pairs.scratch()
     for tile, queries in pairs.walk():
         shift = float(shifts[tile.index])
@@ -93,21 +90,13 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         if len(cols):
             sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
         weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
-        if need_q:
+        if want_q:
             dq[tile.rows].addmm_(weights, k[tile.cols])
         if pairs.one_set and not tile.diagonal:
             dq[tile.cols].addmm_(weights.t(), q[tile.rows])
         elif len(dk):
             dk[tile.cols].addmm_(weights.t(), queries)
     return finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
-
-
-@partition_backward.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, scale, one_set, need_q, need_k = args[0], args[1], args[2], args[7], args[-2], args[-1]
-    dq = torch.empty_like(q) if need_q else q.new_empty(0)
-    dk = torch.empty_like(k) if need_k and not one_set else q.new_empty(0)
-    return dq, dk, torch.empty_like(scale, memory_format=torch.contiguous_format)
 
 
 def finish_gradients(

@@ -47,7 +47,7 @@ def nt_xent(
         raise UserError(f"in one set a pair has one scale: pass a number, not {inputs.describe(scale)}")
     partner = partners(z, ids)
     if backend == "ring":
-        from nearfar.ops.ring import sample_ids
+        from nearfar.ops.ring import rank_mean, sample_ids
 
         group = sample_ids(len(z), z.device) if ids is None else ids
         pairs = inputs.pairs(
@@ -57,6 +57,8 @@ def nt_xent(
         pairs = inputs.pairs(z, z, scale, own=partner, one_set=True, backend=backend, tile=tile)
     others, _, positive = partition(pairs, backend=backend, budget=budget)
     losses = -logsigmoid(positive - others).to(pairs.q.dtype)
+    if reduction == "mean" and backend == "ring":
+        return rank_mean(losses)
     return losses.mean() if reduction == "mean" else losses
 
 

@@ -14,8 +14,9 @@ from nearfar.ops import inputs
 from nearfar.ops.dense import dense_softplus
 from nearfar.ops.kernels import finish_gradients, pairs_of
 from nearfar.ops.one_pass import one_pass
+from nearfar.ops.operators import operator
 from nearfar.ops.partition import flat
-from nearfar.ops.softplus import SOFTPLUS_SCHEMA, accumulate, is_safe, softplus_rows, softplus_tile
+from nearfar.ops.softplus import BIASED_PAIRS, accumulate, is_safe, softplus_rows, softplus_tile
 from nearfar.ops.tiles import LN2, Pairs, own_logits, wide
 
 
@@ -82,11 +83,13 @@ def sigmoid(
     return (rows.mean() if reduction == "mean" else rows).to(pairs.q.dtype)
 
 
-@torch.library.custom_op(
-    "nearfar::sigmoid",
-    mutates_args=(),
-    schema=f"({SOFTPLUS_SCHEMA}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+def _shapes(*args: Any) -> tuple[Tensor, ...]:
+    q, k, gradients = args[0], args[1], args[-1]
+    shapes = (q.shape, k.shape, q.shape[:1], q.shape[:1]) if gradients else ((0,),) * 4
+    return q.new_empty((), dtype=wide(q)), *(q.new_empty(shape) for shape in shapes)
+
+
+@operator(f"sigmoid({BIASED_PAIRS}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor, Tensor)", _shapes)
 def sigmoid_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The mean loss of the rows and its gradients to q, k, scale and bias."""
     q, k, scale, bias, *rest, gradients = args
@@ -111,13 +114,6 @@ def sigmoid_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dbias += g_own
     dq, dk, dscale = finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
     return loss / n, dq.div_(n), dk.div_(n), dscale.div_(n), dbias.div_(n).to(q.dtype)
-
-
-@sigmoid_kernel.register_fake
-def _(*args: Any) -> tuple[Tensor, ...]:
-    q, k, gradients = args[0], args[1], args[-1]
-    shapes = (q.shape, k.shape, q.shape[:1], q.shape[:1]) if gradients else ((0,),) * 4
-    return q.new_empty((), dtype=wide(q)), *(q.new_empty(shape) for shape in shapes)
 
 
 def _reference(q: Tensor, k: Tensor, scale: Tensor, bias: Tensor, *rest: Any) -> Tensor:

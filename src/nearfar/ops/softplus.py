@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nearfar.ops import inputs
 from nearfar.ops.dense import dense_softplus
-from nearfar.ops.kernels import PAIRS_SCHEMA, exponentials_, finish_gradients, pairs_of
+from nearfar.ops.kernels import exponentials_, finish_gradients, pairs_of
+from nearfar.ops.operators import PAIRS, operator
 from nearfar.ops.partition import flat, needs_gradient
 from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
 
@@ -93,12 +94,16 @@ def is_safe(pairs: Pairs, bias: Tensor) -> bool:
     return not bias.numel() or pairs.bound() + float(bias.abs().max()) * LOG2E <= SAFE
 
 
-SOFTPLUS_SCHEMA = PAIRS_SCHEMA.replace("Tensor scale,", "Tensor scale, Tensor bias,")
+BIASED_PAIRS = PAIRS.replace("Tensor scale,", "Tensor scale, Tensor bias,")
 
 
-@torch.library.custom_op(
-    "nearfar::pairwise_softplus", mutates_args=(), schema=f"({SOFTPLUS_SCHEMA}, int keep) -> (Tensor, Tensor)"
-)
+def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor]:
+    q, k, scale, _, *rest, keep = args
+    tiles = pairs_of(q, k, scale, *rest).tiles
+    return q.new_empty(len(q), dtype=wide(q)), q.new_empty(sum(tile.size for tile in tiles[:keep]))
+
+
+@operator(f"pairwise_softplus({BIASED_PAIRS}, int keep) -> (Tensor, Tensor)", _forward_shapes)
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     q, k, scale, bias, *rest, keep = args
     pairs = pairs_of(q, k, scale, *rest)
@@ -111,17 +116,14 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     return sums, kept
 
 
-@_forward.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor]:
-    q, k, scale, _, *rest, keep = args
-    tiles = pairs_of(q, k, scale, *rest).tiles
-    return q.new_empty(len(q), dtype=wide(q)), q.new_empty(sum(tile.size for tile in tiles[:keep]))
+def _backward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q, k = args[0], args[1]
+    return torch.empty_like(q), torch.empty_like(k), q.new_empty(len(q)), q.new_empty(len(q))
 
 
-@torch.library.custom_op(
-    "nearfar::pairwise_softplus_backward",
-    mutates_args=(),
-    schema=f"({SOFTPLUS_SCHEMA}, Tensor kept, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+@operator(
+    f"pairwise_softplus_backward({BIASED_PAIRS}, Tensor kept, Tensor g) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward_shapes,
 )
 def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, scale, bias, *rest, kept, g = args
@@ -135,12 +137,6 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(spare))
         accumulate(tile, queries, weights, k, dq, dk, dbias)
     return *finish_gradients(pairs, dq, dk.mul_(LN2), g), dbias.to(q.dtype)
-
-
-@_backward.register_fake
-def _(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, k = args[0], args[1]
-    return torch.empty_like(q), torch.empty_like(k), q.new_empty(len(q)), q.new_empty(len(q))
 
 
 def accumulate(tile: Tile, queries: Tensor, weights: Tensor, k: Tensor, dq: Tensor, dk: Tensor, dbias: Tensor) -> None:

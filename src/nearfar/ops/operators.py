@@ -1,0 +1,33 @@
+"""Registers the tile loops as operators, so that `torch.compile` calls them whole instead of tracing every tile.
+
+`torch.library.custom_op` would do the same, but on its first call it loads the compiler, three seconds that a plain
+eager run should not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("nearfar", "DEF")
+
+PAIRS = (
+    "Tensor q, Tensor k, Tensor scale, Tensor? own, Tensor? q_group, Tensor? k_group, "
+    "str admit, bool one_set, int tile_rows, int tile_cols"
+)
+"""The arguments that make a `Pairs`, in the operators' schema language."""
+
+
+def operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function under `schema`; `fake` gives outputs of the right shape without computing."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = schema.partition("(")[0]
+        _LIBRARY.define(schema)
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"nearfar::{name}", fake, lib=_LIBRARY)
+        return getattr(torch.ops.nearfar, name).default
+
+    return register
