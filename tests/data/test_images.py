@@ -165,3 +165,20 @@ def test_resize_crops_the_middle_or_squashes():
 
 def test_resize_of_a_line_takes_little_memory():
     assert resize(Image.new("RGB", (60_000, 1)), 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(kind):
+    rng = np.random.default_rng(0)
+    whole = np.frombuffer(encoded(Image.effect_noise((24, 24), 60).convert("RGB"), kind), np.uint8)
+    read = 0
+    for _ in range(60):
+        damaged = whole.copy()
+        for place in rng.integers(0, len(whole), rng.integers(1, 6)):
+            damaged[place] = rng.integers(0, 256)
+        data = damaged[: rng.integers(len(whole) // 2, len(whole) + 1)].tobytes()
+        try:
+            read += load_image(data).mode == "RGB"
+        except BadImage:
+            continue
+    assert read < 60

@@ -248,6 +248,17 @@ def test_captions_change_from_epoch_to_epoch_or_stay_first():
     assert all("number" in text for text in first.values())
 
 
+def test_pictures_may_be_augmented_on_another_device():
+    """The bytes travel, the chance does not: it is the CPU's, so that every device gives the same views."""
+    source = Records(records(8))
+    here, there = next(iter(loader(source))), next(iter(loader(source, device="cpu")))
+    assert same(here, there)
+    if torch.cuda.is_available():
+        there = next(iter(loader(source, device="cuda")))
+        assert there["image"].is_cuda
+        assert torch.allclose(here["image"], there["image"].cpu(), atol=1e-4)
+
+
 class Counting:
     """An image that counts how often it is read."""
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from nearfar.data import folder, hub, open_source, shards, table
-from nearfar.data.images import load_image
+from nearfar.data.images import BadImage, load_image
 from nearfar.data.source import Stream
 from nearfar.errors import UserError
 
@@ -216,6 +216,32 @@ def test_truncated_shard_gives_what_it_has_and_is_listed(tmp_path, cut):
     if len(labels) < 36:
         with pytest.raises(UserError, match="max_skipped"):
             shards(tmp_path)
+
+
+def test_damaged_shards_are_read_or_refused_and_nothing_else(tmp_path):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    write_shard(tmp_path / "a.tar", 6)
+    whole = np.frombuffer((tmp_path / "a.tar").read_bytes(), np.uint8)
+    listed = 0
+    for _ in range(60):
+        damaged = whole.copy()
+        for place in rng.integers(0, len(whole), 200):
+            damaged[place] = rng.integers(0, 256)
+        (tmp_path / "a.tar").write_bytes(damaged.tobytes())
+        try:
+            source = shards(tmp_path / "a.tar", max_skipped=1)
+        except UserError as error:
+            listed += "truncated or broken" in str(error)
+            continue
+        listed += source.skipped.count > 0
+        for record in source:
+            try:
+                load_image(record["image"])
+            except BadImage:
+                continue
+    assert listed > 30
 
 
 def test_shards_that_are_none(tmp_path):

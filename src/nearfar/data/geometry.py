@@ -74,12 +74,22 @@ def about_centre(linear: Tensor, shift: Tensor) -> Tensor:
 def sample(images: Tensor, matrix: Tensor, size: int, *, ground: float | None = None) -> Tensor:
     """Views `[B, 3, size, size]` of pictures `[B, 3, H, W]`, where `matrix` takes a place in the view to one in the
     picture. Outside it, the `ground` colour, or else the picture's edge."""
-    to_unit = images.new_tensor([[0.5, 0, 0.5], [0, 0.5, 0.5], [0, 0, 1]])  # grid_sample's -1 .. 1 to 0 .. 1
-    theta = torch.linalg.inv(to_unit) @ matrix.to(images) @ to_unit
-    grid = F.affine_grid(theta[:, :2], [len(images), 3, size, size], align_corners=False)
+    grid = _grid(matrix.to(images), size)
     if ground is None:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return F.grid_sample(images - ground, grid, padding_mode="zeros", align_corners=False) + ground
+
+
+def _grid(matrix: Tensor, size: int) -> Tensor:
+    """Where each pixel of the view is taken from, `[B, size, size, 2]`, in grid_sample's -1 to 1. Written out by rows
+    and columns, as it takes a tenth of the time of `affine_grid`, which is longer than the sampling itself."""
+    middles = (torch.arange(size, device=matrix.device, dtype=matrix.dtype) + 0.5) / size
+    grid = matrix.new_empty(len(matrix), size, size, 2)
+    for axis in range(2):
+        along_x, along_y, start = (2 * matrix[:, axis]).unbind(1)
+        rows = along_y[:, None] * middles + (start - 1)[:, None]
+        torch.add(along_x[:, None, None] * middles, rows[..., None], out=grid[..., axis])
+    return grid
 
 
 def pixel_matrix(matrix: Tensor, sizes: Tensor, size: int, *, cropped: bool) -> Tensor:
