@@ -107,6 +107,13 @@ def test_folder_of_transformers(tokenizer, tmp_path):
     torch.testing.assert_close(ours.encode_image(pixels), expected)
 
 
+def test_a_runs_folder_stands_for_its_model(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text("model: tiny")
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(load(tmp_path).encode_image(pixels), model.encode_image(pixels))
+
+
 def test_encoders_pass_through(model):
     assert load(model) is model
 

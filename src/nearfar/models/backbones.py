@@ -60,7 +60,7 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     """The backbone of a spec, without its weights."""
     library = spec["library"]
     if library == "timm":
-        return need("timm", "compare").create_model(spec["name"], pretrained=False, num_classes=0, **spec["options"])
+        return need("timm", "timm").create_model(spec["name"], pretrained=False, num_classes=0, **spec["options"])
     if library == "efficientnet_lite_pytorch":
         lite = need("efficientnet_lite_pytorch", "towers").EfficientNet.from_name(spec["name"])
         lite._fc = nn.Identity()
@@ -132,7 +132,9 @@ def _config(config: Mapping[str, Any]) -> Any:
 
 
 def _timm(name: str, options: dict[str, Any], pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
-    timm = need("timm", "compare")
+    timm = need("timm", "timm")
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(f"no timm model {name!r}: timm.list_models('*{name.partition('_')[0]}*') names some")
     try:
         backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError:  # convolutional networks take any size and no img_size

@@ -18,8 +18,9 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     """An encoder: `encode_image`, `encode_text`, `preprocess`, `tokenize`, `image_size`, `mean`, `std`, `embed_dim`.
 
     Args:
-        model: a folder that nearfar saved; a folder, hub name or instance of a transformers CLIPModel, SiglipModel or
-            AlignModel; an open_clip model; the name of a pretrained preset (`"towers"`); or an encoder already.
+        model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers
+            CLIPModel, SiglipModel or AlignModel; an open_clip model; the name of a pretrained preset (`"towers"`); or
+            an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
         preprocess: needed beside an open_clip model: its evaluation transform.
 
@@ -80,6 +81,8 @@ def from_transformers(model: Any, tokenizer: Any, *, prepare: pixels.Pixels | No
 
 def _named(name: str | Path, tokenizer: Any) -> Any:
     folder = Path(name)
+    if (folder / "model" / checkpoint.CONFIG).is_file():
+        folder = folder / "model"  # a run's folder
     if folder.is_dir():
         config = checkpoint.read_config(folder)
         if "nearfar" in config:

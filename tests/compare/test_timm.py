@@ -1,0 +1,86 @@
+"""timm models, made from configs, as image towers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nearfar.errors import UserError
+from nearfar.models import DualEncoder, create
+from nearfar.models.backbones import image_tower
+
+timm = pytest.importorskip("timm")
+
+# name, size, tokens before the patches, patches
+MODELS = {
+    "vit": ("vit_tiny_patch16_224", 64, 1, 16),
+    "registers": ("vit_small_patch14_reg4_dinov2", 56, 5, 16),
+    "no class token": ("vit_medium_patch16_gap_256", 64, 0, 16),
+    "deit distilled": ("deit_tiny_distilled_patch16_224", 64, 2, 16),
+    "channels last": ("swin_tiny_patch4_window7_224", 64, 0, 4),
+    "convnext": ("convnext_atto", 64, 0, 4),
+    "efficientnet": ("efficientnet_b0", 64, 0, 4),
+    "resnet": ("resnet18", 64, 0, 4),
+}
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1, "cat": 2, "dog": 3}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_summary_is_timms_own_and_the_rest_are_patches(kind):
+    name, size, prefix, patches = MODELS[kind]
+    tower, prepare = image_tower(f"timm:{name}", image_size=size, pretrained=False)
+    tower.eval()
+    pixels = torch.randn(2, 3, size, size)
+    tokens = tower(pixels)
+    assert tokens.shape == (2, 1 + patches, tower.width)
+    assert tower.prefix == prefix
+    torch.testing.assert_close(tokens[:, 0], tower.backbone(pixels))
+    features = tower.backbone.forward_features(pixels)
+    if features.ndim == 3:
+        assert torch.equal(tokens[:, 1:], features[:, prefix:])
+    else:
+        corner = features[:, 0, -1] if kind == "channels last" else features[:, :, 0, -1]
+        assert torch.equal(tokens[:, int(patches**0.5)], corner)
+    assert prepare.mean == tuple(tower.backbone.pretrained_cfg["mean"])
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+@pytest.mark.parametrize("given", ["name", "module"])
+def test_in_a_dual_encoder_it_is_saved_and_opened_again(kind, given, tokenizer, tmp_path):
+    name, size, *_ = MODELS[kind]
+    options = {"img_size": size} if kind == "vit" else {}
+    image = f"timm:{name}" if given == "name" else timm.create_model(name, num_classes=7, **options)
+    model = create(image=image, text=BERT, tokenizer=tokenizer, image_size=size, embed_dim=8, pretrained=False).eval()
+    if given == "module":
+        assert model.image.backbone is image
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, size, size)
+    again = DualEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+
+
+def test_every_weight_learns(tokenizer):
+    model = create(image="timm:vit_tiny_patch16_224", text=BERT, tokenizer=tokenizer, image_size=64, pretrained=False)
+    model.encode_image(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert [name for name, p in model.image.named_parameters() if p.grad is None] == []
+
+
+def test_an_unknown_name_is_explained(tokenizer):
+    with pytest.raises(UserError, match="no timm model 'resnot18'"):
+        create(image="timm:resnot18", text=BERT, tokenizer=tokenizer)
