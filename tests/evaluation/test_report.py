@@ -116,7 +116,7 @@ def test_figures_shown_are_those_measured(encoder, colours, tmp_path):
     metric = results["retrieval"].metrics["text_to_image_MRR"]
     assert f"<b>{metric.show(metric.value)}</b>" in text
     assert f"{metric.show(metric.low)} to {metric.show(metric.high)}" in text
-    assert "retrieval by domain" in text
+    assert "retrieval text to image by domain" in text
 
 
 def test_words_of_the_data_cannot_become_markup(encoder, colours, tmp_path):

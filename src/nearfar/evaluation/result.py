@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,8 @@ class Result:
     def tables(self) -> list[Table]:
         """Tables for the terminal: all figures with interval and chance, then one table for each breakdown of at
         most 20 parts."""
-        return [_table(self), *(_breakdown(self, kind) for kind, parts in self.by.items() if len(parts) <= 20)]
+        few = [kind for kind, parts in self.by.items() if len(parts) <= 20]
+        return [_table(self), *(table for kind in few for table in _breakdowns(self, kind))]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, ready for JSON; `from_dict` is the way back."""
@@ -177,20 +179,37 @@ def _table(result: Result) -> Table:
     return table
 
 
-def _breakdown(result: Result, kind: str) -> Table:
+def directions(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of metrics by their direction, so that a table need not be twice as wide; without the MRR, which few read
+    part by part.
+
+    >>> directions(["text_to_image_R@1", "text_to_image_MRR", "image_to_text_R@1"])
+    {'text_to_image_': ['text_to_image_R@1'], 'image_to_text_': ['image_to_text_R@1']}
+    >>> directions(["top1", "top5"])
+    {'': ['top1', 'top5']}
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if not name.endswith("MRR"):
+            found = re.match(r"[a-z]+_to_[a-z]+_", name)
+            groups.setdefault(found[0] if found else "", []).append(name)
+    return groups
+
+
+def _breakdowns(result: Result, kind: str) -> Iterator[Table]:
     from rich.table import Table
 
     parts = result.by[kind]
-    names = list(dict.fromkeys(name for metrics in parts.values() for name in metrics))
-    title = f"{result.name.replace('_', ' ')} by {kind} (chance in brackets)"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(kind)
-    for name in names:
-        first = next(metrics[name] for metrics in parts.values() if name in metrics)
-        table.add_column(label(name, first), justify="right")
-    for part, metrics in parts.items():
-        table.add_row(part, *(_cell(metrics.get(name)) for name in names))
-    return table
+    units = {name: metric for metrics in parts.values() for name, metric in metrics.items()}
+    for prefix, names in directions(units).items():
+        title = " ".join(f"{result.name} {prefix}".replace("_", " ").split())
+        table = Table(title=f"{title} by {kind} (chance in brackets)", title_justify="left", title_style="bold")
+        table.add_column(kind)
+        for name in names:
+            table.add_column(label(name.removeprefix(prefix), units[name]), justify="right")
+        for part, metrics in parts.items():
+            table.add_row(part, *(_cell(metrics.get(name)) for name in names))
+        yield table
 
 
 def _cell(metric: Metric | None) -> str:

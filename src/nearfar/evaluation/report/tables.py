@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from html import escape
 
 from nearfar.evaluation.report.page import table, tiles
-from nearfar.evaluation.result import Metric, Result, label
+from nearfar.evaluation.result import Metric, Result, directions, label
 
 HEADLINES = {
-    ("retrieval", "text_to_image_R@1"): "text to image, R@1",
-    ("retrieval", "text_to_image_R@10"): "text to image, R@10",
-    ("retrieval", "image_to_text_R@1"): "image to text, R@1",
-    ("retrieval", "image_to_text_R@10"): "image to text, R@10",
-    ("zero_shot", "top1"): "zero-shot, top 1",
-    ("knn", "top1"): "neighbours, top 1",
-    ("linear_probe", "top1"): "linear probe, top 1",
+    ("retrieval", "text_to_image_R@1"): "text to image R@1",
+    ("retrieval", "text_to_image_R@10"): "text to image R@10",
+    ("retrieval", "image_to_text_R@1"): "image to text R@1",
+    ("retrieval", "image_to_text_R@10"): "image to text R@10",
+    ("zero_shot", "top1"): "zero-shot top 1",
+    ("knn", "top1"): "neighbours top 1",
+    ("linear_probe", "top1"): "linear probe top 1",
 }
 MOST_PARTS = 20
 """A breakdown into more parts is shown by its best and worst."""
@@ -28,7 +28,7 @@ def headline(results: Mapping[str, Result]) -> str:
         for (protocol, metric), name in HEADLINES.items()
         if protocol in results and metric in results[protocol].metrics
     ]
-    return tiles((name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %, n = {m.n:,}") for name, m in found)
+    return tiles((name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in found)
 
 
 def metric_tables(results: Mapping[str, Result]) -> str:
@@ -56,18 +56,19 @@ def breakdowns(results: Mapping[str, Result], kinds: Mapping[str, str]) -> str:
 
 def _breakdown(result: Result, kind: str, called: str) -> str:
     parts = result.by[kind]
-    names = list(dict.fromkeys(name for metrics in parts.values() for name in metrics if not name.endswith("MRR")))
-    title = f"{result.name.replace('_', ' ')} by {called}; chance in grey"
+    units = {name: metric for metrics in parts.values() for name, metric in metrics.items()}
+    first, note = next(iter(units)), ""
     if len(parts) > MOST_PARTS:
-        order = sorted(parts, key=lambda part: -parts[part][names[0]].value)
-        half = MOST_PARTS // 2
+        order, half = sorted(parts, key=lambda part: -parts[part][first].value), MOST_PARTS // 2
+        note = f"; the {half} best and {half} worst of {len(order)} by {first.replace('_', ' ')}"
         parts = {part: parts[part] for part in (*order[:half], *order[-half:])}
-        title += f"; the {half} best and {half} worst of {len(order)} by {names[0].replace('_', ' ')}"
-    units = {name: next(metrics[name] for metrics in parts.values() if name in metrics) for name in names}
-    return table(
-        title,
-        [called, *(label(name, unit) for name, unit in units.items())],
-        ([escape(part), *(_with_chance(metrics.get(name)) for name in names)] for part, metrics in parts.items()),
+    return "".join(
+        table(
+            " ".join(f"{result.name} {prefix}".replace("_", " ").split()) + f" by {called}; chance in grey{note}",
+            [called, *(label(name.removeprefix(prefix), units[name]) for name in names)],
+            ([escape(part), *(_with_chance(metrics.get(name)) for name in names)] for part, metrics in parts.items()),
+        )
+        for prefix, names in directions(units).items()
     )
 
 
