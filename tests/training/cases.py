@@ -53,6 +53,10 @@ def labelled(loss, e, d):
     return loss(torch.cat([e["image"], e["text"]]), d["label"].repeat(2))
 
 
+def local(loss, e, d):
+    return loss(e["image"], e["hard"].unflatten(0, (-1, 2)))
+
+
 def soft(loss, e, d):
     keys = torch.cat([e["text"], e["hard"]]).detach()
     return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4, temperature=0.3)
@@ -67,6 +71,7 @@ CASES = {
     "InfoNCE, ALIGN's": Case(lambda: Objective(losses.InfoNCE(0.2, directions="sum", label_smoothing=0.1), pair)),
     "InfoNCE, one direction": Case(lambda: Objective(losses.InfoNCE(0.2, symmetric=False), pair)),
     "InfoNCE, hard negatives": Case(lambda: Objective(losses.InfoNCE(0.2), pair_hard), chunk=3),
+    "GlobalLocalInfoNCE": Case(lambda: Objective(losses.GlobalLocalInfoNCE(0.2), local), chunk=3),
     "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),
     "SupCon": Case(lambda: Objective(losses.SupCon(0.2, learnable=True), labelled)),
     "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),

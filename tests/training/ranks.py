@@ -10,37 +10,21 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-PRELOAD = ["torch.distributed", "accelerate", "safetensors.torch", "nearfar.training"]
+PRELOAD = ["torch.distributed", "accelerate", "safetensors.torch", "nearfar.training", "nearfar.losses"]
 
 
 def run(function: Callable[..., Any], world: int, *args: Any, env: dict[str, str] | None = None) -> list[Any]:
     """What `function(*args)` returned on each rank."""
-    context = server()
-    results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    workers = [
-        context.Process(target=_worker, args=(results, function, rank, world, port, args, env or {}), daemon=True)
-        for rank in range(world)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    got = {}
-    while not results.empty():
-        rank, result = results.get()
-        got[rank] = result
-    for worker in workers:
-        if worker.is_alive():
-            worker.kill()
-    failed = [f"rank {rank}: {result}" for rank, result in got.items() if isinstance(result, _Failure)]
-    assert not failed, "\n".join(failed)
-    assert len(got) == world, f"only ranks {sorted(got)} of {world} came back"
-    return [got[rank] for rank in range(world)]
+    with ProcessPoolExecutor(world, mp_context=server()) as pool:
+        # A rank waits for the others in its first collective, so that each worker takes one.
+        waiting = [pool.submit(_rank, function, rank, world, port, args, env or {}) for rank in range(world)]
+        return [future.result(timeout=200) for future in waiting]
 
 
 def server() -> multiprocessing.context.ForkServerContext:
@@ -50,13 +34,7 @@ def server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-class _Failure(str):
-    """A traceback."""
-
-
-def _worker(results, function, rank, world, port, args, env) -> None:
-    import traceback
-
+def _rank(function: Callable[..., Any], rank: int, world: int, port: int, args: tuple, env: dict[str, str]) -> Any:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -69,14 +47,11 @@ def _worker(results, function, rank, world, port, args, env) -> None:
     }
     import torch
 
-    torch.set_num_threads(1)
-    try:
-        from nearfar.training import processes
+    from nearfar.training import processes
 
-        processes.start("cpu")
-        result = function(*args)
-    except BaseException:
-        result = _Failure(traceback.format_exc())
-    results.put((rank, result))
-    if torch.distributed.is_initialized():
+    torch.set_num_threads(1)
+    processes.start("cpu")
+    try:
+        return function(*args)
+    finally:
         torch.distributed.destroy_process_group()

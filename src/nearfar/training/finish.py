@@ -29,6 +29,7 @@ def save_report(run: Run) -> str | None:
     return None
 
 
-def skipped(loader: object) -> list[str]:
-    """What the loader left out, a line each."""
-    return [str(entry) for entry in getattr(loader, "skipped", ())]
+def save_skipped(run: Run) -> None:
+    """List in `skipped.txt` what the loader could not use."""
+    if run.out and run.skipped and processes.is_main():
+        files.write_text(run.out / "skipped.txt", f"{run.skipped.count} skipped:\n{run.skipped.listing()}\n")

@@ -198,14 +198,15 @@ class Loop:
         if self.average:
             self.average.put_in(self.method)
         self.method.eval()
-        skipped = finish.skipped(self.batches.loader)
+        skipped = getattr(self.batches.loader, "skipped", None)
         run = Run(self.method, self.out, self.done, self.log.rows, self.seconds, skipped)
         finish.save_model(run)
+        finish.save_skipped(run)
         complaint = finish.save_report(run) if self.config.report else None
         if complaint:
             self.log.say(complaint)
         if skipped:
-            self.log.say(f"{len(skipped)} samples could not be used and were left out; the first: {skipped[0]}")
+            self.log.say(str(skipped))
         return run
 
     def _validate(self) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
 
 BUCKET = 32 * 2**20
 """Bytes of gradients averaged in one call: enough to fill a link, too little to be a second model in memory."""
@@ -40,6 +42,11 @@ def barrier() -> None:
         dist.barrier()
 
 
+def is_split(tensor: Tensor) -> bool:
+    """Whether each process holds only its part of a tensor (a `DTensor` of FSDP, whose import is slow)."""
+    return hasattr(tensor, "full_tensor")
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks in rank order, without a gradient. Every rank must bring the same shape."""
     if world_size() == 1:
@@ -47,6 +54,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     everyone = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(everyone, rows.contiguous())
     return torch.cat(everyone)
+
+
+def gather_objects(value: T) -> list[T]:
+    """A small Python value of every rank, in rank order."""
+    if world_size() == 1:
+        return [value]
+    everyone: list[Any] = [None] * world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
 
 
 def mean(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -61,18 +77,19 @@ def mean(scalars: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over ranks; a parameter that a rank did not use counts as zero there.
-    Sharded parameters (FSDP) are left alone: their gradients arrive averaged."""
+    """Replace each gradient by its mean over ranks. A parameter that one rank did not use counts as zero there; one
+    that no rank used stays without a gradient. Sharded parameters (FSDP) are left alone: theirs arrive averaged."""
     if world_size() == 1:
         return
-    trainable = [p for p in parameters if p.requires_grad and not isinstance(p, DTensor)]
+    trainable = [p for p in parameters if p.requires_grad and not is_split(p)]
     for bucket in _buckets(trainable):
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        used = grads[0].new_tensor([float(p.grad is not None) for p in bucket])
+        flat = torch.cat([*(grad.reshape(-1) for grad in grads), used])
         dist.all_reduce(flat)
-        flat /= world_size()
-        for p, grad, part in zip(bucket, grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            p.grad = part.view_as(grad).clone(memory_format=torch.contiguous_format)
+        *means, users = (flat / world_size()).split([*(grad.numel() for grad in grads), len(bucket)])
+        for p, part, share in zip(bucket, means, users.tolist(), strict=True):
+            p.grad = part.view_as(p).clone(memory_format=torch.contiguous_format) if share else None
 
 
 @torch.no_grad()
@@ -81,7 +98,7 @@ def share_state(module: nn.Module) -> None:
     if world_size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
-        if not isinstance(tensor, DTensor):
+        if not is_split(tensor):
             dist.broadcast(tensor.data, src=0)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nearfar.data.skipped import Skipped
 from nearfar.methods.base import Method
 from nearfar.training.log import Row
 
@@ -23,8 +24,8 @@ class Run:
     """The rows of `history.jsonl`."""
     seconds: float
     """Time spent in the loop, over all its parts where the run was resumed."""
-    skipped: list[str] = field(default_factory=list, repr=False)
-    """What the loader could not read, one line each."""
+    skipped: Skipped | None = field(default=None, repr=False)
+    """What the loader of this process could not use, and why."""
 
     @property
     def model(self) -> Any:

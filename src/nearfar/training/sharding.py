@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from nearfar.errors import UserError
 from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.training import processes
 
 
 def wanted() -> bool:
@@ -102,14 +102,15 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
 
 
 def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if processes.is_split(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _like(value: Tensor, target: Tensor) -> Tensor:
-    if not isinstance(target, DTensor):
+    if not processes.is_split(target):
         return value.to(target.device)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    assert isinstance(target, DTensor)
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
 
 

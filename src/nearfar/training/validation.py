@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from nearfar.data.batch import size, to_device
+from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
 from nearfar.training import processes
 from nearfar.training.ema import MovingAverage
@@ -31,17 +33,20 @@ def validate(method: Method, validation: Validation, average: MovingAverage | No
 def mean_loss(method: Method, batches: Iterable[Batch]) -> dict[str, float]:
     """The mean over samples of what the method returns for each batch, over all processes."""
     device = next(method.parameters()).device
-    sums: dict[str, torch.Tensor] = {}
-    count = torch.zeros((), device=device)
+    sums: dict[str, Any] = {}
+    count = 0
     for batch in batches:
         batch = to_device(batch, device)
         samples = size(batch)
         for name, value in method(batch).items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float() * samples
+            sums[name] = sums.get(name, 0) + value.detach().double() * samples
         count += samples
-    together = processes.mean({**sums, "samples": count})
-    total = together.pop("samples").clamp(min=1)
-    return {name: float(value / total) for name, value in together.items()}
+    # A process may have had no batch at all, and then knows no names.
+    parts = processes.gather_objects(({name: float(value) for name, value in sums.items()}, count))
+    total = sum(part[1] for part in parts)
+    if not total:
+        raise UserError("the validation data gives no batch.")
+    return {name: sum(part[0].get(name, 0.0) for part in parts) / total for name in next(p[0] for p in parts if p[1])}
 
 
 @contextmanager
