@@ -44,6 +44,15 @@ def test_first_captions_only(encoder, colours):
     assert embed(encoder, colours, captions=0).text.shape == (0, 3)
 
 
+def test_an_encoder_of_images_alone_takes_no_captions(encoder, colours):
+    class ImagesAlone:
+        encode_image, preprocess = encoder.encode_image, encoder.preprocess
+
+    data = embed(ImagesAlone(), colours)
+    assert data.text.shape == (0, 3)
+    assert torch.equal(data.image, embed(encoder, colours).image)
+
+
 def test_broken_images_are_skipped_counted_and_named(encoder, colours, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
     records = [*colours, {"image": tmp_path / "broken.png", "text": "a broken one"}]

@@ -134,10 +134,13 @@ def test_an_empty_folder_and_a_run_folder_alone(tmp_path):
     run.mkdir()
     (run / "history.jsonl").write_text("\n".join(map(json.dumps, HISTORY)) + '\n{"step": 41, "lo')
     (run / "config.yaml").write_text("method: align\n")
+    (run / "skipped.txt").write_text("1 skipped:\n  broken.png: the file is empty\n")
     eye = Embeddings(torch.eye(9), torch.eye(9), torch.arange(9))
     save_results(evaluate(None, eye, ("retrieval",)), run / "results.json")
-    outline = Outline(write_report(run).read_text())
-    assert outline.headings == ["Training", "Results", "Configuration"]
+    text = write_report(run).read_text()
+    assert Outline(text).headings == ["Training", "Results", "Configuration", "Skipped records"]
+    assert "1 could not be used" in text
+    assert "<li>broken.png: the file is empty</li>" in text
 
 
 def test_embeddings_in_place_of_an_encoder(encoder, colours, tmp_path):

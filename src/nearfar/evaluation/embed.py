@@ -41,7 +41,8 @@ def embed(
             device it is on, and left in the mode it was in.
         source: a `nearfar.data` source or stream, or any iterable of records.
         batch_size: images, and captions, at a time.
-        captions: how many captions of each image to take, from the first; None takes all, 0 none.
+        captions: how many captions of each image to take, from the first; None takes all, 0 none. An encoder without
+            `encode_text` takes none.
         max_skipped: the share of broken images above which this stops.
         threads: threads that read and decode images.
         progress: show a progress bar.
@@ -52,6 +53,7 @@ def embed(
     Raises:
         UserError: the source holds no usable image, or too many are broken.
     """
+    captions = captions if hasattr(encoder, "encode_text") else 0
     near = getattr(encoder, "image_size", None)
     reader = _Reader(source, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
     with evaluating(encoder), _bar("images", reader.total, progress) as step:

@@ -15,7 +15,8 @@ from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.report import figures, gallery, page, space, tables
 from nearfar.evaluation.result import Result, load_results
 
-HISTORY, RESULTS, CONFIGS = "history.jsonl", "results.json", ("config.yaml", "recipe.yaml", "config.json")
+HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
+CONFIGS = ("config.yaml", "recipe.yaml", "config.json")
 """What a run folder may hold, and the report shows when it is not given."""
 
 
@@ -35,8 +36,8 @@ def write_report(
     """Write `report.html` into a run folder; sections for which there is nothing to show are left out.
 
     Args:
-        run_dir: the run folder, made if need be. `history.jsonl`, `results.json` (from `save_results`) and
-            `config.yaml` in it are shown unless given here.
+        run_dir: the run folder, made if need be. `history.jsonl`, `results.json` (from `save_results`), `config.yaml`
+            and `skipped.txt` in it are shown unless given here.
         encoder: the model; with `source`, for the gallery and the maps.
         source: held-out data.
         embeddings: those of `source`, if they are at hand; saves embedding it again.
@@ -60,7 +61,9 @@ def write_report(
         results = load_results(folder / RESULTS)
     if results is None:
         results = _measure(encoder, data, seed) if data is not None else {}
-    missing = [str(entry) for entry in skipped or ()]
+    if skipped is None and (folder / SKIPPED).exists():
+        skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()[1:]  # after the line with the count
+    missing = [str(entry).strip() for entry in skipped or ()]
     missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
     document = page.page(
         title or folder.resolve().name,
