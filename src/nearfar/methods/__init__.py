@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from nearfar.methods.base import Method
 
 METHODS = {
+    "albef": "nearfar.methods.image_text.albef:ALBEF",
     "align": "nearfar.methods.image_text.align:ALIGN",
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
+    "tcl": "nearfar.methods.image_text.tcl:TCL",
 }
 """Name in recipes -> where its class lives."""
 

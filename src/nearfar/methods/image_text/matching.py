@@ -1,0 +1,75 @@
+"""The losses of a fusion encoder: image-text matching with hard negatives, and distilled masked language modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nearfar.models.fusion_model import FusionModel
+from nearfar.models.hard_negatives import sample_hard_negatives
+from nearfar.models.masking import IGNORED, mask_tokens
+
+
+def matching_loss(
+    model: FusionModel,
+    image: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    *,
+    image_to_text: Tensor,
+    ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image-text matching (ITM): the batch's pairs against one hard image a text and one hard text an image.
+
+    Args:
+        model: gives `match`.
+        image, text: image tokens `[B, 1 + P, W]` and text states `[B, L, W]`; the loss's gradient reaches both.
+        mask: `[B, L]` of the texts.
+        image_to_text: `[B, B]` similarities divided by the temperature, from which negatives are drawn. Of the local
+            batch only.
+        ids: `[B]`; samples of one id are never negatives of each other. A sample without any negative adds none.
+
+    Returns the mean cross-entropy over the pairs, and the share judged rightly.
+    """
+    scores = image_to_text.detach()
+    hard_image = sample_hard_negatives(scores.T, ids)  # for each text
+    hard_text = sample_hard_negatives(scores, ids)  # for each image
+    texts_with, images_with = hard_image >= 0, hard_text >= 0
+    images = torch.cat([image, image[hard_image[texts_with]], image[images_with]])
+    texts = torch.cat([text, text[texts_with], text[hard_text[images_with]]])
+    masks = torch.cat([mask, mask[texts_with], mask[hard_text[images_with]]])
+    logits = model.match(images, texts, masks)
+    labels = (torch.arange(len(logits), device=logits.device) < len(image)).long()
+    return cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).float().mean()
+
+
+def masked_language_loss(
+    model: FusionModel,
+    teacher: FusionModel,
+    tokens: Mapping[str, Tensor],
+    image: Tensor,
+    teacher_image: Tensor,
+    *,
+    alpha: float,
+    probability: float = 0.15,
+) -> Tensor:
+    """Masked language modelling (MLM) with the picture in view: `(1 - alpha) CE(words) + alpha CE(teacher's words)`.
+
+    Teacher and student read the same masked ids; the student sees `image` tokens, the teacher `teacher_image`. Zero,
+    with a graph, where no token of the batch was masked.
+    """
+    ids, labels = mask_tokens(tokens["input_ids"], model.tokenizer, probability=probability)
+    masked = {**tokens, "input_ids": ids}
+    where = labels != IGNORED
+    if not bool(where.any()):
+        return image.sum() * 0
+    logits = model.masked_language_logits(masked, image, where)
+    hard = cross_entropy(logits, labels[where])
+    if not alpha:
+        return hard
+    with torch.no_grad():
+        soft = teacher.masked_language_logits(masked, teacher_image, where).softmax(1)
+    return (1 - alpha) * hard + alpha * cross_entropy(logits, soft)

@@ -1,0 +1,200 @@
+"""ALBEF's invariants (arXiv 2107.07651): targets, teacher, queues, matching, masking, resuming."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+
+from nearfar.losses.functional import info_nce, soft_target_info_nce
+from nearfar.methods.image_text.albef import ALBEF
+from nearfar.methods.image_text.matching import masked_language_loss, matching_loss
+from nearfar.methods.image_text.momentum_contrast import MomentumContrast
+
+
+def test_worked_numbers_of_the_soft_targets():
+    """s, teacher and diagonal positives as given, tau 1: what the loss does to logits, against the paper's mixture."""
+    s = torch.tensor([[0.8, 0.2, 0.1], [0.3, 0.7, 0.0]], dtype=torch.float64)
+    t = torch.tensor([[0.9, 0.1, 0.2], [0.2, 0.8, 0.1]], dtype=torch.float64)
+    # Keys e_1..e_3 beside private axes, so that any logits can be had from unit vectors.
+    keys = torch.eye(3, 6, dtype=torch.float64)
+
+    def queries(rows, axis):
+        private = torch.eye(6, dtype=torch.float64)[axis]
+        return torch.cat([rows, torch.zeros(2, 3)], 1) + (1 - rows.square().sum(1, keepdim=True)).sqrt() * private
+
+    for alpha, value in [(0.0, 0.744446), (0.4, 0.863337), (1.0, 1.041673)]:
+        got = soft_target_info_nce(queries(s, 3), keys, teacher_q=queries(t, 4), temperature=1.0, alpha=alpha)
+        assert got.item() == pytest.approx(value, abs=2e-6)
+
+
+def test_alpha_zero_and_no_queue_is_clip_with_detached_keys(model, batch_of):
+    moco = MomentumContrast(model.eval(), queue_size=0, alpha=0.0)
+    batch = batch_of(model)
+    _, _, v_m, w_m = moco.teach(batch["image"], batch["text"])
+    v, w = model.encode_image(batch["image"]), model.encode_text(batch["text"])
+    keys = moco.keys(v_m, w_m, None)
+    both = (moco.contrast(v, keys.text, None, v_m) + moco.contrast(w, keys.image, None)) / 2
+    forth = info_nce(v, w.detach(), temperature=0.07, symmetric=False)
+    back = info_nce(w, v.detach(), temperature=0.07, symmetric=False)
+    torch.testing.assert_close(both, (forth + back) / 2, rtol=1e-5, atol=0)
+    leaves = [p for p in model.parameters() if p.requires_grad]
+    mine = torch.autograd.grad(both, leaves, retain_graph=True, allow_unused=True)
+    theirs = torch.autograd.grad((forth + back) / 2, leaves, allow_unused=True)
+    for x, y in zip(mine, theirs, strict=True):
+        assert (x is None) == (y is None)
+        if x is not None:
+            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_reach_student_and_tau_only(model, batch_of):
+    method = ALBEF(model, queue_size=8, alpha=0.4)
+    method(batch_of(model))["loss"].backward()
+    assert method.momentum.temperature.value.grad.abs() > 0
+    assert all(p.grad is None for p in method.momentum.teacher.parameters())
+    assert sum(p.grad is None for p in model.parameters()) == 0
+    assert not method.momentum.image_queue.features.requires_grad
+
+
+def test_loss_is_affine_in_alpha(model, batch_of):
+    model.eval()
+    values = []
+    for alpha in (0.0, 0.4, 1.0):
+        torch.manual_seed(1)  # the same random queue, the same masks
+        values.append(ALBEF(model, queue_size=8, alpha=alpha).eval()(batch_of(model)))
+    for term in ("itc", "mlm"):
+        v = [value[term].item() for value in values]
+        assert v[1] == pytest.approx(0.6 * v[0] + 0.4 * v[2], rel=1e-4)
+
+
+def test_teacher_and_queue_move_in_after_step_only(model, batch_of):
+    method = ALBEF(model, queue_size=8, momentum=0.5)
+    batch = batch_of(model)
+    before = copy.deepcopy(method.state_dict())
+    method(batch)
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    method.after_step(1)
+    queue = method.momentum.image_queue
+    assert len(queue) == 4
+    assert queue.ids[:4].tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(8))
+
+
+def test_an_evaluation_in_between_leaves_nothing_behind(model, batch_of):
+    method = ALBEF(model, queue_size=8)
+    method(batch_of(model))
+    method.eval()
+    with torch.no_grad():
+        method(batch_of(model, seed=1))
+    method.train()
+    method.after_step(1)
+    assert len(method.momentum.image_queue) == 4  # the training batch alone
+
+
+def test_resumes_from_its_state_dict(model, batch_of):
+    method = ALBEF(model, queue_size=8, ramp_steps=10)
+    method(batch_of(model))
+    method.after_step(1)
+    again = ALBEF(copy.deepcopy(model), queue_size=8, ramp_steps=10)
+    again.load_state_dict(method.state_dict())
+    outputs = []
+    for m in (method, again):
+        torch.manual_seed(3)
+        outputs.append(m.train()(batch_of(model, seed=2)))
+    assert all(torch.equal(outputs[0][key], outputs[1][key]) for key in outputs[0])
+    assert outputs[0]["alpha"].item() == pytest.approx(0.04)
+
+
+def test_duplicates_share_the_target_and_are_no_negatives(model, batch_of):
+    method = ALBEF(model.eval(), queue_size=0, alpha=0.0).eval()
+    batch = batch_of(model)
+    batch["group"] = torch.tensor([5, 5, 6, 7])
+    batch["image"] = batch["image"][[0, 0, 2, 3]]
+    with torch.no_grad():
+        out = method(batch)
+        v, w = model.encode_image(batch["image"], True), model.encode_text(batch["text"], True)
+    target = torch.eye(4)
+    target[:2, :2] = 0.5
+    s = v @ w.T / 0.07
+    expected = -(target * log_softmax(s, 1)).sum(1).mean() / 2 - (target * log_softmax(s.T, 1)).sum(1).mean() / 2
+    assert out["itc"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_all_duplicates_and_batches_of_one_do_something_sensible(model, n, batch_of):
+    method = ALBEF(model, queue_size=0)
+    batch = batch_of(model, n)
+    batch["group"] = torch.zeros(n, dtype=torch.long)
+    out = method(batch)
+    assert math.isfinite(out["loss"].item())
+    out["loss"].backward()
+
+
+def test_matching_with_a_zero_head_is_ln_2(model, batch_of):
+    torch.nn.init.zeros_(model.matching.linear.weight)
+    torch.nn.init.zeros_(model.matching.linear.bias)
+    batch = batch_of(model)
+    image, text = model.image_tokens(batch["image"]), model.text_tokens(batch["text"])
+    loss, _ = matching_loss(model, image, text, batch["text"]["attention_mask"], image_to_text=torch.zeros(4, 4))
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_matching_negatives_are_the_hard_ones(model):
+    seen = []
+    model.match = lambda image, text, mask: seen.append((image, text)) or torch.zeros(len(image), 2)
+    image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
+    near = torch.tensor([[9.0, 0, 3], [0, 9, 5], [5, 4, 9]]) / 0.01
+    matching_loss(model, image, text, torch.ones(3, 1), image_to_text=near)
+    pairs = [(i.item(), t.item() - 10) for i, t in zip(*(x.flatten() for x in seen[0]), strict=True)]
+    assert pairs[:3] == [(0, 0), (1, 1), (2, 2)]
+    assert pairs[3:6] == [(2, 0), (2, 1), (1, 2)]  # for each text the image nearest to it
+    assert pairs[6:] == [(0, 2), (1, 2), (2, 0)]
+
+
+def test_masked_language_loss_mixes_words_and_teacher(model, batch_of):
+    model.eval()
+    batch = batch_of(model)
+    image = model.image_tokens(batch["image"]).detach()
+    values = []
+    for alpha in (0.0, 0.5, 1.0):
+        torch.manual_seed(0)
+        values.append(
+            masked_language_loss(model, model, batch["text"], image, image, alpha=alpha, probability=0.5).item()
+        )
+    assert values[1] == pytest.approx((values[0] + values[2]) / 2, rel=1e-5)
+    none = masked_language_loss(model, model, batch["text"], image, image, alpha=0.0, probability=0.0)
+    assert none.item() == 0
+
+
+def test_fusion_needs_no_contrast(model, batch_of):
+    out = ALBEF(model, queue_size=0, contrast=False)(batch_of(model))
+    assert "itc" not in out
+    assert math.isfinite(out["loss"].item())
+
+
+def test_queue_of_another_size_than_the_batch_says_so(model, batch_of):
+    from nearfar.errors import UserError
+
+    method = ALBEF(model, queue_size=10)
+    method(batch_of(model))
+    with pytest.raises(UserError, match="multiple of the"):
+        method.after_step(1)
+
+
+def test_itc_against_the_plain_matrix_with_a_queue(model, batch_of):
+    method = ALBEF(model.eval(), queue_size=8, alpha=0.4, share_duplicates=False).eval()
+    batch = batch_of(model)
+    with torch.no_grad():
+        itc = method(batch)["itc"]
+        v, w = model.encode_image(batch["image"], True), model.encode_text(batch["text"], True)
+    moco = method.momentum
+
+    def direction(q, keys):
+        s = q @ torch.cat([keys[0], keys[1]]).T / 0.07
+        target = 0.4 * s.softmax(1) + 0.6 * torch.eye(4, 12)
+        return cross_entropy(s, target)
+
+    expected = (direction(v, (w, moco.text_queue.features)) + direction(w, (v, moco.image_queue.features))) / 2
+    assert itc.item() == pytest.approx(expected.item(), rel=1e-4)
