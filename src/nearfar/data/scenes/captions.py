@@ -1,0 +1,95 @@
+"""What is said of a scene: true captions, and for some of them a false one that differs in one swap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from nearfar.data.scenes.draw import Draw
+from nearfar.data.scenes.layout import INVERSE, Thing
+
+PHRASES = {
+    "left of": ("left of", "to the left of", "on the left side of"),
+    "right of": ("right of", "to the right of", "on the right side of"),
+    "above": ("above", "higher than", "over"),
+    "below": ("below", "lower than", "under"),
+    "inside": ("inside", "in the middle of", "surrounded by"),
+    "around": ("around", "surrounding", "all around"),
+    "bigger than": ("bigger than", "larger than"),
+    "smaller than": ("smaller than", "tinier than"),
+}
+_FRAMES = (
+    "{a} {r} {b}",
+    "there is {a} {r} {b}",
+    "a picture of {a} {r} {b}",
+    "{a} is {r} {b}",
+)
+_SOUND_AS_CONSONANT = ("uni", "ewe", "eu", "one-")
+
+
+class Caption(NamedTuple):
+    """A true caption, and the false one that swaps one thing in it, with the kind of the swap ("" where there is
+    none)."""
+
+    true: str
+    false: str = ""
+    kind: str = ""
+
+
+def describe(things: list[Thing], relation: str | None, draw: Draw) -> list[Caption]:
+    """The captions of a scene, the fullest first."""
+    if relation is None:
+        return _alone(things, draw)
+    first, second, *others = things
+    frame, phrase, back = draw.one(_FRAMES), draw.one(PHRASES[relation]), draw.one(PHRASES[INVERSE[relation]])
+    rest = f", with {' and '.join(indefinite(thing) for thing in others)}" if others else ""
+
+    def full(a: Thing, b: Thing) -> str:
+        return frame.format(a=indefinite(a), r=phrase, b=indefinite(b)) + rest
+
+    def related(a: Thing, b: Thing) -> str:
+        return f"the {a.name} is {phrase} the {b.name}"
+
+    def both(a: Thing, b: Thing) -> str:
+        return f"the {_named(a)} and the {_named(b)}"
+
+    def turned_round(a: Thing, b: Thing) -> str:
+        return f"{indefinite(b)} {back} {indefinite(a)}"
+
+    swapped = _swap_adjectives(first, second)
+    pairs = [
+        Caption(full(first, second), full(*swapped), "attribution"),
+        Caption(related(first, second), related(second, first), "relation"),
+        Caption(both(first, second), both(*swapped), "attribution"),
+        Caption(turned_round(first, second), turned_round(second, first), "relation"),
+    ]
+    # Things that look as they always do have no looks to swap.
+    return [pair if pair.true != pair.false else Caption(pair.true) for pair in pairs]
+
+
+def _alone(things: list[Thing], draw: Draw) -> list[Caption]:
+    (thing,) = things
+    frame = draw.one(("{a}", "a picture of {a}", "there is {a}"))
+    return [Caption(frame.format(a=indefinite(thing))), Caption(f"the {_named(thing)}")]
+
+
+def _swap_adjectives(one: Thing, other: Thing) -> tuple[Thing, Thing]:
+    def with_looks_of(thing: Thing, looks: Thing) -> Thing:
+        return replace(thing, colour=looks.colour, size=looks.size, turned=looks.turned)
+
+    return with_looks_of(one, other), with_looks_of(other, one)
+
+
+def _named(thing: Thing) -> str:
+    return " ".join(word for word in (thing.size, thing.turned, thing.colour, thing.name) if word)
+
+
+def indefinite(thing: Thing) -> str:
+    """The thing and its looks with "a" or "an".
+
+    >>> indefinite(Thing("cat", colour="orange")), indefinite(Thing("unicorn"))
+    ('an orange cat', 'a unicorn')
+    """
+    words = _named(thing)
+    vowel = words[0].lower() in "aeiou" and not words.lower().startswith(_SOUND_AS_CONSONANT)
+    return f"{'an' if vowel or words.lower().startswith('hour') else 'a'} {words}"
