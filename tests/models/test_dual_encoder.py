@@ -124,6 +124,13 @@ def test_save_and_load_bit_equal_with_adapters_and_frozen_parts(model, tmp_path)
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
 
 
+def test_precision_is_kept(model, tmp_path):
+    model.bfloat16().save_pretrained(tmp_path)
+    again = DualEncoder.from_pretrained(tmp_path)
+    assert_same(model, again)
+    assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
+
+
 def test_saving_over_an_old_model_leaves_other_files_alone(model, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     model.save_pretrained(tmp_path)
@@ -219,7 +226,7 @@ def test_importing_the_package_brings_no_heavy_library():
 def assert_same(a, b):
     ours, theirs = a.state_dict(), b.state_dict()
     assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
 
 
 def randomise(model):

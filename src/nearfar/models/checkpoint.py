@@ -80,7 +80,10 @@ def load_weights(model: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise UserError(f"{file} is missing: the model's weights")
     try:
-        model.load_state_dict(load_file(file))
+        # Assigned, so that precision is kept; cloned, because tensors that lie at odd addresses of the mapped file
+        # take other kernels, whose last bits differ.
+        state = {name: value.clone() for name, value in load_file(file).items()}
+        model.load_state_dict(state, assign=True)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: {error}") from None
     except RuntimeError as error:

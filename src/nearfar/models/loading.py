@@ -98,7 +98,8 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> DualEncoder:
     from transformers import AutoModel, AutoTokenizer, ImageProcessingMixin
 
     try:
-        model = AutoModel.from_pretrained(name)
+        with backbones.quiet():
+            model = AutoModel.from_pretrained(name)
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"no model {str(name)!r} here or on the hub: {str(error).splitlines()[0]}") from error
