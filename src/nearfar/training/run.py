@@ -26,6 +26,8 @@ class Run:
     """Time spent in the loop, over all its parts where the run was resumed."""
     skipped: Skipped | None = field(default=None, repr=False)
     """What the loader of this process could not use, and why."""
+    results: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What a recipe's evaluation found, by protocol."""
 
     @property
     def model(self) -> Any:

@@ -1,0 +1,61 @@
+"""`nearfar train`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = """examples:
+  nearfar train world                              a shipped recipe (nearfar recipes lists them)
+  nearfar train my.yaml training.lr=3e-4 steps=500 a recipe of your own, with two settings changed
+  nearfar train world data.train=photos/           the same recipe on a folder of images with captions
+  nearfar train --resume runs/world                go on where a stopped run was
+  accelerate launch -m nearfar.cli train world     on all devices of this machine"""
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train a method by a recipe, then evaluate and report. The resolved recipe is printed, and kept in the run folder
+    as config.yaml, from which the run can be repeated."""
+    asked = parser().parse_intermixed_args(arguments)
+    if (asked.recipe is None) == (asked.resume is None):
+        parser().error("name a recipe, or a run folder with --resume")
+    settings = asked.setting
+    from nearfar.training import processes
+    from nearfar.training.recipe import load
+
+    recipe = load(asked.resume or asked.recipe, settings)
+    out = asked.resume or asked.out or Path("runs") / recipe.name
+    processes.start(recipe.training.device)
+    if processes.is_main():
+        print(recipe.as_yaml())
+    if asked.dry_run:
+        return
+    run = recipe.run(out, resume=asked.resume is not None)
+    if processes.is_main():
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        for result in run.results.values():
+            for table in result.tables():
+                console.print(table)
+        for written in ("report.html", "model"):
+            if (out / written).exists():
+                console.print(f"{written}: {out / written}", markup=False, soft_wrap=True)
+
+
+# A recipe's settings are words of their own, key=value, not flags.
+train.raw = True  # type: ignore[attr-defined]
+
+
+def parser() -> ArgumentParser:
+    """The flags."""
+    flags = ArgumentParser(
+        "nearfar train", description=train.__doc__, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
+    )
+    flags.add_argument("recipe", nargs="?", help="a YAML file, a run folder, or the name of a shipped recipe")
+    flags.add_argument("setting", nargs="*", help="section.setting=value; without a section it is one of training")
+    flags.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
+    flags.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    flags.add_argument("--dry-run", action="store_true", help="check and print the resolved recipe, and stop")
+    return flags

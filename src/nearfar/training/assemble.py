@@ -1,0 +1,191 @@
+"""From a recipe to a method, its data and its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar import methods
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.training import processes, random_state, sharding
+from nearfar.training.loaders import make_loader
+from nearfar.training.loop import train
+from nearfar.training.run import Run
+from nearfar.training.sections import Spec
+from nearfar.training.validation import mean_loss
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe import Recipe
+
+MODEL_SETTINGS = ("load", "make", "vocab_size", "freeze", "lora")
+"""Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker `module:function` that
+takes the place of `create`; entries of the vocabulary learnt from the captions, where the text tower brings none; parts
+to freeze; adapters by tower, as `{image: {rank: 8}}`."""
+
+CORPUS = 200_000
+"""Records of a stream that a vocabulary is learnt from."""
+
+
+@dataclass
+class Assembled:
+    """A recipe's parts, ready to train."""
+
+    recipe: Recipe
+    method: Method
+    loader: Any
+    validation: Callable[[Method], dict[str, float]] | None
+    held_out: Any
+    """The source of the evaluation, or None."""
+
+    def run(self, out: Path, *, resume: bool = False) -> Run:
+        """Train, then evaluate and report."""
+        # The report is written once, at the end, when there is something to show.
+        config = replace(self.recipe.training, report=False)
+        run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)
+        with sharding.whole(self.method):
+            if processes.is_main():
+                self._evaluate(run, out)
+        processes.barrier()
+        return run
+
+    def _evaluate(self, run: Run, out: Path) -> None:
+        from nearfar.evaluation import embed, evaluate, save_results
+        from nearfar.evaluation.report import write_report
+
+        settings = self.recipe.evaluation
+        shown: dict[str, Any] = {"title": self.recipe.name, "skipped": run.skipped or None}
+        if self.held_out is not None:
+            found = embed(run.model, self.held_out, captions=settings.captions)
+            results = evaluate(
+                run.model,
+                self.held_out,
+                settings.protocols,
+                seed=self.recipe.training.seed,
+                embeddings=found,
+                options=settings.options,
+            )
+            save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
+            run.results = results
+            shown |= {"results": results, "embeddings": found, "source": self.held_out, "encoder": run.model}
+        if self.recipe.training.report:
+            write_report(out, **shown)
+
+
+def assemble(recipe: Recipe) -> Assembled:
+    """Open the data, make the model and the method. Every process makes the same."""
+    config = recipe.training
+    device = processes.start(config.device)
+    random_state.seed_everything(config.seed)
+    source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
+    maker = methods.find(recipe.method["name"])
+    settings = {name: value for name, value in recipe.method.items() if name != "name"}
+    if "model" in signature(maker).parameters:
+        method = maker(build_model(recipe.model, source), **settings)
+    else:
+        method = maker(**settings)
+    method.to(device)
+    options = recipe.data.loader_options()
+    loader = make_loader(source, _model(method), config, training=True, **options)
+    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
+    return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)
+
+
+def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
+    """The source of a recipe's setting `where`."""
+    from nearfar.data import open_source
+
+    options = {"spec": spec} if isinstance(spec, str) else dict(spec)
+    if "spec" not in options:
+        raise UserError(f"recipe, {where}: name the data with `spec`.")
+    source = open_source(options.pop("spec"), **options)
+    if limit is None:
+        return source
+    if not hasattr(source, "select"):
+        raise UserError(f"recipe, {where}: limit is for data that can be counted; {source.name} is a stream.")
+    return source.select(range(min(limit, len(source))))
+
+
+def build_model(settings: Mapping[str, Any], source: Any) -> Any:
+    """The model of a recipe's `model` section; a vocabulary is learnt from `source` where one is needed."""
+    from nearfar import models
+
+    values = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
+    if "load" in settings:
+        if values:
+            raise UserError(
+                f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
+            )
+        model = models.load(settings["load"])
+    else:
+        maker = _imported(settings["make"]) if "make" in settings else models.create
+        if "tokenizer" in signature(maker).parameters and "tokenizer" not in values and _needs_vocabulary(values):
+            values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
+        model = maker(**values)
+    for tower, options in settings.get("lora", {}).items():
+        model.add_lora(tower, **options)
+    if settings.get("freeze"):
+        parts = settings["freeze"]
+        model.freeze(*([parts] if isinstance(parts, str) else parts))
+    return model
+
+
+def _validation(recipe: Recipe, method: Method, options: dict[str, Any]) -> Callable[[Method], dict[str, float]] | None:
+    """The mean loss over `data.validation`, and the figures of the protocols that are watched."""
+    if recipe.data.validation is None:
+        if recipe.evaluation.watch:
+            raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
+        return None
+    source = open_spec("data.validation", recipe.data.validation)
+    loader = make_loader(source, _model(method), recipe.training, training=False, **options)
+
+    def figures(method: Method) -> dict[str, float]:
+        found = mean_loss(method, loader)
+        if recipe.evaluation.watch:
+            from nearfar.evaluation import evaluate
+
+            results = evaluate(
+                _model(method), source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
+            )
+            for result in results.values():
+                found |= result.scalars()
+        return found
+
+    return figures
+
+
+def _model(method: Method) -> Any:
+    return getattr(method, "model", method)
+
+
+def _needs_vocabulary(values: Mapping[str, Any]) -> bool:
+    """Whether the text tower starts from a config, and so has no tokenizer of its own."""
+    from nearfar.models import PRESETS
+
+    preset = PRESETS.get(str(values.get("preset")), {})
+    text = values.get("text", preset.get("text"))
+    return isinstance(text, Mapping) or (text is None and not preset)
+
+
+def _vocabulary(source: Any, size: int, max_length: int | None) -> Any:
+    from nearfar.data.source import captions
+    from nearfar.data.text import train_tokenizer
+
+    records = source if hasattr(source, "select") else islice(source, CORPUS)
+    texts = (caption for record in records for caption in captions(record.get("text")))
+    train_on = partial(train_tokenizer, texts, size)
+    return train_on(max_length=max_length) if max_length else train_on()
+
+
+def _imported(where: str) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"recipe, model.make: no {where!r} (write module:function): {error}") from None

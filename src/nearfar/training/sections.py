@@ -1,0 +1,95 @@
+"""The sections of a recipe beside `method` and `training`, and how their settings are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any
+
+from nearfar.errors import UserError
+
+Spec = str | dict[str, Any]
+"""What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on. All but the first three are settings of `nearfar.data.Loader`."""
+
+    train: Spec = "world/emoji+clipart"
+    validation: Spec | None = None
+    """Data whose mean loss is measured in training."""
+    limit: int | None = None
+    """Use the first so many records only."""
+    views: str = "clip"
+    n_views: int = 1
+    negatives: int | None = None
+    caption: str | None = None
+    max_length: int | None = None
+    pad_to: int | None = None
+    cache: int = 512 << 20
+    max_skipped: float = 0.1
+
+    def loader_options(self) -> dict[str, Any]:
+        """The loader's part of the settings, without those left to it."""
+        own = ("train", "validation", "limit")
+        return {name: value for name, value in vars(self).items() if name not in own and value is not None}
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured at the end, and shown in the report."""
+
+    data: Spec | None = None
+    """Held-out data; None measures nothing."""
+    protocols: list[str] = field(default_factory=lambda: ["retrieval", "zero_shot", "geometry"])
+    watch: list[str] = field(default_factory=list)
+    """Protocols also measured on `data.validation` at each validation; `training.monitor` may name one of their
+    figures, `val_retrieval/text_to_image_R@1` say."""
+    captions: int | None = None
+    """How many captions of each image count."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of single protocols."""
+
+
+def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any], *, skip: Sequence[str] = ()) -> Any:
+    """`values` as the arguments of `function`, converted and checked by its signature.
+
+    Raises:
+        UserError: an unknown name (the message lists the known ones), or a value of the wrong type.
+
+    >>> checked("data", DataConfig, {"limit": "10"})["limit"]
+    10
+    """
+    check_names(section, known_arguments(function, skip), values)
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
+    add(function, skip=set(skip))
+    try:
+        return parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"recipe, section {section}: {_plain(str(error))}") from None
+
+
+def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> list[str]:
+    """The names of a function's arguments."""
+    kinds = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [name for name, p in signature(function).parameters.items() if p.kind not in kinds and name not in skip]
+
+
+def check_names(section: str, known: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for the first of `values` whose name is not `known`."""
+    for name in values:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"recipe, section {section}: no setting {name!r}.{hint} There are: {', '.join(known)}.")
+
+
+def _plain(message: str) -> str:
+    return re.sub(r"\s+", " ", message).strip()
