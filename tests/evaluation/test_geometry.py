@@ -73,6 +73,10 @@ def test_modality_gap_and_its_interval():
     metric = geometry(Embeddings(image, text, torch.arange(200))).metrics["modality_gap"]
     assert metric.value == pytest.approx(float((image.mean(0) - text.mean(0)).norm()), rel=1e-5)
     assert metric.low < metric.value < metric.high
+    # Many dimensions and a small gap: the noise of a resample is larger than the gap itself.
+    noise = Embeddings(unit(100, 256), normalize(unit(100, 256, 1) + 0.02, dim=1), torch.arange(100))
+    metric = geometry(noise).metrics["modality_gap"]
+    assert metric.low < metric.value < metric.high
 
 
 def test_interval_of_uniformity_covers_the_sphere():
