@@ -23,11 +23,11 @@ MODELS = {"DualEncoder": "nearfar.models.dual_encoder", "FusionModel": "nearfar.
 
 def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     """Write `model` to `folder`. Every file appears whole or not at all; the weights come last."""
-    from nearfar import __version__
+    import nearfar
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"nearfar": __version__, "model": type(model).__name__, **model.config()}
+    config = {"nearfar": nearfar.__version__, "model": type(model).__name__, **model.config()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         model.tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
