@@ -34,5 +34,26 @@ doctest: .venv/.ok
 docs: .venv/.ok
 	$(BIN)/mkdocs build --strict
 
+# The libraries that nearfar is compared with, in an environment of their own: they need a torchvision that must not
+# reach the other one (benchmarks/_shim.py).
+COMPARE = .venv-compare/bin
+.venv-compare/.ok: pyproject.toml constraints-compare.txt
+	$(PYTHON) -m venv .venv-compare
+	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt torch
+	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt --no-deps torchvision lightly
+	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt \
+		timm open_clip_torch pytorch-metric-learning sentence-transformers lightly_utils hydra-core aiohttp lightning \
+		pytest pytest-timeout
+	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt -e .
+	touch $@
+
+# Our models, losses and loaders beside the libraries whose work they take or replace.
+compare: .venv-compare/.ok
+	$(COMPARE)/python -m pytest -q -o testpaths=tests/compare tests/compare
+
+# On an idle machine: about 40 minutes.
+bench: .venv-compare/.ok
+	$(COMPARE)/python benchmarks/ops.py
+
 clean:
 	rm -rf .venv .venv-compare site dist build

@@ -60,13 +60,18 @@ def grid(n: int, m: int, tile: tuple[int, int], *, upper: bool = False) -> list[
     return tiles
 
 
-def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, square: bool = False) -> tuple[int, int]:
-    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over."""
+def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: bool = False) -> tuple[int, int]:
+    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over.
+
+    The tiles of one set are square and smaller: those on the diagonal hold each pair twice, and cost double for it.
+    """
     if tile is not None:
         rows, cols = (tile, tile) if isinstance(tile, int) else tile
+    elif one_set:
+        rows = cols = _even(n, min(max(SIDE // 4, n // 8), SIDE // 2))
     else:
-        rows, cols = _even(n), _even(m)
-    return (rows, rows) if square else (rows, cols)
+        rows, cols = _even(n, SIDE), _even(m, SIDE)
+    return (rows, rows) if one_set else (rows, cols)
 
 
 def tiles_to_keep(tiles: list[Tile], budget: int | None, bytes_per_entry: int) -> int:
@@ -155,18 +160,26 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def own_logits(pairs: Pairs, *, chunk: int = 128) -> Tensor:
+def own_logits(pairs: Pairs, *, chunk: int = 256) -> Tensor:
     """scale_i * <q_i, k_own(i)> in natural units, [N], summed in float64: a loss near zero lives on its digits."""
     assert pairs.own is not None
-    dtype = wide(pairs.q)
-    out = pairs.q.new_empty(len(pairs.q), dtype=dtype)
+    out = pairs.q.new_empty(len(pairs.q), dtype=wide(pairs.q))
     for r in range(0, len(out), chunk):
         rows = slice(r, r + chunk)
-        products = pairs.q[rows].to(dtype) * pairs.k[pairs.own[rows]]
-        out[rows] = products.sum(1) * pairs.scale[rows]
+        products = pairs.q[rows] * pairs.k[run_of(pairs.own[rows])]
+        out[rows] = products.sum(1, dtype=out.dtype) * pairs.scale[rows]
     return out
 
 
-def _even(size: int) -> int:
-    blocks = max(1, math.ceil(size / SIDE))
+def run_of(indices: Tensor) -> slice | Tensor:
+    """Consecutive indices as a slice, which copies nothing; others as they are."""
+    if not len(indices):
+        return indices
+    first = int(indices[0])
+    consecutive = torch.arange(first, first + len(indices), device=indices.device)
+    return slice(first, first + len(indices)) if torch.equal(indices, consecutive) else indices
+
+
+def _even(size: int, side: int) -> int:
+    blocks = max(1, math.ceil(size / side))
     return max(1, math.ceil(size / blocks))

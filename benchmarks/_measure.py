@@ -1,0 +1,54 @@
+"""Rounds of interleaved timings, and the peak memory of one step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds: seconds of all cores, seconds on the clock, and both as multiples of the yardstick
+    that was timed in the same round."""
+
+    cpu_s: float
+    wall_s: float
+    cpu_ratio: float
+    wall_ratio: float
+
+
+def interleave(runs: Mapping[str, Callable[[], object]], yardstick: str, rounds: int) -> dict[str, Timing]:
+    """Time every run once a round, in turn, so that whatever else the machine does falls on all of them alike."""
+    for run in runs.values():
+        run()
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            c, w = time.process_time(), time.perf_counter()
+            run()
+            cpu[name].append(time.process_time() - c)
+            wall[name].append(time.perf_counter() - w)
+
+    def ratio(of: dict[str, list[float]], name: str) -> float:
+        return median(a / b for a, b in zip(of[name], of[yardstick], strict=True))
+
+    return {name: Timing(median(cpu[name]), median(wall[name]), ratio(cpu, name), ratio(wall, name)) for name in runs}
+
+
+def peak_of(run: Callable[[], object]) -> int:
+    """Bytes by which the process grew at most while `run` ran (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"this system does not report {field}")

@@ -1,0 +1,49 @@
+"""Writes the benchmark page from recorded results: no figure in it is typed by hand."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from _objectives import PRODUCTS
+
+HEAD = """# Benchmarks
+
+## The losses on `nearfar.ops`
+
+Forward and backward, float32, {threads} threads, torch {torch}, {rounds} rounds in which all variants of a form run in
+turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it hardly
+depends on the machine. **Extra memory** is the peak beyond inputs and their gradients, from a process of its own.
+**Error** is the largest relative error (norm of the difference over norm) of the loss and the gradients to q and k
+against the formula in float64. The system's load average was {load} during the run.
+
+    make bench        # {command}
+
+Variants that keep no tiles need {products}.
+In NT-Xent, N counts all rows, both views together. The released `SigLipLoss` has no chunked form; "chunk and
+checkpoint" is the usual way to save memory: a chunk of rows at a time, computed again in the backward pass.
+"""
+
+
+def render(results: dict[str, Any], page: Path) -> None:
+    machine, rows = results["machine"], results["rows"]
+    loads = [row["load"] for row in rows]
+    needs = ", ".join(f"{n} products ({form})" for form, n in PRODUCTS.items())
+    text = HEAD.format(**machine, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
+    for (form, scale), part in groupby(rows, key=lambda row: (row["form"], row["scale"])):
+        text += f"\n### {form}, scale {scale:g}\n\n" + _table(list(part))
+    page.write_text(text)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| N | D | variant | products | CPU s | wall s | extra memory, MiB | error |",
+        "|--:|--:|:--|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['n']} | {row['d']} | {row['variant']} | {row['cpu_ratio']:.2f} | {row['cpu_s']:.3g} "
+            f"| {row['wall_s']:.3g} | {row['extra_bytes'] / 2**20:.1f} | {row['error']:.0e} |"
+        )
+    return "\n".join(lines) + "\n"
