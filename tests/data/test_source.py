@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from nearfar.data import open_source, world
 from nearfar.data.skipped import Skipped
 from nearfar.data.source import Records, captions, concat
 from nearfar.errors import UserError
@@ -88,3 +89,10 @@ def test_the_share_is_not_judged_by_the_first_few():
         skipped.check(1, limit=0.1, name="small", total=5)
     with pytest.raises(UserError):
         skipped.check(100, limit=0, name="strict")
+
+
+def test_an_option_goes_to_the_parts_of_the_world_that_have_it():
+    both = open_source("world/emoji+clipart", split="val", styles=["noto"], clean=True)
+    assert len(both) == len(world.emoji("val", styles=["noto"])) + len(world.clipart("val", clean=True))
+    with pytest.raises(UserError, match="no option 'style' here; there are: styles, language, tags, clean"):
+        open_source("world/emoji+clipart", style=["noto"])

@@ -52,6 +52,7 @@ class Preset:
 
 PRESETS = {
     "none": Preset(fit="crop"),
+    "mirror": Preset(fit="crop", flip=1.0),
     "clip": Preset(crop=(0.9, 1.0), canvas=1.125),
     "align": Preset(window=True, flip=0.5, canvas=346 / 289),
     "simclr": Preset(crop=(0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
@@ -76,8 +77,9 @@ PRESETS = {
         canvas=1.5,
     ),
 }
-"""`none` is for evaluation: resize and centre crop. `clip` (open_clip), `align` (2102.05918), `simclr` (2002.05709),
-`moco` (version 2, 2003.04297), `byol` (2006.07733), `albef` (2107.07651), `tcl` (2202.10401)."""
+"""`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
+(2102.05918), `simclr` (2002.05709), `moco` (version 2, 2003.04297), `byol` (2006.07733), `albef` (2107.07651), `tcl`
+(2202.10401)."""
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 MOVES = (

@@ -104,13 +104,19 @@ class DualEncoder(nn.Module):
         return self.text({name: value.to(device) for name, value in tokens.items()})
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
-        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`; of unit length with `normalize=True`."""
-        embedding = self.image_projection(self.image_tokens(pixels)[:, 0])
+        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`; of unit length with `normalize=True`.
+
+        Summaries `[B, W]` that the image tower gave before (`nearfar.training.precompute`) go to the projection.
+        """
+        summary = pixels.to(self.device) if pixels.ndim == 2 else self.image_tokens(pixels)[:, 0]
+        embedding = self.image_projection(summary)
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
-    def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
-        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`; of unit length with `normalize=True`."""
-        embedding = self.text_projection(self.text_tokens(tokens)[:, 0])
+    def encode_text(self, tokens: Mapping[str, Tensor] | Tensor, normalize: bool = False) -> Tensor:
+        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`, or of the text tower's summaries `[B, W]`; of unit
+        length with `normalize=True`."""
+        summary = tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
+        embedding = self.text_projection(summary)
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,7 @@ def assemble(recipe: Recipe) -> Assembled:
         method = maker(**settings)
     method.to(device)
     options = recipe.data.loader_options()
-    loader = make_loader(source, _model(method), config, training=True, **options)
+    loader = _loader(recipe, method, source, options, training=True)
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)
 
@@ -136,6 +136,28 @@ def build_model(settings: Mapping[str, Any], source: Any) -> Any:
     return model
 
 
+def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
+    """Batches of pictures, or of what the frozen towers make of them."""
+    model, config, views = _model(method), recipe.training, recipe.data.precompute
+    if views is None:
+        return make_loader(source, model, config, training=training, **options)
+    from nearfar.training.features import precompute
+
+    return precompute(
+        model,
+        source,
+        batch_size=config.batch_size // processes.world_size(),
+        views=views if training else ["none"],
+        shuffle=training,
+        seed=config.seed,
+        rank=processes.rank(),
+        world_size=processes.world_size(),
+        workers=config.workers,
+        max_skipped=recipe.data.max_skipped,
+        progress=config.progress and processes.is_main(),
+    )
+
+
 def _validation(recipe: Recipe, method: Method, options: dict[str, Any]) -> Callable[[Method], dict[str, float]] | None:
     """The mean loss over `data.validation`, and the figures of the protocols that are watched."""
     if recipe.data.validation is None:
@@ -143,7 +165,7 @@ def _validation(recipe: Recipe, method: Method, options: dict[str, Any]) -> Call
             raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
         return None
     source = open_spec("data.validation", recipe.data.validation)
-    loader = make_loader(source, _model(method), recipe.training, training=False, **options)
+    loader = _loader(recipe, method, source, options, training=False)
 
     def figures(method: Method) -> dict[str, float]:
         found = mean_loss(method, loader)

@@ -17,13 +17,16 @@ Spec = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on. All but the first three are settings of `nearfar.data.Loader`."""
+    """What is trained on. All but the first four are settings of `nearfar.data.Loader`."""
 
     train: Spec = "world/emoji+clipart"
     validation: Spec | None = None
     """Data whose mean loss is measured in training."""
     limit: int | None = None
     """Use the first so many records only."""
+    precompute: list[str] | None = None
+    """Where the image tower is frozen: read the data once for each of these views, and train on what the tower gave;
+    see `nearfar.training.precompute`."""
     views: str = "clip"
     n_views: int = 1
     negatives: int | None = None
@@ -35,7 +38,7 @@ class DataConfig:
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit")
+        own = ("train", "validation", "limit", "precompute")
         return {name: value for name, value in vars(self).items() if name not in own and value is not None}
 
 
