@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -87,18 +87,34 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
         if name not in WORLD:
             raise UserError(f"world/{names}: there is no {name!r} in the world; {UNDERSTOOD}")
         spec = f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
-        parts.append(_call(spec, split or "train", options, f"world/{name}"))
-    return concat(*parts, name=f"world/{names}") if len(parts) > 1 else parts[0]
+        parts.append((spec, f"world/{name}"))
+    known = dict.fromkeys(key for spec, _ in parts for key in _known(spec))
+    for key in options:
+        if key not in known:
+            raise UserError(f"world/{names}: no option {key!r} here; there are: {', '.join(known)}")
+    opened = []
+    for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
+        given = {key: value for key, value in options.items() if key in _known(spec)}
+        opened.append(_call(spec, split or "train", given, where))
+    return concat(*opened, name=f"world/{names}") if len(opened) > 1 else opened[0]
 
 
 def _call(spec: str, first: str, options: dict[str, Any], where: str) -> Any:
     """Call `module.function(first, **options)` and explain an option that the function does not have."""
-    from inspect import signature
-
-    module, _, name = spec.rpartition(".")
-    function = getattr(import_module(f"nearfar.data.{module}"), name)
-    known = list(signature(function).parameters)[1:]
+    known = _known(spec)
     unknown = [key for key in options if key not in known]
     if unknown:
         raise UserError(f"{where}: no option {unknown[0]!r} here; there are: {', '.join(known)}")
-    return function(first, **options)
+    return _function(spec)(first, **options)
+
+
+def _known(spec: str) -> list[str]:
+    """The options of a function."""
+    from inspect import signature
+
+    return list(signature(_function(spec)).parameters)[1:]
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    module, _, name = spec.rpartition(".")
+    return getattr(import_module(f"nearfar.data.{module}"), name)
