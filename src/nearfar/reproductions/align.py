@@ -123,7 +123,8 @@ reproduction = Reproduction(
     seeds=(0, 1, 2),
     config=CONFIG,
     note=(
-        "The data are far smaller than the paper's. The budget (250 steps of 128) is the same for all arms, so small sets "
-        "are seen many times over. sigma starts at 0.07: from the paper's 1.0 it would hardly move in so few steps."
+        "The data are far smaller than the paper's. The budget (250 steps of 128) is the same for all arms, so small "
+        "sets are seen many times over. sigma starts at 0.07: from the paper's 1.0 it would hardly move in so few "
+        "steps."
     ),
 )
