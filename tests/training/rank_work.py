@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from cases import CASES, N, case_batch, make
-from toy import Pairs, batch, gradients
+from toy import Deep, Pairs, batch, gradients
 
 from nearfar.data.batch import rows
 from nearfar.training import processes
@@ -40,3 +42,30 @@ def train_apart(out: str, options: dict) -> tuple[dict, list]:
     data = [local_part(batch(12, seed), 12) for seed in range(4)]
     run = train(method, data, out=out or None, progress=False, report=False, **options)
     return {name: value.numpy() for name, value in run.method.state_dict().items()}, run.history
+
+
+def train_sharded(out: str, stop: int, steps: int, options: dict) -> dict:
+    """As `train_apart`, with blocks to shard; stops after `stop` steps, resumes, and returns whole final weights."""
+    from nearfar import train
+    from nearfar.training import sharding
+
+    class Stop(Exception):
+        pass
+
+    class Stopped(Deep):
+        def after_step(self, step):
+            super().after_step(step)
+            if step == stop:
+                raise Stop
+
+    data = [local_part(batch(12, seed), 12) for seed in range(4)]
+    common = {"out": out or None, "progress": False, "report": False, "steps": steps, **options}
+    if stop:
+        with contextlib.suppress(Stop):
+            train(Stopped(), data, **common)
+        common["resume"] = True
+    method = train(Deep(), data, **common).method
+    split = sum(processes.is_split(p) for p in method.parameters())
+    return {name: value.numpy() for name, value in sharding.full_tensors(method.state_dict()).items()} | {
+        "split": split
+    }

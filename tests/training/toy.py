@@ -61,3 +61,17 @@ def loader(batches: int = 4, n: int = 12) -> list[dict]:
 
 def gradients(method: Method) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+
+
+class Deep(Pairs):
+    """The toy pairs with towers of blocks in a `ModuleList`, which full sharding splits one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 6)) for _ in range(2))
+
+    def embed(self, batch):
+        embeddings = super().embed(batch)
+        for block in self.blocks:
+            embeddings = {name: value + block(value) for name, value in embeddings.items()}
+        return embeddings

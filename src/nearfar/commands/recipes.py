@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 
-def recipes(action: Literal["list", "copy"] = "list", name: str | None = None, dest: Path | None = None) -> None:
-    """List the recipes that come with nearfar, or copy one out to edit.
-
-    Args:
-        action: "list", or "copy".
-        name: the recipe to copy.
-        dest: where to: a folder, or a file name (default: this folder).
-    """
-    from nearfar.errors import UserError
+def recipes(arguments: Sequence[str]) -> None:
+    """List the recipes that come with nearfar, or copy one out to edit: nearfar recipes copy NAME [DEST]."""
+    asked = parser().parse_args(arguments)
+    if asked.action == "copy":
+        copy(asked.name, asked.dest)
+        return
     from nearfar.training.recipe import comment, shipped
 
     known = shipped()
-    if action == "list":
-        width = max(map(len, known), default=0)
-        print("\n".join(f"{recipe:<{width}}  {comment(path)}" for recipe, path in known.items()))
-        print("\nnearfar train NAME runs one; nearfar recipes copy NAME copies it here to edit.")
-        return
+    width = max(map(len, known), default=0)
+    print("\n".join(f"{name:<{width}}  {comment(path)}" for name, path in known.items()))
+    print("\nnearfar train NAME runs one; nearfar recipes copy NAME copies it here to edit.")
+
+
+def copy(name: str, dest: Path) -> None:
+    """Copy a shipped recipe to a folder or file that is not there yet."""
+    from nearfar.errors import UserError
+    from nearfar.training.recipe import shipped
+
+    known = shipped()
     if name not in known:
         raise UserError(f"no recipe {name!r}; there are: {', '.join(known)}")
-    target = dest or Path()
-    target = target / f"{name}.yaml" if target.is_dir() else target
+    target = dest / f"{name}.yaml" if dest.is_dir() else dest
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
     target.write_bytes(known[name].read_bytes())
     print(f"{target}: edit it, then nearfar train {target}")
+
+
+# An action with words of its own cannot be made from a signature.
+recipes.raw = True  # type: ignore[attr-defined]
+
+
+def parser() -> ArgumentParser:
+    """The flags."""
+    flags = ArgumentParser("nearfar recipes", description=recipes.__doc__)
+    actions = flags.add_subparsers(dest="action")
+    actions.add_parser("list", help="list them (the default)")
+    copying = actions.add_parser("copy", help="copy one out to edit")
+    copying.add_argument("name", help="the recipe")
+    copying.add_argument("dest", nargs="?", type=Path, default=Path(), help="a folder or file (default: here)")
+    return flags

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar import methods
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
-from nearfar.training import processes, random_state, sharding
+from nearfar.training import files, processes, random_state, sharding
 from nearfar.training.loaders import make_loader
 from nearfar.training.loop import train
 from nearfar.training.run import Run
@@ -45,7 +45,11 @@ class Assembled:
     """The source of the evaluation, or None."""
 
     def run(self, out: Path, *, resume: bool = False) -> Run:
-        """Train, then evaluate and report."""
+        """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
+        if processes.is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            if not list(out.glob("checkpoints/step-*")):
+                files.write_text(out / "config.yaml", self.recipe.as_yaml())
         # The report is written once, at the end, when there is something to show.
         config = replace(self.recipe.training, report=False)
         run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)
@@ -62,7 +66,8 @@ class Assembled:
         settings = self.recipe.evaluation
         shown: dict[str, Any] = {"title": self.recipe.name, "skipped": run.skipped or None}
         if self.held_out is not None:
-            found = embed(run.model, self.held_out, captions=settings.captions)
+            progress = self.recipe.training.progress
+            found = embed(run.model, self.held_out, captions=settings.captions, progress=progress)
             results = evaluate(
                 run.model,
                 self.held_out,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
+from nearfar.data.source import Source
 from nearfar.training import files, processes, sharding
+from nearfar.training.config import TrainConfig
 from nearfar.training.run import Run
 
 
@@ -16,17 +21,27 @@ def save_model(run: Run) -> None:
         processes.barrier()
 
 
-def save_report(run: Run) -> str | None:
-    """Write the HTML report; returns why not, where it could not be written: a finished run must not fail over it."""
-    if not (run.out and processes.is_main()):
+def save_report(run: Run, config: TrainConfig, held_out: Any) -> str | None:
+    """Write the HTML report, with what `held_out` shows if it is a source. Returns why not, where it could not be
+    written: a finished run must not fail over its report."""
+    if not run.out:
         return None
-    try:
-        from nearfar.evaluation.report import write_report
+    complaint = None
+    with sharding.whole(run.method):
+        if processes.is_main():
+            try:
+                from nearfar.evaluation.report import write_report
 
-        write_report(run.out)
-    except Exception as error:
-        return f"the report was not written: {type(error).__name__}: {error}"
-    return None
+                shown = {"encoder": run.model, "source": held_out} if _can_be_shown(run, held_out) else {}
+                write_report(run.out, config=asdict(config), skipped=run.skipped or None, **shown)
+            except Exception as error:
+                complaint = f"the report was not written: {type(error).__name__}: {error}"
+    processes.barrier()
+    return complaint
+
+
+def _can_be_shown(run: Run, held_out: Any) -> bool:
+    return isinstance(held_out, Source) and hasattr(run.model, "encode_image") and hasattr(run.model, "encode_text")
 
 
 def save_skipped(run: Run) -> None:

@@ -35,6 +35,7 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     if config.batch_size % world:
         raise UserError(f"training.batch_size {config.batch_size} does not divide among {world} processes.")
     options = {name: value for name, value in options.items() if value is not None}
+    options.setdefault("max_length", getattr(model, "max_length", None))
     if not training:
         options |= {"views": "none", "shuffle": False, "drop_last": False}
     return Loader(
@@ -44,7 +45,6 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
         mean=model.mean,
         std=model.std,
         tokenizer=model.tokenizer,
-        max_length=getattr(model, "max_length", None),
         device=next(model.parameters()).device,
         seed=config.seed,
         rank=processes.rank(),

@@ -103,6 +103,7 @@ class Loop:
 
         loader = as_batches(data, method, config)
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
+        self.held_out = validation
         self.batches = Endless(loader)
         self.steps, self.steps_an_epoch = _length(loader, config)
         self.optimizer = build_optimizer(method, config)
@@ -202,7 +203,7 @@ class Loop:
         run = Run(self.method, self.out, self.done, self.log.rows, self.seconds, skipped)
         finish.save_model(run)
         finish.save_skipped(run)
-        complaint = finish.save_report(run) if self.config.report else None
+        complaint = finish.save_report(run, self.config, self.held_out) if self.config.report else None
         if complaint:
             self.log.say(complaint)
         if skipped:

@@ -24,7 +24,6 @@ import yaml
 
 from nearfar import methods
 from nearfar.errors import UserError
-from nearfar.training import files, processes
 from nearfar.training.config import TrainConfig
 from nearfar.training.run import Run
 from nearfar.training.sections import DataConfig, EvaluationConfig, check_names, checked
@@ -65,13 +64,7 @@ class Recipe:
     def run(self, out: str | Path | None = None, *, resume: bool = False) -> Run:
         """Train, evaluate and report in the run folder `out` (`runs/NAME` by default), where the recipe is kept as
         `config.yaml`."""
-        out = Path(out or Path("runs") / self.name)
-        assembled = self.build()
-        if processes.is_main():
-            out.mkdir(parents=True, exist_ok=True)
-            if not list(out.glob("checkpoints/step-*")):
-                files.write_text(out / "config.yaml", self.as_yaml())
-        return assembled.run(out, resume=resume)
+        return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
 
 
 def load(path_or_name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

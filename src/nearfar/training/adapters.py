@@ -1,0 +1,96 @@
+"""Other people's loops: any method under the `Trainer` of transformers, or in a Lightning module.
+
+Both loops see one process's batch at a time: negatives of other processes and gradient caching are `nearfar.train`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import IterableDataset
+
+from nearfar.methods.base import Batch, Method
+from nearfar.training.config import TrainConfig
+from nearfar.training.endless import Endless
+from nearfar.training.optim import build_optimizer, lr_factor
+
+
+def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
+    """What the `Trainer` of transformers needs to train a method: its arguments `model`, `train_dataset`,
+    `data_collator` and `callbacks`. Give it `TrainingArguments(per_device_train_batch_size=1,
+    remove_unused_columns=False, max_steps=...)`: a loader makes whole batches itself.
+
+    >>> sorted(for_trainer(nn.Linear(1, 1), [{"index": 0}]))
+    ['callbacks', 'data_collator', 'model', 'train_dataset']
+    """
+    from transformers import TrainerCallback
+
+    class AfterStep(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            method.after_step(state.global_step)
+
+    return {
+        "model": Unpacked(method),
+        "train_dataset": Batches(loader),
+        "data_collator": _only,
+        "callbacks": [AfterStep()],
+    }
+
+
+class Unpacked(nn.Module):
+    """A method that takes the keys of its batch as arguments, as models of transformers do."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        return self.method(batch)
+
+
+class Batches(IterableDataset):
+    """The batches of a loader, epoch after epoch, as a dataset whose items are whole batches."""
+
+    def __init__(self, loader: Iterable[Batch]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(Endless(self.loader))
+
+
+def lightning_module(method: Method, *, steps: int, config: TrainConfig | None = None) -> Any:
+    """A `LightningModule` that trains a method with the optimiser and schedule of `config`, for `steps` steps. Its
+    `method` is the method. Give `Trainer.fit` a loader as it is, and `Trainer(max_steps=steps)`."""
+    from nearfar.errors import need
+
+    lightning = need("lightning", "dev")
+    settings = config or TrainConfig()
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = method
+
+        def training_step(self, batch: Batch, number: int) -> Tensor:
+            outputs = self.method(batch)
+            self.log_dict({name: value.detach() for name, value in outputs.items()}, batch_size=1)
+            return outputs["loss"]
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.method.after_step(self.global_step)
+
+        def configure_optimizers(self) -> dict[str, Any]:
+            optimizer = build_optimizer(self.method, settings)
+            schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, settings))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    return Module()
+
+
+def _only(items: list[Batch]) -> Batch:
+    return items[0]

@@ -1,0 +1,200 @@
+"""Recipes: read, checked, overridden, run, repeated; and the two commands."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import nearfar
+from nearfar import cli
+from nearfar.errors import UserError
+from nearfar.training.recipe import comment, load, shipped
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 24 pictures with captions, one of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    names = ["red", "green", "blue", "white"]
+    for i in range(24):
+        colour = names[i % 4]
+        Image.new("RGB", (20, 20), colour).save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"a {colour} square number {i}")
+    (folder / "07.png").write_bytes(b"not a picture")
+    return folder
+
+
+@pytest.fixture
+def recipe(photos, tmp_path):
+    """A recipe that runs in a moment."""
+    path = tmp_path / "squares.yaml"
+    values = {
+        "data": {"train": str(photos), "validation": str(photos), "views": "none", "max_skipped": 0.2},
+        "model": {
+            "image": {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]},
+            "text": {
+                "model_type": "bert",
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 32,
+            },
+            "image_size": 16,
+            "embed_dim": 16,
+            "vocab_size": 300,
+        },
+        "method": {"name": "align", "temperature": 0.5},
+        "training": {"steps": 6, "batch_size": 8, "chunk": 4, "lr": "1e-2", "log_every": 1, "save_every": 2},
+        "evaluation": {"data": str(photos), "protocols": ["retrieval"], "watch": ["retrieval"]},
+    }
+    path.write_text("# Squares of four colours.\n" + yaml.safe_dump(values))
+    return path
+
+
+def test_one_run_from_start_to_end(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", str(recipe), "training.seed=3", "keep=1", "--out", "run"])
+    out = tmp_path / "run"
+    printed = capsys.readouterr().out
+    assert "label_smoothing: 0.1" in printed, "the resolved recipe, with the method's defaults"
+    assert "text to image R@1" in printed
+    assert "1 skipped" in printed
+    assert "07.png" in (out / "skipped.txt").read_text()
+    assert "text_to_image_R@1" in (out / "results.json").read_text()
+    assert (out / "report.html").stat().st_size > 1000
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert any("val_loss" in row and "val_retrieval/text_to_image_R@1" in row for row in rows)
+    model = nearfar.load(out / "model")
+    assert model.encode_text(model.tokenize(["a red square"])).shape == (1, 16)
+
+    # From its own config.yaml the run is repeated to the bit, also when it stops half way and is resumed.
+    again = tmp_path / "again"
+    load(out).run(again)
+    kept = "checkpoints/last/method.safetensors"
+    assert (again / kept).read_bytes() == (out / kept).read_bytes()
+
+
+def test_resumed_by_command(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quick = ["report=false", "evaluation.data=null", "evaluation.watch=[]"]
+    load(recipe, quick).run(tmp_path / "whole")
+
+    from nearfar.methods.image_text.align import ALIGN
+
+    def stop(self, step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ALIGN, "after_step", stop)
+        with pytest.raises(SystemExit):
+            cli.main(["train", str(recipe), *quick, "--out", "part"])
+    with pytest.raises(SystemExit, match="already holds a run"):
+        cli.main(["train", str(recipe), *quick, "--out", "part"])
+    cli.main(["train", "--resume", "part"])
+    kept = "checkpoints/last/method.safetensors"
+    assert (tmp_path / "part" / kept).read_bytes() == (tmp_path / "whole" / kept).read_bytes()
+
+
+def test_overrides():
+    recipe = load("world", ["lr=3e-4", "data.train.split=val", "data.limit=10", "method.temperature=0.1", "ema=0.99"])
+    assert recipe.training.lr == 3e-4
+    assert recipe.training.ema == 0.99
+    assert recipe.data.train == {"spec": "world/emoji+clipart", "split": "val"}
+    assert recipe.data.limit == 10
+    assert recipe.method["temperature"] == 0.1
+    assert load("world", {"training.steps": 3}).training.steps == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.learning_rate=1"], r"section training: no setting 'learning_rate'.*There are: epochs, steps"),
+        (["training.batchsize=1"], "Did you mean 'batch_size'"),
+        (["method.smoothing=1"], r"section method: no setting 'smoothing'.*temperature, learn_temperature"),
+        (["method.name=clop"], "no method 'clop'; there are: "),
+        (["model.size=1"], r"section model: no setting 'size'.*preset"),
+        (["data.trian=x"], "Did you mean 'train'"),
+        (["evaluation.on=x"], "section evaluation: no setting 'on'"),
+        (["optimizer.lr=1"], "no section 'optimizer'. There are: data, model, method, training, evaluation"),
+        (["embed_dim=3"], r"name the section too \(data, model"),
+        (["training.lr=fast"], "section training: .*lr"),
+        (["schedule=step"], "section training: .*schedule"),
+        (["lr"], "write section.setting=value"),
+    ],
+)
+def test_what_is_wrong_is_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load("world", overrides)
+
+
+def test_files_that_are_no_recipe(tmp_path):
+    with pytest.raises(UserError, match=r"no recipe 'wrold'.*world"):
+        load("wrold")
+    (tmp_path / "a.yaml").write_text("data: [unclosed")
+    with pytest.raises(UserError, match="is not YAML"):
+        load(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("just words")
+    with pytest.raises(UserError, match="is not a recipe"):
+        load(tmp_path / "b.yaml")
+    (tmp_path / "c.yaml").write_text("method: {}")
+    with pytest.raises(UserError, match="say which with `name`"):
+        load(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_sound(name, tmp_path):
+    """Each has a line that says what it is, passes the checks, and is the same after a round through its YAML."""
+    assert comment(shipped()[name])
+    recipe = load(name)
+    (tmp_path / f"{name}.yaml").write_text(recipe.as_yaml())
+    assert load(tmp_path / f"{name}.yaml") == recipe
+
+
+def test_a_model_to_go_on_from_and_adapters(photos, recipe, tmp_path):
+    first = load(recipe, ["steps=1", "report=false", "evaluation.data=null", "evaluation.watch=[]"])
+    first.run(tmp_path / "first")
+    values = yaml.safe_load(recipe.read_text())
+    values["model"] = {"load": str(tmp_path / "first" / "model"), "freeze": ["image"]}
+    recipe.write_text(yaml.safe_dump(values))
+    method = load(recipe).build().method
+    assert not any(p.requires_grad for p in method.model.image.parameters())
+    assert any(p.requires_grad for p in method.model.text.parameters())
+    saved = nearfar.load(tmp_path / "first" / "model")
+    for name, value in saved.state_dict().items():
+        assert torch.equal(method.model.state_dict()[name], value)
+
+
+def test_recipes_are_listed_and_copied(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["recipes"])
+    assert comment(shipped()["world"]) in capsys.readouterr().out
+    cli.main(["recipes", "copy", "world"])
+    assert (tmp_path / "world.yaml").read_bytes() == shipped()["world"].read_bytes()
+    with pytest.raises(SystemExit, match="exists already"):
+        cli.main(["recipes", "copy", "world"])
+    with pytest.raises(SystemExit, match="no recipe 'wrold'"):
+        cli.main(["recipes", "copy", "wrold"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--use_fsdp", "--fsdp_version", "2"]], ids=["copies", "shards"])
+def test_accelerate_launch(flags, recipe, tmp_path):
+    """Two processes started as a user starts them end with the weights of one."""
+    quick = ["report=false", "evaluation.data=null", "evaluation.watch=[]", "lr=1e-3"]
+    load(recipe, quick).run(tmp_path / "one")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", *flags]
+    subprocess.run(
+        [*launch, "-m", "nearfar.cli", "train", str(recipe), *quick, "--out", str(tmp_path / "two")],
+        check=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    one, two = nearfar.load(tmp_path / "one" / "model"), nearfar.load(tmp_path / "two" / "model")
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-4)
