@@ -160,6 +160,26 @@ def main() -> None:
         out = parser.parse_args().out
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=1) + "\n")
+        out.with_suffix(".md").write_text(markdown(report))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table that the docs hold."""
+    lines = [
+        f"`{report['command']}`, torch {report['torch']}, {report['threads']} threads",
+        "",
+        "| model | prompt | batch | method | CPU ms a step | to greedy, CPU | to greedy, wall | tokens/s | peak MiB |",
+        "|:--|--:|--:|:--|--:|--:|--:|--:|--:|",
+    ]
+    for model, rows in report["models"].items():
+        for row in rows:
+            for arm, f in row["arms"].items():
+                lines.append(
+                    f"| {model} | {row['prompt']} | {row['batch']} | {arm} | {f['cpu_ms']:.1f} "
+                    f"| {f['cpu_to_greedy']:.2f} | {f['wall_to_greedy']:.2f} | {f['tokens_per_second']:.1f} "
+                    f"| {f['peak_mib']:.1f} |"
+                )
+    return "\n".join(lines) + "\n"
 
 
 def show(name: str, row: dict[str, Any]) -> None:
@@ -169,9 +189,7 @@ def show(name: str, row: dict[str, Any]) -> None:
             f"  {arm:<12} {figures['cpu_ms']:8.1f} ms CPU a step  {figures['cpu_to_greedy']:5.2f} x greedy  "
             f"{figures['tokens_per_second']:7.1f} tokens/s  peak {figures['peak_mib']:7.1f} MiB"
         )
-    print(
-        f"  copying / ours, k=4: {row['copying_to_ours_k4_cpu']:.2f} CPU, {row['copying_to_ours_k4_wall']:.2f} wall"
-    )
+    print(f"  copying / ours, k=4: {row['copying_to_ours_k4_cpu']:.2f} CPU, {row['copying_to_ours_k4_wall']:.2f} wall")
 
 
 if __name__ == "__main__":

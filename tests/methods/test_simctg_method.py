@@ -35,9 +35,9 @@ def test_loss_is_likelihood_plus_hinge(source, tokenizer):
         labels = ids.masked_fill(mask == 0, -100)
         theirs = model.lm(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
     hinge = simctg_loss(theirs.hidden_states[-1], mask, margin=0.6)
-    torch.testing.assert_close(out["mle"], theirs.loss, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(out["contrastive"], hinge, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(out["loss"], out["mle"] + 2 * out["contrastive"])
+    torch.testing.assert_close(out["mle_loss"], theirs.loss, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out["contrastive_loss"], hinge, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out["loss"], out["mle_loss"] + 2 * out["contrastive_loss"])
     out["loss"].backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -54,7 +54,7 @@ def test_padding_and_end_tokens(source, tokenizer):
     torch.testing.assert_close(short["loss"], long["loss"])
     inside = ids.clone()
     inside[0, 4] = tokenizer.pad_token_id
-    assert SimCTG(model)({"text": {"input_ids": inside, "attention_mask": mask}})["mle"] != short["mle"]
+    assert SimCTG(model)({"text": {"input_ids": inside, "attention_mask": mask}})["mle_loss"] != short["mle_loss"]
 
 
 def test_training_spreads_the_states(source, tokenizer):
@@ -65,7 +65,7 @@ def test_training_spreads_the_states(source, tokenizer):
         model = language_model("tiny", tokenizer=tokenizer)
         loader = Loader(source, batch_size=8, tokenizer=tokenizer, max_length=32, seed=0)
         run = nearfar.train(SimCTG(model, weight=weight), loader, **settings)
-        assert run.metrics["mle"] < 6.0  # ln 500 is 6.2
+        assert run.metrics["mle_loss"] < 6.0  # ln 500 is 6.2
         batch = batch_of(source, tokenizer)["text"]
         with torch.no_grad():
             spread[weight] = isotropy(model(batch).hidden, batch["attention_mask"]).within
@@ -83,3 +83,23 @@ def test_saved_model_is_a_transformers_model(source, tokenizer, tmp_path):
     first = contrastive_search(model.lm.eval(), prompts, max_new_tokens=5)
     second = contrastive_search(again.lm.eval(), prompts, max_new_tokens=5)
     assert torch.equal(first, second)
+
+
+def test_recipe_runs(tmp_path):
+    from nearfar.training.recipe import load
+
+    for name in ("simctg", "simctg-gpt2"):
+        recipe = load(name)
+        assert recipe.method["margin"] == 0.5
+    small = {
+        "model.name": "tiny",
+        "model.vocab_size": 500,
+        "data.validation": None,
+        "data.limit": 40,
+        "monitor": "val_loss",
+    }
+    run = load("simctg", small | {"steps": 2, "batch_size": 4, "accumulate": 1, "progress": False}).run(
+        tmp_path / "run"
+    )
+    assert run.step == 2
+    assert language_model(tmp_path / "run" / "model").lm.config.hidden_size == 128

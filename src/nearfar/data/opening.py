@@ -17,6 +17,7 @@ UNDERSTOOD = """what is understood:
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
   hub:NAME                                   a dataset of the datasets library
+  text:FILE_OR_FOLDER, text:python           running text, in passages
   FOLDER written by save_to_disk             the same, from disk"""
 
 WORLD = {"emoji": "nearfar.data.world", "clipart": "nearfar.data.world", "scenes": "nearfar.data.scenes"}
@@ -50,6 +51,8 @@ def open_source(
         return spec
     where = os.fspath(spec)
     named = {key: value for key, value in {"image": image, "text": text, "label": label}.items() if value is not None}
+    if where.startswith("text:"):
+        return _call("text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split, named | options)
     kind, path, given = _kind(where), where.removeprefix("hub:"), named | options

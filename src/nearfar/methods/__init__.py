@@ -16,6 +16,7 @@ METHODS = {
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
+    "simctg": "nearfar.methods.text.simctg:SimCTG",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
 }
 """Name in recipes -> where its class lives."""

@@ -44,9 +44,17 @@ class LanguageModel(nn.Module):
         return States(out.logits, out.hidden_states[-1])
 
     def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
-        """Prompts to continue, padded on the left, on the model's device."""
-        tokens = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
-        return {key: tokens[key].to(self.lm.device) for key in ("input_ids", "attention_mask")}
+        """Prompts to continue: padded on the left, not closed by an end token, on the model's device."""
+        ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
+        rows = self.tokenizer(texts)["input_ids"]
+        rows = [row[:-1] if row and row[-1] in ends else row for row in rows]
+        width = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (tokens, real) in zip(rows, zip(ids, mask, strict=True), strict=True):
+            tokens[width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            real[width - len(row) :] = 1
+        return {"input_ids": ids.to(self.lm.device), "attention_mask": mask.to(self.lm.device)}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers, and `language_model`, read."""
@@ -60,7 +68,8 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
     Args:
         name: "smollm2" (comes in a package), a folder or name that transformers knows, or "tiny" or "small" for
             a fresh one.
-        tokenizer: for a fresh model, a tokenizer of transformers (`nearfar.data.text.train_tokenizer` makes one).
+        tokenizer: for a fresh model, a tokenizer of transformers (`nearfar.data.text.train_tokenizer` makes one). A
+            model that has been trained keeps its own.
         seed: of a fresh model's weights.
 
     Raises:
@@ -84,7 +93,7 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
         name = str(smollm2())
     try:
         lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        return LanguageModel(lm.eval(), tokenizer or AutoTokenizer.from_pretrained(name))
+        return LanguageModel(lm.eval(), AutoTokenizer.from_pretrained(name))
     except (OSError, ValueError) as error:
         raise UserError(f"no language model at {name!r} ({error}); there are also: smollm2, tiny, small") from None
 

@@ -29,7 +29,7 @@ class SimCTG(Method):
         >>> model = language_model("tiny", tokenizer=train_tokenizer(["a red car", "a red cat"], 300))
         >>> ids = torch.randint(5, 100, (2, 6))
         >>> sorted(SimCTG(model)({"text": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}}))
-        ['contrastive', 'loss', 'mle']
+        ['contrastive_loss', 'loss', 'mle_loss']
     """
 
     views = "none"
@@ -50,6 +50,6 @@ class SimCTG(Method):
         contrastive = self.contrastive(hidden, mask)
         return {
             "loss": mle + self.weight * contrastive,
-            "mle": mle.detach(),
-            "contrastive": contrastive.detach(),
+            "mle_loss": mle.detach(),
+            "contrastive_loss": contrastive.detach(),
         }

@@ -1,0 +1,43 @@
+import pytest
+
+from nearfar.data.text_corpus import corpus, passages
+from nearfar.errors import UserError
+
+
+def test_passages_keep_every_word_in_order():
+    text = "one two three\n\nfour\n\n" + " ".join(f"w{i}" for i in range(25)) + "\n \nlast"
+    cut = list(passages(text, 10))
+    assert " ".join(cut).split() == text.split()
+    assert max(len(passage.split()) for passage in cut) <= 10
+    assert cut[0] == "one two three\n\nfour"
+
+
+def test_a_folder_is_read_in_order_and_files_are_not_joined(tmp_path):
+    (tmp_path / "b.md").write_text("second file", "utf-8")
+    (tmp_path / "a.txt").write_text("first file", "utf-8")
+    (tmp_path / "c.png").write_bytes(b"\x89PNG")
+    assert corpus(tmp_path).texts() == ["first file", "second file"]
+
+
+def test_splits_part_the_passages():
+    everything = corpus("python", words=80)
+    train, test = corpus("python", words=80, split="train"), corpus("python", words=80, split="test")
+    assert len(train) + len(test) == len(everything) > 500
+    assert not set(train.texts()) & set(test.texts())
+    assert 0.05 < len(test) / len(everything) < 0.2
+    assert sum(len(text.split()) for text in everything.texts()) > 30_000
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        corpus(tmp_path / "missing")
+    with pytest.raises(UserError, match=r"holds no \.txt"):
+        corpus(tmp_path)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8 text .* at byte 3"):
+        corpus(tmp_path)
+    (tmp_path / "latin.txt").write_text("", "utf-8")
+    with pytest.raises(UserError, match="no text in it"):
+        corpus(tmp_path)
+    with pytest.raises(UserError, match="'train' and 'test'"):
+        corpus("python", split="dev")
