@@ -146,7 +146,7 @@ def test_a_hit_leads_to_more_like_it(page):
     one(page, "#like button, button#like").click()
     until(lambda: "choose a picture" in notice(page))
     page.find_elements("css selector", "#hits .thumbnail-lg")[-1].click()
-    time.sleep(0.5)
+    until(lambda: "chosen: hit 8" in notice(page))
     one(page, "#like button, button#like").click()
     until(lambda: "for the picture" in notice(page))
     assert one(page, "#text textarea, #text input").get_attribute("value") == ""

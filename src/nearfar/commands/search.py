@@ -76,5 +76,6 @@ def table(results: Results) -> Table:
         shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for hit in results:
         where = Text(hit.path or hit.key, style="dim")
-        shown.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.caption), where)
+        caption = Text.assemble(hit.caption, (f"  {hit.domain_name}" if hit.domain_name else "", "dim"))
+        shown.add_row(str(hit.rank), f"{hit.score:.3f}", caption, where)
     return shown

@@ -173,13 +173,12 @@ def read(
     source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, *, chunk: int
 ) -> Iterator[tuple[int, list[Found]]]:
     """How many records were read so far, and the next chunk of them, looked at."""
-    classes = getattr(source, "classes", None)
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     places: Iterable[tuple[int, Any]] = ((i, None) for i in range(len(source))) if by_number else enumerate(source)
 
     def one(numbered: tuple[int, Any]) -> Found:
         place, record = numbered
-        return look(source[place] if by_number else record, place, source=name, classes=classes)
+        return look(source[place] if by_number else record, place, source=source, name=name)
 
     seen, places = 0, iter(places)
     while numbered := list(islice(places, chunk)):

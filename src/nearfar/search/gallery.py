@@ -45,7 +45,7 @@ meter::-moz-meter-bar {{ background: var(--bar); }}
 </html>
 """
 CARD = """<figure><img src="{picture}" alt="{caption}" title="{key}">
-<figcaption>{caption}<small>{rank}. score {score:.3f}</small>
+<figcaption>{caption}<small>{rank}. score {score:.3f}{domain}</small>
 <meter min="0" max="1" value="{share:.3f}"></meter></figcaption></figure>"""
 
 
@@ -88,6 +88,7 @@ def card(hit: Hit, *, best: float) -> str:
         caption=escape(hit.caption or "(no caption)"),
         key=escape(hit.path or hit.key),
         rank=hit.rank,
+        domain=escape(f", {hit.domain_name}" if hit.domain_name else ""),
         score=hit.score,
         share=max(0.0, min(1.0, hit.score / best)) if best > 0 else 0.0,
     )

@@ -123,6 +123,7 @@ class Index:
             label_name=item.label_name,
             group=item.group,
             domain=item.domain,
+            domain_name=item.domain_name,
             picture=picture,
         )
 

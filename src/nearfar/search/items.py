@@ -33,6 +33,7 @@ class Item:
     label_name: str | None = None
     group: int | None = None
     domain: int | None = None
+    domain_name: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Hit:
     label_name: str | None = None
     group: int | None = None
     domain: int | None = None
+    domain_name: str | None = None
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -93,6 +95,7 @@ def schema() -> pa.Schema:
             "label_name": text,
             "group": number,
             "domain": number,
+            "domain_name": text,
         }
     )
 

@@ -31,8 +31,9 @@ CSS = """
 .gradio-container > main { width: 100%; }
 #title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
 #title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
-#notice { padding: 0; min-height: 1.6rem; }
-#notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
+.notice { padding: 0; }
+#notice { min-height: 1.6rem; }
+.notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
   border-radius: .35rem; }
 #notice .found { color: var(--body-text-color-subdued); }
 #notice .found b { color: var(--body-text-color); }
@@ -40,8 +41,10 @@ CSS = """
 #hits .grid-container { gap: .6rem; }
 #hits .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; background: #fff; }
 #hits .thumbnail-lg img { aspect-ratio: 1; height: auto; object-fit: contain; padding: .5rem .5rem 0; }
-#hits .caption-label { position: static; max-width: 100%; width: 100%; border: 0; border-radius: 0; text-align: left;
-  white-space: normal; font-size: .8rem; line-height: 1.3; color: #222; background: #fff; padding: .3rem .6rem .5rem; }
+#hits .caption-label { position: static; opacity: 1 !important; max-width: 100%; width: 100%; border: 0;
+  border-radius: 0; text-align: left; white-space: normal; font-size: .8rem; line-height: 1.3;
+  color: #222; background: #fff; padding: .3rem .6rem .5rem; }
+#hits .thumbnail-item.selected { outline: 2px solid var(--color-accent); }
 footer { display: none !important; }
 """
 
@@ -86,6 +89,15 @@ class Desk:
             return self._show(hits), hits, alert(str(error)), upload, "", "", ""
         return *self._find("", image, (), (), weight, int(top)), image, "", "", ""
 
+    def tell(self, hits: list[Hit], chosen: int) -> str:
+        """What is known of a hit."""
+        if not chosen < len(hits):
+            return ""
+        hit = hits[chosen]
+        about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
+        told = ", ".join(escape(part) for part in about if part)
+        return f'<div class="found">chosen: hit <b>{hit.rank}</b>, score {hit.score:.3f}: {told}</div>'
+
     def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
         """Labels with their shares, and a sentence where something was wrong."""
         try:
@@ -113,7 +125,7 @@ class Desk:
         return self._show(results.hits), results.hits, f'<div class="found">{found}</div>'
 
     def _show(self, hits: list[Hit]) -> Shown:
-        return [(hit_thumbnail(hit), f"{hit.score:.3f}  {hit.caption}") for hit in hits]
+        return [(hit_thumbnail(hit), title(hit)) for hit in hits]
 
     def _classifier(self, names: tuple[str, ...]) -> Any:
         return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
@@ -124,9 +136,8 @@ def make_page(index: Index, encoder: Any) -> Any:
     gr = need("gradio", "serve")
     desk = Desk(index, encoder)
     with gr.Blocks(title="nearfar search", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.Markdown(
-            f"# nearfar search\n{len(index):,} pictures, by the model {Path(index.model).name}", elem_id="title"
-        )
+        model = escape("/".join(Path(index.model).parts[-2:]))
+        gr.HTML(f"<h1>nearfar search</h1><p>{len(index):,} pictures, by the model {model}</p>", elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
@@ -146,29 +157,32 @@ def make_page(index: Index, encoder: Any) -> Any:
                         elem_id="labels",
                     )
                     name_it = gr.Button("Label the picture", elem_id="name-it")
+                    wrong = gr.HTML(elem_classes="notice")
                     named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
             with gr.Column(scale=3, min_width=420):
-                notice = gr.HTML(elem_id="notice")
+                with gr.Row(equal_height=True):
+                    notice = gr.HTML(elem_id="notice", elem_classes="notice")
+                    like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
                 gallery = gr.Gallery(
                     show_label=False,
                     columns=5,
                     height="auto",
                     object_fit="contain",
                     interactive=False,
-                    buttons=["fullscreen"],
+                    allow_preview=False,
+                    buttons=[],
                     elem_id="hits",
                 )
-                like = gr.Button("More like the chosen picture", elem_id="like", size="sm")
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
         private = {"api_visibility": "private"}
         for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
             event(desk.search, question, answer, **private).then(lambda: None, None, chosen, **private)
-        gallery.select(selected_in(gr), None, chosen, **private)
+        gallery.select(selected_in(gr, desk), hits, [chosen, notice], **private)
         chosen_one = [hits, chosen, picture, weight, top]
         like.click(desk.like, chosen_one, [*answer, text, plus, minus], **private).then(
             lambda: None, None, chosen, **private
         )
-        gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, notice], **private)
+        gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, wrong], **private)
     return page
 
 
@@ -183,11 +197,11 @@ def picture_box(gr: Any) -> Any:
     return box
 
 
-def selected_in(gr: Any) -> Any:
-    """A handler that says which picture of the gallery was chosen."""
+def selected_in(gr: Any, desk: Desk) -> Any:
+    """A handler that says which picture of the gallery was chosen, and tells of it."""
 
-    def selected(event):
-        return event.index
+    def selected(hits, event):
+        return event.index, desk.tell(hits, event.index)
 
     selected.__annotations__["event"] = gr.SelectData
     return selected
@@ -212,6 +226,11 @@ def phrases(text: str) -> tuple[str, ...]:
     ('snow', 'night')
     """
     return tuple(part.strip() for part in re.split(r"[,;\n]", text or "") if part.strip())
+
+
+def title(hit: Hit) -> str:
+    """What stands under a picture of the gallery."""
+    return f"{hit.score:.3f}  {hit.caption}" + (f" ({hit.domain_name})" if hit.domain_name else "")
 
 
 def alert(message: str) -> str:

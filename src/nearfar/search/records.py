@@ -23,7 +23,7 @@ class Found:
     image: Any
 
 
-def look(record: Mapping[str, Any], place: int, *, source: str, classes: list[str] | None) -> Found:
+def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Found:
     """The item a record makes, and where its picture is.
 
     A file is known by its path, and is held to be unchanged while its time of change and its size are; a picture of
@@ -38,23 +38,23 @@ def look(record: Mapping[str, Any], place: int, *, source: str, classes: list[st
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike):
         path = str(Path(image).resolve())
-        key, stamp = f"{source}:{path}", stamp_of_file(path)
+        key, stamp = f"{name}:{path}", stamp_of_file(path)
     else:
         image = image.read() if hasattr(image, "read") else image
-        key, stamp = f"{source}:{record.get('index', place)}", stamp_of_content(image)
-    label = number(record, "label")
-    named = classes is not None and label is not None and label < len(classes)
+        key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
+    label, domain = number(record, "label"), number(record, "domain")
     item = Item(
         key=key,
         stamp=stamp,
-        source=source,
+        source=name,
         row=-1,
         path=path,
         captions=tuple(dict.fromkeys(captions(record.get("text")))),
         label=label,
-        label_name=classes[label] if named and classes and label is not None else None,
+        label_name=name_of(label, getattr(source, "classes", None)),
         group=number(record, "group"),
-        domain=number(record, "domain"),
+        domain=domain,
+        domain_name=name_of(domain, getattr(source, "domains", None)),
     )
     return Found(item, path or image)
 
@@ -94,3 +94,8 @@ def number(record: Mapping[str, Any], key: str) -> int | None:
     """A record's number, None where it is absent or unknown (-1)."""
     value = record.get(key)
     return None if value is None or int(value) < 0 else int(value)
+
+
+def name_of(value: int | None, names: list[str] | None) -> str | None:
+    """What a number stands for, None where that is not known."""
+    return names[value] if names and value is not None and value < len(names) else None
