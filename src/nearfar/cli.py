@@ -71,3 +71,7 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
     return f"usage: nearfar COMMAND ...\n\n{rows}\n\nnearfar COMMAND --help tells more."
+
+
+if __name__ == "__main__":  # `accelerate launch -m nearfar.cli ...`
+    main()
