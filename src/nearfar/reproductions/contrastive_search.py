@@ -7,6 +7,7 @@ too, vary over seeds and are paired. Each model's text is judged by the other mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -103,11 +104,13 @@ def measure(texts: list[str], human: list[str], prompts: list[str], judge: Any) 
     texts = [text if text.strip() else "." for text in texts]  # an empty text has no likelihood
     values = coherence(judge.lm.eval(), *_tokens(judge, prompts, texts))
     mean = float(values.mean())
+    found = {f"rep-{n}": repetition(texts, n) for n in (2, 3, 4)} | {"diversity": diversity(texts)}
+    if math.isnan(found["diversity"]):  # a collapsed model may write no blank, and so no four words in a row
+        found = {"rep-2": 1.0, "rep-3": 1.0, "rep-4": 1.0, "diversity": 0.0}
     return {
-        **{f"rep-{n}": 100 * repetition(texts, n) for n in (2, 3, 4)},
-        "diversity": 100 * diversity(texts),
+        **{name: 100 * value for name, value in found.items()},
         "coherence": mean,
-        "perplexity": float(torch.exp(torch.tensor(-mean))),
+        "perplexity": math.exp(-mean),
     }
 
 
