@@ -1,4 +1,4 @@
-"""The house keeps its shape: floors, file lengths, light imports, and a command line and tables that agree with the code."""
+"""The house keeps its shape: floors, lengths, light imports, and a command line and tables that agree with the code."""
 
 import ast
 import subprocess
@@ -49,7 +49,7 @@ def imports(path: Path) -> set[str]:
             continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nearfar"):
             parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names} & {*ALLOWED, *GROUND}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("nearfar.")}
     return found

@@ -57,6 +57,8 @@ PAPERS = (
         "ALIGN",
         "Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision",
         "2102.05918",
+        home=("nearfar.methods.image_text.align",),
+        recipes=("align", "align-paper"),
     ),
     Paper(
         "aro-negclip",
