@@ -23,7 +23,8 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
     model = getattr(method, "model", None)
     if model is None:
         raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
-    return make_loader(data, model, config, training=training, views=getattr(method, "views", None))
+    wishes = {name: getattr(method, name, None) for name in ("views", "n_views")}
+    return make_loader(data, model, config, training=training, **wishes)
 
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:

@@ -38,6 +38,8 @@ class ALBEF(Method):
     Logs `itc`, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
     """
 
+    views = "albef"
+
     def __init__(
         self,
         model: FusionModel,
@@ -81,8 +83,13 @@ class ALBEF(Method):
                 + self.momentum.contrast(w, keys.image, keys.group, teacher_q=w_m)
             ) / 2
         with torch.no_grad():
-            near = v @ w.T / tau if self.contrast and self.hard_negatives else v.new_zeros(len(v), len(v))
-        losses["itm"], accuracy = matching_loss(model, V, T, tokens["attention_mask"], image_to_text=near, ids=ids)
+            # As the contrast sees them: the student's queries against the teacher's keys.
+            i2t, t2i = v @ w_m.T / tau, w @ v_m.T / tau
+            if not (self.contrast and self.hard_negatives):
+                i2t, t2i = torch.zeros_like(i2t), torch.zeros_like(t2i)
+        losses["itm"], accuracy = matching_loss(
+            model, V, T, tokens["attention_mask"], image_to_text=i2t, text_to_image=t2i, ids=ids
+        )
         alpha = self.momentum.alpha_now()
         losses["mlm"] = masked_language_loss(
             model, self.momentum.teacher.module, tokens, V, V_m, alpha=alpha, probability=self.mask_probability

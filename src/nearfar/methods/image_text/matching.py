@@ -20,6 +20,7 @@ def matching_loss(
     mask: Tensor,
     *,
     image_to_text: Tensor,
+    text_to_image: Tensor | None = None,
     ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Image-text matching (ITM): the batch's pairs against one hard image a text and one hard text an image.
@@ -28,15 +29,16 @@ def matching_loss(
         model: gives `match`.
         image, text: image tokens `[B, 1 + P, W]` and text states `[B, L, W]`; the loss's gradient reaches both.
         mask: `[B, L]` of the texts.
-        image_to_text: `[B, B]` similarities divided by the temperature, from which negatives are drawn. Of the local
-            batch only.
+        image_to_text: `[B, B]` similarities divided by the temperature, images in rows, by which each image's text is
+            drawn. Of the local batch only.
+        text_to_image: the same with texts in rows, by which each text's image is drawn; by default the transpose.
         ids: `[B]`; samples of one id are never negatives of each other. A sample without any negative adds none.
 
     Returns the mean cross-entropy over the pairs, and the share judged rightly.
     """
-    scores = image_to_text.detach()
-    hard_image = sample_hard_negatives(scores.T, ids)  # for each text
-    hard_text = sample_hard_negatives(scores, ids)  # for each image
+    text_to_image = image_to_text.T if text_to_image is None else text_to_image
+    hard_image = sample_hard_negatives(text_to_image, ids)  # for each text
+    hard_text = sample_hard_negatives(image_to_text, ids)  # for each image
     texts_with, images_with = hard_image >= 0, hard_text >= 0
     images = torch.cat([image, image[hard_image[texts_with]], image[images_with]])
     texts = torch.cat([text, text[texts_with], text[hard_text[images_with]]])

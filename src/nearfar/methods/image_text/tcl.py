@@ -27,6 +27,8 @@ CELLS = 4
 class TCL(Method):
     """TCL over a `FusionModel`. Needs two views a picture: view 0 for the student, view 1 for the teacher.
 
+    Loaders that nearfar makes for it give two views; make your own with `n_views=2`.
+
     Args:
         model: the dual encoder with its fusion encoder; its image tower must give a square grid of patches.
         temperature, momentum, queue_size, alpha, ramp_steps, mask_probability: as ALBEF's.
@@ -35,8 +37,10 @@ class TCL(Method):
         share_duplicates: samples of one `group` share targets and are never negatives. The released code does so in
             retrieval fine-tuning, and nowhere for LMI.
 
-    Logs the six terms, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
+    Logs the terms that have a weight, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
     """
+
+    views, n_views = "tcl", 2
 
     def __init__(
         self,
@@ -94,8 +98,8 @@ class TCL(Method):
         weights = dict(zip(terms, self.weights, strict=True))
         aligned = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         with torch.no_grad():
-            near = v @ w.T / tau
-        itm, accuracy = matching_loss(model, V, T, mask, image_to_text=near, ids=ids)
+            i2t, t2i = v @ w_m.T / tau, w @ v_m.T / tau
+        itm, accuracy = matching_loss(model, V, T, mask, image_to_text=i2t, text_to_image=t2i, ids=ids)
         alpha = moco.alpha_now()
         mlm = masked_language_loss(
             model, moco.teacher.module, tokens, V, V_m, alpha=alpha, probability=self.mask_probability
