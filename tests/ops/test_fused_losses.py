@@ -45,7 +45,8 @@ def value_and_gradients(function, tensors, dtype):
 def assert_close(found, expected, tolerance):
     for f, e in zip(found, expected, strict=True):
         assert f.shape == e.shape
-        assert (f - e).norm() <= tolerance * max(float(e.norm()), 1e-3)
+        # The gradient to a scale sums cosines of either sign: one that cancels to almost nothing keeps its absolute error.
+        assert (f - e).norm() <= tolerance * max(float(e.norm()), 1e-2 if f.ndim == 0 else 1e-3)
 
 
 def compare(ours, oracle, tensors, *, float32=3e-6):
@@ -274,6 +275,23 @@ def test_whole_family_compiles_without_a_graph_break():
     assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-6) for f, e in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_autocast_leaves_the_products_in_float32(form):
+    q, k = unit(40, 16).float().requires_grad_(), unit(40, 16, seed=1).float()
+    expected = torch.autograd.grad(FORMS[form](q, k, 30.0, -10.0).sum(), q)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(FORMS[form](q, k, 30.0, -10.0).sum(), q)[0]
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_keys_of_a_queue_want_no_gradient():
+    q, k = unit(6, 4).requires_grad_(), unit(30, 4, seed=1)
+    loss = ops.info_nce(q, k, 9.0, symmetric=False)
+    (found,) = torch.autograd.grad(loss, q)
+    (expected,) = torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), q)
+    assert torch.allclose(found, expected)
+
+
 def test_a_single_pair_has_loss_zero():
     q = unit(1, 4).float().requires_grad_()
     for symmetric in (True, False):
@@ -295,6 +313,7 @@ def test_a_single_pair_has_loss_zero():
         (lambda z: ops.sigmoid(z, z[:3], 1.0, 0.0), "at least the 4 rows"),
         (lambda z: ops.sigmoid(z, z, 1.0, 0.0, q_group=torch.arange(4)), "or neither"),
         (lambda z: ops.sigmoid(z, z, 1.0, torch.ones(3)), "bias must be"),
+        (lambda z: ops.pairwise_softplus(z, z, 1.0, backend="ring"), "only this rank"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, says):

@@ -37,7 +37,8 @@ def info_nce(
 
     The own pair is kept apart from the sum and joined by log1p, so that value and gradients keep their digits when
     the loss is close to zero. In products of N x M x D, forward and backward: 4 - f for two directions, where f is
-    the fraction of tiles kept; 3 for one direction, keeping none.
+    the fraction of tiles kept; 3 for one direction, in strips of whole rows, keeping none (2 where the keys want no
+    gradient, as those of a queue).
 
     Args:
         q: queries [N, D]. The positive of `q[i]` is `k[i]`.
@@ -73,7 +74,7 @@ def info_nce(
         rows = strip_rows(m)
         if rows:
             strips = replace(pairs, tile=(rows, max(m, 1)))
-            return _one_direction(*flat(strips)).to(pairs.q.dtype)
+            return _one_direction(*flat(strips), k.requires_grad).to(pairs.q.dtype)
     others, cols, positive = partition(pairs, both=symmetric, backend=backend, budget=budget)
     losses = [-logsigmoid(positive - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
     if reduction == "none":
@@ -94,22 +95,23 @@ def strip_rows(m: int) -> int:
 
 
 def _rows_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    q, k, gradients = args[0], args[1], args[-1]
-    shapes = (q.shape, k.shape, q.shape[:1]) if gradients else ((0,),) * 3
+    q, k, want_k, gradients = args[0], args[1], args[-2], args[-1]
+    shapes = (q.shape, k.shape if want_k else (0,), q.shape[:1]) if gradients else ((0,),) * 3
     dq, dk, dscale = (q.new_empty(shape) for shape in shapes)
     return q.new_empty((), dtype=wide(q)), dq, dk, dscale
 
 
-@operator(f"info_nce_rows({PAIRS}, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)", _rows_shapes)
+@operator(f"info_nce_rows({PAIRS}, bool want_k, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)", _rows_shapes)
 def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The mean loss of the rows and its gradients to q, k and scale. Rows finish inside their strip, so the
     probabilities are known while the strip is still there."""
-    *pairs_args, gradients = args
+    *pairs_args, want_k, gradients = args
     pairs = pairs_of(*pairs_args)
     q, k, n = pairs.q, pairs.k, len(pairs.q)
     positive = own_logits(pairs)
     g_own = torch.empty_like(positive)
-    dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
+    dq = torch.empty_like(q) if gradients else q.new_empty(0)
+    dk = torch.zeros_like(k) if gradients and want_k else q.new_empty(0)
     loss = positive.new_zeros(())
     bounded = pairs.bound() <= limit(q.dtype)
     scratch = pairs.scratch()
@@ -125,14 +127,16 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             g_own[tile.rows] = -wrong
             share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
             torch.mm(z, k, out=dq[tile.rows]).mul_(share)
-            dk.addmm_(z.t(), queries.mul_(share))
+            if want_k:
+                dk.addmm_(z.t(), queries.mul_(share))
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
     return loss / n, *finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
 
 
 def _rows_reference(*args: Any) -> Tensor:
-    rows, _, positive = partition(pairs_of(*args), backend="dense")
+    *pairs_args, _ = args
+    rows, _, positive = partition(pairs_of(*pairs_args), backend="dense")
     return -logsigmoid(positive - rows).mean()
 
 

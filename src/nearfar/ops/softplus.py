@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.errors import UserError
 from nearfar.ops import inputs
 from nearfar.ops.dense import dense_softplus
 from nearfar.ops.kernels import exponentials_, finish_gradients, pairs_of
@@ -48,6 +49,8 @@ def pairwise_softplus(
     >>> pairwise_softplus(torch.zeros(1, 2), torch.zeros(3, 2), 1.0)  # 3 log 2
     tensor([2.0794])
     """
+    if backend == "ring":
+        raise UserError('pairwise_softplus sees only this rank\'s keys: use sigmoid(..., backend="ring")')
     pairs = inputs.pairs(q, k, scale, q_group=q_group, k_group=k_group, admit=admit, backend=backend, tile=tile)
     return softplus_rows(pairs, inputs.per_row(bias, pairs.q, "bias"), backend, budget).to(pairs.q.dtype)
 
@@ -82,7 +85,7 @@ def softplus_tile(
     else:
         z.mul_(LN2)
         if value:
-            sums = torch.nn.functional.softplus(z).sum(1)
+            sums = torch.nn.functional.softplus(z, threshold=40.0).sum(1)
         z.sigmoid_()
     if signs is not None:
         z.mul_(signs)
