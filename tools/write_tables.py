@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from os.path import relpath
 from pathlib import Path
 
 from nearfar.cli import COMMANDS
@@ -20,13 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def table(name: str) -> str:
-    """The Markdown of one table."""
+def table(name: str, page: Path) -> str:
+    """The Markdown of one table, with links as seen from `page`."""
     kind, _, argument = name.partition(" ")
     if kind == "papers":
-        return as_markdown(PAPERS)
+        return as_markdown(PAPERS, Path(relpath(ROOT / "docs" / "papers", page.parent)).as_posix() + "/")
     if kind == "commands":
-        return "\n".join(["| command | what it does |", "|---|---|", *(f"| `nearfar {c}` | {w} |" for c, w in COMMANDS.items())])
+        return "\n".join(
+            ["| command | what it does |", "|---|---|", *(f"| `nearfar {c}` | {w} |" for c, w in COMMANDS.items())]
+        )
     if kind == "reproduction":
         record = ROOT / "src" / "nearfar" / "reproductions" / "results" / f"{argument}.json"
         if not record.is_file():
@@ -37,16 +40,16 @@ def table(name: str) -> str:
     raise ValueError(f"no table {name!r}")
 
 
-def filled(text: str) -> str:
+def filled(text: str, page: Path) -> str:
     """The page with its tables as they are now."""
-    return MARK.sub(lambda m: f"{m[1]}{table(m['name'])}\n{m[3]}", text)
+    return MARK.sub(lambda m: f"{m[1]}{table(m['name'], page)}\n{m[3]}", text)
 
 
 def main() -> int:
     stale = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text("utf-8")
-        new = filled(text)
+        new = filled(text, page)
         if new == text:
             continue
         stale.append(page.relative_to(ROOT))

@@ -252,11 +252,11 @@ def find(slug: str) -> Paper:
     raise UserError(f"no paper {slug!r}; there are: {', '.join(paper.slug for paper in PAPERS)}")
 
 
-def as_markdown(papers: Sequence[Paper]) -> str:
-    """The table of the README."""
+def as_markdown(papers: Sequence[Paper], pages: str = "docs/papers/") -> str:
+    """The table of the README and the docs; `pages` is where the papers' pages lie as seen from there."""
     lines = ["| paper | arXiv | where | recipes | verdict of its claims |", "|---|---|---|---|---|"]
     for paper in papers:
-        name = f"[{paper.name}](docs/papers/{paper.slug}.md)" if paper.is_in else paper.name
+        name = f"[{paper.name}]({pages}{paper.slug}.md)" if paper.is_in else paper.name
         where = f"`{paper.home[0]}`" if paper.is_in else "not in yet"
         recipes = ", ".join(f"`{recipe}`" for recipe in paper.recipes)
         arxiv = f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})"
