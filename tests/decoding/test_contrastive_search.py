@@ -131,6 +131,24 @@ def test_stopping_criteria(llama, batch):
     assert torch.equal(contrastive_search(llama, batch, stopping_criteria=[At()], **CALL), free[:, :14])
 
 
+def test_stop_strings(prompts):
+    from nearfar.data.text import train_tokenizer
+    from nearfar.models.language import language_model
+
+    tokenizer = train_tokenizer(["a red car and a blue car"], 300)
+    language = language_model("tiny", tokenizer=tokenizer)
+    lm, tokens = language.lm.eval(), language.tokenize_prompts(["a red car"])
+    free = contrastive_search(lm, tokens, eos_token_id=None, **CALL)[0]
+    written = [tokenizer.decode(token) for token in free[tokens["input_ids"].shape[1] :]]
+    string = next(text for text in written[2:] if text.strip() and text.isascii())
+    out = contrastive_search(lm, tokens, stop_strings=[string], tokenizer=tokenizer, **CALL)[0]
+    assert torch.equal(out, free[: len(out)])
+    assert string in tokenizer.decode(out[tokens["input_ids"].shape[1] :])
+    assert len(out) < len(free)
+    with pytest.raises(UserError, match="tokenizer"):
+        contrastive_search(lm, tokens, stop_strings=["x"], **CALL)
+
+
 def test_processors_act_before_the_candidates_are_taken(llama, batch):
     from transformers import LogitsProcessor, TemperatureLogitsWarper
 

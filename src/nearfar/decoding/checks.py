@@ -98,7 +98,7 @@ def check_cache(cache: Any) -> None:
     """Only an empty dynamic cache, as `generate` prepares one, may come in."""
     if cache is None:
         return
-    if cache.get_seq_length() > 0:
+    if _length(cache) > 0:
         raise UserError(
             "past_key_values is filled already, but the penalty needs the hidden states of all earlier tokens: pass "
             "the whole prompt without past_key_values"
@@ -118,3 +118,10 @@ def check_finite(score: Tensor, probs: Tensor, step: int) -> None:
         f"the model's {what} are NaN at new token {step + 1} in rows {rows}: in float16 this is an overflow (load the "
         "model in float32 or bfloat16); a logits processor that rules out every token does the same"
     )
+
+
+def _length(cache: Any) -> int:
+    try:
+        return cache.get_seq_length()
+    except ValueError:  # a cache of recurrent states only has no length; `generate` has just made it
+        return 0

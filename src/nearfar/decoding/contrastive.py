@@ -74,6 +74,8 @@ def contrastive_search(
             name: value.repeat_interleave(num_return_sequences, dim=0) if isinstance(value, Tensor) else value
             for name, value in arguments.items()
         }
+    if arguments.get("stop_strings") is not None:
+        _stop_at_strings(arguments)
     if streamer is not None:
         streamer.put(arguments["input_ids"].cpu())
     return model.generate(
@@ -140,3 +142,14 @@ def contrastive_search_generate(
         seed=seed,
         strategy=strategy,
     )
+
+
+def _stop_at_strings(arguments: dict[str, Any]) -> None:
+    """Make a stopping criterion of `stop_strings` and `tokenizer`: `generate` loses the latter with custom methods."""
+    from transformers.generation.stopping_criteria import StopStringCriteria
+
+    tokenizer, strings = arguments.pop("tokenizer", None), arguments.pop("stop_strings")
+    if tokenizer is None:
+        raise UserError("stop_strings needs the tokenizer too: pass tokenizer=...")
+    criteria = list(arguments.get("stopping_criteria") or ())
+    arguments["stopping_criteria"] = [*criteria, StopStringCriteria(tokenizer, strings)]
