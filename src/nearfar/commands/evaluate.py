@@ -7,21 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nearfar.errors import UserError
+
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on data: retrieval, zero-shot, probes, geometry. Every figure comes with its 95 % interval and
-    what chance would reach; data of several domains (drawing styles) gets a table of each."""
+    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality. Every figure comes with its
+    95 % interval and what chance would reach; data of several domains (drawing styles) gets a table of each."""
     asked = parser().parse_args(arguments)
     from rich.console import Console
 
-    from nearfar.evaluation import embed, save_results
+    from nearfar.evaluation import embed, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
     from nearfar.models import load
+    from nearfar.models.reranker import as_fusion
 
     source = open_data(asked.on, asked.split, asked, otherwise="test")
     encoder = load(asked.model)
+    if asked.rerank is not None:
+        as_fusion(encoder)
     embeddings = None
-    if asked.report:
+    if asked.report or asked.rerank is not None:
         embeddings = embed(encoder, source, batch_size=asked.batch_size, captions=asked.captions, progress=True)
     results = run(
         encoder,
@@ -35,11 +40,19 @@ def evaluate(arguments: Sequence[str]) -> None:
         embeddings=embeddings,
         options=protocol_options(asked),
     )
+    reranker = None
+    if asked.rerank is not None:
+        reranker = second_look(encoder, source, embeddings, asked)
+        results["reranked_retrieval"] = reranked_retrieval(embeddings, reranker, seed=asked.seed)
+        cost = {"k": reranker.k, "pairs": reranker.pairs, "seconds": reranker.seconds}
+        results["reranked_retrieval"].details |= cost
     console = Console(highlight=False)
     console.print(f"{asked.model} on {source!r}", markup=False, soft_wrap=True)
     for result in results.values():
         for table in result.tables():
             console.print(table)
+    if reranker is not None:
+        console.print(f"re-ranking: {reranker.cost}", markup=False, soft_wrap=True)
     about = {name: getattr(asked, name) for name in ("model", "on", "split", "seed", "captions")}
     if asked.json:
         console.print(f"written to {save_results(results, asked.json, **about)}", markup=False, soft_wrap=True)
@@ -85,10 +98,21 @@ def parser() -> ArgumentParser:
         choices=["present", "all"],
         help="zero-shot: choose among the classes that occur, or among all (default: %(default)s)",
     )
-    made.add_argument("--train", metavar="SOURCE", help="probes: labelled data to fit on (default: half of the data)")
+    made.add_argument(
+        "--train", metavar="SOURCE", help="data to fit probes and the text-only baseline on (default: half of the data)"
+    )
+    made.add_argument(
+        "--aro", metavar="FOLDER", help="compositionality: use ARO's annotation files and pictures there, not the data"
+    )
     made.add_argument("--train-split", help="the split of --train")
     for column in ("image", "text", "label"):
         made.add_argument(f"--{column}", metavar="COLUMN", help=f"the column of {column}s, where it has another name")
+    made.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="also retrieval where a fusion model (albef, tcl) looks again at the first K of each query, with its cost",
+    )
     made.add_argument("--batch-size", type=int, default=64, help="for embedding (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of splits and intervals (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
@@ -106,6 +130,21 @@ def open_data(spec: str, split: str | None, asked: Namespace, *, otherwise: str)
     return open_source(spec, split=split, image=asked.image, text=asked.text, label=asked.label)
 
 
+def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) -> Any:
+    """The re-ranker over the pictures and captions that were embedded."""
+    from nearfar.data.images import load_image
+    from nearfar.models import MatchScorer, Reranker
+
+    if not hasattr(source, "__getitem__"):
+        raise UserError(f"--rerank reads the data twice, and {source.name} is a stream: leave out streaming")
+    pictures = (load_image(source[row]["image"], near=encoder.image_size) for row in embeddings.row.tolist())
+    scorer = MatchScorer.of(encoder, pictures, embeddings.captions, batch_size=asked.batch_size)
+    return Reranker(scorer, k=asked.rerank)
+
+
 def protocol_options(asked: Namespace) -> dict[str, dict[str, Any]]:
     """Each protocol's own settings, from the flags."""
-    return {"zero_shot": {"templates": asked.templates, "candidates": asked.candidates}}
+    return {
+        "zero_shot": {"templates": asked.templates, "candidates": asked.candidates},
+        "compositionality": {"aro": asked.aro},
+    }

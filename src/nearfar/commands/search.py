@@ -24,6 +24,11 @@ def search(arguments: Sequence[str]) -> None:
     from nearfar.search.opening import open_index
 
     index, encoder = open_index(asked.index, model=asked.model)
+    rerank = None
+    if asked.rerank is not None:
+        from nearfar.search import match_reranker
+
+        rerank = match_reranker(encoder)
     results = query(
         index,
         encoder,
@@ -33,6 +38,8 @@ def search(arguments: Sequence[str]) -> None:
         minus=asked.minus,
         weight=asked.weight,
         top=asked.top,
+        rerank=rerank,
+        depth=asked.top if asked.rerank is None else asked.rerank,
     )
     if asked.html:
         write_gallery(results, asked.html)
@@ -60,6 +67,12 @@ def parser() -> ArgumentParser:
     made.add_argument("--minus", action="append", default=[], metavar="TEXT", help="take a text away; may be repeated")
     made.add_argument("--weight", type=float, default=1.0, help="how much each plus and minus counts (%(default)s)")
     made.add_argument("--top", type=int, default=10, help="how many hits (%(default)s)")
+    made.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="let a fusion model (albef, tcl) look again at the first K, and order them by its matching score",
+    )
     made.add_argument("--model", help="the model, where it is not the one that the index names")
     made.add_argument("--json", action="store_true", help="print the hits as JSON")
     made.add_argument("--html", type=Path, metavar="FILE", help="write a gallery, one file that holds its pictures")

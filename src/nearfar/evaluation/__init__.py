@@ -6,6 +6,7 @@ from nearfar.evaluation.evaluate import PROTOCOLS, Job, evaluate
 from nearfar.evaluation.geometry import geometry
 from nearfar.evaluation.probes import knn, linear_probe
 from nearfar.evaluation.ranks import Ranks, nearest, rank, rank_scores
+from nearfar.evaluation.reranked import reranked_retrieval
 from nearfar.evaluation.result import Metric, Result, load_results, save_results
 from nearfar.evaluation.retrieval import rank_metrics, retrieval
 from nearfar.evaluation.templates import TEMPLATES, templates
@@ -33,6 +34,7 @@ __all__ = [
     "rank",
     "rank_metrics",
     "rank_scores",
+    "reranked_retrieval",
     "retrieval",
     "save_results",
     "templates",

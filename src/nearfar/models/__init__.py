@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nearfar.models.momentum import MomentumEncoder
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.queue import FeatureQueue
-    from nearfar.models.reranker import MatchScorer, rerank
+    from nearfar.models.reranker import MatchScorer, Reranker, rerank
 
 _HOME = {
     "DualEncoder": "dual_encoder",
@@ -33,6 +33,7 @@ _HOME = {
     "MatchingHead": "heads",
     "MomentumEncoder": "momentum",
     "PRESETS": "presets",
+    "Reranker": "reranker",
     "create": "presets",
     "load": "loading",
     "mask_tokens": "masking",
@@ -49,6 +50,7 @@ __all__ = [
     "MatchScorer",
     "MatchingHead",
     "MomentumEncoder",
+    "Reranker",
     "create",
     "load",
     "mask_tokens",

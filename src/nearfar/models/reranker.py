@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.models.fusion_model import FusionModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PairScores = Callable[[Tensor, Tensor], Tensor]
 """Scores `[n]` of pairs, given their query rows `[n]` and gallery rows `[n]`, long."""
@@ -58,26 +65,129 @@ def rerank(similarity: Tensor, pair_scores: PairScores, *, k: int = 128, batch_s
 
 
 class MatchScorer:
-    """The second look of a `FusionModel`, over pictures and texts that went through the towers once.
+    """The second look of a `FusionModel`, over pictures and texts that went through the towers once. It holds the
+    tokens of all of them, in memory; the model looks in evaluation mode, whatever its mode.
+
+    Args:
+        model: the fusion model.
+        pixels: `[N, 3, H, W]`, or batches of them.
+        tokens: of M texts, as the model's `tokenize` gives them.
+        batch_size: pictures, and texts, that go through a tower at a time.
 
     >>> scorer = MatchScorer(model, pixels, tokens)                                     # doctest: +SKIP
     >>> rerank(similarity, scorer.image_to_text, k=64).index                            # doctest: +SKIP
     """
 
-    def __init__(self, model: FusionModel, pixels: Tensor, tokens: Mapping[str, Tensor], *, batch_size: int = 64):
+    def __init__(
+        self,
+        model: FusionModel,
+        pixels: Tensor | Iterable[Tensor],
+        tokens: Mapping[str, Tensor],
+        *,
+        batch_size: int = 64,
+    ) -> None:
         self.model = model
-        with torch.no_grad():
-            self.images = torch.cat([model.image_tokens(part) for part in pixels.split(batch_size)])
+        with _looking(model):
+            parts = pixels.split(batch_size) if isinstance(pixels, Tensor) else pixels
+            self.images = torch.cat([model.image_tokens(part) for part in parts])
             ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
             texts = [model.text_tokens({"input_ids": i, "attention_mask": m}) for i, m in zip(ids, mask, strict=True)]
         self.texts, self.mask = torch.cat(texts), tokens["attention_mask"].to(self.images.device)
 
+    @classmethod
+    def of(cls, model: Any, pictures: Iterable[Image], texts: Sequence[str], *, batch_size: int = 64) -> Self:
+        """The second look at pictures and texts as they are.
+
+        Raises:
+            UserError: the model is no `FusionModel`.
+        """
+        pixels = (model.preprocess(part) for part in _parts(pictures, batch_size))
+        return cls(as_fusion(model), pixels, model.tokenize(list(texts)), batch_size=batch_size)
+
     def image_to_text(self, image: Tensor, text: Tensor) -> Tensor:
         """Matching logits `[n]` of pairs of rows: queries are pictures."""
         image, text = image.to(self.images.device), text.to(self.images.device)
-        with torch.no_grad():
+        with _looking(self.model):
             return self.model.match(self.images[image], self.texts[text], self.mask[text])[:, 1]
 
     def text_to_image(self, text: Tensor, image: Tensor) -> Tensor:
         """Matching logits `[n]` of pairs of rows: queries are texts."""
         return self.image_to_text(image, text)
+
+
+class Reranker:
+    """Re-ranks by a `MatchScorer`, a block of queries at a time, and counts what that costs.
+
+    Args:
+        scorer: gives `image_to_text` and `text_to_image`.
+        k: candidates a query that get the second look.
+        batch_size: pairs at a time.
+
+    Attributes:
+        pairs: scored so far.
+        seconds: spent on them.
+
+    `nearfar.evaluation.reranked_retrieval` takes it as its `second_look`.
+    """
+
+    def __init__(self, scorer: MatchScorer, *, k: int = 128, batch_size: int = 256) -> None:
+        if k < 1:
+            raise UserError(f"re-ranking the first {k} of each query: give at least 1")
+        self.scorer, self.k, self.batch_size = scorer, k, batch_size
+        self.pairs, self.seconds = 0, 0.0
+
+    def __call__(self, similarity: Tensor, query: Tensor, candidate: Tensor, direction: str) -> Tensor:
+        """Scores `[N, M]` to rank by, for queries and candidates that are rows `[N]` and `[M]` of the scorer.
+
+        Args:
+            similarity: `[N, M]` of the first stage.
+            direction: "text_to_image" or "image_to_text".
+        """
+        score, began = getattr(self.scorer, direction), time.perf_counter()
+        found = rerank(similarity, lambda q, c: score(query[q], candidate[c]), k=self.k, batch_size=self.batch_size)
+        self.pairs += found.pairs
+        self.seconds += time.perf_counter() - began
+        return found.matrix(similarity)
+
+    @property
+    def cost(self) -> str:
+        """The cost in one line."""
+        each = 1000 * self.seconds / max(self.pairs, 1)
+        return (
+            f"the first {self.k} of each query looked at again: {self.pairs:,} pairs scored in {self.seconds:.1f} s "
+            f"({each:.2f} ms a pair)"
+        )
+
+
+def as_fusion(model: Any) -> FusionModel:
+    """The model, if it can look twice.
+
+    Raises:
+        UserError: it is no `FusionModel`.
+    """
+    if not isinstance(model, FusionModel):
+        raise UserError(
+            f"re-ranking needs a fusion model, and this is a {type(model).__name__}: train one with the method albef "
+            "or tcl"
+        )
+    return model
+
+
+def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+@contextmanager
+def _looking(model: FusionModel) -> Iterator[None]:
+    """No gradient and no dropout; then every module is back in its own mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

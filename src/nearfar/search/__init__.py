@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nearfar.search.index import Index
     from nearfar.search.items import Hit
     from nearfar.search.querying import Query, Results, compose_query, query
+    from nearfar.search.reranking import match_reranker
     from nearfar.search.zero_shot import zero_shot_labels
 
 _LAZY = {
@@ -30,6 +31,7 @@ _LAZY = {
     "build": "building",
     "compose_query": "querying",
     "exact_search": "exact",
+    "match_reranker": "reranking",
     "query": "querying",
     "zero_shot_labels": "zero_shot",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "build",
     "compose_query",
     "exact_search",
+    "match_reranker",
     "query",
     "zero_shot_labels",
 ]

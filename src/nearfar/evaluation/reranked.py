@@ -1,0 +1,64 @@
+"""Retrieval in two stages: the dual encoder keeps the best candidates, a slower model puts those in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nearfar.errors import UserError
+from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.ranks import Ranks, rank_scores
+from nearfar.evaluation.result import Metric, Result
+from nearfar.evaluation.retrieval import rank_metrics
+
+SecondLook = Callable[[Tensor, Tensor, Tensor, str], Tensor]
+"""`(similarity [q, c], query rows [q], candidate rows [c], direction) -> scores [q, c]` to rank by; rows are those of
+`Embeddings.image` and `Embeddings.text`, and the direction is "text_to_image" or "image_to_text"."""
+
+
+def reranked_retrieval(
+    data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, chunk: int = 256
+) -> Result:
+    """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second look makes of the cosines.
+
+    Args:
+        data: the embedded data.
+        second_look: what re-orders the first candidates of each query, such as a `nearfar.models.Reranker`; those it
+            does not look at should stay behind those it does.
+        ks: the k of R@k.
+        seed: of the bootstrap.
+        chunk: queries whose scores are held at a time.
+
+    Raises:
+        UserError: the data has no captions.
+
+    >>> eye = torch.eye(4)
+    >>> backwards = lambda similarity, query, candidate, direction: -similarity
+    >>> reranked_retrieval(Embeddings(eye, eye, torch.arange(4)), backwards)["text_to_image_R@1"]
+    0.0
+    """
+    if not len(data.text):
+        raise UserError(f"retrieval needs captions, and {data.source} has none")
+    image, text = torch.arange(len(data)), data.distinct_texts()
+    sides = {
+        "image": (image, normalize(data.image, dim=1), data.image_group),
+        "text": (text, normalize(data.text[text], dim=1), data.text_group[text]),
+    }
+    metrics: dict[str, Metric] = {}
+    for direction in ("text_to_image", "image_to_text"):
+        (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
+        found = [
+            rank_scores(second_look(q[part] @ c.T, query[part], candidate, direction), q_group[part], c_group)
+            for part in torch.arange(len(q)).split(chunk)
+        ]
+        metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
+    return Result("reranked_retrieval", metrics, details={"images": len(data), "distinct_captions": len(text)})
+
+
+def _joined(parts: Sequence[Ranks]) -> Ranks:
+    return Ranks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))
