@@ -30,6 +30,9 @@ _LAZY = {
     "tokenize": "text",
     "clean_caption": "text",
     "AltTextFilter": "filters",
+    "CaptionSwapper": "swaps",
+    "with_hard_captions": "hard_captions",
+    "mine_hard_images": "neighbours",
 }
 _MODULES = ("batch", "images", "loader", "scenes", "source", "text", "views", "world")
 __all__ = [*_LAZY, *_MODULES]

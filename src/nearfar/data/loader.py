@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nearfar.data.images import decode, describe, resize
-from nearfar.data.order import BLOCK, Part, Row, Share, SourceOrder, State, StreamOrder, mix
+from nearfar.data.order import BLOCK, Order, Part, Row, Share, SourceOrder, State, StreamOrder, mix
+from nearfar.data.paired_order import PairedOrder
 from nearfar.data.skipped import BadRecord, Skipped
 from nearfar.data.source import Record, Source, Stream, captions
 from nearfar.data.text import tokenize
@@ -57,7 +58,11 @@ class Loader:
         max_length: tokens a caption is cut to (default: what the tokenizer says); `pad_to` pads to a fixed length.
         caption: take one of a record's captions at `random`, another each epoch, or always its `first`. By default
             `random` if `shuffle`.
-        negatives: hard negative captions a sample, by default as many as the first record has.
+        negatives: hard negative captions a sample, by default as many as the first record has. Those that falsify the
+            chosen caption come first (`negative_of`).
+        neighbours: `[N, K]` hard images of each record of a `Source`, by place (`nearfar.data.neighbours` mines them).
+            Of each global batch one half is drawn, the other half is a neighbour of each, another each epoch:
+            rows `[x_1..x_b, x_j1..x_jb]`.
         shuffle: a new order each epoch; False reads in order.
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are.
@@ -95,6 +100,7 @@ class Loader:
         pad_to: int | None = None,
         caption: Literal["random", "first"] | None = None,
         negatives: int | None = None,
+        neighbours: Tensor | None = None,
         shuffle: bool = True,
         seed: int = 0,
         rank: int = 0,
@@ -120,9 +126,13 @@ class Loader:
                 raise UserError(f"{source.name} has no {key!r}; its columns are: {', '.join(source.columns)}")
         self.negatives = self._count_negatives(negatives)
         self._share = Share(batch_size, rank, world_size, drop_last)
-        self._order: SourceOrder | StreamOrder
+        self._order: Order | StreamOrder
         if isinstance(source, Stream):
+            if neighbours is not None:
+                raise UserError(f"{source.name} is a stream: neighbours are for data that can be asked by number")
             self._order = StreamOrder(source, self._share, seed=seed, shuffle=shuffle, block=block)
+        elif neighbours is not None:
+            self._order = PairedOrder(source, self._share, neighbours, seed=seed, shuffle=shuffle)
         else:
             self._order = SourceOrder(source, self._share, seed=seed, shuffle=shuffle)
         self._cache = Cache(0 if isinstance(source, Stream) else cache)
@@ -218,9 +228,10 @@ class Loader:
             texts = captions(record.get("text"))
             if not texts:
                 raise BadRecord("no caption")
-            text = texts[0 if self.caption == "first" else mix(self.seed, epoch, index, _CAPTION) % len(texts)]
+            chosen = 0 if self.caption == "first" else mix(self.seed, epoch, index, _CAPTION) % len(texts)
+            text = texts[chosen]
             if self.negatives:
-                wrong = captions(record.get("negative_text")) or [""]
+                wrong = false_captions(record, chosen)
                 first = mix(self.seed, epoch, index, _NEGATIVE)
                 negatives = [wrong[(first + i) % len(wrong)] for i in range(self.negatives)]
         if self.views is not None:
@@ -291,6 +302,20 @@ class Loader:
         if unusable.count:
             total = self._seen if at_end else None if isinstance(self.source, Stream) else len(self.source)
             unusable.check(self._seen, limit=self.max_skipped, name=self.source.name, total=total)
+
+
+def false_captions(record: Record, chosen: int) -> list[str]:
+    """The hard negatives of a record's caption number `chosen`; all of the record's where it has none of its own, and
+    an empty one where the record has none at all.
+
+    >>> record = {"negative_text": ["b a", "d c"], "negative_of": [0, 2]}
+    >>> false_captions(record, 2), false_captions(record, 1), false_captions({}, 0)
+    (['d c'], ['b a', 'd c'], [''])
+    """
+    wrong = captions(record.get("negative_text"))
+    owners = record.get("negative_of") or []
+    own = [text for text, of in zip(wrong, owners, strict=False) if of == chosen]
+    return own or wrong or [""]
 
 
 class Cache:

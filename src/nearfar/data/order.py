@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -70,6 +70,13 @@ class Share:
         return self.rank * each, (self.rank + 1) * each
 
 
+class Order(Protocol):
+    """An order of batches of known number."""
+
+    def __len__(self) -> int: ...
+    def batches(self, epoch: int, state: State) -> Iterator[Part]: ...
+
+
 class SourceOrder:
     """The order of a source: a permutation of all of it for each epoch."""
 
@@ -82,20 +89,23 @@ class SourceOrder:
 
     def batches(self, epoch: int, state: State) -> Iterator[Part]:
         """The batches of an epoch from a state on (`{}` is its beginning)."""
-        places = self._places(epoch)
+        places = self.places(epoch)
         for step in range(state.get("step", 0), len(self)):
             first = step * self.share.whole
             start, stop = self.share.mine(min(self.share.whole, len(places) - first))
-            rows = [Row(self._candidates(places, epoch, first + i)) for i in range(start, stop)]
+            rows = [Row(self.candidates(places, epoch, first + i)) for i in range(start, stop)]
             yield Part(rows, start, {"step": step + 1})
 
-    def _places(self, epoch: int) -> list[int]:
+    def places(self, epoch: int) -> list[int]:
+        """All places of the source in the order of an epoch."""
         if not self.shuffle:
             return list(range(len(self.source)))
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         return torch.randperm(len(self.source), generator=generator).tolist()
 
-    def _candidates(self, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+    def candidates(self, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+        """The record at a position of the order, and those that may take its place."""
+
         def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
             at = position if attempt == 0 else mix(self.seed, epoch, position, attempt) % len(places)
             return places[at], lambda: self.source[places[at]]
