@@ -102,9 +102,28 @@ def ours(form: str) -> dict[str, Objective]:
 
 def peers(form: str, n: int) -> dict[str, Objective]:
     """The other libraries' losses for a form, at N rows."""
-    import_torchvision()
+    if form == "InfoNCE, both directions":
+        from open_clip.loss import ClipLoss
+
+        return {
+            "open_clip ClipLoss": lambda q, k, s, b: ClipLoss()(q, k, s),
+            "dense autograd": both_directions,
+            "chunk and checkpoint": both_directions_in_chunks,
+        }
+    if form == "InfoNCE, one direction":
+        return {"dense autograd": one_direction, "chunk and checkpoint": one_direction_in_chunks}
+    if form == "sigmoid":
+        from open_clip.loss import SigLipLoss
+
+        return {
+            "open_clip SigLipLoss": lambda q, k, s, b: SigLipLoss()(q, k, s, b),
+            "chunk and checkpoint": sigmoid_in_chunks,
+        }
+    return two_view_peers(n)
+
+
+def two_view_peers(n: int) -> dict[str, Objective]:
     from lightly.loss import NTXentLoss
-    from open_clip.loss import ClipLoss, SigLipLoss
     from pytorch_metric_learning.losses import NTXentLoss as MetricNTXent
 
     def lightly(q: Tensor, k: Tensor, s: Tensor, b: Tensor) -> Tensor:
@@ -115,23 +134,14 @@ def peers(form: str, n: int) -> dict[str, Objective]:
         return MetricNTXent(temperature=1 / s.item())(views, torch.arange(n // 2).repeat(2))
 
     cubic = {"pytorch-metric-learning NTXentLoss": metric_learning} if n <= PAIRS_OF_PAIRS else {}
-    return {
-        "InfoNCE, both directions": {
-            "open_clip ClipLoss": lambda q, k, s, b: ClipLoss()(q, k, s),
-            "dense autograd": both_directions,
-            "chunk and checkpoint": both_directions_in_chunks,
-        },
-        "InfoNCE, one direction": {
-            "dense autograd": one_direction,
-            "chunk and checkpoint": one_direction_in_chunks,
-        },
-        "NT-Xent": {"lightly NTXentLoss": lightly, "dense autograd": nt_xent, **cubic},
-        "sigmoid": {
-            "open_clip SigLipLoss": lambda q, k, s, b: SigLipLoss()(q, k, s, b),
-            "chunk and checkpoint": sigmoid_in_chunks,
-        },
-    }[form]
+    return {"lightly NTXentLoss": lightly, "dense autograd": nt_xent, **cubic}
 
 
 def objectives(form: str, n: int) -> dict[str, Objective]:
+    import_torchvision()
     return ours(form) | peers(form, n)
+
+
+def objective(form: str, variant: str, n: int) -> Objective:
+    """One of them, without importing the libraries of the others."""
+    return ours(form)[variant] if variant in ours(form) else objectives(form, n)[variant]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from _measure import interleave, peak_of
-from _objectives import FORMULA, PAIRS_OF_PAIRS, Objective, objectives
+from _objectives import FORMULA, PAIRS_OF_PAIRS, Objective, objective, objectives
 from _render import render
 
 RESULTS = Path(__file__).parent / "results" / "ops.json"
@@ -108,9 +108,9 @@ def vectors(n: int, d: int, scale: float) -> list[Tensor]:
     return [t.requires_grad_() for t in (q, k, torch.tensor(scale), torch.tensor(-10.0))]
 
 
-def value_and_gradients(objective: Objective, inputs: list[Tensor]) -> list[Tensor]:
+def value_and_gradients(loss_of: Objective, inputs: list[Tensor]) -> list[Tensor]:
     leaves = [t.detach().requires_grad_() for t in inputs]
-    loss = objective(*leaves)
+    loss = loss_of(*leaves)
     loss.backward()
     return [loss.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad for t in leaves[:2])]
 
@@ -129,11 +129,11 @@ def error(found: list[Tensor], expected: list[Tensor], unit: list[Tensor]) -> fl
 
 def peak(form: str, variant: str, n: int, d: int, scale: float) -> int:
     """Peak bytes of one step beyond its inputs and their gradients."""
-    objective = objectives(form, n)[variant]
-    value_and_gradients(objective, vectors(min(n, 512), d, scale))  # what a library sets up once is not its memory
+    step = objective(form, variant, n)
+    value_and_gradients(step, vectors(min(n, 512), d, scale))  # what a library sets up once is not its memory
     inputs = vectors(n, d, scale)
     gc.collect()
-    return max(0, peak_of(lambda: value_and_gradients(objective, inputs)) - 2 * n * d * 4)
+    return max(0, peak_of(lambda: value_and_gradients(step, inputs)) - 2 * n * d * 4)
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:

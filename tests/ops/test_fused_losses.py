@@ -45,7 +45,7 @@ def value_and_gradients(function, tensors, dtype):
 def assert_close(found, expected, tolerance):
     for f, e in zip(found, expected, strict=True):
         assert f.shape == e.shape
-        # The gradient to a scale sums cosines of either sign: one that cancels to almost nothing keeps its absolute error.
+        # The gradient to a scale sums cosines of either sign: where they cancel, the absolute error is what counts.
         assert (f - e).norm() <= tolerance * max(float(e.norm()), 1e-2 if f.ndim == 0 else 1e-3)
 
 
@@ -207,7 +207,9 @@ def test_nt_xent_keeps_its_digits_near_zero():
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
 @pytest.mark.parametrize("form", ["symmetric", "one direction", "nt_xent", "sigmoid"])
 def test_within_1e5_of_float64_at_4096(form, scale):
-    q, k = unit(4096, 128), normalize(unit(4096, 128) + 0.8 * unit(4096, 128, seed=1), dim=1)
+    # So near that there is something to learn at each scale: at 1e-17 the oracle itself would have no digits left.
+    noise = 3.0 if scale > 50 else 0.8
+    q, k = unit(4096, 128), normalize(unit(4096, 128) + noise * unit(4096, 128, seed=1), dim=1)
     partner = torch.arange(4096).roll(2048)
     ours, oracle, tensors = {
         "symmetric": (ops.info_nce, lambda *t: info_nce_oracle(*t, True, None), (q, k, scale)),
