@@ -320,6 +320,16 @@ def test_a_model_without_cache_is_refused():
         contrastive_search(model, torch.tensor([[4, 5, 6]]), **CALL)
 
 
+def test_a_model_that_keeps_its_state_to_itself_is_refused():
+    from transformers import RecurrentGemmaConfig, RecurrentGemmaForCausalLM
+
+    config = RecurrentGemmaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, lru_width=32
+    )
+    with pytest.raises(UserError, match="returned no key-value cache"):
+        contrastive_search(RecurrentGemmaForCausalLM(config).eval(), torch.tensor([[4, 5, 6]]), **CALL)
+
+
 def test_nan_logits_are_named(llama):
     weight = llama.lm_head.weight.data
     kept = weight[3].clone()

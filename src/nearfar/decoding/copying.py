@@ -54,7 +54,7 @@ class Copies:
         self.kwargs = self.model._update_model_kwargs_for_generation(
             outputs, self.kwargs, is_encoder_decoder=encoder_decoder
         )
-        if all(self.kwargs.get(name) is None for name in _CACHES):
+        if all(getattr(outputs, name, None) is None for name in _CACHES):  # or it keeps its state to itself
             raise UserError(f"{type(self.model).__name__} returned no key-value cache; contrastive search needs one")
         return seen[0], outputs.logits[:, -1]
 
