@@ -101,6 +101,13 @@ PAPERS = (
         "Contrastive search",
         "Contrastive Search Is What You Need For Neural Text Generation",
         "2210.14140",
+        home=(
+            "nearfar.decoding.contrastive",
+            "nearfar.losses.simctg",
+            "nearfar.methods.text.simctg",
+            "nearfar.evaluation.isotropy",
+        ),
+        recipes=("simctg", "simctg-gpt2"),
     ),
     Paper(
         "cosmo",

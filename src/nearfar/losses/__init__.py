@@ -7,6 +7,7 @@ from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.nt_xent import NTXent
 from nearfar.losses.sigmoid import SigmoidLoss
+from nearfar.losses.simctg import SimCTGLoss
 from nearfar.losses.supcon import SupCon
 from nearfar.losses.temperature import Temperature
 
@@ -16,6 +17,7 @@ __all__ = [
     "InfoNCE",
     "NTXent",
     "SigmoidLoss",
+    "SimCTGLoss",
     "SupCon",
     "Temperature",
     "functional",
