@@ -3,6 +3,7 @@ flags and its docstring is its help, so there is nothing to keep in step here.""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -59,7 +60,9 @@ def run(function: Callable[..., Any], command: str, arguments: list[str]) -> Any
         return function(arguments)
     from jsonargparse import auto_cli
 
-    return auto_cli(function, args=arguments, prog=f"nearfar {command}", as_positional=True)
+    # Flags are the names of parameters, so they have underscores; people type dashes too.
+    words = [re.sub(r"^--[\w-]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in arguments]
+    return auto_cli(function, args=words, prog=f"nearfar {command}", as_positional=True)
 
 
 def usage() -> str:
