@@ -21,7 +21,7 @@ from nearfar.evaluation.compositionality.perturb import (
     shuffle_within_trigrams,
     trigrams,
 )
-from nearfar.evaluation.compositionality.protocol import compositionality
+from nearfar.evaluation.compositionality.protocol import multiple_choice
 
 CAPTION = "a big red dog quickly chases two small cats near the old house"
 
@@ -143,18 +143,18 @@ def test_nan_scores_are_refused():
 def test_a_bag_of_words_scores_at_chance():
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     swaps = [Case(im, ("a red car and a blue dog", "a blue car and a red dog"), "swap") for im in (red, blue)]
-    result = compositionality(BagOfWords(), swaps)
+    result = multiple_choice(BagOfWords(), swaps)
     assert result["accuracy"] == 0.5
     assert result["tied"] == 1.0
     order = [Case(im, tuple(order_options(CAPTION)), "order") for im in (red, blue)]
-    assert compositionality(BagOfWords(), order)["accuracy"] == pytest.approx(0.2)
+    assert multiple_choice(BagOfWords(), order)["accuracy"] == pytest.approx(0.2)
 
 
 def test_blind_baselines_stand_beside_every_score():
     image = Image.new("RGB", (8, 8), "red")
     cases = [Case(image, tuple(order_options(CAPTION)), "order")]
     blind = NgramBaseline().fit([CAPTION, "two small cats near the old house", "a big red dog"])
-    result = compositionality(BagOfWords(), cases, blind=blind)
+    result = multiple_choice(BagOfWords(), cases, blind=blind)
     assert result["text_only"] == 1.0  # solved without the image
     assert result["blank_image"] == pytest.approx(0.2)
     assert result.details["flawed_cases"] == 0
@@ -170,7 +170,7 @@ def test_ngram_shares_sum_to_one():
 def test_flawed_cases_are_counted():
     case = Case(Image.new("RGB", (8, 8)), ("dog", "dog"), "g")
     assert case.flawed
-    assert compositionality(BagOfWords(), [case]).details["flawed_cases"] == 1
+    assert multiple_choice(BagOfWords(), [case]).details["flawed_cases"] == 1
 
 
 def test_published_files(tmp_path):
@@ -183,15 +183,15 @@ def test_published_files(tmp_path):
     ]
     (tmp_path / "r.json").write_text(json.dumps(rows))
     (case,) = aro_cases(tmp_path / "r.json", tmp_path, "relation")
-    assert case.captions == ("the dog is on the mat", "the mat is on the dog")
+    assert case.captions == ("The dog is on the mat.", "The mat is on the dog.")
     assert case.box == (2, 1, 8, 6)
     assert case.group == "on"
-    assert len(list(aro_cases(tmp_path / "r.json", tmp_path, "relation", keep_symmetric=True))) == 2
+    assert len(list(aro_cases(tmp_path / "r.json", tmp_path, "relation", leave_out=()))) == 2
     (tmp_path / "o.json").write_text(json.dumps([{"image": "1.jpg", "caption": [CAPTION, "a dog"]}]))
     first, second = aro_cases(tmp_path / "o.json", tmp_path, "order")
     assert len(first.captions) == 5
     assert second.flawed
-    assert compositionality(BagOfWords(), [case])["accuracy"] == 0.5
+    assert multiple_choice(BagOfWords(), [case])["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,28 @@ def _geometry(job: Job, **options: Any) -> Result:
     return geometry(job.embeddings, seed=job.seed, **options)
 
 
+def _compositionality(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.compositionality.measure import measure
+
+    settings = {"train": job.train, "seed": job.seed, "batch_size": job.batch_size, **options}
+    return measure(job.encoder, job.source, **settings)
+
+
+def _order_probe(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.compositionality.probe import order_probe
+
+    settings = {"embeddings": job.embeddings, "seed": job.seed, "batch_size": job.batch_size, **options}
+    return order_probe(job.encoder, job.source, **settings)
+
+
 PROTOCOLS: dict[str, Callable[..., Result] | str] = {
     "retrieval": _retrieval,
     "zero_shot": _zero_shot,
     "knn": _knn,
     "linear_probe": _linear_probe,
     "geometry": _geometry,
+    "compositionality": _compositionality,
+    "order_probe": _order_probe,
 }
 """Protocols by name: a function `(job, **options) -> Result`, or "module:function", imported when it is used."""
 

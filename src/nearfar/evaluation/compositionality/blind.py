@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nearfar.data.grammar import words
+from nearfar.evaluation.compositionality.choice import Case
 
 _START, _END = "<s>", "</s>"
 
@@ -67,3 +68,20 @@ class NgramBaseline:
 
     def _tokens(self, caption: str) -> Sequence[str]:
         return [_START] * (self.order - 1) + words(caption.lower()) + [_END]
+
+
+def cross_fitted(cases: Sequence[Case], images: Sequence[int]) -> list[list[float]]:
+    """Text-only scores of the cases' options where there are no training captions: those of half of the images are
+    scored by a baseline fitted on the true captions of the other half.
+
+    Args:
+        cases: the questions.
+        images: for each the number of its image; at least two differ.
+    """
+    order = {image: place for place, image in enumerate(dict.fromkeys(images))}
+    halves = [order[image] % 2 for image in images]
+    blind = [
+        NgramBaseline().fit(case.captions[0] for case, half in zip(cases, halves, strict=True) if half != fold)
+        for fold in (0, 1)
+    ]
+    return [[blind[half](caption) for caption in case.captions] for case, half in zip(cases, halves, strict=True)]

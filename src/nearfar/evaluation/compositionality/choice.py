@@ -21,12 +21,16 @@ class Case:
         captions: the options; `captions[0]` is the true one.
         group: what macro accuracy averages over: the relation, the pair of attributes.
         box: `(left, top, right, bottom)` in pixels to crop the image to first, or None.
+        kinds: what is wrong with each of `captions[1:]`, where that has a name; empty otherwise.
+        row: the record's place in its source, so that a report can show its image.
     """
 
     image: Any
     captions: tuple[str, ...]
     group: str = ""
     box: tuple[int, int, int, int] | None = None
+    kinds: tuple[str, ...] = ()
+    row: int | None = None
 
     @property
     def flawed(self) -> bool:
@@ -39,6 +43,7 @@ def choice_accuracy(
     groups: Sequence[str],
     *,
     name: str = "choice",
+    cluster: Sequence[int] | None = None,
     fewest: int = 1,
     ties: str = "fair",
     seed: int = 0,
@@ -49,6 +54,8 @@ def choice_accuracy(
         scores: for each case the scores of its options, the true one first.
         groups: for each case its group.
         name: of the result.
+        cluster: for each case a number, equal for cases that are not independent (of one image); the bootstrap
+            resamples whole clusters.
         fewest: groups of fewer cases are left out of the macro mean (ARO's attribution task counts pairs of attributes
             with at least 25).
         ties: "fair" gives a tie of t best options 1/t when the true one is among them, so that a bag of words, which
@@ -78,14 +85,14 @@ def choice_accuracy(
         raise ValueError(f"no group has {fewest} cases; the largest has {sizes.max()}")
     # The macro mean as a weighted mean over cases, so that one bootstrap serves both.
     weight = np.where(counted, 1 / sizes, 0.0)[member] * len(group) / counted.sum()
-    low, high = mean_interval(np.stack([right * weight, right], axis=1), seed=seed)
+    low, high = mean_interval(np.stack([right * weight, right], axis=1), cluster=cluster, seed=seed)
     metrics = {
         "accuracy": Metric(
             float((right * weight).mean()),
             float(low[0]),
             float(high[0]),
             float((chance * weight).mean()),
-            len(group),
+            int(counted[member].sum()),
             "%",
         ),
         "micro": Metric(float(right.mean()), float(low[1]), float(high[1]), float(chance.mean()), len(group), "%"),

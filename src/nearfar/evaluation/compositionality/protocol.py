@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from nearfar.data.images import load_image
+from nearfar.evaluation.compositionality.blind import cross_fitted
 from nearfar.evaluation.compositionality.choice import Case, choice_accuracy
-from nearfar.evaluation.result import Result
+from nearfar.evaluation.compositionality.scorer import Scorer, blank, cosine_scorer, image_key
+from nearfar.evaluation.result import Metric, Result
 
-Scorer = Callable[[Sequence[Case]], list[list[float]]]
-"""Cases in, the scores of their options out."""
+Blind = Callable[[str], float]
+"""Scores a caption without its image."""
 
 
 def compositionality(
+    encoder: Any, tasks: Mapping[str, Iterable[Case]], *, fewest: Mapping[str, int] | None = None, **settings: Any
+) -> Result:
+    """Score several tasks as one result.
+
+    Args:
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        tasks: cases by the name of their task (`scene_tasks`, `aro_tasks`). Tasks without cases are left out.
+        fewest: for a task, the smallest group that counts in its macro mean; all count where none has so many cases.
+        settings: the others of `multiple_choice`.
+
+    Returns a `Result` with the figures of each task, `relation_accuracy` and so on; `by` holds for each task the
+    accuracy of its groups (relations, pairs of attributes) or, where it has one group only, of its kinds of false
+    captions; `details` its settings and failures.
+
+    Raises:
+        ValueError: no task has a case.
+    """
+    metrics: dict[str, Metric] = {}
+    by: dict[str, dict[str, dict[str, Metric]]] = {}
+    details: dict[str, Any] = {"flawed_cases": {}, "failures": {}}
+    for task, cases in tasks.items():
+        questions = list(cases)
+        if not questions:
+            continue
+        largest = max(Counter(case.group for case in questions).values())
+        least = min((fewest or {}).get(task, 1), largest)
+        result = multiple_choice(encoder, questions, name=task, fewest=least, **settings)
+        metrics |= {f"{task}_{name}": metric for name, metric in result.metrics.items()}
+        groups, options = result.by["group"], result.by.get("option", {})
+        by |= {task: groups} if len(groups) > 1 else {task: options} if options else {}
+        for key in ("flawed_cases", "failures"):
+            details[key][task] = result.details[key]
+    if not metrics:
+        raise ValueError("no task has a case to score")
+    return Result("compositionality", metrics, by, details)
+
+
+def multiple_choice(
     encoder: Any,
     cases: Iterable[Case],
     *,
-    name: str = "compositionality",
-    blind: Callable[[str], float] | None = None,
+    name: str = "multiple_choice",
+    blind: Blind | None = None,
     scorer: Scorer | None = None,
     batch_size: int = 64,
     fewest: int = 1,
@@ -34,91 +72,74 @@ def compositionality(
         encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
         cases: the task's questions; a bag of words ties on them and scores at chance.
         name: of the result.
-        blind: a text-only scorer of captions, such as a fitted `NgramBaseline`; adds `text_only`.
+        blind: a text-only scorer of captions, such as an `NgramBaseline` fitted on training captions. None fits one on
+            the true captions of one half of the images and scores the other half with it, and the other way round.
         scorer: scores cases in place of the encoder's cosine (a fusion encoder's matching score); the blank-image
             baseline goes through it too.
-        batch_size: cases a step.
+        batch_size: for embedding.
         fewest: groups of fewer cases are left out of the macro mean.
         failures: how many wrongly answered cases to keep in `details["failures"]` for the report.
-        seed: of the bootstrap.
+        seed: of the bootstrap, which resamples whole images.
 
     Returns a `Result`: `accuracy` (macro, as in the paper), `micro`, `tied`, `blank_image` (the same model shown
-    white), `text_only`, all with chance; accuracy by group; `details` counts flawed cases, in which a perturbation left
-    the caption as it was.
+    white), `text_only` (left out where there are no two images to fit it across), all with chance; accuracy by group,
+    and by kind of false caption (`by["option"]`, each against the true caption alone); `details` counts flawed cases,
+    in which a perturbation left the caption as it was.
 
-    Raises ValueError when there are no cases.
+    Raises:
+        ValueError: there are no cases.
     """
     questions = list(cases)
     score = scorer or cosine_scorer(encoder, batch_size=batch_size)
-    groups = [case.group for case in questions]
+    groups, images = [case.group for case in questions], _numbered([image_key(case) for case in questions])
     seen = score(questions)
-    result = choice_accuracy(seen, groups, name=name, fewest=fewest, seed=seed)
+    result = choice_accuracy(seen, groups, name=name, cluster=images, fewest=fewest, seed=seed)
     baselines = {"blank_image": score([blank(case) for case in questions])}
     if blind is not None:
         baselines["text_only"] = [[blind(caption) for caption in case.captions] for case in questions]
+    elif len(set(images)) > 1:
+        baselines["text_only"] = cross_fitted(questions, images)
     for kind, scores in baselines.items():
-        result.metrics[kind] = choice_accuracy(scores, groups, name=kind, fewest=fewest, seed=seed).metrics["accuracy"]
+        found = choice_accuracy(scores, groups, name=kind, cluster=images, fewest=fewest, seed=seed)
+        result.metrics[kind] = found.metrics["accuracy"]
+    if options := _by_option(questions, seen, images, seed):
+        result.by["option"] = options
     result.details["flawed_cases"] = sum(case.flawed for case in questions)
     wrong = [i for i, s in enumerate(seen) if max(s) > s[0]]
-    result.details["failures"] = [
-        {
-            "case": i,
-            "true": questions[i].captions[0],
-            "chosen": questions[i].captions[_best(seen[i])],
-            "group": groups[i],
-        }
-        for i in wrong[:failures]
-    ]
+    result.details["failures"] = [_failure(questions[i], seen[i]) for i in wrong[:failures]]
     return result
 
 
-def cosine_scorer(encoder: Any, *, batch_size: int = 64) -> Scorer:
-    """Options scored by the cosine of image and text embedding."""
-
-    @torch.no_grad()
-    def score(cases: Sequence[Case]) -> list[list[float]]:
-        was_training = getattr(encoder, "training", False)
-        if was_training:
-            encoder.eval()
-        scores: list[list[float]] = []
-        for start in range(0, len(cases), batch_size):
-            chunk = cases[start : start + batch_size]
-            scores += _cosines(encoder, chunk)
-        if was_training:
-            encoder.train()
-        return scores
-
-    return score
-
-
-def picture(case: Case) -> Any:
-    """The case's image, cropped to its box."""
-    image = load_image(case.image)
-    return image.crop(case.box) if case.box else image
+def _by_option(
+    cases: Sequence[Case], scores: Sequence[Sequence[float]], images: Sequence[int], seed: int
+) -> dict[str, dict[str, Metric]]:
+    """For each kind of false caption the accuracy of choosing between it and the true one."""
+    pairs: dict[str, list[tuple[Sequence[float], int]]] = {}
+    for case, options, image in zip(cases, scores, images, strict=True):
+        for kind, false in zip(case.kinds, options[1:], strict=False):  # kinds may be empty
+            pairs.setdefault(kind, []).append(((options[0], false), image))
+    return {
+        kind: {
+            "accuracy": choice_accuracy(
+                [pair for pair, _ in found], [kind] * len(found), cluster=[image for _, image in found], seed=seed
+            ).metrics["accuracy"]
+        }
+        for kind, found in pairs.items()
+    }
 
 
-def blank(case: Case) -> Case:
-    """The case with a white image in place of its own."""
-    from PIL import Image
-
-    return Case(Image.new("RGB", (64, 64), "white"), case.captions, case.group)
-
-
-def _cosines(encoder: Any, cases: Sequence[Case]) -> list[list[float]]:
-    device = (
-        next((p.device for p in encoder.parameters()), torch.device("cpu")) if hasattr(encoder, "parameters") else "cpu"
-    )
-    captions = [caption for case in cases for caption in case.captions]
-    pixels = encoder.preprocess([picture(case) for case in cases]).to(device)
-    tokens = {key: value.to(device) for key, value in encoder.tokenize(captions).items()}
-    x: Tensor = encoder.encode_image(pixels, normalize=True)
-    y: Tensor = encoder.encode_text(tokens, normalize=True)
-    sizes = [len(case.captions) for case in cases]
-    # Double precision, and each caption against its own image only: equal embeddings give exactly equal scores.
-    owner = torch.repeat_interleave(torch.arange(len(cases), device=x.device), torch.tensor(sizes, device=x.device))
-    cosine = (x.double()[owner] * y.double()).sum(1)
-    return [part.tolist() for part in cosine.split(sizes)]
+def _failure(case: Case, scores: Sequence[float]) -> dict[str, Any]:
+    best = max(range(len(scores)), key=lambda k: scores[k])
+    told: dict[str, Any] = {"true": case.captions[0], "chosen": case.captions[best], "group": case.group}
+    if case.row is not None:
+        told["row"] = case.row
+    if isinstance(case.image, str | Path):
+        told["path"] = str(case.image)
+    if case.box is not None:
+        told["box"] = list(case.box)
+    return told
 
 
-def _best(scores: Sequence[float]) -> int:
-    return max(range(len(scores)), key=lambda k: scores[k])
+def _numbered(keys: Sequence[Any]) -> list[int]:
+    number: dict[Any, int] = {}
+    return [number.setdefault(key, len(number)) for key in keys]

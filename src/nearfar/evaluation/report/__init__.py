@@ -12,7 +12,7 @@ from nearfar.evaluation._files import write_atomically
 from nearfar.evaluation.embed import embed
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.evaluate import evaluate
-from nearfar.evaluation.report import figures, gallery, page, space, tables
+from nearfar.evaluation.report import choices, figures, gallery, page, space, tables
 from nearfar.evaluation.result import Result, load_results
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
@@ -74,6 +74,7 @@ def write_report(
             ("Results", _results(results)),
             ("By part", tables.breakdowns(results, _kinds(data))),
             ("Retrieval gallery", _gallery(data, source, seed)),
+            ("Wrong choices", choices.choices(results, source)),
             ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
             ("Geometry", _geometry(data, results, seed)),
             ("Configuration", _config(config, folder)),

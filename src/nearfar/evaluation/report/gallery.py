@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -86,13 +87,18 @@ class _Thumbnails:
         return self.made[row]
 
     def _make(self, place: int) -> str:
-        from nearfar.data.images import load_image
-
         try:
-            image = load_image(self.source[place]["image"], near=THUMBNAIL)
+            return thumbnail(self.source[place]["image"])
         except (UserError, OSError):
             return "data:,"  # gone since it was embedded; its name still stands beside it
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        buffer = io.BytesIO()
-        image.save(buffer, "WEBP", quality=86)
-        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnail(picture: Any, box: Sequence[int] | None = None) -> str:
+    """A picture, or the part of it in `box` (left, top, right, bottom), as a small data URL."""
+    from nearfar.data.images import load_image
+
+    image = load_image(picture).crop(tuple(box)) if box else load_image(picture, near=THUMBNAIL)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=86)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

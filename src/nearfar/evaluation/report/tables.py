@@ -16,6 +16,9 @@ HEADLINES = {
     ("zero_shot", "top1"): "zero-shot top 1",
     ("knn", "top1"): "neighbours top 1",
     ("linear_probe", "top1"): "linear probe top 1",
+    ("compositionality", "relation_accuracy"): "relation",
+    ("compositionality", "attribution_accuracy"): "attribution",
+    ("compositionality", "order_accuracy"): "order",
 }
 MOST_PARTS = 20
 """A breakdown into more parts is shown by its best and worst."""
