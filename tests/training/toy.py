@@ -64,14 +64,25 @@ def gradients(method: Method) -> dict[str, torch.Tensor]:
 
 
 class Deep(Pairs):
-    """The toy pairs with towers of blocks in a `ModuleList`, which full sharding splits one by one."""
+    """The toy pairs with stages of layers in `ModuleList`s, which full sharding splits one by one."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 6)) for _ in range(2))
+        self.stages = nn.ModuleList(Stage() for _ in range(2))
 
     def embed(self, batch):
         embeddings = super().embed(batch)
-        for block in self.blocks:
-            embeddings = {name: value + block(value) for name, value in embeddings.items()}
+        for stage in self.stages:
+            embeddings = {name: stage(value) for name, value in embeddings.items()}
         return embeddings
+
+
+class Stage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 24), nn.GELU(), nn.Linear(24, 6)) for _ in range(2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x)
+        return x

@@ -13,27 +13,28 @@ def recipes(arguments: Sequence[str]) -> None:
     if asked.action == "copy":
         copy(asked.name, asked.dest)
         return
-    from nearfar.training.recipe import comment, shipped
+    from nearfar.training.recipe import comment, launch_configurations, shipped
 
-    known = shipped()
+    known = shipped() | launch_configurations()
     width = max(map(len, known), default=0)
     print("\n".join(f"{name:<{width}}  {comment(path)}" for name, path in known.items()))
     print("\nnearfar train NAME runs one; nearfar recipes copy NAME copies it here to edit.")
 
 
 def copy(name: str, dest: Path) -> None:
-    """Copy a shipped recipe to a folder or file that is not there yet."""
+    """Copy a shipped recipe, or a configuration of `accelerate launch`, to a folder or file that is not there yet."""
     from nearfar.errors import UserError
-    from nearfar.training.recipe import shipped
+    from nearfar.training.recipe import launch_configurations, shipped
 
-    known = shipped()
+    known = shipped() | launch_configurations()
     if name not in known:
         raise UserError(f"no recipe {name!r}; there are: {', '.join(known)}")
-    target = dest / f"{name}.yaml" if dest.is_dir() else dest
+    target = dest / known[name].name if dest.is_dir() else dest
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
     target.write_bytes(known[name].read_bytes())
-    print(f"{target}: edit it, then nearfar train {target}")
+    launch = f"accelerate launch --config_file {target} -m nearfar.cli train RECIPE"
+    print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")
 
 
 # An action with words of its own cannot be made from a signature.

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from nearfar import methods
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
+from nearfar.models import load
 from nearfar.training import files, processes, random_state, sharding
-from nearfar.training.loaders import make_loader
+from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
 from nearfar.training.sections import Spec
@@ -53,13 +54,13 @@ class Assembled:
         # The report is written once, at the end, when there is something to show.
         config = replace(self.recipe.training, report=False)
         run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)
-        with sharding.whole(self.method):
-            if processes.is_main():
-                self._evaluate(run, out)
+        if processes.is_main():
+            # A split model needs every process to embed: this one takes the whole model that was saved.
+            self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
         processes.barrier()
         return run
 
-    def _evaluate(self, run: Run, out: Path) -> None:
+    def _evaluate(self, run: Run, model: Any, out: Path) -> None:
         from nearfar.evaluation import embed, evaluate, save_results
         from nearfar.evaluation.report import write_report
 
@@ -67,9 +68,9 @@ class Assembled:
         shown: dict[str, Any] = {"title": self.recipe.name, "skipped": run.skipped or None}
         if self.held_out is not None:
             progress = self.recipe.training.progress
-            found = embed(run.model, self.held_out, captions=settings.captions, progress=progress)
+            found = embed(model, self.held_out, captions=settings.captions, progress=progress)
             results = evaluate(
-                run.model,
+                model,
                 self.held_out,
                 settings.protocols,
                 seed=self.recipe.training.seed,
@@ -78,7 +79,7 @@ class Assembled:
             )
             save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
             run.results = results
-            shown |= {"results": results, "embeddings": found, "source": self.held_out, "encoder": run.model}
+            shown |= {"results": results, "embeddings": found, "source": self.held_out, "encoder": model}
         if self.recipe.training.report:
             write_report(out, **shown)
 
@@ -96,7 +97,7 @@ def assemble(recipe: Recipe) -> Assembled:
     else:
         method = maker(**settings)
     method.to(device)
-    options = recipe.data.loader_options()
+    options = wishes(method) | recipe.data.loader_options()
     loader = _loader(recipe, method, source, options, training=True)
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)

@@ -18,41 +18,38 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
     from nearfar.data.source import Source, Stream
 
     if not isinstance(data, Source | Stream):
-        _check_share(data)
+        if training:
+            _check_share(data)
         return data
     model = getattr(method, "model", None)
     if model is None:
         raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
-    wishes = {name: getattr(method, name, None) for name in ("views", "n_views")}
-    return make_loader(data, model, config, training=training, **wishes)
+    return make_loader(data, model, config, training=training, **wishes(method))
+
+
+def wishes(method: Method) -> dict[str, Any]:
+    """The views that a method says it needs, by attributes named as the loader's settings."""
+    return {name: getattr(method, name) for name in ("views", "n_views") if hasattr(method, name)}
 
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
-    """A loader of this process's part of each batch, for `model`: shuffled and augmented in training, in order and
-    plain otherwise."""
+    """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
+    in order and plain, otherwise."""
     from nearfar.data import Loader
 
     world = processes.world_size()
     if config.batch_size % world:
         raise UserError(f"training.batch_size {config.batch_size} does not divide among {world} processes.")
     options = {name: value for name, value in options.items() if value is not None}
-    options.setdefault("max_length", getattr(model, "max_length", None))
+    share = {"batch_size": config.batch_size // world, "rank": processes.rank(), "world_size": world}
     if not training:
+        # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
         options |= {"views": "none", "shuffle": False, "drop_last": False}
-    return Loader(
-        source,
-        batch_size=config.batch_size // world,
-        image_size=model.image_size,
-        mean=model.mean,
-        std=model.std,
-        tokenizer=model.tokenizer,
-        device=next(model.parameters()).device,
-        seed=config.seed,
-        rank=processes.rank(),
-        world_size=world,
-        workers=config.workers,
-        **options,
-    )
+        share = {"batch_size": config.batch_size}
+    pixels = {name: getattr(model, name) for name in ("image_size", "mean", "std") if hasattr(model, name)}
+    texts = {name: getattr(model, name) for name in ("tokenizer", "max_length") if hasattr(model, name)}
+    made_for = {"device": next(model.parameters()).device, "seed": config.seed, "workers": config.workers}
+    return Loader(source, **{**pixels, **texts, **made_for, **share, **options})
 
 
 def _check_share(loader: Any) -> None:

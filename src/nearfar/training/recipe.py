@@ -114,6 +114,12 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def launch_configurations() -> dict[str, Path]:
+    """The configurations for `accelerate launch --config_file` that come with nearfar, by name."""
+    folder = Path(str(package_files("nearfar"))) / "recipes" / "accelerate"
+    return {f"accelerate/{path.stem}": path for path in sorted(folder.glob("*.yaml"))}
+
+
 def comment(path: Path) -> str:
     """The first comment line of a recipe: what it is."""
     return _comment(path.read_text("utf-8"))

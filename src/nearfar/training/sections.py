@@ -27,8 +27,9 @@ class DataConfig:
     precompute: list[str] | None = None
     """Where the image tower is frozen: read the data once for each of these views, and train on what the tower gave;
     see `nearfar.training.precompute`."""
-    views: str = "clip"
-    n_views: int = 1
+    views: str | None = None
+    n_views: int | None = None
+    """Augmentation and its number; by default as the method says (`views`, `n_views`), else one `clip` view."""
     negatives: int | None = None
     caption: str | None = None
     max_length: int | None = None

@@ -8,8 +8,7 @@ rest of the method is one more. Scalars (temperatures) stay whole on every proce
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,30 +35,14 @@ def shard(method: Method) -> None:
 
     offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() in ("true", "1")
     options = _options(method, offload)
-    for module in method.modules():
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                if any(True for _ in block.parameters()):
-                    fully_shard(block, **options)
+    blocks = [block for module in method.modules() if isinstance(module, nn.ModuleList) for block in module]
+    for block in reversed(blocks):  # the inner ones first: a stage is made of layers
+        if any(True for _ in block.parameters()):
+            fully_shard(block, **options)
     fully_shard(method, **options)
     if isinstance(method, EmbeddingMethod):
         for name in ("embed", "objective"):
             register_fsdp_forward_method(method, name)
-
-
-@contextmanager
-def whole(method: Method) -> Iterator[None]:
-    """The method with whole parameters on every process, split again afterwards."""
-    from torch.distributed.fsdp import FSDPModule
-
-    split = [module for module in method.modules() if isinstance(module, FSDPModule)]
-    for module in split:
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in split:
-            module.reshard()
 
 
 def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
