@@ -46,6 +46,7 @@ class DualEncoder(nn.Module):
         embed_dim: int = 256,
         image_projection: str = "linear",
         text_projection: str = "linear",
+        projection_dropout: float = 0.0,
         max_length: int | None = None,
         temperature: float | None = None,
         bias: float | None = None,
@@ -53,8 +54,9 @@ class DualEncoder(nn.Module):
         super().__init__()
         _check_tokenizer(tokenizer, text)
         self.image, self.text = image, text
-        self.image_projection = projection(image_projection, image.width, embed_dim, side="image")
-        self.text_projection = projection(text_projection, text.width, embed_dim, side="text")
+        drop = projection_dropout
+        self.image_projection = projection(image_projection, image.width, embed_dim, side="image", dropout=drop)
+        self.text_projection = projection(text_projection, text.width, embed_dim, side="text", dropout=drop)
         self.tokenizer = tokenizer
         self.pixels = pixels
         self.embed_dim = embed_dim
@@ -62,7 +64,11 @@ class DualEncoder(nn.Module):
         self.temperature, self.bias = temperature, bias
         self.frozen: tuple[str, ...] = ()
         self.adapters: dict[str, dict[str, Any]] = {}
-        self._projections = {"image_projection": image_projection, "text_projection": text_projection}
+        self._projections = {
+            "image_projection": image_projection,
+            "text_projection": text_projection,
+            "projection_dropout": projection_dropout,
+        }
 
     @property
     def image_size(self) -> int:

@@ -102,6 +102,7 @@ def create(
     projection: str = "linear",
     image_projection: str | None = None,
     text_projection: str | None = None,
+    projection_dropout: float = 0.0,
     image_pooling: str | None = None,
     text_pooling: str | None = None,
     text_layers: int | None = None,
@@ -119,7 +120,7 @@ def create(
         embed_dim: width of the shared space; by default the preset's, else 256; the towers' width without projections.
         image_size: side of the pictures; by default the preset's, else the image tower's own.
         projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides; `image_projection` and
-            `text_projection` for one.
+            `text_projection` for one. `projection_dropout` acts on what goes into their layers.
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
         text_layers: make a `FusionModel`: the first that many layers of a BERT-like text tower read the text alone, the
             others look at the picture too.
@@ -159,6 +160,7 @@ def create(
         "embed_dim": embed_dim or _width(sides, image_tower.width, text_tower) or defaults.get("embed_dim", 256),
         "image_projection": sides["image"],
         "text_projection": sides["text"],
+        "projection_dropout": projection_dropout,
         "max_length": max_length or defaults.get("max_length"),
         "temperature": temperature,
     }

@@ -9,11 +9,12 @@ from nearfar.errors import UserError
 KINDS = ("linear", "linear-no-bias", "mlp", "none")
 
 
-def projection(kind: str, width: int, embed_dim: int, *, side: str) -> nn.Module:
+def projection(kind: str, width: int, embed_dim: int, *, side: str, dropout: float = 0.0) -> nn.Module:
     """A head `[..., width] -> [..., embed_dim]` of one of `KINDS`; `side` names the tower in errors.
 
     `"linear"` is ALIGN's and ALBEF's (with bias), `"linear-no-bias"` CLIP's, `"mlp"` two layers with GELU, `"none"`
-    passes the tower's output on, which must then be `embed_dim` wide.
+    passes the tower's output on, which must then be `embed_dim` wide. `dropout` acts on what goes into each layer: with
+    frozen towers and little data it is what keeps a head from learning the data by heart.
 
     >>> projection("linear", 8, 4, side="image")
     Linear(in_features=8, out_features=4, bias=True)
@@ -25,8 +26,14 @@ def projection(kind: str, width: int, embed_dim: int, *, side: str) -> nn.Module
                 f"equal. Set embed_dim={width}, or {side}_projection='linear'"
             )
         return nn.Identity()
+    if not 0 <= dropout < 1:
+        raise UserError(f"projection_dropout={dropout}: a share from 0 to below 1")
     if kind in ("linear", "linear-no-bias"):
-        return nn.Linear(width, embed_dim, bias=kind == "linear")
+        layer = nn.Linear(width, embed_dim, bias=kind == "linear")
+        return nn.Sequential(nn.Dropout(dropout), layer) if dropout else layer
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, embed_dim))
+        first, second = nn.Linear(width, width), nn.Linear(width, embed_dim)
+        if not dropout:
+            return nn.Sequential(first, nn.GELU(), second)
+        return nn.Sequential(nn.Dropout(dropout), first, nn.GELU(), nn.Dropout(dropout), second)
     raise UserError(f"{side}_projection={kind!r}: choose one of {', '.join(KINDS)}")
