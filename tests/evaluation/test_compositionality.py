@@ -22,6 +22,7 @@ from nearfar.evaluation.compositionality.perturb import (
     trigrams,
 )
 from nearfar.evaluation.compositionality.protocol import multiple_choice
+from oracles import negclip as oracle
 
 CAPTION = "a big red dog quickly chases two small cats near the old house"
 
@@ -115,6 +116,21 @@ def test_a_border_that_does_not_divide_is_cut_off_evenly():
     assert out.sum() == 0
     with pytest.raises(ValueError, match="cannot cut"):
         shuffle_patches(torch.zeros(1, 1, 2, 2), 3, 3, torch.Generator())
+
+
+@pytest.mark.parametrize("grid", oracle.SHUFFLED)
+def test_patches_move_as_in_the_released_code(grid):
+    rows, columns = grid
+    h, w = 12 // rows, 8 // columns
+    patches = torch.arange(rows * columns).view(1, 1, rows, 1, columns, 1).expand(1, 1, rows, h, columns, w)
+    out = shuffle_patches(patches.reshape(1, 1, 12, 8), rows, columns, torch.Generator().manual_seed(0))
+    assert tuple(out[0, 0, ::h, ::w].flatten().tolist()) == oracle.SHUFFLED[grid]
+
+
+def test_the_released_clean_up():
+    assert {caption: normalise(caption) for caption in oracle.CLEAN} == oracle.CLEAN
+    kept = shuffle_patches(torch.ones(1, 1, 224, 224), 3, 3, torch.Generator().manual_seed(0))
+    assert 224 * 224 - kept.numel() == oracle.LOST_PIXELS
 
 
 def test_macro_and_micro():

@@ -5,8 +5,13 @@ import math
 import pytest
 import torch
 
+import nearfar
+from nearfar.data import Loader, mine_hard_images, with_hard_captions
+from nearfar.data.scenes import scenes
+from nearfar.evaluation import embed_images
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.methods.image_text.negclip import NegCLIP
+from oracles import negclip as oracle
 
 
 class Identity(torch.nn.Module):
@@ -84,3 +89,73 @@ def test_against_the_full_matrix():
     leaves = list(batch.values())
     for a, b in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", oracle.LOSSES)
+def test_against_the_released_loss(scale):
+    expected, norms, without = oracle.LOSSES[scale]
+    batch = oracle.features()
+    assert loss(batch, 1 / scale).item() == pytest.approx(expected, rel=1e-6)
+    # The released loss leaves the normalisation to the model, so its gradients are those of the plain formula.
+    x, t, h = (value.requires_grad_() for value in oracle.features().values())
+    y = torch.arange(6)
+    plain = (
+        torch.nn.functional.cross_entropy(scale * x @ torch.cat([t, h]).T, y)
+        + torch.nn.functional.cross_entropy(scale * t @ x.T, y)
+    ) / 2
+    given = torch.autograd.grad(plain, (x, t, h))
+    assert [g.norm().item() for g in given] == pytest.approx(norms, rel=1e-9)
+    # Ours passes through the normalisation: what is left is the part along the sphere.
+    leaves = [batch[key].requires_grad_() for key in ("image", "text", "negative_text")]
+    for leaf, ours, theirs in zip(leaves, torch.autograd.grad(loss(batch, 1 / scale), leaves), given, strict=True):
+        row = leaf.detach()
+        along = theirs - (theirs * row).sum(1, keepdim=True) * row
+        torch.testing.assert_close(ours, along, rtol=1e-5, atol=1e-6)
+    del batch["negative_text"]
+    assert loss(batch, 1 / scale).item() == pytest.approx(without, rel=1e-6)
+
+
+def tiny_clip():
+    """A transformers CLIPModel of random weights, and a tokenizer of the scenes' captions."""
+    from transformers import CLIPConfig, CLIPModel
+
+    from nearfar.data import train_tokenizer
+
+    tokenizer = train_tokenizer(SCENES.texts(), 300)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": tokenizer.sep_token_id}
+    words |= {"bos_token_id": tokenizer.cls_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = CLIPConfig(
+        text_config={**sizes, **words}, vision_config={**sizes, "image_size": 32, "patch_size": 8}, projection_dim=16
+    )
+    return nearfar.models.load(CLIPModel(config), tokenizer=tokenizer)
+
+
+SCENES = scenes("train", vocabulary="shapes", n=32, size=32)
+
+
+def test_a_clip_of_transformers_learns_from_hard_captions_and_images():
+    torch.manual_seed(0)
+    encoder = tiny_clip()
+    near = mine_hard_images(embed_images(encoder, SCENES.column("image")), k=3)
+    batches = Loader(
+        with_hard_captions(SCENES),
+        batch_size=16,
+        image_size=encoder.image_size,
+        mean=encoder.mean,
+        std=encoder.std,
+        tokenizer=encoder.tokenizer,
+        negatives=1,
+        neighbours=near,
+        views="none",
+    )
+    batch = next(iter(batches))
+    assert batch["negative_text"]["input_ids"].shape[0] == batch["image"].shape[0] == 16
+    method = NegCLIP(encoder)
+    before = {name: parameter.clone() for name, parameter in encoder.named_parameters()}
+    first = method(batch)["loss"].item()
+    nearfar.train(method, batches, steps=6, lr=3e-3, progress=False, report=False)
+    assert method(batch)["loss"].item() < first
+    moved = [name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])]
+    assert any("vision" in n or "image" in n for n in moved)
+    assert any("text" in n for n in moved)
