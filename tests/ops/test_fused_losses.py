@@ -255,8 +255,11 @@ def test_backward_may_run_twice(form):
     q, k = unit(6, 4).requires_grad_(), unit(6, 4, seed=1)
     out = FORMS[form](q, k, 3.0, -1.0).sum()
     (first,) = torch.autograd.grad(out, q, retain_graph=True)
-    (again,) = torch.autograd.grad(3 * out, q)
+    (again,) = torch.autograd.grad(3 * out, q, retain_graph=True)
     assert torch.allclose(3 * first, again)
+    for _ in range(3):  # accumulated in place, without touching what the graph has saved
+        out.backward(retain_graph=True)
+    assert torch.allclose(q.grad, 3 * first)
 
 
 def test_whole_family_compiles_without_a_graph_break():
