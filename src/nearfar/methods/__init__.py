@@ -14,6 +14,7 @@ METHODS = {
     "albef": "nearfar.methods.image_text.albef:ALBEF",
     "align": "nearfar.methods.image_text.align:ALIGN",
     "clip": "nearfar.methods.image_text.clip:CLIP",
+    "entailment": "nearfar.methods.image_text.entailment:Entailment",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simctg": "nearfar.methods.text.simctg:SimCTG",

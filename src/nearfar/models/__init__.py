@@ -11,9 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearfar.models.answering import AnswerDecoder, answer_loss, rank_answers
     from nearfar.models.dual_encoder import DualEncoder
     from nearfar.models.fusion import FusionEncoder
+    from nearfar.models.fusion_classifier import FusionClassifier
     from nearfar.models.fusion_model import FusionModel
+    from nearfar.models.grounding import ground
     from nearfar.models.hard_negatives import sample_hard_negatives
     from nearfar.models.heads import MaskedLanguageHead, MatchingHead
     from nearfar.models.loading import load
@@ -24,8 +27,10 @@ if TYPE_CHECKING:
     from nearfar.models.reranker import MatchScorer, Reranker, rerank
 
 _HOME = {
+    "AnswerDecoder": "answering",
     "DualEncoder": "dual_encoder",
     "FeatureQueue": "queue",
+    "FusionClassifier": "fusion_classifier",
     "FusionEncoder": "fusion",
     "FusionModel": "fusion_model",
     "MaskedLanguageHead": "heads",
@@ -34,16 +39,21 @@ _HOME = {
     "MomentumEncoder": "momentum",
     "PRESETS": "presets",
     "Reranker": "reranker",
+    "answer_loss": "answering",
     "create": "presets",
+    "ground": "grounding",
     "load": "loading",
     "mask_tokens": "masking",
+    "rank_answers": "answering",
     "rerank": "reranker",
     "sample_hard_negatives": "hard_negatives",
 }
 __all__ = [
     "PRESETS",
+    "AnswerDecoder",
     "DualEncoder",
     "FeatureQueue",
+    "FusionClassifier",
     "FusionEncoder",
     "FusionModel",
     "MaskedLanguageHead",
@@ -51,9 +61,12 @@ __all__ = [
     "MatchingHead",
     "MomentumEncoder",
     "Reranker",
+    "answer_loss",
     "create",
+    "ground",
     "load",
     "mask_tokens",
+    "rank_answers",
     "rerank",
     "sample_hard_negatives",
 ]

@@ -17,7 +17,11 @@ from nearfar.errors import UserError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
-MODELS = {"DualEncoder": "nearfar.models.dual_encoder", "FusionModel": "nearfar.models.fusion_model"}
+MODELS = {
+    "DualEncoder": "nearfar.models.dual_encoder",
+    "FusionClassifier": "nearfar.models.fusion_classifier",
+    "FusionModel": "nearfar.models.fusion_model",
+}
 """The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and `tokenizer`."""
 
 

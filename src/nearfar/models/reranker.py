@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.models.fusion_model import FusionModel
+from nearfar.models.modes import evaluating
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,7 +87,7 @@ class MatchScorer:
         batch_size: int = 64,
     ) -> None:
         self.model = model
-        with _looking(model):
+        with evaluating(model):
             parts = pixels.split(batch_size) if isinstance(pixels, Tensor) else pixels
             self.images = torch.cat([model.image_tokens(part) for part in parts])
             ids, mask = tokens["input_ids"].split(batch_size), tokens["attention_mask"].split(batch_size)
@@ -107,7 +107,7 @@ class MatchScorer:
     def image_to_text(self, image: Tensor, text: Tensor) -> Tensor:
         """Matching logits `[n]` of pairs of rows: queries are pictures."""
         image, text = image.to(self.images.device), text.to(self.images.device)
-        with _looking(self.model):
+        with evaluating(self.model):
             return self.model.match(self.images[image], self.texts[text], self.mask[text])[:, 1]
 
     def text_to_image(self, text: Tensor, image: Tensor) -> Tensor:
@@ -177,17 +177,3 @@ def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
-
-
-@contextmanager
-def _looking(model: FusionModel) -> Iterator[None]:
-    """No gradient and no dropout; then every module is back in its own mode."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -1,0 +1,45 @@
+"""A fusion model that sorts pairs of picture and text into classes: visual entailment and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from nearfar.errors import UserError
+from nearfar.models.fusion import FusionEncoder
+from nearfar.models.fusion_model import FusionModel
+from nearfar.models.towers import ImageTower
+
+
+class FusionClassifier(FusionModel):
+    """A `FusionModel` with one head more: an MLP from the fused summary to `classes` logits, as ALBEF has it for visual
+    entailment (entailment, neutral, contradiction). `FusionClassifier.of(trained)` goes on from a trained model.
+
+    Attributes:
+        classes: how many.
+        classifier: width to width, ReLU, width to classes.
+    """
+
+    def __init__(self, image: ImageTower, text: FusionEncoder, *, classes: int = 3, **settings: Any) -> None:
+        super().__init__(image, text, **settings)
+        if classes < 2:
+            raise UserError(f"classes={classes}: a classifier has at least 2")
+        self.classes = classes
+        self.classifier = nn.Sequential(nn.Linear(text.width, text.width), nn.ReLU(), nn.Linear(text.width, classes))
+
+    @classmethod
+    def of(cls, model: FusionModel, *, classes: int = 3) -> Self:
+        """A classifier with a copy of a model's weights, adapters and frozen parts, and a fresh head."""
+        made = cls.from_config({**model.config(), "classes": classes}, model.tokenizer)
+        made.load_state_dict({**made.state_dict(), **model.state_dict()})
+        return made.to(model.device).train(model.training)
+
+    def classify(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Logits `[B, classes]` of pairs: pixels `[B, 3, H, W]` and tokens `[B, L]`, row by row."""
+        fused = self.text.fuse(self.text_tokens(tokens), tokens.get("attention_mask"), self.image_tokens(pixels))
+        return self.classifier(fused[:, 0])
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "classes": self.classes}
