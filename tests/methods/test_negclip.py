@@ -159,3 +159,10 @@ def test_a_clip_of_transformers_learns_from_hard_captions_and_images():
     moved = [name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])]
     assert any("vision" in n or "image" in n for n in moved)
     assert any("text" in n for n in moved)
+
+
+def test_the_temperature_goes_on_from_the_model_s():
+    encoder = tiny_clip()
+    assert NegCLIP(encoder).loss.temperature().item() == pytest.approx(encoder.temperature)
+    assert NegCLIP(encoder, temperature=0.5).loss.temperature().item() == pytest.approx(0.5)
+    assert NegCLIP(Identity()).loss.temperature().item() == pytest.approx(0.07)

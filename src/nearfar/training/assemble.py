@@ -15,7 +15,7 @@ from nearfar import methods
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
-from nearfar.training import files, processes, random_state, sharding
+from nearfar.training import files, hard_negatives, processes, random_state, sharding
 from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
@@ -90,6 +90,8 @@ def assemble(recipe: Recipe) -> Assembled:
     device = processes.start(config.device)
     random_state.seed_everything(config.seed)
     source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
+    if recipe.data.hard_captions:
+        source = hard_negatives.with_captions(source)
     maker = methods.find(recipe.method["name"])
     settings = {name: value for name, value in recipe.method.items() if name != "name"}
     if "model" in signature(maker).parameters:
@@ -98,7 +100,8 @@ def assemble(recipe: Recipe) -> Assembled:
         method = maker(**settings)
     method.to(device)
     options = wishes(method) | recipe.data.loader_options()
-    loader = _loader(recipe, method, source, options, training=True)
+    near = hard_negatives.mined_images(source, _model(method), k) if (k := recipe.data.hard_images) else None
+    loader = _loader(recipe, method, source, {**options, "neighbours": near}, training=True)
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)
 
@@ -171,6 +174,8 @@ def _validation(recipe: Recipe, method: Method, options: dict[str, Any]) -> Call
             raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
         return None
     source = open_spec("data.validation", recipe.data.validation)
+    if recipe.data.hard_captions:
+        source = hard_negatives.with_captions(source)
     loader = _loader(recipe, method, source, options, training=False)
 
     def figures(method: Method) -> dict[str, float]:

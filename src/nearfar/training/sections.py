@@ -17,7 +17,7 @@ Spec = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on. All but the first four are settings of `nearfar.data.Loader`."""
+    """What is trained on. All but the first six are settings of `nearfar.data.Loader`."""
 
     train: Spec = "world/emoji+clipart"
     validation: Spec | None = None
@@ -27,6 +27,11 @@ class DataConfig:
     precompute: list[str] | None = None
     """Where the image tower is frozen: read the data once for each of these views, and train on what the tower gave;
     see `nearfar.training.precompute`."""
+    hard_captions: bool = False
+    """Make hard negative captions by swapping units of the captions (English); `negatives: 1` draws one a sample."""
+    hard_images: int | None = None
+    """Fill half of each batch with neighbours of the other half: one of the so many pictures that look most alike to
+    the model before training."""
     views: str | None = None
     n_views: int | None = None
     """Augmentation and its number; by default as the method says (`views`, `n_views`), else one `clip` view."""
@@ -39,7 +44,7 @@ class DataConfig:
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit", "precompute")
+        own = ("train", "validation", "limit", "precompute", "hard_captions", "hard_images")
         return {name: value for name, value in vars(self).items() if name not in own and value is not None}
 
 

@@ -33,7 +33,8 @@ class NegCLIP(EmbeddingMethod):
 
     Args:
         model: the dual encoder to fine-tune; `.model` is what to evaluate and save.
-        temperature: initial temperature, learned on a log scale and kept >= 0.01.
+        temperature: initial temperature, learned on a log scale and kept >= 0.01. None goes on from the model's own
+            (0.01 for OpenAI's CLIP), or from 0.07 where it has none.
         exclude_duplicates: leave samples of one `group` out of each other's negatives; neighbour images often share
             captions. The paper does not.
 
@@ -50,10 +51,10 @@ class NegCLIP(EmbeddingMethod):
         0.659835
     """
 
-    def __init__(self, model: nn.Module, *, temperature: float = 0.07, exclude_duplicates: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float | None = None, exclude_duplicates: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.loss = InfoNCE(temperature)
+        self.loss = InfoNCE(temperature or getattr(model, "temperature", None) or 0.07)
         self.exclude_duplicates = exclude_duplicates
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
