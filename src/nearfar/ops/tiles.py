@@ -16,6 +16,7 @@ from torch import Tensor
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
+STEP = 256  # tiles on the diagonal of one set
 KEEP_ALL_BELOW = 32 << 20  # bytes of tiles kept for the backward pass when no budget is given
 
 
@@ -50,27 +51,27 @@ class Tile:
 
 
 def grid(n: int, m: int, tile: tuple[int, int], *, upper: bool = False) -> list[Tile]:
-    """All tiles of an n x m matrix, row by row; with `upper` only those on and above the diagonal."""
+    """All tiles of an n x m matrix, row by row; with `upper` only those on and above the diagonal, where the blocks
+    on the diagonal are cut finer: their tiles on it hold each pair twice."""
+    blocks: list[tuple[slice, slice]] = []
+    for rows in _cut(0, n, tile[0]):
+        if upper:
+            steps = _cut(rows.start, rows.stop, min(tile[0], STEP))
+            blocks += [(a, b) for i, a in enumerate(steps) for b in steps[i:]]
+        blocks += [(rows, cols) for cols in _cut(rows.stop if upper else 0, m, tile[1])]
     tiles: list[Tile] = []
-    offset = 0
-    for r in range(0, n, tile[0]):
-        for c in range(r if upper else 0, m, tile[1]):
-            tiles.append(Tile(len(tiles), slice(r, min(r + tile[0], n)), slice(c, min(c + tile[1], m)), offset))
-            offset += tiles[-1].size
+    for index, (rows, cols) in enumerate(blocks):
+        tiles.append(Tile(index, rows, cols, tiles[-1].offset + tiles[-1].size if tiles else 0))
     return tiles
 
 
 def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: bool = False) -> tuple[int, int]:
-    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over.
-
-    The tiles of one set are square and smaller: those on the diagonal hold each pair twice, and cost double for it.
-    """
+    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over. One
+    set is cut into squares."""
     if tile is not None:
         rows, cols = (tile, tile) if isinstance(tile, int) else tile
-    elif one_set:
-        rows = cols = _even(n, min(max(SIDE // 4, n // 8), SIDE // 2))
     else:
-        rows, cols = _even(n, SIDE), _even(m, SIDE)
+        rows, cols = _even(n), _even(m)
     return (rows, rows) if one_set else (rows, cols)
 
 
@@ -180,6 +181,10 @@ def run_of(indices: Tensor) -> slice | Tensor:
     return slice(first, first + len(indices)) if torch.equal(indices, consecutive) else indices
 
 
-def _even(size: int, side: int) -> int:
-    blocks = max(1, math.ceil(size / side))
+def _cut(start: int, stop: int, side: int) -> list[slice]:
+    return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
+
+
+def _even(size: int) -> int:
+    blocks = max(1, math.ceil(size / SIDE))
     return max(1, math.ceil(size / blocks))

@@ -1,0 +1,55 @@
+"""The cut into tiles: every entry once, none twice, offsets without gaps, and the byte budget."""
+
+import pytest
+import torch
+
+from nearfar.ops.tiles import KEEP_ALL_BELOW, grid, run_of, tile_shape, tiles_to_keep
+
+
+@pytest.mark.parametrize(("n", "m", "tile"), [(7, 5, (3, 2)), (1, 9, (4, 4)), (600, 30, (512, 7)), (0, 4, (2, 2))])
+def test_every_entry_is_covered_once(n, m, tile):
+    count = torch.zeros(n, m)
+    for t in grid(n, m, tile):
+        count[t.rows, t.cols] += 1
+    assert (count == 1).all()
+
+
+@pytest.mark.parametrize(("n", "side"), [(10, 3), (700, 512), (2100, 1024), (300, 300), (1, 1)])
+def test_upper_tiles_and_their_mirrors_cover_every_entry_once(n, side):
+    count = torch.zeros(n, n)
+    offset = 0
+    for t in grid(n, n, (side, side), upper=True):
+        count[t.rows, t.cols] += 1
+        if not t.diagonal:
+            count[t.cols, t.rows] += 1
+        assert t.offset == offset
+        offset += t.size
+    assert (count == 1).all()
+
+
+def test_one_set_costs_little_more_than_half():
+    assert (
+        sum(t.size for t in grid(4096, 4096, tile_shape(4096, 4096, None, one_set=True), upper=True)) < 0.54 * 4096**2
+    )
+
+
+def test_default_tiles_leave_no_sliver():
+    rows, cols = tile_shape(1030, 5000, None)
+    assert rows == 515
+    assert cols == 1000
+    assert tile_shape(0, 0, None) == (1, 1)
+
+
+def test_budget_counts_whole_tiles():
+    tiles = grid(8, 8, (4, 4))
+    assert tiles_to_keep(tiles, 0, 4) == 0
+    assert tiles_to_keep(tiles, 4 * 16 * 3 - 1, 4) == 2
+    assert tiles_to_keep(tiles, 1 << 40, 4) == 4
+    side = int((KEEP_ALL_BELOW / 4) ** 0.5)
+    assert tiles_to_keep(grid(side, side, (512, 512)), None, 4) > 0
+    assert tiles_to_keep(grid(2 * side, side, (512, 512)), None, 4) == 0
+
+
+def test_runs_become_slices():
+    assert run_of(torch.tensor([4, 5, 6])) == slice(4, 7)
+    assert torch.equal(run_of(torch.tensor([4, 6, 5])), torch.tensor([4, 6, 5]))
