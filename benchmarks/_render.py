@@ -26,6 +26,18 @@ checkpoint" is the usual way to save memory: a chunk of rows at a time, computed
 """
 
 
+# Filled in by tools/write_tables.py.
+FURTHER = """
+## Soft targets over a queue
+
+ALBEF's contrast: a teacher's softmax over batch and queue, mixed into the targets. `nearfar` holds neither logits nor
+targets; the plain form holds both.
+
+<!-- table: benchmark soft_targets -->
+<!-- end -->
+"""
+
+
 def render(results: dict[str, Any], page: Path) -> None:
     machine, rows = results["machine"], results["rows"]
     loads = [row["load"] for row in rows]
@@ -33,7 +45,7 @@ def render(results: dict[str, Any], page: Path) -> None:
     text = HEAD.format(**machine, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
     for (form, scale), part in groupby(rows, key=lambda row: (row["form"], row["scale"])):
         text += f"\n### {form}, scale {scale:g}\n\n" + _table(list(part))
-    page.write_text(text)
+    page.write_text(text + FURTHER)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -51,6 +51,14 @@ PAPERS = (
         "ALBEF",
         "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation",
         "2107.07651",
+        home=(
+            "nearfar.methods.image_text.albef",
+            "nearfar.methods.image_text.momentum_contrast",
+            "nearfar.methods.image_text.matching",
+            "nearfar.methods.image_text.entailment",
+            "nearfar.losses.soft_target",
+        ),
+        recipes=("albef", "albef-paper"),
     ),
     Paper(
         "align",
@@ -65,6 +73,13 @@ PAPERS = (
         "ARO and NegCLIP",
         "When and why vision-language models behave like bags-of-words, and what to do about it",
         "2210.01936",
+        home=(
+            "nearfar.methods.image_text.negclip",
+            "nearfar.evaluation.compositionality.aro",
+            "nearfar.data.swaps",
+            "nearfar.data.neighbours",
+        ),
+        recipes=("negclip", "negclip-paper"),
     ),
     Paper(
         "beclr",
@@ -210,6 +225,8 @@ PAPERS = (
         "TCL",
         "Vision-Language Pre-Training with Triple Contrastive Learning",
         "2202.10401",
+        home=("nearfar.methods.image_text.tcl", "nearfar.losses.global_local"),
+        recipes=("tcl", "tcl-paper"),
     ),
     Paper(
         "visually-grounded-language",

@@ -96,3 +96,17 @@ def test_needs_two_views_and_six_weights(model, batch_of):
         TCL(copy.copy(model), queue_size=0)(batch)
     with pytest.raises(ValueError, match="six"):
         TCL(model, weights=(1.0,))
+
+
+def test_train_gives_it_two_views_by_itself(model):
+    from PIL import Image
+
+    import nearfar
+    from nearfar.data import Records
+
+    pictures = [Image.effect_noise((20, 20), 90).convert("RGB") for _ in range(4)]
+    pairs = Records([{"image": picture, "text": "a red car"} for picture in pictures])
+    method = TCL(model, queue_size=4)
+    run = nearfar.train(method, pairs, validation=pairs, steps=2, batch_size=2, progress=False, report=False)
+    assert {"i2i", "lmi_image", "val_loss"} <= {name for row in run.history for name in row}
+    assert len(method.momentum.image_queue) == 4
