@@ -12,15 +12,17 @@ HEAD = """# Benchmarks
 
 ## The losses on `nearfar.ops`
 
-Forward and backward, float32, {threads} threads, torch {torch}, {rounds} rounds in which all variants of a form run in
-turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it hardly
+Forward and backward, float32, threads: {threads}, torch {torch}, {rounds} rounds in which all variants of a form run
+in turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it hardly
 depends on the machine. **Extra memory** is the peak beyond inputs and their gradients, from a process of its own.
 **Error** is the largest relative error (norm of the difference over norm) of the loss and the gradients to q and k
 against the formula in float64. The system's load average was {load} during the run.
 
-    make bench        # {command}
+    make bench        # makes the comparison environment and runs every size; the figures below come from:
+    {command}
 
-Variants that keep no tiles need {products}.
+The least that each form needs when it keeps no tiles, in products: {products}. The variant "all tiles kept" needs one
+less (NT-Xent half of one).
 In NT-Xent, N counts all rows, both views together. The released `SigLipLoss` has no chunked form; "chunk and
 checkpoint" is the usual way to save memory: a chunk of rows at a time, computed again in the backward pass.
 """
@@ -41,7 +43,7 @@ targets; the plain form holds both.
 def render(results: dict[str, Any], page: Path) -> None:
     machine, rows = results["machine"], results["rows"]
     loads = [row["load"] for row in rows]
-    needs = ", ".join(f"{n} products ({form})" for form, n in PRODUCTS.items())
+    needs = ", ".join(f"{form} {n}" for form, n in PRODUCTS.items())
     text = HEAD.format(**machine, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
     for (form, scale), part in groupby(rows, key=lambda row: (row["form"], row["scale"])):
         text += f"\n### {form}, scale {scale:g}\n\n" + _table(list(part))
