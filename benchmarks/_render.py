@@ -12,11 +12,11 @@ HEAD = """# Benchmarks
 
 ## The losses on `nearfar.ops`
 
-Forward and backward, float32, threads: {threads}, torch {torch}, {rounds} rounds in which all variants of a form run
-in turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it hardly
-depends on the machine. **Extra memory** is the peak beyond inputs and their gradients, from a process of its own.
-**Error** is the largest relative error (norm of the difference over norm) of the loss and the gradients to q and k
-against the formula in float64. The system's load average was {load} during the run.
+Forward and backward, float32, threads: {threads}, torch {torch}, {rounds} rounds in which all variants of a form
+run in turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it
+hardly depends on the machine. **Extra memory** is the peak beyond inputs and their gradients, from a process of its
+own. **Error** is the largest relative error (norm of the difference over norm) of the loss and the gradients to q and
+k against the formula in float64. The system's load average was {load} during the run.
 
     make bench        # makes the comparison environment and runs every size; the figures below come from:
     {command}
