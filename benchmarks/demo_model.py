@@ -29,23 +29,22 @@ from nearfar.training.features import FeatureLoader, precompute
 SEEN = ["noto", "twemoji", "openmoji", "fluent-3d"]
 UNSEEN = "openmoji-line"
 
-LINEAR: dict[str, Any] = {"model": {"embed_dim": 256}, "views": 1, "epochs": 30}
-SPACE: dict[str, Any] = {"embed_dim": 384, "text_projection": "none"}
+LITE, DEEP = "efficientnet-lite0", "efficientnet-lite0-deep"
+SPACE: dict[str, Any] = {"image": LITE, "embed_dim": 384, "text_projection": "none"}
+DROP = SPACE | {"projection_dropout": 0.5}
+MLP = DROP | {"image_projection": "mlp"}
+ONE: dict[str, Any] = {"views": 1, "epochs": 15, "lr": 1e-3}
+TWO = ONE | {"views": 2}
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "linear heads, both sides": LINEAR,
-    "linear, MiniLM's space kept": LINEAR | {"model": SPACE},
-    "+ dropout 0.5": LINEAR | {"model": SPACE | {"projection_dropout": 0.5}},
-    "+ mirror images": LINEAR | {"model": SPACE | {"projection_dropout": 0.5}, "views": 2},
-    "MLP, dropout 0.5, mirror": {
-        "model": SPACE | {"image_projection": "mlp", "projection_dropout": 0.5},
-        "views": 2,
-        "epochs": 15,
-    },
-    "the same, 30 epochs": {
-        "model": SPACE | {"image_projection": "mlp", "projection_dropout": 0.5},
-        "views": 2,
-        "epochs": 30,
-    },
+    "linear heads on both sides": ONE | {"model": {"image": LITE, "embed_dim": 256}},
+    "linear into MiniLM's space": ONE | {"model": SPACE},
+    "+ dropout 0.5": ONE | {"model": DROP},
+    "+ mirror images": TWO | {"model": DROP},
+    "+ a hidden layer": TWO | {"model": MLP},
+    "+ the last blocks": TWO | {"model": MLP | {"image": DEEP}},
+    "+ learning rate 3e-3": TWO | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
+    "the same without mirror images": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
+    "the same, text side linear too": TWO | {"model": MLP | {"image": DEEP, "text_projection": "linear"}, "lr": 3e-3},
 }
 METRICS = ["text_to_image_R@1", "text_to_image_R@10", "image_to_text_R@1", "image_to_text_R@10", "text_to_image_MRR"]
 
@@ -67,7 +66,7 @@ def main() -> None:
             part: {metric: [run[part][metric] for run in runs] for metric in METRICS} for part in ("seen", "unseen")
         } | {"cpu_seconds": (time.process_time() - began) / len(runs)}
         told = "  ".join(f"{part} " + " ".join(map(_told, rows[name][part].values())) for part in ("seen", "unseen"))
-        print(f"{name:<30} {told}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
+        print(f"{name:<32} {told}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
     if asked.out:
         document = {"seeds": asked.seeds, "split": "val", "candidates": {n: CANDIDATES[n] for n in rows}, "rows": rows}
         asked.out.write_text(json.dumps(document, indent=1) + "\n")
@@ -77,7 +76,7 @@ def both_features(cache: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the towers make of the training data, plain and in the mirror, and of the val split."""
     if cache and cache.exists():
         return torch.load(cache, weights_only=True)
-    model = create("towers").freeze("image", "text")
+    model = create("towers", image=DEEP).freeze("image", "text")
     made = []
     for spec, options, views in (
         ("world/emoji+clipart", {"styles": SEEN}, ("none", "mirror")),
@@ -95,9 +94,10 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
     """Train one candidate with one seed; its figures on val, mean over the seen styles and of the unseen one."""
     torch.manual_seed(seed)
     model = create("towers", **candidate["model"]).freeze("image", "text")
+    width = model.image.width  # the last map's channels come first
     data = FeatureLoader(
         model,
-        features["image"][: candidate["views"]],
+        features["image"][: candidate["views"], :, :width],
         features["texts"],
         features["text"],
         features["numbers"],
@@ -108,9 +108,9 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
         seed=seed,
     )
     method = CLIP(model, exclude_duplicates=True)
-    train(method, data, epochs=candidate["epochs"], lr=candidate.get("lr", 1e-3), seed=seed, progress=False)
+    train(method, data, epochs=candidate["epochs"], lr=candidate["lr"], seed=seed, progress=False)
     with torch.no_grad():
-        image = model.encode_image(val["image"][0], normalize=True)
+        image = model.encode_image(val["image"][0, :, :width], normalize=True)
         text = model.encode_text(torch.stack([val["text"][each[0]] for each in val["texts"]]), normalize=True)
     group, domain = val["numbers"]["group"], val["numbers"]["domain"]
     styles = open_source("world/emoji", split="val").domains

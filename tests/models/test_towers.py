@@ -227,3 +227,19 @@ def test_the_deep_tower_adds_the_last_blocks_to_the_last_map(tmp_path):
     model = create(image=LITE_DEEP, text="minilm", image_size=64, embed_dim=8).eval()
     again = load(model.save_pretrained(tmp_path))
     assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+
+
+def test_folded_batch_norms_change_nothing():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    torch.manual_seed(0)
+    tower, _ = image_tower(LITE_DEEP, image_size=64)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        fast = tower.for_inference()
+        torch.testing.assert_close(fast(pixels), tower.eval()(pixels), rtol=1e-3, atol=1e-3)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    assert not any(p.requires_grad for p in fast.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
+    vit, _ = image_tower(VIT)
+    assert vit.for_inference() is vit

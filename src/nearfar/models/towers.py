@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -65,6 +66,15 @@ class ImageTower(nn.Module):
                 f"{patches.shape[-1]}: choose pooling 'mean'"
             )
         return torch.cat([summary[:, None], patches], dim=1)
+
+    def for_inference(self) -> ImageTower:
+        """This tower as it is now, made for speed where that can be done (EfficientNet-Lite), else itself. It shares
+        or copies the weights: do not train it."""
+        if self.spec["library"] != "efficientnet_lite_pytorch":
+            return self
+        tower = copy(self)
+        tower._modules = {"backbone": efficientnet_lite.folded(self.backbone)}
+        return tower.eval()
 
     def _features(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
         """The backbone's own pooled output `[B, W]`, if any, and all its tokens `[B, prefix + P, W]`."""

@@ -182,8 +182,9 @@ def _pictures(
     prepared = {"image_size": model.image_size, "mean": model.mean, "std": model.std, "device": model.device}
     loader = Loader(source, views=views, shuffle=False, drop_last=False, cache=0, **prepared, **reading)
     features, numbers = [], []
+    tower = model.image.for_inference()
     for batch in _track(loader, f"reading pictures ({views})", progress):
-        features.append(model.image_tokens(batch["image"])[:, 0].cpu())
+        features.append(tower(batch["image"])[:, 0].cpu())
         numbers.append({name: batch[name].cpu() for name in PER_SAMPLE if name in batch})
     if not features:
         raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
