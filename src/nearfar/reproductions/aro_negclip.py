@@ -32,14 +32,11 @@ CONFIG: dict[str, Any] = {
             "intermediate_size": 384,
             "patch_size": 8,
         },
-        # Convolutions over words: with attention alone a text tower takes several times the steps to see order.
         "text": {
-            "model_type": "convbert",
+            "model_type": "bert",
             "hidden_size": 96,
-            "embedding_size": 96,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "conv_kernel_size": 5,
+            "num_attention_heads": 3,
             "intermediate_size": 384,
             "max_position_embeddings": 64,
         },
@@ -52,7 +49,7 @@ CONFIG: dict[str, Any] = {
     "vocabulary": 400,
     "temperature": 0.05,
     "pretraining": {"steps": 200, "batch_size": 64, "lr": 2e-3, "warmup": 0.1, "weight_decay": 0.1},
-    "fine_tuning": {"steps": 300, "batch_size": 64, "lr": 2e-3, "warmup": 0.1, "weight_decay": 0.1},
+    "fine_tuning": {"steps": 600, "batch_size": 64, "lr": 2e-3, "warmup": 0.1, "weight_decay": 0.1},
     "hard_images": 3,
 }
 CHANCE = {"relation": 0.5, "attribution": 0.5, "order": 0.2}
