@@ -92,9 +92,10 @@ def multiple_choice(
     questions = list(cases)
     score = scorer or cosine_scorer(encoder, batch_size=batch_size)
     groups, images = [case.group for case in questions], _numbered([image_key(case) for case in questions])
-    seen = score(questions)
+    both = score([*questions, *map(blank, questions)])  # in one call, so that each caption is embedded once
+    seen, unseen = both[: len(questions)], both[len(questions) :]
     result = choice_accuracy(seen, groups, name=name, cluster=images, fewest=fewest, seed=seed)
-    baselines = {"blank_image": score([blank(case) for case in questions])}
+    baselines = {"blank_image": unseen}
     if blind is not None:
         baselines["text_only"] = [[blind(caption) for caption in case.captions] for case in questions]
     elif len(set(images)) > 1:
