@@ -41,7 +41,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         options=protocol_options(asked),
     )
     reranker = None
-    if asked.rerank is not None:
+    if asked.rerank is not None and embeddings is not None:
         reranker = second_look(encoder, source, embeddings, asked)
         results["reranked_retrieval"] = reranked_retrieval(embeddings, reranker, seed=asked.seed)
         cost = {"k": reranker.k, "pairs": reranker.pairs, "seconds": reranker.seconds}

@@ -10,7 +10,7 @@ their sum with label smoothing and a plain temperature, MoCo (arXiv 1911.05722) 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def _with_extra_negatives(
     loss near zero keeps its digits."""
     ids = torch.arange(len(a), device=a.device) if group is None else group
     positive = scale * (a * b).sum(1)
-    others = {"q_group": ids, "k_group": ids, "admit": "different", "backend": backend}
+    others: Any = {"q_group": ids, "k_group": ids, "admit": "different", "backend": backend}
     if symmetric:
         rows, columns = ops.log_partition(a, b, scale, both=True, **others)
     else:

@@ -97,7 +97,10 @@ def thumbnail(picture: Any, box: Sequence[int] | None = None) -> str:
     """A picture, or the part of it in `box` (left, top, right, bottom), as a small data URL."""
     from nearfar.data.images import load_image
 
-    image = load_image(picture).crop(tuple(box)) if box else load_image(picture, near=THUMBNAIL)
+    image = load_image(picture) if box else load_image(picture, near=THUMBNAIL)
+    if box:
+        left, top, right, bottom = box
+        image = image.crop((left, top, right, bottom))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=86)
