@@ -90,10 +90,14 @@ class OpenClipEncoder(nn.Module):
 
 
 class _Tokenizer:
-    """An open_clip tokenizer called as transformers' are; its length is fixed, so their options change nothing."""
+    """An open_clip tokenizer called as transformers' are; its length is fixed, so their options change nothing.
+    `pad_token` and `model_max_length` are what `nearfar.data` asks a tokenizer for."""
+
+    pad_token = ""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.model_max_length = int(getattr(tokenizer, "context_length", None) or 77)
 
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, Tensor]:
         ids = self.tokenizer(texts)
