@@ -61,7 +61,7 @@ def loader(data, **options):
         "seed": 5,
         "max_skipped": 0.5,
     }
-    return Loader(data, neighbours=neighbours(len(data)), max_skipped=0.5, **(defaults | options))
+    return Loader(data, neighbours=neighbours(len(data)), **(defaults | options))
 
 
 def epochs(batches, count):

@@ -147,7 +147,7 @@ def test_every_preset_gives_sane_normalised_views(name):
     assert torch.equal(images, before)
     colours = pixels * torch.tensor([0.5, 0.25, 0.2])[:, None, None] + torch.tensor([0.5, 0.4, 0.3])[:, None, None]
     assert -1e-4 <= float(colours.min()) <= float(colours.max()) <= 1 + 1e-4
-    assert torch.equal(pixels[0], pixels[1]) == (name == "none")
+    assert torch.equal(pixels[0], pixels[1]) == (name in ("none", "mirror"))
 
 
 def test_floats_are_not_changed_and_none_only_normalises():
@@ -191,7 +191,7 @@ def test_byol_views_differ_in_kind():
 
 
 def test_wrong_settings_are_explained():
-    with pytest.raises(ValueError, match="there are: none, clip"):
+    with pytest.raises(ValueError, match="there are: none, mirror, clip"):
         Views("simlcr", size=8)
     with pytest.raises(ValueError, match="at least 1"):
         Views("clip", size=8, n_views=0)

@@ -57,6 +57,10 @@ def local(loss, e, d):
     return loss(e["image"], e["hard"].unflatten(0, (-1, 2)))
 
 
+def sequence(loss, e, d):
+    return loss(torch.stack([e["image"], e["text"]], 1))  # two tokens a sample
+
+
 def soft(loss, e, d):
     keys = torch.cat([e["text"], e["hard"]]).detach()
     return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4, temperature=0.3)
@@ -77,6 +81,7 @@ CASES = {
     "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),
     "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
+    "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),
     "soft_target_info_nce": Case(lambda: Objective(functional.soft_target_info_nce, soft)),
 }
 
