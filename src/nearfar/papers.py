@@ -7,6 +7,7 @@ A paper without `home` is not in yet.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -37,12 +38,13 @@ class Paper:
 
     @property
     def verdict(self) -> str:
-        """What the recorded reproduction found: 'holds', 'not shown', 'reversed', a list by claim, or ''."""
+        """What the recorded reproduction found, such as '2 hold, 1 reversed'; '' where none is recorded."""
         record = files("nearfar") / "reproductions" / "results" / f"{self.slug}.json"
         if not record.is_file():
             return ""
-        claims = json.loads(record.read_text("utf-8"))["claims"]
-        return ", ".join(claim["verdict"] for claim in claims)
+        found = Counter(claim["verdict"] for claim in json.loads(record.read_text("utf-8"))["claims"])
+        words = {"holds": "hold" if found["holds"] > 1 else "holds", "not shown": "not shown", "reversed": "reversed"}
+        return ", ".join(f"{found[verdict]} {word}" for verdict, word in words.items() if found[verdict])
 
 
 PAPERS = (
