@@ -25,7 +25,7 @@ TRY = """[bold]Next, try[/bold]
   nearfar search "a tropical drink" --index {out}/index
   nearfar serve --index {out}/index                    [dim]the same as a page in the browser[/dim]
   nearfar evaluate {out}/model --on world/clipart --split test --protocols retrieval
-  nearfar train demo lr=3e-3 --out runs/mine           [dim]the same with a setting changed[/dim]
+  nearfar train demo epochs=30 --out runs/mine         [dim]the same with a setting changed[/dim]
   nearfar recipes copy demo mine.yaml                  [dim]then name your own pictures in it[/dim]"""
 
 
