@@ -44,7 +44,6 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "+ the last blocks": TWO | {"model": MLP | {"image": DEEP}},
     "+ learning rate 3e-3": TWO | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
     "the same without mirror images": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
-    "the same, text side linear too": TWO | {"model": MLP | {"image": DEEP, "text_projection": "linear"}, "lr": 3e-3},
 }
 METRICS = ["text_to_image_R@1", "text_to_image_R@10", "image_to_text_R@1", "image_to_text_R@10", "text_to_image_MRR"]
 
