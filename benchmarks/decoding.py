@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -139,11 +140,16 @@ def smollm() -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and settings; nothing is recorded")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--out", type=Path, default=RESULTS)
-    quick = parser.parse_args().quick
-    steps, rounds = (12, 3) if quick else (32, 7)
+    asked = parser.parse_args()
+    quick = asked.quick
+    steps, rounds, batches = (12, 3, [1]) if quick else (32, asked.rounds, asked.batch)
+    chosen = f" --rounds {rounds} --batch {' '.join(map(str, batches))}"
     report: dict[str, Any] = {
-        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py",
+        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py{chosen}",
+        "load_average": os.getloadavg()[0],
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
@@ -152,15 +158,14 @@ def main() -> None:
     for name, make in {"SmolLM2-135M": smollm, "random, 30M": random_model}.items():
         model = make()
         rows = report["models"][name] = []
-        for batch in (1,) if quick else (1, 8):
+        for batch in batches:
             for prompt in (32, 512):
                 rows.append(compare(model, prompt=prompt, batch=batch, steps=steps, rounds=rounds))
                 show(name, rows[-1])
     if not quick:
-        out = parser.parse_args().out
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=1) + "\n")
-        out.with_suffix(".md").write_text(markdown(report))
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps(report, indent=1) + "\n")
+        asked.out.with_suffix(".md").write_text(markdown(report))
 
 
 def markdown(report: dict[str, Any]) -> str:
