@@ -183,7 +183,8 @@ def _pictures(
     loader = Loader(source, views=views, shuffle=False, drop_last=False, cache=0, **prepared, **reading)
     features, numbers = [], []
     tower = model.image.for_inference()
-    for batch in _track(loader, f"reading pictures ({views})", progress):
+    what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
+    for batch in _track(loader, what, progress):
         features.append(tower(batch["image"])[:, 0].cpu())
         numbers.append({name: batch[name].cpu() for name in PER_SAMPLE if name in batch})
     if not features:
@@ -207,4 +208,6 @@ def _track(parts: Any, what: str, progress: bool) -> Any:
     from rich.console import Console
     from rich.progress import track
 
-    return track(parts, what, total=len(parts), console=Console(stderr=True), transient=True, disable=not progress)
+    console = Console(stderr=True)
+    show = progress and console.is_terminal
+    return track(parts, what, total=len(parts), console=console, transient=True, disable=not show)
