@@ -128,10 +128,10 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
             torch.mm(z, k, out=dq[tile.rows]).mul_(share)
             if want_k:
-                dk.addmm_(z.t(), queries.mul_(share))
+                dk.addmm_(z.t(), queries.mul_(share), alpha=LN2)
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
-    return loss / n, *finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
+    return loss / n, *finish_gradients(pairs, dq, dk, g_own)
 
 
 def _rows_reference(*args: Any) -> Tensor:

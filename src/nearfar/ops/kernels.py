@@ -95,8 +95,8 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         if pairs.one_set and not tile.diagonal:
             dq[tile.cols].addmm_(weights.t(), q[tile.rows])
         elif len(dk):
-            dk[tile.cols].addmm_(weights.t(), queries)
-    return finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
+            dk[tile.cols].addmm_(weights.t(), queries, alpha=LN2)
+    return finish_gradients(pairs, dq, dk, g_own)
 
 
 def finish_gradients(

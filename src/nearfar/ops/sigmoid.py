@@ -17,7 +17,7 @@ from nearfar.ops.one_pass import one_pass
 from nearfar.ops.operators import operator
 from nearfar.ops.partition import flat
 from nearfar.ops.softplus import BIASED_PAIRS, accumulate, is_safe, softplus_rows, softplus_tile
-from nearfar.ops.tiles import LN2, Pairs, own_logits, wide
+from nearfar.ops.tiles import Pairs, own_logits, wide
 
 
 def sigmoid(
@@ -97,23 +97,21 @@ def sigmoid_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     loss = q.new_zeros((), dtype=wide(q))
     dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
     dbias = q.new_zeros(len(q) if gradients else 0, dtype=wide(q))
-    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    n, scratch, safe = len(q), pairs.scratch(), is_safe(pairs, bias)
     for tile, queries in pairs.walk():
         z = tile.view(scratch)
-        sums = softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe)
+        sums = softplus_tile(pairs, tile, queries, bias, z, safe=safe)
         loss += sums.sum(dtype=loss.dtype)
         if gradients:
-            accumulate(tile, queries, z, k, dq, dk, dbias)
+            accumulate(tile, queries, z, k, dq, dk, dbias, 1 / n)
     positive = None if pairs.own is None else own_logits(pairs) + bias
     if positive is not None:
         loss -= logsigmoid(positive).sum()
-    n = len(q)
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0), q.new_empty(0)
-    g_own = dbias.new_zeros(n) if positive is None else -torch.sigmoid(-positive)
+    g_own = dbias.new_zeros(n) if positive is None else torch.sigmoid(-positive).div_(-n)
     dbias += g_own
-    dq, dk, dscale = finish_gradients(pairs, dq, dk.mul_(LN2), g_own)
-    return loss / n, dq.div_(n), dk.div_(n), dscale.div_(n), dbias.div_(n).to(q.dtype)
+    return loss / n, *finish_gradients(pairs, dq, dk, g_own), dbias.to(q.dtype)
 
 
 def _reference(q: Tensor, k: Tensor, scale: Tensor, bias: Tensor, *rest: Any) -> Tensor:

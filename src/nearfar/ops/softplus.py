@@ -16,6 +16,7 @@ from nearfar.ops.partition import flat, needs_gradient
 from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
 
 SAFE = 120.0  # exp2 of more than this may overflow float32
+STRIP = 128  # rows of a tile that the passes take in turn: they stay in the nearest cache, and need little room
 
 
 def pairwise_softplus(
@@ -67,28 +68,30 @@ def softplus_rows(pairs: Pairs, bias: Tensor, backend: str = "auto", budget: int
 
 
 def softplus_tile(
-    pairs: Pairs, tile: Tile, queries: Tensor, bias: Tensor, z: Tensor, spare: Tensor, *, safe: bool, value: bool = True
+    pairs: Pairs, tile: Tile, queries: Tensor, bias: Tensor, z: Tensor, *, safe: bool, value: bool = True
 ) -> Tensor:
     """Turn `z` into the derivative of the tile's softplus to its logits and return the row sums of its values (zeros
     without `value`)."""
     pairs.logits(tile, queries, out=z)
-    z.add_(bias[tile.rows, None] * LOG2E)
-    signs = pairs.signs(tile)
-    if signs is not None:
-        z.mul_(signs)
-    sums = z.new_zeros(tile.shape[0])
-    if safe:
-        exponentials_(z, 0.0)
-        if value:
-            sums = torch.log1p(z, out=spare).sum(1)
-        z.div_(torch.add(z, 1.0, out=spare))
-    else:
-        z.mul_(LN2)
-        if value:
-            sums = torch.nn.functional.softplus(z, threshold=40.0).sum(1)
-        z.sigmoid_()
-    if signs is not None:
-        z.mul_(signs)
+    signs, offset = pairs.signs(tile), bias[tile.rows, None] * LOG2E
+    sums, spare = z.new_zeros(len(z)), z.new_empty(min(STRIP, len(z)), z.shape[1])
+    for first in range(0, len(z), STRIP):
+        rows = slice(first, min(first + STRIP, len(z)))
+        x, room = z[rows].add_(offset[rows]), spare[: rows.stop - first]
+        if signs is not None:
+            x.mul_(signs[rows])
+        if safe:
+            exponentials_(x, 0.0)
+            if value:
+                sums[rows] = torch.log1p(x, out=room).sum(1)
+            x.div_(torch.add(x, 1.0, out=room))
+        else:
+            x.mul_(LN2)
+            if value:
+                sums[rows] = torch.nn.functional.softplus(x, threshold=40.0).sum(1)
+            x.sigmoid_()
+        if signs is not None:
+            x.mul_(signs[rows])
     return sums
 
 
@@ -112,10 +115,10 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     pairs = pairs_of(q, k, scale, *rest)
     sums = q.new_zeros(len(q), dtype=wide(q))
     kept = q.new_empty(sum(tile.size for tile in pairs.tiles[:keep]))
-    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    scratch, safe = pairs.scratch(), is_safe(pairs, bias)
     for tile, queries in pairs.walk():
         z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
-        sums[tile.rows] += softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe)
+        sums[tile.rows] += softplus_tile(pairs, tile, queries, bias, z, safe=safe)
     return sums, kept
 
 
@@ -132,21 +135,23 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, scale, bias, *rest, kept, g = args
     pairs = pairs_of(q, k, scale, *rest)
     dq, dk, dbias = torch.zeros_like(q), torch.zeros_like(k), q.new_zeros(len(q), dtype=wide(q))
-    scratch, spare, safe = pairs.scratch(), pairs.scratch(), is_safe(pairs, bias)
+    scratch, safe = pairs.scratch(), is_safe(pairs, bias)
     for tile, queries in pairs.walk():
         z = tile.slot(kept) if tile.offset < len(kept) else tile.view(scratch)
         if tile.offset >= len(kept):
-            softplus_tile(pairs, tile, queries, bias, z, tile.view(spare), safe=safe, value=False)
-        weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(spare))
+            softplus_tile(pairs, tile, queries, bias, z, safe=safe, value=False)
+        weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(scratch))
         accumulate(tile, queries, weights, k, dq, dk, dbias)
-    return *finish_gradients(pairs, dq, dk.mul_(LN2), g), dbias.to(q.dtype)
+    return *finish_gradients(pairs, dq, dk, g), dbias.to(q.dtype)
 
 
-def accumulate(tile: Tile, queries: Tensor, weights: Tensor, k: Tensor, dq: Tensor, dk: Tensor, dbias: Tensor) -> None:
-    """Add a tile's share of the gradients: to scale * q, to k (short of a factor ln 2) and to the bias."""
-    dq[tile.rows].addmm_(weights, k[tile.cols])
-    dk[tile.cols].addmm_(weights.t(), queries)
-    dbias[tile.rows] += weights.sum(1)
+def accumulate(
+    tile: Tile, queries: Tensor, weights: Tensor, k: Tensor, dq: Tensor, dk: Tensor, dbias: Tensor, share: float = 1.0
+) -> None:
+    """Add a tile's share of the gradients: to scale * q, to k and to the bias."""
+    dq[tile.rows].addmm_(weights, k[tile.cols], alpha=share)
+    dk[tile.cols].addmm_(weights.t(), queries, alpha=share * LN2)
+    dbias[tile.rows].add_(weights.sum(1), alpha=share)
 
 
 class _Softplus(torch.autograd.Function):
