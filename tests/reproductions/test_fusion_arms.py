@@ -6,22 +6,20 @@ from nearfar.reproductions import albef, fusion_pairs, tcl
 
 
 def test_wrong_captions_are_a_share_and_fixed_for_the_seed():
-    from nearfar.data import Records
-
-    source = Records([{"image": b"", "text": [f"caption {i}"], "index": i} for i in range(400)])
-    noisy, again, other = (fusion_pairs.with_wrong_captions(source, 0.4, seed) for seed in (0, 0, 1))
-    wrong = [a["text"] != b["text"] for a, b in zip(source, noisy, strict=True)]
-    assert 0.3 < sum(wrong) / 400 < 0.5
-    assert [r["text"] for r in noisy] == [r["text"] for r in again] != [r["text"] for r in other]
-    clean = fusion_pairs.with_wrong_captions(source, 0.0, 0)
-    assert [r["text"] for r in clean] == [r["text"] for r in source]
+    texts = [[f"caption {i}", f"tag {i}"] for i in range(400)]
+    noisy, again, other = (fusion_pairs.training_texts(texts, noise=0.4, seed=seed, first=False) for seed in (0, 0, 1))
+    assert 0.3 < sum(a != b for a, b in zip(texts, noisy, strict=True)) / 400 < 0.5
+    assert noisy == again != other
+    assert fusion_pairs.training_texts(texts, noise=0.0, seed=0, first=False) == texts
+    assert fusion_pairs.training_texts(texts, noise=0.0, seed=0, first=True) == [own[:1] for own in texts]
 
 
-def test_held_out_concepts_are_the_same_in_every_style():
-    one, other = fusion_pairs.held_out_emoji(20, 3), fusion_pairs.held_out_emoji(20, 3, style="noto")
+def test_concepts_are_the_same_in_every_style_and_fewer_are_some_of_them():
+    one, other = fusion_pairs.emoji("fluent-3d", 20, 3), fusion_pairs.emoji("noto", 20, 3)
     assert sorted(one.column("group")) == sorted(other.column("group"))
     assert len(one) == 20
     assert set(one.column("style")) == {"fluent-3d"}
+    assert set(fusion_pairs.emoji("noto", 5, 3).column("group")) < set(one.column("group"))
 
 
 def test_albefs_arms_and_claims_fit_together(monkeypatch):

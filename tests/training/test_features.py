@@ -10,6 +10,7 @@ from PIL import Image
 from nearfar import train
 from nearfar.data import Loader, Records, train_tokenizer, world
 from nearfar.errors import UserError
+from nearfar.methods.image_text.albef import ALBEF
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.models import create
 from nearfar.training import precompute
@@ -120,3 +121,59 @@ def test_unusable_records_are_left_out_and_listed(tiny):
 def test_a_tower_that_changes_has_no_features(tiny, source):
     with pytest.raises(UserError, match=r'model.freeze\("image"\)'):
         precompute(copy.deepcopy(tiny).unfreeze(), source, batch_size=12)
+
+
+def test_views_of_one_batch_differ_and_the_first_is_the_image(tiny, source):
+    features = precompute(tiny, source, batch_size=12, views=("none", "mirror", "moco"), n_views=2)
+    for batch in features:
+        assert batch["views"].shape == (2, 12, tiny.image.width)
+        assert torch.equal(batch["views"][0], batch["image"])
+        assert bool((batch["views"][0] != batch["views"][1]).any(dim=1).all())
+    with pytest.raises(UserError, match="n_views=3 of 2 views"):
+        precompute(tiny, source, batch_size=12, views=("none", "mirror"), n_views=3)
+
+
+@pytest.fixture(scope="module")
+def fusing(source):
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(source.texts(), 300)
+    image = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small = {"intermediate_size": 64}
+    model = create(
+        image=image | small | {"patch_size": 8},
+        text=text | small | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        text_layers=1,
+        tokenizer=tokenizer,
+        image_size=32,
+        embed_dim=16,
+        max_length=8,
+    )
+    return model.freeze("image")
+
+
+def test_a_model_that_fuses_gets_all_tokens_and_trains_as_on_pictures(fusing, source):
+    once = source.map(lambda record: record | {"text": record["text"][0]})
+    features = precompute(fusing, once, batch_size=12, seed=3)
+    assert features.image.shape == (1, len(source), 17, 32)
+    weights = []
+    for on_features in (True, False):
+        model = copy.deepcopy(fusing)
+        torch.manual_seed(1)  # the queues begin at random
+        method = ALBEF(model, queue_size=24, share_duplicates=False)
+        data = precompute(model, once, batch_size=12, seed=3) if on_features else pixels_of(model, once, seed=3)
+        train(method, data, epochs=2, lr=1e-3, seed=5, **QUIET)
+        weights.append(model.state_dict())
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_many_trainings_on_one_reading(fusing, source):
+    read = precompute(fusing, source, batch_size=1, shuffle=False)
+    texts = [[f"{own[0]} again"] for own in read.texts]
+    batches = read.again(fusing, texts, batch_size=12, seed=7)
+    batch = next(iter(batches))
+    assert batch["image"].shape == (12, 17, 32)
+    rows = [read.numbers["index"].tolist().index(i) for i in batch["index"].tolist()]
+    assert torch.equal(batch["image"], read.image[0, rows])
+    assert torch.equal(batch["text"]["input_ids"], fusing.tokenize([texts[row][0] for row in rows])["input_ids"])

@@ -6,7 +6,7 @@
 | `views` | `[V, B, 3, H, W]` float | all views, when more than one was asked for; `views[0]` is `image` |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
-| `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before |
+| `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
 | `audio`, `video` | `[B, T]`, `[B, T, 3, H, W]` float | waveform; frames |
 | `index` | `[B]` long | the sample's stable id within its source, for per-sample state |

@@ -100,7 +100,10 @@ class DualEncoder(nn.Module):
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
-        """`[B, 1 + P, W]`: the picture's summary, then its P patches, before the projection."""
+        """`[B, 1 + P, W]`: the picture's summary, then its P patches, before the projection. Tokens that the tower
+        gave before (`nearfar.training.precompute`) are handed on."""
+        if pixels.ndim == 3 and pixels.shape[-1] == self.image.width:
+            return pixels.to(self.device)
         _check_pixels(pixels, self.image)
         return self.image(pixels.to(self.device))
 

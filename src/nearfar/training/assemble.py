@@ -152,11 +152,13 @@ def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
         return make_loader(source, model, config, training=training, **options)
     from nearfar.training.features import precompute
 
+    n_views = recipe.data.n_views or int(getattr(method, "n_views", 1))
     return precompute(
         model,
         source,
         batch_size=config.batch_size // processes.world_size(),
-        views=views if training else ["none"],
+        views=views if training else ["none"] * n_views,
+        n_views=n_views,
         shuffle=training,
         seed=config.seed,
         rank=processes.rank(),

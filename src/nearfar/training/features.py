@@ -29,6 +29,7 @@ def precompute(
     *,
     batch_size: int,
     views: Sequence[str | Preset] = ("none",),
+    n_views: int = 1,
     shuffle: bool = True,
     seed: int = 0,
     rank: int = 0,
@@ -42,7 +43,8 @@ def precompute(
 
     Its batches hold, as `image`, the image tower's summaries `[B, W]` in the place of pixels, and as `text` those of
     the text tower where it is frozen too, tokens where it is not. `DualEncoder` takes both, so any method that calls
-    `encode_image` and `encode_text` trains on them unchanged.
+    `encode_image` and `encode_text` trains on them unchanged. A `FusionModel` looks at patches and fuses the text's
+    own states: for it, `image` holds all of the tower's tokens `[B, 1 + P, W]`, and `text` is always tokens.
 
     Args:
         model: a `DualEncoder` with `model.freeze("image")`, or `freeze("image", "text")`.
@@ -50,6 +52,8 @@ def precompute(
         batch_size: samples of a batch of this process.
         views: presets of `nearfar.data.views`, one a pass: `("none", "mirror")` keeps each picture as it is and in
             the mirror, and training sees one of the two at random each epoch.
+        n_views: how many different ones of these a batch holds of each picture: more than one come as `views`
+            `[n_views, B, ...]`, the first of which is `image`.
         shuffle: a new order, caption and view each epoch; False gives the first of each, in order, and all of the data.
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are. Each holds the features of all data.
@@ -59,7 +63,8 @@ def precompute(
         progress: show progress bars.
 
     Raises:
-        UserError: the image tower is not frozen, the source is a stream, or too much of it is unusable.
+        UserError: the image tower is not frozen, the source is a stream, too much of it is unusable, or there are
+            fewer `views` than `n_views`.
     """
     if "image" not in getattr(model, "frozen", ()):
         raise UserError(
@@ -68,6 +73,8 @@ def precompute(
         )
     if not isinstance(source, Source):
         raise UserError(f"{source.name} is a stream: features are kept of data that can be counted")
+    if not 1 <= n_views <= len(views):
+        raise UserError(f"n_views={n_views} of {len(views)} views ({', '.join(map(str, views))}): name as many to read")
     reading = {"batch_size": chunk, "seed": seed, "workers": workers, "max_skipped": max_skipped}
     pictures = [_pictures(model, source, preset, reading, progress) for preset in views]
     kept, numbers, skipped = pictures[0][1], pictures[0][2], pictures[0][3]
@@ -81,11 +88,12 @@ def precompute(
         model,
         torch.stack([features for features, *_ in pictures])[:, usable],
         chosen,
-        _texts(model, chosen, chunk, progress) if "text" in model.frozen else None,
+        _texts(model, chosen, chunk, progress) if "text" in model.frozen and not _fuses(model) else None,
         {"index": kept[usable], **{name: values[usable] for name, values in numbers.items()}},
         name=source.name,
         skipped=skipped,
         share=Share(batch_size, rank, world_size, drop_last=shuffle),
+        n_views=n_views,
         shuffle=shuffle,
         seed=seed,
     )
@@ -95,8 +103,8 @@ class FeatureLoader:
     """Batches of features; `precompute` makes one. Its batches depend on seed and epoch alone, whatever the number of
     processes, and it goes on inside an epoch where it was stopped, as a `nearfar.data.Loader` does.
 
-    Attributes: `image` `[V, N, W]`, the features of N pictures in V views; `texts`, the captions of each; `skipped`,
-    what could not be used.
+    Attributes: `image` `[V, N, W]` (of a `FusionModel` `[V, N, 1 + P, W]`), the features of N pictures in V views;
+    `texts`, the captions of each; `skipped`, what could not be used.
     """
 
     def __init__(
@@ -110,14 +118,35 @@ class FeatureLoader:
         name: str,
         skipped: Skipped,
         share: Share,
+        n_views: int,
         shuffle: bool,
         seed: int,
     ) -> None:
+        self.n_views = n_views
         self.model, self.image, self.texts, self.text, self.numbers = model, image, texts, text, dict(numbers)
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
         self.world_size, self._share = share.world_size, share
         self._order = SourceOrder(_Places(len(texts)), share, seed=seed, shuffle=shuffle)
         self.epoch, self._state = 0, dict[str, int]()
+
+    def again(
+        self, model: Any, texts: list[list[str]], *, batch_size: int, n_views: int = 1, seed: int = 0
+    ) -> FeatureLoader:
+        """The same pictures with other captions, shuffled, for a model with the same frozen image tower whose text
+        tower trains: many trainings on one reading."""
+        return FeatureLoader(
+            model,
+            self.image,
+            texts,
+            None,
+            self.numbers,
+            name=self.name,
+            skipped=self.skipped,
+            share=Share(batch_size, 0, 1, drop_last=True),
+            n_views=n_views,
+            shuffle=True,
+            seed=seed,
+        )
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -147,10 +176,13 @@ class FeatureLoader:
         self.epoch, self._state = self.epoch + 1, {}
 
     def _batch(self, rows: list[int]) -> dict[str, Any]:
-        views = [self._choose(row, _VIEW, len(self.image)) for row in rows]
+        first = torch.tensor([self._choose(row, _VIEW, len(self.image)) for row in rows])
         chosen = [self.texts[row][self._choose(row, _CAPTION, len(self.texts[row]))] for row in rows]
         batch: dict[str, Any] = {name: values[rows] for name, values in self.numbers.items()}
-        batch["image"] = self.image[views, rows]
+        views = [self.image[(first + step) % len(self.image), rows] for step in range(self.n_views)]
+        batch["image"] = views[0]
+        if self.n_views > 1:
+            batch["views"] = torch.stack(views)
         if self.text is None:
             batch["text"] = self.model.tokenize(chosen)
         else:
@@ -178,19 +210,27 @@ class _Places(Source):
 def _pictures(
     model: Any, source: Source, views: str | Preset, reading: Mapping[str, Any], progress: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Skipped]:
-    """Of all pictures that can be read: the summaries `[N, W]`, their places, their numbers; and what was skipped."""
+    """Of all pictures that can be read: the summaries `[N, W]`, or all tokens for a model that fuses, their places,
+    their numbers; and what was skipped."""
     prepared = {"image_size": model.image_size, "mean": model.mean, "std": model.std, "device": model.device}
     loader = Loader(source, views=views, shuffle=False, drop_last=False, cache=0, **prepared, **reading)
     features, numbers = [], []
     tower = model.image.for_inference()
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
     for batch in _track(loader, what, progress):
-        features.append(tower(batch["image"])[:, 0].cpu())
+        tokens = tower(batch["image"])
+        features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
         numbers.append({name: batch[name].cpu() for name in PER_SAMPLE if name in batch})
     if not features:
         raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
     joined = {name: torch.cat([part[name] for part in numbers]) for name in numbers[0]}
     return torch.cat(features), joined.pop("index"), joined, loader.skipped
+
+
+def _fuses(model: Any) -> bool:
+    from nearfar.models.fusion_model import FusionModel
+
+    return isinstance(model, FusionModel)
 
 
 @torch.no_grad()
