@@ -17,7 +17,7 @@ MODEL: dict[str, Any] = {
     "image": "efficientnet-lite0",
     "text": {"model_type": "bert", "num_hidden_layers": 2, "max_position_embeddings": 32, **WIDTH},
     "text_layers": 1,
-    "image_size": 112,
+    "image_size": 128,  # a map of 4 x 4, which TCL asks for
     "embed_dim": 64,
     "max_length": 16,
 }

@@ -18,8 +18,8 @@ CONFIG: dict[str, Any] = {
     "model": MODEL,
     "data": {"held_out_style": HELD_OUT_STYLE, "seen_style": "noto", "noise": 0.25, "concepts": 100},
     "views": ["moco"] * 4,
-    "training": {"steps": 500, "batch_size": 64, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.02},
-    "method": {"queue_size": 512, "momentum": 0.99, "alpha": 0.4, "ramp_steps": 100, "share_duplicates": True},
+    "training": {"steps": 400, "batch_size": 64, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.02},
+    "method": {"queue_size": 512, "momentum": 0.99, "alpha": 0.4, "ramp_steps": 80, "share_duplicates": True},
     "weights": {
         "CMA": [0.5, 0.5, 0, 0, 0, 0],
         "CMA + IMC": [0.5, 0.5, 0.5, 0.5, 0, 0],
