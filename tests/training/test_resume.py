@@ -12,9 +12,9 @@ import torch
 from killed import go
 from toy import Pairs, Plain, loader
 
-from nearfar import train
+from nearfar import files, train
 from nearfar.errors import UserError
-from nearfar.training import checkpoint, files
+from nearfar.training import checkpoint
 from nearfar.training.checkpoint import Checkpoints
 
 STEPS = 24
@@ -62,7 +62,7 @@ def test_stopped_in_a_step_and_resumed(at, whole, tmp_path, monkeypatch):
     assert story(out) == story(whole)
 
 
-DISK = ("sync", "point", "replace_folder", "write_text")
+DISK = ("sync", "point", "replace_folder", "write")
 
 
 @pytest.mark.parametrize("call", range(0, 60, 7))

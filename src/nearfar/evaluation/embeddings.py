@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import files
 from nearfar.data.skipped import Problem, Skipped
 from nearfar.errors import UserError
-from nearfar.evaluation._files import write_atomically
 
 VECTORS = ("image", "text", "image_of_text", "row", "index", "group", "label", "domain")
 WORDS = ("classes", "domains", "names", "captions", "columns", "source")
@@ -143,7 +143,7 @@ class Embeddings:
         words_tensor = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
         # Two names for one storage (index may be row) are not allowed in the file.
         vectors["index"] = vectors["index"].clone()
-        return write_atomically(path, save({**vectors, "words": words_tensor}, {"format": "nearfar.embeddings"}))
+        return files.write(path, save({**vectors, "words": words_tensor}, {"format": "nearfar.embeddings"}))
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:

@@ -115,11 +115,11 @@ def save_results(results: Mapping[str, Result], path: str | Path, **about: Any) 
 
     NaN and infinity have no JSON form: they are written as null, and read back as NaN.
     """
-    from nearfar.evaluation._files import write_atomically
+    from nearfar import files
 
     document = {"about": about, "results": {name: result.to_dict() for name, result in results.items()}}
     text = json.dumps(_finite(document), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    return write_atomically(path, text.encode() + b"\n")
+    return files.write(path, text + "\n")
 
 
 def load_results(path: str | Path) -> dict[str, Result]:

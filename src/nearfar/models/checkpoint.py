@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.errors import UserError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -35,9 +34,8 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         model.tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
-            _settle(file, folder / file.name)
-    with _whole(folder / CONFIG) as file:
-        file.write_text(json.dumps(config, indent=2, default=_plain) + "\n")
+            files.write(folder / file.name, file.read_bytes())
+    files.write(folder / CONFIG, json.dumps(config, indent=2, default=_plain) + "\n")
     write_weights(folder / WEIGHTS, state)
     return folder
 
@@ -46,7 +44,7 @@ def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, whole or not at all."""
     from safetensors.torch import save_file
 
-    with _whole(file) as scratch:
+    with files.whole(file) as scratch:
         save_file({name: _own(value) for name, value in state.items()}, scratch, metadata={"format": "pt"})
 
 
@@ -93,24 +91,6 @@ def load_weights(model: nn.Module, file: Path) -> None:
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"{file} does not fit its {CONFIG}: {' '.join(line.strip() for line in lines[1:3])}") from None
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A scratch file beside `target` that takes its place when the block ends well."""
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        yield scratch
-        _settle(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _settle(scratch: Path, target: Path) -> None:
-    """Move a finished file into place, on the disk before it is seen."""
-    with scratch.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    os.replace(scratch, target)
 
 
 def _own(value: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nearfar import files
 from nearfar.errors import UserError
 
 Arms = dict[str, dict[str, float]]
@@ -85,11 +86,11 @@ def reproduce(reproduction: Reproduction, path: Path, *, say: Callable[[str], No
         arms = reproduction.run(seed)
         seconds = time.perf_counter() - started
         record["runs"][str(seed)] = {"arms": arms, "seconds": round(seconds, 1), "commit": commit()}
-        write_json(path, record)
+        _write(path, record)
     record["arms"] = summarise(record["runs"])
     record["claims"] = [judge(claim, record["runs"]) for claim in reproduction.claims]
     record["note"] = reproduction.note
-    write_json(path, record)
+    _write(path, record)
     return record
 
 
@@ -160,12 +161,8 @@ def commit() -> str:
         return ""
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    temporary.replace(path)
+def _write(path: Path, record: Any) -> None:
+    files.write(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _begin(reproduction: Reproduction, path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from nearfar.evaluation._files import write_atomically
+from nearfar import files
 from nearfar.search.items import Hit
 from nearfar.search.pictures import data_uri, hit_thumbnail, thumbnail
 from nearfar.search.querying import Query, Results
@@ -67,7 +67,7 @@ def gallery(results: Results) -> str:
 
 def write_gallery(results: Results, path: Path) -> None:
     """Write the page to a file, atomically."""
-    write_atomically(path, gallery(results).encode())
+    files.write(path, gallery(results))
 
 
 def describe(asked: Query) -> str:

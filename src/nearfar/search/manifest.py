@@ -11,8 +11,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from nearfar import files
 from nearfar.errors import UserError
-from nearfar.evaluation._files import write_atomically
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -45,7 +45,7 @@ class Manifest:
 
     def save(self, directory: Path) -> None:
         """Make this manifest the index's own, atomically."""
-        write_atomically(directory / NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False).encode())
+        files.write(directory / NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False))
 
 
 def load_manifest(directory: Path | str) -> Manifest:

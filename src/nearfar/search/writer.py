@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from nearfar import files
 from nearfar.errors import UserError
-from nearfar.evaluation._files import write_atomically
 from nearfar.search.index import Index
 from nearfar.search.items import Item, to_item, to_parquet
 from nearfar.search.manifest import NAME, Manifest, load_manifest, sync_directory
@@ -123,14 +123,14 @@ class Writer:
         if len(items) < self.rows:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
-        write_atomically(self.directory / manifest.items, to_parquet(items))
+        files.write(self.directory / manifest.items, to_parquet(items))
         manifest.graph = None
         if final and has_graph(manifest.kind) and manifest.count:
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
             vectors = np.memmap(
                 self.directory / manifest.vectors, "<f4", mode="r", shape=(manifest.count, manifest.dim)
             )
-            write_atomically(self.directory / manifest.graph, build_graph(manifest.kind, vectors))
+            files.write(self.directory / manifest.graph, build_graph(manifest.kind, vectors))
         manifest.save(self.directory)
         sync_directory(self.directory)
         self._take_over(manifest, items)

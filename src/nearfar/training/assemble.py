@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar import methods
+from nearfar import files, methods
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
-from nearfar.training import files, hard_negatives, processes, random_state, sharding
+from nearfar.training import hard_negatives, processes, random_state, sharding
 from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
@@ -50,7 +50,7 @@ class Assembled:
         if processes.is_main():
             out.mkdir(parents=True, exist_ok=True)
             if not list(out.glob("checkpoints/step-*")):
-                files.write_text(out / "config.yaml", self.recipe.as_yaml())
+                files.write(out / "config.yaml", self.recipe.as_yaml())
         # The report is written once, at the end, when there is something to show.
         config = replace(self.recipe.training, report=False)
         run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)

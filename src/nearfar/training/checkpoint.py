@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import files
 from nearfar.errors import UserError
-from nearfar.training import files, processes
+from nearfar.training import processes
 
 
 class Checkpoints:

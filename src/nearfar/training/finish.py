@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from nearfar import files
 from nearfar.data.source import Source
-from nearfar.training import files, processes, sharding
+from nearfar.training import processes, sharding
 from nearfar.training.config import TrainConfig
 from nearfar.training.run import Run
 
@@ -47,4 +48,4 @@ def _can_be_shown(run: Run, held_out: Any) -> bool:
 def save_skipped(run: Run) -> None:
     """List in `skipped.txt` what the loader could not use."""
     if run.out and run.skipped and processes.is_main():
-        files.write_text(run.out / "skipped.txt", f"{run.skipped.count} skipped:\n{run.skipped.listing()}\n")
+        files.write(run.out / "skipped.txt", f"{run.skipped.count} skipped:\n{run.skipped.listing()}\n")

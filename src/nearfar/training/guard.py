@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch
-from nearfar.training import files, processes
+from nearfar.training import processes
 
 
 class NotFinite(UserError):
@@ -23,7 +24,7 @@ def stop(step: int, scalars: dict[str, float], norm: float, used: Sequence[Batch
         path = out / f"not-finite-{processes.rank()}.json"
         ids: list[Any] = [batch["index"].tolist() if "index" in batch else None for batch in used]
         story = {"step": step, "scalars": {**scalars, "gradient_norm": norm}, "index": ids}
-        files.write_text(path, json.dumps(story, indent=1))
+        files.write(path, json.dumps(story, indent=1))
         where = f" The ids of its samples are in {path}."
     what = "gradient" if all(map(_finite, scalars.values())) else "loss"
     told = ", ".join(f"{name} {value:.6g}" for name, value in scalars.items())

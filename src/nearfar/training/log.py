@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nearfar.training import files, processes
+from nearfar import files
+from nearfar.training import processes
 from nearfar.training.config import TrainConfig
 
 Row = dict[str, float]
@@ -39,7 +40,7 @@ class Log:
         self._first, self._began = step, time.perf_counter()
         if self._path:
             self.rows = [row for row in read_history(self._path) if row["step"] <= step]
-            files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            files.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
             self._file = self._path.open("a", encoding="utf-8")
         if self._bar:
             self._bar.start()

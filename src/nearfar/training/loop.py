@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import files
 from nearfar.data.batch import size, to_device
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod, Method
-from nearfar.training import checkpoint, files, finish, guard, processes, random_state, sharding
+from nearfar.training import checkpoint, finish, guard, processes, random_state, sharding
 from nearfar.training.checkpoint import Checkpoints
 from nearfar.training.config import TrainConfig
 from nearfar.training.ema import MovingAverage

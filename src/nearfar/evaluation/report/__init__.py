@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from nearfar.evaluation._files import write_atomically
+from nearfar import files
 from nearfar.evaluation.embed import embed
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.evaluate import evaluate
@@ -82,7 +82,7 @@ def write_report(
         ],
         _footer(),
     )
-    return write_atomically(folder / "report.html", document.encode())
+    return files.write(folder / "report.html", document)
 
 
 def _measure(encoder: Any, data: Embeddings, seed: int) -> dict[str, Result]:
