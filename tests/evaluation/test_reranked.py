@@ -1,5 +1,7 @@
 """Retrieval in two stages: spec'd by what the second look may and may not change."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -41,6 +43,18 @@ def test_the_whole_gallery_by_the_first_stages_score_is_its_ranking(data):
     texts = len(data.distinct_texts())
     assert second.pairs == 2 * 20 * texts
     assert found.details["distinct_captions"] == texts
+
+
+def test_each_domain_among_its_own_candidates(data):
+    domain = torch.arange(20) % 2
+    data = replace(data, domain=domain, domains=["ink", "oil"])
+    looks = Looks(data.image @ data.text.T)
+    found = reranked_retrieval(data, Reranker(looks, k=40))
+    expected = retrieval(data)
+    assert set(found.by["domain"]) == {"ink", "oil"}
+    for name, metrics in found.by["domain"].items():
+        wanted = expected.by["domain"][name]
+        assert {m: v.value for m, v in metrics.items()} == pytest.approx({m: v.value for m, v in wanted.items()})
 
 
 def test_a_perfect_second_look_puts_right_what_the_first_kept(data):

@@ -34,6 +34,9 @@ def reranked_retrieval(
         seed: of the bootstrap.
         chunk: queries whose scores are held at a time.
 
+    Returns:
+        The figures of `retrieval`, over all data and `by["domain"]`, each domain among its own candidates.
+
     Raises:
         UserError: the data has no captions.
 
@@ -44,20 +47,33 @@ def reranked_retrieval(
     """
     if not len(data.text):
         raise UserError(f"retrieval needs captions, and {data.source} has none")
-    image, text = torch.arange(len(data)), data.distinct_texts()
-    sides = {
-        "image": (image, normalize(data.image, dim=1), data.image_group),
-        "text": (text, normalize(data.text[text], dim=1), data.text_group[text]),
+
+    def measured(images: Tensor) -> dict[str, Metric]:
+        part = data.select(images)
+        texts = torch.isin(data.image_of_text, images).nonzero().flatten()[part.distinct_texts()]
+        sides = {
+            "image": (images, normalize(data.image[images], dim=1), data.image_group[images]),
+            "text": (texts, normalize(data.text[texts], dim=1), data.text_group[texts]),
+        }
+        metrics: dict[str, Metric] = {}
+        for direction in ("text_to_image", "image_to_text"):
+            (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
+            found = [
+                rank_scores(second_look(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
+                for rows in torch.arange(len(q)).split(chunk)
+            ]
+            metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
+        return metrics
+
+    domains = {
+        name: measured(rows) for name, rows in data.parts().items() if torch.isin(data.image_of_text, rows).any()
     }
-    metrics: dict[str, Metric] = {}
-    for direction in ("text_to_image", "image_to_text"):
-        (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
-        found = [
-            rank_scores(second_look(q[part] @ c.T, query[part], candidate, direction), q_group[part], c_group)
-            for part in torch.arange(len(q)).split(chunk)
-        ]
-        metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
-    return Result("reranked_retrieval", metrics, details={"images": len(data), "distinct_captions": len(text)})
+    return Result(
+        "reranked_retrieval",
+        measured(torch.arange(len(data))),
+        {"domain": domains} if domains else {},
+        {"images": len(data), "distinct_captions": len(data.distinct_texts())},
+    )
 
 
 def _joined(parts: Sequence[Ranks]) -> Ranks:
