@@ -1,6 +1,7 @@
 """Write the tables that are generated from code and recorded runs into README and docs; `--check` only compares.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers,
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers, `claims` the
+claims of all recorded reproductions with their verdicts,
 `reproduction SLUG` the arms and claims of a recorded reproduction, `commands` the command line,
 `benchmark NAME` the Markdown that `benchmarks/results/NAME.md` holds.
 """
@@ -12,6 +13,7 @@ import re
 import sys
 from os.path import relpath
 from pathlib import Path
+from typing import Any
 
 from nearfar.cli import COMMANDS
 from nearfar.papers import PAPERS, as_markdown
@@ -26,18 +28,34 @@ def table(name: str, page: Path) -> str:
     kind, _, argument = name.partition(" ")
     if kind == "papers":
         return as_markdown(PAPERS, Path(relpath(ROOT / "docs" / "papers", page.parent)).as_posix() + "/")
+    if kind == "claims":
+        return claims(page)
     if kind == "commands":
         return "\n".join(
             ["| command | what it does |", "|---|---|", *(f"| `nearfar {c}` | {w} |" for c, w in COMMANDS.items())]
         )
     if kind == "reproduction":
-        record = ROOT / "src" / "nearfar" / "reproductions" / "results" / f"{argument}.json"
-        if not record.is_file():
-            return "_No recorded run yet._"
-        return tables.as_markdown(json.loads(record.read_text("utf-8")))
+        found = record(argument)
+        return tables.as_markdown(found) if found else "_No recorded run yet._"
     if kind == "benchmark":
         return (ROOT / "benchmarks" / "results" / f"{argument}.md").read_text("utf-8").strip()
     raise ValueError(f"no table {name!r}")
+
+
+def claims(page: Path) -> str:
+    """Every claim that was re-run, with its verdict."""
+    rows = ["| paper | claim | verdict at our small scale |", "|---|---|---|"]
+    for paper in PAPERS:
+        link = Path(relpath(ROOT / "docs" / "papers" / f"{paper.slug}.md", page.parent)).as_posix()
+        for text, *_, verdict in tables.claim_rows(record(paper.slug) or {"claims": []}):
+            rows.append(f"| [{paper.name}]({link}) | {text} | **{verdict}** |")
+    return "\n".join(rows)
+
+
+def record(slug: str) -> dict[str, Any] | None:
+    """The recorded reproduction of a paper, if there is one."""
+    file = ROOT / "src" / "nearfar" / "reproductions" / "results" / f"{slug}.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None
 
 
 def filled(text: str, page: Path) -> str:
