@@ -17,11 +17,11 @@ def test_loss_is_the_mixture(model, batch_of):
     method = Entailment(model.eval(), alpha=0.4).eval()
     batch = labelled(model, batch_of)
     with torch.no_grad():
-        for p in method.teacher.module.classifier.parameters():
+        for p in method.distillation.teacher.module.classifier.parameters():
             p.add_(0.2)
         out = method(batch)
         logits = method.model.classify(batch["image"], batch["text"])
-        soft = method.teacher.module.classify(batch["image"], batch["text"]).softmax(1)
+        soft = method.distillation.teacher.module.classify(batch["image"], batch["text"]).softmax(1)
     expected = 0.6 * cross_entropy(logits, batch["label"]) - 0.4 * (soft * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(out["loss"], expected)
     assert out["accuracy"] == (logits.argmax(1) == batch["label"]).float().mean()
@@ -43,16 +43,16 @@ def test_learns_and_its_teacher_follows(model, batch_of):
     assert out["loss"].item() < first / 2
     assert out["accuracy"] == 1
     assert out["alpha"].item() == pytest.approx(0.4)
-    gap = method.teacher.module.classifier[0].weight - method.model.classifier[0].weight
+    gap = method.distillation.teacher.module.classifier[0].weight - method.model.classifier[0].weight
     assert 0 < gap.abs().max() < 0.1
-    assert all(p.grad is None for p in method.teacher.parameters())
+    assert all(p.grad is None for p in method.distillation.teacher.parameters())
 
 
 def test_keeps_a_classifier_and_needs_labels(model, batch_of):
     ready = FusionClassifier.of(model, classes=5)
     method = Entailment(ready, alpha=0.0)
     assert method.model is ready
-    assert method.teacher is None
+    assert method.distillation is None
     method(labelled(model, batch_of))["loss"].backward()
     batch = batch_of(model)
     for wrong in (batch, batch | {"label": torch.tensor([0, 1, -1, 2])}):

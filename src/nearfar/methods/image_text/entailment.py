@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
+from nearfar.methods.image_text.distillation import Distillation
 from nearfar.models.fusion_classifier import FusionClassifier
 from nearfar.models.fusion_model import FusionModel
-from nearfar.models.momentum import MomentumEncoder
 
 
 class Entailment(Method):
@@ -31,8 +31,6 @@ class Entailment(Method):
     Logs `accuracy`, `alpha`. Raises `UserError` on batches without labels.
     """
 
-    steps: Tensor
-
     def __init__(
         self,
         model: FusionModel,
@@ -43,32 +41,25 @@ class Entailment(Method):
         ramp_steps: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a share in [0, 1], got {alpha}")
         self.model = model if isinstance(model, FusionClassifier) else FusionClassifier.of(model, classes=classes)
-        self.teacher = MomentumEncoder(self.model, momentum) if alpha else None
-        self.alpha, self.ramp_steps = alpha, ramp_steps
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.distillation = (
+            Distillation(self.model, momentum=momentum, alpha=alpha, ramp_steps=ramp_steps) if alpha else None
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         label = batch.get("label")
         if label is None or bool((label < 0).any()):
             raise UserError("entailment needs a label for each pair: name the column of labels, or filter the data")
         logits = self.model.classify(batch["image"], batch["text"])
-        loss, alpha = cross_entropy(logits, label), self.alpha_now()
-        if self.teacher is not None and alpha:
+        loss, alpha = cross_entropy(logits, label), 0.0
+        if self.distillation is not None and (alpha := self.distillation.alpha_now()):
             with torch.no_grad():
-                soft = self.teacher.module.classify(batch["image"], batch["text"]).softmax(1)
+                soft = self.distillation.teacher.module.classify(batch["image"], batch["text"]).softmax(1)
             loss = (1 - alpha) * loss + alpha * cross_entropy(logits, soft)
         accuracy = (logits.detach().argmax(1) == label).float().mean()
         return {"loss": loss, "accuracy": accuracy, "alpha": torch.tensor(alpha)}
 
-    def alpha_now(self) -> float:
-        """alpha at this step of the ramp."""
-        return self.alpha * min(1.0, int(self.steps) / self.ramp_steps) if self.ramp_steps else self.alpha
-
     def after_step(self, step: int) -> None:
         super().after_step(step)
-        if self.teacher is not None:
-            self.teacher.update()
-        self.steps += 1
+        if self.distillation is not None:
+            self.distillation.after_step()

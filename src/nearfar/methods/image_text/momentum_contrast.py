@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nearfar.losses import Temperature
 from nearfar.losses.functional import soft_target_info_nce
 from nearfar.losses.groups import unit
-from nearfar.models.momentum import MomentumEncoder
+from nearfar.methods.image_text.distillation import Distillation
 from nearfar.models.queue import EMPTY, FeatureQueue
 
 
@@ -25,46 +25,21 @@ class Keys(NamedTuple):
     """`[M]` ids, -100 for the queue's random first rows; None when duplicates are taken for negatives."""
 
 
-class MomentumContrast(nn.Module):
+class MomentumContrast(Distillation):
     """Momentum teacher, feature queues and distillation weight of a dual encoder.
 
     Args:
-        model: the student.
-        momentum: m of `theta_m <- m theta_m + (1 - m) theta`.
+        model, momentum, alpha, ramp_steps: as in `Distillation`.
         queue_size: features kept a modality; a multiple of the global batch; 0 for none.
         temperature: initial tau, a learned divisor kept within (0.001, 0.5), shared by teacher and student.
-        alpha: the teacher's share of the targets.
-        ramp_steps: steps over which alpha grows linearly from 0.
     """
 
-    steps: Tensor
-
-    def __init__(
-        self,
-        model: Any,
-        *,
-        momentum: float = 0.995,
-        queue_size: int = 65536,
-        temperature: float = 0.07,
-        alpha: float = 0.4,
-        ramp_steps: int = 0,
-    ) -> None:
-        super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a share in [0, 1], got {alpha}")
-        self.teacher = MomentumEncoder(model, momentum)
+    def __init__(self, model: Any, *, queue_size: int = 65536, temperature: float = 0.07, **distillation: Any) -> None:
+        super().__init__(model, **distillation)
         self.image_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.text_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.temperature = Temperature(temperature, parametrisation="divisor", bounds=(0.001, 0.5))
-        self.alpha, self.ramp_steps = alpha, ramp_steps
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self._pending: list[tuple[Tensor, Tensor, Tensor | None]] = []
-
-    def alpha_now(self) -> float:
-        """alpha at this step of the ramp."""
-        if not self.ramp_steps:
-            return self.alpha
-        return self.alpha * min(1.0, int(self.steps) / self.ramp_steps)
 
     @torch.no_grad()
     def teach(self, pixels: Tensor, tokens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -97,13 +72,12 @@ class MomentumContrast(nn.Module):
 
     def after_step(self) -> None:
         """Move the teacher, queue what the step's forward passes saw, count the step."""
-        self.teacher.update()
+        super().after_step()
         for v_m, w_m, ids in self._pending:
             if self.image_queue is not None and self.text_queue is not None:
                 self.image_queue.push(v_m, ids)
                 self.text_queue.push(w_m, ids)
         self._pending.clear()
-        self.steps += 1
 
 
 def ids_of(batch: Any, share_duplicates: bool) -> Tensor | None:
