@@ -135,6 +135,8 @@ def test_generated_questions_bring_their_training_split():
 
     source = questions("test", vocabulary="shapes", size=32, n=200, kinds=["presence", "colour"])
     result = answering(Guesses(), source)
+    named = answering(Guesses(), source, train={"spec": "world/questions", "vocabulary": "shapes", "size": 32, "n": 50})
+    assert named.details["fitted_on"] == "50 questions of training"
     assert result.details["fitted_on"] == "4000 questions of training"
     assert result.details["candidates"] == 10  # yes, no, eight colours
     assert result["reachable"] == 1

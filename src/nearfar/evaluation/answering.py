@@ -46,8 +46,8 @@ def answering(
         model: anything with `answer(pictures, questions, candidates, k=..., batch_size=...)` that gives an (answer,
             probability) each: a `nearfar.models.FusionAnswerer`.
         source: records with `image`, `text` (the question) and `answers`; those without answers are left out. Their
-            `question_type` and `answer_type` break the figures down; without them the first two words do.
-        train: such records to take candidates from and to fit the baselines on. By default the training split for
+            `question_type` and `answer_type` break the figures down; without them the first word does.
+        train: such records, or what `open_source` takes: for candidates and baselines. By default the training split of
             generated questions; otherwise the candidates are those of `source`, and the baselines answer one half of
             the pictures as fitted on the other half.
         candidates: the answers to choose from, or a JSON file of a list of them; instead of those of `train`.
@@ -71,7 +71,7 @@ def answering(
     if not hasattr(model, "answer"):
         raise UserError(f"a {type(model).__name__} answers no questions: train one with the method `answering`")
     asked = _questions(source, limit)
-    fitted = train if train is not None else source.training() if hasattr(source, "training") else None
+    fitted = _opened(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _questions(fitted, None)
     options = _candidates(candidates, asked if pool is None else pool, most)
     skipped = Skipped()
@@ -159,6 +159,15 @@ class Sheet:
                 part: {name or rule: self.metric(rule, name, of == part) for name in shown} for part in sorted(set(of))
             }
         return found
+
+
+def _opened(train: Any) -> Any:
+    """A recipe names the data by its word, or by a mapping with `spec`."""
+    from nearfar.data import open_source
+
+    if isinstance(train, Mapping):
+        return open_source(**train)
+    return open_source(train) if isinstance(train, str | Path) else train
 
 
 def _rules(asked: Sequence[Asked]) -> dict[str, Rule]:

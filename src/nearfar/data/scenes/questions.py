@@ -71,8 +71,9 @@ class QuestionSource(Source):
         }
 
     def training(self, n: int = 4000) -> QuestionSource:
-        """Questions of the training split, of the same make."""
-        return QuestionSource(replace(self.plan, split="train", n=n), most=self.most, kinds=self.kinds)
+        """Other questions of the training split, of the same make."""
+        plan = replace(self.plan, split="train", n=n, seed=self.plan.seed + 1)
+        return QuestionSource(plan, most=self.most, kinds=self.kinds)
 
     def _ask(self, kind: str, draw: Draw) -> Asked:
         """The answer is drawn before the scene, so that it is even whatever the words."""
