@@ -58,9 +58,10 @@ PAPERS = (
             "nearfar.methods.image_text.momentum_contrast",
             "nearfar.methods.image_text.matching",
             "nearfar.methods.image_text.entailment",
+            "nearfar.methods.image_text.answering",
             "nearfar.losses.soft_target",
         ),
-        recipes=("albef", "albef-paper"),
+        recipes=("albef", "albef-paper", "albef-vqa"),
     ),
     Paper(
         "align",

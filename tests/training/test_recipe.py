@@ -173,6 +173,12 @@ def test_a_model_to_go_on_from_and_adapters(photos, recipe, tmp_path):
         assert torch.equal(method.model.state_dict()[name], value)
 
 
+def test_a_model_to_go_on_from_takes_the_place_of_the_one_made():
+    recipe = load("negclip", ["model.freeze=[image]", "model.load=runs/clip"])
+    assert recipe.model == {"freeze": ["image"], "load": "runs/clip"}
+    assert load("negclip", ["model.load=null"]).model == {**load("negclip").model, "load": None}
+
+
 def test_recipes_are_listed_and_copied(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.main(["recipes"])

@@ -11,8 +11,9 @@ from nearfar.errors import UserError
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality. Every figure comes with its
-    95 % interval and what chance would reach; data of several domains (drawing styles) gets a table of each."""
+    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality, answers to questions. Every
+    figure comes with its 95 % interval and what chance would reach; data of several domains (drawing styles) gets a
+    table of each."""
     asked = parser().parse_args(arguments)
     from rich.console import Console
 
@@ -99,14 +100,22 @@ def parser() -> ArgumentParser:
         help="zero-shot: choose among the classes that occur, or among all (default: %(default)s)",
     )
     made.add_argument(
-        "--train", metavar="SOURCE", help="data to fit probes and the text-only baseline on (default: half of the data)"
+        "--train",
+        metavar="SOURCE",
+        help="data to fit probes and text-only baselines on, and to take candidate answers from (default: half of the "
+        "data)",
+    )
+    made.add_argument(
+        "--answer-list",
+        metavar="FILE",
+        help="answering: a JSON list of the answers to choose from (default: those of --train, or of the data)",
     )
     made.add_argument(
         "--aro", metavar="FOLDER", help="compositionality: use ARO's annotation files and pictures there, not the data"
     )
     made.add_argument("--train-split", help="the split of --train")
-    for column in ("image", "text", "label"):
-        made.add_argument(f"--{column}", metavar="COLUMN", help=f"the column of {column}s, where it has another name")
+    for column in ("image", "text", "label", "answers"):
+        made.add_argument(f"--{column}", metavar="COLUMN", help=f"the column of {column}, where it has another name")
     made.add_argument(
         "--rerank",
         type=int,
@@ -127,7 +136,8 @@ def open_data(spec: str, split: str | None, asked: Namespace, *, otherwise: str)
 
     if split is None and spec.startswith("world/"):
         split = otherwise
-    return open_source(spec, split=split, image=asked.image, text=asked.text, label=asked.label)
+    columns = {name: getattr(asked, name) for name in ("image", "text", "label", "answers")}
+    return open_source(spec, split=split, **columns)
 
 
 def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) -> Any:
@@ -147,4 +157,5 @@ def protocol_options(asked: Namespace) -> dict[str, dict[str, Any]]:
     return {
         "zero_shot": {"templates": asked.templates, "candidates": asked.candidates},
         "compositionality": {"aro": asked.aro},
+        "answering": {"candidates": asked.answer_list},
     }

@@ -15,6 +15,7 @@ _LAZY = {
     "table": "tables",
     "shards": "tar_shards",
     "hub": "datasets_hub",
+    "vqa": "vqa_files",
     "Source": "source",
     "Stream": "source",
     "Records": "source",

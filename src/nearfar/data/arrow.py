@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 USUAL = {
     "image": "image image_path img img_path file_name filename filepath file path jpg jpeg png webp image_bytes bytes",
-    "text": "text caption captions texts title alt_text alttext alt description sentence sentences txt name",
+    "text": "text caption captions texts title alt_text alttext alt description sentence sentences txt question name",
+    "answers": "answers answer",
     "label": "label class class_name category target cls fine_label labels",
     "domain": "domain style",
     "group": "group group_id",
@@ -25,7 +26,7 @@ USUAL = {
 
 STRINGS = ("string", "large_string")
 
-RESERVED = ("image", "text", "label", "domain", "group")
+RESERVED = ("image", "text", "answers", "label", "domain", "group")
 """Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
 
 ADDRESSES = ("url", "image_url", "URL")
@@ -33,13 +34,15 @@ ADDRESSES = ("url", "image_url", "URL")
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns play which part. `text` may be several columns: each is a caption of the row."""
+    """Which columns play which part. `text` may be several columns: each is a caption of the row; so may `answers`,
+    each an annotator's."""
 
     image: str | None
     text: tuple[str, ...]
     label: str | None
     domain: str | None
     group: str | None
+    answers: tuple[str, ...] = ()
 
 
 def find_roles(
@@ -51,26 +54,28 @@ def find_roles(
     label: str | None = None,
     domain: str | None = None,
     group: str | None = None,
+    answers: str | Sequence[str] | None = None,
 ) -> Roles:
     """Columns for the roles: those named, else those with usual names.
 
     Raises `UserError`, with the columns there are, when a named one is missing or neither image nor text is found.
 
     >>> find_roles(["file_name", "Caption", "n"], where="pets.csv")
-    Roles(image='file_name', text=('Caption',), label=None, domain=None, group=None)
+    Roles(image='file_name', text=('Caption',), label=None, domain=None, group=None, answers=())
     """
-    texts = () if text is None else (text,) if isinstance(text, str) else tuple(text)
+    texts, answered = _several(text), _several(answers)
     for role, column in [
         ("image", image),
         ("label", label),
         ("domain", domain),
         ("group", group),
         *(("text", t) for t in texts),
+        *(("answers", a) for a in answered),
     ]:
         if column is not None and column not in columns:
             raise UserError(f"{where}: no column {column!r} for {role}; its columns are: {', '.join(columns)}")
     folded = {column.lower(): column for column in reversed(columns)}
-    taken = {image, label, domain, group, *texts}
+    taken = {image, label, domain, group, *texts, *answered}
 
     def guess(role: str) -> str | None:
         found = (folded[name] for name in USUAL[role].split() if name in folded and folded[name] not in taken)
@@ -80,7 +85,8 @@ def find_roles(
     taken.add(image)
     texts = texts or tuple(filter(None, [guess("text")]))
     taken.update(texts)
-    roles = Roles(image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"))
+    answered = answered or tuple(filter(None, [guess("answers")]))
+    roles = Roles(image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered)
     if roles.image is None and not roles.text:
         raise UserError(
             f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. "
@@ -92,6 +98,10 @@ def find_roles(
             f"column of their paths with image=COLUMN; its columns are: {', '.join(columns)}"
         )
     return roles
+
+
+def _several(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if columns is None else (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 class ArrowSource(Source):
@@ -154,12 +164,12 @@ class RowReader:
         self.names: dict[str, dict[Any, int]] = {}
         if roles.label is not None and hasattr(features.get(roles.label), "names"):
             self.names["label"] = {name: i for i, name in enumerate(features[roles.label].names)}
-        used = {roles.image, *roles.text, roles.label, roles.domain, roles.group}
+        used = {roles.image, *roles.text, *roles.answers, roles.label, roles.domain, roles.group}
         self.extras = [name for name in features if name not in used and name not in RESERVED]
 
     @property
     def columns(self) -> list[str]:
-        present = [role for role in ("image", "text", "label", "domain", "group") if getattr(self.roles, role)]
+        present = [role for role in RESERVED if getattr(self.roles, role)]
         if "text" not in present and "label" in self.names:
             present.append("text")
         return present + self.extras
@@ -172,6 +182,8 @@ class RowReader:
         """The columns that one key of the record is made of, or None if that may be any."""
         if key == "text":
             return list(self.roles.text) or ([self.roles.label] if self.roles.label else None)
+        if key == "answers":
+            return list(self.roles.answers) or None
         if key in ("image", "label", "domain", "group"):
             return [getattr(self.roles, key)] if getattr(self.roles, key) else None
         return [key] if key in self.extras else None
@@ -186,6 +198,9 @@ class RowReader:
         texts = [row[column] for column in roles.text if column in row]
         if texts:
             record["text"] = [caption for text in texts for caption in captions(text)]
+        given = [row[column] for column in roles.answers if column in row]
+        if given:
+            record["answers"] = given[0] if len(given) == 1 else given
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
             if column is not None and column in row:

@@ -8,6 +8,8 @@
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
+| `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
+| `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
 | `audio`, `video` | `[B, T]`, `[B, T, 3, H, W]` float | waveform; frames |
 | `index` | `[B]` long | the sample's stable id within its source, for per-sample state |
 | `group` | `[B]` long | equal for samples that match one another (captions of one image, one concept in five styles): never negatives of each other |

@@ -31,6 +31,7 @@ def hub(
     label: str | None = None,
     domain: str | None = None,
     group: str | None = None,
+    answers: str | Sequence[str] | None = None,
     streaming: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Source | Stream:
@@ -40,7 +41,7 @@ def hub(
         name: `owner/name`, or a folder that `save_to_disk` wrote.
         split: which split, such as `train` or `train[:10%]`; may be left out if there is one only, or one `train`.
         config: which configuration, where a dataset has several.
-        image, text, label, domain, group: columns, guessed by their usual names as in `table`.
+        image, text, label, domain, group, answers: columns, guessed by their usual names as in `table`.
         streaming: read it in order without downloading it whole; gives a `Stream`.
         cache_dir: where `datasets` keeps what it downloads.
 
@@ -64,7 +65,9 @@ def hub(
     if streaming and not hasattr(rows, "num_shards"):
         rows = rows.to_iterable_dataset()
     columns = rows.column_names or list(next(iter(rows)))
-    roles = find_roles(columns, where=where, image=image, text=text, label=label, domain=domain, group=group)
+    roles = find_roles(
+        columns, where=where, image=image, text=text, label=label, domain=domain, group=group, answers=answers
+    )
     short = Path(where).name
     return ArrowStream(rows, roles, name=short) if streaming else ArrowSource(rows, roles, name=short)
 

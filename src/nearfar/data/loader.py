@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar.data.answers import answer_shares
 from nearfar.data.images import decode, describe, resize
 from nearfar.data.order import BLOCK, Order, Part, Row, Share, SourceOrder, State, StreamOrder, mix
 from nearfar.data.paired_order import PairedOrder
@@ -37,6 +38,7 @@ class Sample:
     size: tuple[int, int]
     text: str
     negatives: list[str]
+    answers: dict[str, float]
     record: Record
 
 
@@ -60,6 +62,8 @@ class Loader:
             `random` if `shuffle`.
         negatives: hard negative captions a sample, by default as many as the first record has. Those that falsify the
             chosen caption come first (`negative_of`).
+        answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
+            is unusable.
         neighbours: `[N, K]` hard images of each record of a `Source`, by place (`nearfar.data.neighbours` mines them).
             Of each global batch one half is drawn, the other half is a neighbour of each, another each epoch:
             rows `[x_1..x_b, x_j1..x_jb]`.
@@ -100,6 +104,7 @@ class Loader:
         pad_to: int | None = None,
         caption: Literal["random", "first"] | None = None,
         negatives: int | None = None,
+        answers: bool = False,
         neighbours: Tensor | None = None,
         shuffle: bool = True,
         seed: int = 0,
@@ -121,10 +126,10 @@ class Loader:
         self.caption = caption or ("random" if shuffle else "first")
         self.replace = shuffle if replace is None else replace
         self.views = Views(views, size=image_size, n_views=n_views, mean=mean, std=std) if image_size else None
-        for wanted, key in ((image_size, "image"), (tokenizer, "text")):
+        for wanted, key in ((image_size, "image"), (tokenizer, "text"), (answers or None, "answers")):
             if wanted is not None and key not in source.columns:
                 raise UserError(f"{source.name} has no {key!r}; its columns are: {', '.join(source.columns)}")
-        self.negatives = self._count_negatives(negatives)
+        self.negatives, self.answers = self._count_negatives(negatives), answers
         self._share = Share(batch_size, rank, world_size, drop_last)
         self._order: Order | StreamOrder
         if isinstance(source, Stream):
@@ -234,9 +239,12 @@ class Loader:
                 wrong = false_captions(record, chosen)
                 first = mix(self.seed, epoch, index, _NEGATIVE)
                 negatives = [wrong[(first + i) % len(wrong)] for i in range(self.negatives)]
+        answers = answer_shares(record.get("answers")) if self.answers else {}
+        if self.answers and not answers:
+            raise BadRecord("no answer")
         if self.views is not None:
             canvas, size = self._canvas(index, record)
-        return Sample(index, canvas, size, text, negatives, record)
+        return Sample(index, canvas, size, text, negatives, answers, record)
 
     def _canvas(self, index: int, record: Record) -> tuple[Tensor, tuple[int, int]]:
         assert self.views is not None
@@ -260,6 +268,8 @@ class Loader:
             batch["text"] = self._tokens([sample.text for sample in samples])
             if self.negatives:
                 batch["negative_text"] = self._tokens([text for sample in samples for text in sample.negatives])
+            if self.answers:
+                batch["answers"], batch["answer_weight"] = self._answers([sample.answers for sample in samples])
         if self.device is not None:
             from nearfar.data.batch import to_device
 
@@ -280,6 +290,13 @@ class Loader:
         views, matrices = self.views(images, draws, sizes=sizes)
         pictures = {"image": views[0], "geometry": matrices}
         return pictures | {"views": views} if self.views.n_views > 1 else pictures
+
+    def _answers(self, each: list[dict[str, float]]) -> tuple[dict[str, Tensor], Tensor]:
+        """K answers a sample, K being the most that one has here: where there are fewer, empty ones of weight 0."""
+        most = max(map(len, each))
+        texts = [text for answers in each for text in [*answers, *[""] * (most - len(answers))]]
+        weights = [[*answers.values(), *[0.0] * (most - len(answers))] for answers in each]
+        return self._tokens(texts), torch.tensor(weights)
 
     def _tokens(self, texts: list[str]) -> dict[str, Tensor]:
         return tokenize(self.tokenizer, texts, self.max_length, pad_to=self.pad_to)

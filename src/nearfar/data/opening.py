@@ -13,14 +13,21 @@ from nearfar.errors import UserError
 
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
+  world/questions                            questions about scenes, with answers
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
   hub:NAME                                   a dataset of the datasets library
   text:FILE_OR_FOLDER, text:python           running text, in passages
-  FOLDER written by save_to_disk             the same, from disk"""
+  FOLDER written by save_to_disk             the same, from disk
+  QUESTIONS.json                             VQA's questions, with its annotations and pictures beside"""
 
-WORLD = {"emoji": "nearfar.data.world", "clipart": "nearfar.data.world", "scenes": "nearfar.data.scenes"}
+WORLD = {
+    "emoji": "nearfar.data.world",
+    "clipart": "nearfar.data.world",
+    "scenes": "nearfar.data.scenes",
+    "questions": "nearfar.data.scenes",
+}
 
 
 def open_source(
@@ -30,15 +37,18 @@ def open_source(
     image: str | None = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
+    answers: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
     """Open a source by its name: part of the embedded world, a folder, a table, shards or a dataset.
 
     Args:
         spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
-            files or a glob of them, `hub:NAME`, or a folder that `save_to_disk` wrote. A source is given back as it is.
+            files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, or a `.json` file of VQA's
+            questions. A source is given back as it is.
         split: which split; for the world `train` by default.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
+        answers: columns of the answers to the question in `text` (tables, datasets).
         options: passed on to the function behind (`folder`, `table`, `shards`, `hub`, `world.emoji`, ...).
 
     Returns:
@@ -50,7 +60,8 @@ def open_source(
     if isinstance(spec, Source | Stream):
         return spec
     where = os.fspath(spec)
-    named = {key: value for key, value in {"image": image, "text": text, "label": label}.items() if value is not None}
+    roles = {"image": image, "text": text, "label": label, "answers": answers}
+    named = {key: value for key, value in roles.items() if value is not None}
     if where.startswith("text:"):
         return _call("text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
@@ -62,7 +73,7 @@ def open_source(
         return _call("image_folder.folder", path, {"split": split, **given}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
-    return _call("tables.table" if kind == "table" else "tar_shards.shards", path, given, where)
+    return _call({"table": "tables.table", "vqa": "vqa_files.vqa"}.get(kind, "tar_shards.shards"), path, given, where)
 
 
 def _kind(where: str) -> str:
@@ -80,6 +91,8 @@ def _kind(where: str) -> str:
         return "shards"
     if path.suffix.lower() in READERS:
         return "table"
+    if path.suffix.lower() == ".json" and path.is_file():
+        return "vqa"
     what = "a file of a kind that is not known" if path.exists() else "no such file or folder"
     raise UserError(f"{where}: {what}; {UNDERSTOOD}")
 

@@ -7,6 +7,7 @@
 | `label`, `domain` | `int` | index into `source.classes` and `source.domains`; -1 where unknown |
 | `group` | `int` | equal for records that match one another, so that they are never each other's negatives |
 | `index` | `int` | stable id; its place in the source where it is absent |
+| `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
 | `negative_text` | list of `str` | captions that nearly fit, but do not |
 | `weight` | `float` | how much the record counts |
 

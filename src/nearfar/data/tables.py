@@ -32,6 +32,7 @@ def table(
     label: str | None = None,
     domain: str | None = None,
     group: str | None = None,
+    answers: str | Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Source:
@@ -40,9 +41,10 @@ def table(
 
     Args:
         path: the file; by its ending one knows its kind.
-        image, text, label, domain, group: columns; those not named are guessed by their usual names (`image`,
+        image, text, label, domain, group, answers: columns; those not named are guessed by their usual names (`image`,
             `file_name`, ...; `text`, `caption`, ...). `image` holds paths or bytes. `text` may be several columns, or a
             column of lists: all are captions of the row. Text in `label` and `domain` becomes numbers, in sorted order.
+            `answers` are those to the question in `text`; of several annotators in as many columns or in lists.
         root: folder that paths of images start from, by default that of the table.
         cache_dir: where `datasets` keeps its copy.
 
@@ -68,7 +70,14 @@ def table(
     except Exception as error:  # The readers of datasets raise what pandas and Arrow raise.
         raise UserError(f"{file}: cannot be read as {file.suffix[1:].upper()}: {_reason(file, error)}") from error
     roles = find_roles(
-        rows.column_names, where=str(file), image=image, text=text, label=label, domain=domain, group=group
+        rows.column_names,
+        where=str(file),
+        image=image,
+        text=text,
+        label=label,
+        domain=domain,
+        group=group,
+        answers=answers,
     )
     return ArrowSource(rows, roles, name=file.name, root=root or file.parent)
 

@@ -1,5 +1,6 @@
 """Evaluation: one file a protocol, each for anything with `encode_image` and `encode_text`."""
 
+from nearfar.evaluation.answering import answering
 from nearfar.evaluation.embed import embed, embed_images, embed_texts
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.evaluate import PROTOCOLS, Job, evaluate
@@ -21,6 +22,7 @@ __all__ = [
     "Ranks",
     "Result",
     "ZeroShotClassifier",
+    "answering",
     "class_prototypes",
     "embed",
     "embed_images",

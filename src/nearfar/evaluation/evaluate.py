@@ -19,7 +19,8 @@ class Job:
     """What a protocol is given: the model, the data, and their embeddings, which are made when first asked for and then
     shared.
 
-    `train` is labelled data to fit probes on (None: half of the data), `options` holds each protocol's own settings.
+    `train` is labelled data to fit probes on, or questions to fit blind baselines on (None: half of the data),
+    `options` holds each protocol's own settings.
     """
 
     encoder: Any
@@ -91,6 +92,13 @@ def _order_probe(job: Job, **options: Any) -> Result:
     return order_probe(job.encoder, job.source, **settings)
 
 
+def _answering(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.answering import answering
+
+    settings = {"train": job.train, "seed": job.seed, "batch_size": job.batch_size, **options}
+    return answering(job.encoder, job.source, **settings)
+
+
 PROTOCOLS: dict[str, Callable[..., Result] | str] = {
     "retrieval": _retrieval,
     "zero_shot": _zero_shot,
@@ -99,6 +107,7 @@ PROTOCOLS: dict[str, Callable[..., Result] | str] = {
     "geometry": _geometry,
     "compositionality": _compositionality,
     "order_probe": _order_probe,
+    "answering": _answering,
 }
 """Protocols by name: a function `(job, **options) -> Result`, or "module:function", imported when it is used."""
 
@@ -122,7 +131,7 @@ def evaluate(
         encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
         source: the data, or its `Embeddings`.
         protocols: names in `PROTOCOLS`.
-        train: labelled data to fit the probes on; None: half of the data.
+        train: labelled data to fit the probes on, or answered questions; None: half of the data.
         seed: of splits and bootstraps.
         batch_size: for embedding.
         captions: how many captions of each image count, from the first; None: all.

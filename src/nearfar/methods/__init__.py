@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = {
     "albef": "nearfar.methods.image_text.albef:ALBEF",
     "align": "nearfar.methods.image_text.align:ALIGN",
+    "answering": "nearfar.methods.image_text.answering:Answering",
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nearfar.models.answering import AnswerDecoder, answer_loss, rank_answers
     from nearfar.models.dual_encoder import DualEncoder
     from nearfar.models.fusion import FusionEncoder
+    from nearfar.models.fusion_answerer import FusionAnswerer
     from nearfar.models.fusion_classifier import FusionClassifier
     from nearfar.models.fusion_model import FusionModel
     from nearfar.models.grounding import ground
@@ -30,6 +31,7 @@ _HOME = {
     "AnswerDecoder": "answering",
     "DualEncoder": "dual_encoder",
     "FeatureQueue": "queue",
+    "FusionAnswerer": "fusion_answerer",
     "FusionClassifier": "fusion_classifier",
     "FusionEncoder": "fusion",
     "FusionModel": "fusion_model",
@@ -53,6 +55,7 @@ __all__ = [
     "AnswerDecoder",
     "DualEncoder",
     "FeatureQueue",
+    "FusionAnswerer",
     "FusionClassifier",
     "FusionEncoder",
     "FusionModel",

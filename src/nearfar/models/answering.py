@@ -4,14 +4,19 @@ states of question and picture, or ranks a list of candidates by how likely it w
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
+from nearfar.models.heads import MaskedLanguageHead
 from nearfar.models.modes import evaluating
+
+if TYPE_CHECKING:
+    from nearfar.models.fusion import FusionEncoder
 
 
 class AnswerDecoder(nn.Module):
@@ -23,6 +28,11 @@ class AnswerDecoder(nn.Module):
         layers: 6 in ALBEF.
         heads: of attention; by default one for each 64 of the width, at least 1.
         longest: tokens an answer may have.
+        dropout: in every layer, attention included.
+
+    Attributes:
+        bert: the layers, with word embeddings of their own.
+        language: from states to words, through those embeddings.
 
     >>> decoder = AnswerDecoder(16, 30, layers=1, heads=2, longest=8)
     >>> decoder(torch.randn(2, 5, 16), torch.ones(2, 5), torch.ones(2, 4, dtype=torch.long)).shape
@@ -30,10 +40,17 @@ class AnswerDecoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, vocabulary: int, *, layers: int = 6, heads: int | None = None, longest: int = 64
+        self,
+        width: int,
+        vocabulary: int,
+        *,
+        layers: int = 6,
+        heads: int | None = None,
+        longest: int = 64,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        from transformers import BertConfig, BertLMHeadModel
+        from transformers import BertConfig, BertModel
 
         config = BertConfig(
             vocab_size=vocabulary,
@@ -42,10 +59,14 @@ class AnswerDecoder(nn.Module):
             num_attention_heads=heads or max(1, width // 64),
             intermediate_size=4 * width,
             max_position_embeddings=longest,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
             is_decoder=True,
             add_cross_attention=True,
+            pad_token_id=None,  # padding is masked, and the tokenizer may have another token at 0
         )
-        self.bert: Any = BertLMHeadModel(config)
+        self.bert: Any = BertModel(config, add_pooling_layer=False)
+        self.language = MaskedLanguageHead(width, vocabulary, eps=config.layer_norm_eps)
 
     def forward(self, states: Tensor, mask: Tensor, ids: Tensor, ids_mask: Tensor | None = None) -> Tensor:
         """Logits `[A, L, V]`, at each place of the next token, for answers `[A, L]` and their questions' fused states
@@ -57,7 +78,40 @@ class AnswerDecoder(nn.Module):
             encoder_attention_mask=mask,
             use_cache=False,
         )
-        return found.logits
+        return self.language(found.last_hidden_state, self.bert.get_input_embeddings().weight)
+
+    @torch.no_grad()
+    def start_from(self, text: FusionEncoder, language: MaskedLanguageHead) -> list[str]:
+        """Take the last layers of a trained fusion encoder and its masked language head, as the released code does:
+        attention, cross-attention, feed-forward parts, embeddings and head, wherever a weight has its like there (BERT
+        and its near kin). Returns the names of those that have none and stay fresh."""
+        given = {f"language.{name}": value for name, value in language.state_dict().items()}
+        given |= {f"bert.{name}": value for name, value in text.backbone.state_dict().items() if "embeddings" in name}
+        layers = getattr(getattr(text.backbone, "encoder", None), "layer", [])
+        for mine, (layer, cross) in enumerate(_last(layers, text.cross, len(self.bert.encoder.layer))):
+            name = f"bert.encoder.layer.{mine}."
+            given |= {name + part: value for part, value in layer.state_dict().items()}
+            for part, theirs in _CROSS.items():
+                given |= {f"{name}crossattention.{part}.{k}": v for k, v in getattr(cross, theirs).state_dict().items()}
+        own = self.state_dict()
+        taken = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+        self.load_state_dict({**own, **taken})
+        return [name for name in own if name not in taken]
+
+
+_CROSS = {
+    "self.query": "query",
+    "self.key": "key",
+    "self.value": "value",
+    "output.dense": "out",
+    "output.LayerNorm": "norm",
+}
+"""The parts of BERT's cross-attention, and what they are called in ours."""
+
+
+def _last(layers: Iterable[Any], cross: Iterable[Any], count: int) -> list[tuple[Any, Any]]:
+    """The last `count` fusion layers with their cross-attention; all of them where there are fewer."""
+    return list(zip([*layers][::-1], [*cross][::-1], strict=False))[:count][::-1]
 
 
 def answer_loss(

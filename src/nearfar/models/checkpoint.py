@@ -18,6 +18,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 MODELS = {
     "DualEncoder": "nearfar.models.dual_encoder",
+    "FusionAnswerer": "nearfar.models.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion_classifier",
     "FusionModel": "nearfar.models.fusion_model",
 }

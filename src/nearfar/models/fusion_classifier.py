@@ -32,9 +32,7 @@ class FusionClassifier(FusionModel):
     @classmethod
     def of(cls, model: FusionModel, *, classes: int = 3) -> Self:
         """A classifier with a copy of a model's weights, adapters and frozen parts, and a fresh head."""
-        made = cls.from_config({**model.config(), "classes": classes}, model.tokenizer)
-        made.load_state_dict({**made.state_dict(), **model.state_dict()})
-        return made.to(model.device).train(model.training)
+        return cls._grown(model, classes=classes)
 
     def classify(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
         """Logits `[B, classes]` of pairs: pixels `[B, 3, H, W]` and tokens `[B, L]`, row by row."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -49,6 +49,14 @@ class FusionModel(DualEncoder):
     def config(self) -> dict[str, Any]:
         config = super().config()
         return {**config, "text": {"spec": self.text.spec, "text_layers": self.text.text_layers}}
+
+    @classmethod
+    def _grown(cls, model: FusionModel, **settings: Any) -> Self:
+        """A model of this class with a copy of another's weights, adapters and frozen parts; its own heads fresh."""
+        made = cls.from_config({**FusionModel.config(model), **settings}, model.tokenizer)
+        own, old = made.state_dict(), model.state_dict()
+        made.load_state_dict({name: old.get(name, value) for name, value in own.items()})
+        return made.to(model.device).train(model.training)
 
     @classmethod
     def _text_tower(cls, text: Mapping[str, Any], image: ImageTower) -> Any:

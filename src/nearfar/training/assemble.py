@@ -209,11 +209,14 @@ def _needs_vocabulary(values: Mapping[str, Any]) -> bool:
 
 
 def _vocabulary(source: Any, size: int, max_length: int | None) -> Any:
+    from nearfar.data.answers import answer_counts
     from nearfar.data.source import captions
     from nearfar.data.text import train_tokenizer
 
     records = source if hasattr(source, "select") else islice(source, CORPUS)
-    texts = (caption for record in records for caption in captions(record.get("text")))
+    texts = (
+        text for record in records for text in [*captions(record.get("text")), *answer_counts(record.get("answers"))]
+    )
     train_on = partial(train_tokenizer, texts, size)
     return train_on(max_length=max_length) if max_length else train_on()
 

@@ -28,8 +28,8 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
 
 
 def wishes(method: Method) -> dict[str, Any]:
-    """The views that a method says it needs, by attributes named as the loader's settings."""
-    return {name: getattr(method, name) for name in ("views", "n_views") if hasattr(method, name)}
+    """What a method says it needs (views, answers), by attributes named as the loader's settings."""
+    return {name: getattr(method, name) for name in ("views", "n_views", "answers") if hasattr(method, name)}
 
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:

@@ -179,6 +179,9 @@ def _override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
             raise UserError(f"{key!r}: name the section too ({', '.join(SECTIONS)}), as in data.{key}=...")
         section, path = "training", [section]
     place: Any = values.setdefault(section, {})
+    if (section, path) == ("model", ["load"]) and value is not None:
+        # A model to go on from takes the place of the one that the recipe makes.
+        values["model"] = place = {name: place[name] for name in ("freeze", "lora") if name in place}
     for name in path[:-1]:
         if isinstance(place.get(name), str) and section in ("data", "evaluation"):
             place[name] = {"spec": place[name]}  # `data.train.split=val` where `train` was a plain name

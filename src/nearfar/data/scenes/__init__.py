@@ -10,14 +10,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nearfar.data.scenes.layout import RELATIONS
+from nearfar.data.scenes.questions import KINDS
+from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
 from nearfar.data.scenes.source import ATTRIBUTES, Plan
 from nearfar.data.scenes.source import SceneSource as _SceneSource
 from nearfar.data.scenes.video import MOTIONS
 from nearfar.data.scenes.video import VideoSource as _VideoSource
 from nearfar.data.scenes.vocabulary import BASIC, COLOURS, SHAPES
 from nearfar.data.source import Source
+from nearfar.errors import UserError
 
-__all__ = ["ATTRIBUTES", "BASIC", "COLOURS", "MOTIONS", "RELATIONS", "SHAPES", "Plan", "scenes", "video"]
+__all__ = [
+    "ATTRIBUTES",
+    "BASIC",
+    "COLOURS",
+    "KINDS",
+    "MOTIONS",
+    "RELATIONS",
+    "SHAPES",
+    "Plan",
+    "questions",
+    "scenes",
+    "video",
+]
 
 
 def scenes(
@@ -81,6 +96,64 @@ def scenes(
         ground=ground,
     )
     return _SceneSource(plan)
+
+
+def questions(
+    split: str = "train",
+    *,
+    n: int = 10_000,
+    seed: int = 0,
+    size: int = 64,
+    objects: int = 3,
+    kinds: Sequence[str] = KINDS,
+    relations: Sequence[str] = RELATIONS,
+    vocabulary: str | Sequence[str] | None = None,
+    styles: Sequence[str] | None = None,
+    held_out_style: str | None = None,
+    ground: str = "white",
+) -> Source:
+    """`n` questions of a split, each about a scene of its own, whose things all have a colour.
+
+    The question alone does not give the answer away: each kind draws the answer first, evenly, and words of a question
+    whose answer is "no" are as common as those of one whose answer is "yes".
+
+    Args:
+        objects: the most things in a scene, 2 to 5; a question about a relation shows two.
+        kinds: some of `KINDS`, drawn evenly: "colour" (what colour is the cat?), "presence" (is there a red cat?),
+            "relation" (is the cat left of the dog?), "thing" (what is left of the dog?), "count" (how many red things
+            are there?).
+        n, seed, size, relations, vocabulary, styles, held_out_style, ground: as for `scenes`.
+
+    Returns:
+        records with `image`, `text` (the question), `answers` (a list of one), `question_type` (the kind), `objects`,
+        `relation`, `style`, `group` (equal where the same is to be seen) and `domain`.
+
+    Raises:
+        UserError: an argument that is not understood.
+
+    >>> for record in questions("train", vocabulary="shapes", n=4, seed=3):
+    ...     print(record["text"], record["answers"])
+    is the cross bigger than the ring? ['yes']
+    what is right of the square? ['star']
+    what colour is the heart? ['blue']
+    is there a black triangle? ['yes']
+    """
+    if not 2 <= objects <= 5:
+        raise UserError(f"questions: objects={objects}; scenes to ask about hold up to 2 to 5 things")
+    plan = Plan(
+        split=split,
+        n=n,
+        seed=seed,
+        size=size,
+        objects=2,
+        attributes=("colour",),
+        relations=tuple(relations),
+        vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
+        styles=tuple(styles or ()),
+        held_out_style=held_out_style,
+        ground=ground,
+    )
+    return _QuestionSource(plan, most=objects, kinds=tuple(kinds))
 
 
 def video(

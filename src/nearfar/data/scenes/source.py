@@ -17,7 +17,7 @@ ATTRIBUTES = {
     "size": ("big", "small"),
     "turned": ("upright", "upside-down"),
 }
-_PALE = ((255, 255, 255), (244, 236, 220), (224, 238, 250), (230, 244, 224), (246, 228, 236), (232, 232, 232))
+PALE = ((255, 255, 255), (244, 236, 220), (224, 238, 250), (230, 244, 224), (246, 228, 236), (232, 232, 232))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class SceneSource(Source):
         things = [Thing(noun, style=style) for noun in draw_nouns(plan, self.classes or [], plan.objects, draw)]
         relation = draw.one(plan.possible_relations) if plan.objects > 1 else None
         _dress(things, relation, plan.attributes, draw)
-        ground = draw.one(_PALE) if plan.ground == "varied" else _PALE[0]
+        ground = draw.one(PALE) if plan.ground == "varied" else PALE[0]
         image = arrange(things, relation, plan.size, ground, draw)
         said = describe(things, relation, draw)
         return {

@@ -1,0 +1,136 @@
+"""Questions about scenes: true, the same everywhere, and not to be answered by their words."""
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from nearfar.data import open_source
+from nearfar.data.scenes import COLOURS, KINDS, questions
+from nearfar.data.scenes.captions import PHRASES
+from nearfar.errors import UserError
+
+PHRASE = {phrases[0]: relation for relation, phrases in PHRASES.items()}
+
+
+def centre(box):
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
+def holds(relation, a, b):
+    """Whether a relation is to be seen in the boxes of two things."""
+    (ax, ay), (bx, by) = centre(a["box"]), centre(b["box"])
+    side_a, side_b = (thing["box"][2] - thing["box"][0] for thing in (a, b))
+    tall_a, tall_b = (thing["box"][3] - thing["box"][1] for thing in (a, b))
+    area_a, area_b = max(side_a, tall_a), max(side_b, tall_b)
+    within = abs(ax - bx) < max(side_a, side_b) / 4 and abs(ay - by) < max(tall_a, tall_b) / 4
+    return {
+        "left of": ax < bx,
+        "right of": ax > bx,
+        "above": ay < by,
+        "below": ay > by,
+        "bigger than": area_a > area_b,
+        "smaller than": area_a < area_b,
+        "inside": within and area_a < area_b,
+        "around": within and area_a > area_b,
+    }[relation]
+
+
+def told(question, things):
+    """The two things and the relation of a question."""
+    inner = question.removeprefix("is ").removesuffix("?").removeprefix("the ")
+    names = {thing["name"]: thing for thing in things}
+    for phrase, relation in sorted(PHRASE.items(), key=lambda pair: -len(pair[0])):
+        first, found, second = inner.partition(f" {phrase} the ")
+        if found and first in names and second in names:
+            return names[first], relation, names[second]
+    raise AssertionError(question)
+
+
+def test_answers_are_true_of_the_picture():
+    for record in questions("train", vocabulary="basic", n=400, seed=2):
+        things, (answer,), text = record["objects"], record["answers"], record["text"]
+        names = {thing["name"]: thing for thing in things}
+        pixels = np.asarray(record["image"])
+        assert pixels.shape == (64, 64, 3)
+        assert all(thing["mask"].any() for thing in things)
+        kind = record["question_type"]
+        if kind == "colour":
+            (name,) = [name for name in names if text == f"what colour is the {name}?"]
+            assert answer == names[name]["colour"]
+        elif kind == "count":
+            colour = text.removeprefix("how many ").removesuffix(" things are there?")
+            assert int(answer) == sum(thing["colour"] == colour for thing in things)
+        elif kind == "presence":
+            looks = text.removesuffix("?").split(" ", 3)[3]
+            there = {*names, *(f"{thing['colour']} {thing['name']}" for thing in things)}
+            assert answer == ("yes" if looks in there else "no")
+        elif kind == "relation":
+            first, relation, second = told(text, things)
+            assert holds(relation, first, second) == (answer == "yes")
+        else:
+            first, relation, second = told(f"is the {answer} {text.removeprefix('what is ')}", things)
+            assert holds(relation, first, second)
+
+
+def test_the_words_do_not_give_the_answer_away():
+    found = defaultdict(lambda: defaultdict(Counter))
+    for record in questions("train", vocabulary="shapes", size=32, n=6000):
+        found[record["question_type"]][record["text"]][record["answers"][0]] += 1
+    assert set(found) == set(KINDS)
+    for kind, most in (("presence", 0.6), ("relation", 0.6), ("colour", 0.25), ("count", 0.4), ("thing", 0.45)):
+        asked = found[kind]
+        total = sum(sum(answers.values()) for answers in asked.values())
+        # The best guess that knows the whole question, of those that were asked often enough to know.
+        often = {text: answers for text, answers in asked.items() if sum(answers.values()) >= 30}
+        guessed = sum(max(answers.values()) for answers in often.values())
+        assert guessed / max(1, sum(sum(a.values()) for a in often.values())) < most, kind
+        assert 1000 < total < 1400, kind
+    yes = Counter(answer for kind in ("presence", "relation") for a in found[kind].values() for answer in a.elements())
+    assert abs(yes["yes"] / yes.total() - 0.5) < 0.04
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_few_nouns_in_few_pairs_are_enough(split):
+    """The splits share eight shapes by pairs, and val may own a single pair: what is absent must still be found."""
+    source = questions(split, vocabulary="shapes", n=200, kinds=["presence"], objects=5, size=48)
+    assert Counter(record["answers"][0] for record in source).keys() == {"yes", "no"}
+
+
+def test_one_record_whatever_the_length_and_splits_apart():
+    assert questions(n=5)[3]["text"] == questions(n=50)[3]["text"]
+    assert questions(n=5, seed=1)[3]["text"] != questions(n=5)[3]["text"]
+    pairs = {
+        split: {
+            frozenset(t["name"] for t in r["objects"])
+            for r in questions(split, vocabulary="basic", n=200, kinds=["thing"])
+        }
+        for split in ("train", "val", "test")
+    }
+    assert not pairs["train"] & pairs["test"]
+    assert not pairs["train"] & pairs["val"]
+
+
+def test_opened_by_name_with_its_columns():
+    source = open_source("world/questions", split="test", vocabulary="shapes", n=3, kinds=["colour"])
+    assert source.name == "world/questions:test"
+    assert set(source[0]) == set(source.columns)
+    assert source[0]["answers"][0] in COLOURS
+    assert source.training(7).plan.split == "train"
+    assert len(source.training(7)) == 7
+    assert source.training(7).kinds == ("colour",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"kinds": ["smell"]}, "choose some of: colour, presence"),
+        ({"kinds": []}, "choose some of"),
+        ({"objects": 1}, "2 to 5 things"),
+        ({"split": "dev"}, "split has no 'dev'"),
+        ({"relations": ["beside"]}, "relations has no 'beside'"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(wrong, says):
+    with pytest.raises(UserError, match=says):
+        questions(**wrong)

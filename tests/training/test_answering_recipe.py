@@ -1,0 +1,56 @@
+"""The recipe of visual question answering, made small: from scratch, and on from a model of its own kind."""
+
+import json
+
+import pytest
+
+import nearfar
+from nearfar.errors import UserError
+from nearfar.models import FusionAnswerer
+from nearfar.training.recipe import load
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+VIT = {**BERT, "model_type": "vit", "num_hidden_layers": 1, "patch_size": 16}
+SMALL = {
+    "data.train.n": 24,
+    "data.validation.n": 8,
+    "evaluation.data.n": 12,
+    "model.image": VIT,
+    "model.text": BERT,
+    "model.text_layers": 1,
+    "training.steps": 2,
+    "training.batch_size": 4,
+    "training.progress": False,
+    "training.report": True,
+}
+
+
+def test_runs_from_scratch_and_on_from_its_model(tmp_path):
+    run = load("albef-vqa", SMALL).run(tmp_path / "first")
+    assert isinstance(run.model, FusionAnswerer)
+    found = run.results["answering"]
+    assert {"accuracy", "blank_image", "text_only", "most_frequent", "reachable"} <= set(found.metrics)
+    assert found["reachable"] == 1
+    assert set(found.by["question_type"]) <= {"colour", "presence", "relation", "thing", "count"}
+    assert "answering" in json.loads((tmp_path / "first" / "results.json").read_text())["results"]
+    assert (tmp_path / "first" / "report.html").is_file()
+    assert "val_accuracy" in run.metrics
+
+    changed = {key: value for key, value in SMALL.items() if not key.startswith("model.")}
+    recipe = load("albef-vqa", {**changed, "model.load": str(tmp_path / "first")})
+    method = recipe.build().method
+    assert isinstance(method.model, FusionAnswerer)
+    saved = nearfar.load(tmp_path / "first").state_dict()
+    assert all((value == saved[name]).all() for name, value in method.model.state_dict().items())
+
+
+def test_data_without_answers_are_refused(tmp_path):
+    with pytest.raises(UserError, match="has no 'answers'"):
+        load("albef-vqa", {**SMALL, "data.train": {"spec": "world/scenes", "size": 48, "n": 8}}).build()
