@@ -91,3 +91,9 @@ def test_mistakes_are_told(folder, capsys):
         main(["evaluate", "toy", "--on", "nowhere"])
     with pytest.raises(SystemExit, match="template"):
         main(["evaluate", "toy", "--on", str(folder), "--protocols", "zero_shot", "--templates", "plain"])
+
+
+def test_the_first_records_only(folder, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    main(["evaluate", "toy", "--on", str(folder), "--limit", "5", "--json", str(out), "--protocols", "zero_shot"])
+    assert load_results(out)["zero_shot"].metrics["top1"].n == 5

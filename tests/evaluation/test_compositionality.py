@@ -13,6 +13,7 @@ from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.aro import aro_cases
 from nearfar.evaluation.compositionality.blind import NgramBaseline
 from nearfar.evaluation.compositionality.choice import Case, choice_accuracy
+from nearfar.evaluation.compositionality.measure import measure
 from nearfar.evaluation.compositionality.perturb import (
     ORDER,
     normalise,
@@ -208,6 +209,32 @@ def test_published_files(tmp_path):
     assert len(first.captions) == 5
     assert second.flawed
     assert multiple_choice(BagOfWords(), [case])["accuracy"] == 0.5
+
+
+def test_which_relations_of_the_published_files_count(tmp_path):
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "1.jpg")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "1.jpg").rename(tmp_path / "images" / "1.jpg")
+    row = {
+        "image_path": "1.jpg",
+        "bbox_x": 2,
+        "bbox_y": 1,
+        "bbox_w": 6,
+        "bbox_h": 5,
+        "true_caption": "The dog is near the mat.",
+        "false_caption": "The mat is near the dog.",
+    }
+    rows = [row | {"relation_name": relation} for relation in ("on", "near", "under")]
+    (tmp_path / "visual_genome_relation.json").write_text(json.dumps(rows))
+
+    def groups(**settings):
+        return set(measure(BagOfWords(), None, aro=tmp_path, **settings).by["relation"])
+
+    assert groups() == {"on", "under"}
+    assert groups(leave_out=["on"]) == {"near", "under"}
+    assert groups(leave_out=[]) == {"on", "near", "under"}
+    with pytest.raises(UserError, match="name the folder"):
+        measure(BagOfWords(), None, leave_out=["on"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.models.reranker import as_fusion
 
     source = open_data(asked.on, asked.split, asked, otherwise="test")
+    if asked.limit is not None:
+        if not hasattr(source, "first"):
+            raise UserError(f"--limit is for data that can be counted, and {source.name} is a stream")
+        source = source.first(asked.limit)
     encoder = load(asked.model)
     if asked.rerank is not None:
         as_fusion(encoder)
@@ -91,6 +95,7 @@ def parser() -> ArgumentParser:
         choices=list(PROTOCOLS),
         help=f"what to measure: {', '.join(PROTOCOLS)} (default: retrieval zero_shot)",
     )
+    made.add_argument("--limit", type=int, metavar="N", help="use the first N records of the data (default: all)")
     made.add_argument("--captions", type=int, metavar="N", help="use the first N captions of each image (default: all)")
     made.add_argument("--templates", default="short", help="zero-shot: name, short, full, or a sentence with {} in it")
     made.add_argument(
@@ -112,6 +117,12 @@ def parser() -> ArgumentParser:
     )
     made.add_argument(
         "--aro", metavar="FOLDER", help="compositionality: use ARO's annotation files and pictures there, not the data"
+    )
+    made.add_argument(
+        "--leave-out",
+        nargs="*",
+        metavar="RELATION",
+        help="compositionality, with --aro: relations that do not count (default: those that stay true when swapped)",
     )
     made.add_argument("--train-split", help="the split of --train")
     for column in ("image", "text", "label", "answers"):
@@ -156,6 +167,6 @@ def protocol_options(asked: Namespace) -> dict[str, dict[str, Any]]:
     """Each protocol's own settings, from the flags."""
     return {
         "zero_shot": {"templates": asked.templates, "candidates": asked.candidates},
-        "compositionality": {"aro": asked.aro},
+        "compositionality": {"aro": asked.aro, "leave_out": asked.leave_out},
         "answering": {"candidates": asked.answer_list},
     }

@@ -83,6 +83,10 @@ class Source(ABC):
         """
         return Selection(self, indices, name=name)
 
+    def first(self, n: int) -> Source:
+        """The first `n` records, or all where there are fewer."""
+        return self.select(range(min(n, len(self))))
+
     def filter(self, keep: Callable[[Record], bool]) -> Source:
         """The records that `keep` says yes to; it reads every record once, now."""
         return self.select([i for i, record in enumerate(self) if keep(record)])

@@ -116,9 +116,9 @@ def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
     source = open_source(options.pop("spec"), **options)
     if limit is None:
         return source
-    if not hasattr(source, "select"):
+    if not hasattr(source, "first"):
         raise UserError(f"recipe, {where}: limit is for data that can be counted; {source.name} is a stream.")
-    return source.select(range(min(limit, len(source))))
+    return source.first(limit)
 
 
 def build_model(settings: Mapping[str, Any], source: Any) -> Any:

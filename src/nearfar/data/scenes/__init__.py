@@ -38,7 +38,7 @@ __all__ = [
 def scenes(
     split: str = "train",
     *,
-    n: int = 10_000,
+    n: int | None = None,
     seed: int = 0,
     size: int = 64,
     objects: int = 2,
@@ -52,6 +52,7 @@ def scenes(
     """`n` scenes of a split.
 
     Args:
+        n: how many; 10,000 of the split "train", 1,000 of the others.
         seed: other seeds give other scenes; record i depends on (seed, split, i) and the arguments, not on `n`.
         size: pixels a side.
         objects: things in a scene, 1 to 5. The relation is between the first two.
@@ -84,7 +85,7 @@ def scenes(
     """
     plan = Plan(
         split=split,
-        n=n,
+        n=_default(split) if n is None else n,
         seed=seed,
         size=size,
         objects=objects,
@@ -101,7 +102,7 @@ def scenes(
 def questions(
     split: str = "train",
     *,
-    n: int = 10_000,
+    n: int | None = None,
     seed: int = 0,
     size: int = 64,
     objects: int = 3,
@@ -142,7 +143,7 @@ def questions(
         raise UserError(f"questions: objects={objects}; scenes to ask about hold up to 2 to 5 things")
     plan = Plan(
         split=split,
-        n=n,
+        n=_default(split) if n is None else n,
         seed=seed,
         size=size,
         objects=2,
@@ -187,3 +188,8 @@ def video(
         styles=tuple(styles or ()),
         held_out_style=held_out_style,
     )
+
+
+def _default(split: str) -> int:
+    """Scenes enough to train on, or to measure with."""
+    return 10_000 if split == "train" else 1_000
