@@ -44,6 +44,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "+ the last blocks": TWO | {"model": MLP | {"image": DEEP}},
     "+ learning rate 3e-3": TWO | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
     "the same without mirror images": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
+    "+ the name in half of the draws": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3, "caption": 0.5},
 }
 METRICS = ["text_to_image_R@1", "text_to_image_R@10", "image_to_text_R@1", "image_to_text_R@10", "text_to_image_MRR"]
 
@@ -103,6 +104,7 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
         name="train",
         skipped=None,
         share=Share(512, 0, 1, True),
+        caption=candidate.get("caption"),
         shuffle=True,
         seed=seed,
     )

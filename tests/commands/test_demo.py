@@ -98,3 +98,10 @@ def test_the_shipped_recipe_leaves_a_style_out_and_trains_on_no_test_concept():
     assert recipe.data.train.get("split", "train") == "train"
     assert recipe.evaluation.data == {"spec": "world/emoji", "split": "test"}
     assert recipe.evaluation.captions == 1
+
+
+def test_a_recipe_says_which_caption_features_are_trained_with(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    overrides = ["data.limit=20", "training.batch_size=20", "data.precompute=[none]"]
+    assert load(tmp_path / "tiny.yaml", overrides).build().loader.caption == "random"
+    assert load(tmp_path / "tiny.yaml", [*overrides, "data.caption=0.5"]).build().loader.caption == 0.5

@@ -246,6 +246,12 @@ def test_captions_change_from_epoch_to_epoch_or_stay_first():
     first, second = chosen(caption="first")
     assert first == second
     assert all("number" in text for text in first.values())
+    first, second = chosen(caption=0.5)  # one caption or the other of two: the first in 3 of 4 draws
+    assert 0.6 < sum("number" in text for each in (first, second) for text in each.values()) / 128 < 0.9
+    assert first != second
+    for wrong in ("last", 1.5):
+        with pytest.raises(UserError, match="choose 'first', 'random', or a share"):
+            loader(Records(records(4)), caption=wrong)
 
 
 def test_pictures_may_be_augmented_on_another_device():

@@ -91,6 +91,21 @@ def test_captions_and_order_depend_on_the_epoch_alone(tiny, source):
         assert torch.equal(whole["image"], torch.cat([part["image"] for part in parts]))
 
 
+def test_the_first_caption_may_be_preferred(tiny, source):
+    three = source.map(lambda record: record | {"text": ["one", "two", "three"]})
+
+    def share_of_first(**options):
+        features = precompute(tiny, three, batch_size=12, **options)
+        one = features.text["one"]
+        texts = torch.cat([batch["text"] for _ in range(8) for batch in features])
+        return (texts == one).all(1).float().mean().item()
+
+    assert share_of_first() == pytest.approx(1 / 3, abs=0.1)
+    assert share_of_first(caption=0.5) == pytest.approx(2 / 3, abs=0.1)
+    assert share_of_first(caption="first") == 1
+    assert share_of_first(shuffle=False) == 1
+
+
 def test_it_goes_on_inside_an_epoch(tiny, source):
     features = precompute(tiny, source, batch_size=12)
     features.set_epoch(2)

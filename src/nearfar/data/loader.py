@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar.data.answers import answer_shares
+from nearfar.data.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.images import decode, describe, resize
 from nearfar.data.order import BLOCK, Order, Part, Row, Share, SourceOrder, State, StreamOrder, mix
 from nearfar.data.paired_order import PairedOrder
@@ -58,8 +59,8 @@ class Loader:
         views: a preset of `nearfar.data.views`, or a `Preset`.
         n_views: augmented views of each picture.
         max_length: tokens a caption is cut to (default: what the tokenizer says); `pad_to` pads to a fixed length.
-        caption: take one of a record's captions at `random`, another each epoch, or always its `first`. By default
-            `random` if `shuffle`.
+        caption: take one of a record's captions at `random`, another each epoch, or always its `first`; a number such
+            as 0.5 takes the first so often, and else one at random. By default `random` if `shuffle`.
         negatives: hard negative captions a sample, by default as many as the first record has. Those that falsify the
             chosen caption come first (`negative_of`).
         answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
@@ -102,7 +103,7 @@ class Loader:
         n_views: int = 1,
         max_length: int | None = None,
         pad_to: int | None = None,
-        caption: Literal["random", "first"] | None = None,
+        caption: Caption | None = None,
         negatives: int | None = None,
         answers: bool = False,
         neighbours: Tensor | None = None,
@@ -123,7 +124,7 @@ class Loader:
         self.source, self.batch_size, self.rank, self.world_size = source, batch_size, rank, world_size
         self.seed, self.workers, self.device, self.max_skipped = seed, workers, device, max_skipped
         self.tokenizer, self.max_length, self.pad_to = tokenizer, max_length, pad_to
-        self.caption = caption or ("random" if shuffle else "first")
+        self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
         self.replace = shuffle if replace is None else replace
         self.views = Views(views, size=image_size, n_views=n_views, mean=mean, std=std) if image_size else None
         for wanted, key in ((image_size, "image"), (tokenizer, "text"), (answers or None, "answers")):
@@ -233,7 +234,7 @@ class Loader:
             texts = captions(record.get("text"))
             if not texts:
                 raise BadRecord("no caption")
-            chosen = 0 if self.caption == "first" else mix(self.seed, epoch, index, _CAPTION) % len(texts)
+            chosen = choose_caption(self.caption, len(texts), self.seed, epoch, index, _CAPTION)
             text = texts[chosen]
             if self.negatives:
                 wrong = false_captions(record, chosen)

@@ -159,6 +159,7 @@ def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
         batch_size=config.batch_size // processes.world_size(),
         views=views if training else ["none"] * n_views,
         n_views=n_views,
+        caption=recipe.data.caption if training else None,
         shuffle=training,
         seed=config.seed,
         rank=processes.rank(),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar.data import Loader
 from nearfar.data.batch import PER_SAMPLE
+from nearfar.data.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.order import Share, SourceOrder, mix
 from nearfar.data.skipped import Skipped
 from nearfar.data.source import Source, captions
@@ -30,6 +31,7 @@ def precompute(
     batch_size: int,
     views: Sequence[str | Preset] = ("none",),
     n_views: int = 1,
+    caption: Caption | None = None,
     shuffle: bool = True,
     seed: int = 0,
     rank: int = 0,
@@ -54,7 +56,9 @@ def precompute(
             the mirror, and training sees one of the two at random each epoch.
         n_views: how many different ones of these a batch holds of each picture: more than one come as `views`
             `[n_views, B, ...]`, the first of which is `image`.
-        shuffle: a new order, caption and view each epoch; False gives the first of each, in order, and all of the data.
+        caption: one of a record's captions at `random`, always its `first`, or a share of draws that take the first,
+            as in `nearfar.data.Loader`. By default `random` if `shuffle`.
+        shuffle: a new order and view each epoch; False gives the first view, in order, and all of the data.
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are. Each holds the features of all data.
         chunk: pictures, and captions, that go through a tower at a time.
@@ -94,6 +98,7 @@ def precompute(
         skipped=skipped,
         share=Share(batch_size, rank, world_size, drop_last=shuffle),
         n_views=n_views,
+        caption=caption,
         shuffle=shuffle,
         seed=seed,
     )
@@ -119,12 +124,14 @@ class FeatureLoader:
         skipped: Skipped,
         share: Share,
         n_views: int,
+        caption: Caption | None = None,
         shuffle: bool,
         seed: int,
     ) -> None:
         self.n_views = n_views
         self.model, self.image, self.texts, self.text, self.numbers = model, image, texts, text, dict(numbers)
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
+        self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
         self.world_size, self._share = share.world_size, share
         self._order = SourceOrder(_Places(len(texts)), share, seed=seed, shuffle=shuffle)
         self.epoch, self._state = 0, dict[str, int]()
@@ -176,8 +183,8 @@ class FeatureLoader:
         self.epoch, self._state = self.epoch + 1, {}
 
     def _batch(self, rows: list[int]) -> dict[str, Any]:
-        first = torch.tensor([self._choose(row, _VIEW, len(self.image)) for row in rows])
-        chosen = [self.texts[row][self._choose(row, _CAPTION, len(self.texts[row]))] for row in rows]
+        first = torch.tensor([self._choose_view(row) for row in rows])
+        chosen = [self.texts[row][self._choose_caption(row)] for row in rows]
         batch: dict[str, Any] = {name: values[rows] for name, values in self.numbers.items()}
         views = [self.image[(first + step) % len(self.image), rows] for step in range(self.n_views)]
         batch["image"] = views[0]
@@ -189,8 +196,11 @@ class FeatureLoader:
             batch["text"] = torch.stack([self.text[caption] for caption in chosen])
         return batch
 
-    def _choose(self, row: int, stream: int, many: int) -> int:
-        return mix(self.seed, self.epoch, row, stream) % many if self.shuffle else 0
+    def _choose_view(self, row: int) -> int:
+        return mix(self.seed, self.epoch, row, _VIEW) % len(self.image) if self.shuffle else 0
+
+    def _choose_caption(self, row: int) -> int:
+        return choose_caption(self.caption, len(self.texts[row]), self.seed, self.epoch, row, _CAPTION)
 
 
 class _Places(Source):

@@ -36,7 +36,8 @@ class DataConfig:
     n_views: int | None = None
     """Augmentation and its number; by default as the method says (`views`, `n_views`), else one `clip` view."""
     negatives: int | None = None
-    caption: str | None = None
+    caption: str | float | None = None
+    """Which of a record's captions: `random`, `first`, or a number: the share of draws that take the first."""
     max_length: int | None = None
     pad_to: int | None = None
     cache: int = 512 << 20
