@@ -137,13 +137,14 @@ def peak(form: str, variant: str, n: int, d: int, scale: float) -> int:
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:
+    sizes = " ".join(f"--{name} {' '.join(map(str, getattr(options, name)))}" for name in ("n", "d"))
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
         "threads": options.threads,
         "rounds": options.rounds,
-        "command": "python benchmarks/ops.py" + "".join(" " + a for a in sys.argv[1:]),
+        "command": f"python benchmarks/ops.py {sizes} --rounds {options.rounds} --threads {options.threads}",
     }
 
 
