@@ -6,12 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from toy import Pairs, Plain, batch, loader
 
 from nearfar import train
+from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
+from nearfar.methods.image_text.clip import CLIP
+from nearfar.models import create
 from nearfar.training import NotFinite, TrainConfig, random_state
 from nearfar.training.ema import MovingAverage
 from nearfar.training.validation import validate
@@ -32,6 +36,18 @@ def test_it_learns_and_logs(tmp_path):
     assert [row["step"] for row in rows] == list(range(5, 151, 5))
     assert rows[-1]["epoch"] == 37
     assert {"loss", "temperature", "lr", "grad_norm", "samples_per_s", "seconds"} <= rows[0].keys()
+
+
+def test_data_may_be_what_open_source_opens(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i, name in enumerate(["red", "green", "blue", "white"]):
+        Image.new("RGB", (32, 32), name).save(tmp_path / "photos" / f"{i}.png")
+        (tmp_path / "photos" / f"{i}.txt").write_text(f"a {name} square")
+    model = create("tiny", tokenizer=train_tokenizer(["a red green blue white square"], 300), image_size=32)
+    for data in (tmp_path / "photos", str(tmp_path / "photos")):
+        assert train(CLIP(model), data, steps=1, batch_size=4, **QUIET).step == 1
+    with pytest.raises(UserError, match="nowhere"):
+        train(CLIP(model), tmp_path / "nowhere", steps=1, **QUIET)
 
 
 def test_a_step_is_the_step_of_torch():

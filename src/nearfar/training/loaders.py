@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nearfar.errors import UserError
@@ -12,7 +13,12 @@ from nearfar.training.config import TrainConfig
 
 
 def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool = True) -> Any:
-    """`data` itself if it gives batches (or is a function, for validation), a `Loader` if it is a source."""
+    """`data` itself if it gives batches (or is a function, for validation), a `Loader` if it is a source, or what
+    `nearfar.data.open_source` opens."""
+    if isinstance(data, str | Path):
+        from nearfar.data import open_source
+
+        data = open_source(data)
     if isinstance(data, Callable) and not training:  # type: ignore[arg-type]
         return data
     from nearfar.data.source import Source, Stream

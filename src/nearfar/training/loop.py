@@ -44,7 +44,8 @@ def train(
 
     Args:
         method: what to train.
-        data: a `nearfar.data` source or loader, or any iterable of batches that can be read once an epoch.
+        data: a `nearfar.data` source or what `open_source` opens ("photos/", "pairs.csv"), a loader, or any iterable of
+            batches that can be read once an epoch.
         out: the run folder; None writes nothing.
         validation: a source, loader or batches whose mean loss is measured, or a function `method -> {name: figure}`.
             It leaves no trace in training. With several processes, each calls it.
