@@ -116,9 +116,10 @@ def test_opened_by_name_with_its_columns():
     assert source.name == "world/questions:test"
     assert set(source[0]) == set(source.columns)
     assert source[0]["answers"][0] in COLOURS
-    assert source.training(7).plan.split == "train"
-    assert len(source.training(7)) == 7
-    assert source.training(7).kinds == ("colour",)
+    for held in (source, source.first(2)):  # a part of the data knows where to train as the whole does
+        assert held.training().plan.split == "train"
+        assert held.training().plan.seed != source.plan.seed
+        assert held.training().kinds == ("colour",)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,9 @@ def test_training_captions_are_those_of_the_other_pairs():
     texts = training_captions(SCENES, n=5)
     assert len(texts) == 20
     assert not set(texts) & set(SCENES.texts())
+    assert training_captions(SCENES.first(3), n=5) == texts
     assert training_captions(Records([{"text": "a cat"}])) is None
+    assert training_captions(iter([])) is None
 
 
 def test_a_small_group_counts_where_all_are_small(knowing):

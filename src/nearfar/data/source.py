@@ -87,6 +87,10 @@ class Source(ABC):
         """The first `n` records, or all where there are fewer."""
         return self.select(range(min(n, len(self))))
 
+    def training(self) -> Source | None:
+        """Data of the same make to fit text-only baselines on, where more can be generated; None elsewhere."""
+        return None
+
     def filter(self, keep: Callable[[Record], bool]) -> Source:
         """The records that `keep` says yes to; it reads every record once, now."""
         return self.select([i for i, record in enumerate(self) if keep(record)])
@@ -178,6 +182,9 @@ class Selection(Source):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def training(self) -> Source | None:
+        return self.source.training()
 
     def record(self, index: int) -> Record:
         place = self.indices[index]

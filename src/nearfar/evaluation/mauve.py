@@ -24,7 +24,7 @@ def mauve(generated: Tensor, human: Tensor, *, buckets: int | None = None, scale
     """MAUVE of two sets of texts, from 0 to 1; 1 where the two cannot be told apart.
 
     Hundreds of texts a side make a figure, thousands a good one; it depends on their number, so compare only sets of
-    one size. The library of the paper's authors serves no Apache-2.0 project, being GPL; the settings are its own.
+    one size. The settings are those of the paper's authors' library, which is GPL and so no dependency here.
 
     Args:
         generated, human: features `[N, D]` and `[M, D]`, such as `last_states` gives.

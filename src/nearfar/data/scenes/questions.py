@@ -70,9 +70,9 @@ class QuestionSource(Source):
             "style": style,
         }
 
-    def training(self, n: int = 4000) -> QuestionSource:
-        """Other questions of the training split, of the same make."""
-        plan = replace(self.plan, split="train", n=n, seed=self.plan.seed + 1)
+    def training(self) -> QuestionSource:
+        """Four thousand other questions of the training split, of the same make."""
+        plan = replace(self.plan, split="train", n=4000, seed=self.plan.seed + 1)
         return QuestionSource(plan, most=self.most, kinds=self.kinds)
 
     def _ask(self, kind: str, draw: Draw) -> Asked:

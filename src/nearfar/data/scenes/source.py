@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from nearfar.data import world
 from nearfar.data.scenes.captions import describe
@@ -84,6 +84,10 @@ class SceneSource(Source):
 
     def __len__(self) -> int:
         return self.plan.n
+
+    def training(self) -> SceneSource:
+        """A thousand scenes of the training split, of the same make."""
+        return SceneSource(replace(self.plan, split="train", n=1000))
 
     def record(self, index: int) -> Record:
         plan = self.plan

@@ -4,7 +4,6 @@ ones. Generated scenes have both kinds; `nearfar.data.swaps.with_hard_captions` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from nearfar.data.source import captions
@@ -61,12 +60,10 @@ def scene_tasks(source: Any, *, seed: int = 0, limit: int | None = None) -> dict
 
 
 def training_captions(source: Any, *, n: int = 1000) -> list[str] | None:
-    """Captions of the training split of a source of scenes, to fit a text-only baseline on; None for other sources."""
-    from nearfar.data.scenes.source import SceneSource
-
-    if not isinstance(source, SceneSource):
-        return None
-    return SceneSource(replace(source.plan, split="train", n=n)).texts()
+    """Captions of the training split of generated data, whole or a part of it, to fit a text-only baseline on; None for
+    other sources."""
+    made = source.training() if hasattr(source, "training") else None
+    return made.first(n).texts() if made is not None else None
 
 
 def _group(record: Mapping[str, Any], kind: str) -> str:
