@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.operators import PAIRS, operator
-from nearfar.ops.tiles import LN2, Pairs, Tile, own_logits, run_of, wide
+from nearfar.ops.tiles import LN2, Pairs, Tile, chunks, own_logits, wide
 
 
 def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
@@ -99,23 +99,23 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return finish_gradients(pairs, dq, dk, g_own)
 
 
-def finish_gradients(
-    pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor, *, chunk: int = 256
-) -> tuple[Tensor, Tensor, Tensor]:
+def finish_gradients(pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Add the gradient through the own pairs and apply the scale. `dq` comes as d/d(scale * q), `dk` complete but for
     the own pairs; an empty one is not wanted."""
     q, k, scale = pairs.q, pairs.k, pairs.scale[:, None]
     dscale = q.new_zeros(len(q))
-    chunks = [slice(r, min(r + chunk, len(q))) for r in range(0, len(q), chunk)]
-    for rows in chunks if pairs.own is not None else []:
-        own, g = run_of(pairs.own[rows]), g_own[rows, None].to(q.dtype)  # type: ignore[index]
+    for rows in chunks(q):
+        own = pairs.own_of(rows)
+        if own is None:
+            continue
+        g = g_own[rows, None].to(q.dtype)
         if len(dq):
             dq[rows].addcmul_(k[own], g)
         if pairs.one_set:
             _add(dq, own, q[rows], g)
         elif len(dk):
             _add(dk, own, q[rows], g * scale[rows])
-    for rows in chunks if len(dq) else []:
+    for rows in chunks(q) if len(dq) else []:
         dscale[rows] = (dq[rows] * q[rows]).sum(1)
         dq[rows].mul_(scale[rows])
     # In one set each pair is met from both ends, and the product with the gradient counts it twice.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
 STEP = 256  # tiles on the diagonal of one set
+CHUNK = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
 KEEP_ALL_BELOW = 32 << 20  # bytes of tiles kept for the backward pass when no budget is given
 
 
@@ -132,14 +134,30 @@ class Pairs:
         torch.mm(queries, self.k[tile.cols].t(), out=out)
         if self.one_set and tile.diagonal:
             out.fill_diagonal_(-math.inf)
-        if self.own is not None:
-            own = self.own[tile.rows] - tile.cols.start
+        own = self.own_of(tile.rows)
+        if isinstance(own, slice):
+            diagonal = own.start - tile.cols.start
+            if -tile.shape[0] < diagonal < tile.shape[1]:
+                out.diagonal(diagonal).fill_(-math.inf)
+        elif own is not None:
+            own = own - tile.cols.start
             here = ((own >= 0) & (own < tile.shape[1])).nonzero().squeeze(1)
             out[here, own[here]] = -math.inf
         admitted = self.admitted(tile)
         if admitted is not None:
             out.masked_fill_(admitted.logical_not_(), -math.inf)
         return out
+
+    @cached_property
+    def _own_run(self) -> slice | Tensor | None:
+        return None if self.own is None else run_of(self.own)
+
+    def own_of(self, rows: slice) -> slice | Tensor | None:
+        """The own keys of some queries: a slice where they lie in a row, as positives do, so that none is gathered."""
+        own = self._own_run
+        if isinstance(own, slice):
+            return slice(own.start + rows.start, own.start + rows.stop)
+        return None if own is None else own[rows]
 
     def admitted(self, tile: Tile) -> Tensor | None:
         """Which entries of a tile the group ids admit; None where they admit all."""
@@ -161,13 +179,16 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def own_logits(pairs: Pairs, *, chunk: int = 256) -> Tensor:
+def chunks(vectors: Tensor) -> list[slice]:
+    """The rows of [N, D] in runs of about `CHUNK` numbers."""
+    return _cut(0, len(vectors), max(1, CHUNK // max(vectors.shape[1], 1)))
+
+
+def own_logits(pairs: Pairs) -> Tensor:
     """scale_i * <q_i, k_own(i)> in natural units, [N], summed in float64: a loss near zero lives on its digits."""
-    assert pairs.own is not None
     out = pairs.q.new_empty(len(pairs.q), dtype=wide(pairs.q))
-    for r in range(0, len(out), chunk):
-        rows = slice(r, r + chunk)
-        products = pairs.q[rows] * pairs.k[run_of(pairs.own[rows])]
+    for rows in chunks(pairs.q):
+        products = pairs.q[rows] * pairs.k[pairs.own_of(rows)]
         out[rows] = products.sum(1, dtype=out.dtype) * pairs.scale[rows]
     return out
 
