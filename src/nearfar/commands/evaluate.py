@@ -11,9 +11,9 @@ from nearfar.errors import UserError
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality, answers to questions. Every
-    figure comes with its 95 % interval and what chance would reach; data of several domains (drawing styles) gets a
-    table of each."""
+    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality, answers to questions,
+    entailment, grounding. Every figure comes with its 95 % interval and what chance would reach; data of several
+    domains (drawing styles) gets a table of each."""
     asked = parser().parse_args(arguments)
     from rich.console import Console
 

@@ -13,7 +13,7 @@ from nearfar.errors import UserError
 
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
-  world/questions                            questions about scenes, with answers
+  world/questions, world/statements          questions about scenes with answers, statements true or false
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
@@ -27,6 +27,7 @@ WORLD = {
     "clipart": "nearfar.data.world",
     "scenes": "nearfar.data.scenes",
     "questions": "nearfar.data.scenes",
+    "statements": "nearfar.data.scenes",
 }
 
 

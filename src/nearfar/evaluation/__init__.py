@@ -3,8 +3,10 @@
 from nearfar.evaluation.answering import answering
 from nearfar.evaluation.embed import embed, embed_images, embed_texts
 from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.entailment import entailment
 from nearfar.evaluation.evaluate import PROTOCOLS, Job, evaluate
 from nearfar.evaluation.geometry import geometry
+from nearfar.evaluation.grounding import grounding
 from nearfar.evaluation.probes import knn, linear_probe
 from nearfar.evaluation.ranks import Ranks, nearest, rank, rank_scores
 from nearfar.evaluation.reranked import reranked_retrieval
@@ -27,8 +29,10 @@ __all__ = [
     "embed",
     "embed_images",
     "embed_texts",
+    "entailment",
     "evaluate",
     "geometry",
+    "grounding",
     "knn",
     "linear_probe",
     "load_results",

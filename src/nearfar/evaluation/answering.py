@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.answers import answer_counts
-from nearfar.data.images import BadImage, load_image
 from nearfar.data.skipped import Skipped
 from nearfar.data.source import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.answers import QuestionPrior, exact, left_out, plain_answer, plain_counts, soft
 from nearfar.evaluation.bootstrap import mean_interval
 from nearfar.evaluation.result import Metric, Result
+from nearfar.evaluation.seen import halves, opened, seen
 
 Rule = Callable[[str, Mapping[str, float]], float]
 """How right an answer is, given how often each was given."""
@@ -71,7 +71,7 @@ def answering(
     if not hasattr(model, "answer"):
         raise UserError(f"a {type(model).__name__} answers no questions: train one with the method `answering`")
     asked = _questions(source, limit)
-    fitted = _opened(train) if train is not None else source.training() if hasattr(source, "training") else None
+    fitted = opened(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _questions(fitted, None)
     options = _candidates(candidates, asked if pool is None else pool, most)
     skipped = Skipped()
@@ -161,15 +161,6 @@ class Sheet:
         return found
 
 
-def _opened(train: Any) -> Any:
-    """A recipe names the data by its word, or by a mapping with `spec`."""
-    from nearfar.data import open_source
-
-    if isinstance(train, Mapping):
-        return open_source(**train)
-    return open_source(train) if isinstance(train, str | Path) else train
-
-
 def _rules(asked: Sequence[Asked]) -> dict[str, Rule]:
     """The rules that the annotators allow, the one to compare by last."""
     totals = [sum(each.counts.values()) for each in asked]
@@ -228,32 +219,15 @@ def _answered(
     batch_size: int,
 ) -> tuple[list[Asked], list[str]]:
     """The questions whose picture can be read, and the model's answers."""
-    near, name = getattr(model, "image_size", None), getattr(source, "name", "the data")
-    places = {each.row: each for each in asked}
+    rows, near = [each.row for each in asked], getattr(model, "image_size", None)
     kept: list[Asked] = []
     given: list[str] = []
-    pictures: list[Any] = []
-
-    def ask() -> None:
-        questions = [each.question for each in kept[len(given) :]]
-        given.extend(answer for answer, _ in model.answer(pictures, questions, options, k=k, batch_size=batch_size))
-        pictures.clear()
-
-    for row, record in enumerate(islice(source, asked[-1].row + 1)):
-        if row not in places:
-            continue
-        try:
-            pictures.append(load_image(record.get("image"), near=near))
-            kept.append(places[row])
-        except BadImage as error:
-            skipped.add(f"{name}, record {row}", str(error))
-        if len(pictures) == batch_size:
-            ask()
-    if pictures:
-        ask()
-    skipped.check(len(asked), limit=max_skipped, name=name, total=len(asked))
-    if not kept:
-        raise UserError(f"{name} holds no picture that can be read\n{skipped.listing(5)}")
+    reading = seen(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
+    for places, pictures in reading:
+        batch = [asked[place] for place in places]
+        questions = [each.question for each in batch]
+        given += [answer for answer, _ in model.answer(pictures, questions, options, k=k, batch_size=batch_size)]
+        kept += batch
     return kept, given
 
 
@@ -273,9 +247,8 @@ def _without_looking(asked: Sequence[Asked], pool: Sequence[Asked] | None) -> di
     if pool is not None:
         priors, half = [_prior(pool)], [0] * len(asked)
     else:
-        order = {group: place for place, group in enumerate(dict.fromkeys(each.group for each in asked))}
-        half = [order[each.group] % 2 for each in asked]
-        if len(order) < 2:
+        half = halves([each.group for each in asked])
+        if len(set(half)) < 2:
             return {}
         priors = [_prior([e for e, h in zip(asked, half, strict=True) if h != fold]) for fold in (0, 1)]
     pairs = list(zip(asked, half, strict=True))

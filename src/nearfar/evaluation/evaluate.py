@@ -99,6 +99,19 @@ def _answering(job: Job, **options: Any) -> Result:
     return answering(job.encoder, job.source, **settings)
 
 
+def _entailment(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.entailment import entailment
+
+    settings = {"train": job.train, "seed": job.seed, "batch_size": job.batch_size, **options}
+    return entailment(job.encoder, job.source, **settings)
+
+
+def _grounding(job: Job, **options: Any) -> Result:
+    from nearfar.evaluation.grounding import grounding
+
+    return grounding(job.encoder, job.source, **{"seed": job.seed, "batch_size": job.batch_size, **options})
+
+
 PROTOCOLS: dict[str, Callable[..., Result] | str] = {
     "retrieval": _retrieval,
     "zero_shot": _zero_shot,
@@ -108,6 +121,8 @@ PROTOCOLS: dict[str, Callable[..., Result] | str] = {
     "compositionality": _compositionality,
     "order_probe": _order_probe,
     "answering": _answering,
+    "entailment": _entailment,
+    "grounding": _grounding,
 }
 """Protocols by name: a function `(job, **options) -> Result`, or "module:function", imported when it is used."""
 

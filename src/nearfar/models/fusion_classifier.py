@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from nearfar.errors import UserError
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.fusion_model import FusionModel
+from nearfar.models.modes import evaluating
 from nearfar.models.towers import ImageTower
 
 
@@ -38,6 +40,23 @@ class FusionClassifier(FusionModel):
         """Logits `[B, classes]` of pairs: pixels `[B, 3, H, W]` and tokens `[B, L]`, row by row."""
         fused = self.text.fuse(self.text_tokens(tokens), tokens.get("attention_mask"), self.image_tokens(pixels))
         return self.classifier(fused[:, 0])
+
+    def judge(self, pictures: Any, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Probabilities `[N, classes]` of pairs, on the CPU: N pictures (PIL, or pixels `[N, 3, H, W]`) and N texts.
+
+        Raises:
+            UserError: not one picture a text.
+        """
+        if isinstance(texts, str) or len(pictures) != len(texts):
+            raise UserError(f"{len(pictures)} pictures, {len(texts)} texts: give lists, with one picture a text")
+        found = [torch.zeros(0, self.classes)]
+        with evaluating(self):
+            for start in range(0, len(texts), batch_size):
+                part = slice(start, start + batch_size)
+                pixels = pictures[part] if isinstance(pictures, Tensor) else self.preprocess(pictures[part])
+                tokens = {name: value.to(self.device) for name, value in self.tokenize(texts[part]).items()}
+                found.append(self.classify(pixels.to(self.device), tokens).softmax(1).cpu())
+        return torch.cat(found)
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "classes": self.classes}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from nearfar.errors import UserError
 from nearfar.models.backbones import rebuild
 from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
@@ -45,6 +47,28 @@ class FusionModel(DualEncoder):
         together."""
         states = self.text.multimodal(tokens, image_tokens)
         return self.language(states[where], self.text.word_embeddings())
+
+    def locate(
+        self, pictures: Sequence[Any], texts: Sequence[str], *, layer: int | None = None, batch_size: int = 64
+    ) -> tuple[Tensor, Tensor]:
+        """Where in N pictures (PIL) their N texts are: maps `[N, H, W]`, the mean of `nearfar.models.ground` over the
+        words, and windows `[N, 4]`, the left, top, right and bottom of what each map covers, in pixels of its picture.
+
+        Raises:
+            UserError: not one picture a text, or what `ground` refuses.
+        """
+        from nearfar.models.grounding import ground
+
+        if isinstance(texts, str) or not texts or len(pictures) != len(texts):
+            raise UserError(f"{len(pictures)} pictures, {len(texts)} texts: give lists, with one picture a text")
+        maps = []
+        for start in range(0, len(texts), batch_size):
+            part = slice(start, start + batch_size)
+            tokens = self.tokenize(texts[part])
+            found = ground(self, self.preprocess(pictures[part]), tokens, layer=layer).cpu()
+            maps.append(found.sum(1) / tokens["attention_mask"].sum(1)[:, None, None])
+        windows = [self.pixels.window(*picture.size) for picture in pictures]
+        return torch.cat(maps), torch.tensor(windows)
 
     def config(self) -> dict[str, Any]:
         config = super().config()

@@ -63,6 +63,21 @@ class Pixels:
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return ((pixels - mean) / std).contiguous()
 
+    def window(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in a picture's own coordinates, of the square that becomes its pixels; beyond
+        its edges where white is added.
+
+        >>> Pixels(size=8).window(20, 10), Pixels(size=8, fit="pad").window(20, 10)
+        ((5.0, 0.0, 15.0, 10.0), (0.0, -5.0, 20.0, 15.0))
+        """
+        if self.fit == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        across = (
+            max(width, height) if self.fit == "pad" else min(width, height) * self.size / (self.resize or self.size)
+        )
+        left, top = (width - across) / 2, (height - across) / 2
+        return left, top, left + across, top + across
+
     def _fit(self, picture: Image) -> Image:
         from PIL import Image
 

@@ -14,6 +14,8 @@ from nearfar.data.scenes.questions import KINDS
 from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
 from nearfar.data.scenes.source import ATTRIBUTES, Plan
 from nearfar.data.scenes.source import SceneSource as _SceneSource
+from nearfar.data.scenes.statements import TOLD, VERDICTS
+from nearfar.data.scenes.statements import StatementSource as _StatementSource
 from nearfar.data.scenes.video import MOTIONS
 from nearfar.data.scenes.video import VideoSource as _VideoSource
 from nearfar.data.scenes.vocabulary import BASIC, COLOURS, SHAPES
@@ -28,9 +30,12 @@ __all__ = [
     "MOTIONS",
     "RELATIONS",
     "SHAPES",
+    "TOLD",
+    "VERDICTS",
     "Plan",
     "questions",
     "scenes",
+    "statements",
     "video",
 ]
 
@@ -139,22 +144,54 @@ def questions(
     what colour is the heart? ['blue']
     is there a black triangle? ['yes']
     """
-    if not 2 <= objects <= 5:
-        raise UserError(f"questions: objects={objects}; scenes to ask about hold up to 2 to 5 things")
-    plan = Plan(
-        split=split,
-        n=_default(split) if n is None else n,
-        seed=seed,
-        size=size,
-        objects=2,
-        attributes=("colour",),
-        relations=tuple(relations),
-        vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
-        styles=tuple(styles or ()),
-        held_out_style=held_out_style,
-        ground=ground,
+    plan = _asked_plan(
+        "questions", split, n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground
     )
     return _QuestionSource(plan, most=objects, kinds=tuple(kinds))
+
+
+def statements(
+    split: str = "train",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    size: int = 64,
+    objects: int = 3,
+    kinds: Sequence[str] = TOLD,
+    relations: Sequence[str] = RELATIONS,
+    vocabulary: str | Sequence[str] | None = None,
+    styles: Sequence[str] | None = None,
+    held_out_style: str | None = None,
+    ground: str = "white",
+) -> Source:
+    """`n` statements of a split, half of them true of the scene they come with: for entailment. The words alone do not
+    give it away, since false statements are made of the same words as true ones.
+
+    Args:
+        objects: the most things in a scene, 2 to 5; a statement about a colour or a relation shows two.
+        kinds: some of `TOLD`, drawn evenly: "thing" (there is a cat), "colour" (the cat is red; false with the other
+            thing's colour, or one that is not there), "count" (there are two red things), "relation" (the cat is left
+            of the dog; false the other way round).
+        n, seed, size, relations, vocabulary, styles, held_out_style, ground: as for `scenes`.
+
+    Returns:
+        records with `image`, `text`, `label` (`classes` are the two `VERDICTS`), `statement_kind`, `objects`,
+        `relation`, `style`, `group` (equal where the same is to be seen) and `domain`.
+
+    Raises:
+        UserError: an argument that is not understood.
+
+    >>> for record in statements("train", vocabulary="shapes", n=4, seed=5):
+    ...     print(record["text"], "|", VERDICTS[record["label"]])
+    there is one black thing | contradiction
+    the ring is inside the square | contradiction
+    the circle is purple | entailment
+    there is a heart | contradiction
+    """
+    plan = _asked_plan(
+        "statements", split, n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground
+    )
+    return _StatementSource(plan, most=objects, kinds=tuple(kinds))
 
 
 def video(
@@ -187,6 +224,36 @@ def video(
         vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
         styles=tuple(styles or ()),
         held_out_style=held_out_style,
+    )
+
+
+def _asked_plan(
+    name: str,
+    split: str,
+    n: int | None,
+    seed: int,
+    size: int,
+    objects: int,
+    relations: Sequence[str],
+    vocabulary: str | Sequence[str] | None,
+    styles: Sequence[str] | None,
+    held_out_style: str | None,
+    ground: str,
+) -> Plan:
+    if not 2 <= objects <= 5:
+        raise UserError(f"{name}: objects={objects}; scenes to tell of hold up to 2 to 5 things")
+    return Plan(
+        split=split,
+        n=_default(split) if n is None else n,
+        seed=seed,
+        size=size,
+        objects=2,
+        attributes=("colour",),
+        relations=tuple(relations),
+        vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
+        styles=tuple(styles or ()),
+        held_out_style=held_out_style,
+        ground=ground,
     )
 
 

@@ -31,6 +31,8 @@ class Entailment(Method):
     Logs `accuracy`, `alpha`. Raises `UserError` on batches without labels.
     """
 
+    views = "none"  # a mirrored or cropped picture may belong to another class
+
     def __init__(
         self,
         model: FusionModel,

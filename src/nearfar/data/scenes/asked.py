@@ -1,0 +1,99 @@
+"""What questions and statements about scenes share: things with colours, what is not there, a relation told from either
+side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import NamedTuple
+
+from nearfar.data import world
+from nearfar.data.scenes.captions import PHRASES
+from nearfar.data.scenes.draw import Draw, digest
+from nearfar.data.scenes.layout import INVERSE, Thing, arrange
+from nearfar.data.scenes.source import PALE, Plan, draw_nouns
+from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
+from nearfar.data.source import Record, Source
+from nearfar.errors import UserError
+
+
+class Asked(NamedTuple):
+    """A text, what it calls for (an answer, or true or false), and the scene it is about."""
+
+    text: str
+    answer: str
+    things: list[Thing]
+    relation: str | None = None
+
+
+class AskedScenes(Source):
+    """A source in which the text is drawn first, then a scene that fits it. Subclasses have a `_ask_KIND(draw)` for
+    each kind of text, which draws what the text calls for before the scene, so that it is even whatever the words."""
+
+    domains = world.STYLES
+
+    def __init__(self, plan: Plan, *, name: str, most: int, kinds: tuple[str, ...], known: tuple[str, ...]) -> None:
+        unknown = [kind for kind in kinds if kind not in known]
+        if unknown or not kinds:
+            raise UserError(f"{name}: kinds={list(kinds)}; choose some of: {', '.join(known)}")
+        self.plan, self.most, self.kinds = plan, most, kinds
+        self.name = f"world/{name}:{plan.split}"
+        self._nouns = list(nouns(plan.vocabulary, plan.split))
+
+    def __len__(self) -> int:
+        return self.plan.n
+
+    def asked(self, kind: str, draw: Draw) -> tuple[Asked, Record]:
+        """The text, and the fields of its record that tell of the scene."""
+        plan = self.plan
+        style = draw.one(chosen_styles(plan.styles, plan.held_out_style, plan.split))
+        asked: Asked = getattr(self, f"_ask_{kind}")(draw)
+        for thing in asked.things:
+            thing.style = style
+        ground = draw.one(PALE) if plan.ground == "varied" else PALE[0]
+        return asked, {
+            "image": arrange(asked.things, asked.relation, plan.size, ground, draw),
+            "group": digest(asked.relation, *((t.name, t.colour) for t in asked.things)),
+            "domain": world.STYLES.index(style),
+            "objects": [asdict(thing) for thing in asked.things],
+            "relation": asked.relation,
+            "style": style,
+        }
+
+    def _things(self, draw: Draw, count: int) -> list[Thing]:
+        """Different things in different colours."""
+        names = draw_nouns(self.plan, self._nouns, count, draw)
+        colours = draw.some(list(COLOURS), count)
+        return [Thing(name, colour=colour) for name, colour in zip(names, colours, strict=True)]
+
+    def _absent(self, there: set[str], draw: Draw) -> str:
+        """A noun that is not there, as common as those that are: out of another scene of the split, or out of all where
+        the split has hardly another."""
+        for _ in range(20):
+            name = draw.one(draw_nouns(self.plan, self._nouns, 2, draw))
+            if name not in there:
+                return name
+        return draw.one([name for name in self._nouns if name not in there])
+
+    def _told(self, things: list[Thing], relation: str, draw: Draw) -> tuple[Thing, str, Thing]:
+        """The relation said from either side."""
+        first, second = things
+        if draw.below(2) == 1:
+            return first, PHRASES[relation][0], second
+        return second, PHRASES[INVERSE[relation]][0], first
+
+    def _related(self, draw: Draw) -> tuple[tuple[str, str, str], bool, list[Thing], str]:
+        """Two nouns with a relation between them, whether it holds that way round, and the scene."""
+        things, relation = self._things(draw, 2), draw.one(self.plan.possible_relations)
+        first, phrase, second = self._told(things, relation, draw)
+        true = draw.below(2) == 1
+        if not true:
+            first, second = second, first
+        return (first.name, phrase, second.name), true, things, relation
+
+    def _counted(self, draw: Draw, count: int, colour: str, others: list[str]) -> list[Thing]:
+        """`count` things of a colour among others, in any order, of which there is one at least."""
+        rest = draw.between(0 if count else 1, self.most - count)
+        things = self._things(draw, count + rest)
+        for i, thing in enumerate(things):
+            thing.colour = colour if i < count else draw.one(others)
+        return draw.some(things, len(things))

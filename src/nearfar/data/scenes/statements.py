@@ -1,0 +1,73 @@
+"""Statements about scenes, true or false: statement i depends on the seed, the split and i alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nearfar.data.scenes.asked import Asked, AskedScenes
+from nearfar.data.scenes.captions import indefinite
+from nearfar.data.scenes.draw import Draw
+from nearfar.data.scenes.layout import Thing
+from nearfar.data.scenes.source import Plan
+from nearfar.data.scenes.vocabulary import COLOURS
+from nearfar.data.source import Record
+
+TOLD = ("thing", "colour", "count", "relation")
+"""What is stated: that a thing is there, which colour it has, how many there are of a colour, how two things lie."""
+VERDICTS = ["entailment", "contradiction"]
+
+
+class StatementSource(AskedScenes):
+    """What `statements` returns."""
+
+    columns = (
+        *("index", "image", "text", "label", "statement_kind", "group", "domain"),
+        *("objects", "relation", "style"),
+    )
+
+    def __init__(self, plan: Plan, *, most: int, kinds: tuple[str, ...]) -> None:
+        super().__init__(plan, name="statements", most=most, kinds=kinds, known=TOLD)
+        self.classes = VERDICTS
+
+    def record(self, index: int) -> Record:
+        draw = Draw("statement", self.plan.seed, self.plan.split, index)
+        kind = draw.one(self.kinds)
+        told, scene = self.asked(kind, draw)
+        label = VERDICTS.index(told.answer)
+        return {"index": index, "text": told.text, "label": label, "statement_kind": kind, **scene}
+
+    def training(self) -> StatementSource:
+        """Four thousand other statements of the training split, of the same make."""
+        plan = replace(self.plan, split="train", n=4000, seed=self.plan.seed + 1)
+        return StatementSource(plan, most=self.most, kinds=self.kinds)
+
+    def _ask_thing(self, draw: Draw) -> Asked:
+        things, verdict = self._things(draw, draw.between(1, self.most)), draw.one(VERDICTS)
+        name = draw.one(things).name if verdict == "entailment" else self._absent({t.name for t in things}, draw)
+        return Asked(f"there is {indefinite(Thing(name))}", verdict, things)
+
+    def _ask_colour(self, draw: Draw) -> Asked:
+        """False with the colour of another thing that is there, or of none."""
+        things, verdict, bound = self._things(draw, 2), draw.one(VERDICTS), draw.below(2) == 1
+        thing, other = draw.some(things, 2)
+        colour = thing.colour
+        if verdict == "contradiction":
+            absent = [name for name in COLOURS if name not in (thing.colour, other.colour)]
+            colour = other.colour if bound else draw.one(absent)
+        return Asked(f"the {thing.name} is {colour}", verdict, things)
+
+    def _ask_count(self, draw: Draw) -> Asked:
+        count, verdict = draw.between(0, self.most), draw.one(VERDICTS)
+        colour, *others = draw.some(list(COLOURS), len(COLOURS))
+        things = self._counted(draw, count, colour, others)
+        if verdict == "contradiction":
+            count = draw.one([n for n in range(self.most + 1) if n != count])
+        said = f"there is one {colour} thing" if count == 1 else f"there are {_NUMBERS[count]} {colour} things"
+        return Asked(said, verdict, things)
+
+    def _ask_relation(self, draw: Draw) -> Asked:
+        (first, phrase, second), true, things, relation = self._related(draw)
+        return Asked(f"the {first} is {phrase} the {second}", VERDICTS[not true], things, relation)
+
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five")
