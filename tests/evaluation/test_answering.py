@@ -11,6 +11,7 @@ from nearfar.data.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import answering, evaluate, load_results
 from nearfar.evaluation.answers import QuestionPrior, exact, left_out, plain_answer, soft
+from nearfar.evaluation.report import write_report
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "white": (255, 255, 255)}
 
@@ -175,3 +176,12 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     )
     assert load_results(out)["answering"]["accuracy"] == 1
     assert "text only" in capsys.readouterr().out
+
+
+def test_the_report_shows_what_was_answered_wrongly(tmp_path):
+    source = Records([record("red", "is it <red>?", "yes"), record("green")])
+    page = write_report(tmp_path, source=source, results={"answering": answering(Eyes(), source)}).read_text()
+    assert "Wrong answers" in page
+    assert "is it &lt;red&gt;?" in page
+    assert "right: yes" in page
+    assert "data:image/webp" in page

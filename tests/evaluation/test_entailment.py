@@ -9,6 +9,7 @@ from nearfar.data.scenes import statements
 from nearfar.data.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import entailment, evaluate, load_results
+from nearfar.evaluation.report import write_report
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "white": (255, 255, 255)}
 CLASSES = ["entailment", "contradiction"]
@@ -115,3 +116,12 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     main(["evaluate", "eyes", *data, *columns, "--json", str(out)])
     assert load_results(out)["entailment"]["accuracy"] == 1
     assert "text only" in capsys.readouterr().out
+
+
+def test_the_report_shows_what_was_judged_wrongly(tmp_path):
+    source = Records(SEEN, classes=CLASSES)
+    page = write_report(tmp_path, source=source, results={"entailment": entailment(Eyes(), source)}).read_text()
+    assert "Wrong verdicts" in page
+    assert "this has a name" in page
+    assert "right: entailment" in page
+    assert "data:image/webp" in page

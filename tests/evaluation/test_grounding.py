@@ -10,8 +10,10 @@ from nearfar.data.scenes import scenes
 from nearfar.data.source import Records
 from nearfar.data.text import train_tokenizer
 from nearfar.errors import UserError
-from nearfar.evaluation import evaluate, grounding
+from nearfar.evaluation import evaluate, grounding, load_results, save_results
 from nearfar.evaluation.grounding import overlap
+from nearfar.evaluation.report import write_report
+from nearfar.evaluation.report.examples import overlaid
 from nearfar.models import create, ground
 
 
@@ -123,3 +125,23 @@ def test_what_cannot_be_grounded_says_so(model):
     broken = Records([{"image": b"junk", "text": "a cat", "box": LEFT}])
     with pytest.raises(UserError, match="no picture that can be read"):
         grounding(model, broken, max_skipped=1.0)
+
+
+def test_the_report_shows_where_it_looks(model, tmp_path):
+    source = scenes("test", n=3, size=32)
+    result = grounding(model, source)
+    look = result.details["looks"][0]
+    assert {"row", "phrase", "box", "window", "map", "pointing"} == set(look)
+    assert max(map(max, look["map"])) == 1000
+    shown = overlaid(
+        source[0]["image"], {**look, "map": [[1000, 0], [0, 0]], "window": (0, 0, 32, 32), "box": (20, 20, 30, 30)}
+    )
+    assert shown.size == (224, 224)
+    plain = overlaid(source[0]["image"], {**look, "map": [[0]], "box": (20, 20, 30, 30)})
+    change = np.abs(np.asarray(shown, int) - np.asarray(plain, int)).sum(2)
+    assert change[:100, :100].mean() > 20 > change[130:, 130:].mean()
+    saved = load_results(save_results({"grounding": result}, tmp_path / "results.json"))
+    page = write_report(tmp_path, source=source, results=saved).read_text()
+    assert "Where it looks" in page
+    assert page.count("data:image/webp") == 6
+    assert result.details["looks"][0]["phrase"] in page

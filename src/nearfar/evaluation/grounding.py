@@ -58,14 +58,16 @@ def grounding(
         raise UserError(f"a {type(model).__name__} has no maps to look at: train one with the method albef or tcl")
     asked = _phrases(source, limit)
     rows = sorted(asked)
-    skipped, found = Skipped(), []
+    skipped = Skipped()
+    looks: list[Look] = []
     reading = seen(source, rows, near=None, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
         pairs = [(each, picture) for i, picture in zip(places, pictures, strict=True) for each in asked[rows[i]]]
-        found += _looks(model, pairs, layer, batch_size)
-    group = np.array([each.group for each, _ in found])
-    domain = np.array([each.domain for each, _ in found])
-    scores = {name: np.array([look[name] for _, look in found]) for name in found[0][1]}
+        looks += _looks(model, pairs, layer, batch_size)
+    group = np.array([look.phrase.group for look in looks])
+    domain = np.array([look.phrase.domain for look in looks])
+    found = [look.scores() for look in looks]
+    scores = {name: np.array([each[name] for each in found]) for name in found[0]}
 
     def metric(name: str, chosen: NDArray[np.bool_]) -> Metric:
         chosen = chosen & ~np.isnan(scores[name])
@@ -76,7 +78,7 @@ def grounding(
             float(values.mean()), float(low[0]), float(high[0]), float(scores[of][chosen].mean()), len(values), unit="%"
         )
 
-    everything = np.ones(len(found), bool)
+    everything = np.ones(len(looks), bool)
     several = not np.isnan(scores["choice"]).all()
     names = ["pointing", "centre", *(("choice", "largest") if several else ())]
     styles = {style: domain == i for i, style in enumerate(getattr(source, "domains", None) or ())}
@@ -87,13 +89,15 @@ def grounding(
             style: {name: metric(name, those) for name in names if name in ("pointing", "choice")}
             for style, those in styles.items()
         }
-    return Result("grounding", {name: metric(name, everything) for name in names}, by, {"skipped": skipped.count})
+    details = {"skipped": skipped.count, "looks": [look.told() for look in looks[:12]]}
+    return Result("grounding", {name: metric(name, everything) for name in names}, by, details)
 
 
 @dataclass(frozen=True)
 class Phrase:
     """A phrase, its box, and the boxes of the same picture."""
 
+    row: int
     text: str
     box: Box
     boxes: Sequence[Box]
@@ -117,41 +121,58 @@ def overlap(heat: NDArray[np.floating], box: Box) -> float:
     return float(shares(top, bottom, heat.shape[0]) @ heat @ shares(left, right, heat.shape[1]))
 
 
-def _looks(
-    model: Any, pairs: Sequence[tuple[Phrase, Any]], layer: int | None, batch_size: int
-) -> list[tuple[Phrase, dict[str, float]]]:
-    phrases, pictures = zip(*pairs, strict=True)
-    texts = [phrase.text for phrase in phrases]
-    maps, windows = model.locate(list(pictures), texts, layer=layer, batch_size=batch_size)
-    seen_maps = zip(phrases, pictures, maps.float().numpy(), windows.tolist(), strict=True)
-    return [(phrase, _score(phrase, picture.size, heat, window)) for phrase, picture, heat, window in seen_maps]
+@dataclass(frozen=True)
+class Look:
+    """The map of a phrase `[H, W]`, the window that it covers in a picture of this size."""
+
+    phrase: Phrase
+    size: tuple[int, int]
+    heat: NDArray[np.floating]
+    window: Box
+
+    def scores(self) -> dict[str, float]:
+        """Hits of the model and of those that do not look, and their chances; NaN where there is nothing to choose."""
+        left, top, right, bottom = self.window
+        own, boxes = self.phrase.box, self.phrase.boxes
+        across, down = right - left, bottom - top
+        row, column = divmod(int(self.heat.argmax()), self.heat.shape[1])
+        peak = left + (column + 0.5) / self.heat.shape[1] * across, top + (row + 0.5) / self.heat.shape[0] * down
+        found = {
+            "pointing": _lies_in(own, *peak),
+            "centre": _lies_in(own, self.size[0] / 2, self.size[1] / 2),
+            "chance_pointing": min(1.0, _area(own) / (self.size[0] * self.size[1])),
+            "choice": np.nan,
+            "largest": np.nan,
+            "chance_choice": np.nan,
+        }
+        if len(boxes) > 1:
+            areas = [_area(box) for box in boxes]
+            on_map = [
+                ((a - left) / across, (b - top) / down, (c - left) / across, (d - top) / down) for a, b, c, d in boxes
+            ]
+            inside = [overlap(self.heat, box) / max(area, 1e-9) ** 0.5 for box, area in zip(on_map, areas, strict=True)]
+            place = boxes.index(own)
+            found |= {"choice": _best(inside, place), "largest": _best(areas, place), "chance_choice": 1 / len(boxes)}
+        return found
+
+    def told(self) -> dict[str, Any]:
+        """For the report: plain values, the map in thousandths of its peak."""
+        heat = np.rint(1000 * self.heat / max(float(self.heat.max()), 1e-12)).astype(int)
+        seen_at = {"row": self.phrase.row, "phrase": self.phrase.text, "box": self.phrase.box, "window": self.window}
+        return {**seen_at, "map": heat.tolist(), "pointing": bool(self.scores()["pointing"])}
 
 
-def _score(phrase: Phrase, size: tuple[int, int], heat: NDArray[np.floating], window: Box) -> dict[str, float]:
-    left, top, right, bottom = window
-    across, down = right - left, bottom - top
+def _looks(model: Any, pairs: Sequence[tuple[Phrase, Any]], layer: int | None, batch_size: int) -> list[Look]:
+    pictures, texts = [picture for _, picture in pairs], [phrase.text for phrase, _ in pairs]
+    maps, windows = model.locate(pictures, texts, layer=layer, batch_size=batch_size)
+    return [
+        Look(phrase, picture.size, heat, tuple(window))
+        for (phrase, picture), heat, window in zip(pairs, maps.float().numpy(), windows.tolist(), strict=True)
+    ]
 
-    def hit(x: float, y: float) -> float:
-        return float(phrase.box[0] <= x <= phrase.box[2] and phrase.box[1] <= y <= phrase.box[3])
 
-    row, column = divmod(int(heat.argmax()), heat.shape[1])
-    score = {
-        "pointing": hit(left + (column + 0.5) / heat.shape[1] * across, top + (row + 0.5) / heat.shape[0] * down),
-        "centre": hit(size[0] / 2, size[1] / 2),
-        "chance_pointing": min(1.0, _area(phrase.box) / (size[0] * size[1])),
-        "choice": np.nan,
-        "largest": np.nan,
-        "chance_choice": np.nan,
-    }
-    if len(phrase.boxes) > 1:
-        own, areas = phrase.boxes.index(phrase.box), [_area(box) for box in phrase.boxes]
-        on_map = [
-            ((a - left) / across, (b - top) / down, (c - left) / across, (d - top) / down)
-            for a, b, c, d in phrase.boxes
-        ]
-        inside = [overlap(heat, box) / max(area, 1e-9) ** 0.5 for box, area in zip(on_map, areas, strict=True)]
-        score |= {"choice": _best(inside, own), "largest": _best(areas, own), "chance_choice": 1 / len(areas)}
-    return score
+def _lies_in(box: Box, x: float, y: float) -> float:
+    return float(box[0] <= x <= box[2] and box[1] <= y <= box[3])
 
 
 def _best(scores: Sequence[float], own: int) -> float:
@@ -172,7 +193,7 @@ def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
         boxes = list(dict.fromkeys(box for _, box in told))
         group = record["group"] if record.get("group") is not None else row
         domain = record["domain"] if record.get("domain") is not None else -1
-        phrases = [Phrase(text, box, boxes, group, domain) for text, box in told if text and _area(box)]
+        phrases = [Phrase(row, text, box, boxes, group, domain) for text, box in told if text and _area(box)]
         if phrases:
             found[row] = phrases
     if not found:

@@ -12,7 +12,7 @@ from nearfar import files
 from nearfar.evaluation.embed import embed
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.evaluate import evaluate
-from nearfar.evaluation.report import choices, figures, gallery, page, space, tables
+from nearfar.evaluation.report import examples, figures, gallery, page, space, tables
 from nearfar.evaluation.result import Result, load_results
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
@@ -74,7 +74,10 @@ def write_report(
             ("Results", _results(results)),
             ("By part", tables.breakdowns(results, _kinds(data))),
             ("Retrieval gallery", _gallery(data, source, seed)),
-            ("Wrong choices", choices.choices(results, source)),
+            ("Wrong choices", examples.choices(results, source)),
+            ("Wrong answers", examples.answers(results, source)),
+            ("Wrong verdicts", examples.verdicts(results, source)),
+            ("Where it looks", _looks(results, source)),
             ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
             ("Geometry", _geometry(data, results, seed)),
             ("Configuration", _config(config, folder)),
@@ -136,6 +139,15 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> str:
         "them is right, the best right one stands at the end with its rank."
     )
     return f'<p class="note">{note}</p>{body}' if body else ""
+
+
+def _looks(results: Mapping[str, Result], source: Any) -> str:
+    drawn = examples.looks(results, source)
+    note = (
+        "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
+        "picture. The frame is where the thing is, which the model is not told."
+    )
+    return f'<p class="note">{note}</p>{drawn}' if drawn else ""
 
 
 def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> str:

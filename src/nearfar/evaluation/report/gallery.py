@@ -102,6 +102,11 @@ def thumbnail(picture: Any, box: Sequence[int] | None = None) -> str:
         left, top, right, bottom = box
         image = image.crop((left, top, right, bottom))
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return data_url(image)
+
+
+def data_url(image: Any) -> str:
+    """A picture as a WebP in a URL."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=86)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,111 @@
+"""Single pictures of a report with what was said of them: wrong choices, wrong answers, where a model looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from nearfar.errors import UserError
+from nearfar.evaluation.report.gallery import data_url, thumbnail
+from nearfar.evaluation.result import Result
+
+HEAT = (214, 39, 40)
+"""The colour of a map that lies over a picture."""
+
+
+def choices(results: Mapping[str, Result], source: Any) -> str:
+    """The failures of each task of the protocol `compositionality`; "" where there are none. Pictures come from the
+    files that the failures name, or by their row from `source`."""
+    tasks = _details(results, "compositionality", "failures")
+    return "".join(
+        f"<h3>{escape(task.replace('_', ' '))}</h3>\n{''.join(_choice(failure, source) for failure in failures)}"
+        for task, failures in (tasks or {}).items()
+        if failures
+    )
+
+
+def answers(results: Mapping[str, Result], source: Any) -> str:
+    """Questions that were answered wrongly, with the answers they had."""
+
+    def told(failure: Mapping[str, Any]) -> str:
+        right = ", ".join(failure["answers"])
+        return _example(failure["question"], [f"✗ {failure['given']}", f"right: {right}"], _picture(failure, source))
+
+    return "".join(map(told, _details(results, "answering", "failures") or ()))
+
+
+def verdicts(results: Mapping[str, Result], source: Any) -> str:
+    """Statements that were judged wrongly, with their classes."""
+
+    def told(failure: Mapping[str, Any]) -> str:
+        remarks = [f"✗ {failure['given']}", f"right: {failure['label']}"]
+        return _example(failure["text"], remarks, _picture(failure, source))
+
+    return "".join(map(told, _details(results, "entailment", "failures") or ()))
+
+
+def looks(results: Mapping[str, Result], source: Any) -> str:
+    """Phrases with their pictures, the map in red over it and the box around the thing."""
+
+    def told(look: Mapping[str, Any]) -> str:
+        mark = "✓ points at it" if look["pointing"] else "✗ points elsewhere"
+        return _example(look["phrase"], [mark], _picture(look, source, lambda picture: overlaid(picture, look)))
+
+    return "".join(map(told, _details(results, "grounding", "looks") or ()))
+
+
+def overlaid(picture: Image.Image, look: Mapping[str, Any], *, side: int = 224) -> Image.Image:
+    """A picture with longer side `side`, the map of a look in red over its window, and its box in black and white."""
+    scale = side / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    ground = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    heat = np.asarray(look["map"], dtype=np.float64)
+    heat = heat / max(float(heat.max()), 1e-12)
+    left, top, right, bottom = (round(edge * scale) for edge in look["window"])
+    over = Image.fromarray((heat * 170).astype(np.uint8)).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR
+    )
+    mask = Image.new("L", size, 0)
+    mask.paste(over, (left, top))
+    ground.paste(Image.new("RGB", size, HEAT), mask=mask)
+    box = [round(edge * scale) for edge in look["box"]]
+    pen = ImageDraw.Draw(ground)
+    pen.rectangle(box, outline="white", width=3)
+    pen.rectangle(box, outline="black", width=1)
+    return ground
+
+
+def _choice(failure: Mapping[str, Any], source: Any) -> str:
+    remarks = [f"✗ chosen: {failure['chosen']}", failure["group"]]
+    return _example(failure["true"], remarks, _picture(failure, source))
+
+
+def _example(said: str, remarks: Sequence[str], url: str) -> str:
+    notes = "".join(f'<span class="rank">{escape(remark)}</span>' for remark in remarks)
+    told = escape("; ".join([said, *remarks]))
+    return (
+        f'<div class="query"><div><q>{escape(said)}</q>{notes}</div>'
+        f'<ul class="hits"><li><img src="{url}" alt="{told}"></li></ul></div>\n'
+    )
+
+
+def _details(results: Mapping[str, Result], protocol: str, key: str) -> Any:
+    return results[protocol].details.get(key) if protocol in results else None
+
+
+def _picture(example: Mapping[str, Any], source: Any, drawn: Callable[[Image.Image], Image.Image] | None = None) -> str:
+    from nearfar.data.images import load_image
+
+    try:
+        if "path" in example:
+            return thumbnail(example["path"], example.get("box"))
+        if "row" in example and hasattr(source, "__getitem__"):
+            picture = source[example["row"]]["image"]
+            return thumbnail(picture) if drawn is None else data_url(drawn(load_image(picture)))
+    except (UserError, OSError):
+        pass  # gone since it was measured; what was said of it still stands there
+    return "data:,"
