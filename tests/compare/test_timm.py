@@ -75,6 +75,18 @@ def test_in_a_dual_encoder_it_is_saved_and_opened_again(kind, given, tokenizer, 
     assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
 
 
+@pytest.mark.parametrize("kind", ["vit", "no class token", "convnext"])
+def test_looks_at_larger_pictures_and_is_opened_again(kind, tokenizer, tmp_path):
+    name, size, _, patches = MODELS[kind]
+    settings = {"text": BERT, "tokenizer": tokenizer, "image_size": size, "embed_dim": 8, "pretrained": False}
+    model = create(image=f"timm:{name}", **settings).eval().resize_images(2 * size)
+    assert model.image.patches == 4 * patches
+    model.save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 2 * size, 2 * size)
+    again = DualEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+
+
 def test_every_weight_learns(tokenizer):
     model = create(image="timm:vit_tiny_patch16_224", text=BERT, tokenizer=tokenizer, image_size=64, pretrained=False)
     model.encode_image(torch.randn(2, 3, 64, 64)).sum().backward()

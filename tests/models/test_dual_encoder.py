@@ -233,3 +233,18 @@ def randomise(model):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+def test_pictures_of_another_size_are_kept_in_the_folder(model, tmp_path):
+    from dataclasses import replace
+
+    model.pixels = replace(model.pixels, resize=36)
+    model.resize_images(64)
+    assert (model.image_size, model.pixels.resize) == (64, 72)
+    picture = Image.new("RGB", (100, 80), "red")
+    pixels = model.preprocess([picture])
+    assert pixels.shape == (1, 3, 64, 64)
+    model.save_pretrained(tmp_path)
+    again = DualEncoder.from_pretrained(tmp_path)
+    assert again.image_size == 64
+    assert torch.equal(again.encode_image(again.preprocess([picture])), model.encode_image(pixels))

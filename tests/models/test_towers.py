@@ -98,6 +98,43 @@ def test_image_towers_from_configs(name):
         torch.testing.assert_close(tokens[:, 0], tokens[:, 1:].mean(1))
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_any_tower_looks_at_larger_pictures_from_here_on(name):
+    """Where it still looks at the old size it gives what it gave; the new number of patches follows the size."""
+    config, _, prefix, patches = IMAGES[name]
+    tower, _ = image_tower(config, image_size=32)
+    tower.eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    before = tower(pixels)
+    tower.resize(64)
+    assert (tower.image_size, tower.patches, tower.prefix) == (64, 4 * patches, prefix)
+    assert tower(torch.randn(1, 3, 64, 64)).shape == (1, 1 + 4 * patches, tower.width)
+    tower.resize(32)
+    assert torch.equal(tower(pixels), before)
+
+
+def test_positions_are_interpolated_bicubically():
+    """A ViT's patch positions at twice the size, against torch's own interpolation of the old ones."""
+    tower, _ = image_tower(VIT, image_size=32)
+    tower.eval()
+    with torch.no_grad():
+        tower.backbone.embeddings.patch_embeddings.projection.weight.zero_()
+    tower.resize(64)
+    found = tower.backbone.embeddings(torch.zeros(1, 3, 64, 64), interpolate_pos_encoding=True)[0, 1:]
+    grid = tower.backbone.embeddings.position_embeddings[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    larger = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic", align_corners=False)
+    bias = tower.backbone.embeddings.patch_embeddings.projection.bias
+    torch.testing.assert_close(found, larger[0].flatten(1).t() + bias)
+
+
+def test_a_tower_that_keeps_its_size_says_so():
+    tower, _ = image_tower(VIT, image_size=32)
+    with pytest.raises(UserError, match="ViTModel cannot look at pictures of 4 pixels"):
+        tower.resize(4)
+    assert tower.image_size == 32
+    assert tower(torch.zeros(1, 3, 32, 32)).shape[1] == 17
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_towers_from_configs(name, tokenizer):
     config, pooling = TEXTS[name]

@@ -50,6 +50,13 @@ def test_runs_from_scratch_and_on_from_its_model(tmp_path):
     saved = nearfar.load(tmp_path / "first").state_dict()
     assert all((value == saved[name]).all() for name, value in method.model.state_dict().items())
 
+    larger = {**changed, "model.load": str(tmp_path / "first"), "model.image_size": 96}
+    built = load("albef-vqa", {**larger, "data.train.size": 96}).build()
+    assert built.method.model.image_size == built.method.distillation.teacher.module.image_size == 96
+    assert next(iter(built.loader))["image"].shape[2:] == (96, 96)
+    with pytest.raises(UserError, match="embed_dim does not go with load"):
+        load("albef-vqa", {**larger, "model.embed_dim": 4}).build()
+
 
 def test_data_without_answers_are_refused(tmp_path):
     with pytest.raises(UserError, match="has no 'answers'"):

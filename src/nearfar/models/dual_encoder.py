@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -131,6 +132,14 @@ class DualEncoder(nn.Module):
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both embeddings, unit length."""
         return self.encode_image(pixels, normalize=True), self.encode_text(tokens, normalize=True)
+
+    def resize_images(self, image_size: int) -> Self:
+        """Look at pictures of another size from here on, as in fine-tuning at 384 what was trained at 256. `preprocess`
+        changes with it; see `ImageTower.resize` for position embeddings and errors."""
+        self.image.resize(image_size)
+        old = self.pixels
+        self.pixels = replace(old, size=image_size, resize=old.resize and round(old.resize * image_size / old.size))
+        return self
 
     def freeze(self, *parts: str) -> Self:
         """Stop training the named `PARTS`: no gradient, and evaluation mode for good, whatever `train()` says.

@@ -35,7 +35,6 @@ class ImageTower(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.spec = dict(spec)
-        self.image_size = image_size
         self.prefix = _prefix_tokens(backbone)
         self.pooling = pooling or _image_pooling(backbone, self.prefix)
         if self.pooling not in IMAGE_POOLING:
@@ -44,10 +43,7 @@ class ImageTower(nn.Module):
             raise UserError(f"{type(backbone).__name__} has no class token: choose pooling 'mean' or 'tower'")
         if self.pooling != "tower":
             _drop_pooler(backbone)
-        self._extra = _interpolation(backbone, image_size)
-        # Measured, not read off the config: the width some configs state is not the width of their output.
-        tokens = _probe(self)
-        self.width, self.patches = tokens.shape[-1], tokens.shape[1] - 1
+        self._look(image_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         pooled, tokens = self._features(pixels)
@@ -66,6 +62,35 @@ class ImageTower(nn.Module):
                 f"{patches.shape[-1]}: choose pooling 'mean'"
             )
         return torch.cat([summary[:, None], patches], dim=1)
+
+    def resize(self, image_size: int) -> None:
+        """Take pictures of `image_size` from here on. Position embeddings are interpolated, bicubically: a timm
+        transformer's once and for all, those of transformers at every pass.
+
+        Raises:
+            UserError: a backbone that takes its own size only; it is left as it was.
+        """
+        before = self.image_size
+        try:
+            self._fit(image_size)
+        except (ValueError, AssertionError, RuntimeError) as error:
+            self._fit(before)
+            raise UserError(
+                f"{type(self.backbone).__name__} cannot look at pictures of {image_size} pixels: {error}"
+            ) from error
+
+    def _fit(self, image_size: int) -> None:
+        if hasattr(self.backbone, "set_input_size"):
+            self.backbone.set_input_size(img_size=image_size)
+            self.spec["options"] = {**self.spec["options"], "img_size": image_size}
+        self._look(image_size)
+
+    def _look(self, image_size: int) -> None:
+        self.image_size = image_size
+        self._extra = _interpolation(self.backbone, image_size)
+        # Measured, not read off the config: the width some configs state is not the width of their output.
+        tokens = _probe(self)
+        self.width, self.patches = tokens.shape[-1], tokens.shape[1] - 1
 
     def for_inference(self) -> ImageTower:
         """This tower as it is now, made for speed where that can be done (EfficientNet-Lite), else itself. It shares

@@ -127,11 +127,16 @@ def build_model(settings: Mapping[str, Any], source: Any) -> Any:
 
     values = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
     if "load" in settings:
+        size = values.pop("image_size", None)
         if values:
             raise UserError(
                 f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
             )
         model = models.load(settings["load"])
+        if size is not None:
+            if not hasattr(model, "resize_images"):
+                raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
+            model.resize_images(size)
     else:
         maker = _imported(settings["make"]) if "make" in settings else models.create
         if "tokenizer" in signature(maker).parameters and "tokenizer" not in values and _needs_vocabulary(values):
