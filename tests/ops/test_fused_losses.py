@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, normalize, softplus
 
 from nearfar import ops
 from nearfar.errors import UserError
+from nearfar.ops.softplus import SAFE, log1p_sums
 
 
 def unit(*shape, seed=0):
@@ -147,6 +148,15 @@ def test_pairwise_softplus(admit, budget, backend):
         lambda q, k, s, b: ((softplus(s * q @ k.T + b[:, None]) * admitted).sum(1) * weights).sum(),
         (q, k, 7.0, torch.linspace(-5, 1, 17)),
     )
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-140, SAFE), min_size=1, max_size=9))
+def test_joined_logarithms_keep_their_digits(exponents):
+    """log(1 + x) of columns joined two by two, from the smallest x that float32 has to the largest that is let in."""
+    x = torch.tensor([exponents], dtype=torch.float64).exp2().float()
+    expected = x.double().log1p().sum(1)
+    torch.testing.assert_close(log1p_sums(x, x + 1).double(), expected, rtol=1e-6, atol=1e-44)
 
 
 def test_sigmoid_is_two_softplus_sums():

@@ -15,7 +15,7 @@ from nearfar.ops.operators import PAIRS, operator
 from nearfar.ops.partition import flat, needs_gradient
 from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
 
-SAFE = 120.0  # exp2 of more than this may overflow float32
+SAFE = 60.0  # exp2 of twice this does not overflow float32: two exponentials are multiplied
 STRIP = 128  # rows of a tile that the passes take in turn: they stay in the nearest cache, and need little room
 
 
@@ -82,9 +82,10 @@ def softplus_tile(
             x.mul_(signs[rows])
         if safe:
             exponentials_(x, 0.0)
+            torch.add(x, 1.0, out=room)
             if value:
-                sums[rows] = torch.log1p(x, out=room).sum(1)
-            x.div_(torch.add(x, 1.0, out=room))
+                sums[rows] = log1p_sums(x, room)
+            x.div_(room)
         else:
             x.mul_(LN2)
             if value:
@@ -93,6 +94,15 @@ def softplus_tile(
         if signs is not None:
             x.mul_(signs[rows])
     return sums
+
+
+def log1p_sums(x: Tensor, more: Tensor) -> Tensor:
+    """Row sums of log(1 + x) for x of at least 0, where `more` is 1 + x. The logarithm is dearer than all else, so two
+    columns are joined before: (1 + a)(1 + b) = 1 + (a + b (1 + a)), which keeps the digits of small a and b."""
+    half = x.shape[1] // 2
+    joined = torch.addcmul(x[:, :half], x[:, half : 2 * half], more[:, :half])
+    sums = joined.log1p_().sum(1)
+    return sums.add_(x[:, -1].log1p()) if x.shape[1] % 2 else sums
 
 
 def is_safe(pairs: Pairs, bias: Tensor) -> bool:
