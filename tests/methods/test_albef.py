@@ -143,7 +143,7 @@ def test_matching_with_a_zero_head_is_ln_2(model, batch_of):
 
 def test_matching_negatives_are_the_hard_ones(model):
     seen = []
-    model.match = lambda image, text, mask: seen.append((image, text)) or torch.zeros(len(image), 2)
+    model.match = lambda image, text, mask, rows: seen.append((image[rows], text)) or torch.zeros(len(text), 2)
     image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
     near = torch.tensor([[9.0, 0, 3], [0, 9, 5], [5, 4, 9]]) / 0.01
     matching_loss(model, image, text, torch.ones(3, 1), image_to_text=near)
@@ -155,7 +155,7 @@ def test_matching_negatives_are_the_hard_ones(model):
 
 def test_each_direction_draws_by_its_own_similarities(model):
     seen = []
-    model.match = lambda image, text, mask: seen.append((image, text)) or torch.zeros(len(image), 2)
+    model.match = lambda image, text, mask, rows: seen.append((image[rows], text)) or torch.zeros(len(text), 2)
     image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
     texts, images = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, 0]]), torch.tensor([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
     matching_loss(model, image, text, torch.ones(3, 1), image_to_text=texts / 0.001, text_to_image=images / 0.001)
@@ -164,14 +164,14 @@ def test_each_direction_draws_by_its_own_similarities(model):
     assert pairs[6:] == [(0, 1), (1, 2), (2, 0)]
 
 
-@pytest.mark.parametrize("hard", [True, False])
-def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypatch, hard):
-    """The student's queries against the teacher's keys, over tau."""
+@pytest.mark.parametrize(("hard", "easy_steps"), [(True, 0), (True, 1), (False, 0)])
+def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypatch, hard, easy_steps):
+    """The student's queries against the teacher's keys, over tau; evenly at first, where some steps are to be easy."""
     from nearfar.methods.image_text import albef
 
     given = {}
     monkeypatch.setattr(albef, "matching_loss", lambda *_, **k: given.update(k) or (torch.zeros(()), torch.zeros(())))
-    method = ALBEF(model.eval(), queue_size=0, temperature=0.5, hard_negatives=hard).eval()
+    method = ALBEF(model.eval(), queue_size=0, temperature=0.5, hard_negatives=hard, easy_steps=easy_steps).eval()
     with torch.no_grad():
         for p in method.momentum.teacher.module.image_projection.parameters():
             p.add_(0.3)
@@ -179,8 +179,13 @@ def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypa
         method(batch)
         v, w = model.encode_image(batch["image"], True), model.encode_text(batch["text"], True)
         v_m = method.momentum.teacher.module.encode_image(batch["image"], True)
-    expected = (v @ w.T / 0.5, w @ v_m.T / 0.5) if hard else (torch.zeros(4, 4), torch.zeros(4, 4))
+    evenly = (torch.zeros(4, 4), torch.zeros(4, 4))
+    expected = (v @ w.T / 0.5, w @ v_m.T / 0.5) if hard and not easy_steps else evenly
     torch.testing.assert_close((given["image_to_text"], given["text_to_image"]), expected)
+    if easy_steps:
+        method.after_step(1)
+        method(batch)
+        assert given["image_to_text"].std() > 0
 
 
 def test_masked_language_loss_mixes_words_and_teacher(model, batch_of):

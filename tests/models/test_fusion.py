@@ -114,6 +114,17 @@ def test_cross_attention_against_the_formula_and_its_maps():
     assert masked[0][..., 2].eq(0).all()
 
 
+def test_a_picture_that_several_texts_look_at_is_read_once():
+    cross = CrossAttention(12, 6, heads=3).eval()
+    states, image, rows = torch.randn(4, 3, 12), torch.randn(2, 5, 6), torch.tensor([1, 0, 1, 1])
+    mask, read = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 1]]), list[int]()
+    cross.key.register_forward_hook(lambda *call: read.append(len(call[-1])))
+    for given in (None, mask):
+        expected = cross(states, image[rows], None if given is None else given[rows])
+        torch.testing.assert_close(cross(states, image, given, rows=rows), expected)
+    assert read == [4, 2, 4, 2]
+
+
 def test_fresh_cross_attention_has_the_papers_spread():
     weights = torch.cat(
         [p.flatten() for n, p in CrossAttention(256, 192, 4).named_parameters() if n.endswith("t") and p.ndim == 2]
@@ -191,6 +202,24 @@ def test_saved_and_opened_again_to_the_bit(matcher, tmp_path):
     assert torch.equal(again.match(*arguments), matcher.match(*arguments))
     with pytest.raises(UserError, match="holds a FusionModel"):
         type("Other", (DualEncoder,), {}).from_pretrained(tmp_path)
+
+
+def test_a_bridge_learns_what_embedding_and_fusion_read_of_a_frozen_tower(vit, bert, tokenizer, tmp_path):
+    made = create(image=vit, text=bert, tokenizer=tokenizer, embed_dim=16, text_layers=1, bridge=True)
+    model = made.freeze("image").eval()
+    pixels, tokens = torch.randn(2, 3, 32, 32), model.tokenize(TEXTS)
+    image, states = model.image_tokens(pixels), model.text_tokens(tokens)
+    assert image.shape[-1] == model.text.width != model.image.width
+    assert torch.equal(model.image_tokens(model.image(pixels)), image)  # what the tower gave before is bridged too
+    for seen in (model.encode_image(pixels), model.match(image, states, tokens["attention_mask"])):
+        (slope,) = torch.autograd.grad(seen.std(), [model.bridge[0].weight], retain_graph=True)
+        assert slope.abs().sum() > 0
+    model.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(again.image_tokens(pixels), image)
+    assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+    with pytest.raises(UserError, match="text_layers"):
+        create(image=vit, text=bert, tokenizer=tokenizer, bridge=True)
 
 
 def test_deep_copy_stays_tied_to_its_own_words(matcher):

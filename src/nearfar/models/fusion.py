@@ -23,7 +23,7 @@ class FusionEncoder(nn.Module):
 
     Args:
         backbone: BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT or kin, with or without pretrained weights; the
-            cross-attention is fresh, N(0, 0.02).
+            cross-attention is fresh, N(0, `initializer_range`), 0.02 in BERT's own config.
         spec: what rebuilds the backbone (see `nearfar.models.backbones`).
         image_width: width of the image tokens.
         text_layers: by default half of the layers.
@@ -45,16 +45,16 @@ class FusionEncoder(nn.Module):
         self.text_layers = depth // 2 if text_layers is None else text_layers
         if not 0 < self.text_layers < depth:
             raise UserError(f"text_layers={self.text_layers} of {depth}: leave at least one layer to each side")
-        self.width = int(config.hidden_size)
+        self.width, self.image_width = int(config.hidden_size), image_width
         self.vocabulary = int(config.vocab_size)
         self.longest = longest_text(config)
         self.pooling = "cls"
-        heads, dropout = int(config.num_attention_heads), _dropout(config)
+        heads, dropout, spread = int(config.num_attention_heads), _dropout(config), _spread(config)
         # In a pre-norm model the stream is normed only at the end, and text states must leave half-way.
         norm = self.anatomy.prenorm
         self.text_norm: nn.Module = nn.LayerNorm(self.width) if norm else nn.Identity()
         self.cross = nn.ModuleList(
-            CrossAttention(self.width, image_width, heads, dropout=dropout, prenorm=norm)
+            CrossAttention(self.width, image_width, heads, dropout=dropout, prenorm=norm, spread=spread)
             for _ in range(depth - self.text_layers)
         )
 
@@ -80,18 +80,21 @@ class FusionEncoder(nn.Module):
         image: Tensor,
         image_mask: Tensor | None = None,
         *,
+        rows: Tensor | None = None,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """Fusion mode: fused states `[B, L, W]` of text states `[B, L, W]` and image tokens `[B, 1 + P, V]`.
+        """Fusion mode: fused states `[B, L, W]` of text states `[B, L, W]` and image tokens `[N, 1 + P, V]`.
 
-        `mask` `[B, L]` and `image_mask` `[B, 1 + P]` are 1 where there is a token. A list given as `maps` receives the
-        cross-attention `[B, heads, L, 1 + P]` of each fusion layer, with its gradient: what grounding reads.
+        `mask` `[B, L]` and `image_mask` `[N, 1 + P]` are 1 where there is a token. `rows` `[B]` names the picture that
+        each text looks at; without it N = B, row by row. However many texts look at a picture, its keys and values are
+        made once. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each fusion layer, with
+        its gradient: what grounding reads.
         """
         run, layers = self.anatomy, self.anatomy.layers(self.backbone)
         context = run.context(self.backbone, states, mask)
         for layer, cross in zip(layers[self.text_layers :], self.cross, strict=True):
             states = run.attend(layer, states, context)
-            states = run.feed(layer, cross(states, image, image_mask, maps=maps))
+            states = run.feed(layer, cross(states, image, image_mask, rows=rows, maps=maps))
         return self.backbone.final_norm(states) if run.prenorm else states
 
     def multimodal(
@@ -119,10 +122,18 @@ class FusionEncoder(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Text states attend to image tokens: `[B, L, W]` and `[B, N, V]` to `[B, L, W]`, residual and norm included."""
+    """Text states attend to image tokens: `[B, L, W]` and `[N, 1 + P, V]` to `[B, L, W]`, residual and norm included.
+    `rows` `[B]` names the picture of each text."""
 
     def __init__(
-        self, width: int, image_width: int, heads: int, *, dropout: float = 0.1, prenorm: bool = False
+        self,
+        width: int,
+        image_width: int,
+        heads: int,
+        *,
+        dropout: float = 0.1,
+        prenorm: bool = False,
+        spread: float = 0.02,
     ) -> None:
         super().__init__()
         self.heads, self.dropout, self.prenorm = heads, dropout, prenorm
@@ -132,15 +143,23 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         for linear in (self.query, self.key, self.value, self.out):
-            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.normal_(linear.weight, std=spread)
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, states: Tensor, image: Tensor, image_mask: Tensor | None = None, *, maps: list[Tensor] | None = None
+        self,
+        states: Tensor,
+        image: Tensor,
+        image_mask: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         q = self._split(self.query(self.norm(states) if self.prenorm else states))
         k, v = self._split(self.key(image)), self._split(self.value(image))
-        allowed = None if image_mask is None else image_mask.bool()[:, None, None, :]  # (B, 1, 1, N)
+        allowed = None if image_mask is None else image_mask.bool()[:, None, None, :]  # (N, 1, 1, 1 + P)
+        if rows is not None:
+            k, v, allowed = k[rows], v[rows], None if allowed is None else allowed[rows]
         dropout = self.dropout if self.training else 0.0
         if maps is None:
             seen = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
@@ -154,6 +173,10 @@ class CrossAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, W / heads)
+
+
+def _spread(config: Any) -> float:
+    return float(getattr(config, "initializer_range", 0.02))
 
 
 def _dropout(config: Any) -> float:

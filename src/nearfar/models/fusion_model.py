@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar.errors import UserError
 from nearfar.models.backbones import rebuild
 from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.heads import MaskedLanguageHead, MatchingHead
+from nearfar.models.projection import projection
 from nearfar.models.towers import ImageTower
 
 
@@ -23,6 +24,11 @@ class FusionModel(DualEncoder):
     sharp second look that re-ranking uses. `nearfar.models.create("tiny-fusion", ...)`, or `create(..., text_layers=n)`
     makes one.
 
+    Args:
+        bridge: a linear layer and a norm on the image tower's tokens, trained also where the tower is frozen: both the
+            embedding and the cross-attention read what comes out. Without it, the contrast cannot align a frozen
+            tower's tokens before they are fused.
+
     Attributes:
         text: the `FusionEncoder`; `text.fuse` and `text.multimodal` give fused states.
         matching: fused states to the two matching logits.
@@ -31,16 +37,27 @@ class FusionModel(DualEncoder):
 
     text: FusionEncoder  # type: ignore[assignment]
 
-    def __init__(self, image: ImageTower, text: FusionEncoder, **settings: Any) -> None:
+    def __init__(self, image: ImageTower, text: FusionEncoder, *, bridge: bool = False, **settings: Any) -> None:
         super().__init__(image, text, **settings)  # type: ignore[arg-type]
+        self.bridge: nn.Module = nn.Identity()
+        if bridge:
+            self.bridge = nn.Sequential(nn.Linear(image.width, text.width), nn.LayerNorm(text.width))
+            kind, dropout = self._projections["image_projection"], self._projections["projection_dropout"]
+            self.image_projection = projection(kind, text.width, self.embed_dim, side="image", dropout=dropout)
         words = text.word_embeddings()
         self.matching = MatchingHead(text.width)
         self.language = MaskedLanguageHead(text.width, len(words), embedding_width=words.shape[1])
 
-    def match(self, image_tokens: Tensor, states: Tensor, mask: Tensor | None = None) -> Tensor:
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        return self.bridge(super().image_tokens(pixels))
+
+    def match(
+        self, image_tokens: Tensor, states: Tensor, mask: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         """Matching logits `[B, 2]` (no match, match) of pairs: `image_tokens(pixels)` and `text_tokens(tokens)`, row
-        by row, with the text's `attention_mask`."""
-        return self.matching(self.text.fuse(states, mask, image_tokens))
+        by row, with the text's `attention_mask`. `rows` `[B]`, where given, names each text's row of `image_tokens`:
+        what a picture costs is then spent once, however many texts are held against it."""
+        return self.matching(self.text.fuse(states, mask, image_tokens, rows=rows))
 
     def masked_language_logits(self, tokens: Mapping[str, Tensor], image_tokens: Tensor, where: Tensor) -> Tensor:
         """Word logits `[K, V]` at the K positions that the mask `where` `[B, L]` chooses, text and picture read
@@ -71,8 +88,8 @@ class FusionModel(DualEncoder):
         return torch.cat(maps), torch.tensor(windows)
 
     def config(self) -> dict[str, Any]:
-        config = super().config()
-        return {**config, "text": {"spec": self.text.spec, "text_layers": self.text.text_layers}}
+        text = {"spec": self.text.spec, "text_layers": self.text.text_layers, "image_width": self.text.image_width}
+        return {**super().config(), "text": text, "bridge": not isinstance(self.bridge, nn.Identity)}
 
     @classmethod
     def _grown(cls, model: FusionModel, **settings: Any) -> Self:
@@ -84,6 +101,5 @@ class FusionModel(DualEncoder):
 
     @classmethod
     def _text_tower(cls, text: Mapping[str, Any], image: ImageTower) -> Any:
-        return FusionEncoder(
-            rebuild(text["spec"]), text["spec"], image_width=image.width, text_layers=text["text_layers"]
-        )
+        width = text.get("image_width", image.width)
+        return FusionEncoder(rebuild(text["spec"]), text["spec"], image_width=width, text_layers=text["text_layers"])

@@ -11,7 +11,7 @@ from nearfar.models.backbones import Source
 from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.fusion_model import FusionModel
-from nearfar.models.towers import ImageTower, TextTower
+from nearfar.models.towers import TextTower
 
 
 def _bert(width: int, layers: int) -> dict[str, Any]:
@@ -106,6 +106,7 @@ def create(
     image_pooling: str | None = None,
     text_pooling: str | None = None,
     text_layers: int | None = None,
+    bridge: bool = False,
     max_length: int | None = None,
     pretrained: bool = True,
     temperature: float | None = None,
@@ -125,6 +126,7 @@ def create(
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
         text_layers: make a `FusionModel`: the first that many layers of a BERT-like text tower read the text alone, the
             others look at the picture too.
+        bridge: give a `FusionModel` a trained layer between its image tower and all that reads it: for frozen towers.
         max_length: tokens a text may have.
         pretrained: whether towers given by name or folder come with their weights.
         temperature: kept as the model's `temperature`, for losses to start from.
@@ -166,14 +168,17 @@ def create(
         "temperature": temperature,
     }
     if split is None:
+        if bridge:
+            raise UserError("a bridge is part of a fusion model: say text_layers=... too")
         return DualEncoder(image_tower, text_tower, **settings)
-    return FusionModel(image_tower, _fusion(text_tower, image_tower, split), **settings)
+    width = text_tower.width if bridge else image_tower.width
+    return FusionModel(image_tower, _fusion(text_tower, width, split), bridge=bridge, **settings)
 
 
-def _fusion(text: TextTower, image: ImageTower, text_layers: int) -> FusionEncoder:
+def _fusion(text: TextTower, image_width: int, text_layers: int) -> FusionEncoder:
     if text.pooling not in ("cls", "mean"):
         raise UserError(f"a fusion encoder's summary is its class token: text pooling {text.pooling!r} does not fit")
-    return FusionEncoder(text.backbone, text.spec, image_width=image.width, text_layers=text_layers)
+    return FusionEncoder(text.backbone, text.spec, image_width=image_width, text_layers=text_layers)
 
 
 def _preset(name: str | None) -> Mapping[str, Any]:

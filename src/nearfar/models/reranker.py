@@ -108,7 +108,8 @@ class MatchScorer:
         """Matching logits `[n]` of pairs of rows: queries are pictures."""
         image, text = image.to(self.images.device), text.to(self.images.device)
         with evaluating(self.model):
-            return self.model.match(self.images[image], self.texts[text], self.mask[text])[:, 1]
+            pictures, rows = image.unique(return_inverse=True)
+            return self.model.match(self.images[pictures], self.texts[text], self.mask[text], rows)[:, 1]
 
     def text_to_image(self, text: Tensor, image: Tensor) -> Tensor:
         """Matching logits `[n]` of pairs of rows: queries are texts."""

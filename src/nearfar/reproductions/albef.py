@@ -1,26 +1,34 @@
 """ALBEF (arXiv 2107.07651): contrast before fusion, hard negatives, and momentum distillation each add to retrieval,
 distillation the more the noisier the captions; and the fusion encoder's second look beats the dual encoder alone.
 
-Every arm trains the same small model, on the same frozen image tower, for the same steps on emoji in four styles, and
-retrieves the same concepts in a fifth style.
+Every arm trains the same small model, on the same frozen image tower, for the same steps on scenes of two coloured
+shapes, and retrieves combinations of shapes and colours that training never showed.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from nearfar.reproductions.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, retrieved, trained
+from nearfar.reproductions.coloured_shapes import PLACES, examined, shapes
+from nearfar.reproductions.fusion_pairs import MODEL, trained
 from nearfar.reproductions.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
-    "model": MODEL,
-    "data": {"held_out_style": HELD_OUT_STYLE, "noise": [0.0, 0.4], "concepts": 100},
-    "training": {"steps": 450, "batch_size": 64, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.02},
-    "method": {"queue_size": 512, "momentum": 0.99, "share_duplicates": True},
-    "distillation": {"alpha": 0.4, "ramp_steps": 90},
+    # 0.05 is for this width what BERT's 0.02 is for 768.
+    "model": {
+        **MODEL,
+        "text": {**MODEL["text"], "initializer_range": 0.05, "hidden_dropout_prob": 0.0},
+        "bridge": True,
+    },
+    "data": {"scenes": 1500, "size": 128, "held_out": 15},
+    "places": PLACES,
+    "noise": [0.0, 0.2],
+    "training": {"steps": 700, "batch_size": 32, "lr": 2e-3, "warmup": 0.1, "weight_decay": 0.02},
+    "method": {"queue_size": 512, "momentum": 0.99, "share_duplicates": True, "easy_steps": 315},
+    "distillation": {"alpha": 0.4, "ramp_steps": 140},
     "k": 16,
 }
-WRONG = "40 % wrong"
+WRONG = "20 % wrong"
 
 
 def run(seed: int) -> Arms:
@@ -32,67 +40,65 @@ def run(seed: int) -> Arms:
         "+ hard negatives": {"alpha": 0.0},
         "+ distillation": distilled,
     }
-    noisy = {name: found(seed, CONFIG["data"]["noise"][1], settings) for name, settings in ablation.items()}
-    clean = {
-        name: found(seed, CONFIG["data"]["noise"][0], ablation[name]) for name in ("+ hard negatives", "+ distillation")
-    }
-    arms: Arms = {f"{name}, {WRONG}": results["matching"] for name, results in noisy.items()}
-    arms |= {f"{name}, clean": results["matching"] for name, results in clean.items()}
-    arms |= {f"dual encoder alone, {WRONG}": noisy["+ distillation"]["alone"]}
-    arms |= {f"re-ranked, {WRONG}": noisy["+ distillation"]["re-ranked"]}
-    for kind in (WRONG, "clean"):
-        gain = {
-            metric: arms[f"+ distillation, {kind}"][metric] - arms[f"+ hard negatives, {kind}"][metric]
-            for metric in ("R@1", "R@10")
-        }
-        arms[f"gain of distillation, {kind}"] = gain
+    clean, wrong = CONFIG["noise"]
+    arms: Arms = {}
+    for kind, noise, names in ((WRONG, wrong, list(ablation)), ("clean", clean, list(ablation)[2:])):
+        results = {name: found(seed, noise, ablation[name]) for name in names}
+        arms |= {f"{name}, {kind}": result["matching"] for name, result in results.items()}
+        arms |= {f"dual encoder alone, {kind}": results["+ distillation"]["alone"]}
+        arms |= {f"re-ranked, {kind}": results["+ distillation"]["re-ranked"]}
+        gain = arms[f"+ distillation, {kind}"]["R@1"] - arms[f"+ hard negatives, {kind}"]["R@1"]
+        arms |= {f"gain of distillation, {kind}": {"R@1": gain}}
     return arms
 
 
 def found(seed: int, noise: float, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Train one arm, and retrieve."""
-    concepts = CONFIG["data"]["concepts"]
+    data = shapes(seed, **CONFIG["data"])
     model = trained(
         "albef",
         seed,
-        concepts=concepts,
+        data.train,
+        model=CONFIG["model"],
         noise=noise,
-        first=True,
         training=CONFIG["training"],
         **CONFIG["method"],
         **settings,
     )
-    return retrieved(model, emoji(HELD_OUT_STYLE, concepts, seed), k=CONFIG["k"])
+    return examined(model, data, k=CONFIG["k"])
 
 
 reproduction = Reproduction(
     slug="albef",
     run=run,
     claims=[
-        Claim("contrast before fusion adds to MLM and ITM", f"+ ITC, {WRONG}", f"MLM + ITM, {WRONG}", "R@10"),
-        Claim("hard negatives add to that", f"+ hard negatives, {WRONG}", f"+ ITC, {WRONG}", "R@10"),
-        Claim("distillation adds to that", f"+ distillation, {WRONG}", f"+ hard negatives, {WRONG}", "R@10"),
+        Claim("contrast before fusion adds to MLM and ITM", f"+ ITC, {WRONG}", f"MLM + ITM, {WRONG}", "R@1"),
+        Claim("hard negatives add to that", f"+ hard negatives, {WRONG}", f"+ ITC, {WRONG}", "R@1"),
+        Claim("hard negatives teach whose colour is whose", f"+ hard negatives, {WRONG}", f"+ ITC, {WRONG}", "swap"),
+        Claim("distillation adds to that", f"+ distillation, {WRONG}", f"+ hard negatives, {WRONG}", "R@1"),
         Claim(
             "distillation gains more where captions are wrong",
             f"gain of distillation, {WRONG}",
             "gain of distillation, clean",
-            "R@10",
-        ),
-        Claim(
-            "the fusion encoder's second look beats the dual encoder alone",
-            f"re-ranked, {WRONG}",
-            f"dual encoder alone, {WRONG}",
             "R@1",
+        ),
+        *(
+            Claim(
+                f"the fusion encoder's second look beats the dual encoder alone, {kind}",
+                f"re-ranked, {kind}",
+                f"dual encoder alone, {kind}",
+                "R@1",
+            )
+            for kind in (WRONG, "clean")
         ),
     ],
     seeds=(0, 1, 2),
     config=CONFIG,
     note=(
-        "The ablation is measured by the matching score over the whole gallery of 100, so that the arm without "
-        "contrast can take part. Samples of one concept share the target and are never each other's negatives, as in "
-        "the paper's fine-tuning: here a batch holds several of most concepts, and taken for negatives, as in its "
-        "pre-training, they kept the matching head at chance (one seed). Tried and given up, one seed each: a ViT from "
-        "scratch on all 1,382 concepts, 300 steps, which stayed at chance; learning rate 1e-3, at which the matching "
-        "head had hardly begun after 300 steps. Momentum is 0.99 and the queue 512, for a run of 450 steps."
+        "The ablation is measured by the matching score over the whole gallery, so that the arm without contrast can "
+        "take part. A bridge, a trained layer on the frozen tower's tokens, is what the contrast aligns before fusion. "
+        "The first 315 steps draw ITM's negatives evenly in every arm. Samples of one combination share the target and "
+        "are never each other's negatives, as in the paper's fine-tuning. Momentum is 0.99 and the queue 512, for a "
+        "short run. Settled on seed 100, whose held-out combinations are others; what was tried: see the page."
     ),
 )

@@ -1,6 +1,6 @@
-"""What the reproductions of ALBEF and TCL share: a small fusion model on a pretrained image tower, named emoji in four
-styles to train on, the same concepts in a fifth style to test on, and retrieval by the embeddings and by the matching
-score.
+"""What the reproductions of ALBEF and TCL share: a small fusion model on a pretrained image tower, and its training.
+For TCL also named emoji in four styles to train on, the same concepts in a fifth style to test on, and retrieval by
+the embeddings and by the matching score.
 
 The paper starts from an image encoder trained on ImageNet; so do these, from EfficientNet-Lite0, which stays as it is:
 it reads each picture once, and every arm trains on what it gave. Text layers, fusion and heads start from scratch.
@@ -9,6 +9,7 @@ it reads each picture once, and every arm trains on what it gave. Text layers, f
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -24,12 +25,10 @@ MODEL: dict[str, Any] = {
 HELD_OUT_STYLE = "fluent-3d"
 
 
-def training_texts(texts: list[list[str]], *, noise: float, seed: int, first: bool) -> list[list[str]]:
-    """The captions to train on: a share of the pictures gets those of other pictures, fixed for the run. Of each
-    picture's captions all, or the first, its name, alone."""
+def training_texts(texts: list[list[str]], *, noise: float, seed: int) -> list[list[str]]:
+    """The captions to train on: a share of the pictures gets those of other pictures, fixed for the run."""
     rng = random.Random(seed)
-    noisy = [rng.choice(texts) if rng.random() < noise else own for own in texts]
-    return [own[:1] for own in noisy] if first else noisy
+    return [rng.choice(texts) if rng.random() < noise else own for own in texts]
 
 
 def emoji(style: str, concepts: int, seed: int) -> Any:
@@ -53,38 +52,37 @@ def features(concepts: int, seed: int, views: tuple[str, ...]) -> Any:
     return precompute(fresh_model(seen.texts()), seen, batch_size=1, views=views, shuffle=False)
 
 
-def fresh_model(texts: Any, vocabulary: int = 2000) -> Any:
+def fresh_model(texts: Any, settings: Mapping[str, Any] = MODEL, vocabulary: int = 2000) -> Any:
     """The model before training, its vocabulary learnt from `texts`."""
     import nearfar
     from nearfar.data.text import train_tokenizer
 
-    return nearfar.models.create(**MODEL, tokenizer=train_tokenizer(texts, vocabulary)).freeze("image")
+    return nearfar.models.create(**settings, tokenizer=train_tokenizer(texts, vocabulary)).freeze("image")
 
 
 def trained(
     name: str,
     seed: int,
+    read: Any,
     *,
-    concepts: int,
+    model: Mapping[str, Any] = MODEL,
     noise: float,
-    first: bool = False,
-    views: tuple[str, ...] = ("none",),
     n_views: int = 1,
     training: dict[str, Any],
     **settings: Any,
 ) -> Any:
-    """Train the method `name` with `settings` on emoji in four styles; the model."""
+    """Train the method `name` with `settings` on the features `read`, a share `noise` of them with wrong captions; the
+    model."""
     import torch
 
     import nearfar
     from nearfar.methods import find
 
-    read = features(concepts, seed, views)
-    texts = training_texts(read.texts, noise=noise, seed=seed, first=first)
+    texts = training_texts(read.texts, noise=noise, seed=seed)
     torch.manual_seed(seed)
-    model = fresh_model(text for own in texts for text in own)
-    method: Any = find(name)(model, **settings)
-    batches = read.again(model, texts, batch_size=training["batch_size"], n_views=n_views, seed=seed)
+    fresh = fresh_model((text for own in texts for text in own), model)
+    method: Any = find(name)(fresh, **settings)
+    batches = read.again(fresh, texts, batch_size=training["batch_size"], n_views=n_views, seed=seed)
     nearfar.train(method, batches, seed=seed, progress=False, report=False, **training)
     return method.model
 

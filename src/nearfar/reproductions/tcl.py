@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.reproductions.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, retrieved, trained
+from nearfar.reproductions.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, features, retrieved, trained
 from nearfar.reproductions.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
@@ -38,9 +38,8 @@ def run(seed: int) -> Arms:
         model = trained(
             "tcl",
             seed,
-            concepts=data["concepts"],
+            features(data["concepts"], seed, tuple(CONFIG["views"])),
             noise=data["noise"],
-            views=tuple(CONFIG["views"]),
             n_views=2,
             training=CONFIG["training"],
             weights=tuple(weights),

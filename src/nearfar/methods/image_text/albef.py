@@ -32,6 +32,9 @@ class ALBEF(Method):
         mask_probability: share of tokens hidden for MLM (paper: 0.15).
         contrast: whether ITC is trained; without it ITM's negatives are drawn evenly.
         hard_negatives: draw ITM's negatives by similarity (paper), or evenly.
+        easy_steps: steps at the start whose negatives are drawn evenly all the same (paper: 0). Where the towers are
+            pretrained and the fusion layers are not, the contrast finds hard negatives before the matching head can
+            tell any: it may then stay at chance.
         share_duplicates: samples of one `group` share ITC's target and are never drawn as negatives. The paper does so
             in fine-tuning only, and takes duplicates for negatives in pre-training.
 
@@ -52,6 +55,7 @@ class ALBEF(Method):
         mask_probability: float = 0.15,
         contrast: bool = True,
         hard_negatives: bool = True,
+        easy_steps: int = 0,
         share_duplicates: bool = True,
     ) -> None:
         super().__init__()
@@ -65,7 +69,8 @@ class ALBEF(Method):
             ramp_steps=ramp_steps,
         )
         self.mask_probability = mask_probability
-        self.contrast, self.hard_negatives, self.share_duplicates = contrast, hard_negatives, share_duplicates
+        self.contrast, self.share_duplicates = contrast, share_duplicates
+        self.hard_negatives, self.easy_steps = contrast and hard_negatives, easy_steps
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, tokens = self.model, batch["text"]
@@ -85,7 +90,7 @@ class ALBEF(Method):
         with torch.no_grad():
             # As the contrast sees them: the student's queries against the teacher's keys.
             i2t, t2i = v @ w_m.T / tau, w @ v_m.T / tau
-            if not (self.contrast and self.hard_negatives):
+            if not self.hard_negatives or int(self.momentum.steps) < self.easy_steps:
                 i2t, t2i = torch.zeros_like(i2t), torch.zeros_like(t2i)
         losses["itm"], accuracy = matching_loss(
             model, V, T, tokens["attention_mask"], image_to_text=i2t, text_to_image=t2i, ids=ids

@@ -40,10 +40,10 @@ def matching_loss(
     hard_image = sample_hard_negatives(text_to_image, ids)  # for each text
     hard_text = sample_hard_negatives(image_to_text, ids)  # for each image
     texts_with, images_with = hard_image >= 0, hard_text >= 0
-    images = torch.cat([image, image[hard_image[texts_with]], image[images_with]])
-    texts = torch.cat([text, text[texts_with], text[hard_text[images_with]]])
-    masks = torch.cat([mask, mask[texts_with], mask[hard_text[images_with]]])
-    logits = model.match(images, texts, masks)
+    own = torch.arange(len(image), device=image.device)
+    pictures = torch.cat([own, hard_image[texts_with], own[images_with]])
+    captions = torch.cat([own, own[texts_with], hard_text[images_with]])
+    logits = model.match(image, text[captions], mask[captions], rows=pictures)
     labels = (torch.arange(len(logits), device=logits.device) < len(image)).long()
     return cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).float().mean()
 
