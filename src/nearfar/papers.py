@@ -61,7 +61,7 @@ PAPERS = (
             "nearfar.methods.image_text.answering",
             "nearfar.losses.soft_target",
         ),
-        recipes=("albef", "albef-paper", "albef-vqa", "albef-vqa-paper"),
+        recipes=("albef", "albef-paper", "albef-vqa", "albef-vqa-paper", "albef-entailment-paper"),
     ),
     Paper(
         "align",

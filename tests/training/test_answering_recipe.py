@@ -61,3 +61,30 @@ def test_runs_from_scratch_and_on_from_its_model(tmp_path):
 def test_data_without_answers_are_refused(tmp_path):
     with pytest.raises(UserError, match="has no 'answers'"):
         load("albef-vqa", {**SMALL, "data.train": {"spec": "world/scenes", "size": 48, "n": 8}}).build()
+
+
+def test_entailment_goes_on_from_the_same_model(tmp_path):
+    """The paper's fine-tuning for entailment, on statements about scenes."""
+    load("albef-vqa", SMALL).run(tmp_path / "first")
+    scenes = {"spec": "world/statements", "size": 64, "n": 12}
+    changed = {
+        "data.train": scenes,
+        "data.validation": {**scenes, "split": "val"},
+        "data.views": "none",
+        "model.load": str(tmp_path / "first"),
+        "model.image_size": 64,
+        "method.classes": 2,
+        "training.precision": "no",
+        "training.steps": 2,
+        "training.batch_size": 4,
+        "training.progress": False,
+        "training.report": True,
+        "evaluation.data": {**scenes, "split": "test"},
+        "evaluation.options": {},
+    }
+    run = load("albef-entailment-paper", changed).run(tmp_path / "second")
+    found = run.results["entailment"]
+    assert {"accuracy", "blank_image", "text_only", "most_frequent"} <= set(found.metrics)
+    assert found.details["fitted_on"] == "4000 statements of training"
+    assert run.model.image_size == 64
+    assert nearfar.load(tmp_path / "second").classes == 2
