@@ -76,3 +76,31 @@ def test_two_seeds_are_too_few(tmp_path):
 def test_unknown_slug_lists_what_there_is():
     with pytest.raises(UserError, match="no reproduction of 'nothing'"):
         find("nothing")
+
+
+def threads_and_seed(seed):
+    import os
+
+    import torch
+
+    return {"a": {"m": float(seed), "process": float(os.getpid()), "threads": float(torch.get_num_threads())}}
+
+
+def test_seeds_side_by_side(tmp_path):
+    """In processes of their own, with their share of the threads, recorded in the order of the seeds."""
+    import os
+
+    import torch
+
+    claims = [Claim("a beats itself", "a", "a", "m")]
+    made = Reproduction("align", threads_and_seed, claims, seeds=(2, 0, 1), config={"side": "by side"})
+    record = reproduce(made, tmp_path / "align.json", workers=2)
+    assert list(record["runs"]) == ["0", "1", "2"]
+    each = [run["arms"]["a"] for run in record["runs"].values()]
+    assert [arm["m"] for arm in each] == [0, 1, 2]
+    assert os.getpid() not in [arm["process"] for arm in each]
+    assert {arm["threads"] for arm in each} == {record["threads"]} == {max(1, torch.get_num_threads() // 2)}
+    assert all(run["cpu_seconds"] >= 0 for run in record["runs"].values())
+    assert "CPU minutes, each seed on" in as_markdown(record)
+    with pytest.raises(UserError, match="at least 1"):
+        reproduce(made, tmp_path / "none.json", workers=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def reproduce(slug: str, out: Path | None = None) -> None:
+def reproduce(slug: str, out: Path | None = None, workers: int = 1) -> None:
     """Run a paper's reproduction: every arm on every seed, then the verdict of each claim.
 
     A run that was stopped goes on where it was. The record holds configuration, seeds, figures and the commit.
@@ -13,6 +13,7 @@ def reproduce(slug: str, out: Path | None = None) -> None:
     Args:
         slug: the paper's, as `nearfar papers` lists it.
         out: where to write the record. Default: `runs/reproductions/SLUG.json` below the current folder.
+        workers: seeds at a time, each in a process of its own with its share of the cores.
     """
     from rich.console import Console
 
@@ -21,7 +22,7 @@ def reproduce(slug: str, out: Path | None = None) -> None:
     from nearfar.reproductions.tables import arms_table, claims_table
 
     path = out or Path("runs") / "reproductions" / f"{slug}.json"
-    record = run(find(slug), path)
+    record = run(find(slug), path, workers=workers)
     console = Console()
     console.print(arms_table(record))
     console.print(claims_table(record))

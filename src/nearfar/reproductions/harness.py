@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,29 +72,62 @@ class Reproduction:
     note: str = ""
 
 
-def reproduce(reproduction: Reproduction, path: Path, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+def reproduce(
+    reproduction: Reproduction, path: Path, *, workers: int = 1, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Run what is missing of a reproduction, write the record to `path` and return it.
 
-    A record of the same configuration is continued; one of another configuration is begun afresh.
+    A record of the same configuration is continued; one of another configuration is begun afresh. Seeds run one after
+    the other, or `workers` at a time, each in a process of its own with its share of the threads.
     """
     if len(reproduction.seeds) < 3:
         raise UserError(f"{reproduction.slug}: a reproduction needs at least 3 seeds, got {len(reproduction.seeds)}")
-    record = _begin(reproduction, path)
+    if workers < 1:
+        raise UserError(f"workers={workers}: at least 1")
+    record = _begin(reproduction, path, workers)
+    missing = []
     for seed in reproduction.seeds:
-        if str(seed) in record["runs"]:
-            say(f"{reproduction.slug}: seed {seed} is recorded already")
-            continue
-        say(f"{reproduction.slug}: seed {seed}")
-        started = time.perf_counter()
-        arms = reproduction.run(seed)
-        seconds = time.perf_counter() - started
-        record["runs"][str(seed)] = {"arms": arms, "seconds": round(seconds, 1), "commit": commit()}
+        known = str(seed) in record["runs"]
+        say(f"{reproduction.slug}: seed {seed}{' is recorded already' if known else ''}")
+        missing += [] if known else [seed]
+    for seed, run in _measured(reproduction.run, missing, workers, record["threads"]):
+        record["runs"][str(seed)] = run
         _write(path, record)
+    record["runs"] = dict(sorted(record["runs"].items(), key=lambda item: int(item[0])))
     record["arms"] = summarise(record["runs"])
     record["claims"] = [judge(claim, record["runs"]) for claim in reproduction.claims]
     record["note"] = reproduction.note
     _write(path, record)
     return record
+
+
+def _measured(
+    run: Callable[[int], Arms], seeds: Sequence[int], workers: int, threads: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What each seed gave, as soon as it is there."""
+    if workers == 1 or len(seeds) < 2:
+        for seed in seeds:
+            yield seed, _measure(run, seed)
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
+        waiting = {pool.submit(_measure, run, seed): seed for seed in seeds}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+def _measure(run: Callable[[int], Arms], seed: int) -> dict[str, Any]:
+    started, spent = time.perf_counter(), os.times()
+    arms = run(seed)
+    seconds = time.perf_counter() - started
+    cpu = sum(after - before for before, after in zip(spent[:4], os.times()[:4], strict=True))
+    return {"arms": arms, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "commit": commit()}
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def judge(claim: Claim, runs: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +201,7 @@ def _write(path: Path, record: Any) -> None:
     files.write(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _begin(reproduction: Reproduction, path: Path) -> dict[str, Any]:
+def _begin(reproduction: Reproduction, path: Path, workers: int) -> dict[str, Any]:
     """The record on disk if it is of this configuration, else a new one."""
     import torch
     import transformers
@@ -184,6 +220,6 @@ def _begin(reproduction: Reproduction, path: Path) -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "threads": torch.get_num_threads(),
+        "threads": max(1, torch.get_num_threads() // workers),
         "runs": {},
     }
