@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 import nearfar.reproductions.contrastive_search as module
 from nearfar.models import language
@@ -20,7 +21,7 @@ def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):
         return fresh("tiny", **options)
 
     monkeypatch.setattr(language, "language_model", toy)
-    monkeypatch.setitem(module.CONFIG, "prompts", 2)
+    monkeypatch.setitem(module.CONFIG, "prompts", 4)
     monkeypatch.setitem(module.CONFIG, "new_tokens", 6)
     small = module.CONFIG["small"] | {"vocab_size": 400, "steps": 2, "batch_size": 2}
     monkeypatch.setitem(module.CONFIG, "small", small)
@@ -37,3 +38,44 @@ def test_seeds_share_no_prompt():
     assert len(set(seen)) == len(seen) == 3 * module.CONFIG["prompts"]
     with pytest.raises(ValueError, match="passages for"):
         module.held_out(100)
+
+
+class Fixed:
+    """Logits that never change: a likely token, ten of middling and a hundred of small, falling probability."""
+
+    def __init__(self, size: int) -> None:
+        probs = torch.zeros(size, dtype=torch.float64)
+        probs[0], probs[1:11] = 0.3, 0.055
+        probs[11:111] = torch.linspace(2.25, 0.75, 100) * 1e-3
+        self.probs = probs / probs.sum()
+
+    def kept(self, sampler: str) -> set[int]:
+        """What each sampler may draw, by its definition."""
+        information = -self.probs.clamp_min(1e-300).log()
+        surprise = (information - (self.probs * information).sum()).abs()
+        order = {"typical": surprise}.get(sampler, information).sort(stable=True).indices
+        share = {"nucleus": module.CONFIG["top_p"], "typical": module.CONFIG["typical_p"]}
+        if sampler == "top-k":
+            return set(order[: module.CONFIG["top_k"]].tolist())
+        count = int((self.probs[order].cumsum(0) < share[sampler]).sum()) + 1
+        last = (information if sampler == "nucleus" else surprise)[order[count - 1]]
+        ties = [i for i in order[count:].tolist() if sampler == "typical" and surprise[i] - last < 1e-9]
+        return set(order[:count].tolist() + ties)
+
+
+def test_each_sampler_draws_from_its_own_set_of_tokens(monkeypatch):
+    from nearfar.data.text import train_tokenizer
+
+    model = language.language_model("tiny", tokenizer=train_tokenizer(["a red car"], 300))
+    fixed = Fixed(model.lm.config.vocab_size)
+    logits = fixed.probs.clamp_min(1e-30).log().float()
+    model.lm.lm_head.register_forward_hook(lambda _, inputs, output: logits.expand_as(output))
+    monkeypatch.setitem(module.CONFIG, "new_tokens", 160)
+    tokens = model.tokenize_prompts(["a red car"] * 64)
+    drawn = {}
+    for name in ("top-k", "nucleus", "typical"):
+        ids = module.decoders()[name](model.lm, tokens, 0)[:, tokens["input_ids"].shape[1] :]
+        drawn[name] = set(ids.flatten().tolist())
+        assert drawn[name] == fixed.kept(name), name
+    assert 0 not in drawn["typical"], "the likeliest token is too sure to be typical"
+    assert len({frozenset(found) for found in drawn.values()}) == 3, "no two samplers are one and the same"

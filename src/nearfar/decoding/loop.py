@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from nearfar.decoding.attention import grouped
 from nearfar.decoding.checks import check_finite
 from nearfar.decoding.copying import Copies
+from nearfar.decoding.few_rows import few_rows
 from nearfar.decoding.growing import Growing
 from nearfar.decoding.leaves import Leaves, refusal
 from nearfar.decoding.rerank import Ranking, largest_cosine, rank, unit
@@ -40,7 +42,7 @@ def decode(
     candidates_a_step = 1 if alpha == 0 else k  # without a penalty the likeliest wins: greedy search
     record = Record(config)
     sequences = Sequences(ids, stopping_criteria, config, streamer)
-    with grouped(model) if isinstance(stepper, Leaves) else nullcontext():
+    with _leafy(model, candidates_a_step) if isinstance(stepper, Leaves) else nullcontext():
         hidden, logits = stepper.prefill(ids)
         context = Context(hidden, mask)
         del hidden
@@ -172,6 +174,14 @@ class Record:
             confidences=torch.stack(self.confidences, dim=1),
             penalties=torch.stack(self.penalties, dim=1),
         )
+
+
+@contextmanager
+def _leafy(model: Any, leaves: int) -> Iterator[None]:
+    """Inside the block the model's layers are set for a few leaves at once. One leaf is greedy search, whose products
+    stay as transformers takes them, so that near ties fall alike."""
+    with grouped(model), few_rows(model) if leaves > 1 else nullcontext():
+        yield
 
 
 def _stepper(model: Any, model_kwargs: dict[str, Any], strategy: str) -> Leaves | Copies:

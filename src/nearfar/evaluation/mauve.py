@@ -94,7 +94,8 @@ def last_states(lm: Any, texts: Sequence[Sequence[int]], *, batch_size: int = 8)
         width = max(map(len, part))
         ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in part], device=lm.device)
         mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in part], device=lm.device)
-        hidden = lm(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states[-1]
+        # without the head, whose logits over a whole vocabulary nobody reads
+        hidden = lm.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         states.append(torch.stack([row[len(text) - 1] for row, text in zip(hidden, part, strict=True)]).float().cpu())
     return torch.cat(states) if states else torch.empty(0, 0)
 
