@@ -24,7 +24,7 @@ def test_against_finite_differences_of_one_attention_weight(matcher):
     seen = {}
 
     def score(nudge=None):
-        def forward(states, image, image_mask=None, *, maps=None):
+        def forward(states, image, *_, **__):
             q, k, v = (cross._split(f(x)) for f, x in ((cross.query, states), (cross.key, image), (cross.value, image)))
             weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
             seen["weights"] = weights

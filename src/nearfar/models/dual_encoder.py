@@ -64,7 +64,7 @@ class DualEncoder(nn.Module):
         self.temperature, self.bias = temperature, bias
         self.frozen: tuple[str, ...] = ()
         self.adapters: dict[str, dict[str, Any]] = {}
-        self._projections = {
+        self._projections: dict[str, Any] = {
             "image_projection": image_projection,
             "text_projection": text_projection,
             "projection_dropout": projection_dropout,
