@@ -99,6 +99,6 @@ reproduction = Reproduction(
         "take part. A bridge, a trained layer on the frozen tower's tokens, is what the contrast aligns before fusion. "
         "The first 315 steps draw ITM's negatives evenly in every arm. Samples of one combination share the target and "
         "are never each other's negatives, as in the paper's fine-tuning. Momentum is 0.99 and the queue 512, for a "
-        "short run. Settled on seed 100, whose held-out combinations are others; what was tried: see the page."
+        "short run. Settled on seed 100, which holds out combinations of its own; what was tried: see the page."
     ),
 )

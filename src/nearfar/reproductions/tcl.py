@@ -85,6 +85,6 @@ reproduction = Reproduction(
         "The terms have the paper's weights, a half each, so that the first arm is ALBEF and the others add to it. An "
         "emoji is one object: what global to local gains on scenes of several cannot show here. Views are MoCo's, "
         "whose colour jitter may contradict colour words; the frozen tower reads four of each picture, and a step "
-        "takes two of them. Samples of one concept are never each other's negatives: see the note on ALBEF."
+        "takes two of them. Samples of one concept are never each other's negatives, as in ALBEF's fine-tuning."
     ),
 )
