@@ -17,7 +17,7 @@ run in turn. **Products** is the CPU time as a multiple of one N x N x D matrix 
 hardly depends on the machine; **to nearfar** is the same as a multiple of the first row's. **Extra memory** is the peak
 beyond inputs and their gradients, from a process of its own. **Error** is the largest relative error (norm of the
 difference over norm) of the loss and the gradients to q and k against the formula in float64. The system's load average
-was {load} during the run.
+was {load} during the run; from run to run the ratios move by some 5 % either way.
 
     make bench        # makes the comparison environment and runs every size; the figures below come from:
     {command}
