@@ -8,6 +8,7 @@ from nearfar.errors import UserError
 from nearfar.reproductions import find
 from nearfar.reproductions.harness import Claim, Reproduction, interval, judge, reproduce
 from nearfar.reproductions.tables import as_markdown
+from reproductions.seed_work import threads_and_seed
 
 
 def runs(a, b):
@@ -76,14 +77,6 @@ def test_two_seeds_are_too_few(tmp_path):
 def test_unknown_slug_lists_what_there_is():
     with pytest.raises(UserError, match="no reproduction of 'nothing'"):
         find("nothing")
-
-
-def threads_and_seed(seed):
-    import os
-
-    import torch
-
-    return {"a": {"m": float(seed), "process": float(os.getpid()), "threads": float(torch.get_num_threads())}}
 
 
 def test_seeds_side_by_side(tmp_path):
