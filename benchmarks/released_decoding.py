@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 K, ALPHA = 4, 0.6
+RESULTS = Path(__file__).parent / "results" / "released_decoding.json"
 Arm = Callable[[Tensor, int], Tensor]
 clock: list[tuple[float, float]] = []  # CPU and wall seconds at each call of the model
 
@@ -148,7 +150,7 @@ def main() -> None:
         return
     from nearfar.models.smollm import smollm2
 
-    folder = str(smollm2())
+    folder, load = str(smollm2()), os.getloadavg()[0]
     sides = {"ours": sys.executable, "released": asked.old}
     workers = [Worker(python, side, folder, asked.simctg) for side, python in sides.items()]
     by_arm = {arm: worker for worker in workers for arm in worker.arms}
@@ -163,11 +165,30 @@ def main() -> None:
     for worker in workers:
         worker.process.stdin.close()
         worker.process.wait()
-    print("| arm | CPU ms a token | wall ms a token | to ours, CPU | to ours, wall |\n|:--|--:|--:|--:|--:|")
+    setting = {"prompt": asked.prompt, "tokens": asked.steps, "rounds": asked.rounds, "k": K, "alpha": ALPHA}
+    setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "load_average": load}
+    RESULTS.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
+    RESULTS.with_suffix(".md").write_text(markdown(setting, spent))
+    print(RESULTS.with_suffix(".md").read_text())
+
+
+def markdown(setting: dict[str, Any], spent: dict[str, list[list[float]]]) -> str:
+    """The table that the docs hold."""
+    told = (
+        "SmolLM2-135M, a prompt of {prompt} tokens, batch 1, k = {k}, float32, {threads} threads, torch {torch}, "
+        "medians of {rounds} rounds of {tokens} tokens in which the arms take turns, load average {load_average:.1f}."
+    )
+    lines = [
+        told.format(**setting),
+        "",
+        "| arm | CPU ms a token | wall ms a token | to ours, CPU | to ours, wall |",
+        "|:--|--:|--:|--:|--:|",
+    ]
     for arm, times in spent.items():
         medians = [1000 * statistics.median(column) for column in zip(*times, strict=True)]
         ratios = [statistics.median(a[i] / b[i] for a, b in zip(times, spent["ours"], strict=True)) for i in (0, 1)]
-        print(f"| {arm} | {medians[0]:.1f} | {medians[1]:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        lines.append(f"| {arm} | {medians[0]:.1f} | {medians[1]:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -93,6 +93,11 @@ def test_what_cannot_be_judged_says_so():
         entailment(Eyes(), Records(SEEN[-1:], classes=CLASSES))
     with pytest.raises(UserError, match="into 2 classes, and the data has 3: a, b, c"):
         entailment(Eyes(), Records(SEEN, classes=["a", "b", "c"]))
+    with pytest.raises(UserError, match="into 2 classes, and the data has 4: numbers"):
+        entailment(Eyes(), Records([*SEEN, record("red", "it is red", 3)]))
+    unnamed = entailment(Eyes(), Records([record("red", "it is red", 0), record("red", "it is red", 0)]))
+    assert unnamed["accuracy"] == 1, "data of one class, without names, belongs to the model's two"
+    assert unnamed.metrics["accuracy"].chance == 1 / 2
     broken = Records([*SEEN, {"image": b"junk", "text": "it is red", "label": 0}], classes=CLASSES)
     assert entailment(Eyes(), broken, max_skipped=0.3).details["skipped"] == 1
     with pytest.raises(UserError, match="could not be"):

@@ -86,6 +86,24 @@ def test_points_and_chooses(model, looks_left):
     assert "choice" not in grounding(model, only).metrics
 
 
+def test_a_map_without_a_peak_scores_at_chance(model, monkeypatch):
+    monkeypatch.setattr(
+        model, "locate", lambda pictures, *_, **__: (torch.zeros(2, 8, 8), torch.tensor([[0.0, 0, 32, 32]] * 2))
+    )
+    things = [{"phrase": "a cat", "box": LEFT}, {"phrase": "a dog", "box": (16, 16, 32, 32)}]
+    result = grounding(model, Records([{"image": picture(), "objects": things}]))
+    assert result["pointing"] == result.metrics["pointing"].chance == 1 / 4
+    assert result["choice"] == result.metrics["choice"].chance == 1 / 2
+    assert not any(look["pointing"] for look in result.details["looks"])
+
+
+def test_pictures_are_located_upright(model):
+    turned = picture((64, 32))
+    turned.getexif()[0x0112] = 6  # stored on its side
+    _, windows = model.locate([turned], ["a cat"])
+    assert windows.tolist() == [[0, 16, 32, 48]]
+
+
 def test_the_root_of_the_size_decides(model, looks_left):
     """The lower half holds 1 on 512 pixels; a small box at the top right a sixteenth of 2 on 16."""
     small = (24, 0, 28, 4)

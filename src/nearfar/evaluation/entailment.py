@@ -61,15 +61,17 @@ def entailment(
     stated = _statements(source, limit)
     fitted = opened(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _statements(fitted, None)
-    names = list(source.classes or map(str, range(1 + max(each.label for each in stated))))
+    names = list(getattr(source, "classes", None) or [])
     skipped, near = Skipped(), getattr(model, "image_size", None)
     rows, kept, told = [each.row for each in stated], [], []
     reading = seen(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
         batch = [stated[place] for place in places]
-        told += _judged(model, pictures, [each.text for each in batch], names, batch_size)
+        probabilities = model.judge(pictures, [each.text for each in batch], batch_size=batch_size)
+        names = _classes(names, probabilities.shape[1], batch)
+        told += probabilities.argmax(1).tolist()
         kept += batch
-    guesses = {"accuracy": told, "blank_image": _blank(model, kept, names, batch_size), **_without_looking(kept, pool)}
+    guesses = {"accuracy": told, "blank_image": _blank(model, kept, batch_size), **_without_looking(kept, pool)}
     label = np.array([each.label for each in kept])
     right = {name: (np.array(found) == label).astype(float) for name, found in guesses.items()}
     group = np.array([each.group for each in kept])
@@ -122,22 +124,24 @@ def _statements(source: Any, limit: int | None) -> list[Stated]:
     return found
 
 
-def _judged(model: Any, pictures: Any, texts: Sequence[str], names: Sequence[str], batch_size: int) -> list[int]:
-    probabilities = model.judge(pictures, texts, batch_size=batch_size)
-    if probabilities.shape[1] != len(names):
+def _classes(names: list[str], known: int, stated: Sequence[Stated]) -> list[str]:
+    """The names of the model's classes; their numbers, where the data has no names."""
+    found = names or [str(i) for i in range(known)]
+    most = max(len(found), 1 + max(each.label for each in stated))
+    if most != known:
         raise UserError(
-            f"the model sorts into {probabilities.shape[1]} classes, and the data has {len(names)}: {', '.join(names)}"
+            f"the model sorts into {known} classes, and the data has {most}: {', '.join(names) or 'numbers'}"
         )
-    return probabilities.argmax(1).tolist()
+    return found
 
 
-def _blank(model: Any, stated: Sequence[Stated], names: Sequence[str], batch_size: int) -> list[int]:
+def _blank(model: Any, stated: Sequence[Stated], batch_size: int) -> list[int]:
     """The model's classes where it is shown white: each different statement once."""
     from PIL import Image
 
     texts = list(dict.fromkeys(each.text for each in stated))
     white = [Image.new("RGB", (64, 64), "white")] * len(texts)
-    told = dict(zip(texts, _judged(model, white, texts, names, batch_size), strict=True))
+    told = dict(zip(texts, model.judge(white, texts, batch_size=batch_size).argmax(1).tolist(), strict=True))
     return [told[each.text] for each in stated]
 
 

@@ -45,7 +45,8 @@ def grounding(
         max_skipped: the share of broken pictures above which this stops.
 
     Returns:
-        `pointing`: the centre of the patch that scores highest lies in the box (the pointing game, arXiv 1608.00507).
+        `pointing`: the centre of the patch that scores highest lies in the box (the pointing game, arXiv 1608.00507);
+            where several do, the share of them.
         Chance: the box's share of the picture. Beside it `centre`, which always points at the middle. Where pictures
         hold several boxes also `choice`: the phrase's box has the most of the map for the root of its size, as ALBEF
         (arXiv 2107.07651) chooses among proposals. Chance: any box; beside it `largest`, which always takes the
@@ -135,10 +136,11 @@ class Look:
         left, top, right, bottom = self.window
         own, boxes = self.phrase.box, self.phrase.boxes
         across, down = right - left, bottom - top
-        row, column = divmod(int(self.heat.argmax()), self.heat.shape[1])
-        peak = left + (column + 0.5) / self.heat.shape[1] * across, top + (row + 0.5) / self.heat.shape[0] * down
+        rows, columns = np.nonzero(self.heat == self.heat.max())  # a map without a peak points everywhere alike
+        xs = left + (columns + 0.5) / self.heat.shape[1] * across
+        ys = top + (rows + 0.5) / self.heat.shape[0] * down
         found = {
-            "pointing": _lies_in(own, *peak),
+            "pointing": float(np.mean([_lies_in(own, x, y) for x, y in zip(xs, ys, strict=True)])),
             "centre": _lies_in(own, self.size[0] / 2, self.size[1] / 2),
             "chance_pointing": min(1.0, _area(own) / (self.size[0] * self.size[1])),
             "choice": np.nan,
@@ -159,7 +161,7 @@ class Look:
         """For the report: plain values, the map in thousandths of its peak."""
         heat = np.rint(1000 * self.heat / max(float(self.heat.max()), 1e-12)).astype(int)
         seen_at = {"row": self.phrase.row, "phrase": self.phrase.text, "box": self.phrase.box, "window": self.window}
-        return {**seen_at, "map": heat.tolist(), "pointing": bool(self.scores()["pointing"])}
+        return {**seen_at, "map": heat.tolist(), "pointing": self.scores()["pointing"] == 1}
 
 
 def _looks(model: Any, pairs: Sequence[tuple[Phrase, Any]], layer: int | None, batch_size: int) -> list[Look]:

@@ -13,6 +13,7 @@ from nearfar.models.backbones import rebuild
 from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.heads import MaskedLanguageHead, MatchingHead
+from nearfar.models.pixels import rgb
 from nearfar.models.projection import projection
 from nearfar.models.towers import ImageTower
 
@@ -78,6 +79,7 @@ class FusionModel(DualEncoder):
 
         if isinstance(texts, str) or not texts or len(pictures) != len(texts):
             raise UserError(f"{len(pictures)} pictures, {len(texts)} texts: give lists, with one picture a text")
+        pictures = [rgb(picture) for picture in pictures]  # upright, as windows are told
         maps = []
         for start in range(0, len(texts), batch_size):
             part = slice(start, start + batch_size)
