@@ -16,7 +16,7 @@ from nearfar.ops.partition import flat, needs_gradient
 from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
 
 SAFE = 60.0  # exp2 of twice this does not overflow float32: two exponentials are multiplied
-STRIP = 128  # rows of a tile that the passes take in turn: they stay in the nearest cache, and need little room
+STRIP = 256  # rows of a tile that the passes take in turn: they stay in a near cache, and need little room
 
 
 def pairwise_softplus(
