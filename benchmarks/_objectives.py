@@ -88,12 +88,14 @@ def ours(form: str) -> dict[str, Objective]:
 
     return {
         "InfoNCE, both directions": {
-            "nearfar": lambda q, k, s, b: ops.info_nce(q, k, s, budget=0),
+            "nearfar": lambda q, k, s, b: ops.info_nce(q, k, s),
+            "nearfar, no tiles kept": lambda q, k, s, b: ops.info_nce(q, k, s, budget=0),
             "nearfar, all tiles kept": lambda q, k, s, b: ops.info_nce(q, k, s, budget=EVERYTHING),
         },
         "InfoNCE, one direction": {"nearfar": lambda q, k, s, b: ops.info_nce(q, k, s, symmetric=False)},
         "NT-Xent": {
-            "nearfar": lambda q, k, s, b: ops.nt_xent(two_views(q, k), s, budget=0),
+            "nearfar": lambda q, k, s, b: ops.nt_xent(two_views(q, k), s),
+            "nearfar, no tiles kept": lambda q, k, s, b: ops.nt_xent(two_views(q, k), s, budget=0),
             "nearfar, all tiles kept": lambda q, k, s, b: ops.nt_xent(two_views(q, k), s, budget=EVERYTHING),
         },
         "sigmoid": {"nearfar": ops.sigmoid},

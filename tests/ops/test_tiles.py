@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.ops.tiles import KEEP_ALL_BELOW, grid, run_of, tile_shape, tiles_to_keep
+from nearfar.ops.tiles import KEEP_ALL_BELOW, KEEP_AT_MOST, grid, run_of, tile_shape, tiles_to_keep
 
 
 @pytest.mark.parametrize(("n", "m", "tile"), [(7, 5, (3, 2)), (1, 9, (4, 4)), (600, 30, (512, 7)), (0, 4, (2, 2))])
@@ -46,8 +46,15 @@ def test_budget_counts_whole_tiles():
     assert tiles_to_keep(tiles, 4 * 16 * 3 - 1, 4) == 2
     assert tiles_to_keep(tiles, 1 << 40, 4) == 4
     side = int((KEEP_ALL_BELOW / 4) ** 0.5)
-    assert tiles_to_keep(grid(side, side, (512, 512)), None, 4) > 0
-    assert tiles_to_keep(grid(2 * side, side, (512, 512)), None, 4) == 0
+    all_of_them = grid(side, side, (512, 512))
+    assert tiles_to_keep(all_of_them, None, 4) == len(all_of_them)
+
+
+def test_the_usual_budget_is_a_small_part_of_a_large_matrix():
+    tiles = grid(4096, 4096, (1024, 1024))
+    assert tiles_to_keep(tiles, None, 4) == len(tiles) // 8
+    huge = grid(1 << 17, 1 << 17, (1024, 1024))
+    assert tiles_to_keep(huge, None, 4) == KEEP_AT_MOST >> 22
 
 
 def test_runs_become_slices():

@@ -22,7 +22,7 @@ from nearfar.ops.kernels import partition_backward, partition_forward
 from nearfar.ops.one_pass import one_pass
 from nearfar.ops.partition import flat, needs_gradient
 from nearfar.ops.sigmoid import sigmoid_kernel
-from nearfar.ops.tiles import KEEP_ALL_BELOW, LN2, Pairs, grid, tiles_to_keep, wide
+from nearfar.ops.tiles import LN2, Pairs, grid, tiles_to_keep, usual_budget, wide
 
 
 def ring_partition(pairs: Pairs, *, both: bool, budget: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +30,7 @@ def ring_partition(pairs: Pairs, *, both: bool, budget: int | None) -> tuple[Ten
     log-partitions [M] of this rank's keys over all ranks' queries."""
     sizes = block_sizes(len(pairs.k), pairs.q.device)
     if budget is None:
-        budget = KEEP_ALL_BELOW if len(pairs.q) * sum(sizes) * pairs.q.element_size() <= KEEP_ALL_BELOW else 0
+        budget = usual_budget(len(pairs.q) * sum(sizes) * pairs.q.element_size())
     p = flat(pairs)
     return _RingPartition.apply(*p[:7], p[8:], both, budget if needs_gradient(pairs) else 0, sizes)
 
