@@ -15,6 +15,7 @@ METHODS = {
     "align": "nearfar.methods.image_text.align:ALIGN",
     "answering": "nearfar.methods.image_text.answering:Answering",
     "clip": "nearfar.methods.image_text.clip:CLIP",
+    "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",

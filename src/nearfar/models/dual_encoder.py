@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 from nearfar.models import checkpoint, lora
 from nearfar.models.pixels import Pixels
-from nearfar.models.projection import projection
+from nearfar.models.projection import Heads, projection
 from nearfar.models.towers import ImageTower, TextTower
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class DualEncoder(nn.Module):
         image_projection: str = "linear",
         text_projection: str = "linear",
         projection_dropout: float = 0.0,
+        image_heads: int = 1,
         max_length: int | None = None,
         temperature: float | None = None,
         bias: float | None = None,
@@ -55,8 +56,14 @@ class DualEncoder(nn.Module):
         super().__init__()
         _check_tokenizer(tokenizer, text)
         self.image, self.text = image, text
+        self._projections: dict[str, Any] = {
+            "image_projection": image_projection,
+            "text_projection": text_projection,
+            "projection_dropout": projection_dropout,
+            "image_heads": image_heads,
+        }
+        self.image_projection = self._image_projection(image.width, embed_dim)
         drop = projection_dropout
-        self.image_projection = projection(image_projection, image.width, embed_dim, side="image", dropout=drop)
         self.text_projection = projection(text_projection, text.width, embed_dim, side="text", dropout=drop)
         self.tokenizer = tokenizer
         self.pixels = pixels
@@ -65,11 +72,6 @@ class DualEncoder(nn.Module):
         self.temperature, self.bias = temperature, bias
         self.frozen: tuple[str, ...] = ()
         self.adapters: dict[str, dict[str, Any]] = {}
-        self._projections: dict[str, Any] = {
-            "image_projection": image_projection,
-            "text_projection": text_projection,
-            "projection_dropout": projection_dropout,
-        }
 
     @property
     def image_size(self) -> int:
@@ -113,20 +115,26 @@ class DualEncoder(nn.Module):
         device = self.device
         return self.text({name: value.to(device) for name, value in tokens.items()})
 
-    def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
-        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`; of unit length with `normalize=True`.
+    def image_summary(self, pixels: Tensor) -> Tensor:
+        """What the image tower makes of pixels `[B, 3, H, W]` as a whole: `[B, W]`, before the projection. Summaries
+        that it gave before (`nearfar.training.precompute`) are handed on."""
+        return pixels.to(self.device) if pixels.ndim == 2 else self.image_tokens(pixels)[:, 0]
 
-        Summaries `[B, W]` that the image tower gave before (`nearfar.training.precompute`) go to the projection.
-        """
-        summary = pixels.to(self.device) if pixels.ndim == 2 else self.image_tokens(pixels)[:, 0]
-        embedding = self.image_projection(summary)
+    def text_summary(self, tokens: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """What the text tower makes of tokens `[B, L]` as a whole: `[B, W]`; summaries are handed on."""
+        return tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
+
+    def encode_image(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:
+        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`, or of the image tower's summaries `[B, W]`; of unit
+        length with `normalize=True`. `head` asks for one of several `image_heads` alone."""
+        project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
+        embedding = project(self.image_summary(pixels))
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def encode_text(self, tokens: Mapping[str, Tensor] | Tensor, normalize: bool = False) -> Tensor:
         """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`, or of the text tower's summaries `[B, W]`; of unit
         length with `normalize=True`."""
-        summary = tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
-        embedding = self.text_projection(summary)
+        embedding = self.text_projection(self.text_summary(tokens))
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -197,6 +205,14 @@ class DualEncoder(nn.Module):
             lora.merge(getattr(self, tower))
         merged, self.adapters = tuple(self.adapters), {}
         return self.freeze(*merged)
+
+    def _image_projection(self, width: int, embed_dim: int) -> nn.Module:
+        told = self._projections
+        kind, drop, count = told["image_projection"], told["projection_dropout"], told["image_heads"]
+        if count < 1 or (count > 1 and kind == "none"):
+            raise UserError(f"image_heads={count} with image_projection={kind!r}: heads are one or more projections")
+        heads = [projection(kind, width, embed_dim, side="image", dropout=drop) for _ in range(count)]
+        return heads[0] if count == 1 else Heads(heads)
 
     def _part(self, name: str) -> nn.Module:
         if name not in PARTS:

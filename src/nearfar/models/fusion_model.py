@@ -14,7 +14,6 @@ from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.heads import MaskedLanguageHead, MatchingHead
 from nearfar.models.pixels import rgb
-from nearfar.models.projection import projection
 from nearfar.models.towers import ImageTower
 
 
@@ -43,8 +42,7 @@ class FusionModel(DualEncoder):
         self.bridge: nn.Module = nn.Identity()
         if bridge:
             self.bridge = nn.Sequential(nn.Linear(image.width, text.width), nn.LayerNorm(text.width))
-            kind, dropout = self._projections["image_projection"], self._projections["projection_dropout"]
-            self.image_projection = projection(kind, text.width, self.embed_dim, side="image", dropout=dropout)
+            self.image_projection = self._image_projection(text.width, self.embed_dim)
         words = text.word_embeddings()
         self.matching = MatchingHead(text.width)
         self.language = MaskedLanguageHead(text.width, len(words), embedding_width=words.shape[1])

@@ -103,6 +103,7 @@ def create(
     image_projection: str | None = None,
     text_projection: str | None = None,
     projection_dropout: float = 0.0,
+    image_heads: int = 1,
     image_pooling: str | None = None,
     text_pooling: str | None = None,
     text_layers: int | None = None,
@@ -123,6 +124,8 @@ def create(
         image_size: side of the pictures; by default the preset's, else the image tower's own.
         projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides; `image_projection` and
             `text_projection` for one. `projection_dropout` acts on what goes into their layers.
+        image_heads: so many image projections from different starts, whose unit vectors' mean is the embedding; the
+            method `ensemble` trains each of them on a loss of its own.
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
         text_layers: make a `FusionModel`: the first that many layers of a BERT-like text tower read the text alone, the
             others look at the picture too.
@@ -164,6 +167,7 @@ def create(
         "image_projection": sides["image"],
         "text_projection": sides["text"],
         "projection_dropout": projection_dropout,
+        "image_heads": image_heads,
         "max_length": max_length or defaults.get("max_length"),
         "temperature": temperature,
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nearfar.errors import UserError
 
@@ -37,3 +39,18 @@ def projection(kind: str, width: int, embed_dim: int, *, side: str, dropout: flo
             return nn.Sequential(first, nn.GELU(), second)
         return nn.Sequential(nn.Dropout(dropout), first, nn.GELU(), nn.Dropout(dropout), second)
     raise UserError(f"{side}_projection={kind!r}: choose one of {', '.join(KINDS)}")
+
+
+class Heads(nn.ModuleList):
+    """Several heads from different starts; what they give together is the mean of their unit vectors `[..., D]`.
+
+    Each errs in its own way, and the mean less than each: the cosine of the mean to a text is, but for its length, the
+    mean of the cosines. It takes heads that were each trained on a loss of their own (`methods.image_text.ensemble`):
+    trained on the loss of the mean they lean on one another.
+
+    >>> Heads(projection("linear", 8, 4, side="image") for _ in range(3))(torch.randn(2, 8)).shape
+    torch.Size([2, 4])
+    """
+
+    def forward(self, summary: Tensor) -> Tensor:
+        return torch.stack([F.normalize(head(summary), dim=-1) for head in self]).mean(0)

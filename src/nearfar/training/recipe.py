@@ -129,13 +129,7 @@ def _recipe(name: str, about: str, values: dict[str, dict[str, Any]]) -> Recipe:
     for section in values:
         if section not in SECTIONS:
             raise UserError(f"recipe {name}: no section {section!r}. There are: {', '.join(SECTIONS)}.")
-    method = values.get("method", {})
-    if "name" not in method:
-        raise UserError(
-            f"recipe {name}, section method: say which with `name`. There are: {', '.join(methods.METHODS)}."
-        )
-    settings = {key: value for key, value in method.items() if key != "name"}
-    settings = checked("method", methods.find(method["name"]), settings, skip=("model",))
+    method = _method(name, "method", values.get("method", {}))
     model = values.get("model", {})
     if "make" not in model:
         _check_model(model)
@@ -145,10 +139,22 @@ def _recipe(name: str, about: str, values: dict[str, dict[str, Any]]) -> Recipe:
         comment=about,
         data=DataConfig(**checked("data", DataConfig, values.get("data", {}))),
         model=model,
-        method={"name": method["name"], **settings},
+        method=method,
         training=TrainConfig(**training),
         evaluation=EvaluationConfig(**checked("evaluation", EvaluationConfig, values.get("evaluation", {}))),
     )
+
+
+def _method(recipe: str, section: str, method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's name and checked settings; those of an ensemble's members, too."""
+    if "name" not in method:
+        known = ", ".join(methods.METHODS)
+        raise UserError(f"recipe {recipe}, section {section}: say which with `name`. There are: {known}.")
+    settings = {key: value for key, value in method.items() if key != "name"}
+    settings = checked(section, methods.find(method["name"]), settings, skip=("model",))
+    if "of" in settings:
+        settings["of"] = _method(recipe, f"{section}.of", settings["of"])
+    return {"name": method["name"], **settings}
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
