@@ -12,12 +12,14 @@ from statistics import median
 @dataclass(frozen=True)
 class Timing:
     """Medians over the rounds: seconds of all cores, seconds on the clock, and both as multiples of the yardstick
-    that was timed in the same round."""
+    that was timed in the same round; and the rounds themselves."""
 
     cpu_s: float
     wall_s: float
     cpu_ratio: float
     wall_ratio: float
+    cpu_rounds: list[float]
+    wall_rounds: list[float]
 
 
 def interleave(runs: Mapping[str, Callable[[], object]], yardstick: str, rounds: int) -> dict[str, Timing]:
@@ -33,10 +35,15 @@ def interleave(runs: Mapping[str, Callable[[], object]], yardstick: str, rounds:
             cpu[name].append(time.process_time() - c)
             wall[name].append(time.perf_counter() - w)
 
-    def ratio(of: dict[str, list[float]], name: str) -> float:
-        return median(a / b for a, b in zip(of[name], of[yardstick], strict=True))
+    def timing(c: list[float], w: list[float]) -> Timing:
+        return Timing(median(c), median(w), median(ratios(c, cpu[yardstick])), median(ratios(w, wall[yardstick])), c, w)
 
-    return {name: Timing(median(cpu[name]), median(wall[name]), ratio(cpu, name), ratio(wall, name)) for name in runs}
+    return {name: timing(cpu[name], wall[name]) for name in runs}
+
+
+def ratios(rounds: list[float], yardstick: list[float]) -> list[float]:
+    """Each round's time as a multiple of what the yardstick took in the same round."""
+    return [a / b for a, b in zip(rounds, yardstick, strict=True)]
 
 
 def peak_of(run: Callable[[], object]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nearfar.data.order import Share
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.methods.image_text.clip import CLIP
+from nearfar.methods.image_text.ensemble import Ensemble
 from nearfar.models import create
 from nearfar.training.features import FeatureLoader, precompute
 
@@ -45,8 +46,12 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "+ learning rate 3e-3": TWO | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
     "the same without mirror images": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3},
     "+ the name in half of the draws": ONE | {"model": MLP | {"image": DEEP}, "lr": 3e-3, "caption": 0.5},
+    **{
+        f"+ {heads} heads": ONE | {"model": MLP | {"image": DEEP, "image_heads": heads}, "lr": 3e-3, "caption": 0.5}
+        for heads in (2, 3, 4, 6)
+    },
 }
-METRICS = ["text_to_image_R@1", "text_to_image_R@10", "image_to_text_R@1", "image_to_text_R@10", "text_to_image_MRR"]
+METRICS = ["text_to_image_R@1", "text_to_image_R@10", "text_to_image_MRR", "image_to_text_R@1", "image_to_text_R@10"]
 
 
 def main() -> None:
@@ -57,8 +62,12 @@ def main() -> None:
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
     flags.add_argument("--out", type=Path)
     asked = flags.parse_args()
-    features, val = both_features(asked.cache)
-    rows = {}
+    features, val = read(
+        asked.cache,
+        ("world/emoji+clipart", {"styles": SEEN}, ("none", "mirror")),
+        ("world/emoji", {"split": "val"}, ("none",)),
+    )
+    rows: dict[str, Any] = {}
     for name in asked.only:
         began = time.process_time()
         runs = [measure(CANDIDATES[name], seed, features, val) for seed in asked.seeds]
@@ -68,26 +77,47 @@ def main() -> None:
         told = "  ".join(f"{part} " + " ".join(map(_told, rows[name][part].values())) for part in ("seen", "unseen"))
         print(f"{name:<32} {told}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
     if asked.out:
-        document = {"seeds": asked.seeds, "split": "val", "candidates": {n: CANDIDATES[n] for n in rows}, "rows": rows}
-        asked.out.write_text(json.dumps(document, indent=1) + "\n")
+        write(asked.out, {"seeds": asked.seeds, "split": "val", "candidates": CANDIDATES, "rows": kept(asked) | rows})
 
 
-def both_features(cache: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the towers make of the training data, plain and in the mirror, and of the val split."""
+def kept(asked: Namespace) -> dict[str, Any]:
+    """Rows that `--out` holds from before, of candidates that are still the same, seeds included."""
+    if not asked.out.exists():
+        return {}
+    old = json.loads(asked.out.read_text())
+    same = old["seeds"] == asked.seeds
+    return {name: row for name, row in old["rows"].items() if same and old["candidates"][name] == CANDIDATES.get(name)}
+
+
+def write(file: Path, document: dict[str, Any]) -> None:
+    """The figures as JSON, and beside it the table of the page on the demo."""
+    document["rows"] = {name: document["rows"][name] for name in CANDIDATES if name in document["rows"]}
+    file.write_text(json.dumps(document, indent=1) + "\n")
+    lines = [
+        "| candidate | text to image R@1 | R@10 | MRR | image to text R@1 | R@10 "
+        "| unseen style: R@1 | R@10 | MRR | CPU s |",
+        "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in document["rows"].items():
+        cells = [_told(row["seen"][metric]) for metric in METRICS]
+        cells += [_told(row["unseen"][metric]) for metric in METRICS[:3]]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['cpu_seconds']:.0f} |")
+    file.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def read(cache: Path | None, *asked: tuple[str, dict[str, Any], tuple[str, ...]]) -> list[dict[str, Any]]:
+    """What the towers make of each source asked for (name, options, views), kept in `cache` if there is one."""
     if cache and cache.exists():
         return torch.load(cache, weights_only=True)
     model = create("towers", image=DEEP).freeze("image", "text")
     made = []
-    for spec, options, views in (
-        ("world/emoji+clipart", {"styles": SEEN}, ("none", "mirror")),
-        ("world/emoji", {"split": "val"}, ("none",)),
-    ):
+    for spec, options, views in asked:
         source = open_source(spec, **options)
         loader = precompute(model, source, batch_size=512, views=views, shuffle=False, progress=True)
         made.append({name: getattr(loader, name) for name in ("image", "texts", "text", "numbers")})
     if cache:
-        torch.save(tuple(made), cache)
-    return made[0], made[1]
+        torch.save(made, cache)
+    return made
 
 
 def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val: dict[str, Any]) -> dict[str, Any]:
@@ -104,13 +134,16 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
         name="train",
         skipped=None,
         share=Share(512, 0, 1, True),
+        n_views=1,
         caption=candidate.get("caption"),
         shuffle=True,
         seed=seed,
     )
-    method = CLIP(model, exclude_duplicates=True)
+    pairs = {"name": "clip", "exclude_duplicates": True}
+    method = Ensemble(model, of=pairs) if "image_heads" in candidate["model"] else CLIP(model, exclude_duplicates=True)
     train(method, data, epochs=candidate["epochs"], lr=candidate["lr"], seed=seed, progress=False)
     with torch.no_grad():
+        model.eval()
         image = model.encode_image(val["image"][0, :, :width], normalize=True)
         text = model.encode_text(torch.stack([val["text"][each[0]] for each in val["texts"]]), normalize=True)
     group, domain = val["numbers"]["group"], val["numbers"]["domain"]
@@ -119,11 +152,14 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
     data.captions = [each[0] for each in val["texts"]]
     by = retrieval(data).by["domain"]
     seen = {name: statistics.mean(by[style][name].value for style in SEEN) for name in METRICS}
-    return {"seen": seen, "unseen": {name: by[UNSEEN][name].value for name in METRICS}}
+    styles = {style: {name: by[style][name].value for name in METRICS} for style in SEEN}
+    return {"seen": seen, "styles": styles, "unseen": {name: by[UNSEEN][name].value for name in METRICS}}
 
 
 def _told(values: list[float]) -> str:
-    return f"{100 * statistics.mean(values):.1f}"
+    """Mean and standard deviation over seeds, in percent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ def machine(options: argparse.Namespace) -> dict[str, object]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": options.threads,
         "rounds": options.rounds,
         "command": f"python benchmarks/ops.py {sizes} --rounds {options.rounds} --threads {options.threads}",
