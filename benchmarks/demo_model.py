@@ -1,6 +1,7 @@
 """Which model should `nearfar demo` train? Candidates for its heads, measured on the val split of the world.
 
     OMP_NUM_THREADS=2 python benchmarks/demo_model.py --out benchmarks/results/demo_model.json
+    OMP_NUM_THREADS=2 python benchmarks/demo_model.py --quick    # does it run? one seed, an epoch, 600 pictures
 
 The frozen towers run once; every candidate then trains its heads on the same features, for each seed, as the demo does.
 Test concepts play no part. Figures are means over the styles of the query "its name" among the 151 val concepts.
@@ -20,6 +21,7 @@ import torch
 from nearfar import train
 from nearfar.data import open_source
 from nearfar.data.order import Share
+from nearfar.data.skipped import Skipped
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.retrieval import retrieval
 from nearfar.methods.image_text.clip import CLIP
@@ -60,23 +62,26 @@ def main() -> None:
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--only", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES), metavar="NAME")
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
+    flags.add_argument("--quick", action="store_true", help="one seed, one epoch, few pictures; nothing is recorded")
     flags.add_argument("--out", type=Path)
     asked = flags.parse_args()
     features, val = read(
         asked.cache,
         ("world/emoji+clipart", {"styles": SEEN}, ("none", "mirror")),
         ("world/emoji", {"split": "val"}, ("none",)),
+        first=600 if asked.quick else None,
     )
+    seeds, change = (asked.seeds[:1], {"epochs": 1}) if asked.quick else (asked.seeds, {})
     rows: dict[str, Any] = {}
     for name in asked.only:
         began = time.process_time()
-        runs = [measure(CANDIDATES[name], seed, features, val) for seed in asked.seeds]
+        runs = [measure(CANDIDATES[name] | change, seed, features, val) for seed in seeds]
         rows[name] = {
             part: {metric: [run[part][metric] for run in runs] for metric in METRICS} for part in ("seen", "unseen")
         } | {"cpu_seconds": (time.process_time() - began) / len(runs)}
         told = "  ".join(f"{part} " + " ".join(map(_told, rows[name][part].values())) for part in ("seen", "unseen"))
         print(f"{name:<32} {told}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
-    if asked.out:
+    if asked.out and not asked.quick:
         write(asked.out, {"seeds": asked.seeds, "split": "val", "candidates": CANDIDATES, "rows": kept(asked) | rows})
 
 
@@ -105,14 +110,18 @@ def write(file: Path, document: dict[str, Any]) -> None:
     file.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
-def read(cache: Path | None, *asked: tuple[str, dict[str, Any], tuple[str, ...]]) -> list[dict[str, Any]]:
-    """What the towers make of each source asked for (name, options, views), kept in `cache` if there is one."""
+def read(
+    cache: Path | None, *asked: tuple[str, dict[str, Any], tuple[str, ...]], first: int | None = None
+) -> list[dict[str, Any]]:
+    """What the towers make of each source asked for (name, options, views), or of its first records; kept in `cache` if
+    there is one."""
     if cache and cache.exists():
         return torch.load(cache, weights_only=True)
     model = create("towers", image=DEEP).freeze("image", "text")
     made = []
     for spec, options, views in asked:
         source = open_source(spec, **options)
+        source = source if first is None else source.first(first)
         loader = precompute(model, source, batch_size=512, views=views, shuffle=False, progress=True)
         made.append({name: getattr(loader, name) for name in ("image", "texts", "text", "numbers")})
     if cache:
@@ -132,8 +141,8 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
         features["text"],
         features["numbers"],
         name="train",
-        skipped=None,
-        share=Share(512, 0, 1, True),
+        skipped=Skipped(),
+        share=Share(512, 0, 1, drop_last=True),
         n_views=1,
         caption=candidate.get("caption"),
         shuffle=True,

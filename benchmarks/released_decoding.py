@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -167,9 +168,9 @@ def main() -> None:
         worker.process.wait()
     setting = {"prompt": asked.prompt, "tokens": asked.steps, "rounds": asked.rounds, "k": K, "alpha": ALPHA}
     setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "load_average": load}
-    RESULTS.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
-    RESULTS.with_suffix(".md").write_text(markdown(setting, spent))
-    print(RESULTS.with_suffix(".md").read_text())
+    asked.out.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
+    asked.out.with_suffix(".md").write_text(markdown(setting, spent))
+    print(markdown(setting, spent))
 
 
 def markdown(setting: dict[str, Any], spent: dict[str, list[list[float]]]) -> str:

@@ -76,7 +76,7 @@ def main() -> None:
         "command": "python benchmarks/soft_targets.py" + "".join(" " + word for word in sys.argv[1:]),
         "rows": rows,
     }
-    options.output.parent.mkdir(exist_ok=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=1) + "\n")
     options.output.with_suffix(".md").write_text(as_markdown(found))
     print(as_markdown(found))

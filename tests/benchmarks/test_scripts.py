@@ -1,0 +1,102 @@
+"""Every script in `benchmarks/` runs, in its smallest form, and writes what it promises. `ops.py` needs the libraries
+that it is compared with: `tests/compare` runs it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine that may be busy
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(script, *flags, cwd, **options):
+    command = [sys.executable, SCRIPTS / f"{script}.py", *map(str, flags)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def tiny_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        eos_token_id=None, bos_token_id=1, pad_token_id=0, initializer_range=0.5,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def test_no_script_is_left_out():
+    tests = "".join(path.read_text("utf-8") for path in SCRIPTS.parent.glob("tests/*/test_*scripts.py"))
+    for path in SCRIPTS.glob("[!_]*.py"):
+        assert f'"{path.stem}"' in tests or f'"{path.name}"' in tests, f"no test runs {path.name}"
+
+
+def test_soft_targets(tmp_path):
+    out = tmp_path / "made" / "soft.json"
+    told = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    found = json.loads(out.read_text())
+    assert {row["variant"] for row in found["rows"]} == {"nearfar", "plain, B x (B + Q) logits and targets"}
+    assert found["largest_relative_difference_float64"] < 1e-10
+    assert out.with_suffix(".md").read_text() in told
+
+
+def test_views(tmp_path):
+    out = tmp_path / "views.json"
+    told = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out, cwd=tmp_path)
+    assert "times kornia's generic pipeline" in told
+    assert all(rate > 0 for rate in json.loads(out.read_text())["images_per_cpu_second"].values())
+
+
+def test_demo_model(tmp_path):
+    """Its first candidate and its last, on a few pictures, from the towers and again from the kept features."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    names = ["linear heads on both sides", "+ the name in half of the draws"]
+    flags = ("--quick", "--cache", tmp_path / "features.pt", "--out", tmp_path / "out.json", "--only", *names)
+    told = run("demo_model", *flags, cwd=tmp_path)
+    assert [line.partition("  ")[0] for line in told.splitlines() if " seen " in line] == names
+    assert not (tmp_path / "out.json").exists()  # a quick look is no record
+    torch.load(tmp_path / "features.pt", weights_only=True)
+
+
+def test_demo_probe(tmp_path):
+    """Both models on a random split of few pictures."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    told = run("demo_probe", "--quick", "--out", tmp_path / "out.json", cwd=tmp_path)
+    assert len(told.splitlines()) == 2
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_decoding(tmp_path, monkeypatch, capsys):
+    """All of it but the language models, in whose place stands a tiny one."""
+    spec = importlib.util.spec_from_file_location("decoding_script", SCRIPTS / "decoding.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "smollm", tiny_llama)
+    monkeypatch.setattr(script, "random_model", tiny_llama)
+    out = tmp_path / "made" / "decoding.json"
+    monkeypatch.setattr(sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--out", str(out)])
+    script.main()
+    assert "copying / ours, k=4" in capsys.readouterr().out
+    rows = json.loads(out.read_text())["models"]["random, 30M"]
+    assert [(row["prompt"], row["batch"]) for row in rows] == [(32, 2), (512, 2)]
+    assert len(out.with_suffix(".md").read_text().splitlines()) == 4 + 2 * 2 * 4
+
+
+def test_released_decoding(tmp_path):
+    """Our side of it answers as the parent asks; the other side needs a transformers of its own. And the table."""
+    tiny_llama().save_pretrained(tmp_path / "model")
+    flags = ("--side", "ours", "--model", tmp_path / "model", "--old", "-", "--simctg", "-")
+    asked = json.dumps(["ours", 6, 4]) + "\n" + json.dumps(["greedy", 6, 4]) + "\n"
+    arms, *answers = map(json.loads, run("released_decoding", *flags, cwd=tmp_path, input=asked).splitlines())
+    assert arms == ["greedy", "ours"]
+    for (cpu, wall), tokens in answers:
+        assert cpu > 0
+        assert wall > 0
+        assert len(tokens) == 4
