@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar import losses
+from nearfar.errors import UserError
 from nearfar.losses import functional as F
 from oracles import contrastive as oracle
 
@@ -53,6 +54,25 @@ def test_info_nce(n, symmetric, eps, grouped, extra):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
     else:
         agree(got, expected, [a, b, tau, *used])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+@pytest.mark.parametrize("extra", [0, 3])
+def test_one_temperature_a_row(symmetric, eps, extra):
+    """It belongs to the row's a, in both directions."""
+    a, b = pair(6)
+    tau = torch.linspace(0.1, 0.9, 6, dtype=torch.float64).requires_grad_()
+    group = torch.arange(6) // 2
+    negatives = pair(extra, seed=1)[0] if extra else None
+    got = F.info_nce(
+        a, b, temperature=tau, symmetric=symmetric, label_smoothing=eps, group=group, negatives_b=negatives
+    )
+    expected = oracle.info_nce(a, b, tau[:, None], eps=eps, group=group, symmetric=False, extra_b=negatives)
+    if symmetric:
+        columns = (torch.nn.functional.cosine_similarity(a[:, None], b, dim=2) / tau[:, None]).T
+        expected = (expected + oracle.info_nce_of_logits(columns, eps=eps, group=group)) / 2
+    agree(got, expected, [a, b, tau])
 
 
 def test_directions_sum_is_twice_the_mean():
@@ -122,7 +142,20 @@ def test_alignment_and_uniformity():
     a, b = pair(5)
     unit = torch.nn.functional.normalize
     agree(F.alignment(a, b, alpha=3.0), (unit(a, dim=1) - unit(b, dim=1)).norm(dim=1).pow(3).mean(), [a, b])
+    assert F.alignment(a, a, alpha=3.0).item() == 0
     agree(F.uniformity(a, t=1.5), torch.pdist(unit(a, dim=1)).square().mul(-1.5).exp().mean().log(), [a])
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 3.0])
+def test_alignment_of_a_pair_that_coincides_has_gradient_zero(alpha):
+    a, b = pair(4)
+    b = torch.cat([a[:1].detach(), b[1:]])
+    (found,) = torch.autograd.grad(F.alignment(a, b, alpha=alpha), a)
+    unit = torch.nn.functional.normalize
+    others = (unit(a[1:], dim=1) - unit(b[1:], dim=1)).norm(dim=1).pow(alpha).sum() / 4
+    (expected,) = torch.autograd.grad(others, a)
+    torch.testing.assert_close(found, expected)
+    assert not found[0].any()
 
 
 def test_gradients_near_zero_keep_their_digits():
@@ -163,17 +196,53 @@ def test_temperature(parametrisation):
         (lambda: F.uniformity(torch.eye(1)), "N >= 2"),
         (lambda: F.soft_target_info_nce(torch.eye(2), torch.eye(2), alpha=0.4), "teacher_q"),
         (lambda: F.soft_target_info_nce(torch.eye(2), torch.eye(2)[:1]), "positive of query"),
+        (lambda: F.soft_target_info_nce(torch.eye(2), torch.eye(2), alpha=1.5, teacher_q=torch.eye(2)), "alpha must"),
+        (lambda: F.info_nce(torch.eye(2), torch.eye(2), label_smoothing=1.0), "label_smoothing"),
+        (lambda: F.info_nce(torch.eye(2), torch.eye(2), directions="max"), "directions"),
+        (lambda: F.info_nce(torch.eye(2), torch.eye(2), symmetric=False, negatives_a=torch.eye(2)), "no effect"),
         (
-            lambda: F.soft_target_info_nce(
-                torch.eye(2), torch.eye(2), q_group=torch.tensor([0, 5]), k_group=torch.tensor([0, 1])
-            ),
-            "no key of its group",
+            lambda: F.info_nce(torch.eye(2), torch.eye(2), temperature=torch.ones(2), negatives_a=torch.eye(2)),
+            "says nothing of negatives_a",
         ),
+        (lambda: F.alignment(torch.eye(2), torch.eye(2), alpha=0.0), "alpha must be positive"),
+        (lambda: F.uniformity(torch.eye(2), t=0.0), "t must be positive"),
     ],
 )
 def test_bad_input_says_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda z: F.soft_target_info_nce(z, z, q_group=torch.tensor([0, 5]), k_group=torch.tensor([0, 1])),
+            "no key of its group",
+        ),
+        (lambda z: F.supcon(z, torch.tensor([0.0, 0.5])), "one integer a row"),
+        (lambda z: F.info_nce(z, z, group=torch.arange(3), negatives_b=z), "group must hold"),
+        (lambda z: F.global_local_info_nce(z, z[:, None], group=torch.arange(3)), "group must hold"),
+    ],
+)
+def test_bad_ids_say_what_is_wrong(call, message):
+    with pytest.raises(UserError, match=message):
+        call(torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda z: F.info_nce(z, z, label_smoothing=0.1, backend="ring"),
+        lambda z: losses.SupCon(backend="ring")(z, torch.zeros(2, dtype=torch.long)),
+        lambda z: losses.AlignmentUniformity(backend="ring")(z, z),
+        lambda z: losses.GlobalLocalInfoNCE(backend="ring")(z, z[:, None]),
+        lambda z: F.soft_target_info_nce(z, z, teacher_q=z, alpha=0.4, backend="ring"),
+    ],
+)
+def test_a_ring_that_would_give_another_loss_is_refused(call):
+    with pytest.raises(UserError, match="in one process"):
+        call(torch.eye(2))
 
 
 def test_state_dict_holds_what_is_learned():

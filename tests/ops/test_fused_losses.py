@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, normalize, softplus
 from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.ops.softplus import SAFE, log1p_sums
+from nearfar.ops.tiles import Pairs
 
 
 def unit(*shape, seed=0):
@@ -309,6 +310,17 @@ def test_keys_of_a_queue_want_no_gradient():
     (found,) = torch.autograd.grad(loss, q)
     (expected,) = torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), q)
     assert torch.allclose(found, expected)
+
+
+@pytest.mark.parametrize(("tile", "most"), [(8, 64), ((8, 100), 800), ((16, 20), 320)])
+def test_one_direction_takes_the_tile_that_was_asked_for(tile, most, monkeypatch):
+    sizes, scratch = [], Pairs.scratch
+    monkeypatch.setattr(Pairs, "scratch", lambda self: sizes.append(scratch(self).numel()) or scratch(self))
+    q, k = unit(60, 8).requires_grad_(), unit(100, 8, seed=1).requires_grad_()
+    loss = ops.info_nce(q, k, 9.0, symmetric=False, tile=tile, budget=0)
+    found = torch.autograd.grad(loss, (q, k))
+    assert max(sizes) == most
+    assert_close(found, torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), (q, k)), 1e-10)
 
 
 def test_a_single_pair_has_loss_zero():

@@ -11,23 +11,24 @@ def info_nce(a, b, tau, *, eps=0.0, symmetric=True, group=None, extra_a=None, ex
     a, b = normalize(a, dim=1), normalize(b, dim=1)
 
     def direction(x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
-        s = x @ y.T / tau
-        keep = torch.ones_like(s, dtype=torch.bool)
-        if group is not None:
-            keep = (group[:, None] != group[None, :]) | torch.eye(len(s), dtype=torch.bool)
-        if extra is not None:
-            s = torch.cat([s, x @ normalize(extra, dim=1).T / tau], 1)
-            keep = torch.cat([keep, torch.ones(len(x), len(extra), dtype=torch.bool)], 1)
-        losses = []
-        for i in range(len(s)):
-            row, admitted = s[i], keep[i]
-            target = torch.where(admitted, eps / admitted.sum().to(row.dtype), torch.zeros_like(row))
-            target[i] += 1 - eps
-            losses.append(-(target[admitted] * log_softmax(row[admitted], 0)).sum())
-        return torch.stack(losses).mean()
+        keys = y if extra is None else torch.cat([y, normalize(extra, dim=1)])
+        return info_nce_of_logits(x @ keys.T / tau, eps=eps, group=group)
 
     forth = direction(a, b, extra_b)
     return (forth + direction(b, a, extra_a)) / 2 if symmetric else forth
+
+
+def info_nce_of_logits(s, *, eps=0.0, group=None) -> Tensor:
+    """Row i has its positive in column i; columns beyond the rows are nobody's positive and of no group."""
+    n, losses = len(s), []
+    for i in range(n):
+        admitted = torch.ones(s.shape[1], dtype=torch.bool)
+        if group is not None:
+            admitted[:n] = (group != group[i]) | (torch.arange(n) == i)
+        target = torch.where(admitted, eps / admitted.sum().to(s.dtype), torch.zeros_like(s[i]))
+        target[i] += 1 - eps
+        losses.append(-(target[admitted] * log_softmax(s[i][admitted], 0)).sum())
+    return torch.stack(losses).mean()
 
 
 def nt_xent(a, b, tau) -> Tensor:

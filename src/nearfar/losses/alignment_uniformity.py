@@ -9,18 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import check_pair, unit
+from nearfar.losses.groups import check_pair, refuse_ring, unit
 
 
 def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
-    """Mean of `|a_i - b_i|^alpha` over unit rows: 0 when pairs coincide, 4 (alpha 2) when they are opposite.
+    """Mean of `|a_i - b_i|^alpha` over unit rows, alpha > 0: 0 when pairs coincide, 4 (alpha 2) when they are
+    opposite.
 
     Example:
         >>> alignment(torch.eye(2), torch.eye(2).flip(0)).item()
         2.0
     """
     check_pair(a, b)
-    return (unit(a) - unit(b)).square().sum(1).pow(alpha / 2).mean()
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    squared = (unit(a) - unit(b)).square().sum(1)
+    if alpha == 2:
+        return squared.mean()
+    # Where a pair coincides its loss and gradient are 0: the root's slope is infinite there, or undefined at alpha 1.
+    apart = squared > 0
+    return torch.where(apart, squared, 1.0).pow(alpha / 2).mul(apart).mean()
 
 
 def uniformity(z: Tensor, *, t: float = 2.0, backend: str = "auto") -> Tensor:
@@ -33,6 +41,9 @@ def uniformity(z: Tensor, *, t: float = 2.0, backend: str = "auto") -> Tensor:
     """
     if z.ndim != 2 or len(z) < 2:
         raise ValueError(f"z must be [N, D] with N >= 2, got {tuple(z.shape)}")
+    if not t > 0:
+        raise ValueError(f"t must be positive, got {t}")
+    refuse_ring(backend, "uniformity")
     z = unit(z)
     itself = torch.arange(len(z), device=z.device)
     # |x - y|^2 = 2 - 2 <x, y> on the sphere, so the potential is a log-partition at scale 2 t.

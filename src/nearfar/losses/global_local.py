@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from nearfar import ops
-from nearfar.losses.groups import unit
+from nearfar.losses.groups import lifted, refuse_ring, unit
 from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.ops import inputs
+from nearfar.ops.products import product
 
 
 def global_local_info_nce(
@@ -43,15 +45,17 @@ def global_local_info_nce(
     real = torch.ones(n, k, dtype=torch.bool, device=g.device) if mask is None else mask.bool()
     if real.shape != (n, k):
         raise ValueError(f"mask must be [N, K] = {(n, k)}, got {tuple(real.shape)}")
-    g, scale = unit(g), as_scale(temperature)
-    ids = torch.arange(n, device=g.device) if group is None else group
-    locals_ = local.reshape(n * k, d)[real.flatten()]
-    owners = ids.repeat_interleave(k)[real.flatten()]
-    if not len(locals_):
-        return g.sum() * 0  # not one local in the batch: nothing to recognise
+    refuse_ring(backend, "GlobalLocalInfoNCE")
+    g, local, scale = unit(g), lifted(local), as_scale(temperature)
+    by_row = scale[:, None] if isinstance(scale, Tensor) and scale.ndim else scale
+    ids = torch.arange(n, device=g.device) if group is None else inputs.ids(group, n, "group")
+    locals_, owners = local.reshape(n * k, d), ids[:, None].expand(n, k).reshape(n * k)
+    if mask is not None:
+        local = local.masked_fill(~real[..., None], 0)  # padding may hold anything, NaN too
+        locals_, owners = locals_[real.flatten()], owners[real.flatten()]
     negatives = ops.log_partition(g, locals_, scale, q_group=ids, k_group=owners, admit="different", backend=backend)
-    positive = scale * torch.einsum("id,ikd->ik", g, local)
-    ell = softplus(negatives[:, None] - positive).masked_fill(~real, 0)
+    positive = by_row * product(local, g[:, None])[..., 0]
+    ell = -logsigmoid(positive - negatives[:, None]).masked_fill(~real, 0)
     # A sample without a real local counts as zero, not as a division by zero.
     return (ell.sum(1) / real.sum(1).clamp(min=1)).mean()
 

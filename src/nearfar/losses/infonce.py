@@ -10,15 +10,15 @@ their sum with label smoothing and a plain temperature, MoCo (arXiv 1911.05722) 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from nearfar import ops
-from nearfar.losses.groups import check_pair, group_sum, unit
+from nearfar.losses.groups import check_pair, group_sum, refuse_ring, unit
 from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.ops import inputs
 
 
 def info_nce(
@@ -41,44 +41,57 @@ def info_nce(
         >>> round(info_nce(eye, eye, temperature=1.0).item(), 6)
         0.313262
     """
+    check_options(directions, label_smoothing)
     check_pair(a, b)
-    a, b, scale = unit(a), unit(b), as_scale(temperature)
-    if negatives_a is None and negatives_b is None:
-        loss = ops.info_nce(a, b, scale, symmetric=symmetric, ids=group, backend=backend)
-    else:
-        loss = _with_extra_negatives(a, b, scale, symmetric, group, negatives_a, negatives_b, backend)
+    if negatives_a is not None and not symmetric:
+        raise ValueError("negatives_a are negatives of b: without symmetric=True they have no effect")
     if label_smoothing:
-        loss = loss + label_smoothing * _smoothing(a, b, scale, symmetric, group, negatives_a, negatives_b)
+        refuse_ring(backend, "label smoothing")
+    a, b, scale = unit(a), unit(b), as_scale(temperature)
+    extra_a, extra_b = (unit(x) if x is not None and len(x) else None for x in (negatives_a, negatives_b))
+    if extra_a is not None and isinstance(scale, Tensor) and scale.numel() > 1:
+        raise ValueError("one temperature a row of a says nothing of negatives_a: pass a single one")
+    loss = _contrast(a, b, scale, symmetric, group, extra_a, extra_b, backend)
+    if label_smoothing:
+        loss = loss + label_smoothing * _smoothing(a, b, scale, symmetric, group, extra_a, extra_b)
     return 2 * loss if symmetric and directions == "sum" else loss
 
 
-def _with_extra_negatives(
+def check_options(directions: str, label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if directions not in ("mean", "sum"):
+        raise ValueError(f"directions must be 'mean' or 'sum', got {directions!r}")
+
+
+def _contrast(
     a: Tensor,
     b: Tensor,
     scale: float | Tensor,
     symmetric: bool,
     group: Tensor | None,
-    negatives_a: Tensor | None,
-    negatives_b: Tensor | None,
+    extra_a: Tensor | None,
+    extra_b: Tensor | None,
     backend: str,
 ) -> Tensor:
-    """The mean loss, with columns (rows) added that are nobody's positive. log1p of the negatives' share, so that a
-    loss near zero keeps its digits."""
-    ids = torch.arange(len(a), device=a.device) if group is None else group
-    positive = scale * (a * b).sum(1)
-    others: Any = {"q_group": ids, "k_group": ids, "admit": "different", "backend": backend}
-    if symmetric:
-        rows, columns = ops.log_partition(a, b, scale, both=True, **others)
-    else:
-        rows, columns = ops.log_partition(a, b, scale, **others), None
+    """The mean loss without smoothing. Extra negatives are keys beyond the first N; where both sides have some, each
+    direction has keys of its own."""
 
-    def direction(x: Tensor, lse: Tensor, extra: Tensor | None) -> Tensor:
-        if extra is not None and len(extra):
-            lse = torch.logaddexp(lse, ops.log_partition(x, unit(extra), scale, backend=backend))
-        return softplus(lse - positive).mean()
+    def toward(q: Tensor, k: Tensor, extra: Tensor | None, both: bool) -> Tensor:
+        keys, ids = k, group
+        if extra is not None:
+            keys = torch.cat([k, extra])
+            ids = None if group is None else torch.cat([inputs.ids(group, len(k), "group").long(), nobody(len(extra))])
+        return ops.info_nce(q, keys, scale, symmetric=both, ids=ids, backend=backend)
 
-    loss = direction(a, rows, negatives_b)
-    return loss if columns is None else (loss + direction(b, columns, negatives_a)) / 2
+    def nobody(n: int) -> Tensor:
+        return torch.full((n,), torch.iinfo(torch.int64).max, device=a.device)
+
+    if extra_a is None:
+        return toward(a, b, extra_b, symmetric)
+    if extra_b is None:
+        return toward(b, a, extra_a, True)
+    return (toward(a, b, extra_b, False) + toward(b, a, extra_a, False)) / 2
 
 
 def _smoothing(
@@ -87,23 +100,24 @@ def _smoothing(
     scale: float | Tensor,
     symmetric: bool,
     group: Tensor | None,
-    negatives_a: Tensor | None,
-    negatives_b: Tensor | None,
+    extra_a: Tensor | None,
+    extra_b: Tensor | None,
 ) -> Tensor:
     """What label smoothing adds per unit of eps: the positive's logit less the mean logit of the admitted columns. The
-    mean of logits is the logit of a mean, so this costs O(N D)."""
+    mean of logits is the logit of a mean, so this costs O(N D). A row's scale belongs to its a, in both directions."""
 
     def direction(x: Tensor, y: Tensor, extra: Tensor | None) -> Tensor:
         total, count = y.sum(0).expand_as(x), torch.full_like(x[:, 0], len(y))
         if group is not None:
             same, number = group_sum(y, group, group)
             total, count = total - same + y, count - number + 1
-        if extra is not None and len(extra):
-            total, count = total + unit(extra).sum(0), count + len(extra)
-        return (scale * (x * (y - total / count[:, None])).sum(1)).mean()
+        if extra is not None:
+            total, count = total + extra.sum(0), count + len(extra)
+        return (x * (y - total / count[:, None])).sum(1).mean()
 
-    term = direction(a, b, negatives_b)
-    return (term + direction(b, a, negatives_a)) / 2 if symmetric else term
+    scaled = a * (scale[:, None] if isinstance(scale, Tensor) and scale.ndim else scale)
+    term = direction(scaled, b, extra_b)
+    return (term + direction(b, scaled, None if extra_a is None else extra_a * scale)) / 2 if symmetric else term
 
 
 class InfoNCE(nn.Module):
@@ -113,19 +127,22 @@ class InfoNCE(nn.Module):
 
     Args:
         temperature: initial temperature; a :class:`~nearfar.losses.Temperature` is taken as it is.
-        learnable: whether the temperature is trained ("log" parametrisation, tau >= 0.01, as in CLIP).
+        learnable: whether the temperature is trained ("log" parametrisation; `temperature.clamp_()` after a step keeps
+            tau >= 0.01, as in CLIP, and methods call it).
         symmetric: both directions (CLIP, ALIGN), or only that from `a` to `b` (CPC, MoCo).
         directions: "mean" of the two directions (CLIP) or their "sum" (ALIGN).
         label_smoothing: eps; the target gives 1 - eps to the positive and eps evenly to all admitted columns.
-        backend: handed to :mod:`nearfar.ops`; "ring" takes local embeddings and other processes' keys in turn.
+        backend: handed to :mod:`nearfar.ops`; "ring" takes local embeddings and other processes' keys in turn, their
+            extra negatives among them. It has no label smoothing.
 
     Call with:
         a, b: `[N, D]` embeddings.
         group: `[N]` long; samples of one group are never negatives of each other (several captions of an image).
         negatives_a, negatives_b: `[K, D]` further negatives for `b` (extra a's) and for `a` (extra b's): queues, hard
-            negative captions.
+            negative captions. Without `symmetric` there is no use for the first.
 
-    Returns a scalar. Raises ValueError on shapes that do not pair up.
+    Returns a scalar. Raises ValueError on shapes that do not pair up. The functional twin takes a temperature per row
+    of `a` as well.
 
     Related: `NTXent` draws negatives from both sets at once, `SupCon` has several positives,
     `SigmoidLoss` no partition.
@@ -147,10 +164,7 @@ class InfoNCE(nn.Module):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        if directions not in ("mean", "sum"):
-            raise ValueError(f"directions must be 'mean' or 'sum', got {directions!r}")
+        check_options(directions, label_smoothing)
         if isinstance(temperature, Temperature):
             self.temperature = temperature
         else:

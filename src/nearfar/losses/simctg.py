@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nearfar.ops.products import product
+
 Reduction = Literal["pairs", "sequence"]
 
 _TILE = 1 << 24  # elements of one tile of cosines: 64 MiB in float32
@@ -80,15 +82,15 @@ class _PairHinge(torch.autograd.Function):
         for start in range(0, length, rows):
             stop = min(start + rows, length)
             # clamped, so that rounding above 1 cannot make a pair cost anything at margin 0
-            excess = (states[:, start:stop] @ states.transpose(1, 2)).clamp_(max=1).add_(margin - 1)
+            excess = product(states[:, start:stop], states).clamp_(max=1).add_(margin - 1)
             active = (excess > 0) & real[:, start:stop, None] & real[:, None, :]
             active.diagonal(offset=start, dim1=1, dim2=2).fill_(False)
             value += (excess * active).sum(dim=(1, 2))
             if gradient is not None:
-                gradient[:, start:stop] = active.to(states.dtype) @ states
+                gradient[:, start:stop] = product(active.to(states.dtype), states.mT)
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(2 * weights[:, None, None]))
-        return value @ weights
+        return (value * weights).sum()
 
     @staticmethod
     @once_differentiable

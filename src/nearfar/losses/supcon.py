@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import group_sum, unit
+from nearfar.losses.groups import refuse_ring, unit
 from nearfar.losses.temperature import Temperature, as_scale
 
 
@@ -14,6 +13,7 @@ def supcon(z: Tensor, label: Tensor, *, temperature: float | Tensor = 0.1, backe
     """Supervised contrastive loss; see :class:`SupCon`.
 
     Example:
+        >>> import torch
         >>> z = torch.eye(4)
         >>> round(supcon(z, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 6)
         1.098612
@@ -23,15 +23,10 @@ def supcon(z: Tensor, label: Tensor, *, temperature: float | Tensor = 0.1, backe
             f"z must be [N, D] and label [N], got {tuple(z.shape)} and {tuple(label.shape)}: "
             "concatenate the views of a sample and repeat its label"
         )
-    z, scale = unit(z), as_scale(temperature)
-    itself = torch.arange(len(z), device=z.device)
-    lse = ops.log_partition(z, z, scale, q_group=itself, k_group=itself, admit="different", backend=backend)
-    same, count = group_sum(z, label, label)
-    has_positive = count > 1
-    if not has_positive.any():
-        return z.sum() * 0  # no positive at all: nothing to pull, a zero that still has a graph
-    positive = scale * (z * (same - z)).sum(1) / (count - 1).clamp(min=1)
-    return (lse - positive)[has_positive].mean()
+    refuse_ring(backend, "SupCon")
+    z = unit(z)
+    # Its target is even over the anchor's class, the anchor left out.
+    return ops.soft_target(z, z, as_scale(temperature), q_group=label, k_group=label, one_set=True, backend=backend)
 
 
 class SupCon(nn.Module):
@@ -45,9 +40,11 @@ class SupCon(nn.Module):
         learnable: whether the temperature is trained.
         backend: handed to :mod:`nearfar.ops`.
 
-    Returns a scalar; zero when no sample has a positive. Raises ValueError on other shapes.
+    Returns a scalar; zero when no sample has a positive. Raises ValueError on other shapes, and UserError on labels
+    that are no integers or a backend that sees only a part of the batch.
 
     Example:
+        >>> import torch
         >>> SupCon()(torch.randn(6, 8), torch.tensor([0, 0, 1, 1, 2, 2])).shape
         torch.Size([])
     """

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nearfar.losses.groups import lifted
+
 
 class Temperature(nn.Module):
     """A temperature `tau`, by which similarities are divided.
@@ -46,12 +48,14 @@ class Temperature(nn.Module):
         self.value = nn.Parameter(value, requires_grad=learnable)
 
     def forward(self) -> Tensor:
-        """tau, a scalar tensor."""
-        return torch.exp(-self.value) if self.parametrisation == "log" else self.value
+        """tau, a scalar tensor, in float32 also where the parameter is held in half precision."""
+        value = lifted(self.value)
+        return torch.exp(-value) if self.parametrisation == "log" else value
 
     def scale(self) -> Tensor:
         """1 / tau, by which similarities are multiplied."""
-        return torch.exp(self.value) if self.parametrisation == "log" else 1 / self.value
+        value = lifted(self.value)
+        return torch.exp(value) if self.parametrisation == "log" else 1 / value
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -72,4 +76,4 @@ def as_scale(temperature: float | Tensor) -> float | Tensor:
     """1 / temperature, checked: a plain number must be positive."""
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return 1 / temperature
+    return 1 / lifted(temperature) if isinstance(temperature, Tensor) else 1 / temperature

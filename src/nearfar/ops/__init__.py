@@ -1,14 +1,15 @@
 """The ground floor: contrastive sums over all pairs, exact, differentiable, in memory linear in the batch.
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
-`info_nce`, `nt_xent` and `sigmoid` are the hot forms, fused on the same tile loop. None of them normalises its
-vectors, and none ever holds the matrix of all pairs.
+`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop. None of them
+normalises its vectors, and none ever holds the matrix of all pairs, unless asked to by `backend="dense"`.
 """
 
 from nearfar.ops.info_nce import info_nce
 from nearfar.ops.log_partition import log_partition
 from nearfar.ops.nt_xent import nt_xent
 from nearfar.ops.sigmoid import sigmoid
+from nearfar.ops.soft_target import soft_target
 from nearfar.ops.softplus import pairwise_softplus
 
-__all__ = ["info_nce", "log_partition", "nt_xent", "pairwise_softplus", "sigmoid"]
+__all__ = ["info_nce", "log_partition", "nt_xent", "pairwise_softplus", "sigmoid", "soft_target"]

@@ -7,16 +7,17 @@ import math
 import torch
 from torch import Tensor
 
+from nearfar.ops.products import product
 from nearfar.ops.tiles import Pairs, Tile
 
 
 def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Row log-partitions [N], column log-partitions ([M] with `both`, else [0]) and own logits ([N], or [0])."""
     q, k = pairs.q, pairs.k
-    z = (q * pairs.scale[:, None]) @ k.t()
+    z = product(q * pairs.scale[:, None], k)
     left_out = _left_out(pairs)
-    rows = _logsumexp(z, left_out, dim=1)
-    cols = _logsumexp(z, left_out, dim=0) if both and not pairs.one_set else z.new_zeros(0)
+    rows = logsumexp(z, left_out, dim=1)
+    cols = logsumexp(z, left_out, dim=0) if both and not pairs.one_set else z.new_zeros(0)
     own = z.new_zeros(0) if pairs.own is None else (q * k[pairs.own]).sum(1) * pairs.scale
     return rows, cols, own
 
@@ -32,7 +33,7 @@ def _left_out(pairs: Pairs) -> Tensor:
     return left_out
 
 
-def _logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
+def logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
     # A row with nothing left is computed over all its keys and then overwritten: its gradient is 0 instead of NaN.
     empty = left_out.all(dim)
     return z.masked_fill(left_out & ~empty.unsqueeze(dim), -math.inf).logsumexp(dim).masked_fill(empty, -math.inf)
@@ -40,7 +41,7 @@ def _logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
 
 def dense_softplus(pairs: Pairs, bias: Tensor) -> Tensor:
     """Row sums [N] of softplus(logit + bias), own pairs left out."""
-    z = (pairs.q * pairs.scale[:, None]) @ pairs.k.t() + bias[:, None]
+    z = product(pairs.q * pairs.scale[:, None], pairs.k) + bias[:, None]
     signs = pairs.signs(_whole(pairs))
     z = z if signs is None else z * signs
     return torch.nn.functional.softplus(z, threshold=40.0).masked_fill(_left_out(pairs), 0.0).sum(1)

@@ -48,9 +48,10 @@ def info_nce(
         ids: integers [M] (or [N] when M = N). Entries of equal ids, but for the own pair, are left out: they would be
             false negatives (the same caption twice, two photos of one thing).
         reduction: "mean", or "none": losses [N], or [2, N] with `symmetric` (queries, then keys).
-        backend, budget, tile: as in `log_partition`. With "ring", N and M count this rank's rows, keys of all ranks
-            are negatives, and the mean over ranks of the returned losses (and of parameter gradients, as DDP does)
-            is that of one process with all rows.
+        backend, budget, tile: as in `log_partition`. One direction keeps nothing, whatever the budget, unless a `tile`
+            narrower than M puts it on the general loop. With "ring", N and M count this rank's rows, keys of all
+            ranks are negatives, and the mean over ranks of the returned losses (and of parameter gradients, as DDP
+            does) is that of one process with all rows.
 
     Raises:
         UserError: shapes or options that do not fit together.
@@ -71,8 +72,8 @@ def info_nce(
     own = torch.arange(n, device=q.device)
     pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
     if reduction == "mean" and not symmetric and backend in ("auto", "tiled") and needs_gradient(pairs):
-        rows = strip_rows(m)
-        if rows:
+        rows, columns = pairs.tile if tile is not None else (strip_rows(m), m)
+        if rows and columns >= m:
             strips = replace(pairs, tile=(rows, max(m, 1)))
             return _one_direction(*flat(strips), k.requires_grad).to(pairs.q.dtype)
     others, cols, positive = partition(pairs, both=symmetric, backend=backend, budget=budget)

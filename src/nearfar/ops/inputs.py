@@ -55,7 +55,7 @@ def pairs(
 
 def per_row(value: float | Tensor, q: Tensor, name: str) -> Tensor:
     """A number, a tensor of one element or [N], as [N] in the type of q."""
-    value = torch.as_tensor(value, device=q.device).to(q.dtype)
+    value = torch.as_tensor(value, dtype=q.dtype, device=q.device)  # a number keeps the digits of a float64 q
     if value.numel() == 1:
         return value.reshape(1).expand(len(q))
     if value.shape != q.shape[:1]:
