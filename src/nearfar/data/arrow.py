@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.source import Record, Source, Stream, captions
@@ -74,7 +75,7 @@ def find_roles(
     ]:
         if column is not None and column not in columns:
             raise UserError(f"{where}: no column {column!r} for {role}; its columns are: {', '.join(columns)}")
-    folded = {column.lower(): column for column in reversed(columns)}
+    folded = {column.strip().lower(): column for column in reversed(columns)}
     taken = {image, label, domain, group, *texts, *answered}
 
     def guess(role: str) -> str | None:
@@ -88,9 +89,11 @@ def find_roles(
     answered = answered or tuple(filter(None, [guess("answers")]))
     roles = Roles(image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered)
     if roles.image is None and not roles.text:
+        remedy = "Name them with image=COLUMN and text=COLUMN."
+        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+            remedy = "Columns are separated by commas in a .csv file, by tabs in a .tsv file: save it as one of them."
         raise UserError(
-            f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. "
-            "Name them with image=COLUMN and text=COLUMN."
+            f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. {remedy}"
         )
     if roles.image is None and any(name in columns for name in ADDRESSES):
         raise UserError(
@@ -115,7 +118,7 @@ class ArrowSource(Source):
         self._reader = RowReader(roles, dataset.features, root=root)
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
-            if column is not None and (names := _names(dataset, column)) is not None:
+            if column is not None and (names := _names(dataset, column, where=name)) is not None:
                 self._reader.names[role] = {value: i for i, value in enumerate(names)}
         self.classes, self.domains = self._reader.list_of("label"), self._reader.list_of("domain")
         self.columns = self._reader.columns
@@ -193,6 +196,8 @@ class RowReader:
         record: Record = {key: row[key] for key in self.extras if key in row}
         if not isinstance(record.get("index", 0), int):
             del record["index"]
+        if "weight" in record and (weight := _weight(record.pop("weight"))) is not None:
+            record["weight"] = weight
         if roles.image is not None and roles.image in row:
             record["image"] = self._image(row[roles.image], place)
         texts = [row[column] for column in roles.text if column in row]
@@ -227,15 +232,25 @@ class RowReader:
         return int(value)
 
 
+def _weight(value: Any) -> float | None:
+    """A record's weight; None for a cell that is blank or holds something else ("5 kg"), which weighs as others do."""
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        return None
+    return weight if isfinite(weight) else None
+
+
 def undecoded(dataset: Any) -> Any:
     """The dataset with images and sounds left as they are stored."""
     for column, feature in (dataset.features or {}).items():
-        if getattr(feature, "decode", False) is True:
+        # Not so what `datasets` calls Json, a column of different kinds: that is stored as its notation.
+        if getattr(feature, "decode", False) is True and type(feature).__name__ != "Json":
             dataset = dataset.cast_column(column, type(feature)(decode=False))
     return dataset
 
 
-def _names(dataset: Dataset, column: str) -> list[Any] | None:
+def _names(dataset: Dataset, column: str, *, where: str) -> list[Any] | None:
     """The sorted values of a column of strings, which then stand for its numbers; None for numbers."""
     feature = dataset.features[column]
     if hasattr(feature, "names"):
@@ -245,5 +260,5 @@ def _names(dataset: Dataset, column: str) -> list[Any] | None:
     if getattr(feature, "dtype", "").startswith(("int", "uint", "bool")):
         return None
     raise UserError(
-        f"column {column!r} holds {getattr(feature, 'dtype', feature)}: a label must be text or a whole number"
+        f"{where}: column {column!r} holds {getattr(feature, 'dtype', feature)}: a label must be text or a whole number"
     )

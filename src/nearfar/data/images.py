@@ -146,6 +146,8 @@ def _open(image: Any, root: str | os.PathLike[str] | None) -> Image.Image:
         path = Path(root or "") / text
         if path.is_dir():
             raise BadImage(f"{path}: a folder, not an image")
+        if path.exists() and not path.is_file():  # a pipe or device would be waited for, or read, without end
+            raise BadImage(f"{path}: not a regular file")
         # Pillow opens a path lazily and would keep it open until it is decoded; reading it whole leaves no handle.
         data = path.read_bytes()
     else:
@@ -154,6 +156,8 @@ def _open(image: Any, root: str | os.PathLike[str] | None) -> Image.Image:
         raise BadImage(f"{describe(image)}: the file is empty")
     if data[:256].lstrip().startswith((b"<svg", b"<?xml")):
         raise BadImage(f"{describe(image)}: a drawing (SVG), not a picture: render it to PNG first")
+    if data.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):  # which Pillow would hand to Ghostscript: a program run on it
+        raise BadImage(f"{describe(image)}: a drawing (PostScript), not a picture: render it to PNG first")
     return Image.open(io.BytesIO(data))
 
 

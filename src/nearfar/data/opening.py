@@ -87,8 +87,8 @@ def _kind(where: str) -> str:
     if path.is_dir():
         if is_saved_dataset(path):
             return "hub"
-        return "shards" if next(path.glob("*.tar"), None) is not None else "folder"
-    if ".tar" in where:
+        return "shards" if next(path.glob("*.[tT][aA][rR]"), None) is not None else "folder"
+    if ".tar" in where.lower():
         return "shards"
     if path.suffix.lower() in READERS:
         return "table"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.arrow import USUAL
+from nearfar.data.encoding import decode_text
 from nearfar.data.images import EXTENSIONS
 from nearfar.data.source import Record, Source, Stream, captions
 from nearfar.errors import UserError
@@ -157,14 +158,14 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         return [path for each in pattern for path in expand(each)]
     text = os.fspath(pattern)
     if os.path.isdir(text):
-        text = os.path.join(text, "*.tar")
+        text = os.path.join(glob.escape(text), "*.[tT][aA][rR]")
     found: list[str] = []
     for each in _braces(text):
         matches = [each] if os.path.isfile(each) else sorted(glob.glob(each))
         if not matches:
             raise UserError(f"{each}: no such shards")
         found += matches
-    packed = [path for path in found if not path.endswith(".tar")]
+    packed = [path for path in found if not path.lower().endswith(".tar")]
     if packed:
         raise UserError(f"{packed[0]}: shards must be plain .tar files; unpack compressed ones (images gain nothing)")
     return found
@@ -191,6 +192,14 @@ def _ends_with_zeros(path: str, offset: int) -> bool:
         return shard.read(512) == bytes(512) or shard.read(512) == bytes(512)
 
 
+NUMBERS = ("label", "domain", "group", "index", "weight")
+"""Keys of a record that hold numbers."""
+
+
+def _is_number(key: str, value: Any) -> bool:
+    return isinstance(value, int | float if key == "weight" else int) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class _Roles:
     image: str | None
@@ -199,7 +208,8 @@ class _Roles:
 
     def record(self, key: str, sample: Sample) -> Record:
         fields = self._fields(sample)
-        record: Record = {"key": key, **fields}
+        # The sample's own notes may use a key that is a number here for words of theirs ("group": "flickr").
+        record: Record = {"key": key, **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)}}
         endings = [self.image] if self.image else [e[1:] for e in EXTENSIONS]
         record["image"] = next((sample[e] for e in endings if e in sample), None)
         text = self._value(sample, fields, [self.text] if self.text else ["txt", *USUAL["text"].split()])
@@ -222,7 +232,7 @@ class _Roles:
     def _value(sample: Sample, fields: dict[str, Any], names: Sequence[str]) -> Any:
         for name in names:
             if name in sample:
-                return sample[name].read().decode("utf-8-sig", errors="replace")
+                return decode_text(sample[name].read())  # None: no caption that can be read, and so none
             if name in fields:
                 return fields[name]
         return None

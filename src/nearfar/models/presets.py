@@ -135,7 +135,7 @@ def create(
         temperature: kept as the model's `temperature`, for losses to start from.
 
     Raises:
-        UserError: no such preset, tower, tokenizer, pooling or projection, or widths that do not fit.
+        UserError: no such preset, tower, tokenizer, pooling or projection, a size below 1, or widths that do not fit.
 
     >>> import nearfar.models
     >>> model = nearfar.models.create("tiny", text="minilm", embed_dim=64)
@@ -144,6 +144,9 @@ def create(
     """
     if isinstance(preset, Mapping):
         return create(**{"preset": None, **preset})
+    _check_sizes(embed_dim=embed_dim, image_size=image_size, text_layers=text_layers, max_length=max_length)
+    if temperature is not None and not temperature > 0:
+        raise UserError(f"temperature={temperature}: similarities are divided by it, so it must be above 0")
     defaults = _preset(preset)
     image, text = (
         given if given is not None else defaults.get(key) for key, given in (("image", image), ("text", text))
@@ -191,6 +194,12 @@ def _preset(name: str | None) -> Mapping[str, Any]:
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}: choose one of {', '.join(PRESETS)}, or give image=... and text=...")
     return PRESETS[name]
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise UserError(f"{name}={size!r}: a whole number of at least 1, or leave it out")
 
 
 def _width(sides: Mapping[str, str], image: int, text: TextTower) -> int | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -16,10 +17,11 @@ from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training import hard_negatives, processes, random_state, sharding
+from nearfar.training.checks import check_data, check_method, check_run, share_of_batch
 from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
-from nearfar.training.sections import Spec
+from nearfar.training.sections import Spec, check_names
 from nearfar.training.validation import mean_loss
 
 if TYPE_CHECKING:
@@ -88,21 +90,26 @@ def assemble(recipe: Recipe) -> Assembled:
     """Open the data, make the model and the method. Every process makes the same."""
     config = recipe.training
     device = processes.start(config.device)
+    # What can be known to be wrong is said before anything is read at length.
+    check_run(config, validated=recipe.data.validation is not None)
+    share_of_batch(config)
+    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     random_state.seed_everything(config.seed)
     source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
+    if hasattr(source, "__len__"):
+        check_data(config, len(source) * (2 if recipe.data.hard_images else 1))
     if recipe.data.hard_captions:
         source = hard_negatives.with_captions(source)
     maker = methods.find(recipe.method["name"])
     settings = {name: value for name, value in recipe.method.items() if name != "name"}
-    if "model" in signature(maker).parameters:
-        method = maker(build_model(recipe.model, source), **settings)
-    else:
-        method = maker(**settings)
+    parts = [build_model(recipe.model, source)] if "model" in signature(maker).parameters else []
+    with named("method"):
+        method = maker(*parts, **settings)
+    check_method(config, method)
     method.to(device)
     options = wishes(method) | recipe.data.loader_options()
     near = hard_negatives.mined_images(source, _model(method), k) if (k := recipe.data.hard_images) else None
     loader = _loader(recipe, method, source, {**options, "neighbours": near}, training=True)
-    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)
 
 
@@ -140,14 +147,35 @@ def build_model(settings: Mapping[str, Any], source: Any) -> Any:
     else:
         maker = _imported(settings["make"]) if "make" in settings else models.create
         if "tokenizer" in signature(maker).parameters and "tokenizer" not in values and _needs_vocabulary(values):
-            values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
-        model = maker(**values)
-    for tower, options in settings.get("lora", {}).items():
-        model.add_lora(tower, **options)
+            with named("model"):
+                values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
+        with named("model"):
+            model = maker(**values)
+    for tower, options in _adapters(settings.get("lora") or {}).items():
+        with named("model.lora"):
+            model.add_lora(tower, **options)
     if settings.get("freeze"):
         parts = settings["freeze"]
         model.freeze(*([parts] if isinstance(parts, str) else parts))
     return model
+
+
+@contextmanager
+def named(section: str) -> Iterator[None]:
+    """A value that a maker refuses, as an error that names the recipe's section."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"recipe, section {section}: {error}") from error
+
+
+def _adapters(towers: Any) -> dict[str, dict[str, Any]]:
+    """The settings of `lora` by tower, their names checked."""
+    if not isinstance(towers, Mapping) or not all(isinstance(options, Mapping | None) for options in towers.values()):
+        raise UserError("recipe, section model: lora is a mapping by tower: {image: {rank: 8}, text: {rank: 8}}.")
+    for options in towers.values():
+        check_names("model.lora", ["rank", "alpha", "dropout", "targets"], options or {})
+    return {tower: dict(options or {}) for tower, options in towers.items()}
 
 
 def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
@@ -161,7 +189,7 @@ def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
     return precompute(
         model,
         source,
-        batch_size=config.batch_size // processes.world_size(),
+        batch_size=share_of_batch(config),
         views=views if training else ["none"] * n_views,
         n_views=n_views,
         caption=recipe.data.caption if training else None,

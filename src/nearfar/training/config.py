@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from nearfar.errors import UserError
+from nearfar.training import ranges
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How a run trains. Batches and steps are those of the whole run, whatever the number of processes.
+
+    Raises:
+        UserError: a setting that is not what it may be; the message names it and says what to write.
 
     >>> TrainConfig(lr=3e-4, warmup=0.1).schedule
     'cosine'
@@ -41,7 +45,7 @@ class TrainConfig:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """From `lr` after the warm-up to `min_lr` at the last step."""
     warmup: float = 0.05
-    """Steps of linear warm-up from 0; below 1, a share of all steps."""
+    """Steps of linear warm-up from 0, no more than the run has; below 1, a share of all steps."""
     min_lr: float = 0.0
     clip_norm: float | None = 1.0
     """Largest L2 norm of the gradient; None leaves it as it is."""
@@ -73,20 +77,26 @@ class TrainConfig:
     """Write the HTML report at the end of the run."""
 
     def __post_init__(self) -> None:
-        # YAML and JSON know lists only.
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "trackers", tuple(self.trackers))
-        for name in ("steps", "batch_size", "chunk", "accumulate", "log_every", "eval_every", "save_every", "keep"):
+        # YAML and JSON know lists only; and `trackers="wandb"` means one tracker, not five letters.
+        for name in ("betas", "trackers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"training.{name} must be at least 1, not {value}.")
-        for name in ("lr", "epochs"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"training.{name} must be above 0, not {getattr(self, name)}.")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"training.ema is a decay between 0 and 1 (0.999, say), not {self.ema}.")
+            if isinstance(value, str):
+                value = (value,)
+            elif not isinstance(value, Iterable):
+                raise UserError(f"training.{name} must be a list, not {value!r}: write [a, b].")
+            object.__setattr__(self, name, tuple(value))
+        ranges.check("training", ranges.TRAINING, vars(self), get_type_hints(type(self)))
+        if len(self.betas) != 2:
+            raise UserError(f"training.betas must be two numbers, not {list(self.betas)}: 0.9 and 0.98, say.")
+        for i, beta in enumerate(self.betas):
+            ranges.check_number(f"training.betas[{i}]", beta, ranges.BETA)
         if self.min_lr > self.lr:
-            raise UserError(f"training.min_lr ({self.min_lr}) is above training.lr ({self.lr}).")
+            raise UserError(
+                f"training.min_lr ({self.min_lr}) is above training.lr ({self.lr}): lower training.min_lr, where the "
+                "schedule ends, or raise training.lr, its peak."
+            )
+        if self.steps is not None:
+            self.warmup_steps(self.steps)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> TrainConfig:
         """A copy with some settings replaced; an unknown name is an error that lists the known ones.
@@ -105,7 +115,18 @@ class TrainConfig:
     def warmup_steps(self, steps: int) -> int:
         """Steps of warm-up in a run of `steps`.
 
+        Raises:
+            UserError: the warm-up is longer than the run.
+
         >>> TrainConfig(warmup=0.1).warmup_steps(200), TrainConfig(warmup=30).warmup_steps(200)
         (20, 30)
         """
-        return round(self.warmup * steps) if self.warmup < 1 else min(int(self.warmup), steps)
+        if self.warmup < 1:
+            return round(self.warmup * steps)
+        if self.warmup > steps:
+            raise UserError(
+                f"training.warmup is {int(self.warmup)} steps, but the run has only {steps}: its learning rate would "
+                "never reach training.lr. Lower training.warmup (below 1 it is a share of the steps: 0.1, say), or "
+                "train longer (training.steps, training.epochs)."
+            )
+        return int(self.warmup)

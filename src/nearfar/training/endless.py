@@ -42,7 +42,8 @@ class Endless:
                 yield batch
             if self.used == before == 0:
                 raise UserError(
-                    "the data gives no batch: it is empty, or holds fewer samples than one batch (lower batch_size)."
+                    "the data gives no batch: it is empty, or holds fewer samples than one batch (lower "
+                    "training.batch_size)."
                 )
             self.epoch, self.used = self.epoch + 1, 0
 

@@ -9,6 +9,7 @@ from typing import Any
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training import processes
+from nearfar.training.checks import share_of_batch
 from nearfar.training.config import TrainConfig
 
 
@@ -43,11 +44,9 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     in order and plain, otherwise."""
     from nearfar.data import Loader
 
-    world = processes.world_size()
-    if config.batch_size % world:
-        raise UserError(f"training.batch_size {config.batch_size} does not divide among {world} processes.")
+    mine = share_of_batch(config)
     options = {name: value for name, value in options.items() if value is not None}
-    share = {"batch_size": config.batch_size // world, "rank": processes.rank(), "world_size": world}
+    share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
     if not training:
         # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
         options |= {"views": "none", "shuffle": False, "drop_last": False}

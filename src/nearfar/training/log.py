@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nearfar import files
+from nearfar.errors import UserError
 from nearfar.training import processes
 from nearfar.training.config import TrainConfig
 
@@ -121,19 +122,28 @@ def _bar(steps: int) -> Any:
     return bar
 
 
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise a `UserError` for the first tracker that is not installed."""
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in available:
+            raise UserError(
+                f"training.trackers: no tracker {name!r} is installed (installed: {', '.join(available) or 'none'}): "
+                f"pip install {name}, or leave it out."
+            )
+
+
 def _start_trackers(config: TrainConfig, out: Path | None) -> list[Any]:
     if not config.trackers or not processes.is_main():
         return []
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    from nearfar.errors import UserError
-
-    available = [str(name) for name in get_available_trackers()]
     trackers = []
     for name in config.trackers:
-        if name not in available:
-            installed = ", ".join(available) or "none"
-            raise UserError(f"no tracker {name!r} is installed (installed: {installed}): pip install {name}")
         kind = LOGGER_TYPE_TO_CLASS[name]
         where = {"logging_dir": str(out or ".")} if kind.requires_logging_directory else {}
         tracker = kind("trackers", **where)

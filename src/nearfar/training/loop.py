@@ -15,8 +15,8 @@ from torch import Tensor
 from nearfar import files
 from nearfar.data.batch import size, to_device
 from nearfar.errors import UserError
-from nearfar.methods.base import Batch, EmbeddingMethod, Method
-from nearfar.training import checkpoint, finish, guard, processes, random_state, sharding
+from nearfar.methods.base import Batch, Method
+from nearfar.training import checkpoint, checks, finish, guard, processes, random_state, sharding
 from nearfar.training.checkpoint import Checkpoints
 from nearfar.training.config import TrainConfig
 from nearfar.training.ema import MovingAverage
@@ -88,13 +88,8 @@ class Loop:
         resume: bool,
         config: TrainConfig,
     ) -> None:
-        if config.chunk and not isinstance(method, EmbeddingMethod):
-            raise UserError(f"chunk is for methods with embeddings; {type(method).__name__} has none: use accumulate.")
-        if config.accumulate > 1 and isinstance(method, EmbeddingMethod):
-            raise UserError(
-                "accumulate would cut the negatives of this method to one small batch: raise batch_size and set chunk "
-                "instead, which gives the gradient of the whole batch in the same memory."
-            )
+        checks.check_run(config, validated=validation is not None)
+        checks.check_method(config, method)
         self.config, self.method, self.out = config, method, out
         self.device = processes.start(config.device)
         random_state.seed_everything(config.seed + 7919 * processes.rank())
@@ -108,6 +103,7 @@ class Loop:
         self.held_out = validation
         self.batches = Endless(loader)
         self.steps, self.steps_an_epoch = _length(loader, config)
+        config.warmup_steps(self.steps)  # says so where the warm-up is longer than the run
         self.optimizer = build_optimizer(method, config)
         self.average = MovingAverage(method, config.ema) if config.ema else None
         self.autocast = autocast_for(self.device, config.precision)
@@ -296,13 +292,13 @@ def _length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int | No
         batches = None
     if batches == 0:
         raise UserError(
-            "the data gives no batch: it is empty, or holds fewer samples than one batch (lower batch_size)."
+            "the data gives no batch: it is empty, or holds fewer samples than one batch (lower training.batch_size)."
         )
     steps_an_epoch = max(1, batches // config.accumulate) if batches else None
     if config.steps:
         return config.steps, steps_an_epoch
     if not batches:
-        raise UserError("the length of this data is not known: say how long to train with steps=...")
+        raise UserError("the length of this data is not known: say how long to train with training.steps=...")
     return max(1, round(config.epochs * batches / config.accumulate)), steps_an_epoch
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nearfar.errors import UserError
+
 T = TypeVar("T")
 
 BUCKET = 32 * 2**20
@@ -17,12 +19,19 @@ BUCKET = 32 * 2**20
 
 def start(device: str | None = None) -> torch.device:
     """Join the other processes, if this one was launched with others (`accelerate launch`, `torchrun`), and return the
-    device to use. Safe to call again."""
+    device to use. Safe to call again.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
     from accelerate import PartialState
 
     # Without an accelerator Accelerate joins the others only if it is told that this is a run on CPUs.
     state = PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
-    return torch.device(device) if device else state.device
+    if not device:
+        return state.device
+    _check_device(device)  # after Accelerate has given this process its own accelerator
+    return torch.device(device)
 
 
 def world_size() -> int:
@@ -100,6 +109,20 @@ def share_state(module: nn.Module) -> None:
     for tensor in [*module.parameters(), *module.buffers()]:
         if not is_split(tensor):
             dist.broadcast(tensor.data, src=0)
+
+
+def _check_device(name: str) -> None:
+    """Say at once that a device is not here: torch says so when the first tensor is sent there."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        there = f"cpu and {here.type}" if here else "cpu"
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"training.device {name!r} cannot be used ({why}): this machine has {there}; leave training.device out to "
+            "take the accelerator where there is one."
+        ) from None
 
 
 def _buckets(parameters: list[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

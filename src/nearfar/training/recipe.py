@@ -133,16 +133,28 @@ def _recipe(name: str, about: str, values: dict[str, dict[str, Any]]) -> Recipe:
     model = values.get("model", {})
     if "make" not in model:
         _check_model(model)
-    training = checked("training", TrainConfig, values.get("training", {}))
+    training = TrainConfig(**checked("training", TrainConfig, values.get("training", {})))
+    evaluation = EvaluationConfig(**checked("evaluation", EvaluationConfig, values.get("evaluation", {})))
+    _check_monitor(training.monitor, evaluation)
     return Recipe(
         name=name,
         comment=about,
         data=DataConfig(**checked("data", DataConfig, values.get("data", {}))),
         model=model,
         method=method,
-        training=TrainConfig(**training),
-        evaluation=EvaluationConfig(**checked("evaluation", EvaluationConfig, values.get("evaluation", {}))),
+        training=training,
+        evaluation=evaluation,
     )
+
+
+def _check_monitor(monitor: str, evaluation: EvaluationConfig) -> None:
+    """A figure of a protocol that is not watched would be missed only after the first validation."""
+    protocol, slash, _ = monitor.removeprefix("val_").partition("/")
+    if slash and protocol not in evaluation.watch:
+        raise UserError(
+            f"training.monitor is {monitor!r}, but {protocol!r} is not watched: add it to evaluation.watch "
+            f"(now: {', '.join(evaluation.watch) or 'none'})."
+        )
 
 
 def _method(recipe: str, section: str, method: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, get_type_hints
 
 from nearfar.errors import UserError
+from nearfar.training import ranges
 
 Spec = str | dict[str, Any]
 """What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
@@ -43,6 +44,20 @@ class DataConfig:
     cache: int = 512 << 20
     max_skipped: float = 0.1
 
+    def __post_init__(self) -> None:
+        from nearfar.data.caption_choice import check_caption
+        from nearfar.data.views import PRESETS
+
+        ranges.check("data", ranges.DATA, vars(self), get_type_hints(type(self)))
+        for name, presets in (("views", [self.views]), ("precompute", self.precompute)):
+            if presets == []:
+                raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
+            for preset in presets or ():
+                if preset is not None and preset not in PRESETS:
+                    raise UserError(f"data.{name}: no views {preset!r}; there are: {', '.join(PRESETS)}.")
+        if self.caption is not None:
+            check_caption(self.caption)
+
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
         own = ("train", "validation", "limit", "precompute", "hard_captions", "hard_images")
@@ -63,6 +78,13 @@ class EvaluationConfig:
     """How many captions of each image count."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of single protocols."""
+
+    def __post_init__(self) -> None:
+        from nearfar.evaluation.evaluate import PROTOCOLS
+
+        ranges.check("evaluation", ranges.EVALUATION, vars(self), get_type_hints(type(self)))
+        for name in ("protocols", "watch", "options"):
+            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name), what="protocol")
 
 
 def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any], *, skip: Sequence[str] = ()) -> Any:
@@ -92,13 +114,13 @@ def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> l
     return [name for name, p in signature(function).parameters.items() if p.kind not in kinds and name not in skip]
 
 
-def check_names(section: str, known: Sequence[str], values: Mapping[str, Any]) -> None:
+def check_names(section: str, known: Sequence[str], values: Iterable[str], *, what: str = "setting") -> None:
     """Raise a `UserError` for the first of `values` whose name is not `known`."""
     for name in values:
         if name not in known:
             near = get_close_matches(str(name), known, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"recipe, section {section}: no setting {name!r}.{hint} There are: {', '.join(known)}.")
+            raise UserError(f"recipe, section {section}: no {what} {name!r}.{hint} There are: {', '.join(known)}.")
 
 
 def _plain(message: str) -> str:

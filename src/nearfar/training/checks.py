@@ -1,0 +1,61 @@
+"""What can be said about a run before it begins: settings that do not fit the method, the machine or one another."""
+
+from __future__ import annotations
+
+from nearfar.errors import UserError
+from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.training import processes
+from nearfar.training.config import TrainConfig
+from nearfar.training.log import check_trackers
+
+
+def check_run(config: TrainConfig, *, validated: bool) -> None:
+    """Settings that this machine, or a run without validation, cannot follow.
+
+    Raises:
+        UserError: a tracker that is not installed, a figure to monitor where nothing is measured.
+    """
+    check_trackers(config.trackers)
+    if config.monitor != TrainConfig.monitor and not validated:
+        raise UserError(
+            f"training.monitor is {config.monitor!r}, but there is nothing to measure it on: name validation data "
+            "(validation=..., in a recipe data.validation), or leave training.monitor out."
+        )
+
+
+def check_method(config: TrainConfig, method: Method) -> None:
+    """Settings that are for the other kind of method."""
+    if config.chunk and not isinstance(method, EmbeddingMethod):
+        raise UserError(f"chunk is for methods with embeddings; {type(method).__name__} has none: use accumulate.")
+    if config.accumulate > 1 and isinstance(method, EmbeddingMethod):
+        raise UserError(
+            "accumulate would cut the negatives of this method to one small batch: raise batch_size and set chunk "
+            "instead, which gives the gradient of the whole batch in the same memory."
+        )
+
+
+def check_data(config: TrainConfig, records: int) -> None:
+    """Settings that so many records cannot give: for what is read at length before the first step.
+
+    Raises:
+        UserError: fewer records than a batch, or than the warm-up needs.
+    """
+    batches = records // config.batch_size
+    if not batches:
+        raise UserError(
+            f"the data gives no batch: it holds {records} records, and training.batch_size is {config.batch_size}: "
+            "lower training.batch_size."
+        )
+    if config.steps is None:
+        config.warmup_steps(max(1, round(config.epochs * batches / config.accumulate)))
+
+
+def share_of_batch(config: TrainConfig) -> int:
+    """Samples of a batch that this process makes."""
+    world = processes.world_size()
+    if config.batch_size % world:
+        raise UserError(
+            f"training.batch_size {config.batch_size} does not divide among {world} processes: set "
+            f"training.batch_size to a multiple of {world}."
+        )
+    return config.batch_size // world

@@ -1,0 +1,217 @@
+"""Files as people have them: older encodings, captions that look like numbers, links that lead nowhere or round."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+
+from nearfar.data import BadImage, Loader, folder, load_image, open_source, shards, table, train_tokenizer
+from nearfar.errors import UserError
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def pairs(root, count=20):
+    for i in range(count):
+        (root / f"{i:02d}.png").write_bytes(png())
+        (root / f"{i:02d}.txt").write_text(f"picture {i}")
+    return root
+
+
+# Tables
+
+
+@pytest.mark.parametrize(("name", "separator"), [("t.csv", ","), ("t.tsv", "\t")])
+def test_captions_and_paths_that_look_like_numbers_stay_as_they_are_written(tmp_path, name, separator):
+    rows = [("image", "text", "label"), ("0010", "007", "3"), ("0020", "1.50", "4"), ("0030", "", "5")]
+    (tmp_path / name).write_text("".join(separator.join(row) + "\n" for row in rows))
+    source = table(tmp_path / name)
+    assert [record["text"] for record in source] == [["007"], ["1.50"], []]
+    assert [os.path.basename(record["image"]) for record in source] == ["0010", "0020", "0030"]
+    assert source.column("label") == [3, 4, 5]
+
+
+def test_spaces_after_the_commas(tmp_path):
+    (tmp_path / "t.csv").write_text('image, text , n\na.png, "red, mostly", 3\n')
+    record = table(tmp_path / "t.csv")[0]
+    assert (record["text"], os.path.basename(record["image"])) == (["red, mostly"], "a.png")
+
+
+def test_one_caption_or_a_list_of_them_from_row_to_row(tmp_path):
+    rows = [{"image": "a.png", "text": "x"}, {"image": "b.png", "text": ["y", "z"]}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [record["text"] for record in table(tmp_path / "t.jsonl")] == [["x"], ["y", "z"]]
+
+
+def test_weights_are_numbers_or_none(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png())
+    (tmp_path / "t.csv").write_text("image,text,weight\n0.png,a,0.5\n1.png,b,\n2.png,c,5 kg\n3.png,d,nan\n")
+    source = table(tmp_path / "t.csv")
+    tokenizer = train_tokenizer(source.texts(), 300)
+    batch = next(iter(Loader(source, batch_size=4, image_size=8, tokenizer=tokenizer, shuffle=False)))
+    assert torch.equal(batch["weight"], torch.tensor([0.5, 1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("t.csv", "image,text\na.png,x\nb.png,café\n".encode("latin-1"), "line 3 is not UTF-8 text: save it as UTF-8"),
+        ("t.tsv", "image\ttext\na.png\tcafé".encode("latin-1"), "line 2 is not UTF-8"),
+        ("t.jsonl", '{"image": "a.png", "text": "café"}\n'.encode("latin-1"), "line 1 is not UTF-8"),
+        ("t.csv", "image,text\na.png,x\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("t.csv", b"image,text\n", "it holds no rows"),
+        ("t.jsonl", b"\n\n", "it holds no rows"),
+        ("t.csv", b"image;text\na.png;x\n", "Columns are separated by commas in a .csv file"),
+        ("t.csv", b"image,text,label\na.png,x,0.5\n", r"t\.csv: column 'label' holds float"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_line_and_remedy(tmp_path, name, content, why):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=why):
+        table(tmp_path / name)
+
+
+def test_the_line_is_right_across_pieces_of_a_large_file(tmp_path):
+    rows = ["image,text"] + ["a.png,é" + "x" * 60] * 40_000
+    data = "\n".join(rows).encode()
+    broken = data.index(b"\n", 2_200_000) + 1
+    (tmp_path / "t.csv").write_bytes(data[:broken] + b"a.png,caf\xe9\n" + data[broken:])
+    with pytest.raises(UserError, match=f"line {data[:broken].count(10) + 1} is not UTF-8"):
+        table(tmp_path / "t.csv")
+
+
+def test_an_empty_parquet_file(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    empty = {"image": pyarrow.array([], pyarrow.binary()), "text": pyarrow.array([], pyarrow.string())}
+    parquet.write_table(pyarrow.table(empty), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="it holds no rows"):
+        table(tmp_path / "t.parquet")
+
+
+# Folders
+
+
+def test_captions_in_upper_case_files_and_in_utf_16(tmp_path):
+    (tmp_path / "a.PNG").write_bytes(png())
+    (tmp_path / "a.TXT").write_text("a shout")
+    (tmp_path / "b.png").write_bytes(png())
+    (tmp_path / "b.txt").write_text("café", encoding="utf-16")
+    assert [record["text"] for record in folder(tmp_path)] == [["a shout"], ["café"]]
+
+
+def test_a_caption_in_an_older_encoding_is_skipped_and_listed(tmp_path):
+    pairs(tmp_path)
+    (tmp_path / "03.txt").write_bytes("café".encode("latin-1"))
+    source = folder(tmp_path)
+    assert len(source) == 19
+    assert "03.txt is not UTF-8 text: save it as UTF-8" in str(source.skipped)
+
+
+def test_a_link_to_nowhere_is_skipped_and_listed(tmp_path):
+    pairs(tmp_path)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "gone.txt").write_text("x")
+    source = folder(tmp_path)
+    assert len(source) == 20
+    assert "gone.png: No such file" in str(source.skipped)
+
+
+def test_a_link_to_a_folder_above_is_not_read_over_and_over(tmp_path):
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    pairs(tmp_path / "data", 2)
+    pairs(tmp_path / "other", 3)
+    (tmp_path / "data" / "round").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "inner" / "up").symlink_to(tmp_path)
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "other")
+    names = sorted(os.path.relpath(record["image"], tmp_path / "data") for record in folder(tmp_path / "data"))
+    assert names == ["00.png", "01.png", "linked/00.png", "linked/01.png", "linked/02.png"]
+
+
+def test_a_kind_of_captions_that_there_is_not(tmp_path):
+    with pytest.raises(UserError, match="captions='json': choose one of txt, class, name"):
+        folder(pairs(tmp_path), captions="json")
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "/dev/zero"])
+def test_what_has_no_end_is_not_read(tmp_path, name):
+    if name == "pipe.png":
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(BadImage, match="not a regular file"):
+        load_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"\xc5\xd0\xd3\xc6" + bytes(28)]
+)
+def test_postscript_is_never_run(start, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    def run(*_, **__):
+        raise AssertionError("Ghostscript was called")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    with pytest.raises(BadImage, match="PostScript"):
+        load_image(start)
+
+
+# Shards
+
+
+def write_shard(path, members):
+    with tarfile.open(path, "w") as shard:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+
+
+def test_notes_of_a_sample_that_are_no_numbers(tmp_path):
+    notes = {"caption": "a cat", "group": "flickr", "index": "7f", "weight": "5 kg", "domain": True, "label": "cat"}
+    write_shard(tmp_path / "s.tar", {"a.png": png(), "a.json": json.dumps(notes).encode()})
+    source = shards(tmp_path / "s.tar")
+    assert source[0].keys() == {"key", "caption", "image", "text"}
+    tokenizer = train_tokenizer(source.texts(), 300)
+    assert next(iter(Loader(source, batch_size=1, image_size=8, tokenizer=tokenizer)))["group"].tolist() == [0]
+    write_shard(tmp_path / "s.tar", {"a.png": png(), "a.json": b'{"group": 3, "weight": 0.5}'})
+    assert (shards(tmp_path / "s.tar")[0]["group"], shards(tmp_path / "s.tar")[0]["weight"]) == (3, 0.5)
+
+
+@pytest.mark.parametrize("name", ["we[ird] dir/a.tar", "plain/A.TAR"])
+def test_names_of_shards(tmp_path, name):
+    (tmp_path / name).parent.mkdir()
+    write_shard(tmp_path / name, {"a.png": png(), "a.txt": b"x"})
+    for spec in (tmp_path / name, (tmp_path / name).parent):
+        assert open_source(spec)[0]["text"] == ["x"]
+
+
+def test_captions_of_shards_in_other_encodings(tmp_path):
+    members = {}
+    for i, text in enumerate(["café".encode(), "café".encode("utf-16"), "café".encode("latin-1")]):
+        members |= {f"{i}.png": png(), f"{i}.txt": text}
+    write_shard(tmp_path / "s.tar", members)
+    source = shards(tmp_path / "s.tar")
+    assert [record["text"] for record in source] == [["café"], ["café"], []]
+    tokenizer = train_tokenizer(source.texts(), 300)
+    options = {"batch_size": 3, "image_size": 8, "tokenizer": tokenizer, "shuffle": False, "drop_last": False}
+    loader = Loader(source, max_skipped=0.5, **options)
+    assert sum(len(batch["index"]) for batch in loader) == 2
+    assert "no caption" in str(loader.skipped)
