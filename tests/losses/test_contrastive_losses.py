@@ -180,6 +180,9 @@ def test_temperature(parametrisation):
         tau.value.fill_(-math.log(3.0) if parametrisation == "log" else 3.0)
     tau.clamp_()
     assert tau().item() == pytest.approx(0.5, rel=1e-6)
+    fixed = losses.Temperature(0.7, learnable=False, parametrisation=parametrisation, bounds=(0.1, 0.5))
+    fixed.clamp_()
+    assert fixed().item() == pytest.approx(0.7, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,7 @@ def test_temperature(parametrisation):
         (lambda: losses.InfoNCE(directions="max"), "directions"),
         (lambda: losses.Temperature(-1.0), "positive"),
         (lambda: losses.Temperature(1.0, bounds=(2.0, 1.0)), "bounds"),
+        (lambda: losses.InfoNCE(0.001), "start within its bounds"),
         (lambda: F.supcon(torch.eye(3), torch.zeros(2)), "repeat its label"),
         (lambda: F.uniformity(torch.eye(1)), "N >= 2"),
         (lambda: F.soft_target_info_nce(torch.eye(2), torch.eye(2), alpha=0.4), "teacher_q"),

@@ -18,8 +18,8 @@ class Temperature(nn.Module):
         initial: its first value, > 0. CLIP and ALBEF start at 0.07, ALIGN at 1.0.
         learnable: whether it is trained.
         parametrisation: "log" trains `-ln tau` (CLIP's `logit_scale`), "divisor" trains `tau` itself (ALIGN, ALBEF).
-        bounds: `clamp_` keeps tau within them. Methods call it after each optimiser step, so that a bound never hides
-            the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
+        bounds: `clamp_` keeps a trained tau within them. Methods call it after each optimiser step, so that a bound
+            never hides the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
 
     Example:
         >>> tau = Temperature(0.5)
@@ -42,6 +42,8 @@ class Temperature(nn.Module):
             raise ValueError(f"parametrisation must be 'log' or 'divisor', got {parametrisation!r}")
         if bounds is not None and not 0 < bounds[0] <= bounds[1]:
             raise ValueError(f"bounds must be 0 < low <= high, got {bounds}")
+        if learnable and bounds is not None and not bounds[0] <= initial <= bounds[1]:
+            raise ValueError(f"a learned temperature must start within its bounds {bounds}, not at {initial}")
         self.parametrisation = parametrisation
         self.bounds = bounds
         value = torch.tensor(-math.log(initial) if parametrisation == "log" else float(initial))
@@ -59,8 +61,8 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring tau back within its bounds, in place."""
-        if self.bounds is None:
+        """Bring tau back within its bounds, in place. One that is not trained stays as it is."""
+        if self.bounds is None or not self.value.requires_grad:
             return
         low, high = self.bounds
         if self.parametrisation == "log":
