@@ -42,8 +42,6 @@ class Temperature(nn.Module):
             raise ValueError(f"parametrisation must be 'log' or 'divisor', got {parametrisation!r}")
         if bounds is not None and not 0 < bounds[0] <= bounds[1]:
             raise ValueError(f"bounds must be 0 < low <= high, got {bounds}")
-        if learnable and bounds is not None and not bounds[0] <= initial <= bounds[1]:
-            raise ValueError(f"a learned temperature must start within its bounds {bounds}, not at {initial}")
         self.parametrisation = parametrisation
         self.bounds = bounds
         value = torch.tensor(-math.log(initial) if parametrisation == "log" else float(initial))
