@@ -180,6 +180,9 @@ def test_temperature(parametrisation):
         tau.value.fill_(-math.log(3.0) if parametrisation == "log" else 3.0)
     tau.clamp_()
     assert tau().item() == pytest.approx(0.5, rel=1e-6)
+    fixed = losses.Temperature(0.7, learnable=False, parametrisation=parametrisation, bounds=(0.1, 0.5))
+    fixed.clamp_()
+    assert fixed().item() == pytest.approx(0.7, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,11 @@ def test_value_and_gradient_equal_the_slow_formula(reduction, margin, monkeypatc
     assert gradient[mask == 0].abs().max() == 0
 
 
-def test_gradcheck():
-    hidden = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+def test_first_and_second_derivatives():
+    hidden = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert torch.autograd.gradcheck(lambda h: simctg_loss(h, mask, margin=0.7), hidden)
+    assert torch.autograd.gradgradcheck(lambda h: simctg_loss(h, mask, margin=0.7), hidden)
 
 
 @pytest.mark.parametrize("case", RECORDED["loss"], ids=lambda case: f"margin {case['margin']}")

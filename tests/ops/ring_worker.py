@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from nearfar import ops
+from nearfar.losses import functional as F
 
 DIM = 6
 
@@ -44,6 +45,9 @@ CASES = {
     "info_nce": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, backend=backend),
     "info_nce with ids": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, ids=ids, backend=backend, tile=4),
     "one direction": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, symmetric=False, backend=backend),
+    "extra negatives": lambda q, k, ids, s, b, backend: F.info_nce(
+        q, k, temperature=1 / s, group=ids, negatives_a=k.flip(1), negatives_b=q.flip(1), backend=backend
+    ),
     "nt_xent": lambda q, k, ids, s, b, backend: ops.nt_xent(torch.cat([q, k]), s, backend=backend),
     "sigmoid": lambda q, k, ids, s, b, backend: ops.sigmoid(q, k, s, b, backend=backend),
     "sigmoid with groups": lambda q, k, ids, s, b, backend: ops.sigmoid(
@@ -53,8 +57,8 @@ CASES = {
 
 
 def data(world):
-    """Rank r holds 4 + r rows: the blocks differ in length."""
-    sizes = [4 + rank for rank in range(world)]
+    """Rank r holds 4 + r rows: the blocks differ in length. Of four ranks the third has none."""
+    sizes = [0 if rank == 2 else 4 + rank for rank in range(world)]
     generator = torch.Generator().manual_seed(1)
     q, k = (torch.randn(sum(sizes), DIM, generator=generator, dtype=torch.float64) for _ in range(2))
     return sizes, q, k, torch.randint(5, (sum(sizes),), generator=generator)

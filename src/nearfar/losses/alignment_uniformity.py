@@ -27,7 +27,7 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
     if alpha == 2:
         return squared.mean()
     # Where a pair coincides its loss and gradient are 0: the root's slope is infinite there, or undefined at alpha 1.
-    apart = squared > 0
+    apart = squared != 0  # NaN among them: it must show
     return torch.where(apart, squared, 1.0).pow(alpha / 2).mul(apart).mean()
 
 

@@ -48,7 +48,7 @@ def info_nce(
     if label_smoothing:
         refuse_ring(backend, "label smoothing")
     a, b, scale = unit(a), unit(b), as_scale(temperature)
-    extra_a, extra_b = (unit(x) if x is not None and len(x) else None for x in (negatives_a, negatives_b))
+    extra_a, extra_b = (None if x is None else unit(x) for x in (negatives_a, negatives_b))
     if extra_a is not None and isinstance(scale, Tensor) and scale.numel() > 1:
         raise ValueError("one temperature a row of a says nothing of negatives_a: pass a single one")
     loss = _contrast(a, b, scale, symmetric, group, extra_a, extra_b, backend)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from nearfar.ops.products import product
 
@@ -89,14 +88,27 @@ class _PairHinge(torch.autograd.Function):
             if gradient is not None:
                 gradient[:, start:stop] = product(active.to(states.dtype), states.mT)
         if gradient is not None:
-            ctx.save_for_backward(gradient.mul_(2 * weights[:, None, None]))
+            ctx.save_for_backward(gradient.mul_(2 * weights[:, None, None]), states, real, weights)
+            ctx.margin = margin
         return (value * weights).sum()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,), (gradient, states, real, weights) = upstream, ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: through all cosines of a sequence at once
+            states = states.view_as(states)
+            value = _all_at_once(states, real, ctx.margin, weights)
+            (out,) = torch.autograd.grad(value, states, grad, create_graph=True)
+            return out, None, None, None
         return grad * gradient, None, None, None
+
+
+def _all_at_once(states: Tensor, real: Tensor, margin: float, weights: Tensor) -> Tensor:
+    excess = product(states, states) + (margin - 1)
+    pair = (real[:, :, None] & real[:, None, :]).logical_and(
+        ~torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+    )
+    return (excess.relu() * pair).sum(dim=(1, 2)).mul(weights).sum()
 
 
 def _weights(real: Tensor, reduction: Reduction, dtype: torch.dtype) -> Tensor:

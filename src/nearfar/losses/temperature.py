@@ -18,8 +18,8 @@ class Temperature(nn.Module):
         initial: its first value, > 0. CLIP and ALBEF start at 0.07, ALIGN at 1.0.
         learnable: whether it is trained.
         parametrisation: "log" trains `-ln tau` (CLIP's `logit_scale`), "divisor" trains `tau` itself (ALIGN, ALBEF).
-        bounds: `clamp_` keeps tau within them. Methods call it after each optimiser step, so that a bound never hides
-            the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
+        bounds: `clamp_` keeps a trained tau within them. Methods call it after each optimiser step, so that a bound
+            never hides the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
 
     Example:
         >>> tau = Temperature(0.5)
@@ -59,8 +59,8 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring tau back within its bounds, in place."""
-        if self.bounds is None:
+        """Bring tau back within its bounds, in place. One that is not trained stays as it is."""
+        if self.bounds is None or not self.value.requires_grad:
             return
         low, high = self.bounds
         if self.parametrisation == "log":

@@ -18,7 +18,8 @@ def partition(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row log-partitions [N], column log-partitions ([M] with `both`, else [0]) and own logits ([N], else [0]).
 
-    They are float64 (where the device has it), so that a caller's difference of two of them loses nothing.
+    They are float64 (where the device has it), so that a caller's difference of two of them loses nothing; the dense
+    reference gives them in the type of q.
     """
     if backend == "dense":
         return dense_partition(pairs, both=both)

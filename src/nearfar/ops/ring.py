@@ -38,7 +38,7 @@ def ring_partition(pairs: Pairs, *, both: bool, budget: int | None) -> tuple[Ten
 def rank_mean(losses: Tensor) -> Tensor:
     """Mean over this rank's rows, weighted so that its mean over ranks is the mean over all rows."""
     sizes = block_sizes(losses.shape[-1], losses.device)
-    return losses.mean() * (losses.shape[-1] * len(sizes) / sum(sizes))
+    return losses.sum() * (losses.shape[-1] * len(sizes) / (max(losses.numel(), 1) * sum(sizes)))
 
 
 def sample_ids(rows: int, device: torch.device) -> Tensor:
@@ -164,6 +164,8 @@ def _ring_sigmoid_kernel(*args: Any) -> tuple[Tensor, ...]:
         if gradients:
             dk = dk.add_(dkeys, alpha=share)
         keys, groups, (dk,) = _next(sizes, step, keys, groups, [dk])
+    if not len(q):
+        totals[0] = torch.zeros_like(totals[0])  # the mean of no rows is NaN, and weighs nothing
     loss, dq, *others = (total.mul_(share) for total in totals)
     return loss, dq, dk, *others
 

@@ -64,6 +64,7 @@ def sigmoid(
         own = torch.arange(len(q), device=q.device)
     else:
         q_group, k_group = inputs.ids(q_group, len(q), "q_group"), inputs.ids(k_group, len(k), "k_group")
+        k_group = k_group.view_as(k_group)  # torch.compile wants two arguments where one tensor serves both sides
     pairs = replace(
         inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile), q_group=q_group, k_group=k_group, admit="sign"
     )

@@ -85,8 +85,10 @@ def soft_target(
     target = _evenly(q_group, k_group, q, len(k), one_set=one_set)
     teacher = None if teacher_q is None else teacher_q.detach().to(q.dtype).contiguous()
     share = torch.as_tensor(alpha, dtype=wide(q), device=q.device).detach()
-    groups = (None, None) if q_group is None or k_group is None else (q_group.contiguous(), k_group.contiguous())
-    tensors = (q, k, scale, target.anchor, *groups, teacher, share, target.positives, target.weight)
+    if q_group is not None and k_group is not None:
+        # Views: torch.compile wants two arguments where one tensor serves both sides.
+        q_group, k_group = q_group.contiguous(), k_group.contiguous().view_as(k_group)
+    tensors = (q, k, scale, target.anchor, q_group, k_group, teacher, share, target.positives, target.weight)
     rows = tile or strip_rows(len(k), 1 if teacher is None else 2)
     if backend == "dense":
         return _reference(*tensors, one_set, rows, k.requires_grad).to(q.dtype)

@@ -44,7 +44,10 @@ def pairwise_softplus(
         backend: "auto", "tiled" or "dense".
 
     Returns:
-        [N] in the type of q.
+        [N] in the type of q (float32 for half precision).
+
+    Raises:
+        UserError: shapes or options that do not fit together, or the ring.
 
     >>> import torch
     >>> pairwise_softplus(torch.zeros(1, 2), torch.zeros(3, 2), 1.0)  # 3 log 2
@@ -57,7 +60,7 @@ def pairwise_softplus(
 
 
 def softplus_rows(pairs: Pairs, bias: Tensor, backend: str = "auto", budget: int | None = None) -> Tensor:
-    """Row sums [N] in float64. With admit="sign", groups do not admit pairs but say which are near: their logits
+    """Row sums [N], in float64 unless dense. With admit="sign", groups do not admit pairs but say which are near: their logits
     change sign."""
     if backend == "dense":
         return dense_softplus(pairs, bias)

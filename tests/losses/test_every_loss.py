@@ -1,4 +1,5 @@
-"""Every loss computes in float32 or float64: from half-precision embeddings, under autocast, from plain numbers."""
+"""What every loss has in common: float32 or float64 from half precision, under autocast and from plain numbers; NaN
+shows; no graph breaks."""
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ FORMS = {
     "SupCon": lambda a, b: F.supcon(torch.cat([a, b]), LABEL.repeat(2)),
     "sigmoid": lambda a, b: F.sigmoid_loss(a, b, group=LABEL),
     "alignment": lambda a, b: F.alignment(a, b),
+    "alignment, alpha 1": lambda a, b: F.alignment(a, b, alpha=1.0),
     "uniformity": lambda a, b: F.uniformity(torch.cat([a, b])),
     "global to local": lambda a, b: F.global_local_info_nce(a, torch.stack([a, b], 1)),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
@@ -54,6 +56,24 @@ def test_half_precision_is_lifted_before_it_is_normalised(form, dtype):
     assert gradient.dtype == dtype
     # Only the sum over the paths that lead to one embedding is rounded to its type.
     torch.testing.assert_close(gradient.float(), expected_gradient, rtol=0.02, atol=float(expected_gradient.std()) / 50)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_compiles_without_a_graph_break(form):
+    a, b = vectors()
+    torch._dynamo.reset()
+    compiled = torch.compile(FORMS[form], backend="aot_eager", fullgraph=True)
+    found, gradient = value_and_gradient(compiled, a, b)
+    expected, expected_gradient = value_and_gradient(FORMS[form], a, b)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nan_shows(form):
+    a, b = vectors()
+    a[3, 3] = torch.nan
+    assert FORMS[form](a, b).isnan()
 
 
 @pytest.mark.parametrize("form", FORMS | DENSE)
