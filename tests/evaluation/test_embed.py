@@ -143,7 +143,9 @@ def test_select_takes_the_captions_along(encoder, colours):
 def test_the_same_words_for_the_same_group_count_once(encoder, colours):
     data = embed(encoder, colours)
     assert data.distinct_texts().tolist() == list(range(12))
-    data.group = None
+    data.group = None  # pictures with the very same captions are one group then
+    assert data.distinct_texts().tolist() == list(range(12))
+    data.group = torch.arange(12)
     assert len(data.distinct_texts()) == 24
 
 
