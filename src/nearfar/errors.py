@@ -27,3 +27,16 @@ def need(module: str, extra: str) -> ModuleType:
             raise
         package = module.partition(".")[0]
         raise UserError(f'this needs the package {package!r}: pip install "nearfar[{extra}]"') from None
+
+
+def at_least(least: int, **values: int | None) -> None:
+    """Raise `UserError` for the first of `values` that is below `least`; None passes.
+
+    >>> at_least(1, batch_size=64, limit=None)
+    >>> at_least(1, batch_size=0)
+    Traceback (most recent call last):
+    nearfar.errors.UserError: batch_size is 0, but must be 1 or more
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}, but must be {least} or more")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nearfar.errors import UserError
+
 
 def write(path: str | Path, content: str | bytes) -> Path:
     """Write a file in one step; folders are made as needed.
@@ -18,10 +20,39 @@ def write(path: str | Path, content: str | bytes) -> Path:
     ...     write(Path(folder) / "new" / "a.txt", "whole").read_text()
     'whole'
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = place(path)
     with whole(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def place(path: str | Path) -> Path:
+    """The path, once a file can be written there: its folder is made. Asked early, it spares a run that could not keep
+    its result.
+
+    Raises:
+        UserError: it is a folder, or lies below a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file to write")
+    folder(path.parent)
+    return path
+
+
+def folder(path: str | Path) -> Path:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        UserError: a file has its name, or the name of one above it.
+    """
+    path = Path(path)
+    for part in (path, *path.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise UserError(f"{part} is a file, and a folder is to be written there: name another, or remove it")
+            break
+    path.mkdir(parents=True, exist_ok=True)
     return path
 
 

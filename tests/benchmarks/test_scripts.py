@@ -21,12 +21,12 @@ def run(script, *flags, cwd, **options):
     return done.stdout
 
 
-def tiny_llama():
+def tiny_llama(vocabulary=64):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=vocabulary, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         eos_token_id=None, bos_token_id=1, pad_token_id=0, initializer_range=0.5,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
@@ -91,7 +91,7 @@ def test_decoding(tmp_path, monkeypatch, capsys):
 
 def test_released_decoding(tmp_path):
     """Our side of it answers as the parent asks; the other side needs a transformers of its own. And the table."""
-    tiny_llama().save_pretrained(tmp_path / "model")
+    tiny_llama(49152).save_pretrained(tmp_path / "model")
     flags = ("--side", "ours", "--model", tmp_path / "model", "--old", "-", "--simctg", "-")
     asked = json.dumps(["ours", 6, 4]) + "\n" + json.dumps(["greedy", 6, 4]) + "\n"
     arms, *answers = map(json.loads, run("released_decoding", *flags, cwd=tmp_path, input=asked).splitlines())

@@ -87,6 +87,14 @@ def test_mistakes_are_told(folder, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "toy", "--protocols", "magic"])
     assert "magic" in capsys.readouterr().err
+    for words, message in {
+        ("--limit", "0"): "limit is 0, but must be 1 or more",
+        ("--batch-size", "-4"): "batch-size is -4",
+        ("--json", str(folder)): "is a folder: name a file to write",
+        ("--report", str(folder / "red" / "0.png")): "0.png is a file, and a folder is to be written there",
+    }.items():
+        with pytest.raises(SystemExit, match=message):
+            main(["evaluate", "toy", "--on", str(folder), *words])
     with pytest.raises(SystemExit, match="nowhere"):
         main(["evaluate", "toy", "--on", "nowhere"])
     with pytest.raises(SystemExit, match="template"):
@@ -97,3 +105,16 @@ def test_the_first_records_only(folder, tmp_path, capsys):
     out = tmp_path / "out.json"
     main(["evaluate", "toy", "--on", str(folder), "--limit", "5", "--json", str(out), "--protocols", "zero_shot"])
     assert load_results(out)["zero_shot"].metrics["top1"].n == 5
+
+
+def test_pictures_with_captions_alone_are_measured_as_far_as_they_go(tmp_path, capsys):
+    """No classes: without --protocols the command leaves zero-shot out, and says so."""
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (9, 9), colour).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"all {name}")
+    out = tmp_path / "out.json"
+    main(["evaluate", "toy", "--on", str(tmp_path), "--json", str(out)])
+    assert list(load_results(out)) == ["retrieval", "geometry"]
+    assert "zero_shot is left out, as" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no labels"):
+        main(["evaluate", "toy", "--on", str(tmp_path), "--protocols", "zero_shot"])

@@ -143,8 +143,23 @@ def test_select_takes_the_captions_along(encoder, colours):
 def test_the_same_words_for_the_same_group_count_once(encoder, colours):
     data = embed(encoder, colours)
     assert data.distinct_texts().tolist() == list(range(12))
-    data.group = None
+    data.group = None  # pictures with the very same captions are one group then
+    assert data.distinct_texts().tolist() == list(range(12))
+    data.group = torch.arange(12)
     assert len(data.distinct_texts()) == 24
+
+
+def test_a_batch_of_none_is_refused(encoder, colours):
+    for size in (0, -1):
+        for run in (
+            lambda size: embed(encoder, colours, batch_size=size),
+            lambda size: embed_texts(encoder, ["red"], batch_size=size),
+            lambda size: embed_images(encoder, [], batch_size=size),
+        ):
+            with pytest.raises(UserError, match=f"batch_size is {size}, but must be 1 or more"):
+                run(size)
+    with pytest.raises(UserError, match="captions is -1"):
+        embed(encoder, colours, captions=-1)
 
 
 def test_lengths_that_do_not_fit_are_refused():

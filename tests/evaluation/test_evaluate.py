@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from nearfar.errors import UserError
-from nearfar.evaluation import PROTOCOLS, Embeddings, Result, embed, evaluate
+from nearfar.evaluation import PROTOCOLS, USUAL, Embeddings, Result, embed, evaluate, left_out
 
 
 def test_all_protocols_on_one_embedding(encoder, colours, monkeypatch):
@@ -49,3 +50,22 @@ def test_unknown_protocols_are_told(encoder, colours):
 def test_a_protocol_may_live_elsewhere(encoder, colours, monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "elsewhere", "nearfar.evaluation.evaluate:_geometry")
     assert evaluate(encoder, colours, ("elsewhere",))["elsewhere"].name == "geometry"
+
+
+def test_without_names_what_the_data_allows_is_measured(encoder, colours):
+    assert list(evaluate(encoder, colours)) == list(USUAL)
+    data = embed(encoder, colours)
+    assert left_out(encoder, data) == {}
+    data.classes = None
+    assert left_out(encoder, data) == {"zero_shot": f"{data.source} names no classes"}
+    data.label = torch.full_like(data.label, -1)
+    assert list(evaluate(encoder, data)) == ["retrieval", "geometry"]
+    assert left_out(encoder, data) == {"zero_shot": f"{data.source} has no labels"}
+    pictures = embed(encoder, colours, captions=0)
+    assert list(evaluate(encoder, pictures)) == ["zero_shot", "geometry"]
+    pictures.label = None
+    assert list(evaluate(encoder, pictures)) == ["geometry"]
+    assert left_out(encoder, pictures)["retrieval"] == f"{data.source} has no captions"
+    # What is asked for by name is not left out in silence.
+    with pytest.raises(UserError, match="captions"):
+        evaluate(encoder, pictures, ["retrieval"])

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from nearfar.errors import UserError
-from nearfar.evaluation.bootstrap import mean_interval, median_interval, resample
+from nearfar.evaluation.bootstrap import mean_interval, resample
 from nearfar.evaluation.result import Metric, Result, load_results, save_results
 
 RESULT = Result(
@@ -81,15 +81,6 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert 0.89 <= covered / 200 <= 0.99
 
 
-def test_median_interval_is_that_of_plain_resampling():
-    values = np.random.default_rng(5).integers(1, 100, size=51)
-    rng = np.random.default_rng(6)
-    slow = [np.median(values[rng.integers(51, size=51)]) for _ in range(4000)]
-    low, high = median_interval(values, resamples=4000)
-    assert low == pytest.approx(np.percentile(slow, 2.5), abs=3)
-    assert high == pytest.approx(np.percentile(slow, 97.5), abs=3)
-
-
 def test_same_seed_same_interval_and_blocks_are_bounded():
     values = np.arange(50.0)
     assert mean_interval(values, seed=7) == mean_interval(values, seed=7)
@@ -100,4 +91,3 @@ def test_same_seed_same_interval_and_blocks_are_bounded():
 
 def test_no_values_give_nan():
     assert np.isnan(mean_interval([])).all()
-    assert np.isnan(median_interval([])).all()

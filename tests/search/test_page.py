@@ -118,6 +118,27 @@ def test_typing_a_query_shows_the_hits_with_scores(page):
     assert "<b>colours</b>" not in page.find_element("id", "title").get_attribute("innerHTML")
 
 
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_the_page_fits_a_phone(page, width):
+    """Nothing stands beyond the edge, the pictures can be seen, and a long caption makes no other row tall."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        type_into(page, "text", "something red", "\n")
+        until(lambda: captions(page))
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        cards = [card.rect for card in page.find_elements("css selector", "#hits .thumbnail-lg")]
+        assert min(card["width"] for card in cards) > 100
+        assert max(card["x"] + card["width"] for card in cards) <= width
+        button = one(page, "#like button, button#like").rect
+        assert button["height"] < 80
+        page.execute_script("document.querySelector('#hits .caption-label').textContent = 'long words '.repeat(40)")
+        heights = [card.rect["height"] for card in page.find_elements("css selector", "#hits .thumbnail-lg")]
+        assert heights[-1] < heights[0]
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_dropped_picture_composes_with_texts(page, tmp_path):
     draw("green", "square", "white").save(tmp_path / "green.png")
     upload(page, tmp_path / "green.png")

@@ -1,5 +1,7 @@
 """What the page's server allows, without a browser."""
 
+import shutil
+
 import pytest
 
 from nearfar.search import build
@@ -56,6 +58,27 @@ def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
     assert shown[0][0].size == (96, 96)
     assert shown[0][1].endswith("a yellow disc")
     assert "3 of 10 pictures" in said
+
+
+def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, photos):
+    """It counts its changes from the start, so that the count alone tells nothing."""
+    desk = Desk(index, encoder)
+    assert desk.search("red", None, "", "", 1.0, 1)[1][0].caption.startswith("a red")
+    shutil.rmtree(index.directory)
+    for path in photos.glob("*.png"):
+        path.unlink()
+    draw("yellow").save(photos / "yellow-disc.png")
+    assert build(encoder, folder_source(photos), index.directory).manifest.serial == index.manifest.serial
+    _, hits, said, _ = desk.search("red", None, "", "", 1.0, 3)
+    assert [hit.caption for hit in hits] == ["a yellow disc"]
+    assert "1 of 1 pictures" in said
+    # Made anew by a model that sees otherwise: no hits by a stranger's vectors, but a sentence.
+    shutil.rmtree(index.directory)
+    build(ColourEncoder(turn=0.5), folder_source(photos), index.directory)
+    _, hits, said, _ = desk.search("yellow", None, "", "", 1.0, 3)
+    assert hits == []
+    assert "not the model that made the index" in said
+    assert str(index.directory.parent) not in said
 
 
 def test_the_desk_escapes_what_it_repeats(index, encoder):

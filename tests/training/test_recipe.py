@@ -14,6 +14,7 @@ from toy import Pairs
 import nearfar
 from nearfar import cli
 from nearfar.errors import UserError
+from nearfar.evaluation import load_results
 from nearfar.training.recipe import comment, load, shipped
 
 
@@ -53,7 +54,7 @@ def recipe(photos, tmp_path):
         },
         "method": {"name": "align", "temperature": 0.5},
         "training": {"steps": 6, "batch_size": 8, "chunk": 4, "lr": "1e-2", "log_every": 1, "save_every": 2},
-        "evaluation": {"data": str(photos), "protocols": ["retrieval"], "watch": ["retrieval"]},
+        "evaluation": {"data": str(photos), "watch": ["retrieval"]},
     }
     path.write_text("# Squares of four colours.\n" + yaml.safe_dump(values))
     return path
@@ -68,7 +69,8 @@ def test_one_run_from_start_to_end(recipe, tmp_path, capsys, monkeypatch):
     assert "text to image R@1" in printed
     assert "1 skipped" in printed
     assert "07.png" in (out / "skipped.txt").read_text()
-    assert "text_to_image_R@1" in (out / "results.json").read_text()
+    assert list(load_results(out / "results.json")) == ["retrieval", "geometry"], "what captions alone allow"
+    assert "zero_shot is left out, as" in printed
     assert (out / "report.html").stat().st_size > 1000
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert any("val_loss" in row and "val_retrieval/text_to_image_R@1" in row for row in rows)

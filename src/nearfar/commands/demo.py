@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nearfar.evaluation import Result
-
 UNSEEN = " (not in training)"
 """What is added to the name of a style that was left out."""
 
@@ -92,8 +90,8 @@ def index(model: Any, source: Any, out: Path) -> None:
     build(model, source, out / "index", model=str((out / "model").resolve()), progress=True)
 
 
-def tables(results: Mapping[str, Result]) -> list[Table]:
-    """The figures for the terminal, a row a style and one for all styles together, chance in brackets."""
+def tables(results: Mapping[str, Any]) -> list[Table]:
+    """The figures of `Result`s for the terminal, a row a style and one for all styles together, chance in brackets."""
     from rich.table import Table
 
     retrieval, zero_shot = results["retrieval"], results["zero_shot"]

@@ -35,6 +35,7 @@ def embed(
     """
     from rich.console import Console
 
+    from nearfar import files
     from nearfar.data import open_source
     from nearfar.errors import UserError
     from nearfar.evaluation.embed import embed as embed_source
@@ -42,6 +43,7 @@ def embed(
 
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
+    files.place(out)
     records = open_source(source, split=split, image=image, text=text, label=label)
     embeddings = embed_source(load(model), records, batch_size=batch_size, max_skipped=max_skipped, progress=True)
     embeddings.save(out)

@@ -7,7 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import UserError
+from nearfar import files
+from nearfar.errors import UserError, at_least
+
+PROTOCOLS = (
+    "retrieval",
+    "zero_shot",
+    "knn",
+    "linear_probe",
+    "geometry",
+    "compositionality",
+    "order_probe",
+    "answering",
+    "entailment",
+    "grounding",
+)
+"""The names of `nearfar.evaluation.PROTOCOLS`, which would bring torch along: help should not wait for it."""
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -17,11 +32,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     asked = parser().parse_args(arguments)
     from rich.console import Console
 
-    from nearfar.evaluation import embed, reranked_retrieval, save_results
+    from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
     from nearfar.models import load
     from nearfar.models.reranker import as_fusion
 
+    at_least(1, **{"--limit": asked.limit, "--batch-size": asked.batch_size})
+    if asked.json:
+        files.place(asked.json)
+    if asked.report:
+        files.folder(asked.report)
     source = open_data(asked.on, asked.split, asked, otherwise="test")
     if asked.limit is not None:
         if not hasattr(source, "first"):
@@ -31,7 +51,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     if asked.rerank is not None:
         as_fusion(encoder)
     embeddings = None
-    if asked.report or asked.rerank is not None:
+    if asked.report or asked.rerank is not None or asked.protocols is None:
         embeddings = embed(encoder, source, batch_size=asked.batch_size, captions=asked.captions, progress=True)
     results = run(
         encoder,
@@ -53,6 +73,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         results["reranked_retrieval"].details |= cost
     console = Console(highlight=False)
     console.print(f"{asked.model} on {source!r}", markup=False, soft_wrap=True)
+    if asked.protocols is None and embeddings is not None:
+        for name, reason in left_out(encoder, embeddings).items():
+            console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)
     for result in results.values():
         for table in result.tables():
             console.print(table)
@@ -76,8 +99,6 @@ evaluate.raw = True  # type: ignore[attr-defined]
 
 def parser() -> ArgumentParser:
     """The flags."""
-    from nearfar.evaluation import PROTOCOLS
-
     made = ArgumentParser(prog="nearfar evaluate", description=evaluate.__doc__)
     made.add_argument("model", help="a folder that nearfar or transformers saved, or a model's name")
     made.add_argument(
@@ -90,10 +111,10 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--protocols",
         nargs="+",
-        default=["retrieval", "zero_shot"],
         metavar="NAME",
         choices=list(PROTOCOLS),
-        help=f"what to measure: {', '.join(PROTOCOLS)} (default: retrieval zero_shot)",
+        help=f"what to measure: {', '.join(PROTOCOLS)} (default: retrieval zero_shot geometry, as far as "
+        "the data allows)",
     )
     made.add_argument("--limit", type=int, metavar="N", help="use the first N records of the data (default: all)")
     made.add_argument("--captions", type=int, metavar="N", help="use the first N captions of each image (default: all)")

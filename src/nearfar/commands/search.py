@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nearfar import files
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 def search(arguments: Sequence[str]) -> None:
     """Search an index by text, by image, or by both: q = text + image + weight * plus - weight * minus."""
     asked = parser().parse_args(arguments)
+    if asked.html:
+        files.place(asked.html)
     from rich.console import Console
 
     from nearfar.search import query

@@ -4,7 +4,7 @@ from nearfar.evaluation.answering import answering
 from nearfar.evaluation.embed import embed, embed_images, embed_texts
 from nearfar.evaluation.embeddings import Embeddings
 from nearfar.evaluation.entailment import entailment
-from nearfar.evaluation.evaluate import PROTOCOLS, Job, evaluate
+from nearfar.evaluation.evaluate import PROTOCOLS, USUAL, Job, evaluate, left_out
 from nearfar.evaluation.geometry import geometry
 from nearfar.evaluation.grounding import grounding
 from nearfar.evaluation.probes import knn, linear_probe
@@ -18,6 +18,7 @@ from nearfar.evaluation.zero_shot import ZeroShotClassifier, class_prototypes, z
 __all__ = [
     "PROTOCOLS",
     "TEMPLATES",
+    "USUAL",
     "Embeddings",
     "Job",
     "Metric",
@@ -34,6 +35,7 @@ __all__ = [
     "geometry",
     "grounding",
     "knn",
+    "left_out",
     "linear_probe",
     "load_results",
     "nearest",

@@ -47,32 +47,6 @@ def mean_interval(
     return _percentiles(np.concatenate(means), level)
 
 
-def median_interval(
-    values: ArrayLike,
-    *,
-    cluster: ArrayLike | None = None,
-    seed: int = 0,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """The percentile interval of the median of `values [n]`; arguments as for `mean_interval`.
-
-    >>> median_interval([5.0, 5.0, 5.0])
-    (5.0, 5.0)
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) == 0:
-        return np.nan, np.nan
-    member, count = clusters(cluster, len(values))
-    order = np.argsort(values, kind="stable")
-    medians = []
-    for weights in resample(count, resamples, seed, width=len(values)):
-        mass = weights[:, member[order]].cumsum(axis=1)  # (resamples, n)
-        medians.append(values[order][(mass < mass[:, -1:] / 2).sum(axis=1)])
-    low, high = _percentiles(np.concatenate(medians)[:, None], level)
-    return float(low[0]), float(high[0])
-
-
 def resample(count: int, resamples: int, seed: int, *, width: int | None = None) -> Iterator[NDArray[np.float64]]:
     """Blocks of `[b, count]`: how often each of `count` units is drawn in each resample. A block holds at most
     about `BLOCK` numbers of a row width `width` (default: `count`)."""

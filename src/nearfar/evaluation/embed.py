@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from nearfar.data.batch import to_device
 from nearfar.data.skipped import Skipped
 from nearfar.data.source import captions as clean_captions
-from nearfar.errors import UserError
+from nearfar.errors import UserError, at_least
 from nearfar.evaluation.embeddings import Embeddings
 
 NUMBERS = ("index", "group", "label", "domain")
@@ -53,6 +53,8 @@ def embed(
     Raises:
         UserError: the source holds no usable image, or too many are broken.
     """
+    at_least(1, batch_size=batch_size)
+    at_least(0, captions=captions)
     captions = captions if hasattr(encoder, "encode_text") else 0
     near = getattr(encoder, "image_size", None)
     reader = _Reader(source, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
@@ -88,6 +90,7 @@ def embed(
 def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
     """Unit embeddings `[len(texts), D]` of texts, float32, on the CPU. Each different text is encoded once, and texts
     of like length together, so that little is spent on padding."""
+    at_least(1, batch_size=batch_size)
     different = sorted(set(texts), key=lambda text: (len(text), text))
     if not different:
         return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
@@ -109,6 +112,7 @@ def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64) -
     """
     from nearfar.data.images import load_image
 
+    at_least(1, batch_size=batch_size)
     with evaluating(encoder):
         batches = [_encode_images(encoder, [load_image(i) for i in batch]) for batch in _batches(images, batch_size)]
     return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)

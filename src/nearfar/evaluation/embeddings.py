@@ -79,13 +79,28 @@ class Embeddings:
 
     @property
     def image_group(self) -> Tensor:
-        """`[N]`: the group of each image; images without groups are each their own."""
+        """`[N]`: the group of each image; images without groups are each their own. What is resampled together."""
         return torch.arange(len(self.image)) if self.group is None else self.group
 
     @property
+    def match_group(self) -> Tensor:
+        """`[N]`: equal for images that the same captions fit. The groups, where the data has them; else images with
+        the very same captions are one."""
+        alone = torch.arange(len(self.image))
+        if self.group is not None or not self.captions:
+            return self.image_group
+        told: dict[int, set[str]] = {}
+        for image, caption in zip(self.image_of_text.tolist(), self.captions, strict=True):
+            told.setdefault(image, set()).add(caption)
+        first: dict[frozenset[str], int] = {}
+        for image, words in told.items():
+            alone[image] = first.setdefault(frozenset(words), image)
+        return alone
+
+    @property
     def text_group(self) -> Tensor:
-        """`[M]`: the group of each caption, that of its image."""
-        return self.image_group[self.image_of_text]
+        """`[M]`: the match group of each caption, that of its image."""
+        return self.match_group[self.image_of_text]
 
     def distinct_texts(self) -> Tensor:
         """Rows of the captions that are left when the same words for the same group count once: five drawings of one

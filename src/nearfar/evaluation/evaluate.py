@@ -127,10 +127,14 @@ PROTOCOLS: dict[str, Callable[..., Result] | str] = {
 """Protocols by name: a function `(job, **options) -> Result`, or "module:function", imported when it is used."""
 
 
+USUAL = ("retrieval", "zero_shot", "geometry")
+"""What is measured where no protocol is named, as far as the data allows."""
+
+
 def evaluate(
     encoder: Any,
     source: Any,
-    protocols: Sequence[str] = ("retrieval", "zero_shot"),
+    protocols: Sequence[str] | None = None,
     *,
     train: Any = None,
     seed: int = 0,
@@ -145,7 +149,8 @@ def evaluate(
     Args:
         encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
         source: the data, or its `Embeddings`.
-        protocols: names in `PROTOCOLS`.
+        protocols: names in `PROTOCOLS`. Default: those of `USUAL` that the data allows; `left_out` tells which are not
+            among them, and why.
         train: labelled data to fit the probes on, or answered questions; None: half of the data.
         seed: of splits and bootstraps.
         batch_size: for embedding.
@@ -161,13 +166,36 @@ def evaluate(
         UserError: an unknown protocol, or data that lacks what a protocol needs.
     """
     options = options or {}
-    unknown = [name for name in (*protocols, *options) if name not in PROTOCOLS]
+    unknown = [name for name in (*(protocols or ()), *options) if name not in PROTOCOLS]
     if unknown:
         raise UserError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     job = Job(encoder, source, train, seed, batch_size, captions, progress, options)
     if embeddings is not None:
         job.embeddings = embeddings
+    if protocols is None:
+        without = left_out(encoder, job.embeddings)
+        protocols = [name for name in USUAL if name not in without]
     return {name: _protocol(name)(job, **options.get(name, {})) for name in protocols}
+
+
+def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:
+    """The protocols of `USUAL` that cannot be measured on this data, each with the reason.
+
+    >>> import torch
+    >>> pictures = Embeddings(torch.eye(3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), source="photos")
+    >>> left_out(None, pictures)["retrieval"]
+    'photos has no captions'
+    """
+    reasons = {}
+    if not len(data.text):
+        reasons["retrieval"] = f"{data.source} has no captions"
+    if data.label is None or not bool((data.label >= 0).any()):
+        reasons["zero_shot"] = f"{data.source} has no labels"
+    elif not data.classes:
+        reasons["zero_shot"] = f"{data.source} names no classes"
+    elif not hasattr(encoder, "encode_text"):
+        reasons["zero_shot"] = "the model reads no text"
+    return reasons
 
 
 def _protocol(name: str) -> Callable[..., Result]:

@@ -67,10 +67,10 @@ def geometry(
     if len(data.text):
         texts = data.distinct_texts()
         text, text_group = normalize(data.text.float(), dim=1), data.text_group
-        metrics["alignment"] = _alignment(image, text, data.image_of_text, text_group, alpha, seed)
+        metrics["alignment"] = _alignment(image, text, data.image_of_text, group[data.image_of_text], alpha, seed)
         metrics |= _one_side("image", image, group, t)
         metrics |= _one_side("text", text[texts], text_group[texts], t)
-        metrics["modality_gap"] = _gap(image, text[texts], group, text_group[texts], seed)
+        metrics["modality_gap"] = _gap(image, text[texts], data.match_group, text_group[texts], seed)
         metrics["hubness"] = Metric(hubness(text[texts], image, hubs), n=len(image))
     else:
         metrics |= _one_side("image", image, group, t)

@@ -52,7 +52,7 @@ def reranked_retrieval(
         part = data.select(images)
         texts = torch.isin(data.image_of_text, images).nonzero().flatten()[part.distinct_texts()]
         sides = {
-            "image": (images, normalize(data.image[images], dim=1), data.image_group[images]),
+            "image": (images, normalize(data.image[images], dim=1), data.match_group[images]),
             "text": (texts, normalize(data.text[texts], dim=1), data.text_group[texts]),
         }
         metrics: dict[str, Metric] = {}

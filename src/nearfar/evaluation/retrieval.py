@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.errors import UserError
-from nearfar.evaluation.bootstrap import mean_interval, median_interval
+from nearfar.evaluation.bootstrap import mean_interval
 from nearfar.evaluation.embed import embed
 from nearfar.evaluation.embeddings import Embeddings
+from nearfar.evaluation.median_rank import median_rank, median_rank_interval
 from nearfar.evaluation.ranks import CHUNK, Ranks, rank
 from nearfar.evaluation.result import Metric, Result
 
@@ -30,7 +31,8 @@ def retrieval(
     """Recall at k, median rank and mean reciprocal rank, text to image and image to text.
 
     A candidate is right when it belongs to the query's group: for an image any of its captions, and where the data has
-    groups (one thing drawn in five styles) any caption of the group. The same words for the same group count once.
+    groups (one thing drawn in five styles) any caption of the group. Without groups, images with the very same captions
+    are one: a caption cannot tell which of them was meant. The same words for the same group count once.
     Ties count at their expectation, so a collapsed model scores at chance. Intervals resample whole groups.
 
     Args:
@@ -67,22 +69,23 @@ def retrieval(
         "images": len(data),
         "captions": len(data.text),
         "distinct_captions": len(data.distinct_texts()),
-        "groups": len(data.image_group.unique()),
+        "groups": len(data.match_group.unique()),
         "skipped": data.skipped.count,
     }
     return Result("retrieval", metrics, {"domain": domains} if domains else {}, details)
 
 
 def ranks(data: Embeddings, direction: str, *, chunk: int = CHUNK) -> tuple[Ranks, Tensor]:
-    """The ranks of one direction, "text_to_image" or "image_to_text", and the group of each query. Queries are the
-    distinct captions (`data.distinct_texts()`), or the images."""
+    """The ranks of one direction, "text_to_image" or "image_to_text", and which queries belong together: captions that
+    ask for the same images, images of one group. Queries are the distinct captions (`data.distinct_texts()`), or the
+    images."""
     texts = data.distinct_texts()
     image, text = normalize(data.image, dim=1), normalize(data.text[texts], dim=1)
-    image_group, text_group = data.image_group, data.text_group[texts]
+    image_group, text_group = data.match_group, data.text_group[texts]
     if direction == "text_to_image":
         return rank(text, image, text_group, image_group, chunk=chunk), text_group
     if direction == "image_to_text":
-        return rank(image, text, image_group, text_group, chunk=chunk), image_group
+        return rank(image, text, image_group, text_group, chunk=chunk), data.image_group
     raise ValueError(f"direction is 'text_to_image' or 'image_to_text', not {direction!r}")
 
 
@@ -108,33 +111,9 @@ def rank_metrics(
         prefix + name: Metric(_mean(value), float(low[i]), float(high[i]), _mean(random), n, _unit(name))
         for i, (name, (value, random)) in enumerate(columns.items())
     }
-    place = found.rank()
-    median = float(np.median(place)) if n else np.nan
-    interval = median_interval(place, cluster=cluster, seed=seed)
-    metrics[prefix + "median_rank"] = Metric(median, *interval, chance=median_rank_by_chance(chance), n=n)
+    interval = median_rank_interval(found, cluster=cluster, seed=seed)
+    metrics[prefix + "median_rank"] = Metric(median_rank(found), *interval, chance=median_rank(chance), n=n)
     return metrics
-
-
-def median_rank_by_chance(chance: Ranks) -> float:
-    """The median of the rank of the first right candidate over all queries in a random order: the smallest r that half
-    of them reach.
-
-    >>> import torch
-    >>> one = torch.zeros(1, 3)
-    >>> median_rank_by_chance(rank(one, torch.zeros(9, 3), torch.tensor([0]), torch.arange(9)).chance())
-    5.0
-    """
-    if not len(chance):
-        return float("nan")
-    low, high = 1, int(chance.candidates.max())
-    while low < high:
-        middle = (low + high) // 2
-        # The tolerance keeps a probability of exactly one half from falling to rounding.
-        if _mean(chance.hit(middle)) >= 0.5 - 1e-12:
-            high = middle
-        else:
-            low = middle + 1
-    return float(low)
 
 
 def _both_ways(data: Embeddings, ks: Sequence[int], *, seed: int, chunk: int) -> dict[str, Metric]:

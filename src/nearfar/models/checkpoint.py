@@ -30,7 +30,7 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     import nearfar
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.folder(folder)
     config = {"nearfar": nearfar.__version__, "model": type(model).__name__, **model.config()}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         model.tokenizer.save_pretrained(scratch)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.skipped import Skipped
-from nearfar.errors import UserError
+from nearfar.errors import UserError, at_least
 from nearfar.evaluation.embed import embed_images
 from nearfar.search.identity import check_model, fingerprint
 from nearfar.search.index import Index
@@ -65,6 +65,7 @@ def build(
         UserError: the index was made with another model or is being written, the source is empty, too many
             pictures are unusable.
     """
+    at_least(1, batch_size=batch_size)
     name = name or str(getattr(source, "name", "source"))
     total = len(source) if hasattr(source, "__len__") else None
     if total == 0:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError, need
 from nearfar.search.gallery import describe
+from nearfar.search.identity import check_model
 from nearfar.search.index import Index
 from nearfar.search.items import Hit
 from nearfar.search.manifest import load_manifest
@@ -32,17 +33,20 @@ CSS = """
 #title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
 #title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
 .notice { padding: 0; }
+#found { align-items: start; }
 #notice { min-height: 1.6rem; }
 .notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
   border-radius: .35rem; }
 #notice .found { color: var(--body-text-color-subdued); }
 #notice .found b { color: var(--body-text-color); }
+@media (max-width: 48rem) { #found { flex-direction: column; align-items: stretch; } }
 #hits .grid-wrap { max-height: none !important; overflow: visible; padding: .5rem; }
-#hits .grid-container { gap: .6rem; }
+#hits .grid-container { gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); grid-auto-rows: auto; }
+@media (min-width: 60rem) { #hits .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
 #hits .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; background: #fff; }
 #hits .thumbnail-lg img { aspect-ratio: 1; height: auto; object-fit: contain; padding: .5rem .5rem 0; }
 #hits .caption-label { position: static; opacity: 1 !important; max-width: 100%; width: 100%; border: 0;
-  border-radius: 0; text-align: left; white-space: normal; font-size: .8rem; line-height: 1.3;
+  border-radius: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.3;
   color: #222; background: #fff; padding: .3rem .6rem .5rem; }
 #hits .thumbnail-item.selected { outline: 2px solid var(--color-accent); }
 footer { display: none !important; }
@@ -58,13 +62,20 @@ class Desk:
 
     @property
     def index(self) -> Index:
-        """The index, opened anew when it has changed; the old snapshot while it cannot be opened."""
+        """The index, opened anew when it has changed; the old snapshot while it cannot be opened. Raises UserError
+        when it was made anew with another model."""
         try:
-            if load_manifest(self._index.directory).serial != self._index.manifest.serial:
-                self._index = Index(self._index.directory)
+            now = Index(self._index.directory) if self._stale() else self._index
         except UserError:
-            pass
-        return self._index
+            return self._index
+        if now.manifest.probe != self._index.manifest.probe:
+            check_model(now.manifest, self.encoder, where=now.directory.name)
+        self._index = now
+        return now
+
+    def _stale(self) -> bool:
+        # All of the manifest: an index that was deleted and made anew counts its changes from the start.
+        return load_manifest(self._index.directory) != self._index.manifest
 
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
@@ -159,8 +170,8 @@ def make_page(index: Index, encoder: Any) -> Any:
                     name_it = gr.Button("Label the picture", elem_id="name-it")
                     wrong = gr.HTML(elem_classes="notice")
                     named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
-            with gr.Column(scale=3, min_width=420):
-                with gr.Row(equal_height=True):
+            with gr.Column(scale=3, min_width=300):
+                with gr.Row(equal_height=True, elem_id="found"):
                     notice = gr.HTML(elem_id="notice", elem_classes="notice")
                     like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
                 gallery = gr.Gallery(

@@ -47,7 +47,7 @@ class Writer:
         """A new, empty index in `directory`, which is made if need be. Raises UserError when it holds one already."""
         directory = Path(directory)
         check_kind(kind)
-        directory.mkdir(parents=True, exist_ok=True)
+        files.folder(directory)
         lock = acquire(directory)
         try:
             if (directory / NAME).exists():

@@ -50,7 +50,7 @@ class Assembled:
     def run(self, out: Path, *, resume: bool = False) -> Run:
         """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
         if processes.is_main():
-            out.mkdir(parents=True, exist_ok=True)
+            files.folder(out)
             if not list(out.glob("checkpoints/step-*")):
                 files.write(out / "config.yaml", self.recipe.as_yaml())
         # The report is written once, at the end, when there is something to show.
@@ -63,7 +63,7 @@ class Assembled:
         return run
 
     def _evaluate(self, run: Run, model: Any, out: Path) -> None:
-        from nearfar.evaluation import embed, evaluate, save_results
+        from nearfar.evaluation import embed, evaluate, left_out, save_results
         from nearfar.evaluation.report import write_report
 
         settings = self.recipe.evaluation
@@ -71,6 +71,9 @@ class Assembled:
         if self.held_out is not None:
             progress = self.recipe.training.progress
             found = embed(model, self.held_out, captions=settings.captions, progress=progress)
+            if settings.protocols is None and progress:
+                for name, reason in left_out(model, found).items():
+                    print(f"evaluation: {name} is left out, as {reason}")
             results = evaluate(
                 model,
                 self.held_out,

@@ -239,7 +239,7 @@ class Loop:
                 f"{self.out} already holds a run: resume it (resume=True, --resume), or name another folder."
             )
         if processes.is_main():
-            checkpoints.folder.mkdir(parents=True, exist_ok=True)
+            files.folder(checkpoints.folder)
             files.remove_leftovers(self.out)
             files.remove_leftovers(checkpoints.folder)
         processes.barrier()

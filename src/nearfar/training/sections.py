@@ -70,7 +70,8 @@ class EvaluationConfig:
 
     data: Spec | None = None
     """Held-out data; None measures nothing."""
-    protocols: list[str] = field(default_factory=lambda: ["retrieval", "zero_shot", "geometry"])
+    protocols: list[str] | None = None
+    """Names in `nearfar.evaluation.PROTOCOLS`; None: retrieval, zero_shot and geometry, as far as the data allows."""
     watch: list[str] = field(default_factory=list)
     """Protocols also measured on `data.validation` at each validation; `training.monitor` may name one of their
     figures, `val_retrieval/text_to_image_R@1` say."""

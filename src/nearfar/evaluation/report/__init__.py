@@ -60,7 +60,7 @@ def write_report(
     if results is None and (folder / RESULTS).exists():
         results = load_results(folder / RESULTS)
     if results is None:
-        results = _measure(encoder, data, seed) if data is not None else {}
+        results = evaluate(encoder, data, seed=seed) if data is not None else {}
     if skipped is None and (folder / SKIPPED).exists():
         skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()[1:]  # after the line with the count
     missing = [str(entry).strip() for entry in skipped or ()]
@@ -86,15 +86,6 @@ def write_report(
         _footer(),
     )
     return files.write(folder / "report.html", document)
-
-
-def _measure(encoder: Any, data: Embeddings, seed: int) -> dict[str, Result]:
-    protocols = ["geometry"]
-    if len(data.text):
-        protocols.insert(0, "retrieval")
-    if encoder is not None and data.label is not None and data.classes:
-        protocols.insert(-1, "zero_shot")
-    return evaluate(encoder, data, protocols, seed=seed)
 
 
 def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]]) -> str:

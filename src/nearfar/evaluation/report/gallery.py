@@ -48,7 +48,7 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
     images = normalize(data.image, dim=1)
     query = normalize(data.text[text : text + 1], dim=1)
     cosine, rows = (found[0].tolist() for found in nearest(query, images, top))
-    right = data.image_group == data.text_group[text]
+    right = data.match_group == data.text_group[text]
     hits = [
         _hit(data, thumbnails, row, f"{c:.2f}", "right" if right[row] else "")
         for c, row in zip(cosine, rows, strict=True)

@@ -71,7 +71,7 @@ def pairs_and_strangers(data: Embeddings, *, most: int = 20_000, seed: int = 0) 
     texts = torch.randperm(len(text), generator=generator)[:most]
     own = torch.linalg.vecdot(text[texts], image[data.image_of_text[texts]])
     other = torch.randint(len(image), (len(texts),), generator=generator)
-    strange = data.image_group[other] != data.text_group[texts]
+    strange = data.match_group[other] != data.text_group[texts]
     far = torch.linalg.vecdot(text[texts], image[other])[strange]
     return {"its own image": own.double().numpy(), "another image": far.double().numpy()}
 
