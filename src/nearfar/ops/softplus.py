@@ -60,8 +60,8 @@ def pairwise_softplus(
 
 
 def softplus_rows(pairs: Pairs, bias: Tensor, backend: str = "auto", budget: int | None = None) -> Tensor:
-    """Row sums [N], in float64 unless dense. With admit="sign", groups do not admit pairs but say which are near: their logits
-    change sign."""
+    """Row sums [N], in float64 unless dense. With admit="sign", groups do not admit pairs but say which are near: their
+    logits change sign."""
     if backend == "dense":
         return dense_softplus(pairs, bias)
     needs = needs_gradient(pairs) or (torch.is_grad_enabled() and bias.requires_grad)
