@@ -1,6 +1,7 @@
 """The house keeps its shape: floors, lengths, light imports, and a command line and tables that agree with the code."""
 
 import ast
+import io
 import subprocess
 import sys
 from importlib import import_module
@@ -94,6 +95,44 @@ def test_every_command_has_help(command, capsys):
         cli.run(function, command, ["--help"])
     assert stop.value.code == 0
     assert "usage: nearfar" in capsys.readouterr().out
+
+
+def test_help_does_not_wait_for_torch():
+    code = (
+        "import sys\nfrom nearfar import cli\n"
+        "for words in [[], *([name, '--help'] for name in cli.COMMANDS)]:\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit: pass\n"
+        "    assert 'torch' not in sys.modules, words\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120)
+
+
+def test_the_command_line_knows_the_protocols():
+    from nearfar.commands.evaluate import PROTOCOLS
+    from nearfar.evaluation.evaluate import PROTOCOLS as THERE
+
+    assert list(PROTOCOLS) == list(THERE)
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    papers = [sys.executable, "-m", "nearfar.cli", "papers", "--format", "json"]
+    with subprocess.Popen(papers, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_papers_fit_a_terminal_of_80_columns():
+    from rich.console import Console
+
+    from nearfar.papers import as_table
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(as_table(PAPERS))
+    text = console.export_text()
+    for paper in PAPERS:
+        assert {paper.slug, paper.arxiv, *paper.recipes} <= set(text.split())
 
 
 def test_unknown_command_lists_the_commands():

@@ -3,6 +3,7 @@ flags and its docstring is its help, so there is nothing to keep in step here.""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -47,8 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"nearfar: no command {command!r}.\n\n{usage()}")
     try:
         run(load(command), command, rest)
+        sys.stdout.flush()
     except (UserError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         sys.exit(f"nearfar {command}: {error}")
+    except BrokenPipeError:
+        # `nearfar papers | head`: the reader has had enough. What is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
 

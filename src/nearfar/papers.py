@@ -301,12 +301,13 @@ def as_table(papers: Sequence[Paper]) -> Table:
     """The table for the terminal."""
     from rich.table import Table
 
-    table = Table(title=f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in")
-    for column in ("slug", "paper", "arXiv", "where", "recipes", "verdict of its claims"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in", box=None)
+    table.add_column("slug", no_wrap=True)  # what is typed and looked up stays in one piece, also in 80 columns
+    table.add_column("arXiv", no_wrap=True)
+    table.add_column("module, and recipes", no_wrap=True)
+    table.add_column("verdict of its claims")
     for paper in papers:
-        where = paper.home[0] if paper.is_in else "not in yet"
+        where = [paper.home[0].removeprefix("nearfar."), *paper.recipes] if paper.is_in else ["not in yet"]
         style = None if paper.is_in else "dim"
-        cells = (paper.slug, paper.name, paper.arxiv, where, ", ".join(paper.recipes), paper.verdict)
-        table.add_row(*cells, style=style)
+        table.add_row(paper.slug, paper.arxiv, "\n".join(where), paper.verdict, style=style)
     return table

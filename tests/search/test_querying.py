@@ -105,6 +105,12 @@ def test_more_hits_than_pictures_gives_all(index, encoder):
         query(index, encoder, text="red", top=0)
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number_is_refused(index, encoder, weight):
+    with pytest.raises(UserError, match="a weight of the query is no number"):
+        query(index, encoder, text="red", plus=["blue"], weight=weight)
+
+
 def test_an_empty_index_and_another_width_say_so(encoder, tmp_path):
     Writer.create(tmp_path / "index", model="m", dim=7, probe=[]).close()
     with pytest.raises(UserError, match="is empty"):

@@ -98,9 +98,16 @@ def test_embed_writes_what_can_be_read_back(captioned, tmp_path, capsys):
         (["search", "red", "--index", "INDEX", "--image", "NOWHERE"], "no such file"),
         (["index", "other", "PHOTOS", "--out", "INDEX"], "not the model that made the index"),
         (["serve", "--index", "NOWHERE"], "does not exist: make one with"),
+        (["index", "colours", "PHOTOS", "--out", "FILE"], "FILE is a file, and a folder is to be written there"),
+        (["index", "colours", "PHOTOS", "--out", "INDEX", "--batch-size", "0"], "batch_size is 0, but must be 1"),
+        (["embed", "colours", "PHOTOS", "--out", "FILE/a.safetensors"], "FILE is a file, and a folder"),
+        (["search", "red", "--index", "INDEX", "--top", "0"], "at least 1"),
+        (["search", "red", "--index", "INDEX", "--html", "PHOTOS"], "is a folder: name a file to write"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(made, captioned, tmp_path, arguments, message):
+def test_mistakes_are_answered_in_one_line(made, captioned, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("mine")
     places = {"INDEX": str(made), "PHOTOS": str(captioned), "NOWHERE": str(tmp_path / "nowhere")}
     with pytest.raises(SystemExit, match=message):
         cli.main([places.get(argument, argument) for argument in arguments])

@@ -186,6 +186,8 @@ def test_recipes_are_listed_and_copied(tmp_path, capsys, monkeypatch):
     cli.main(["recipes"])
     assert comment(shipped()["world"]) in capsys.readouterr().out
     cli.main(["recipes", "copy", "world"])
+    cli.main(["recipes", "copy", "world", "mine/deeper/a.yaml"])  # the folders are made
+    assert (tmp_path / "mine/deeper/a.yaml").read_bytes() == (tmp_path / "world.yaml").read_bytes()
     assert (tmp_path / "world.yaml").read_bytes() == shipped()["world"].read_bytes()
     with pytest.raises(SystemExit, match="exists already"):
         cli.main(["recipes", "copy", "world"])

@@ -23,6 +23,7 @@ def recipes(arguments: Sequence[str]) -> None:
 
 def copy(name: str, dest: Path) -> None:
     """Copy a shipped recipe, or a configuration of `accelerate launch`, to a folder or file that is not there yet."""
+    from nearfar import files
     from nearfar.errors import UserError
     from nearfar.training.recipe import launch_configurations, shipped
 
@@ -32,6 +33,7 @@ def copy(name: str, dest: Path) -> None:
     target = dest / known[name].name if dest.is_dir() else dest
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
+    files.place(target)
     target.write_bytes(known[name].read_bytes())
     launch = f"accelerate launch --config_file {target} -m nearfar.cli train RECIPE"
     print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")

@@ -151,6 +151,8 @@ def compose_query(image: np.ndarray, text: np.ndarray, *, sign: int = 1, weight:
 
 def unit_sum(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The unit vector(s) along the weighted sum over the first axis of `[T, ..., D]`, each term of unit length."""
+    if not np.isfinite(weights).all():
+        raise UserError(f"a weight of the query is no number to reckon with: {', '.join(map(str, weights))}")
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     total = np.tensordot(weights, units, axes=1)
     length = np.linalg.norm(total, axis=-1, keepdims=True)
