@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,11 +34,21 @@ def interleave(runs: Mapping[str, Callable[[], object]], yardstick: str, rounds:
             run()
             cpu[name].append(time.process_time() - c)
             wall[name].append(time.perf_counter() - w)
+    return _timings(cpu, wall, yardstick)
 
+
+def pooled(parts: Sequence[Mapping[str, Timing]], yardstick: str) -> dict[str, Timing]:
+    """The rounds of several processes as one: where memory lies differs between processes more than between rounds."""
+    cpu = {name: [t for part in parts for t in part[name].cpu_rounds] for name in parts[0]}
+    wall = {name: [t for part in parts for t in part[name].wall_rounds] for name in parts[0]}
+    return _timings(cpu, wall, yardstick)
+
+
+def _timings(cpu: dict[str, list[float]], wall: dict[str, list[float]], yardstick: str) -> dict[str, Timing]:
     def timing(c: list[float], w: list[float]) -> Timing:
         return Timing(median(c), median(w), median(ratios(c, cpu[yardstick])), median(ratios(w, wall[yardstick])), c, w)
 
-    return {name: timing(cpu[name], wall[name]) for name in runs}
+    return {name: timing(cpu[name], wall[name]) for name in cpu}
 
 
 def ratios(rounds: list[float], yardstick: list[float]) -> list[float]:

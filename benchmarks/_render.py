@@ -14,16 +14,16 @@ HEAD = """# Benchmarks
 
 ## The losses on `nearfar.ops`
 
-Forward and backward, float32, threads: {threads}, torch {torch} ({vectors}), {rounds} rounds in which all variants of
-a form run in turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round,
-so it depends little on the machine; **to nearfar** is the CPU time as a multiple of the first row's in the same round,
-**on the clock** likewise: the median over the rounds, and the lowest and highest round. **Extra memory** is the
-peak beyond inputs and their gradients, from a process of its own. **Error** is the largest relative error (norm of the
-difference over norm) of the loss and the gradients to q and k against the formula in float64. The system's load average
-was {load} during the run.
+Forward and backward, float32, threads: {threads}, torch {torch} ({vectors}); in each round all variants of a form
+run in turn. **Products** is the CPU time as a multiple of one N x N x D matrix product timed in the same round, so it
+depends little on the machine; **to nearfar** is the CPU time as a multiple of the first row's in the same round,
+**on the clock** likewise: the median over the rounds of all processes, and the lowest and highest round. **Extra
+memory** is the peak beyond inputs and their gradients, from a process of its own. **Error** is the largest relative
+error (norm of the difference over norm) of the loss and the gradients to q and k against the formula in float64. The
+system's load average was {load} during the runs; from process to process the ratios move by some 5 % either way.
 
     make bench        # makes the comparison environment and runs every size; the figures below come from:
-    {command}
+    {commands}
 
 The least that each form needs when it keeps no tiles, in products: {products}.
 With all tiles kept it is one less (NT-Xent: half of one). The variant "nearfar" is what everyone gets who names no
@@ -49,6 +49,7 @@ def render(results: dict[str, Any], page: Path) -> None:
     machine, rows = results["machine"], results["rows"]
     loads = [row["load"] for row in rows]
     needs = ", ".join(f"{form} {n}" for form, n in PRODUCTS.items())
+    machine = machine | {"commands": "\n    ".join(machine["commands"])}
     text = HEAD.format(**machine, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
     forms = list(PRODUCTS)
     rows = sorted(rows, key=lambda row: (forms.index(row["form"]), row["scale"], row["n"], row["d"]))

@@ -5,8 +5,10 @@
     .venv-compare/bin/python benchmarks/ops.py --render             # only write docs/benchmarks.md again
 
 All variants of a form run in turn within each round, forward and backward, float32; each is also given as a multiple
-of one N x N x D product timed in the same round. Before timing, every variant's loss and gradients are compared with
-the formula in float64. Peak memory comes from a process of its own.
+of one N x N x D product timed in the same round. Rounds of several processes are pooled. Before timing, every variant's
+loss and gradients are compared with the formula in float64. Peak memory comes from a process of its own.
+
+With `--form`, the other forms' rows stay as they were recorded, if torch and the machine are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from _measure import interleave, peak_of
+from _measure import Timing, interleave, peak_of, pooled
 from _objectives import FORMULA, PAIRS_OF_PAIRS, Objective, objective, objectives
 from _render import render
 
@@ -41,13 +43,19 @@ def main() -> None:
     parser.add_argument("--n", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--d", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--form", nargs="+", default=list(FORMULA), choices=list(FORMULA))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=3, help="in each process")
+    parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--render", action="store_true", help="write docs/benchmarks.md from the recorded results")
     parser.add_argument("--memory", nargs=5, metavar=("FORM", "VARIANT", "N", "D", "SCALE"), help=argparse.SUPPRESS)
+    parser.add_argument("--time", nargs=4, metavar=("FORM", "N", "D", "SCALE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.time:
+        form, n, d, scale = options.time
+        print(json.dumps({k: asdict(t) for k, t in timed(form, int(n), int(d), float(scale), options.rounds).items()}))
+        return
     if options.memory:
         form, variant, n, d, scale = options.memory
         print(peak(form, variant, int(n), int(d), float(scale)))
@@ -60,16 +68,28 @@ def main() -> None:
             row
             for form, n, d in sizes
             for scale in SCALES.get(form, (14.3,))
-            for row in compare(form, n, d, scale, options.rounds, options.threads)
+            for row in compare(form, n, d, scale, options)
         ]
+        results = joined(machine(options), rows, options.output)
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps({"machine": machine(options), "rows": rows}, indent=1) + "\n")
+        options.output.write_text(json.dumps(results, indent=1) + "\n")
     # Only the recorded results belong on the page: another run's table goes beside its figures.
     page = PAGE if options.output.resolve() == RESULTS.resolve() else options.output.with_suffix(".md")
     render(json.loads(options.output.read_text()), page)
 
 
-def compare(form: str, n: int, d: int, scale: float, rounds: int, threads: int) -> list[dict[str, object]]:
+def joined(here: dict[str, object], rows: list[dict[str, object]], file: Path) -> dict[str, object]:
+    """The new rows, with those that `file` holds of other forms."""
+    old = json.loads(file.read_text()) if file.exists() else {"machine": {}, "rows": []}
+    same = {**here, "commands": None} == {**old["machine"], "commands": None}
+    measured = {row["form"] for row in rows}
+    kept = [row for row in old["rows"] if same and row["form"] not in measured]
+    if kept:
+        here = {**here, "commands": [*old["machine"]["commands"], *here["commands"]]}  # type: ignore[misc]
+    return {"machine": here, "rows": [*kept, *rows]}
+
+
+def compare(form: str, n: int, d: int, scale: float, options: argparse.Namespace) -> list[dict[str, object]]:
     """One row a variant: checked, timed in turn, its memory measured apart."""
     variants = objectives(form, n)
     inputs = vectors(n, d, scale)
@@ -78,20 +98,18 @@ def compare(form: str, n: int, d: int, scale: float, rounds: int, threads: int) 
     for name, found in errors.items():
         if not found <= TOLERANCE:
             raise SystemExit(f"{name} is off by {found:.1e} from float64 ({form}, N {n}, D {d}): not timed")
-    del expected
+    del expected, inputs
     gc.collect()
-    product = torch.empty(n, n)
-    runs = {"product": lambda: torch.mm(inputs[0].detach(), inputs[1].detach().T, out=product)}
-    runs |= {name: lambda f=f: value_and_gradients(f, inputs) for name, f in variants.items()}
     load = os.getloadavg()[0]
-    timings = interleave(runs, "product", rounds)
+    told = [
+        json.loads(in_a_process(options, "--rounds", options.rounds, "--time", form, n, d, scale))
+        for _ in range(options.processes)
+    ]
+    timings = pooled([{name: Timing(**values) for name, values in each.items()} for each in told], "product")
     rows = []
     for name in variants:
-        command = [sys.executable, __file__, "--threads", str(threads), "--memory", form, name, n, d, scale]
         # Freed blocks go straight back to the system, so that they do not hide in the process's size.
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
-        done = subprocess.run([*map(str, command)], check=True, stdout=subprocess.PIPE, text=True, env=environment)
-        extra = int(done.stdout)
+        extra = int(in_a_process(options, "--memory", form, name, n, d, scale, MALLOC_MMAP_THRESHOLD_="65536"))
         shape = {"form": form, "n": n, "d": d, "scale": scale, "variant": name}
         rows.append(shape | asdict(timings[name]) | {"extra_bytes": extra, "error": errors[name], "load": load})
         print(f"{form:26s} N {n:5d} D {d:3d} scale {scale:5.1f}  {name:36s}", end=" ")
@@ -99,6 +117,21 @@ def compare(form: str, n: int, d: int, scale: float, rounds: int, threads: int) 
             f"{timings[name].cpu_ratio:6.2f} products  {extra / 2**20:8.1f} MiB  error {errors[name]:.0e}", flush=True
         )
     return rows
+
+
+def in_a_process(options: argparse.Namespace, *flags: object, **environment: str) -> str:
+    """What this script prints with these flags."""
+    command = [sys.executable, __file__, "--threads", str(options.threads), *map(str, flags)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    return done.stdout
+
+
+def timed(form: str, n: int, d: int, scale: float, rounds: int) -> dict[str, Timing]:
+    """Every variant of a form, and the product that is their measure, in turn."""
+    inputs, product = vectors(n, d, scale), torch.empty(n, n)
+    runs = {"product": lambda: torch.mm(inputs[0].detach(), inputs[1].detach().T, out=product)}
+    runs |= {name: lambda f=f: value_and_gradients(f, inputs) for name, f in objectives(form, n).items()}
+    return interleave(runs, "product", rounds)
 
 
 def vectors(n: int, d: int, scale: float) -> list[Tensor]:
@@ -140,15 +173,20 @@ def peak(form: str, variant: str, n: int, d: int, scale: float) -> int:
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:
-    sizes = " ".join(f"--{name} {' '.join(map(str, getattr(options, name)))}" for name in ("n", "d"))
+    flags = ("n", "d", *(["form"] if set(options.form) != set(FORMULA) else []))
+    asked = " ".join(
+        " ".join([f"--{name}", *(f'"{v}"' if " " in str(v) else str(v) for v in vars(options)[name])]) for name in flags
+    )
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": options.threads,
-        "rounds": options.rounds,
-        "command": f"python benchmarks/ops.py {sizes} --rounds {options.rounds} --threads {options.threads}",
+        "commands": [
+            f"python benchmarks/ops.py {asked} --rounds {options.rounds} --processes {options.processes} "
+            f"--threads {options.threads}"
+        ],
     }
 
 

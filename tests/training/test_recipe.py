@@ -138,6 +138,14 @@ def test_what_is_wrong_is_named(overrides, message):
         load("world", overrides)
 
 
+def test_members_of_an_ensemble_are_checked_too():
+    assert load("demo", ["method.of.temperature=0.1"]).method["of"]["temperature"] == 0.1
+    with pytest.raises(UserError, match=r"section method.of: no setting 'smoothing'"):
+        load("demo", ["method.of.smoothing=1"])
+    with pytest.raises(UserError, match=r"section method.of: say which with `name`"):
+        load("demo", {"method.of": {"exclude_duplicates": True}})
+
+
 def test_files_that_are_no_recipe(tmp_path):
     with pytest.raises(UserError, match=r"no recipe 'wrold'.*world"):
         load("wrold")

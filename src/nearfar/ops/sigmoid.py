@@ -19,6 +19,8 @@ from nearfar.ops.partition import flat
 from nearfar.ops.softplus import BIASED_PAIRS, accumulate, is_safe, softplus_rows, softplus_tile
 from nearfar.ops.tiles import Pairs, own_logits, wide
 
+LARGE, SIDE = 4096, 2048  # from so many rows and columns on, tiles of that side: keys are read half as often
+
 
 def sigmoid(
     q: Tensor,
@@ -44,7 +46,7 @@ def sigmoid(
             positive of `q[i]`, and M >= N.
         reduction: "mean" over the rows, or "none": the row sums [N].
         backend: "auto", "tiled", "dense", or "ring" (as in `info_nce`; all ranks must scale their losses alike).
-        tile: as in `log_partition`.
+        tile: as in `log_partition`; by default 2,048 where N and M are at least 4,096.
 
     Raises:
         UserError: shapes or options that do not fit together.
@@ -57,6 +59,8 @@ def sigmoid(
         raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
     if (q_group is None) != (k_group is None):
         raise UserError("pass both q_group [N] and k_group [M], or neither")
+    if tile is None and min(len(q), len(k)) >= LARGE:
+        tile = SIDE
     own = None
     if q_group is None:
         if len(k) < len(q):
