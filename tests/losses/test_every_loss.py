@@ -28,6 +28,9 @@ FORMS = {
     "alignment, alpha 1": lambda a, b: F.alignment(a, b, alpha=1.0),
     "uniformity": lambda a, b: F.uniformity(torch.cat([a, b])),
     "global to local": lambda a, b: F.global_local_info_nce(a, torch.stack([a, b], 1)),
+    "global to local, padded": lambda a, b: F.global_local_info_nce(
+        a, torch.stack([a, b, b * torch.nan], 1), mask=LABEL[:, None] % 2 > torch.arange(3) - 1, group=LABEL - 4
+    ),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
