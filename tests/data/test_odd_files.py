@@ -195,6 +195,66 @@ def test_notes_of_a_sample_that_are_no_numbers(tmp_path):
     assert (shards(tmp_path / "s.tar")[0]["group"], shards(tmp_path / "s.tar")[0]["weight"]) == (3, 0.5)
 
 
+def classes_of_shard(path, labels, **options):
+    members = {}
+    for i, label in enumerate(labels):
+        members |= {f"{i:02d}.png": png()} | ({} if label is None else {f"{i:02d}.cls": label.encode()})
+    write_shard(path / "s.tar", members)
+    return shards(path / "s.tar", **options)
+
+
+def test_names_of_classes_in_shards_are_understood_as_class_folders_are(tmp_path):
+    source = classes_of_shard(tmp_path, ["red_fox\n", "cat", "red_fox", "007", None])
+    assert source.classes == ["007", "cat", "red_fox"]
+    assert source.column("label") == [2, 1, 2, 0, -1]
+    assert source.column("text") == [["red fox"], ["cat"], ["red fox"], ["007"], []]
+    for name in ("red_fox", "cat"):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        (tmp_path / "animals" / name / "a.png").write_bytes(png())
+    animals = folder(tmp_path / "animals")
+    assert [(r["text"], animals.classes[r["label"]]) for r in animals] == [
+        (r["text"], source.classes[r["label"]]) for r in (source[1], source[0])
+    ]
+    batch = next(
+        iter(Loader(source[:3], batch_size=3, image_size=8, tokenizer=train_tokenizer(["a"], 300), shuffle=False))
+    )
+    assert batch["label"].tolist() == [2, 1, 2]
+
+
+def test_a_caption_goes_before_the_name_of_the_class(tmp_path):
+    members = {"a.png": png(), "a.cls": b"cat", "a.txt": b"a tabby", "b.png": png(), "b.cls": b"dog", "b.txt": b" "}
+    write_shard(tmp_path / "s.tar", members)
+    source = shards(tmp_path / "s.tar")
+    assert source.column("text") == [["a tabby"], []]
+    assert source.column("label") == [0, 1]
+
+
+def test_a_stream_of_shards_has_names_of_classes_for_captions_only(tmp_path):
+    stream = classes_of_shard(tmp_path, ["red_fox", "cat"], streaming=True)
+    assert stream.classes is None
+    assert [record["text"] for record in stream] == [["red fox"], ["cat"]]
+    assert not any("label" in record for record in stream)
+
+
+def test_a_key_that_is_named_holds_names_of_classes_and_others_do_not(tmp_path):
+    members = {}
+    for i, animal in enumerate(["dog", "cat"]):
+        members |= {f"{i}.png": png(), f"{i}.json": json.dumps({"text": "x", "label": animal}).encode()}
+    write_shard(tmp_path / "s.tar", members)
+    assert "label" not in shards(tmp_path / "s.tar")[0]
+    named = shards(tmp_path / "s.tar", label="label")
+    assert (named.classes, named.column("label")) == (["cat", "dog"], [1, 0])
+
+
+@pytest.mark.parametrize("label", ["0.5", "1, 2", "--3", "²", "-", "", "9" * 5000])
+def test_labels_that_are_neither_number_nor_name(tmp_path, label):
+    source = classes_of_shard(tmp_path, [" 3\n", label, "-4"])
+    names = label in ("--3", "²", "-")
+    assert source.classes == (sorted(["3", "-4", label]) if names else None)
+    if not names:
+        assert source.column("label", None) == [3, None, -4]
+
+
 @pytest.mark.parametrize("name", ["we[ird] dir/a.tar", "plain/A.TAR"])
 def test_names_of_shards(tmp_path, name):
     (tmp_path / name).parent.mkdir()

@@ -138,6 +138,16 @@ def test_soft_targets(alpha, grouped):
     assert torch.autograd.grad(got, teacher, allow_unused=True)[0] is None
 
 
+def test_soft_targets_train_the_module_s_own_temperature():
+    q, teacher = pair(4)
+    k, _ = pair(9, seed=2)
+    loss = losses.SoftTargetInfoNCE(losses.Temperature(0.3, parametrisation="divisor")).double()
+    got = loss(q, k.detach(), teacher_q=teacher, alpha=torch.tensor(0.5))
+    agree(got, oracle.soft_target(q, k.detach(), loss.temperature(), 0.5, teacher), [q, loss.temperature.value])
+    fixed = losses.SoftTargetInfoNCE(0.3, learnable=False)
+    assert [name for name, p in fixed.named_parameters() if p.requires_grad] == []
+
+
 def test_alignment_and_uniformity():
     a, b = pair(5)
     unit = torch.nn.functional.normalize
@@ -240,7 +250,7 @@ def test_bad_ids_say_what_is_wrong(call, message):
         lambda z: losses.SupCon(backend="ring")(z, torch.zeros(2, dtype=torch.long)),
         lambda z: losses.AlignmentUniformity(backend="ring")(z, z),
         lambda z: losses.GlobalLocalInfoNCE(backend="ring")(z, z[:, None]),
-        lambda z: F.soft_target_info_nce(z, z, teacher_q=z, alpha=0.4, backend="ring"),
+        lambda z: losses.SoftTargetInfoNCE(backend="ring")(z, z, teacher_q=z, alpha=0.4),
     ],
 )
 def test_a_ring_that_would_give_another_loss_is_refused(call):

@@ -28,15 +28,52 @@ FORMS = {
     "alignment, alpha 1": lambda a, b: F.alignment(a, b, alpha=1.0),
     "uniformity": lambda a, b: F.uniformity(torch.cat([a, b])),
     "global to local": lambda a, b: F.global_local_info_nce(a, torch.stack([a, b], 1)),
+    "global to local, padded": lambda a, b: F.global_local_info_nce(
+        a, torch.stack([a, b, b * torch.nan], 1), mask=LABEL[:, None] % 2 > torch.arange(3) - 1, group=LABEL - 4
+    ),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
+TWINS = {
+    "alignment": (losses.AlignmentUniformity(weight=0.0), lambda f, a, b: f(a, b)),
+    "global_local_info_nce": (
+        losses.GlobalLocalInfoNCE(),
+        lambda f, a, b: f(a, torch.stack([a, b], 1), mask=LABEL[:, None] > torch.arange(2), group=LABEL),
+    ),
+    "info_nce": (losses.InfoNCE(), lambda f, a, b: f(a, b, group=LABEL, negatives_a=b[:3], negatives_b=a[:3])),
+    "nt_xent": (losses.NTXent(), lambda f, a, b: f(a, b)),
+    "sigmoid_loss": (losses.SigmoidLoss(), lambda f, a, b: f(a, b, group=LABEL)),
+    "simctg_loss": (losses.SimCTGLoss(), lambda f, a, b: f(torch.stack([a, b]), LABEL.expand(2, -1))),
+    "soft_target_info_nce": (
+        losses.SoftTargetInfoNCE(),
+        lambda f, a, b: f(a, b, teacher_q=b.roll(1, 0), alpha=0.4, q_group=LABEL, k_group=LABEL),
+    ),
+    "supcon": (losses.SupCon(), lambda f, a, b: f(torch.cat([a, b]), LABEL.repeat(2))),
+    "uniformity": (losses.AlignmentUniformity(), lambda f, a, b: f(a, a)),
+}
+"""Each function, the module whose defaults are its own, and a call of either with all that they take."""
 DENSE = {
     "dense InfoNCE": lambda a, b: F.info_nce(a, b, backend="dense"),
     "dense NT-Xent": lambda a, b: F.nt_xent(a, b, backend="dense"),
     "dense soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), alpha=0.4, backend="dense"),
     "dense sigmoid": lambda a, b: F.sigmoid_loss(a, b, temperature=0.1, bias=-1.0, backend="dense"),
 }
+
+
+def test_every_function_has_a_module_and_every_module_a_function():
+    assert set(TWINS) == set(F.__all__)
+    modules = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)} - {"Temperature"}
+    assert {type(module).__name__ for module, _ in TWINS.values()} == modules
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_module_is_its_function(name):
+    a, b = vectors()
+    module, call = TWINS[name]
+    function = getattr(F, name)
+    if name == "uniformity":  # of one set, the module takes two; where both are one, they do not differ
+        function = lambda a, b: F.uniformity(a)  # noqa: E731
+    torch.testing.assert_close(call(module, a, b), call(function, a, b), rtol=1e-6, atol=0)
 
 
 def value_and_gradient(form, a, b):

@@ -34,7 +34,7 @@ def oracle(q, k, scale, admitted):
 
 def admitted_by(admit, q_group, k_group):
     same = q_group[:, None] == k_group
-    return {"all": torch.ones_like(same), "same": same, "different": ~same}[admit]
+    return {"all": torch.ones_like(same), "same": same, "different": ~same, "others": ~same & (k_group >= 0)}[admit]
 
 
 def gradients(function, q, k, scale, weights, dtype):
@@ -61,7 +61,7 @@ def relative(found, expected):
     scale=st.sampled_from([1.0, 30.0, 60.0, 100.0, 3000.0]),
     spread=st.sampled_from([1.0, 0.1, 3.0]),
     tile=st.sampled_from([None, 1, 7, (16, 5)]),
-    admit=st.sampled_from(["all", "same", "different"]),
+    admit=st.sampled_from(["all", "same", "different", "others"]),
     budget=st.sampled_from([None, 0, 900]),
     dtype=st.sampled_from([torch.float64, torch.float32]),
     seed=st.integers(0, 5),
@@ -69,7 +69,7 @@ def relative(found, expected):
 def test_values_and_gradients_match_float64(n, m, scale, spread, tile, admit, budget, dtype, seed):
     q, k = vectors(n, m, seed=seed, spread=spread)
     generator = torch.Generator().manual_seed(seed)
-    q_group, k_group = (torch.randint(4, (size,), generator=generator) for size in (n, m))
+    q_group, k_group = (torch.randint(-1, 3, (size,), generator=generator) for size in (n, m))
     weights = torch.rand(n, generator=generator), torch.rand(m, generator=generator)
     groups = {} if admit == "all" else {"q_group": q_group, "k_group": k_group}
 

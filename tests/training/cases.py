@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from toy import Pairs, Plain, batch
 
 from nearfar import losses
-from nearfar.losses import functional
 from nearfar.methods.base import Method
 
 N = 16
@@ -63,7 +61,7 @@ def sequence(loss, e, d):
 
 def soft(loss, e, d):
     keys = torch.cat([e["text"], e["hard"]]).detach()
-    return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4, temperature=0.3)
+    return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4)
 
 
 CASES = {
@@ -82,15 +80,12 @@ CASES = {
     "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
     "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),
-    "soft_target_info_nce": Case(lambda: Objective(functional.soft_target_info_nce, soft)),
+    "SoftTargetInfoNCE": Case(lambda: Objective(losses.SoftTargetInfoNCE(0.3), soft)),
 }
 
 
 def make(case: Case) -> Method:
-    method = case.make().double()
-    if isinstance(method, Objective) and isinstance(method.loss, nn.Module):
-        method.loss.double()
-    return method
+    return case.make().double()
 
 
 def case_batch() -> dict:

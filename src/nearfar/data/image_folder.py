@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from nearfar.data.encoding import REMEDY, decode_text
 from nearfar.data.images import EXTENSIONS
 from nearfar.data.skipped import BadRecord, Skipped
-from nearfar.data.source import Record, Records, Source
+from nearfar.data.source import Record, Records, Source, words
 from nearfar.data.tables import table
 from nearfar.errors import UserError
 
@@ -82,9 +82,9 @@ def _record(picture: Path, captions: Captions, classes: list[str] | None, texts:
         raise BadRecord("the file is empty")
     record: Record = {"image": str(picture)}
     if classes is not None:
-        return record | {"text": [_words(picture.parent.name)], "label": classes.index(picture.parent.name)}
+        return record | {"text": [words(picture.parent.name)], "label": classes.index(picture.parent.name)}
     if captions == "name":
-        return record | {"text": [_words(picture.stem)]}
+        return record | {"text": [words(picture.stem)]}
     beside = texts.get(picture.with_suffix(""))
     if beside is None:
         raise BadRecord(f"no caption: there is no {picture.with_suffix('.txt').name}")
@@ -109,10 +109,6 @@ def _leads_back(place: str, name: str) -> bool:
         return False
     target, here = os.path.realpath(os.path.join(place, name)), os.path.realpath(place)
     return os.path.commonpath([target, here]) == target
-
-
-def _words(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
 def _splits(path: Path) -> str:

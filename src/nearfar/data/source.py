@@ -267,6 +267,15 @@ def captions(text: Any) -> list[str]:
     return [stripped for t in texts if t is not None and (stripped := str(t).strip())]
 
 
+def words(name: str) -> str:
+    """The name of a class or a file as its caption.
+
+    >>> words("red_car-2")
+    'red car 2'
+    """
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
 def _merge(names: Sequence[Sequence[str] | None]) -> tuple[list[str] | None, list[Mapping[int, int]]]:
     """One list of all names, and for each list the map from its numbers to the numbers of the whole."""
     union = list(dict.fromkeys(name for each in names for name in each or ()))

@@ -1,7 +1,7 @@
 """Shards in the WebDataset form: plain tar files in which `000.jpg`, `000.txt`, `000.json` make one sample.
 
-Only headers are read to find the samples; a picture is read, by its place in the file, when it is decoded. So local
-shards can be shuffled as freely as a folder, and a process of many reads the bytes of its own samples only.
+Only headers, and labels, are read to find the samples; a picture is read, by its place in the file, when it is decoded.
+So local shards can be shuffled as freely as a folder, and a process of many reads the bytes of its own samples only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from nearfar.data.arrow import USUAL
 from nearfar.data.encoding import decode_text
 from nearfar.data.images import EXTENSIONS
-from nearfar.data.source import Record, Source, Stream, captions
+from nearfar.data.source import Record, Source, Stream, captions, words
 from nearfar.errors import UserError
 
 
@@ -37,9 +37,10 @@ def shards(
     Args:
         pattern: a file, a folder of `.tar` files, a glob `data/*.tar`, braces `data/{000..099}.tar`, or a list.
         image, text, label: endings of the members, or keys of the sample's `.json`; by default any image, `txt` (or a
-            usual key such as `caption`), and `cls`.
+            usual key such as `caption`), and `cls`. Names of classes in place of numbers become numbers, in sorted
+            order, and a sample without any caption takes its class for one, as in class folders.
         streaming: read shards in order without listing their samples first; gives a `Stream`. For so many samples that
-            a list of them does not fit in memory.
+            a list of them does not fit in memory. It has no numbers for names of classes, which nobody knows all yet.
         max_skipped: share of samples that may be lost to broken or truncated shards; they are in `skipped`.
 
     Raises:
@@ -84,23 +85,30 @@ class TarSource(Source):
         self.name, self._roles = name, roles
         self._samples: list[tuple[str, Sample]] = []
         broken: list[tuple[str, str, int]] = []
+        names: set[str] = set()
         for path in paths:
             before = len(self._samples)
             trouble: list[str] = []
-            self._samples += scan(path, trouble)
+            for key, sample in scan(path, trouble):
+                self._samples.append((key, sample))
+                names.add(roles.label_of(sample))
             broken += [(path, why, len(self._samples) - before) for why in trouble]
         # What a truncated shard held is not known: it is taken to have been as long as the whole ones.
         whole = len(paths) - len(broken)
         usual = (len(self._samples) - sum(found for *_, found in broken)) / whole if whole else 0
         for path, why, found in broken:
             self.skipped.add(path, why, count=max(1, round(usual) - found))
+        names.discard("")
+        if not all(map(_is_whole, names)):  # numbers stay what they are, as long as none of them is a name
+            self.classes = sorted(names)
+        self._numbers = {name: i for i, name in enumerate(self.classes or ())}
         self.columns = list(self.record(0)) if self._samples else ["image", "text"]
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def record(self, index: int) -> Record:
-        return self._roles.record(*self._samples[index])
+        return self._roles.record(*self._samples[index], self._numbers)
 
 
 class TarStream(Stream):
@@ -196,6 +204,31 @@ NUMBERS = ("label", "domain", "group", "index", "weight")
 """Keys of a record that hold numbers."""
 
 
+def _class(value: Any) -> str:
+    """What a label says, as text: a whole number or the name of a class; "" where it is neither, but a score or several
+    labels.
+
+    >>> [_class(value) for value in (" -3\\n", "red_fox\\n", 7, "0.5", "1, 2", None)]
+    ['-3', 'red_fox', '7', '', '', '']
+    """
+    if isinstance(value, int):
+        return str(int(value))
+    text = value.strip() if isinstance(value, str) else ""
+    return text if _is_whole(text) or not all(map(_is_numeral, re.split(r"[\s,;]+", text))) else ""
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch("[+-]?[0-9]{1,18}", text) is not None
+
+
+def _is_numeral(text: str) -> bool:
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_number(key: str, value: Any) -> bool:
     return isinstance(value, int | float if key == "weight" else int) and not isinstance(value, bool)
 
@@ -206,18 +239,39 @@ class _Roles:
     text: str | None
     label: str | None
 
-    def record(self, key: str, sample: Sample) -> Record:
+    def record(self, key: str, sample: Sample, numbers: Mapping[str, int] | None = None) -> Record:
+        """The record of a sample; `numbers` are those of the classes where they have names."""
         fields = self._fields(sample)
         # The sample's own notes may use a key that is a number here for words of theirs ("group": "flickr").
         record: Record = {"key": key, **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)}}
         endings = [self.image] if self.image else [e[1:] for e in EXTENSIONS]
         record["image"] = next((sample[e] for e in endings if e in sample), None)
-        text = self._value(sample, fields, [self.text] if self.text else ["txt", *USUAL["text"].split()])
+        places = [self.text] if self.text else ["txt", *USUAL["text"].split()]
+        text = self._value(sample, fields, places)
         record["text"] = captions(text.splitlines() if isinstance(text, str) else text)
-        label = self._value(sample, fields, [self.label] if self.label else ["cls", *USUAL["label"].split()])
-        if isinstance(label, int) or (isinstance(label, str) and label.strip().lstrip("-").isdigit()):
-            record["label"] = int(label)
-        return record
+        label = self.label_of(sample)
+        if (
+            label
+            and (numbers or not _is_whole(label))
+            and not any(place in sample or place in fields for place in places)
+        ):
+            record["text"] = [words(label)]
+        if numbers:
+            return record | {"label": numbers.get(label, -1)}
+        label = label or _class(next((fields[name] for name in self._labels if name in fields), None))
+        return record | {"label": int(label)} if _is_whole(label) else record
+
+    def label_of(self, sample: Sample) -> str:
+        """The sample's label, a whole number or the name of a class; "" where there is none. Of its `.json` only a key
+        that was named is looked at: there is much in these that could be a label."""
+        member = next((sample[ending] for ending in self._labels if ending in sample), None)
+        if member is not None:
+            return _class(decode_text(member.read()))
+        return _class(self._fields(sample).get(self.label)) if self.label else ""
+
+    @property
+    def _labels(self) -> list[str]:
+        return [self.label] if self.label else ["cls", *USUAL["label"].split()]
 
     def _fields(self, sample: Sample) -> dict[str, Any]:
         if "json" not in sample:

@@ -8,6 +8,7 @@ from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.nt_xent import NTXent
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg import SimCTGLoss
+from nearfar.losses.soft_target import SoftTargetInfoNCE
 from nearfar.losses.supcon import SupCon
 from nearfar.losses.temperature import Temperature
 
@@ -18,6 +19,7 @@ __all__ = [
     "NTXent",
     "SigmoidLoss",
     "SimCTGLoss",
+    "SoftTargetInfoNCE",
     "SupCon",
     "Temperature",
     "functional",

@@ -48,16 +48,24 @@ def global_local_info_nce(
     refuse_ring(backend, "GlobalLocalInfoNCE")
     g, local, scale = unit(g), lifted(local), as_scale(temperature)
     by_row = scale[:, None] if isinstance(scale, Tensor) and scale.ndim else scale
-    ids = torch.arange(n, device=g.device) if group is None else inputs.ids(group, n, "group")
-    locals_, owners = local.reshape(n * k, d), ids[:, None].expand(n, k).reshape(n * k)
+    ids = torch.arange(n, device=g.device) if group is None else _places(inputs.ids(group, n, "group"))
     if mask is not None:
         local = local.masked_fill(~real[..., None], 0)  # padding may hold anything, NaN too
-        locals_, owners = locals_[real.flatten()], owners[real.flatten()]
-    negatives = ops.log_partition(g, locals_, scale, q_group=ids, k_group=owners, admit="different", backend=backend)
+    keys, owners, admit = local.reshape(n * k, d), ids[:, None].expand(n, k).reshape(n * k), "different"
+    if mask is not None and torch.compiler.is_compiling():  # no size of a graph may depend on the data
+        owners, admit = owners.masked_fill(~real.flatten(), -1), "others"
+    elif mask is not None:
+        keys, owners = keys[real.flatten()], owners[real.flatten()]
+    negatives = ops.log_partition(g, keys, scale, q_group=ids, k_group=owners, admit=admit, backend=backend)
     positive = by_row * product(local, g[:, None])[..., 0]
     ell = -logsigmoid(positive - negatives[:, None]).masked_fill(~real, 0)
     # A sample without a real local counts as zero, not as a division by zero.
     return (ell.sum(1) / real.sum(1).clamp(min=1)).mean()
+
+
+def _places(group: Tensor) -> Tensor:
+    """Ids of the same groups from 0 up: negative ones are nobody's to the log-partition."""
+    return torch.searchsorted(group.sort().values, group)
 
 
 class GlobalLocalInfoNCE(nn.Module):

@@ -9,11 +9,11 @@ Logits and targets are both formed a strip of rows at a time, so nothing of size
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import ops
 from nearfar.losses.groups import unit
-from nearfar.losses.temperature import as_scale
+from nearfar.losses.temperature import Temperature, as_scale
 
 
 def soft_target_info_nce(
@@ -27,20 +27,7 @@ def soft_target_info_nce(
     k_group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE of queries against keys with targets mixed from ids and a teacher. Normalises all embeddings itself.
-
-    Args:
-        q: student queries `[N, D]`.
-        k: keys `[M, D]`, shared by student and teacher: the momentum features of the batch, then the queue.
-        teacher_q: the teacher's queries `[N, D]`; may be None when alpha is 0.
-        temperature: a number or one a query `[N]`, shared by student and teacher.
-        alpha: the teacher's share, in [0, 1]; ALBEF takes 0.4.
-        q_group, k_group: `[N]` and `[M]` long; all keys of a query's group share its true target evenly (duplicates,
-            several captions of an image). By default the positive of query i is key i, and M >= N.
-        backend: handed to :mod:`nearfar.ops`; "ring" is refused: the teacher must see all keys at once.
-
-    Targets are constants: q, k and temperature get their gradients through the student's logits. Returns a scalar.
-    Raises ValueError on shapes that do not fit, and UserError when a query has no key of its group.
+    """InfoNCE with soft targets; see :class:`SoftTargetInfoNCE`. The temperature may also be one a query `[N]`.
 
     Example (the numbers of ALBEF's equation 6 at alpha 0 are those of plain InfoNCE):
         >>> import torch
@@ -71,3 +58,64 @@ def soft_target_info_nce(
         alpha=alpha,
         backend=backend,
     )
+
+
+class SoftTargetInfoNCE(nn.Module):
+    """InfoNCE of queries `q` `[N, D]` against keys `k` `[M, D]`, with targets mixed from ids and a teacher.
+
+    Normalises all embeddings itself. One direction: for both, add the loss of the other side's queries and keys. The
+    keys are shared by student and teacher: in ALBEF the momentum features of the batch, then the queue.
+
+    Args:
+        temperature: initial temperature of student and teacher; a :class:`~nearfar.losses.Temperature` is taken as it
+            is (ALBEF's is a learned divisor within (0.001, 0.5)).
+        learnable: whether it is trained.
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused: the teacher must see all keys at once.
+
+    Call with:
+        teacher_q: the teacher's queries `[N, D]`; may be None where alpha is 0.
+        alpha: the teacher's share, in [0, 1], a number or a scalar tensor; ALBEF takes 0.4, after a ramp.
+        q_group, k_group: `[N]` and `[M]` long; all keys of a query's group share its true target evenly (duplicates,
+            several captions of an image). By default the positive of query i is key i, and M >= N.
+
+    Targets are constants: q, k and temperature get their gradients through the student's logits. Returns a scalar.
+    Raises ValueError on shapes that do not fit, and UserError when a query has no key of its group. At alpha 0 without
+    groups it is one direction of InfoNCE with M - N extra negatives.
+
+    Example:
+        >>> import torch
+        >>> loss = SoftTargetInfoNCE(temperature=1.0)
+        >>> round(loss(torch.eye(2), torch.eye(2), teacher_q=torch.zeros(2, 2), alpha=0.5).item(), 6)
+        0.563262
+    """
+
+    def __init__(
+        self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        if isinstance(temperature, Temperature):
+            self.temperature = temperature
+        else:
+            self.temperature = Temperature(temperature, learnable=learnable)
+        self.backend = backend
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        *,
+        teacher_q: Tensor | None = None,
+        alpha: float | Tensor = 0.0,
+        q_group: Tensor | None = None,
+        k_group: Tensor | None = None,
+    ) -> Tensor:
+        return soft_target_info_nce(
+            q,
+            k,
+            teacher_q=teacher_q,
+            temperature=self.temperature(),
+            alpha=alpha,
+            q_group=q_group,
+            k_group=k_group,
+            backend=self.backend,
+        )

@@ -9,7 +9,7 @@ from nearfar.errors import UserError
 from nearfar.ops.tiles import Pairs, tile_shape
 
 BACKENDS = ("auto", "dense", "tiled", "ring")
-ADMIT = ("all", "same", "different")
+ADMIT = ("all", "same", "different", "others")
 
 
 def pairs(

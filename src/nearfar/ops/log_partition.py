@@ -9,7 +9,7 @@ from torch import Tensor
 from nearfar.ops import inputs
 from nearfar.ops.partition import partition
 
-Admit = Literal["all", "same", "different"]
+Admit = Literal["all", "same", "different", "others"]
 Backend = Literal["auto", "dense", "tiled", "ring"]
 
 
@@ -65,7 +65,8 @@ def log_partition(
         scale: inverse temperature, a number, a scalar tensor or one number a row [N].
         q_group, k_group: integer ids [N] and [M] that `admit` compares.
         admit: "all"; "different" leaves out keys of the row's own group (itself, its other views, its class);
-            "same" keeps only those.
+            "same" keeps only those; "others" is as "different" and leaves out keys of a negative id for every row:
+            padding.
         both: also return the key side, `[M]`: the same logits summed over the rows, from the same tiles.
         backend: "auto" and "tiled"; "dense" builds the matrix (a reference); "ring" passes key blocks round the
             ranks of the default process group, so that the keys are all ranks' keys.

@@ -166,10 +166,13 @@ class Pairs:
 
     def admitted(self, tile: Tile) -> Tensor | None:
         """Which entries of a tile the group ids admit; None where they admit all."""
-        if self.admit not in ("same", "different") or self.q_group is None or self.k_group is None:
+        if self.admit not in ("same", "different", "others") or self.q_group is None or self.k_group is None:
             return None
         q_group, k_group = self.q_group[tile.rows, None], self.k_group[None, tile.cols]
-        return q_group == k_group if self.admit == "same" else q_group != k_group
+        if self.admit == "same":
+            return q_group == k_group
+        different = q_group != k_group
+        return different.logical_and_(k_group >= 0) if self.admit == "others" else different
 
     def signs(self, tile: Tile) -> Tensor | None:
         """With admit="sign": -1 where the groups are equal (a near pair), else 1; None where no groups are given."""
