@@ -49,6 +49,7 @@ def test_uploads_have_a_limit(client):
 
 def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
     desk = Desk(index, encoder)
+    assert "9 pictures" in desk.heading()
     shown, hits, said, _ = desk.search("yellow", None, "", "", 1.0, 3)
     assert "3 of 9 pictures" in said
     draw("yellow", size=96).save(photos / "yellow-disc.png")
@@ -58,6 +59,7 @@ def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
     assert shown[0][0].size == (96, 96)
     assert shown[0][1].endswith("a yellow disc")
     assert "3 of 10 pictures" in said
+    assert "10 pictures" in desk.heading()
 
 
 def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, photos):
@@ -79,6 +81,7 @@ def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, photos):
     assert hits == []
     assert "not the model that made the index" in said
     assert str(index.directory.parent) not in said
+    assert "<p>1 picture, by" in desk.heading(), "the last that could be searched"
 
 
 def test_the_desk_escapes_what_it_repeats(index, encoder):

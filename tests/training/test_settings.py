@@ -148,6 +148,22 @@ def recipe(tmp_path):
         (["device=gpu"], r"training\.device 'gpu'"),
         (["accumulate=2"], r"accumulate would cut the negatives"),
         (["evaluation.data=nowhere"], "nowhere: no such file or folder"),
+        (
+            ["evaluation.protocols=[answering]"],
+            r"answering cannot be measured on evaluation\.data.* no answers",
+        ),
+        (
+            ["evaluation.protocols=[geometry, grounding]"],
+            r"grounding cannot be measured on evaluation\.data.* no boxes",
+        ),
+        (["evaluation.protocols=[entailment]"], r"as a DualEncoder does not sort pairs into classes: train one with"),
+        (["evaluation.protocols=[retrieval]", "evaluation.captions=0"], r"retrieval cannot be measured.*captions is 0"),
+        (["evaluation.watch=[retrieval]"], r"evaluation\.watch: there is no data\.validation to watch"),
+        (
+            ["evaluation.watch=[answering]", "data.validation=world/emoji"],
+            r"answering cannot be measured on data\.validation",
+        ),
+        (["data.validation=nowhere"], "nowhere: no such file or folder"),
         (["method.label_smoothing=2"], r"recipe, section method: label_smoothing must be in \[0, 1\)"),
         (["method.temperature=-1"], r"recipe, section method: a temperature must be positive"),
         (["model.embed_dim=0"], r"embed_dim=0: a whole number of at least 1"),

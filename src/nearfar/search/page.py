@@ -77,6 +77,16 @@ class Desk:
         # All of the manifest: an index that was deleted and made anew counts its changes from the start.
         return load_manifest(self._index.directory) != self._index.manifest
 
+    def heading(self) -> str:
+        """What is searched, as HTML: how many pictures there are now, and the model."""
+        try:
+            index = self.index
+        except UserError:
+            index = self._index
+        model = escape("/".join(Path(index.model).parts[-2:]))
+        pictures = "1 picture" if len(index) == 1 else f"{len(index):,} pictures"
+        return f"<h1>nearfar search</h1><p>{pictures}, by the model {model}</p>"
+
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
     ) -> tuple[Shown, list[Hit], str, str | None]:
@@ -147,8 +157,7 @@ def make_page(index: Index, encoder: Any) -> Any:
     gr = need("gradio", "serve")
     desk = Desk(index, encoder)
     with gr.Blocks(title="nearfar search", analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        model = escape("/".join(Path(index.model).parts[-2:]))
-        gr.HTML(f"<h1>nearfar search</h1><p>{len(index):,} pictures, by the model {model}</p>", elem_id="title")
+        heading = gr.HTML(desk.heading(), elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
@@ -186,12 +195,19 @@ def make_page(index: Index, encoder: Any) -> Any:
                 )
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
         private = {"api_visibility": "private"}
+        quiet = {**private, "show_progress": "hidden"}
+        # The index may have grown since the page was made: each visit and each search looks again.
+        page.load(desk.heading, None, heading, **quiet)
+
+        def afterwards():
+            return None, desk.heading()
+
         for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
-            event(desk.search, question, answer, **private).then(lambda: None, None, chosen, **private)
+            event(desk.search, question, answer, **private).then(afterwards, None, [chosen, heading], **quiet)
         gallery.select(selected_in(gr, desk), hits, [chosen, notice], **private)
         chosen_one = [hits, chosen, picture, weight, top]
         like.click(desk.like, chosen_one, [*answer, text, plus, minus], **private).then(
-            lambda: None, None, chosen, **private
+            afterwards, None, [chosen, heading], **quiet
         )
         gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, wrong], **private)
     return page

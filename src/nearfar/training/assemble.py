@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -16,8 +15,8 @@ from nearfar import files, methods
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
-from nearfar.training import hard_negatives, processes, random_state, sharding
-from nearfar.training.checks import check_data, check_method, check_run, share_of_batch
+from nearfar.training import finish, hard_negatives, processes, random_state, sharding
+from nearfar.training.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
@@ -46,6 +45,10 @@ class Assembled:
     validation: Callable[[Method], dict[str, float]] | None
     held_out: Any
     """The source of the evaluation, or None."""
+    source: Any
+    """The source that is trained on."""
+    validated_on: Any
+    """The source of the validation, or None."""
 
     def run(self, out: Path, *, resume: bool = False) -> Run:
         """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
@@ -66,27 +69,25 @@ class Assembled:
         from nearfar.evaluation import embed, evaluate, left_out, save_results
         from nearfar.evaluation.report import write_report
 
-        settings = self.recipe.evaluation
-        shown: dict[str, Any] = {"title": self.recipe.name, "skipped": run.skipped or None}
-        if self.held_out is not None:
-            progress = self.recipe.training.progress
-            found = embed(model, self.held_out, captions=settings.captions, progress=progress)
-            if settings.protocols is None and progress:
-                for name, reason in left_out(model, found).items():
-                    print(f"evaluation: {name} is left out, as {reason}")
-            results = evaluate(
-                model,
-                self.held_out,
-                settings.protocols,
-                seed=self.recipe.training.seed,
-                embeddings=found,
-                options=settings.options,
-            )
-            save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
-            run.results = results
-            shown |= {"results": results, "embeddings": found, "source": self.held_out, "encoder": model}
-        if self.recipe.training.report:
-            write_report(out, **shown)
+        settings, config = self.recipe.evaluation, self.recipe.training
+        if self.held_out is None:
+            if config.report:
+                told: dict[str, Any] = {"seed": config.seed, "captions": settings.captions, "title": self.recipe.name}
+                if complaint := finish.save_report(run, model, self.validated_on, self.source, **told):
+                    print(complaint)
+            return
+        found = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        if settings.protocols is None and config.progress:
+            for name, reason in left_out(model, found).items():
+                print(f"evaluation: {name} is left out, as {reason}")
+        results = evaluate(
+            model, self.held_out, settings.protocols, seed=config.seed, embeddings=found, options=settings.options
+        )
+        save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
+        run.results = results
+        if config.report:
+            shown: dict[str, Any] = {"results": results, "embeddings": found, "source": self.held_out, "encoder": model}
+            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **shown)
 
 
 def assemble(recipe: Recipe) -> Assembled:
@@ -97,6 +98,8 @@ def assemble(recipe: Recipe) -> Assembled:
     check_run(config, validated=recipe.data.validation is not None)
     share_of_batch(config)
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
+    validated_on = open_spec("data.validation", recipe.data.validation) if recipe.data.validation else None
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on)
     random_state.seed_everything(config.seed)
     source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
     if hasattr(source, "__len__"):
@@ -109,11 +112,13 @@ def assemble(recipe: Recipe) -> Assembled:
     with named("method"):
         method = maker(*parts, **settings)
     check_method(config, method)
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=_model(method))
     method.to(device)
     options = wishes(method) | recipe.data.loader_options()
     near = hard_negatives.mined_images(source, _model(method), k) if (k := recipe.data.hard_images) else None
     loader = _loader(recipe, method, source, {**options, "neighbours": near}, training=True)
-    return Assembled(recipe, method, loader, _validation(recipe, method, options), held_out)
+    validation = _validation(recipe, method, validated_on, options)
+    return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
 
 
 def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
@@ -148,7 +153,7 @@ def build_model(settings: Mapping[str, Any], source: Any) -> Any:
                 raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
             model.resize_images(size)
     else:
-        maker = _imported(settings["make"]) if "make" in settings else models.create
+        maker = methods.imported("recipe, model.make", settings["make"]) if "make" in settings else models.create
         if "tokenizer" in signature(maker).parameters and "tokenizer" not in values and _needs_vocabulary(values):
             with named("model"):
                 values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
@@ -206,13 +211,12 @@ def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
     )
 
 
-def _validation(recipe: Recipe, method: Method, options: dict[str, Any]) -> Callable[[Method], dict[str, float]] | None:
+def _validation(
+    recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
+) -> Callable[[Method], dict[str, float]] | None:
     """The mean loss over `data.validation`, and the figures of the protocols that are watched."""
-    if recipe.data.validation is None:
-        if recipe.evaluation.watch:
-            raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
+    if source is None:
         return None
-    source = open_spec("data.validation", recipe.data.validation)
     if recipe.data.hard_captions:
         source = hard_negatives.with_captions(source)
     loader = _loader(recipe, method, source, options, training=False)
@@ -256,11 +260,3 @@ def _vocabulary(source: Any, size: int, max_length: int | None) -> Any:
     )
     train_on = partial(train_tokenizer, texts, size)
     return train_on(max_length=max_length) if max_length else train_on()
-
-
-def _imported(where: str) -> Callable[..., Any]:
-    module, _, name = where.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"recipe, model.make: no {where!r} (write module:function): {error}") from None

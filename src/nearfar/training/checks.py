@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from nearfar.errors import UserError
 from nearfar.methods.base import EmbeddingMethod, Method
 from nearfar.training import processes
 from nearfar.training.config import TrainConfig
 from nearfar.training.log import check_trackers
+
+if TYPE_CHECKING:
+    from nearfar.training.sections import EvaluationConfig
 
 
 def check_run(config: TrainConfig, *, validated: bool) -> None:
@@ -48,6 +53,34 @@ def check_data(config: TrainConfig, records: int) -> None:
         )
     if config.steps is None:
         config.warmup_steps(max(1, round(config.epochs * batches / config.accumulate)))
+
+
+def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, model: Any = None) -> None:
+    """Protocols that the data, or the model, cannot give, which would be found out after the training.
+
+    Args:
+        settings: a recipe's section `evaluation`.
+        data, validation: the sources of `evaluation.data` and `data.validation`; None where there are none.
+        model: what is to be trained: then it is asked, not the data.
+
+    Raises:
+        UserError: protocols to watch without validation data; a protocol that cannot be measured.
+    """
+    from nearfar.evaluation.needs import lacking, unable
+
+    if settings.watch and validation is None:
+        raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
+    # Every evaluation embeds the data, as geometry does.
+    protocols, given = settings.protocols or ["geometry"], settings.options
+    measured = [("evaluation.data", data, name, given.get(name)) for name in protocols] if data is not None else []
+    measured += [("data.validation", validation, name, None) for name in settings.watch]
+    for where, source, name, options in measured:
+        if model is not None:
+            why = unable(name, model)
+        else:
+            why = lacking(name, source, captions=settings.captions, options=options)
+        if why:
+            raise UserError(f"recipe, section evaluation: {name} cannot be measured on {where}, as {why}.")
 
 
 def share_of_batch(config: TrainConfig) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from nearfar import files
-from nearfar.data.source import Source
 from nearfar.training import processes, sharding
-from nearfar.training.config import TrainConfig
 from nearfar.training.run import Run
+from nearfar.training.shown import shown
 
 
 def save_model(run: Run) -> None:
@@ -24,25 +22,38 @@ def save_model(run: Run) -> None:
     processes.barrier()
 
 
-def save_report(run: Run, config: TrainConfig, held_out: Any) -> str | None:
-    """Write the HTML report, with what `held_out` shows if it is a source. Returns why not, where it could not be
-    written: a finished run must not fail over its report."""
+def save_report(
+    run: Run, model: Any, validation: Any, training: Any, *, seed: int, captions: int | None = None, **told: Any
+) -> str | None:
+    """Write the HTML report, with pictures and figures of the validation data, else of some training data.
+
+    Args:
+        run: the finished run.
+        model: its whole model; None, where it is split over the processes, shows curves alone (the pictures are left to
+            `nearfar evaluate --report`).
+        validation, training: the data, as sources or loaders.
+        seed: of what is drawn.
+        captions: how many captions of each image count.
+        told: further arguments of `write_report`.
+
+    Returns:
+        What could not be written or shown, and why: a finished run must not fail over its report.
+    """
     if not (run.out and processes.is_main()):
         return None
-    shown = {"encoder": run.model, "source": held_out} if _can_be_shown(run, held_out) else {}
+    from nearfar.evaluation.report import write_report
+
+    complaint, measured = None, {}
     try:
-        from nearfar.evaluation.report import write_report
-
-        write_report(run.out, config=asdict(config), skipped=run.skipped or None, **shown)
+        measured = shown(model, validation, training, seed=seed, captions=captions)
     except Exception as error:
-        return f"the report was not written: {type(error).__name__}: {error}"
-    return None
-
-
-def _can_be_shown(run: Run, held_out: Any) -> bool:
-    """A split model needs every process to embed, so its pictures are left to `nearfar evaluate --report`."""
-    encodes = hasattr(run.model, "encode_image") and hasattr(run.model, "encode_text")
-    return isinstance(held_out, Source) and encodes and not sharding.wanted()
+        complaint = f"the report shows no pictures: {type(error).__name__}: {error}"
+    try:
+        # Results that lie in the folder are of other data than what is shown here.
+        write_report(run.out, skipped=run.skipped or None, **{"results": {}, **measured}, **told)
+    except Exception as error:
+        complaint = f"the report was not written: {type(error).__name__}: {error}"
+    return complaint
 
 
 def save_skipped(run: Run) -> None:

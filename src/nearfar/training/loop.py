@@ -100,7 +100,6 @@ class Loop:
 
         loader = as_batches(data, method, config)
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
-        self.held_out = validation
         self.batches = Endless(loader)
         self.steps, self.steps_an_epoch = _length(loader, config)
         config.warmup_steps(self.steps)  # says so where the warm-up is longer than the run
@@ -201,9 +200,13 @@ class Loop:
         run = Run(self.method, self.out, self.done, self.log.rows, self.seconds, skipped)
         finish.save_model(run)
         finish.save_skipped(run)
-        complaint = finish.save_report(run, self.config, self.held_out) if self.config.report else None
-        if complaint:
-            self.log.say(complaint)
+        if self.config.report:
+            # A split model needs every process to embed.
+            model, config = None if sharding.wanted() else run.model, self.config
+            told: dict[str, Any] = {"seed": config.seed, "config": asdict(config)}
+            complaint = finish.save_report(run, model, self.validation, self.batches.loader, **told)
+            if complaint:
+                self.log.say(complaint)
         if skipped:
             self.log.say(str(skipped))
         return run

@@ -85,7 +85,7 @@ class EvaluationConfig:
 
         ranges.check("evaluation", ranges.EVALUATION, vars(self), get_type_hints(type(self)))
         for name in ("protocols", "watch", "options"):
-            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name), what="protocol")
+            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), what="protocol")
 
 
 def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any], *, skip: Sequence[str] = ()) -> Any:

@@ -31,6 +31,7 @@ def write_report(
     config: Any = None,
     skipped: Iterable[Any] | None = None,
     title: str | None = None,
+    about: str | None = None,
     seed: int = 0,
 ) -> Path:
     """Write `report.html` into a run folder; sections for which there is nothing to show are left out.
@@ -39,7 +40,7 @@ def write_report(
         run_dir: the run folder, made if need be. `history.jsonl`, `results.json` (from `save_results`), `config.yaml`
             and `skipped.txt` in it are shown unless given here.
         encoder: the model; with `source`, for the gallery and the maps.
-        source: held-out data.
+        source: held-out data; where it is not, say so in `about`.
         embeddings: those of `source`, if they are at hand; saves embedding it again.
         results: figures to show. Default: those in the folder; else retrieval, geometry and, where the data names
             classes, zero-shot, measured now.
@@ -47,6 +48,8 @@ def write_report(
         config: the resolved configuration: text, or plain dicts and lists.
         skipped: what could not be read, one entry each; what `embeddings` skipped is added.
         title: the heading. Default: the folder's name.
+        about: what the data is to the model, "training data, which the model has seen", say: stands at the head of the
+            report, and of every section that shows the data or what was measured on it.
         seed: of what is drawn at random for galleries and maps.
 
     Returns:
@@ -67,19 +70,11 @@ def write_report(
     missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
     document = page.page(
         title or folder.resolve().name,
-        _lead(data, rows),
+        _lead(data, rows, about),
         tables.headline(results),
         [
             ("Training", _training(rows)),
-            ("Results", _results(results)),
-            ("By part", tables.breakdowns(results, _kinds(data))),
-            ("Retrieval gallery", _gallery(data, source, seed)),
-            ("Wrong choices", examples.choices(results, source)),
-            ("Wrong answers", examples.answers(results, source)),
-            ("Wrong verdicts", examples.verdicts(results, source)),
-            ("Where it looks", _looks(results, source)),
-            ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
-            ("Geometry", _geometry(data, results, seed)),
+            *_headed(about, _measured(data, source, results, seed)),
             ("Configuration", _config(config, folder)),
             ("Skipped records", _skipped(missing)),
         ],
@@ -88,12 +83,32 @@ def write_report(
     return files.write(folder / "report.html", document)
 
 
-def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]]) -> str:
+def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result], seed: int) -> list[tuple[str, str]]:
+    """The sections that show the data, or what was measured on it."""
+    return [
+        ("Results", _results(results)),
+        ("By part", tables.breakdowns(results, _kinds(data))),
+        ("Retrieval gallery", _gallery(data, source, seed)),
+        ("Wrong choices", examples.choices(results, source)),
+        ("Wrong answers", examples.answers(results, source)),
+        ("Wrong verdicts", examples.verdicts(results, source)),
+        ("Where it looks", _looks(results, source)),
+        ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
+        ("Geometry", _geometry(data, results, seed)),
+    ]
+
+
+def _headed(about: str | None, sections: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The sections, each under a line that says what the data is."""
+    line = f'<p class="note"><b>On {escape(about)}.</b></p>' if about else ""
+    return [(heading, line + body if body else "") for heading, body in sections]
+
+
+def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str | None) -> str:
     parts = []
     if data is not None:
-        parts.append(
-            f"Measured on {data.source}: {len(data):,} images, {len(data.distinct_texts()):,} different captions."
-        )
+        on = f"{about} ({data.source})" if about else data.source
+        parts.append(f"Measured on {on}: {len(data):,} images, {len(data.distinct_texts()):,} different captions.")
     if rows:
         parts.append(f"Trained for {max(row.get('step', 0) for row in rows):,.0f} steps.")
     return " ".join(parts)

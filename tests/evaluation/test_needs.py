@@ -1,0 +1,77 @@
+"""What a protocol is said to need before anything is embedded is what it fails without."""
+
+import pytest
+
+from nearfar.data.source import Records, Stream
+from nearfar.errors import UserError
+from nearfar.evaluation import PROTOCOLS, evaluate
+from nearfar.evaluation.needs import lacking, unable
+
+
+class InOrder(Stream):
+    """Records that can be read in order only."""
+
+    def __init__(self, source):
+        self.source, self.name, self.columns = source, source.name, source.columns
+        self.classes, self.domains = source.classes, source.domains
+
+    def read(self, part, skip=0):
+        for row in range(skip, len(self.source)):
+            yield self.source[row]
+
+
+def without(source, *keys):
+    """The source without some columns."""
+    records = [{key: value for key, value in record.items() if key not in keys} for record in source]
+    return Records(records, name="photos", classes=None if "label" in keys else source.classes)
+
+
+def nameless(source):
+    return Records(list(source), name="nameless")
+
+
+MADE = {
+    "whole": lambda source: source,
+    "no captions": lambda source: without(source, "text"),
+    "no labels": lambda source: without(source, "label"),
+    "no pictures": lambda source: without(source, "image"),
+    "no classes": nameless,
+    "a stream": InOrder,
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("reads", [True, False], ids=["both", "pictures only"])
+def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colours, monkeypatch):
+    source, encoder = MADE[kind](colours), make_encoder()
+    if not reads:
+        monkeypatch.delattr(make_encoder, "encode_text")
+    refused = lacking(protocol, source) or unable(protocol, encoder)
+    if refused is None:
+        assert list(evaluate(encoder, source, [protocol])) == [protocol]
+    else:
+        with pytest.raises((UserError, AttributeError, KeyError)):
+            evaluate(encoder, source, [protocol])
+
+
+def test_captions_that_do_not_count(encoder, colours):
+    assert lacking("retrieval", colours, captions=0) == "captions is 0: no caption counts"
+    assert lacking("retrieval", colours, captions=1) is None
+    assert lacking("zero_shot", colours, captions=0) is None
+
+
+def test_options_may_bring_what_the_data_lack(colours):
+    assert "names no classes" in lacking("zero_shot", nameless(colours))
+    assert lacking("zero_shot", nameless(colours), options={"classes": list("abcdef")}) is None
+    assert lacking("compositionality", without(colours, "text"), options={"aro": "ARO/"}) is None
+
+
+def test_a_column_that_a_map_brought_unsaid(colours):
+    plain = without(colours, "text")
+    assert "no captions" in lacking("retrieval", plain)
+    assert lacking("retrieval", plain.map(lambda record: {**record, "text": "a thing"})) is None
+
+
+def test_an_empty_source_lacks_everything():
+    assert "nothing has no pictures" in lacking("geometry", Records([], name="nothing"))
