@@ -44,7 +44,7 @@ def value_and_gradients(function, tensors, dtype):
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
-def assert_close(found, expected, tolerance, mass):
+def assert_close(found, expected, tolerance, mass=1.0):
     for f, e in zip(found, expected, strict=True):
         assert f.shape == e.shape
         allowed = tolerance * max(float(e.norm()), 1e-3)

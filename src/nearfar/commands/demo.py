@@ -15,7 +15,7 @@ UNSEEN = " (not in training)"
 
 WELCOME = """[bold]nearfar demo[/bold]: an image-text model, trained, measured and put to use on the embedded world.
 
-Two pretrained towers stay as they are; heads on one learn to bring drawings and their names together.
+Two pretrained towers stay as they are; heads on one learn to bring drawings to their names.
 Then the model meets concepts that it has seen in no style, and one style that it has never seen.
 Everything is written to {out}."""
 
