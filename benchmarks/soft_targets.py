@@ -1,5 +1,5 @@
-"""InfoNCE with a teacher's soft targets and a queue (ALBEF): as nearfar computes it, through `ops` and fused attention,
-and the plain way, with logits and targets of B x (B + Q) each.
+"""InfoNCE with a teacher's soft targets and a queue (ALBEF): as nearfar computes it, through `ops`, and the plain
+way, with logits and targets of B x (B + Q) each.
 
     OMP_NUM_THREADS=1 python benchmarks/soft_targets.py            # batch 512, queue 65,536, D 256
 

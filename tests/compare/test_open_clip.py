@@ -78,6 +78,14 @@ def test_our_pixels_are_theirs(transform):
     torch.testing.assert_close(ours, torch.stack([transform(p) for p in pictures()]), atol=2e-6, rtol=0)
 
 
+def test_half_precision(model, transform):
+    half = load(copy.deepcopy(model).bfloat16(), tokenizer=open_clip.get_tokenizer("ViT-B-32"), preprocess=transform)
+    image, text = half(half.preprocess(pictures()), half.tokenize(TEXTS))
+    assert (image.dtype, text.dtype) == (torch.bfloat16, torch.bfloat16)
+    expected = model.encode_image(half.preprocess(pictures()), normalize=True)
+    torch.testing.assert_close(image.float(), expected, atol=0.05, rtol=0)
+
+
 def test_it_is_trained_in_place(model, encoder):
     before = copy.deepcopy(model.state_dict())
     optimiser = torch.optim.SGD(encoder.parameters(), lr=0.1)

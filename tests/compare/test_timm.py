@@ -87,6 +87,20 @@ def test_looks_at_larger_pictures_and_is_opened_again(kind, tokenizer, tmp_path)
     assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", MODELS)
+def test_adapters_and_precision_are_kept(kind, dtype, tokenizer, tmp_path):
+    name, size, *_ = MODELS[kind]
+    settings = {"text": BERT, "tokenizer": tokenizer, "image_size": size, "embed_dim": 8, "pretrained": False}
+    model = create(image=f"timm:{name}", **settings).add_lora("image", rank=2).freeze("image_projection").to(dtype)
+    pixels = torch.randn(2, 3, size, size)
+    model.encode_image(pixels).float().square().sum().backward()
+    assert [n for n, p in model.image.named_parameters() if p.requires_grad and p.grad is None] == []
+    again = DualEncoder.from_pretrained(model.eval().save_pretrained(tmp_path))
+    assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+    assert {p.dtype for p in again.parameters()} == {dtype}
+
+
 def test_every_weight_learns(tokenizer):
     model = create(image="timm:vit_tiny_patch16_224", text=BERT, tokenizer=tokenizer, image_size=64, pretrained=False)
     model.encode_image(torch.randn(2, 3, 64, 64)).sum().backward()

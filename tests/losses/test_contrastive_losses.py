@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar import losses
+from nearfar import losses, ops
 from nearfar.errors import UserError
 from nearfar.losses import functional as F
 from oracles import contrastive as oracle
@@ -146,6 +146,19 @@ def test_soft_targets_train_the_module_s_own_temperature():
     agree(got, oracle.soft_target(q, k.detach(), loss.temperature(), 0.5, teacher), [q, loss.temperature.value])
     fixed = losses.SoftTargetInfoNCE(0.3, learnable=False)
     assert [name for name, p in fixed.named_parameters() if p.requires_grad] == []
+
+
+def test_a_queue_of_unit_keys_is_not_copied(monkeypatch):
+    seen, inner = [], ops.soft_target
+    monkeypatch.setattr(ops, "soft_target", lambda q, k, *a, **o: seen.append(k) or inner(q, k, *a, **o))
+    q, _ = pair(4)
+    queue = torch.nn.functional.normalize(pair(9, seed=2)[0].detach(), dim=1)
+    expected = F.soft_target_info_nce(q, 3 * queue, temperature=0.05)
+    for k in (queue, queue.float(), queue * (1 + 1e-12), queue.clone().requires_grad_()):
+        found = F.soft_target_info_nce(q.to(k.dtype), k, temperature=0.05)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6 if k.dtype == torch.float32 else 1e-12, atol=0)
+    assert [k.data_ptr() == queue.data_ptr() for k in seen] == [False, True, False, False, False]
+    assert torch.autograd.grad(found, k)[0].mul(queue).sum(1).abs().max() < 1e-12  # along the sphere
 
 
 def test_alignment_and_uniformity():

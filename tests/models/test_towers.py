@@ -3,79 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.tower_configs import BERT, CONVNEXT, IMAGES, SMALL, TEXTS, VIT
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, create, load
 from nearfar.models.backbones import LITE_DEEP, image_tower, text_tower
-
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-VIT = {"model_type": "vit", **SMALL, "patch_size": 8, "image_size": 32}
-BERT = {"model_type": "bert", **SMALL, "max_position_embeddings": 16}
-CLIP_VISION = {"model_type": "clip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}
-CONVNEXT = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
-EFFICIENTNET = {
-    "model_type": "efficientnet",
-    "image_size": 32,
-    "hidden_dim": 1280,
-    "num_block_repeats": [1, 1],
-    "in_channels": [32, 16],
-    "out_channels": [16, 24],
-    "kernel_sizes": [3, 3],
-    "strides": [1, 2],
-    "expand_ratios": [1, 6],
-    "depthwise_padding": [],
-    "width_coefficient": 1.0,
-}
-IMAGES = {
-    "vit": (VIT, "cls", 1, 16),
-    "deit": ({"model_type": "deit", **SMALL, "image_size": 32, "patch_size": 8}, "cls", 2, 16),
-    "dinov2-registers": (
-        {
-            "model_type": "dinov2_with_registers",
-            "hidden_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-            "num_register_tokens": 3,
-        },
-        "cls",
-        4,
-        16,
-    ),
-    "clip": (CLIP_VISION, "tower", 1, 16),
-    "siglip": ({"model_type": "siglip_vision_model", **SMALL, "image_size": 32, "patch_size": 8}, "tower", 0, 16),
-    "convnext": (CONVNEXT, "tower", 0, 16),
-    "efficientnet": (EFFICIENTNET, "mean", 0, 64),
-    "resnet": (
-        {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-        "mean",
-        0,
-        16,
-    ),
-    "swin": (
-        {
-            "model_type": "swin",
-            "image_size": 32,
-            "patch_size": 4,
-            "embed_dim": 8,
-            "depths": [1, 1],
-            "num_heads": [2, 2],
-            "window_size": 4,
-        },
-        "mean",
-        0,
-        16,
-    ),
-}
-TEXTS = {
-    "bert": (BERT, "cls"),
-    "distilbert": ({"model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}, "cls"),
-    "roberta": ({"model_type": "roberta", **SMALL, "max_position_embeddings": 24, "pad_token_id": 0}, "cls"),
-    "modernbert": ({"model_type": "modernbert", **SMALL, "global_attn_every_n_layers": 2, "cls_token_id": 2}, "cls"),
-    "clip": ({"model_type": "clip_text_model", **SMALL, "max_position_embeddings": 16}, "tower"),
-    "siglip": ({"model_type": "siglip_text_model", **SMALL, "max_position_embeddings": 16}, "tower"),
-    "llama": ({"model_type": "llama", **SMALL, "num_key_value_heads": 2}, "eos"),
-}
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -149,6 +80,8 @@ def test_text_towers_from_configs(name, tokenizer):
     assert states.shape == (*tokens["input_ids"].shape, tower.width)
     alone = tower({key: value[:1, :5] for key, value in tokens.items()})
     torch.testing.assert_close(alone[:, 0], states[:1, 0], atol=1e-5, rtol=1e-4)
+    if name == "clip":  # the same with a tokenizer whose end it knows
+        torch.testing.assert_close(states[:, 0], tower.backbone(**tokens).pooler_output)
     states[:, 0].sum().backward()
     assert [n for n, p in tower.named_parameters() if p.grad is None] == []
 

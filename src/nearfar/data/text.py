@@ -106,6 +106,7 @@ def tokenize(
         truncation=True,
         max_length=min(most, pad_to) if pad_to else most,
         padding="max_length" if pad_to else "longest",
+        padding_side="right",  # on the left positions would shift from batch to batch
         return_tensors="pt",
         return_attention_mask=True,
     )

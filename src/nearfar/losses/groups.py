@@ -14,6 +14,16 @@ def unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(lifted(x), dim=-1)
 
 
+def unit_keys(k: Tensor) -> Tensor:
+    """Keys on the unit sphere. Those that want no gradient and lie there already, as a queue's do, are taken as they
+    are: a copy of them would be as large as all else that a loss needs."""
+    if k.requires_grad or torch.compiler.is_compiling():  # no branch of a graph may depend on the data
+        return unit(k)
+    k = lifted(k)
+    off = (torch.linalg.vector_norm(k, dim=1) - 1).abs()
+    return k if bool((off <= 4 * torch.finfo(k.dtype).eps).all()) else unit(k)
+
+
 def lifted(x: Tensor) -> Tensor:
     """`x` in float32, or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

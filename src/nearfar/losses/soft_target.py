@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import unit
+from nearfar.losses.groups import unit, unit_keys
 from nearfar.losses.temperature import Temperature, as_scale
 
 
@@ -50,7 +50,7 @@ def soft_target_info_nce(
     teacher = None if teacher_q is None else unit(teacher_q)
     return ops.soft_target(
         unit(q),
-        unit(k),
+        unit_keys(k),
         as_scale(temperature),
         q_group=q_group,
         k_group=k_group,
@@ -63,8 +63,9 @@ def soft_target_info_nce(
 class SoftTargetInfoNCE(nn.Module):
     """InfoNCE of queries `q` `[N, D]` against keys `k` `[M, D]`, with targets mixed from ids and a teacher.
 
-    Normalises all embeddings itself. One direction: for both, add the loss of the other side's queries and keys. The
-    keys are shared by student and teacher: in ALBEF the momentum features of the batch, then the queue.
+    Normalises all embeddings itself; keys of unit length that want no gradient are not copied for it, so change them
+    only after the backward pass. One direction: for both, add the loss of the other side's queries and keys. The keys
+    are shared by student and teacher: in ALBEF the momentum features of the batch, then the queue.
 
     Args:
         temperature: initial temperature of student and teacher; a :class:`~nearfar.losses.Temperature` is taken as it

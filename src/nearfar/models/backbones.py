@@ -44,13 +44,17 @@ def image_tower(
 
 def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool = True) -> tuple[TextTower, Any]:
     """A text tower, and the tokenizer that comes with it (None for a config or a module)."""
+    from transformers import AutoTokenizer, PreTrainedConfig
+
     folder: Any = minilm_folder() if source == MINILM else source
     backbone, spec = _transformers(folder, "text", pretrained)
-    tower = TextTower(backbone, spec, pooling=pooling or ("mean" if source == MINILM else None))
+    if pooling is None and source == MINILM:
+        pooling = "mean"
+    elif pooling is None and isinstance(source, (Mapping, PreTrainedConfig)) and _reads_its_own_end(backbone):
+        pooling = "eos"  # what it does itself with its own tokenizer, and right with any
+    tower = TextTower(backbone, spec, pooling=pooling)
     if not isinstance(folder, (str, Path)):
         return tower, None
-    from transformers import AutoTokenizer
-
     try:
         return tower, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError):
@@ -95,15 +99,18 @@ def minilm_folder() -> Path:
 
 
 def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
-    from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+    from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
     if isinstance(source, PreTrainedModel):
         backbone = source
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            name = type(backbone).__name__
+            raise UserError(f"{name} reads texts and writes some: pass the model that reads (for T5, T5EncoderModel)")
     elif isinstance(source, (str, Path)):
         try:
             config = AutoConfig.from_pretrained(source)
             with quiet():
-                backbone = AutoModel.from_pretrained(source) if pretrained else _from_config(config)
+                backbone = _auto(config).from_pretrained(source) if pretrained else _from_config(config)
         except (OSError, ValueError) as error:
             raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):
@@ -130,8 +137,27 @@ def _from_config(config: Any) -> Any:
     import transformers
 
     own = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
-    made: Any = transformers.AutoModel if type(config) in transformers.MODEL_MAPPING or own is None else own
-    return made.from_config(config) if made is transformers.AutoModel else made._from_config(config)
+    made = _auto(config)
+    if type(config) in transformers.MODEL_MAPPING or own is None:
+        return made.from_config(config)
+    return own._from_config(config)
+
+
+def _auto(config: Any) -> Any:
+    """Who makes the model: of those that write a text after they have read one, as T5 does, the part that reads."""
+    import transformers
+
+    if not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModel
+    if type(config) not in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise UserError(f"{config.model_type} writes texts: transformers has no model that is its reading part alone")
+    return transformers.AutoModelForTextEncoding
+
+
+def _reads_its_own_end(backbone: Any) -> bool:
+    """Whether the text's summary is found by the id that CLIP's tokenizer ends a text with; another tokenizer's texts
+    do not hold it, or have something else of that id."""
+    return str(backbone.config.model_type).startswith(("clip", "metaclip"))
 
 
 def _config(config: Mapping[str, Any]) -> Any:

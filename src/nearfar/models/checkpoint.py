@@ -86,12 +86,26 @@ def load_weights(model: nn.Module, file: Path) -> None:
         # Assigned, so that precision is kept; cloned, because tensors that lie at odd addresses of the mapped file
         # take other kernels, whose last bits differ.
         state = {name: value.clone() for name, value in load_file(file).items()}
+        tied = _tied(model)
         model.load_state_dict(state, assign=True)
+        for name, first in tied.items():
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, model.get_parameter(first))
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: {error}") from None
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"{file} does not fit its {CONFIG}: {' '.join(line.strip() for line in lines[1:3])}") from None
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are another's too, and that other's: T5's embedding has two."""
+    first: dict[nn.Parameter, str] = {}
+    return {
+        name: first[parameter]
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if first.setdefault(parameter, name) != name
+    }
 
 
 def _own(value: Tensor) -> Tensor:

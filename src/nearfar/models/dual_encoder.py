@@ -15,6 +15,7 @@ from nearfar.errors import UserError
 from nearfar.models import checkpoint, lora
 from nearfar.models.pixels import Pixels
 from nearfar.models.projection import Heads, projection
+from nearfar.models.tokens import tokenize, with_padding
 from nearfar.models.towers import ImageTower, TextTower
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class DualEncoder(nn.Module):
         bias: float | None = None,
     ) -> None:
         super().__init__()
-        _check_tokenizer(tokenizer, text)
+        _check_tokenizer(with_padding(tokenizer), text)
         self.image, self.text = image, text
         self._projections: dict[str, Any] = {
             "image_projection": image_projection,
@@ -97,10 +98,7 @@ class DualEncoder(nn.Module):
         """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
         if isinstance(texts, str):
             raise UserError("tokenize takes a list of texts, not one text: write [text]")
-        tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return tokenize(self.tokenizer, texts, self.max_length)
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
         """`[B, 1 + P, W]`: the picture's summary, then its P patches, before the projection. Tokens that the tower
@@ -304,5 +302,3 @@ def _check_tokenizer(tokenizer: Any, text: TextTower) -> None:
             f"the tokenizer has {len(tokenizer)} tokens and the text tower {text.vocabulary}: set the text config's "
             f"vocab_size={len(tokenizer)}, or use the tower's own tokenizer"
         )
-    if tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer has no padding token: set tokenizer.pad_token, for one to tokenizer.eos_token")

@@ -17,7 +17,7 @@ def add(
     `targets` names the layers by how their names end: `("q_proj", "v_proj")`.
     """
     peft = need("peft", "adapters")
-    names = [name for name, module in tower.named_modules() if isinstance(module, nn.Linear)] or [
+    names = _linear(tower) or [
         name for name, module in tower.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1
     ]
     chosen = [name for name in names if not targets or name.endswith(tuple(targets))]
@@ -25,8 +25,24 @@ def add(
         endings = sorted({name.rpartition(".")[2] for name in names})
         raise UserError(f"no layer's name ends in {' or '.join(targets or ['?'])}: choose among {', '.join(endings)}")
     tower.requires_grad_(False)
-    settings = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen)
+    transposed = not isinstance(tower.get_submodule(chosen[0]), (nn.Linear, nn.Conv2d))
+    settings = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, fan_in_fan_out=transposed
+    )
     peft.inject_adapter_in_model(settings, tower)
+
+
+def _linear(tower: nn.Module) -> list[str]:
+    """The linear layers by name, GPT-2's among them, which keep their weights transposed. Not those inside torch's own
+    attention: it reads their weights and passes an adapter by."""
+    from transformers.pytorch_utils import Conv1D
+
+    apart = [name for name, module in tower.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    return [
+        name
+        for name, module in tower.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and name.rpartition(".")[0] not in apart
+    ]
 
 
 def merge(tower: nn.Module) -> None:

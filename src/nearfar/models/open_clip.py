@@ -65,7 +65,9 @@ class OpenClipEncoder(nn.Module):
         return self.tokenizer(list(texts))
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
-        return self.model.encode_image(pixels.to(self._device()), normalize=normalize)
+        visual: Any = self.model.visual
+        first = next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters()))
+        return self.model.encode_image(pixels.to(self._device(), first.dtype), normalize=normalize)
 
     def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
         return self.model.encode_text(tokens["input_ids"].to(self._device()), normalize=normalize)

@@ -11,6 +11,7 @@ from nearfar.models.backbones import Source
 from nearfar.models.dual_encoder import DualEncoder
 from nearfar.models.fusion import FusionEncoder
 from nearfar.models.fusion_model import FusionModel
+from nearfar.models.tokens import with_padding
 from nearfar.models.towers import TextTower
 
 
@@ -156,7 +157,7 @@ def create(
     size = image_size or defaults.get("image_size")
     if isinstance(image, Mapping) and size and image.get("model_type") != "convnext":
         image = {"image_size": size, **image}
-    tokenizer = _tokenizer(tokenizer)
+    tokenizer = with_padding(_tokenizer(tokenizer))
     if isinstance(text, Mapping) and tokenizer is not None:
         text = _fitted(text, tokenizer)
     image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from nearfar.errors import UserError
 from nearfar.models import efficientnet_lite
+from nearfar.models.modes import evaluating
 
 IMAGE_POOLING = ("cls", "mean", "tower")
 TEXT_POOLING = ("cls", "mean", "eos", "tower")
@@ -46,7 +48,7 @@ class ImageTower(nn.Module):
         self._look(image_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pooled, tokens = self._features(pixels)
+        pooled, tokens = self._features(pixels.to(next(self.parameters()).dtype))
         patches = tokens[:, self.prefix :]
         if self.pooling == "cls":
             summary = tokens[:, 0]
@@ -73,23 +75,31 @@ class ImageTower(nn.Module):
         before = self.image_size
         try:
             self._fit(image_size)
-        except (ValueError, AssertionError, RuntimeError) as error:
+        except UserError:
             self._fit(before)
-            raise UserError(
-                f"{type(self.backbone).__name__} cannot look at pictures of {image_size} pixels: {error}"
-            ) from error
+            raise
 
     def _fit(self, image_size: int) -> None:
         if hasattr(self.backbone, "set_input_size"):
-            self.backbone.set_input_size(img_size=image_size)
+            with self._explained(image_size):
+                self.backbone.set_input_size(img_size=image_size)
             self.spec["options"] = {**self.spec["options"], "img_size": image_size}
         self._look(image_size)
+
+    @contextmanager
+    def _explained(self, image_size: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, AssertionError, RuntimeError, TypeError) as error:
+            name = type(self.backbone).__name__
+            raise UserError(f"{name} cannot look at pictures of {image_size} pixels: {error}") from error
 
     def _look(self, image_size: int) -> None:
         self.image_size = image_size
         self._extra = _interpolation(self.backbone, image_size)
         # Measured, not read off the config: the width some configs state is not the width of their output.
-        tokens = _probe(self)
+        with self._explained(image_size):
+            tokens = _probe(self)
         self.width, self.patches = tokens.shape[-1], tokens.shape[1] - 1
 
     def for_inference(self) -> ImageTower:
@@ -130,7 +140,7 @@ class TextTower(nn.Module):
         self.spec = dict(spec)
         config: Any = backbone.config
         self.width = int(config.hidden_size)
-        self.pooling = pooling or _text_pooling(config)
+        self.pooling = pooling or _text_pooling(backbone)
         if self.pooling not in TEXT_POOLING:
             raise UserError(f"text pooling {pooling!r}: choose one of {', '.join(TEXT_POOLING)}")
         if self.pooling != "tower":
@@ -150,7 +160,8 @@ class TextTower(nn.Module):
             )
         if self.fixed_length:
             pad = getattr(self.backbone.config, "pad_token_id", None) or 0
-            output = self.backbone(input_ids=F.pad(ids, (0, self.fixed_length - ids.shape[1]), value=pad))
+            told = ids if mask is None else ids.masked_fill(mask == 0, pad)  # the tokenizer's padding may be another
+            output = self.backbone(input_ids=F.pad(told, (0, self.fixed_length - ids.shape[1]), value=pad))
         else:
             output = self.backbone(input_ids=ids, attention_mask=mask)
         states = output.last_hidden_state[:, : ids.shape[1]]
@@ -194,18 +205,23 @@ def _image_pooling(backbone: nn.Module, prefix: int) -> str:
     return "cls" if prefix else "mean"
 
 
-def _text_pooling(config: Any) -> str:
-    kind = str(config.model_type)
-    if kind.startswith(_OWN_POOLING):
+def _text_pooling(backbone: Any) -> str:
+    if str(backbone.config.model_type).startswith(_OWN_POOLING):
         return "tower"
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
+    if type(backbone).__name__.endswith("EncoderModel"):  # T5's and kin have no class token
+        return "mean"
+    return "eos" if _is_causal(backbone) else "cls"
 
-    # In a causal model only the last token has read the whole text.
-    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return "eos" if causal else "cls"
+
+def _is_causal(backbone: Any) -> bool:
+    """Whether the first token knows nothing of the last, so that only the last has read the whole text. Tried out: no
+    list of model types is complete."""
+    like = next(backbone.parameters())
+    words = [i for i in range(5) if i != backbone.config.pad_token_id]
+    ids = torch.tensor([[*words[:2], words[2]], [*words[:2], words[3]]], device=like.device)
+    with evaluating(backbone):
+        first = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    return torch.allclose(first[0], first[1], rtol=1e-5, atol=1e-6)
 
 
 def _drop_pooler(backbone: Any) -> None:
@@ -239,11 +255,5 @@ _OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-r
 def _probe(tower: ImageTower) -> Tensor:
     """One blank picture through the tower, leaving mode and statistics as they were."""
     like = next(tower.parameters())
-    modes = {module: module.training for module in tower.modules()}
-    tower.eval()
-    try:
-        with torch.no_grad():
-            return tower(like.new_zeros(1, 3, tower.image_size, tower.image_size))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(tower):
+        return tower(like.new_zeros(1, 3, tower.image_size, tower.image_size))

@@ -1,0 +1,35 @@
+"""Texts to tokens, the same for a text whatever stands beside it in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nearfar.errors import UserError
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """The tokenizer; one that has nothing to pad with (GPT-2's) pads with its end token, or that for unknown words."""
+    if tokenizer is not None and tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            raise UserError("the tokenizer has no padding token: set tokenizer.pad_token")
+    return tokenizer
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded on the right to the longest text:
+    on the left, as some tokenizers of language models would have it, the first token were padding and positions
+    shifted. Some (SigLIP's) give no mask of their own accord."""
+    tokens = tokenizer(
+        list(texts),
+        padding=True,
+        truncation=True,
+        max_length=max_length,
+        padding_side="right",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
