@@ -19,7 +19,16 @@ CORPUS = ["a red fox", "the ship at sea runs on", "cat"]
 
 def made(side, name, tokenizer, **options):
     towers = {"image": CONVNEXT, "text": BERT, side: (IMAGES if side == "image" else TEXTS)[name][0]}
-    return create(**{**towers, "tokenizer": tokenizer, "image_size": 32, "embed_dim": 8, **options}).eval()
+    model = create(**{**towers, "tokenizer": tokenizer, "image_size": 32, "embed_dim": 8, **options})
+    if (
+        name == "efficientnet"
+    ):  # a fresh one's batch norms let hardly anything through: they take one batch's statistics
+        norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train().encode_image(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+    return model.eval()
 
 
 def embeddings(model):
