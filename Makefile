@@ -54,7 +54,7 @@ COMPARE = .venv-compare/bin
 	$(COMPARE)/$(PIP) -c constraints-compare.txt --no-deps torchvision lightly
 	$(COMPARE)/$(PIP) -c constraints-compare.txt \
 		timm open_clip_torch pytorch-metric-learning sentence-transformers lightly_utils hydra-core aiohttp lightning \
-		pytest pytest-timeout
+		peft pytest pytest-timeout
 	$(COMPARE)/$(PIP) -c constraints-compare.txt -e .
 	touch $@
 
