@@ -49,8 +49,8 @@ def render(results: dict[str, Any], page: Path) -> None:
     machine, rows = results["machine"], results["rows"]
     loads = [row["load"] for row in rows]
     needs = ", ".join(f"{form} {n}" for form, n in PRODUCTS.items())
-    machine = machine | {"commands": "\n    ".join(machine["commands"])}
-    text = HEAD.format(**machine, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
+    commands = "\n    ".join(dict.fromkeys(row["command"] for row in rows))
+    text = HEAD.format(**machine, commands=commands, load=f"{min(loads):.1f} to {max(loads):.1f}", products=needs)
     forms = list(PRODUCTS)
     rows = sorted(rows, key=lambda row: (forms.index(row["form"]), row["scale"], row["n"], row["d"]))
     for (form, scale), part in groupby(rows, key=lambda row: (row["form"], row["scale"])):

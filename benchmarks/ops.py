@@ -19,6 +19,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -81,11 +82,8 @@ def main() -> None:
 def joined(here: dict[str, object], rows: list[dict[str, object]], file: Path) -> dict[str, object]:
     """The new rows, with those that `file` holds of other forms."""
     old = json.loads(file.read_text()) if file.exists() else {"machine": {}, "rows": []}
-    same = {**here, "commands": None} == {**old["machine"], "commands": None}
     measured = {row["form"] for row in rows}
-    kept = [row for row in old["rows"] if same and row["form"] not in measured]
-    if kept:
-        here = {**here, "commands": [*old["machine"]["commands"], *here["commands"]]}  # type: ignore[misc]
+    kept = [row for row in old["rows"] if old["machine"] == here and row["form"] not in measured]
     return {"machine": here, "rows": [*kept, *rows]}
 
 
@@ -112,6 +110,7 @@ def compare(form: str, n: int, d: int, scale: float, options: argparse.Namespace
         extra = int(in_a_process(options, "--memory", form, name, n, d, scale, MALLOC_MMAP_THRESHOLD_="65536"))
         shape = {"form": form, "n": n, "d": d, "scale": scale, "variant": name}
         rows.append(shape | asdict(timings[name]) | {"extra_bytes": extra, "error": errors[name], "load": load})
+        rows[-1]["command"] = command(options)
         print(f"{form:26s} N {n:5d} D {d:3d} scale {scale:5.1f}  {name:36s}", end=" ")
         print(
             f"{timings[name].cpu_ratio:6.2f} products  {extra / 2**20:8.1f} MiB  error {errors[name]:.0e}", flush=True
@@ -173,21 +172,23 @@ def peak(form: str, variant: str, n: int, d: int, scale: float) -> int:
 
 
 def machine(options: argparse.Namespace) -> dict[str, object]:
-    flags = ("n", "d", *(["form"] if set(options.form) != set(FORMULA) else []))
-    asked = " ".join(
-        " ".join([f"--{name}", *(f'"{v}"' if " " in str(v) else str(v) for v in vars(options)[name])]) for name in flags
-    )
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.machine(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "threads": options.threads,
-        "commands": [
-            f"python benchmarks/ops.py {asked} --rounds {options.rounds} --processes {options.processes} "
-            f"--threads {options.threads}"
-        ],
     }
+
+
+def command(options: argparse.Namespace) -> str:
+    """What gives these rows again."""
+    flags = ["n", "d", *(["form"] if set(options.form) != set(FORMULA) else []), "rounds", "processes", "threads"]
+    words = ["python benchmarks/ops.py"]
+    for name in flags:
+        value = vars(options)[name]
+        words += [f"--{name}", *map(shlex.quote, map(str, value if isinstance(value, list) else [value]))]
+    return " ".join(words)
 
 
 if __name__ == "__main__":
