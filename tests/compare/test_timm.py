@@ -87,11 +87,15 @@ def test_looks_at_larger_pictures_and_is_opened_again(kind, tokenizer, tmp_path)
     assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", MODELS)
+MASKS = pytest.mark.xfail(
+    raises=RuntimeError, strict=True, reason="timm's Swin makes the masks of its attention in float32"
+)
+PRECISE = [(kind, torch.float32) for kind in MODELS]
+PRECISE += [pytest.param(kind, torch.bfloat16, marks=MASKS if kind == "channels last" else ()) for kind in MODELS]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), PRECISE)
 def test_adapters_and_precision_are_kept(kind, dtype, tokenizer, tmp_path):
-    if (kind, dtype) == ("channels last", torch.bfloat16):
-        pytest.skip("timm's Swin makes the masks of its attention in float32, and then cannot multiply")
     name, size, *_ = MODELS[kind]
     settings = {"text": BERT, "tokenizer": tokenizer, "image_size": size, "embed_dim": 8, "pretrained": False}
     model = create(image=f"timm:{name}", **settings).add_lora("image", rank=2).freeze("image_projection").to(dtype)

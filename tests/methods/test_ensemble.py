@@ -107,6 +107,8 @@ def test_what_does_not_fit_is_refused(model):
         Ensemble(alone(model, 0), of={"name": "clip"})
     with pytest.raises(UserError, match="by embeddings alone"):
         Ensemble(model, of={"name": "albef"})
+    with pytest.raises(UserError, match="of some method"):
+        Ensemble(model, of={"exclude_duplicates": True})
     with pytest.raises(UserError, match="no method"):
         Ensemble(model, of={"name": "clap"})
 

@@ -8,6 +8,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import nearfar
+from models.tower_configs import EFFICIENTNET
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, load
 
@@ -39,18 +40,7 @@ def align(tokenizer):
     from transformers import AlignConfig, AlignModel
 
     text = {**TOWER, "vocab_size": 20, "pad_token_id": 0}
-    vision = {
-        "image_size": 32,
-        "hidden_dim": 24,
-        "num_block_repeats": [1, 1],
-        "in_channels": [32, 16],
-        "out_channels": [16, 24],
-        "kernel_sizes": [3, 3],
-        "strides": [1, 2],
-        "expand_ratios": [1, 6],
-        "depthwise_padding": [],
-        "width_coefficient": 1.0,
-    }
+    vision = {name: value for name, value in EFFICIENTNET.items() if name != "model_type"} | {"hidden_dim": 24}
     return AlignModel(AlignConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
 
 

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid
 
 from nearfar import ops
 from nearfar.losses.groups import lifted, refuse_ring, unit
-from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.losses.temperature import Temperature, as_scale, as_temperature
 from nearfar.ops import inputs
 from nearfar.ops.products import product
 
@@ -95,10 +95,7 @@ class GlobalLocalInfoNCE(nn.Module):
         self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
     ) -> None:
         super().__init__()
-        if isinstance(temperature, Temperature):
-            self.temperature = temperature
-        else:
-            self.temperature = Temperature(temperature, learnable=learnable)
+        self.temperature = as_temperature(temperature, learnable=learnable)
         self.backend = backend
 
     def forward(self, g: Tensor, local: Tensor, *, mask: Tensor | None = None, group: Tensor | None = None) -> Tensor:

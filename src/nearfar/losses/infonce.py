@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nearfar import ops
 from nearfar.losses.groups import check_pair, group_sum, refuse_ring, unit
-from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.losses.temperature import Temperature, as_scale, as_temperature
 from nearfar.ops import inputs
 
 
@@ -165,10 +165,7 @@ class InfoNCE(nn.Module):
     ) -> None:
         super().__init__()
         check_options(directions, label_smoothing)
-        if isinstance(temperature, Temperature):
-            self.temperature = temperature
-        else:
-            self.temperature = Temperature(temperature, learnable=learnable)
+        self.temperature = as_temperature(temperature, learnable=learnable)
         self.symmetric = symmetric
         self.directions: Literal["mean", "sum"] = directions
         self.label_smoothing = label_smoothing

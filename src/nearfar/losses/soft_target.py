@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nearfar import ops
 from nearfar.losses.groups import unit, unit_keys
-from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.losses.temperature import Temperature, as_scale, as_temperature
 
 
 def soft_target_info_nce(
@@ -94,10 +94,7 @@ class SoftTargetInfoNCE(nn.Module):
         self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
     ) -> None:
         super().__init__()
-        if isinstance(temperature, Temperature):
-            self.temperature = temperature
-        else:
-            self.temperature = Temperature(temperature, learnable=learnable)
+        self.temperature = as_temperature(temperature, learnable=learnable)
         self.backend = backend
 
     def forward(

@@ -77,3 +77,8 @@ def as_scale(temperature: float | Tensor) -> float | Tensor:
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     return 1 / lifted(temperature) if isinstance(temperature, Tensor) else 1 / temperature
+
+
+def as_temperature(temperature: float | Temperature, *, learnable: bool) -> Temperature:
+    """The temperature of a loss: one that is given as a module is taken as it is."""
+    return temperature if isinstance(temperature, Temperature) else Temperature(temperature, learnable=learnable)

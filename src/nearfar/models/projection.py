@@ -45,8 +45,7 @@ class Heads(nn.ModuleList):
     """Several heads from different starts; what they give together is the mean of their unit vectors `[..., D]`.
 
     Each errs in its own way, and the mean less than each: the cosine of the mean to a text is, but for its length, the
-    mean of the cosines. It takes heads that were each trained on a loss of their own (`methods.image_text.ensemble`):
-    trained on the loss of the mean they lean on one another.
+    mean of the cosines. The method `ensemble` trains each on a loss of its own, so that they stay apart.
 
     >>> Heads(projection("linear", 8, 4, side="image") for _ in range(3))(torch.randn(2, 8)).shape
     torch.Size([2, 4])

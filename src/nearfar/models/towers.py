@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 from nearfar.models import efficientnet_lite
 from nearfar.models.modes import evaluating
+from nearfar.models.rotary import frequencies_kept
 
 IMAGE_POOLING = ("cls", "mean", "tower")
 TEXT_POOLING = ("cls", "mean", "eos", "tower")
@@ -22,21 +23,32 @@ _OWN_POOLING = ("clip", "chinese_clip", "metaclip", "siglip", "convnext")
 """Model types whose own pooler is part of what was trained. Elsewhere (BERT, ViT) it is an untrained afterthought."""
 
 
-class ImageTower(nn.Module):
+class Tower(nn.Module):
+    """What both towers have: a backbone, and the spec that it is made from again."""
+
+    backbone: Any
+
+    def __init__(self, backbone: nn.Module, spec: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = dict(spec)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        with frequencies_kept(self):
+            return super()._apply(fn, recurse)
+
+
+class ImageTower(Tower):
     """A vision backbone that gives `[B, 1 + P, W]`: the picture's summary, then its P patches or map cells.
 
     Pooling makes the summary: `"cls"` takes the class token, `"mean"` the mean of the patches, `"tower"` the
     backbone's own pooled output. The default suits the backbone.
     """
 
-    backbone: Any
-
     def __init__(
         self, backbone: nn.Module, spec: Mapping[str, Any], *, image_size: int, pooling: str | None = None
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.spec = dict(spec)
+        super().__init__(backbone, spec)
         self.prefix = _prefix_tokens(backbone)
         self.pooling = pooling or _image_pooling(backbone, self.prefix)
         if self.pooling not in IMAGE_POOLING:
@@ -125,19 +137,15 @@ class ImageTower(nn.Module):
         return getattr(output, "pooler_output", None), _sequence(output.last_hidden_state)
 
 
-class TextTower(nn.Module):
+class TextTower(Tower):
     """A text backbone that gives `[B, L, W]`: hidden states, with the summary in place of the first.
 
     Pooling makes the summary: `"cls"` the first token, `"eos"` the last attended one, `"mean"` the mean of the
     attended ones, `"tower"` the backbone's own pooled output. The default suits the backbone.
     """
 
-    backbone: Any
-
     def __init__(self, backbone: nn.Module, spec: Mapping[str, Any], *, pooling: str | None = None) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.spec = dict(spec)
+        super().__init__(backbone, spec)
         config: Any = backbone.config
         self.width = int(config.hidden_size)
         self.pooling = pooling or _text_pooling(backbone)

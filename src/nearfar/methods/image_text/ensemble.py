@@ -42,6 +42,8 @@ class Ensemble(EmbeddingMethod):
         super().__init__()
         if not isinstance(getattr(model, "image_projection", None), Heads):
             raise UserError("an ensemble trains several heads: create the model with image_heads=3, say")
+        if "name" not in of:
+            raise UserError("an ensemble is of some method: of={'name': 'clip'}, say")
         settings = {name: value for name, value in of.items() if name != "name"}
         member = find(of["name"])
         if not issubclass(member, EmbeddingMethod):
