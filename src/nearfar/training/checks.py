@@ -47,9 +47,10 @@ def check_data(config: TrainConfig, records: int) -> None:
     """
     batches = records // config.batch_size
     if not batches:
+        held = "1 record" if records == 1 else f"{records:,} records"
         raise UserError(
-            f"the data gives no batch: it holds {records} records, and training.batch_size is {config.batch_size}: "
-            "lower training.batch_size."
+            f"the data gives no batch: it holds {held}, and training.batch_size is {config.batch_size}: lower "
+            "training.batch_size."
         )
     if config.steps is None:
         config.warmup_steps(max(1, round(config.epochs * batches / config.accumulate)))
