@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from nearfar import files
 from nearfar.errors import UserError
 
 COMMANDS = {
@@ -52,11 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (UserError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         sys.exit(f"nearfar {command}: {error}")
     except BrokenPipeError:
-        # `nearfar papers | head`: the reader has had enough. What is still buffered must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `nearfar papers | head`: the reader has had enough.
+        drop_output()
         sys.exit(141)
+    except OSError as error:
+        if (why := files.remedy(error)) is None:
+            raise
+        if error.filename is None:  # `nearfar search ... > a-file` on a full disk
+            drop_output()
+        sys.exit(f"nearfar {command}: {error.filename or 'the output'}: {error.strerror}; {why}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def drop_output() -> None:
+    """What is still buffered for the output must not be written at exit: that would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(function: Callable[..., Any], command: str, arguments: list[str]) -> Any:

@@ -1,15 +1,77 @@
-"""Files and folders that are either whole or not there: written beside their place, synced, then renamed."""
+"""Files and folders that are either whole or not there: written beside their place, synced, then renamed.
+
+A disk that cannot take a file is the user's to mend, so it is a `UserError` that names the file and the remedy; what
+was there before stays as it was.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nearfar.errors import UserError
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space, or name a place on another disk",
+    errno.EDQUOT: "your quota on this disk is used up: free some space, or name a place on another disk",
+    errno.EFBIG: "the file is larger than is allowed: raise the limit (`ulimit -f`), or name a place on another disk",
+    errno.EROFS: "the disk is read-only: make it writable, or name a place on another disk",
+    errno.EACCES: "this user lacks the permission: change the permissions (`chmod`, `chown`), or name another place",
+    errno.EPERM: "this user lacks the permission: change the permissions (`chmod`, `chown`), or name another place",
+    errno.EIO: "the disk reports an error: check it, or name a place on another disk",
+    errno.ENAMETOOLONG: "the name is too long for this disk: choose a shorter one",
+    errno.EMFILE: "this process has too many files open: raise the limit (`ulimit -n`)",
+}
+"""What went wrong with a file, and what to do about it, by the system's error number."""
+
+
+def remedy(error: BaseException | None) -> str | None:
+    """What a failed access to a file means and what to do about it; None where it is something else.
+
+    Not only an `OSError` says so: safetensors puts the system's number into a text of its own, and `torch.save` raises
+    an error without any on top of the open file's (on top of nothing when it opens the file itself, so open it first).
+
+    >>> remedy(OSError(errno.EROFS, "Read-only file system"))
+    'the disk is read-only: make it writable, or name a place on another disk'
+    >>> remedy(RuntimeError("I/O error: No space left on device (os error 28)"))
+    'the disk is full: free some space, or name a place on another disk'
+    """
+    while error is not None:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        why = REMEDIES.get(int(number[1]) if number else getattr(error, "errno", None) or 0)
+        if why is not None or isinstance(error, OSError):
+            return why
+        error = error.__context__
+    return None
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Explain a disk that refuses what the block writes. `path` is the file or folder as the user knows it: writers of
+    other libraries and open files do not say which file it was.
+
+    Raises:
+        UserError: the disk is full or read-only, the file is too large, the permission is missing (see `REMEDIES`).
+
+    >>> with writing("a.json"):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    nearfar.errors.UserError: a.json cannot be written; the disk is full: free some space, or name a place on another disk
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (why := remedy(error)) is None:
+            raise
+        raise UserError(f"{path} cannot be written; {why}") from error
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
@@ -52,7 +114,8 @@ def folder(path: str | Path) -> Path:
             if not part.is_dir():
                 raise UserError(f"{part} is a file, and a folder is to be written there: name another, or remove it")
             break
-    path.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -61,47 +124,55 @@ def whole(path: Path) -> Iterator[Path]:
     """A file to fill that takes its place as `path` when the block ends without an error, and else is removed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with writing(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
     """Put the finished folder `temporary` in the place of `final`, which may exist."""
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
-    if final.exists():
-        # A folder cannot be renamed over a full one: the old one steps aside first, and is never half deleted.
-        old = final.with_name(f".{final.name}.{os.getpid()}.old")
-        final.rename(old)
-        temporary.rename(final)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(final)
-    sync(final.parent)
+    with writing(final):
+        for path in temporary.rglob("*"):
+            sync(path)
+        sync(temporary)
+        if final.exists():
+            # A folder cannot be renamed over a full one: the old one steps aside first, and is never half deleted.
+            old = final.with_name(f".{final.name}.{os.getpid()}.old")
+            final.rename(old)
+            temporary.rename(final)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(final)
+        sync(final.parent)
 
 
 @contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill that takes its place as `final` when the block ends without an error."""
+    """A folder to fill that takes its place as `final` when the block ends without an error, and else is removed."""
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    replace_folder(temporary, final)
+    try:
+        with writing(final):
+            temporary.mkdir(parents=True)
+            yield temporary
+        replace_folder(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to its neighbour `target`, in one step."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-    sync(link.parent)
+    with writing(link):
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        temporary.replace(link)
+        sync(link.parent)
 
 
 def sync(path: Path) -> None:
