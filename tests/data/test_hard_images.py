@@ -82,6 +82,20 @@ def test_half_is_drawn_and_half_are_its_neighbours():
     assert len(seen) > 24  # another neighbour in another epoch
 
 
+@pytest.mark.parametrize("n", [22, 21, 5])
+def test_a_partial_last_batch_pairs_each_with_its_own_neighbour(n):
+    """Its drawn half is shorter: neighbours begin where it ends, and are of that half and of no other record."""
+    batches = loader(source(n), drop_last=False)
+    for rows in epochs(batches, 3):
+        sizes = [len(each) for each in rows]
+        assert sizes == [8] * (n // 4) + [2 * (n % 4)] * bool(n % 4)
+        drawn = [i for each in rows for i in each[: len(each) // 2]]
+        assert sorted(drawn) == list(range(n))
+        for each in rows:
+            half = len(each) // 2
+            assert all((j - i) % n in {1, 2, 3} for i, j in zip(each[:half], each[half:], strict=True))
+
+
 def test_texts_and_pictures_belong_to_their_rows():
     batch = next(iter(loader(source(24), views="none", mean=(0, 0, 0), std=(1, 1, 1))))
     said = TOKENIZER.batch_decode(batch["text"]["input_ids"], skip_special_tokens=True)

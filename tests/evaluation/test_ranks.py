@@ -1,4 +1,6 @@
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -99,6 +101,59 @@ def test_hits_of_many_places_and_many_ties():
     exact = 1 - np.prod([(900 - i) / (1000 - i) for i in range(200)])
     assert found.hit(200)[0] == pytest.approx(exact, rel=1e-9)
     assert found.hit(901)[0] == 1
+
+
+@pytest.mark.parametrize("right", [1, 2, 63, 64, 65, 66, 130])
+@pytest.mark.parametrize("wrong", [1, 63, 64, 65, 200])
+def test_hits_among_ties_are_exact_whatever_their_number(wrong, right):
+    """Against whole numbers: 1 - C(wrong, k) / C(wrong + right, k), on both sides of 64 and of the shorter product."""
+    one = np.ones(1, dtype=np.int64)
+    found = Ranks(3 * one, wrong * one, right * one, right * one, (3 + wrong + right) * one)
+    assert found.hit(3)[0] == 0
+    for places in {1, 2, 63, 64, 65, 66, 129, wrong - 1, wrong} - {0}:
+        if places > wrong:
+            continue
+        exact = 1 - Fraction(math.comb(wrong, places), math.comb(wrong + right, places))
+        assert found.hit(3 + places)[0] == pytest.approx(float(exact), rel=1e-9)
+    assert found.hit(3 + wrong + 1)[0] == 1
+
+
+@pytest.mark.parametrize(("places", "right"), [(64, 65), (65, 64), (65, 65), (66, 130), (130, 66)])
+def test_many_ties_in_a_sea_of_candidates(places, right):
+    """So many wrong ones that a hit is far from sure: an error in any factor of the long products shows."""
+    one = np.ones(1, dtype=np.int64)
+    found = Ranks(0 * one, 100_000 * one, right * one, right * one, (100_000 + right) * one)
+    exact = 1 - Fraction(math.comb(100_000, places), math.comb(100_000 + right, places))
+    assert 0.01 < exact < 0.1
+    assert found.hit(places)[0] == pytest.approx(float(exact), rel=1e-6)
+
+
+@pytest.mark.parametrize("right", [1, 2, 65, 90])
+@pytest.mark.parametrize("wrong", [1, 64, 65, 100])
+def test_rank_and_reciprocal_among_many_ties(wrong, right):
+    """The expectation over the place of the first right one, summed in whole numbers."""
+    one = np.ones(1, dtype=np.int64)
+    found = Ranks(2 * one, wrong * one, right * one, right * one, (2 + wrong + right) * one)
+    total = wrong + right
+    first = {j: Fraction(math.comb(total - j, right - 1), math.comb(total, right)) for j in range(1, wrong + 2)}
+    assert sum(first.values()) == 1
+    assert found.rank()[0] == pytest.approx(float(sum(p * (2 + j) for j, p in first.items())), rel=1e-12)
+    assert found.reciprocal()[0] == pytest.approx(float(sum(p / (2 + j) for j, p in first.items())), rel=1e-9)
+
+
+@pytest.mark.parametrize(("gap", "tied"), [(3e-7, True), (9e-7, True), (5e-6, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_that_differ_by_rounding_are_tied(gap, tied, sign):
+    """A wrong candidate a hair above or below the right one is tied with it; further away it is not."""
+    query = torch.tensor([[1.0, 0.0]])
+    candidate = torch.tensor([[0.5, 0.5], [0.5 + sign * gap, 0.5], [0.1, 0.0]])
+    found = rank(query, candidate, torch.tensor([0]), torch.tensor([0, 1, 2]))
+    assert found.tied_wrong.tolist() == [int(tied)]
+    assert found.better.tolist() == [int(not tied and sign > 0)]
+    assert found.rank()[0] == (1.5 if tied else 1.0 + (sign > 0))
+    # The same of two right ones: both count as tied where the gap is rounding.
+    both = rank(query, candidate, torch.tensor([0]), torch.tensor([0, 0, 2]))
+    assert both.tied_right.tolist() == [1 + int(tied)]
 
 
 def test_nan_does_not_rank_first():

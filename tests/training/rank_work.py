@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 from cases import CASES, N, case_batch, make
-from toy import Deep, Pairs, batch, gradients
+from toy import Deep, Noisy, Pairs, batch, gradients
 
 from nearfar.data.batch import rows
 from nearfar.training import processes
@@ -29,6 +29,18 @@ def gradients_of_all() -> dict[str, tuple[float, dict]]:
         loss = processes.mean(scalars)["loss"].item()
         found[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
     return found
+
+
+def noisy_gradients() -> tuple[float, dict, float]:
+    """The loss and gradients of a batch whose objective drops numbers, and what this process's own stream draws next.
+    Every process has a stream of its own, as in training."""
+    method = Noisy().double()
+    torch.manual_seed(100 + processes.rank())
+    scalars = backward(method, local_part(case_batch()), chunk=3, seed=5)
+    after = torch.rand(1).item()
+    processes.average_gradients(method.parameters())
+    loss = processes.mean(scalars)["loss"].item()
+    return loss, {key: grad.numpy() for key, grad in gradients(method).items()}, after
 
 
 def train_apart(out: str, options: dict) -> tuple[dict, list]:

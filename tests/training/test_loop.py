@@ -86,6 +86,23 @@ def test_accumulated_batches_are_one_big_batch():
         torch.testing.assert_close(four[name], value)
 
 
+def test_accumulation_takes_the_mean_and_not_the_sum():
+    """Plain gradient descent without clipping: what Adam and clipping would forgive shows here."""
+    settings = {"steps": 2, "optimizer": "sgd", "betas": (0.0, 0.9), "lr": 1e-3, "clip_norm": None, "warmup": 0}
+    settings |= {"weight_decay": 0.0, "schedule": "constant", "log_every": 1}
+    big = [{key: torch.cat([data[key] for data in part]) for key in ("index", "image")} for part in _pairs(loader(4))]
+    one, two = train(Plain(), big, **settings, **QUIET), train(Plain(), loader(4), accumulate=2, **settings, **QUIET)
+    for name, value in weights(one.method).items():
+        torch.testing.assert_close(weights(two.method)[name], value)
+    for mine, theirs in zip(two.history, one.history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+
+
+def _pairs(batches):
+    return [batches[i : i + 2] for i in range(0, len(batches), 2)]
+
+
 class Restless(Pairs):
     """Changes its buffers whenever it is run and draws from every random stream."""
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from cases import CASES, case_batch, make
-from rank_work import gradients_of_all, train_apart
+from rank_work import gradients_of_all, noisy_gradients, train_apart
 from ranks import run
 from torch import nn
 from toy import gradients
@@ -29,6 +30,18 @@ def test_ranks_give_the_loss_and_gradient_of_the_one_big_batch(name, found):
         assert grads.keys() == expected.keys()
         for key, grad in grads.items():
             np.testing.assert_allclose(grad, expected[key].numpy(), rtol=1e-7, atol=1e-10, err_msg=key)
+
+
+def test_what_an_objective_draws_is_the_same_on_every_rank():
+    """Ranks whose own streams differ drop the same numbers of the gathered batch: those of one process. Their own
+    streams go on as if nothing had been drawn."""
+    expected, grads, _ = noisy_gradients()
+    for rank, (loss, found, after) in enumerate(run(noisy_gradients, 2)):
+        assert loss == pytest.approx(expected, rel=1e-9)
+        for key, grad in found.items():
+            np.testing.assert_allclose(grad, grads[key], rtol=1e-7, atol=1e-10, err_msg=key)
+        torch.manual_seed(100 + rank)
+        assert after == torch.rand(1).item()
 
 
 def test_no_loss_is_left_out():

@@ -34,6 +34,15 @@ class Pairs(EmbeddingMethod):
         self.last_steps[step % 3] = step
 
 
+class Noisy(Pairs):
+    """Pairs whose objective drops numbers of the gathered embeddings, and adds others."""
+
+    def objective(self, embeddings, batch):
+        dropped = {name: F.dropout(value, 0.4) for name, value in embeddings.items()}
+        dropped["text"] = dropped["text"] + torch.rand(len(dropped["text"]), 1)
+        return super().objective(dropped, batch)
+
+
 class Plain(Method):
     """Regression with batch statistics: no embeddings."""
 

@@ -1,0 +1,57 @@
+"""What one process does in the tests of checkpoints that two processes write together."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearfar import files
+from nearfar.training import checkpoint, processes
+from nearfar.training.checkpoint import Checkpoints
+
+DELAY = 0.4
+"""Seconds: far longer than what the other process needs to go on where nothing holds it."""
+
+
+def save_late(folder: str, late: str) -> tuple[str, dict, list[str], list[str]]:
+    """Write three checkpoints, keep one; one process waits in the step `late`. What this process finds right after."""
+    main, rank = processes.is_main(), processes.rank()
+    if late == "folder" and main:
+        hold(Path, "mkdir")
+    if late == "process" and not main:
+        hold(torch, "save")
+    if late == "rename" and main:
+        hold(files, "replace_folder")
+    if late == "prune" and main:
+        hold(shutil, "rmtree")
+    checkpoints = Checkpoints(Path(folder), keep=1)
+    for step in (1, 2, 3):
+        state = {
+            "step": step,
+            "method": {"weight": torch.full((2,), float(step))},
+            "average": None,
+            "optimizer": {"optimizer": {}, "scaler": None},
+            "process": {"rank": rank, "step": step},
+            "progress": {"step": step, "processes": processes.world_size()},
+        }
+        checkpoints.save(state, best=False)
+    latest = checkpoints.latest()
+    assert latest is not None
+    left = sorted(path.name for path in Path(folder).glob("step-*"))
+    names = sorted(path.name for path in latest.iterdir())
+    return latest.name, checkpoint.load(latest)["process"], names, left
+
+
+def hold(owner: Any, name: str) -> None:
+    """Make a function wait before it begins."""
+    original = getattr(owner, name)
+
+    def waiting(*args: Any, **settings: Any) -> Any:
+        time.sleep(DELAY)
+        return original(*args, **settings)
+
+    setattr(owner, name, waiting)
