@@ -60,9 +60,9 @@ def writing(path: str | Path) -> Iterator[None]:
         UserError: the disk is full or read-only, the file is too large, the permission is missing (see `REMEDIES`).
 
     >>> with writing("a.json"):
-    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    ...     raise OSError(errno.ENAMETOOLONG, "File name too long")
     Traceback (most recent call last):
-    nearfar.errors.UserError: a.json cannot be written; the disk is full: free some space, or name a place on another disk
+    nearfar.errors.UserError: a.json cannot be written; the name is too long for this disk: choose a shorter one
     """
     try:
         yield
@@ -125,6 +125,7 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with writing(path):
+            temporary.unlink(missing_ok=True)  # never written through a link that lies there
             yield temporary
             sync(temporary)
             temporary.replace(path)

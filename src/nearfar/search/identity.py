@@ -13,6 +13,7 @@ import numpy as np
 
 from nearfar.errors import UserError
 from nearfar.evaluation.embed import embed_images, embed_texts
+from nearfar.search.damage import damaged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +40,8 @@ def check_model(manifest: Manifest, encoder: Any, *, where: str) -> None:
             f"the model gives {len(now[0])}-d embeddings and the index holds {manifest.dim}-d ones "
             f"of the model {manifest.model!r}: {remedy}"
         )
+    if [len(vector) for vector in then] != [manifest.dim] * 2:
+        raise damaged(where, f"probe in manifest.json is not two vectors of {manifest.dim} numbers")
     for what, a, b in zip(("picture", "sentence"), now, then, strict=True):
         cosine = float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
         if not cosine > 1 - TOLERANCE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import UserError
+from nearfar.search.damage import checksum, damaged, graph_fault, table_fault
 from nearfar.search.items import Hit, schema, to_item
 from nearfar.search.manifest import Manifest, load_manifest
 from nearfar.search.neighbours import installed_faiss, neighbours, open_graph
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+TOLERANCE = 1e-2
+"""How far a vector's length may be from 1, and a score from the product of its vectors."""
 
 
 class Index:
@@ -30,7 +36,7 @@ class Index:
         self.manifest: Manifest = load_manifest(self.directory)
         self.vectors = self._map_vectors()  # [N, D]
         self.table = self._read_table()
-        self.graph = open_graph(self.directory / self.manifest.graph) if self.manifest.graph else None
+        self.graph = self._open_graph()
         self._pictures = self._map_pictures()
         installed_faiss()  # imported now, not within the time of the first search
 
@@ -72,7 +78,25 @@ class Index:
             raise UserError(f"top must be at least 1, not {top}")
         if not np.isfinite(q).all():
             raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
-        return neighbours(self.manifest.kind, self.vectors, self.graph, q, top)
+        scores, rows = neighbours(self.manifest.kind, self.vectors, self.graph, q, top)
+        self._check(q, scores, rows)
+        return scores, rows
+
+    def _check(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+        """Scores are what the vectors give: a few products more tell a damaged file, which nobody reads as a whole."""
+        if self.graph is None and (rows < 0).any():
+            raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
+        for start in range(0, len(rows), 64):
+            part = slice(start, start + 64)
+            query, found = np.nonzero(rows[part] >= 0)
+            vectors, q = self.vectors[rows[part][query, found]], queries[part][query]
+            with np.errstate(all="ignore"):
+                length, given = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
+                off = np.abs(scores[part][query, found] - given) / np.maximum(np.linalg.norm(q, axis=1), 1)
+            # What is not a number is not less than anything, and so is found too.
+            if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < TOLERANCE)):
+                names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
+                raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
 
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
         """Scores and rows of one query as hits, best first."""
@@ -106,9 +130,11 @@ class Index:
             if item.path is None:
                 return self._pictures[item.offset : item.offset + item.length].tobytes()
             try:
+                if not stat.S_ISREG(os.stat(item.path).st_mode):  # a pipe or a device would be read without end
+                    raise UserError(f"{item.path} is not a regular file: take it out of the source and index again")
                 return Path(item.path).read_bytes()
-            except OSError as error:
-                reason = error.strerror or error
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
                 raise UserError(
                     f"{item.path}: {reason}; run `nearfar index` again to bring the index up to date"
                 ) from None
@@ -131,9 +157,35 @@ class Index:
         """The items, one row a vector, in the vectors' order."""
         if not self.manifest.items:
             return schema().empty_table()
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.directory / self.manifest.items)
+        path = self.directory / self.manifest.items
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read()
+            fault = table_fault(table, schema(), self.manifest)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            fault = f"{path} cannot be read ({_first_line(error)})"
+        if fault:
+            raise damaged(self.directory, fault)
+        return table
+
+    def _open_graph(self) -> Any:
+        """The faiss index, of a kind that has one."""
+        if not self.manifest.graph:
+            return None
+        path, sum_then = self.directory / self.manifest.graph, self.manifest.graph_sum
+        if sum_then is not None and checksum(path) != sum_then:
+            raise damaged(self.directory, f"{path} has changed since it was written")
+        try:
+            graph = open_graph(path)
+            fault = graph_fault(graph, self.manifest)
+        except (RuntimeError, MemoryError, ValueError) as error:
+            fault = f"{path} cannot be read ({_first_line(error)})"
+        if fault:
+            raise damaged(self.directory, fault)
+        return graph
 
     def _map_vectors(self) -> np.ndarray:
         m = self.manifest
@@ -146,3 +198,7 @@ class Index:
         if not m.picture_bytes:
             return np.empty(0, np.uint8)
         return np.memmap(self.directory / m.pictures, np.uint8, mode="r", shape=(m.picture_bytes,))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

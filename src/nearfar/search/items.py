@@ -108,7 +108,7 @@ def to_parquet(items: list[Item]) -> bytes:
     names = schema().names
     columns = {name: [getattr(item, name) for item in items] for name in names}
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema()), sink, compression="zstd")
+    pq.write_table(pa.table(columns, schema=schema()), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.search.damage import REQUIRED, damaged, file_fault, manifest_fault
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -21,7 +22,8 @@ NAME = "manifest.json"
 @dataclass(kw_only=True)
 class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
-    no files, `items` the Parquet table, `graph` the faiss index where the kind has one. `probe` is how the model saw
+    no files, `items` the Parquet table, `graph` the faiss index where the kind has one,
+    with the checksum `graph_sum`: faiss trusts what it reads. `probe` is how the model saw
     the probe picture and the probe sentence (see `identity`)."""
 
     model: str
@@ -35,6 +37,7 @@ class Manifest:
     picture_bytes: int = 0
     items: str = ""
     graph: str | None = None
+    graph_sum: int | None = None
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -56,19 +59,21 @@ def load_manifest(directory: Path | str) -> Manifest:
         what = "holds no index" if directory.is_dir() else "does not exist"
         raise UserError(f"{directory} {what}: make one with `nearfar index MODEL SOURCE --out {directory}`")
     try:
-        manifest = Manifest(**json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a manifest of an index ({error}): delete {directory}, index again") from None
-    if manifest.format != FORMAT:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(directory, f"{path} is not a manifest of an index ({error})") from None
+    if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) != FORMAT:
         raise UserError(
-            f"{directory} was written in index format {manifest.format}, this nearfar reads {FORMAT}: index again"
+            f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT}: index "
+            "again"
         )
+    if fault := manifest_fault(values):
+        raise damaged(directory, fault)
+    manifest = Manifest(**values)
     needed = {manifest.vectors: manifest.count * manifest.dim * 4, manifest.pictures: manifest.picture_bytes}
     for name in sorted(manifest.files):
-        file = directory / name
-        if not file.is_file() or file.stat().st_size < needed.get(name, 0):
-            state = "cut short" if file.is_file() else "missing"
-            raise UserError(f"{file} is {state}: the index is damaged; delete {directory} and index again")
+        if fault := file_fault(directory / name, needed.get(name, 0)):
+            raise damaged(directory, fault)
     return manifest
 
 

@@ -8,6 +8,7 @@ file, block by block, so that rows stay dense and no hit is ever a ghost.
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.search.damage import damaged
 from nearfar.search.index import Index
 from nearfar.search.items import Item, to_item, to_parquet
 from nearfar.search.manifest import NAME, Manifest, load_manifest, sync_directory
@@ -56,7 +58,7 @@ class Writer:
                 model=model, dim=dim, probe=probe, kind=kind, vectors="vectors-0.f32", pictures="pictures-0.bin"
             )
             for name in manifest.files:
-                (directory / name).write_bytes(b"")
+                files.write(directory / name, b"")
             manifest.save(directory)
             return cls(directory, manifest, lock)
         except BaseException:
@@ -84,8 +86,9 @@ class Writer:
 
     def close(self) -> None:
         """Let go of the files; what was not committed is gone."""
-        self._vectors.close()
-        self._pictures.close()
+        for file in (self._vectors, self._pictures):
+            with suppress(OSError):  # a full disk refuses what was not committed
+                file.close()
         self._lock.release()
 
     def put(self, item: Item, vector: np.ndarray, picture: bytes | None = None) -> None:
@@ -95,10 +98,11 @@ class Writer:
         if vector.shape != (self.manifest.dim,):
             raise ValueError(f"an embedding of this index is [{self.manifest.dim}], not {list(vector.shape)}")
         offset, length = 0, 0
-        if picture is not None:
-            offset, length = self._pictures.tell(), len(picture)
-            self._pictures.write(picture)
-        self._vectors.write(vector.tobytes())
+        with files.writing(self.directory):
+            if picture is not None:
+                offset, length = self._pictures.tell(), len(picture)
+                self._pictures.write(picture)
+            self._vectors.write(vector.tobytes())
         self.items[item.key] = replace(item, row=self.rows, offset=offset, length=length)
         self.rows += 1
 
@@ -113,7 +117,13 @@ class Writer:
 
     def commit(self, *, final: bool) -> None:
         """Make everything put, refreshed and removed so far real, atomically. `final` also builds the faiss index of
-        a kind that has one; until then such an index is searched exactly."""
+        a kind that has one; until then such an index is searched exactly.
+
+        Raises UserError when the disk refuses; the index is then as it was after the last commit."""
+        with files.writing(self.directory):
+            self._commit(final=final)
+
+    def _commit(self, *, final: bool) -> None:
         for file in (self._vectors, self._pictures):
             file.flush()
             os.fsync(file.fileno())
@@ -124,13 +134,15 @@ class Writer:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
         files.write(self.directory / manifest.items, to_parquet(items))
-        manifest.graph = None
+        manifest.graph = manifest.graph_sum = None
         if final and has_graph(manifest.kind) and manifest.count:
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
             vectors = np.memmap(
                 self.directory / manifest.vectors, "<f4", mode="r", shape=(manifest.count, manifest.dim)
             )
-            files.write(self.directory / manifest.graph, build_graph(manifest.kind, vectors))
+            graph = build_graph(manifest.kind, vectors)
+            files.write(self.directory / manifest.graph, graph)
+            manifest.graph_sum = zlib.crc32(graph)
         manifest.save(self.directory)
         sync_directory(self.directory)
         self._take_over(manifest, items)
@@ -145,7 +157,7 @@ class Writer:
         moved, offset = [], 0
         with (
             (self.directory / self.manifest.pictures).open("rb") as old,
-            (self.directory / manifest.pictures).open("wb") as new,
+            (self.directory / manifest.pictures).open("xb") as new,
         ):
             for row, item in enumerate(items):
                 old.seek(item.offset)
@@ -159,7 +171,7 @@ class Writer:
 
     def _copy_vectors(self, rows: list[int], path: Path) -> None:
         block = max(1, COPY_BYTES // (4 * self.manifest.dim))
-        with path.open("wb") as new:
+        with path.open("xb") as new:
             if rows:
                 old = np.memmap(
                     self.directory / self.manifest.vectors, "<f4", mode="r", shape=(self.rows, self.manifest.dim)
@@ -197,19 +209,24 @@ class Writer:
 
 def open_at(path: Path, size: int) -> IO[bytes]:
     """The file, cut to its committed size, ready to be appended to."""
-    file = path.open("r+b")
-    file.truncate(size)
-    file.seek(size)
+    with files.writing(path):
+        file = path.open("r+b")
+        file.truncate(size)
+        file.seek(size)
     return file
 
 
 def acquire(directory: Path) -> Any:
-    """The directory's lock. Raises UserError when another writer holds it."""
+    """The directory's lock. Raises UserError when another writer holds it, or nothing can be written there."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(directory / ".lock")
+    path = directory / ".lock"
+    if path.is_symlink():
+        raise damaged(directory, f"{path} is a link, and what is written to an index must stay in its folder")
+    lock = FileLock(path)
     try:
-        lock.acquire(timeout=WAIT)
+        with files.writing(directory):
+            lock.acquire(timeout=WAIT)
     except Timeout:
         raise UserError(f"another process is writing the index {directory}: wait for it to end") from None
     return lock
