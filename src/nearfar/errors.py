@@ -6,9 +6,9 @@ from importlib import import_module
 from types import ModuleType
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can mend: the message names the file, row or argument and the remedy. The command line
-    prints it without a traceback."""
+    prints it without a traceback. It is a ValueError, too, so that `except ValueError` around a call catches it."""
 
 
 def need(module: str, extra: str) -> ModuleType:

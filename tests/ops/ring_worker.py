@@ -43,7 +43,7 @@ CASES = {
         backend,
     ),
     "info_nce": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, backend=backend),
-    "info_nce with ids": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, ids=ids, backend=backend, tile=4),
+    "info_nce with groups": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, group=ids, backend=backend, tile=4),
     "one direction": lambda q, k, ids, s, b, backend: ops.info_nce(q, k, s, symmetric=False, backend=backend),
     "extra negatives": lambda q, k, ids, s, b, backend: F.info_nce(
         q, k, temperature=1 / s, group=ids, negatives_a=k.flip(1), negatives_b=q.flip(1), backend=backend

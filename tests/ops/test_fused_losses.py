@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize, softplus
 from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.ops.softplus import SAFE, log1p_sums
-from nearfar.ops.tiles import Pairs
+from nearfar.ops.tiling.tiles import Pairs
 
 
 def unit(*shape, seed=0):
@@ -81,7 +81,7 @@ def test_info_nce(n, extra, scale, tile, symmetric, duplicates, budget, backend,
     m = n + extra
     q, k = unit(n, 12, seed=seed), unit(m, 12, seed=seed + 9)
     ids = torch.randint(5, (m,), generator=torch.Generator().manual_seed(seed)) if duplicates else None
-    options = {"symmetric": symmetric, "ids": ids, "tile": tile, "budget": budget, "backend": backend}
+    options = {"symmetric": symmetric, "group": ids, "tile": tile, "budget": budget, "backend": backend}
     compare(
         lambda q, k, s: ops.info_nce(q, k, s, **options),
         lambda q, k, s: info_nce_oracle(q, k, s, symmetric, ids),
@@ -100,7 +100,7 @@ def test_nt_xent(n, scale, tile, budget, shuffle, seed):
     ids = (torch.arange(2 * n) % n)[order]
     partner = torch.stack([((ids == ids[i]) & (torch.arange(2 * n) != i)).nonzero()[0, 0] for i in range(2 * n)])
     compare(
-        lambda z, s: ops.nt_xent(z, s, ids=ids if shuffle else None, tile=tile, budget=budget),
+        lambda z, s: ops.nt_xent(z, s, group=ids if shuffle else None, tile=tile, budget=budget),
         lambda z, s: nt_xent_oracle(z, s, partner),
         (z, scale),
         float32=3e-6 + scale * 2e-7,
@@ -338,11 +338,11 @@ def test_a_single_pair_has_loss_zero():
     ("call", "says"),
     [
         (lambda z: ops.info_nce(z, z[:3], 1.0), "at least the 4 rows"),
-        (lambda z: ops.info_nce(z, z, 1.0, ids=torch.arange(3)), "ids must hold"),
+        (lambda z: ops.info_nce(z, z, 1.0, group=torch.arange(3)), "group must hold"),
         (lambda z: ops.info_nce(z, z, 1.0, reduction="sum"), "reduction"),
         (lambda z: ops.nt_xent(z[:3], 1.0), "even number"),
-        (lambda z: ops.nt_xent(z, 1.0, ids=torch.tensor([0, 0, 0, 1])), "exactly two rows"),
-        (lambda z: ops.nt_xent(z, 1.0, ids=torch.tensor([0, 0, 0, 0])), "exactly two rows"),
+        (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 1])), "exactly two rows"),
+        (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 0])), "exactly two rows"),
         (lambda z: ops.nt_xent(z, torch.ones(4)), "one scale"),
         (lambda z: ops.sigmoid(z, z[:3], 1.0, 0.0), "at least the 4 rows"),
         (lambda z: ops.sigmoid(z, z, 1.0, 0.0, q_group=torch.arange(4)), "or neither"),

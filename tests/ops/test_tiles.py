@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.ops.tiles import KEEP_ALL_BELOW, KEEP_AT_MOST, grid, run_of, tile_shape, tiles_to_keep
+from nearfar.ops.tiling.tiles import KEEP_ALL_BELOW, KEEP_AT_MOST, grid, run_of, tile_shape, tiles_to_keep
 
 
 @pytest.mark.parametrize(("n", "m", "tile"), [(7, 5, (3, 2)), (1, 9, (4, 4)), (600, 30, (512, 7)), (0, 4, (2, 2))])

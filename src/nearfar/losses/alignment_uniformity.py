@@ -9,12 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import check_pair, refuse_ring, unit
+from nearfar.errors import UserError
+from nearfar.losses.groups import check_pair, check_rows, refuse_ring, unit
 
 
 def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
     """Mean of `|a_i - b_i|^alpha` over unit rows, alpha > 0: 0 when pairs coincide, 4 (alpha 2) when they are
-    opposite.
+    opposite (arXiv 2005.10242).
+
+    Args:
+        a, b: `[N, D]`, floating point; row i of both is one sample. Normalised here.
+        alpha: the power of the distance.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not pair up, or an alpha that is not positive.
 
     Example:
         >>> alignment(torch.eye(2), torch.eye(2).flip(0)).item()
@@ -22,7 +33,7 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
     """
     check_pair(a, b)
     if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+        raise UserError(f"alpha must be positive, got {alpha}")
     squared = (unit(a) - unit(b)).square().sum(1)
     if alpha == 2:
         return squared.mean()
@@ -33,16 +44,28 @@ def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
 
 def uniformity(z: Tensor, *, t: float = 2.0, backend: str = "auto") -> Tensor:
     """Log of the mean Gaussian potential `exp(-t |z_i - z_j|^2)` over pairs i != j of unit rows: 0 when all coincide,
-    lower the more evenly they spread.
+    lower the more evenly they spread (arXiv 2005.10242).
+
+    Args:
+        z: `[N, D]`, floating point, N >= 2. Normalised here.
+        t: sharpness of the potential; a softmax loss of temperature tau weighs pairs as t = 1 / (2 tau) does.
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: another shape, a t that is not positive, or `backend="ring"`.
 
     Example:
         >>> uniformity(torch.eye(3)).item()
         -4.0
     """
-    if z.ndim != 2 or len(z) < 2:
-        raise ValueError(f"z must be [N, D] with N >= 2, got {tuple(z.shape)}")
+    check_rows(z=z)
+    if len(z) < 2:
+        raise UserError(f"z must be [N, D] with N >= 2, got {tuple(z.shape)}")
     if not t > 0:
-        raise ValueError(f"t must be positive, got {t}")
+        raise UserError(f"t must be positive, got {t}")
     refuse_ring(backend, "uniformity")
     z = unit(z)
     itself = torch.arange(len(z), device=z.device)
@@ -52,9 +75,34 @@ def uniformity(z: Tensor, *, t: float = 2.0, backend: str = "auto") -> Tensor:
 
 
 class AlignmentUniformity(nn.Module):
-    """`alignment(a, b) + weight * mean(uniformity(a), uniformity(b))` of two views `[N, D]`.
+    """`alignment(a, b) + weight * mean(uniformity(a), uniformity(b))` of two views (arXiv 2005.10242).
 
-    Normalises the embeddings itself. The paper takes alpha 2, t 2 and a weight near 1.
+    Normalises the embeddings itself. It has no temperature; `t` plays its part.
+
+    Args:
+        alpha: the power of the distance between two views (paper: 2).
+        t: sharpness of the potential that spreads samples (paper: 2).
+        weight: of uniformity (paper: near 1).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `a`, `b` | `[N, D]`, floating point, N >= 2 | two views; row i of both is sample i |
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not fit, alpha or t that are not positive, or a backend that sees a part of the batch.
+
+    Relations:
+        - With ever more negatives `InfoNCE` and `NTXent` tend to an alignment and a uniformity term like these, at
+          t = 1 / (2 tau).
+
+    Variants:
+        - the paper: `AlignmentUniformity(alpha=2.0, t=2.0)`
+        - alignment alone, which collapses: `AlignmentUniformity(weight=0.0)`
 
     Example:
         >>> AlignmentUniformity()(torch.randn(4, 8), torch.randn(4, 8)).shape

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from nearfar import ops
+from nearfar.errors import UserError
 from nearfar.losses.groups import lifted, refuse_ring, unit
-from nearfar.losses.temperature import Temperature, as_scale, as_temperature
-from nearfar.ops import inputs
-from nearfar.ops.products import product
+from nearfar.losses.temperature import Tau, as_scale, as_temperature
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.products import product
 
 
 def global_local_info_nce(
@@ -28,11 +29,14 @@ def global_local_info_nce(
     local: Tensor,
     *,
     mask: Tensor | None = None,
-    temperature: float | Tensor = 0.07,
+    temperature: Tau = 0.07,
     group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Global to local InfoNCE; see :class:`GlobalLocalInfoNCE`.
+    """Global to local InfoNCE; see :class:`GlobalLocalInfoNCE`. The temperature may also be one a sample, `[N]`.
+
+    Raises:
+        UserError: shapes that do not fit together, or `backend="ring"`.
 
     Example (N = 2, K = 3, every local equal to its global: ln(1 + 3 / e)):
         >>> eye = torch.eye(2)
@@ -40,15 +44,15 @@ def global_local_info_nce(
         0.743668
     """
     if g.ndim != 2 or local.ndim != 3 or local.shape[::2] != g.shape:
-        raise ValueError(f"g must be [N, D] and local [N, K, D], got {tuple(g.shape)} and {tuple(local.shape)}")
+        raise UserError(f"g must be [N, D] and local [N, K, D], got {tuple(g.shape)} and {tuple(local.shape)}")
     n, k, d = local.shape
     real = torch.ones(n, k, dtype=torch.bool, device=g.device) if mask is None else mask.bool()
     if real.shape != (n, k):
-        raise ValueError(f"mask must be [N, K] = {(n, k)}, got {tuple(real.shape)}")
+        raise UserError(f"mask must be [N, K] = {(n, k)}, got {tuple(real.shape)}")
     refuse_ring(backend, "GlobalLocalInfoNCE")
-    g, local, scale = unit(g), lifted(local), as_scale(temperature)
+    g, local, scale = unit(g), lifted(local), as_scale(temperature, n)
     by_row = scale[:, None] if isinstance(scale, Tensor) and scale.ndim else scale
-    ids = torch.arange(n, device=g.device) if group is None else _places(inputs.ids(group, n, "group"))
+    ids = torch.arange(n, device=g.device) if group is None else _places(inputs.group_ids(group, n, "group"))
     if mask is not None:
         local = local.masked_fill(~real[..., None], 0)  # padding may hold anything, NaN too
     keys, owners, admit = local.reshape(n * k, d), ids[:, None].expand(n, k).reshape(n * k), "different"
@@ -69,36 +73,50 @@ def _places(group: Tensor) -> Tensor:
 
 
 class GlobalLocalInfoNCE(nn.Module):
-    """Global to local InfoNCE of `g` `[N, D]` against `local` `[N, K, D]`.
+    """Global to local InfoNCE: a sample's global vector must find its own local ones (TCL, arXiv 2202.10401).
 
     Normalises g itself, and leaves the locals as they are: TCL's pooled patches are shorter than one on purpose. Take
     the locals from a momentum encoder, detached, as TCL does.
 
     Args:
-        temperature: initial temperature; a :class:`~nearfar.losses.Temperature` is taken as it is.
+        temperature: initial temperature: a number, a tensor of one element or a :class:`Temperature`, taken as it is.
         learnable: whether it is trained.
-        backend: handed to :mod:`nearfar.ops`.
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused: a rank's locals are not all negatives.
 
-    Call with:
-        mask: `[N, K]`, true for real locals; padding changes neither loss nor gradient.
-        group: `[N]` long; locals of samples of one group are no negatives of each other.
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `g` | `[N, D]`, floating point | global vectors |
+        | `local` | `[N, K, D]`, floating point | local vectors of the same samples |
+        | `mask` | `[N, K]` | true for real locals; padding changes neither loss nor gradient |
+        | `group` | `[N]`, integers | locals of samples of one group are no negatives of each other |
 
-    Returns a scalar: the mean over samples of the mean over their locals; 0 for a batch of one. Raises ValueError on
-    other shapes. With K = 1 it is one direction of InfoNCE.
+    Returns:
+        A scalar, float32 (float64 from float64): the mean over samples of the mean over their locals; 0 for a batch of
+        one.
+
+    Raises:
+        UserError: shapes that do not fit together, or a backend that sees a part of the batch.
+
+    Relations:
+        - With one local a sample it is one direction of `InfoNCE`.
+
+    Variants:
+        - TCL, patches: `GlobalLocalInfoNCE(tau)` with `tau` the `Temperature` of its other terms
+        - TCL, words: the same, with `mask=attention_mask[:, 1:]`
+        - Deep InfoMax's InfoNCE estimator: `GlobalLocalInfoNCE(1.0, learnable=False)` on unit locals
 
     Example:
         >>> GlobalLocalInfoNCE()(torch.randn(4, 8), torch.randn(4, 5, 8)).shape
         torch.Size([])
     """
 
-    def __init__(
-        self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
-    ) -> None:
+    def __init__(self, temperature: Tau = 0.07, *, learnable: bool = True, backend: str = "auto") -> None:
         super().__init__()
         self.temperature = as_temperature(temperature, learnable=learnable)
         self.backend = backend
 
     def forward(self, g: Tensor, local: Tensor, *, mask: Tensor | None = None, group: Tensor | None = None) -> Tensor:
         return global_local_info_nce(
-            g, local, mask=mask, temperature=self.temperature(), group=group, backend=self.backend
+            g, local, mask=mask, temperature=self.temperature, group=group, backend=self.backend
         )

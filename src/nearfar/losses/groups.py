@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
+from nearfar.ops.tiling.inputs import describe
 
 
 def unit(x: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def group_sum(k: Tensor, q_group: Tensor, k_group: Tensor) -> tuple[Tensor, Tens
     """For each query, the sum and the number of the keys of its group.
 
     Args:
-        k: keys `[M, D]`.
+        k: keys `[M, D]`, floating point.
         q_group: `[N]` long, the queries' groups.
         k_group: `[M]` long, the keys' groups.
 
@@ -53,14 +54,19 @@ def group_sum(k: Tensor, q_group: Tensor, k_group: Tensor) -> tuple[Tensor, Tens
     return sums * (counts > 0)[:, None], counts.to(k.dtype)
 
 
-def check_pair(a: Tensor, b: Tensor, names: tuple[str, str] = ("a", "b")) -> None:
-    """Raise a ValueError that tells what is wrong unless `a` and `b` are `[N, D]` of one shape."""
-    for name, x in zip(names, (a, b), strict=True):
-        if x.ndim != 2:
-            raise ValueError(f"{name} must be [N, D], got shape {tuple(x.shape)}")
+def check_rows(**tensors: Tensor) -> None:
+    """Raise a UserError that names the argument unless each is `[N, D]`, floating point."""
+    for name, x in tensors.items():
+        if x.ndim != 2 or not x.is_floating_point():
+            raise UserError(f"{name} must be floating-point [N, D], got shape {describe(x)}")
+
+
+def check_pair(a: Tensor, b: Tensor) -> None:
+    """Raise a UserError that says what is wrong unless `a` and `b` are `[N, D]` of one shape."""
+    check_rows(a=a, b=b)
     if a.shape != b.shape:
-        raise ValueError(
-            f"{names[0]} and {names[1]} must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}: "
+        raise UserError(
+            f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}: "
             "row i of one is the positive of row i of the other"
         )
 

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import check_pair, group_sum, refuse_ring, unit
-from nearfar.losses.temperature import Temperature, as_scale, as_temperature
-from nearfar.ops import inputs
+from nearfar.errors import UserError
+from nearfar.losses.groups import check_pair, check_rows, group_sum, refuse_ring, unit
+from nearfar.losses.temperature import Tau, as_scale, as_temperature
+from nearfar.ops.tiling import inputs
 
 
 def info_nce(
     a: Tensor,
     b: Tensor,
     *,
-    temperature: float | Tensor = 0.07,
+    temperature: Tau = 0.07,
     symmetric: bool = True,
     directions: Literal["mean", "sum"] = "mean",
     label_smoothing: float = 0.0,
@@ -34,7 +35,10 @@ def info_nce(
     negatives_b: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE of `a` against `b`; see :class:`InfoNCE` for the arguments.
+    """InfoNCE of `a` against `b`; see :class:`InfoNCE`. The temperature may also be one a row of `a`, `[N]`.
+
+    Raises:
+        UserError: shapes or options that do not fit together.
 
     Example:
         >>> eye = torch.eye(2)
@@ -44,13 +48,20 @@ def info_nce(
     check_options(directions, label_smoothing)
     check_pair(a, b)
     if negatives_a is not None and not symmetric:
-        raise ValueError("negatives_a are negatives of b: without symmetric=True they have no effect")
+        raise UserError("negatives_a are negatives of b: without symmetric=True they have no effect")
+    for name, extra in (("negatives_a", negatives_a), ("negatives_b", negatives_b)):
+        if extra is not None:
+            check_rows(**{name: extra})
+            if extra.shape[1] != a.shape[1]:
+                raise UserError(f"{name} must be as wide as a and b: [K, {a.shape[1]}], got {tuple(extra.shape)}")
+    if group is not None:
+        group = inputs.group_ids(group, len(a), "group")
     if label_smoothing:
         refuse_ring(backend, "label smoothing")
-    a, b, scale = unit(a), unit(b), as_scale(temperature)
+    a, b, scale = unit(a), unit(b), as_scale(temperature, len(a))
     extra_a, extra_b = (None if x is None else unit(x) for x in (negatives_a, negatives_b))
     if extra_a is not None and isinstance(scale, Tensor) and scale.numel() > 1:
-        raise ValueError("one temperature a row of a says nothing of negatives_a: pass a single one")
+        raise UserError("one temperature a row of a says nothing of negatives_a: pass a single one")
     loss = _contrast(a, b, scale, symmetric, group, extra_a, extra_b, backend)
     if label_smoothing:
         loss = loss + label_smoothing * _smoothing(a, b, scale, symmetric, group, extra_a, extra_b)
@@ -58,10 +69,11 @@ def info_nce(
 
 
 def check_options(directions: str, label_smoothing: float) -> None:
+    """Raise a UserError for a value that is none of the choices."""
     if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if directions not in ("mean", "sum"):
-        raise ValueError(f"directions must be 'mean' or 'sum', got {directions!r}")
+        raise UserError(f"directions must be 'mean' or 'sum', got {directions!r}")
 
 
 def _contrast(
@@ -78,11 +90,11 @@ def _contrast(
     direction has keys of its own."""
 
     def toward(q: Tensor, k: Tensor, extra: Tensor | None, both: bool) -> Tensor:
-        keys, ids = k, group
+        keys, key_group = k, group
         if extra is not None:
             keys = torch.cat([k, extra])
-            ids = None if group is None else torch.cat([inputs.ids(group, len(k), "group").long(), nobody(len(extra))])
-        return ops.info_nce(q, keys, scale, symmetric=both, ids=ids, backend=backend)
+            key_group = None if group is None else torch.cat([group.long(), nobody(len(extra))])
+        return ops.info_nce(q, keys, scale, symmetric=both, group=key_group, backend=backend)
 
     def nobody(n: int) -> Tensor:
         return torch.full((n,), torch.iinfo(torch.int64).max, device=a.device)
@@ -121,12 +133,12 @@ def _smoothing(
 
 
 class InfoNCE(nn.Module):
-    """InfoNCE of two sets of embeddings; row i of one is the positive of row i of the other.
+    """InfoNCE of two sets of embeddings; row i of one is the positive of row i of the other (CPC, arXiv 1807.03748).
 
     Normalises the embeddings itself. Memory is linear in the batch: the matrix of similarities is never held.
 
     Args:
-        temperature: initial temperature; a :class:`~nearfar.losses.Temperature` is taken as it is.
+        temperature: initial temperature: a number, a tensor of one element, or a :class:`Temperature`, taken as it is.
         learnable: whether the temperature is trained ("log" parametrisation; `temperature.clamp_()` after a step keeps
             tau >= 0.01, as in CLIP, and methods call it).
         symmetric: both directions (CLIP, ALIGN), or only that from `a` to `b` (CPC, MoCo).
@@ -135,17 +147,31 @@ class InfoNCE(nn.Module):
         backend: handed to :mod:`nearfar.ops`; "ring" takes local embeddings and other processes' keys in turn, their
             extra negatives among them. It has no label smoothing.
 
-    Call with:
-        a, b: `[N, D]` embeddings.
-        group: `[N]` long; samples of one group are never negatives of each other (several captions of an image).
-        negatives_a, negatives_b: `[K, D]` further negatives for `b` (extra a's) and for `a` (extra b's): queues, hard
-            negative captions. Without `symmetric` there is no use for the first.
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `a`, `b` | `[N, D]`, floating point | the two sides; any length |
+        | `group` | `[N]`, integers | samples of one group are never negatives of each other |
+        | `negatives_a`, `negatives_b` | `[K, D]`, floating point | more negatives for `b`, and for `a` |
 
-    Returns a scalar. Raises ValueError on shapes that do not pair up. The functional twin takes a temperature per row
-    of `a` as well.
+    Returns:
+        A scalar, float32 (float64 from float64).
 
-    Related: `NTXent` draws negatives from both sets at once, `SupCon` has several positives,
-    `SigmoidLoss` no partition.
+    Raises:
+        UserError: shapes or options that do not fit together.
+
+    Relations:
+        - `NTXent` draws negatives from both sets at once.
+        - `SupCon` has several positives; `SoftTargetInfoNCE` a teacher's.
+        - `SoftTargetInfoNCE` with `alpha=0`, and `GlobalLocalInfoNCE` with one local, are its one direction.
+        - `SigmoidLoss` asks of each pair alone, without the sum over the batch.
+
+    Variants:
+        - CLIP: `InfoNCE(0.07)`
+        - ALIGN: `InfoNCE(Temperature(1.0, parametrisation="divisor"), directions="sum", label_smoothing=0.1)`
+        - MoCo: `InfoNCE(0.07, learnable=False, symmetric=False)` with `negatives_b=queue`
+        - NegCLIP: `InfoNCE(0.01)` with `negatives_b=hard_captions`
+        - in-batch negatives for retrieval: `InfoNCE(0.05, learnable=False, symmetric=False)`
 
     Example:
         >>> loss = InfoNCE(temperature=1.0, learnable=False, label_smoothing=0.1, directions="sum")
@@ -155,7 +181,7 @@ class InfoNCE(nn.Module):
 
     def __init__(
         self,
-        temperature: float | Temperature = 0.07,
+        temperature: Tau = 0.07,
         *,
         learnable: bool = True,
         symmetric: bool = True,
@@ -183,7 +209,7 @@ class InfoNCE(nn.Module):
         return info_nce(
             a,
             b,
-            temperature=self.temperature(),
+            temperature=self.temperature,
             symmetric=self.symmetric,
             directions=self.directions,
             label_smoothing=self.label_smoothing,

@@ -6,41 +6,69 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import ops
+from nearfar.errors import UserError
 from nearfar.losses.groups import check_pair, unit
-from nearfar.losses.temperature import Temperature, as_scale
+from nearfar.losses.temperature import Tau, as_scale, as_temperature
+from nearfar.ops.tiling import inputs
 
 
 def sigmoid_loss(
     a: Tensor,
     b: Tensor,
     *,
-    temperature: float | Tensor = 0.1,
+    temperature: Tau = 0.1,
     bias: float | Tensor = -10.0,
     group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Sigmoid pairwise loss; see :class:`SigmoidLoss`.
+    """Sigmoid pairwise loss; see :class:`SigmoidLoss`. Temperature and bias may also be one a row of `a`, `[N]`.
+
+    Raises:
+        UserError: shapes that do not fit together.
 
     Example:
         >>> round(sigmoid_loss(torch.eye(2), torch.eye(2), temperature=1.0, bias=0.0).item(), 6)
         1.006409
     """
     check_pair(a, b)
-    return ops.sigmoid(unit(a), unit(b), as_scale(temperature), bias, q_group=group, k_group=group, backend=backend)
+    if group is not None:
+        group = inputs.group_ids(group, len(a), "group")
+    scale = as_scale(temperature, len(a))
+    return ops.sigmoid(unit(a), unit(b), scale, bias, q_group=group, k_group=group, backend=backend)
 
 
 class SigmoidLoss(nn.Module):
-    """Sigmoid pairwise loss of `a`, `b` `[N, D]`: `-1/N sum_ij log sigmoid(y_ij (<a_i, b_j> / tau + bias))`.
+    """Sigmoid pairwise loss: each pair a yes-or-no question of its own (SigLIP, arXiv 2303.15343).
 
-    y_ij is +1 for i = j, and for samples of one `group`; -1 otherwise. Normalises the embeddings itself.
+    `-1/N sum_ij log sigmoid(y_ij (<a_i, b_j> / tau + bias))`, where y_ij is +1 for i = j, and for samples of one
+    `group`; -1 otherwise. Normalises the embeddings itself.
 
     Args:
-        temperature: initial temperature; SigLIP starts at 0.1, learned.
-        bias: initial bias, learned; -10 makes the first step see the true share of positives.
-        learnable: whether both are trained.
+        temperature: initial temperature (SigLIP: 0.1): a number, a tensor of one element or a :class:`Temperature`,
+            taken as it is.
+        bias: initial bias; -10 makes the first step see the true share of positives.
+        learnable: whether temperature and bias are trained.
         backend: handed to :mod:`nearfar.ops`.
 
-    Returns a scalar. Raises ValueError on shapes that do not pair up.
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `a`, `b` | `[N, D]`, floating point | the two sides; any length |
+        | `group` | `[N]`, integers | samples of one group are positives of each other |
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not fit together.
+
+    Relations:
+        - `InfoNCE` compares each pair with all others; there `group` leaves pairs out instead of making them positive.
+        - Its gradient to a pair does not depend on the other pairs, so a batch may be split over devices in any way.
+
+    Variants:
+        - SigLIP: `SigmoidLoss(0.1, -10.0)`
+        - going on from a SigLIP checkpoint: `SigmoidLoss(1 / model.logit_scale.exp().item(), model.logit_bias.item())`
 
     Example:
         >>> SigmoidLoss()(torch.randn(4, 8), torch.randn(4, 8)).shape
@@ -48,12 +76,14 @@ class SigmoidLoss(nn.Module):
     """
 
     def __init__(
-        self, temperature: float = 0.1, bias: float = -10.0, *, learnable: bool = True, backend: str = "auto"
+        self, temperature: Tau = 0.1, bias: float | Tensor = -10.0, *, learnable: bool = True, backend: str = "auto"
     ) -> None:
         super().__init__()
-        self.temperature = Temperature(temperature, learnable=learnable)
+        if isinstance(bias, Tensor) and bias.numel() != 1:
+            raise UserError(f"bias must be one number, got a tensor of shape {tuple(bias.shape)}")
+        self.temperature = as_temperature(temperature, learnable=learnable)
         self.bias = nn.Parameter(torch.tensor(float(bias)), requires_grad=learnable)
         self.backend = backend
 
     def forward(self, a: Tensor, b: Tensor, *, group: Tensor | None = None) -> Tensor:
-        return sigmoid_loss(a, b, temperature=self.temperature(), bias=self.bias, group=group, backend=self.backend)
+        return sigmoid_loss(a, b, temperature=self.temperature, bias=self.bias, group=group, backend=self.backend)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nearfar.ops.products import product
+from nearfar.errors import UserError
+from nearfar.ops.tiling.products import product
 
 Reduction = Literal["pairs", "sequence"]
 
@@ -21,16 +22,19 @@ def simctg_loss(
 ) -> Tensor:
     """The contrastive part of SimCTG's loss; see :class:`SimCTGLoss`.
 
+    Raises:
+        UserError: shapes that do not match, or another reduction.
+
     Example:
         >>> round(simctg_loss(torch.ones(1, 4, 8)).item(), 6)
         0.5
     """
     if hidden.ndim != 3:
-        raise ValueError(f"hidden states must have shape [batch, length, dim], got {tuple(hidden.shape)}")
+        raise UserError(f"hidden states must have shape [batch, length, dim], got {tuple(hidden.shape)}")
     if mask is not None and mask.shape != hidden.shape[:2]:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, hidden states {tuple(hidden.shape)}")
+        raise UserError(f"mask has shape {tuple(mask.shape)}, hidden states {tuple(hidden.shape)}")
     if reduction not in ("pairs", "sequence"):
-        raise ValueError(f"reduction must be 'pairs' or 'sequence', not {reduction!r}")
+        raise UserError(f"reduction must be 'pairs' or 'sequence', not {reduction!r}")
     real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if mask is None else mask.bool()
     states = F.normalize(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), dim=-1)
     # Padded states may hold anything, NaN too: they take no part, in either direction.
@@ -39,7 +43,7 @@ def simctg_loss(
 
 
 class SimCTGLoss(nn.Module):
-    """Hinge loss on the cosines of all ordered pairs of different tokens in a sequence:
+    """Hinge loss on the cosines of all ordered pairs of different tokens in a sequence (arXiv 2202.06417):
     `max(0, margin - s(h_i, h_i) + s(h_i, h_j))`, where `s(h_i, h_i) = 1`.
 
     Add it to the language-modelling loss with weight 1. There are no negatives from other sequences and no
@@ -51,8 +55,24 @@ class SimCTGLoss(nn.Module):
         reduction: "pairs" averages over all pairs of the batch (the released code), "sequence" over the pairs of each
             sequence and then over sequences (the paper's formula): there a short text counts as much as a long one.
 
-    Takes last-layer states `[B, T, D]` of any length and a mask `[B, T]`, non-zero at real tokens (default: all are).
-    Returns a scalar; 0 where no sequence has two tokens. Raises ValueError on shapes that do not match.
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `hidden` | `[B, T, D]`, floating point | last-layer states, of any length |
+        | `mask` | `[B, T]` | non-zero at real tokens; by default all are |
+
+    Returns:
+        A scalar, float32 (float64 from float64); 0 where no sequence has two tokens.
+
+    Raises:
+        UserError: shapes that do not match, or another reduction.
+
+    Relations:
+        - `uniformity` spreads samples of a batch by a soft potential; this one spreads tokens of a text by a hinge.
+
+    Variants:
+        - the paper and the released code: `SimCTGLoss(0.5)`; by the paper's formula: `SimCTGLoss(0.5,
+          reduction="sequence")`
 
     Example:
         >>> SimCTGLoss(margin=0.5)(torch.eye(4)[None])

@@ -12,8 +12,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nearfar import ops
-from nearfar.losses.groups import unit, unit_keys
-from nearfar.losses.temperature import Temperature, as_scale, as_temperature
+from nearfar.errors import UserError
+from nearfar.losses.groups import check_rows, unit, unit_keys
+from nearfar.losses.temperature import Tau, as_scale, as_temperature
 
 
 def soft_target_info_nce(
@@ -21,13 +22,16 @@ def soft_target_info_nce(
     k: Tensor,
     *,
     teacher_q: Tensor | None = None,
-    temperature: float | Tensor = 0.07,
+    temperature: Tau = 0.07,
     alpha: float | Tensor = 0.0,
     q_group: Tensor | None = None,
     k_group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE with soft targets; see :class:`SoftTargetInfoNCE`. The temperature may also be one a query `[N]`.
+    """InfoNCE with soft targets; see :class:`SoftTargetInfoNCE`. The temperature may also be one a query, `[N]`.
+
+    Raises:
+        UserError: shapes or options that do not fit together, or a query without a key of its group.
 
     Example (the numbers of ALBEF's equation 6 at alpha 0 are those of plain InfoNCE):
         >>> import torch
@@ -35,23 +39,24 @@ def soft_target_info_nce(
         >>> round(soft_target_info_nce(eye, eye, temperature=1.0).item(), 6)
         0.313262
     """
-    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1]:
-        raise ValueError(f"q and k must be [N, D] and [M, D], got {tuple(q.shape)} and {tuple(k.shape)}")
+    check_rows(q=q, k=k)
+    if q.shape[1] != k.shape[1]:
+        raise UserError(f"q and k must be [N, D] and [M, D], got {tuple(q.shape)} and {tuple(k.shape)}")
     if (q_group is None) != (k_group is None):
-        raise ValueError("give both q_group and k_group, or neither")
+        raise UserError("give both q_group and k_group, or neither")
     if q_group is None and len(k) < len(q):
-        raise ValueError(
+        raise UserError(
             f"without groups key i is the positive of query i, but there are {len(q)} queries, {len(k)} keys"
         )
     if teacher_q is None and not (isinstance(alpha, float | int) and alpha == 0):
-        raise ValueError("alpha > 0 needs teacher_q")
+        raise UserError("alpha > 0 needs teacher_q")
     if not isinstance(alpha, Tensor) and not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        raise UserError(f"alpha must be in [0, 1], got {alpha}")
     teacher = None if teacher_q is None else unit(teacher_q)
     return ops.soft_target(
         unit(q),
         unit_keys(k),
-        as_scale(temperature),
+        as_scale(temperature, len(q)),
         q_group=q_group,
         k_group=k_group,
         teacher_q=teacher,
@@ -61,27 +66,42 @@ def soft_target_info_nce(
 
 
 class SoftTargetInfoNCE(nn.Module):
-    """InfoNCE of queries `q` `[N, D]` against keys `k` `[M, D]`, with targets mixed from ids and a teacher.
+    """InfoNCE whose target is mixed from groups and a teacher's softmax (ALBEF, arXiv 2107.07651).
 
     Normalises all embeddings itself; keys of unit length that want no gradient are not copied for it, so change them
     only after the backward pass. One direction: for both, add the loss of the other side's queries and keys. The keys
     are shared by student and teacher: in ALBEF the momentum features of the batch, then the queue.
 
     Args:
-        temperature: initial temperature of student and teacher; a :class:`~nearfar.losses.Temperature` is taken as it
-            is (ALBEF's is a learned divisor within (0.001, 0.5)).
+        temperature: initial temperature of student and teacher: a number, a tensor of one element or a
+            :class:`Temperature`, taken as it is.
         learnable: whether it is trained.
         backend: handed to :mod:`nearfar.ops`; "ring" is refused: the teacher must see all keys at once.
 
-    Call with:
-        teacher_q: the teacher's queries `[N, D]`; may be None where alpha is 0.
-        alpha: the teacher's share, in [0, 1], a number or a scalar tensor; ALBEF takes 0.4, after a ramp.
-        q_group, k_group: `[N]` and `[M]` long; all keys of a query's group share its true target evenly (duplicates,
-            several captions of an image). By default the positive of query i is key i, and M >= N.
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `q` | `[N, D]`, floating point | queries |
+        | `k` | `[M, D]`, floating point | keys, M >= N: without groups key i is the positive of query i |
+        | `teacher_q` | `[N, D]`, floating point | the teacher's queries; may be None where alpha is 0 |
+        | `alpha` | a number or a scalar tensor | the teacher's share, in [0, 1]; ALBEF takes 0.4, after a ramp |
+        | `q_group`, `k_group` | `[N]` and `[M]`, integers | all keys of a query's group share its true target evenly |
 
-    Targets are constants: q, k and temperature get their gradients through the student's logits. Returns a scalar.
-    Raises ValueError on shapes that do not fit, and UserError when a query has no key of its group. At alpha 0 without
-    groups it is one direction of InfoNCE with M - N extra negatives.
+    Returns:
+        A scalar, float32 (float64 from float64). Targets are constants: q, k and temperature get their gradients
+        through the student's logits.
+
+    Raises:
+        UserError: shapes or options that do not fit together, or a query without a key of its group.
+
+    Relations:
+        - At alpha 0 without groups it is one direction of `InfoNCE` with M - N extra negatives.
+        - `SupCon` is the same even target within one set, each row left out of its own sum.
+
+    Variants:
+        - ALBEF: `SoftTargetInfoNCE(Temperature(0.07, parametrisation="divisor", bounds=(0.001, 0.5)))` with
+          `teacher_q` and `alpha=0.4`
+        - MoCo with duplicates as positives: `SoftTargetInfoNCE(0.07, learnable=False)` with `q_group` and `k_group`
 
     Example:
         >>> import torch
@@ -90,9 +110,7 @@ class SoftTargetInfoNCE(nn.Module):
         0.563262
     """
 
-    def __init__(
-        self, temperature: float | Temperature = 0.07, *, learnable: bool = True, backend: str = "auto"
-    ) -> None:
+    def __init__(self, temperature: Tau = 0.07, *, learnable: bool = True, backend: str = "auto") -> None:
         super().__init__()
         self.temperature = as_temperature(temperature, learnable=learnable)
         self.backend = backend
@@ -111,7 +129,7 @@ class SoftTargetInfoNCE(nn.Module):
             q,
             k,
             teacher_q=teacher_q,
-            temperature=self.temperature(),
+            temperature=self.temperature,
             alpha=alpha,
             q_group=q_group,
             k_group=k_group,

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nearfar.errors import UserError
 from nearfar.losses.groups import lifted
 
 
@@ -20,6 +21,13 @@ class Temperature(nn.Module):
         parametrisation: "log" trains `-ln tau` (CLIP's `logit_scale`), "divisor" trains `tau` itself (ALIGN, ALBEF).
         bounds: `clamp_` keeps a trained tau within them. Methods call it after each optimiser step, so that a bound
             never hides the gradient. CLIP keeps tau >= 0.01, ALBEF within (0.001, 0.5); None leaves it free.
+
+    Every loss takes a number, a tensor of one element (its initial value) or a `Temperature` for its `temperature`; a
+    number is `Temperature(number)`, so it is trained unless the loss is made with `learnable=False`. One module given
+    to several losses is shared by them.
+
+    Raises:
+        UserError: a temperature, parametrisation or bounds that are none.
 
     Example:
         >>> tau = Temperature(0.5)
@@ -37,11 +45,11 @@ class Temperature(nn.Module):
     ) -> None:
         super().__init__()
         if not initial > 0:
-            raise ValueError(f"a temperature must be positive, got {initial}")
+            raise UserError(f"a temperature must be positive, got {initial}")
         if parametrisation not in ("log", "divisor"):
-            raise ValueError(f"parametrisation must be 'log' or 'divisor', got {parametrisation!r}")
+            raise UserError(f"parametrisation must be 'log' or 'divisor', got {parametrisation!r}")
         if bounds is not None and not 0 < bounds[0] <= bounds[1]:
-            raise ValueError(f"bounds must be 0 < low <= high, got {bounds}")
+            raise UserError(f"bounds must be 0 < low <= high, got {bounds}")
         self.parametrisation = parametrisation
         self.bounds = bounds
         value = torch.tensor(-math.log(initial) if parametrisation == "log" else float(initial))
@@ -72,13 +80,42 @@ class Temperature(nn.Module):
         return f"{self().item():.4g}, learnable={self.value.requires_grad}, parametrisation={self.parametrisation!r}"
 
 
-def as_scale(temperature: float | Tensor) -> float | Tensor:
-    """1 / temperature, checked: a plain number must be positive."""
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    return 1 / lifted(temperature) if isinstance(temperature, Tensor) else 1 / temperature
+Tau = float | Tensor | Temperature
+"""What every loss takes for its `temperature`."""
 
 
-def as_temperature(temperature: float | Temperature, *, learnable: bool) -> Temperature:
-    """The temperature of a loss: one that is given as a module is taken as it is."""
-    return temperature if isinstance(temperature, Temperature) else Temperature(temperature, learnable=learnable)
+def as_scale(temperature: Tau, rows: int | None = None) -> float | Tensor:
+    """1 / temperature: a number or a scalar tensor, or `[rows]` where a loss takes one temperature a row.
+
+    Raises:
+        UserError: a number that is not positive, or a tensor of another shape.
+    """
+    tau = temperature() if isinstance(temperature, Temperature) else temperature
+    if not isinstance(tau, Tensor):
+        if not tau > 0:
+            raise UserError(f"temperature must be positive, got {tau}")
+        return 1 / tau
+    if tau.numel() != 1 and (rows is None or tau.shape != (rows,)):
+        a_row = "" if rows is None else f", or one number a row [{rows}]"
+        raise UserError(f"temperature must be one number{a_row}, got a tensor of shape {tuple(tau.shape)}")
+    return 1 / lifted(tau)
+
+
+def as_temperature(temperature: Tau, *, learnable: bool) -> Temperature:
+    """The temperature of a loss module. A `Temperature` is taken as it is, a number or a tensor as an initial value.
+
+    Raises:
+        UserError: a tensor of several elements, or one that is trained elsewhere.
+    """
+    if isinstance(temperature, Temperature):
+        return temperature
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1:
+            raise UserError(f"temperature must be one number, got a tensor of shape {tuple(temperature.shape)}")
+        if temperature.requires_grad:
+            raise UserError(
+                "temperature is a tensor with a gradient, and a loss module trains its own: share a "
+                "nearfar.losses.Temperature, or call the function in nearfar.losses.functional"
+            )
+        temperature = float(temperature)
+    return Temperature(temperature, learnable=learnable)

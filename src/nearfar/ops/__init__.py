@@ -5,6 +5,7 @@
 normalises its vectors, and none ever holds the matrix of all pairs, unless asked to by `backend="dense"`.
 """
 
+from nearfar.ops.hard_negatives import sample_hard_negatives
 from nearfar.ops.info_nce import info_nce
 from nearfar.ops.log_partition import log_partition
 from nearfar.ops.nt_xent import nt_xent
@@ -12,4 +13,4 @@ from nearfar.ops.sigmoid import sigmoid
 from nearfar.ops.soft_target import soft_target
 from nearfar.ops.softplus import pairwise_softplus
 
-__all__ = ["info_nce", "log_partition", "nt_xent", "pairwise_softplus", "sigmoid", "soft_target"]
+__all__ = ["info_nce", "log_partition", "nt_xent", "pairwise_softplus", "sample_hard_negatives", "sigmoid", "soft_target"]

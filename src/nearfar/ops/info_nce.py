@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
-from nearfar.ops import inputs
-from nearfar.ops.kernels import finish_gradients, limit, pairs_of
-from nearfar.ops.one_pass import one_pass
-from nearfar.ops.operators import PAIRS, operator
-from nearfar.ops.partition import flat, needs_gradient, partition
-from nearfar.ops.tiles import LN2, own_logits, wide
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.kernels import finish_gradients, limit
+from nearfar.ops.tiling.one_pass import one_pass
+from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
+from nearfar.ops.tiling.partition import partition
+from nearfar.ops.tiling.ranks import rank_mean
+from nearfar.ops.tiling.tiles import LN2, needs_gradient, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
 THINNEST, WIDEST = 128, 16 << 20  # rows a product needs to run at speed, and entries a strip may have for their sake
@@ -27,7 +28,7 @@ def info_nce(
     scale: float | Tensor,
     *,
     symmetric: bool = True,
-    ids: Tensor | None = None,
+    group: Tensor | None = None,
     reduction: str = "mean",
     backend: str = "auto",
     budget: int | None = None,
@@ -45,8 +46,8 @@ def info_nce(
         k: keys [M, D], M >= N; rows beyond N are extra negatives of every query.
         scale: inverse temperature, a number, a scalar tensor or one number a row [N].
         symmetric: average with the other direction, in which each of the first N keys looks for its query.
-        ids: integers [M] (or [N] when M = N). Entries of equal ids, but for the own pair, are left out: they would be
-            false negatives (the same caption twice, two photos of one thing).
+        group: integers [M] (or [N] when M = N). Entries of equal groups, but for the own pair, are left out: they
+            would be false negatives (the same caption twice, two photos of one thing).
         reduction: "mean", or "none": losses [N], or [2, N] with `symmetric` (queries, then keys).
         backend, budget, tile: as in `log_partition`. One direction keeps nothing, whatever the budget, unless a `tile`
             narrower than M puts it on the general loop. With "ring", N and M count this rank's rows, keys of all
@@ -66,9 +67,9 @@ def info_nce(
     if reduction not in ("mean", "none"):
         raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
     groups: dict[str, Any] = {}
-    if ids is not None:
-        ids = inputs.ids(ids, m, "ids")
-        groups = {"q_group": ids[:n], "k_group": ids, "admit": "different"}
+    if group is not None:
+        group = inputs.group_ids(group, m, "group")
+        groups = {"q_group": group[:n], "k_group": group, "admit": "different"}
     own = torch.arange(n, device=q.device)
     pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
     if reduction == "mean" and not symmetric and backend in ("auto", "tiled") and needs_gradient(pairs):
@@ -81,8 +82,6 @@ def info_nce(
     if reduction == "none":
         return torch.stack(losses) if symmetric else losses[0]
     if backend == "ring":
-        from nearfar.ops.ring import rank_mean
-
         return rank_mean(torch.stack(losses))
     return torch.stack([side.mean() for side in losses]).mean()
 

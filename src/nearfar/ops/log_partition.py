@@ -6,8 +6,8 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from nearfar.ops import inputs
-from nearfar.ops.partition import partition
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.partition import partition
 
 Admit = Literal["all", "same", "different", "others"]
 Backend = Literal["auto", "dense", "tiled", "ring"]

@@ -7,15 +7,16 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
-from nearfar.ops import inputs
-from nearfar.ops.partition import partition
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.partition import partition
+from nearfar.ops.tiling.ranks import rank_mean, sample_ids
 
 
 def nt_xent(
     z: Tensor,
     scale: float | Tensor,
     *,
-    ids: Tensor | None = None,
+    group: Tensor | None = None,
     reduction: str = "mean",
     backend: str = "auto",
     budget: int | None = None,
@@ -27,15 +28,15 @@ def nt_xent(
     1.5 when every tile is kept; the positive is joined by log1p, as in `info_nce`.
 
     Args:
-        z: both views in one set [2N, D]. Without `ids` the first N rows are one view and the last N the other.
+        z: both views in one set [2N, D]. Without `group` the first N rows are one view and the last N the other.
         scale: inverse temperature, a number or a scalar tensor.
-        ids: integers [2N] that name each row's sample, each exactly twice (any order).
+        group: integers [2N] that name each row's sample, each exactly twice (any order).
         reduction: "mean", or "none" for losses [2N].
         backend, budget, tile: as in `log_partition`. With "ring", z holds both views of this rank's samples, and the
-            mean over ranks is the loss of all rows; ids, if given, name samples across ranks.
+            mean over ranks is the loss of all rows; `group`, if given, names samples across ranks.
 
     Raises:
-        UserError: an odd number of rows, an id that does not come exactly twice, a scale per row.
+        UserError: an odd number of rows, a group that does not come exactly twice, a scale per row.
 
     >>> import torch
     >>> nt_xent(torch.eye(2).repeat(2, 1), 1.0)  # log(1 + 2/e)
@@ -45,13 +46,11 @@ def nt_xent(
         raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
     if isinstance(scale, Tensor) and scale.numel() != 1:
         raise UserError(f"in one set a pair has one scale: pass a number, not {inputs.describe(scale)}")
-    partner = partners(z, ids)
+    partner = partners(z, group)
     if backend == "ring":
-        from nearfar.ops.ring import rank_mean, sample_ids
-
-        group = sample_ids(len(z), z.device) if ids is None else ids
+        sample = sample_ids(len(z), z.device) if group is None else group
         pairs = inputs.pairs(
-            z, z, scale, own=partner, q_group=group, k_group=group, admit="different", backend=backend, tile=tile
+            z, z, scale, own=partner, q_group=sample, k_group=sample, admit="different", backend=backend, tile=tile
         )
     else:
         pairs = inputs.pairs(z, z, scale, own=partner, one_set=True, backend=backend, tile=tile)
@@ -62,16 +61,18 @@ def nt_xent(
     return losses.mean() if reduction == "mean" else losses
 
 
-def partners(z: Tensor, ids: Tensor | None) -> Tensor:
+def partners(z: Tensor, group: Tensor | None) -> Tensor:
     """Each row's other view, [2N]."""
     n = len(z)
     if n % 2:
         raise UserError(f"z must hold two views of each sample, an even number of rows, not {n}")
-    if ids is None:
+    if group is None:
         return torch.arange(n, device=z.device).roll(n // 2)
-    ids = inputs.ids(ids, n, "ids")
-    order = ids.argsort(stable=True).view(-1, 2)
-    first, second = ids[order].unbind(1)
+    group = inputs.group_ids(group, n, "group")
+    order = group.argsort(stable=True).view(-1, 2)
+    first, second = group[order].unbind(1)
     if not torch.compiler.is_compiling() and (bool((first != second).any()) or bool((first[1:] == first[:-1]).any())):
-        raise UserError("each id must name exactly two rows; for more views of a sample see the supervised loss")
+        raise UserError(
+            "each id of group must name exactly two rows; for more views of a sample see the supervised loss"
+        )
     return torch.empty_like(order).view(-1).scatter_(0, order.view(-1), order.flip(1).reshape(-1))

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
-from nearfar.ops import inputs
-from nearfar.ops.dense import dense_softplus
-from nearfar.ops.kernels import finish_gradients, pairs_of
-from nearfar.ops.one_pass import one_pass
-from nearfar.ops.operators import operator
-from nearfar.ops.partition import flat
 from nearfar.ops.softplus import BIASED_PAIRS, accumulate, is_safe, softplus_rows, softplus_tile
-from nearfar.ops.tiles import Pairs, own_logits, wide
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dense import dense_softplus
+from nearfar.ops.tiling.kernels import finish_gradients
+from nearfar.ops.tiling.one_pass import one_pass
+from nearfar.ops.tiling.operators import flat, operator, pairs_of
+from nearfar.ops.tiling.ranks import block_sizes, next_block, second_derivatives
+from nearfar.ops.tiling.tiles import Pairs, own_logits, wide
 
 LARGE, SIDE = 4096, 2048  # from so many rows and columns on, tiles of that side: keys are read half as often
 
@@ -67,7 +67,7 @@ def sigmoid(
             raise UserError(f"k[i] is the positive of q[i], so k needs at least the {len(q)} rows of q, not {len(k)}")
         own = torch.arange(len(q), device=q.device)
     else:
-        q_group, k_group = inputs.ids(q_group, len(q), "q_group"), inputs.ids(k_group, len(k), "k_group")
+        q_group, k_group = inputs.group_ids(q_group, len(q), "q_group"), inputs.group_ids(k_group, len(k), "k_group")
         k_group = k_group.view_as(k_group)  # torch.compile wants two arguments where one tensor serves both sides
     pairs = replace(
         inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile), q_group=q_group, k_group=k_group, admit="sign"
@@ -75,11 +75,9 @@ def sigmoid(
     bias = inputs.per_row(bias, pairs.q, "bias")
     p = flat(pairs)
     if backend == "ring":
-        from nearfar.ops.ring import ring_sigmoid
-
         if reduction == "none":
             raise UserError('the ring forms gradients in the forward pass: it needs reduction="mean"')
-        return ring_sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
+        return _ring_sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
     if reduction == "mean" and backend != "dense":
         return _sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
     rows = softplus_rows(pairs, bias, backend)
@@ -128,3 +126,31 @@ def _reference(q: Tensor, k: Tensor, scale: Tensor, bias: Tensor, *rest: Any) ->
 
 
 _sigmoid = one_pass(sigmoid_kernel, _reference)
+
+
+def _ring_sigmoid_kernel(*args: Any) -> tuple[Tensor, ...]:
+    """`sigmoid_kernel` over the keys of all ranks; the gradients of a key block travel with it."""
+    q, k, scale, bias, own, q_group, k_group, *rest, gradients = args
+    sizes, rows = block_sizes(len(k), q.device), block_sizes(len(q), q.device)
+    share = len(q) * len(rows) / sum(rows)
+    keys, groups, dk = k, k_group, torch.zeros_like(k)
+    totals: list[Tensor] = []
+    for step in range(len(sizes)):
+        home = own if step == 0 else None
+        loss, dq, dkeys, *others = sigmoid_kernel(q, keys, scale, bias, home, q_group, groups, *rest, gradients)
+        found = [loss, dq, *others]
+        totals = found if not totals else [a.add_(b) for a, b in zip(totals, found, strict=True)]
+        if gradients:
+            dk = dk.add_(dkeys, alpha=share)
+        keys, groups, (dk,) = next_block(sizes, step, keys, groups, [dk])
+    if not len(q):
+        totals[0] = torch.zeros_like(totals[0])  # the mean of no rows is NaN, and weighs nothing
+    loss, dq, *others = (total.mul_(share) for total in totals)
+    return loss, dq, dk, *others
+
+
+def _no_reference(*args: Any) -> Tensor:
+    raise second_derivatives()
+
+
+_ring_sigmoid = one_pass(_ring_sigmoid_kernel, _no_reference)

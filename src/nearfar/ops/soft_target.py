@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
-from nearfar.ops import inputs
-from nearfar.ops.dense import logsumexp
-from nearfar.ops.kernels import finish_gradients, limit
-from nearfar.ops.one_pass import one_pass
-from nearfar.ops.operators import operator
-from nearfar.ops.products import product
-from nearfar.ops.tiles import CHUNK, LN2, LOG2E, Pairs, own_logits, wide
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dense import logsumexp
+from nearfar.ops.tiling.kernels import finish_gradients, limit
+from nearfar.ops.tiling.one_pass import one_pass
+from nearfar.ops.tiling.operators import operator
+from nearfar.ops.tiling.products import product
+from nearfar.ops.tiling.tiles import LN2, LOG2E, RUN, Pairs, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
 WIDEST = 16 << 20  # entries that student's and teacher's strip may have together for the sake of 128 rows
@@ -110,7 +110,8 @@ def _evenly(q_group: Tensor | None, k_group: Tensor | None, q: Tensor, m: int, *
             raise UserError(f"k[i] is the positive of q[i], so k needs at least the {len(q)} rows of q, not {m}")
         every = q.new_ones(len(q), dtype=wide(q))
         return _Target(itself, every, every / len(q))
-    q_group, k_group = inputs.ids(q_group, len(q), "q_group").long(), inputs.ids(k_group, m, "k_group").long()
+    q_group = inputs.group_ids(q_group, len(q), "q_group").long()
+    k_group = inputs.group_ids(k_group, m, "k_group").long()
     in_order, order = k_group.sort(stable=True)
     first = torch.searchsorted(in_order, q_group)
     count = torch.searchsorted(in_order, q_group, right=True) - first
@@ -207,7 +208,7 @@ class _Teacher:
 
 def parts(z: Tensor) -> list[slice]:
     """Rows taken at a time by all that is no product: few enough for the nearest caches, except on a GPU."""
-    step = max(8, CHUNK // max(z.shape[1], 1)) if z.device.type == "cpu" else max(len(z), 1)
+    step = max(8, RUN // max(z.shape[1], 1)) if z.device.type == "cpu" else max(len(z), 1)
     return [slice(i, min(i + step, len(z))) for i in range(0, len(z), step)]
 
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.ops import inputs
-from nearfar.ops.dense import dense_softplus
-from nearfar.ops.kernels import exponentials_, finish_gradients, pairs_of
-from nearfar.ops.operators import PAIRS, operator
-from nearfar.ops.partition import flat, needs_gradient
-from nearfar.ops.tiles import LN2, LOG2E, Pairs, Tile, tiles_to_keep, wide
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dense import dense_softplus
+from nearfar.ops.tiling.kernels import exponentials_, finish_gradients
+from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
+from nearfar.ops.tiling.tiles import LN2, LOG2E, Pairs, Tile, needs_gradient, tiles_to_keep, wide
 
 SAFE = 60.0  # exp2 of twice this does not overflow float32: two exponentials are multiplied
 STRIP = 256  # rows of a tile that the passes take in turn: they stay in a near cache, and need little room

@@ -12,13 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.ops.operators import PAIRS, operator
-from nearfar.ops.tiles import LN2, Pairs, Tile, chunks, own_logits, wide
-
-
-def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
-    admit, one_set, tile_rows, tile_cols = rest
-    return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols))
+from nearfar.ops.tiling.operators import PAIRS, operator, pairs_of
+from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, own_logits, runs, wide
 
 
 def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -104,7 +99,7 @@ def finish_gradients(pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor) -> tup
     the own pairs; an empty one is not wanted."""
     q, k, scale = pairs.q, pairs.k, pairs.scale[:, None]
     dscale = q.new_zeros(len(q))
-    for rows in chunks(q):
+    for rows in runs(q):
         own = pairs.own_of(rows)
         if own is None:
             continue
@@ -115,7 +110,7 @@ def finish_gradients(pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor) -> tup
             _add(dq, own, q[rows], g)
         elif len(dk):
             _add(dk, own, q[rows], g * scale[rows])
-    for rows in chunks(q) if len(dq) else []:
+    for rows in runs(q) if len(dq) else []:
         dscale[rows] = (dq[rows] * q[rows]).sum(1)
         dq[rows].mul_(scale[rows])
     # In one set each pair is met from both ends, and the product with the gradient counts it twice.

@@ -18,7 +18,7 @@ LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
 STEP = 256  # tiles on the diagonal of one set
-CHUNK = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
+RUN = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
 KEEP_ALL_BELOW, KEEP_AT_MOST = 32 << 20, 64 << 20  # bytes of tiles kept when no budget is given: `usual_budget`
 
 
@@ -187,15 +187,19 @@ def wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def chunks(vectors: Tensor) -> list[slice]:
-    """The rows of [N, D] in runs of about `CHUNK` numbers."""
-    return _cut(0, len(vectors), max(1, CHUNK // max(vectors.shape[1], 1)))
+def runs(vectors: Tensor) -> list[slice]:
+    """The rows of [N, D] in runs of about `RUN` numbers."""
+    return _cut(0, len(vectors), max(1, RUN // max(vectors.shape[1], 1)))
+
+
+def needs_gradient(pairs: Pairs) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (pairs.q, pairs.k, pairs.scale))
 
 
 def own_logits(pairs: Pairs) -> Tensor:
     """scale_i * <q_i, k_own(i)> in natural units, [N], summed in float64: a loss near zero lives on its digits."""
     out = pairs.q.new_empty(len(pairs.q), dtype=wide(pairs.q))
-    for rows in chunks(pairs.q):
+    for rows in runs(pairs.q):
         products = pairs.q[rows] * pairs.k[pairs.own_of(rows)]
         out[rows] = products.sum(1, dtype=out.dtype) * pairs.scale[rows]
     return out

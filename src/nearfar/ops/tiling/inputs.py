@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.ops.tiles import Pairs, tile_shape
+from nearfar.ops.tiling.tiles import Pairs, tile_shape
 
 BACKENDS = ("auto", "dense", "tiled", "ring")
 ADMIT = ("all", "same", "different", "others")
@@ -40,7 +40,7 @@ def pairs(
     if admit == "all" and (q_group is not None or k_group is not None):
         raise UserError('q_group and k_group have no effect with admit="all": say admit="same" or admit="different"')
     if admit != "all":
-        q_group, k_group = ids(q_group, len(q), "q_group"), ids(k_group, len(k), "k_group")
+        q_group, k_group = group_ids(q_group, len(q), "q_group"), group_ids(k_group, len(k), "k_group")
     sides = (tile, tile) if isinstance(tile, int) else tile
     if sides is not None and (len(sides) != 2 or min(sides) < 1):
         raise UserError(f"tile must be a positive number of rows, or (rows, columns), not {tile!r}")
@@ -63,7 +63,7 @@ def per_row(value: float | Tensor, q: Tensor, name: str) -> Tensor:
     return value
 
 
-def ids(group: Tensor | None, length: int, name: str) -> Tensor:
+def group_ids(group: Tensor | None, length: int, name: str) -> Tensor:
     """Group ids as a vector of the expected length."""
     if group is None or group.shape != (length,) or group.is_floating_point():
         found = "None" if group is None else describe(group)

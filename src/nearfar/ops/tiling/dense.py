@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from nearfar.ops.products import product
-from nearfar.ops.tiles import Pairs, Tile
+from nearfar.ops.tiling.products import product
+from nearfar.ops.tiling.tiles import Pairs, Tile
 
 
 def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.ops.dense import dense_partition
-from nearfar.ops.kernels import pairs_of, partition_backward, partition_forward
-from nearfar.ops.tiles import LN2, Pairs, tiles_to_keep
+from nearfar.ops.tiling.dense import dense_partition
+from nearfar.ops.tiling.kernels import partition_backward, partition_forward
+from nearfar.ops.tiling.operators import flat, pairs_of
+from nearfar.ops.tiling.ring import ring_partition
+from nearfar.ops.tiling.tiles import LN2, Pairs, needs_gradient, tiles_to_keep
 
 
 def partition(
@@ -24,21 +26,9 @@ def partition(
     if backend == "dense":
         return dense_partition(pairs, both=both)
     if backend == "ring":
-        from nearfar.ops.ring import ring_partition
-
         return ring_partition(pairs, both=both, budget=budget)
     keep = tiles_to_keep(pairs.tiles, budget, pairs.q.element_size()) if needs_gradient(pairs) else 0
     return _Partition.apply(*flat(pairs), both, keep)
-
-
-def flat(pairs: Pairs) -> tuple[Any, ...]:
-    """The pairs as the argument list of the operators."""
-    p = pairs
-    return p.q, p.k, p.scale, p.own, p.q_group, p.k_group, p.admit, p.one_set, p.tile[0], p.tile[1]
-
-
-def needs_gradient(pairs: Pairs) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (pairs.q, pairs.k, pairs.scale))
 
 
 class _Partition(torch.autograd.Function):

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from nearfar.ops.tiling.tiles import Pairs
+
 _LIBRARY = torch.library.Library("nearfar", "DEF")
 
 PAIRS = (
@@ -31,3 +33,15 @@ def operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., A
         return getattr(torch.ops.nearfar, name).default
 
     return register
+
+
+def flat(pairs: Pairs) -> tuple[Any, ...]:
+    """The pairs as the argument list of the operators."""
+    p = pairs
+    return p.q, p.k, p.scale, p.own, p.q_group, p.k_group, p.admit, p.one_set, p.tile[0], p.tile[1]
+
+
+def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
+    """The other way round."""
+    admit, one_set, tile_rows, tile_cols = rest
+    return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols))
