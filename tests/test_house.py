@@ -32,7 +32,7 @@ ALLOWED = {
     "reproductions": None,  # these know all
     "commands": None,
 }
-GROUND = {"errors", "files", "papers"}
+GROUND = {"errors", "files", "papers", "trust"}
 
 
 def imports(path: Path) -> set[str]:

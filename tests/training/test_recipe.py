@@ -157,18 +157,19 @@ class Mine(CLIP):
 
 
 def test_a_method_of_ones_own(recipe, tmp_path, monkeypatch):
-    """A file in the current folder, which the command finds though it does not lie on the path."""
+    """A file in the current folder, which the command finds, once it is trusted, though it does not lie on the path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", ".")])
     (tmp_path / "my_objective.py").write_text(OWN)
     values = yaml.safe_load(recipe.read_text())
     values["method"] = {"name": "my_objective:Mine", "temperature": 0.4}
     recipe.write_text(yaml.safe_dump(values))
-    run = load(recipe, ["steps=1", "report=false", "evaluation.watch=[]"]).run("run")
+    mine = {"trust": ["my_objective"]}
+    run = load(recipe, ["steps=1", "report=false", "evaluation.watch=[]"], **mine).run("run")
     assert type(run.method).__name__ == "Mine"
-    assert load("run").method == values["method"]
+    assert load("run", **mine).method == values["method"]
     with pytest.raises(UserError, match=r"section method: no setting 'tau'.*temperature"):
-        load(recipe, ["method.tau=1"])
+        load(recipe, ["method.tau=1"], **mine)
     for wrong in ("my_objective:Yours", "no_such_file:Mine", ":Mine"):
         with pytest.raises(UserError, match=rf"method: no '{wrong}' \(write module:name\)"):
             load(recipe, [f"method.name={wrong}"])

@@ -10,6 +10,7 @@ EPILOG = """examples:
   nearfar train world                              a shipped recipe (nearfar recipes lists them)
   nearfar train my.yaml training.lr=3e-4 steps=500 a recipe of your own, with two settings changed
   nearfar train world data.train=photos/           the same recipe on a folder of images with captions
+  nearfar train my.yaml --trust my_module          a recipe that names a method or model of your own
   nearfar train --resume runs/world                go on where a stopped run was
   accelerate launch -m nearfar.cli train world     on all devices of this machine"""
 
@@ -24,7 +25,7 @@ def train(arguments: Sequence[str]) -> None:
     from nearfar.training import processes
     from nearfar.training.recipe import load
 
-    recipe = load(asked.resume or asked.recipe, settings)
+    recipe = load(asked.resume or asked.recipe, settings, trust=asked.trust)
     out = asked.resume or asked.out or Path("runs") / recipe.name
     processes.start(recipe.training.device)
     if processes.is_main():
@@ -57,5 +58,13 @@ def parser() -> ArgumentParser:
     flags.add_argument("setting", nargs="*", help="section.setting=value; without a section it is one of training")
     flags.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
     flags.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    flags.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="run code of this module, an installed one or a file here, where the recipe names it (method.name: "
+        "my_module:Mine); may be given several times",
+    )
     flags.add_argument("--dry-run", action="store_true", help="check and print the resolved recipe, and stop")
     return flags

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
+from nearfar import trust as trusted
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,35 +26,25 @@ METHODS = {
 """Name in recipes -> where its class lives."""
 
 
-def find(name: str) -> type[Method]:
+def find(name: str | type[Method], trust: Collection[str] = ()) -> type[Method]:
     """The class of a method by its name in recipes, or of your own as `module:Class`.
 
+    Args:
+        name: the name; a class is returned as it is.
+        trust: modules of your own that may be named; see `nearfar.trust`.
+
     Raises:
-        UserError: no such method; the message lists those there are.
+        UserError: no such method (the message lists those there are), a module that is not trusted, a class that is no
+            `Method`.
 
     >>> find("align").__name__
     'ALIGN'
     >>> find("nearfar.methods.image_text.clip:CLIP").__name__
     'CLIP'
     """
-    if ":" in name:
-        return imported("method", name)
-    if name not in METHODS:
-        raise UserError(f"no method {name!r}; there are: {', '.join(METHODS)} (or your own, as module:Class)")
-    module, _, cls = METHODS[name].partition(":")
-    return getattr(import_module(module), cls)
+    from nearfar.methods.base import Method
 
-
-def imported(what: str, where: str) -> Any:
-    """What `where` names as `module:name`. The module is installed, or a file in the current folder.
-
-    Raises:
-        UserError: no such module, or nothing of that name in it; `what` says whose setting it is.
-    """
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # the command itself does not look there; last, so that no file hides a package
-    module, _, name = where.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{what}: no {where!r} (write module:name): {error}") from None
+    found = name if isinstance(name, type) else trusted.find("method", name, METHODS, trust)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method: {name!r} is no method: it must be a subclass of nearfar.methods.base.Method")
+    return found

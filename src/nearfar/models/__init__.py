@@ -50,7 +50,11 @@ _HOME = {
     "rerank": "reranker",
     "sample_hard_negatives": "hard_negatives",
 }
+MAKERS = {"language_model": "nearfar.models.language:language_model"}
+"""What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
+
 __all__ = [
+    "MAKERS",
     "PRESETS",
     "AnswerDecoder",
     "DualEncoder",

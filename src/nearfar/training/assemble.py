@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from nearfar import files, methods
+from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
@@ -20,16 +23,11 @@ from nearfar.training.checks import check_data, check_evaluation, check_method, 
 from nearfar.training.loaders import make_loader, wishes
 from nearfar.training.loop import train
 from nearfar.training.run import Run
-from nearfar.training.sections import Spec, check_names
+from nearfar.training.sections import MODEL_SETTINGS, Spec, check_names, maker
 from nearfar.training.validation import mean_loss
 
 if TYPE_CHECKING:
     from nearfar.training.recipe import Recipe
-
-MODEL_SETTINGS = ("load", "make", "vocab_size", "freeze", "lora")
-"""Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker `module:function` that
-takes the place of `create`; entries of the vocabulary learnt from the captions, where the text tower brings none; parts
-to freeze; adapters by tower, as `{image: {rank: 8}}`."""
 
 CORPUS = 200_000
 """Records of a stream that a vocabulary is learnt from."""
@@ -106,11 +104,12 @@ def assemble(recipe: Recipe) -> Assembled:
         check_data(config, len(source) * (2 if recipe.data.hard_images else 1))
     if recipe.data.hard_captions:
         source = hard_negatives.with_captions(source)
-    maker = methods.find(recipe.method["name"])
-    settings = {name: value for name, value in recipe.method.items() if name != "name"}
-    parts = [build_model(recipe.model, source)] if "model" in signature(maker).parameters else []
+    kind, settings = chosen(recipe.method, recipe.trust)
+    parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
+    for model in parts:
+        check_made(model, kind)
     with named("method"):
-        method = maker(*parts, **settings)
+        method = kind(*parts, **settings)
     check_method(config, method)
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=_model(method))
     method.to(device)
@@ -136,7 +135,27 @@ def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
     return source.first(limit)
 
 
-def build_model(settings: Mapping[str, Any], source: Any) -> Any:
+def chosen(settings: Mapping[str, Any], trust: Collection[str]) -> tuple[type[Method], dict[str, Any]]:
+    """A method's class and settings; an ensemble gets its members' class, too."""
+    others = {name: value for name, value in settings.items() if name != "name"}
+    if isinstance(of := others.get("of"), Mapping) and "name" in of:
+        others["of"] = {**of, "name": methods.find(of["name"], trust)}
+    return methods.find(settings["name"], trust), others
+
+
+def check_made(model: Any, kind: type[Method]) -> None:
+    """A maker of the user's own must have made a model: one that encodes, unless the method is the user's own, too."""
+    encodes = hasattr(model, "lm") or any(name.startswith("encode_") for name in dir(model))
+    if not isinstance(model, nn.Module):
+        raise UserError(f"recipe, model.make gave a {type(model).__name__}: it must return a model (a torch module).")
+    if not encodes and trusted.is_within(kind.__module__, ["nearfar"]):
+        raise UserError(
+            f"recipe, model.make gave a {type(model).__name__}, which encodes nothing: {kind.__name__} needs a model "
+            "with encode_image, encode_text or the like."
+        )
+
+
+def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str] = ()) -> Any:
     """The model of a recipe's `model` section; a vocabulary is learnt from `source` where one is needed."""
     from nearfar import models
 
@@ -153,12 +172,12 @@ def build_model(settings: Mapping[str, Any], source: Any) -> Any:
                 raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
             model.resize_images(size)
     else:
-        maker = methods.imported("recipe, model.make", settings["make"]) if "make" in settings else models.create
-        if "tokenizer" in signature(maker).parameters and "tokenizer" not in values and _needs_vocabulary(values):
+        make = maker(settings, trust)
+        if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(values):
             with named("model"):
                 values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
         with named("model"):
-            model = maker(**values)
+            model = make(**values)
     for tower, options in _adapters(settings.get("lora") or {}).items():
         with named("model.lora"):
             model.add_lora(tower, **options)

@@ -14,19 +14,19 @@ class, `TrainConfig`, `EvaluationConfig`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nearfar import methods
+from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training.config import TrainConfig
+from nearfar.training.reading import Document, dump, parse, read
 from nearfar.training.run import Run
-from nearfar.training.sections import DataConfig, EvaluationConfig, check_names, checked
+from nearfar.training.sections import DataConfig, EvaluationConfig, check_model, checked
 
 SECTIONS = ("data", "model", "method", "training", "evaluation")
 
@@ -47,13 +47,15 @@ class Recipe:
     method: dict[str, Any]
     training: TrainConfig
     evaluation: EvaluationConfig
+    trust: tuple[str, ...] = field(default=(), compare=False)
+    """Modules outside nearfar whose code it may name. The user's word, never the file's: it is not written to YAML."""
 
     def as_yaml(self) -> str:
         """The whole recipe with every setting spelled out: loading it gives this recipe again."""
         sections = {name: getattr(self, name) for name in SECTIONS}
         plain = {name: value if isinstance(value, dict) else asdict(value) for name, value in sections.items()}
         plain["training"] |= {"betas": list(self.training.betas), "trackers": list(self.training.trackers)}
-        return f"# {self.comment}\n" + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        return f"# {self.comment}\n" + dump(plain)
 
     def build(self) -> Any:
         """The method, data and evaluation of this recipe, ready to train; see `nearfar.training.assemble`."""
@@ -67,44 +69,54 @@ class Recipe:
         return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
 
 
-def load(path_or_name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load(
+    path_or_name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, trust: Collection[str] = ()
+) -> Recipe:
     """Read a recipe and check it.
 
     Args:
         path_or_name: a YAML file, a run folder, or the name of a shipped recipe (`nearfar recipes` lists them).
         overrides: `section.setting=value` lines, or a mapping of the same; a name without a section is one of
             `training`.
+        trust: modules outside nearfar that the recipe may name (`method.name: my_module:Mine`, `model.make`). Those
+            that an override names are trusted, too.
 
     Raises:
-        UserError: no such recipe, not YAML, an unknown section or setting, a value of the wrong type.
+        UserError: no such recipe, not YAML, an unknown section or setting, a value of the wrong type, code of a module
+            that is not trusted.
     """
     path = find(path_or_name)
-    text = path.read_text("utf-8")
-    try:
-        values = _numbers(yaml.safe_load(text)) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict) or not all(isinstance(v, dict | None) for v in values.values()):
-        raise UserError(f"{path} is not a recipe: it must hold the sections {', '.join(SECTIONS)}.")
-    values = {name: dict(section or {}) for name, section in values.items()}
-    for key, value in _pairs(overrides):
+    text, document = read(path)
+    values = _sections(path, document)
+    own, pairs = list(trusted.names(trust)), _pairs(overrides)
+    for key, value in pairs:
         _override(values, key, value)
+        own += _modules(key, value)
     name = path.parent.name if path.name == "config.yaml" else path.stem
-    return _recipe(name, _comment(text), values)
+    try:
+        return _recipe(name, _comment(text), values, tuple(own))
+    except UserError as error:
+        overridden = {".".join((key if "." in key else f"training.{key}").split(".")[:2]) for key, _ in pairs}
+        line = _line(str(error), document, overridden)
+        raise UserError(f"{path}, line {line}: {error}" if line else str(error)) from None
 
 
 def find(path_or_name: str | Path) -> Path:
     """The file of a recipe, by path, run folder or name."""
-    path = Path(path_or_name)
-    if path.is_dir():
-        path = path / "config.yaml"
+    path, known = Path(path_or_name), shipped()
+    if path.is_dir() and (path / "config.yaml").is_file():
+        return path / "config.yaml"
     if path.is_file():
         return path
-    known = shipped()
     if str(path_or_name) in known:
         return known[str(path_or_name)]
+    if path.is_dir():
+        raise UserError(f"{path} is no run folder: it holds no config.yaml. Name a recipe's file, or another folder.")
+    if path.exists():
+        raise UserError(f"{path} is no regular file: name a recipe's file, or a run folder.")
     raise UserError(
-        f"no recipe {str(path_or_name)!r}: there is no such file, and none of {', '.join(known) or 'none'}."
+        f"no recipe {str(path_or_name)!r}: there is no such file, and the recipes that come with nearfar are "
+        f"{', '.join(known)}."
     )
 
 
@@ -125,14 +137,48 @@ def comment(path: Path) -> str:
     return _comment(path.read_text("utf-8"))
 
 
-def _recipe(name: str, about: str, values: dict[str, dict[str, Any]]) -> Recipe:
+def _sections(path: Path, document: Document) -> dict[str, dict[str, Any]]:
+    """A file's sections as mappings of their settings."""
+    if document.value is None:
+        raise UserError(f"{path} is empty: a recipe holds the sections {', '.join(SECTIONS)}.")
+    if not isinstance(document.value, dict):
+        raise UserError(f"{path} is not a recipe: it must hold the sections {', '.join(SECTIONS)}.")
+    for name, section in document.value.items():
+        if not isinstance(section, dict | None):
+            line = document.lines[(name,)]
+            raise UserError(f"{path}, line {line}: section {name} must hold settings (name: value), not {section!r}.")
+    return {name: dict(section or {}) for name, section in document.value.items()}
+
+
+def _line(message: str, document: Document, overridden: Collection[str]) -> int | None:
+    """The line of the setting that a complaint is about, if it stands in the file."""
+    for (section, *rest), line in document.lines.items():
+        key = ".".join([section, *rest])
+        setting = re.escape(rest[0]) if rest else ""
+        about = rf"\b{re.escape(key)}\b|section {re.escape(section)}: (\w+ \w+ '{setting}'|{setting}\b)"
+        named = key == "method.name" and message.startswith(("method", "no method "))
+        if rest and key not in overridden and (named or re.search(about, message)):
+            return line
+        if not rest and f"no section {section!r}" in message:
+            return line
+    return None
+
+
+def _modules(key: str, value: Any) -> list[str]:
+    """Modules of code that an override names: whoever wrote it means them."""
+    if isinstance(value, Mapping):
+        return [module for name, inner in value.items() for module in _modules(f"{key}.{name}", inner)]
+    names_code = key == "model.make" or (key.startswith("method.") and key.endswith(".name"))
+    return [value.partition(":")[0]] if names_code and isinstance(value, str) and ":" in value else []
+
+
+def _recipe(name: str, about: str, values: dict[str, dict[str, Any]], trust: Collection[str]) -> Recipe:
     for section in values:
         if section not in SECTIONS:
             raise UserError(f"recipe {name}: no section {section!r}. There are: {', '.join(SECTIONS)}.")
-    method = _method(name, "method", values.get("method", {}))
+    method = _method(name, "method", values.get("method", {}), trust)
     model = values.get("model", {})
-    if "make" not in model:
-        _check_model(model)
+    check_model(model, trust)
     training = TrainConfig(**checked("training", TrainConfig, values.get("training", {})))
     evaluation = EvaluationConfig(**checked("evaluation", EvaluationConfig, values.get("evaluation", {})))
     _check_monitor(training.monitor, evaluation)
@@ -144,6 +190,7 @@ def _recipe(name: str, about: str, values: dict[str, dict[str, Any]]) -> Recipe:
         method=method,
         training=training,
         evaluation=evaluation,
+        trust=tuple(trust),
     )
 
 
@@ -157,24 +204,16 @@ def _check_monitor(monitor: str, evaluation: EvaluationConfig) -> None:
         )
 
 
-def _method(recipe: str, section: str, method: Mapping[str, Any]) -> dict[str, Any]:
+def _method(recipe: str, section: str, method: Mapping[str, Any], trust: Collection[str]) -> dict[str, Any]:
     """A method's name and checked settings; those of an ensemble's members, too."""
     if "name" not in method:
         known = ", ".join(methods.METHODS)
         raise UserError(f"recipe {recipe}, section {section}: say which with `name`. There are: {known}.")
     settings = {key: value for key, value in method.items() if key != "name"}
-    settings = checked(section, methods.find(method["name"]), settings, skip=("model",))
-    if "of" in settings:
-        settings["of"] = _method(recipe, f"{section}.of", settings["of"])
+    settings = checked(section, methods.find(method["name"], trust), settings, skip=("model",))
+    if isinstance(settings.get("of"), Mapping):
+        settings["of"] = _method(recipe, f"{section}.of", settings["of"], trust)
     return {"name": method["name"], **settings}
-
-
-def _check_model(model: Mapping[str, Any]) -> None:
-    from nearfar.models import create
-    from nearfar.training.assemble import MODEL_SETTINGS
-    from nearfar.training.sections import known_arguments
-
-    check_names("model", [*MODEL_SETTINGS, *known_arguments(create)], model)
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -185,12 +224,14 @@ def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]
         key, equals, value = line.partition("=")
         if not equals:
             raise UserError(f"{line!r} is no setting: write section.setting=value.")
-        pairs.append((key.strip(), _numbers(yaml.safe_load(value))))
+        pairs.append((key.strip(), parse(value, line).value))
     return pairs
 
 
 def _override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
     section, *path = key.split(".")
+    if not all([section, *path]):
+        raise UserError(f"{key!r} is no setting: write section.setting=value.")
     if not path:
         known = [field.name for field in fields(TrainConfig)]
         if section not in known:
@@ -203,19 +244,11 @@ def _override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
     for name in path[:-1]:
         if isinstance(place.get(name), str) and section in ("data", "evaluation"):
             place[name] = {"spec": place[name]}  # `data.train.split=val` where `train` was a plain name
-        place = place.setdefault(name, {})
+        inner = place.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{key!r}: {name} is {inner!r}, which holds no settings such as {path[-1]!r}.")
+        place = inner
     place[path[-1]] = value
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 takes `1e-3` for a word: here it is a number, as in every other notation."""
-    if isinstance(value, dict):
-        return {key: _numbers(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_numbers(inner) for inner in value]
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
 
 
 def _comment(text: str) -> str:

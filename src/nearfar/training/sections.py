@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
+from nearfar import trust as trusted
 from nearfar.errors import UserError
-from nearfar.training import ranges
+from nearfar.training import kinds, ranges
 
 Spec = str | dict[str, Any]
 """What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
@@ -88,6 +89,36 @@ class EvaluationConfig:
             check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), what="protocol")
 
 
+MODEL_SETTINGS = {
+    "load": str | None,
+    "make": str,
+    "vocab_size": int,
+    "freeze": str | list[str] | None,
+    "lora": Any,
+}
+"""Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker (one of
+`nearfar.models.MAKERS`, or `module:function` of a trusted module) that takes the place of `create`; entries of the
+vocabulary learnt from the captions, where the text tower brings none; parts to freeze; adapters by tower, as
+`{image: {rank: 8}}`."""
+
+
+def maker(model: Mapping[str, Any], trust: Collection[str] = ()) -> Callable[..., Any]:
+    """What makes the model of a section `model`."""
+    from nearfar import models
+
+    if "make" not in model:
+        return models.create
+    return trusted.find("recipe, model.make", model["make"], models.MAKERS, trust)
+
+
+def check_model(model: Mapping[str, Any], trust: Collection[str] = ()) -> None:
+    """Raise a `UserError` for a setting of `model` that its maker does not know, or of the wrong type."""
+    make = maker(model, trust)
+    if not any(p.kind is Parameter.VAR_KEYWORD for p in signature(make).parameters.values()):
+        check_names("model", [*MODEL_SETTINGS, *known_arguments(make)], model)
+    kinds.check("model", kinds.of(make) | MODEL_SETTINGS, model)
+
+
 def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any], *, skip: Sequence[str] = ()) -> Any:
     """`values` as the arguments of `function`, converted and checked by its signature.
 
@@ -98,6 +129,9 @@ def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any
     10
     """
     check_names(section, known_arguments(function, skip), values)
+    kinds.refuse_classes(section, values)
+    annotated = kinds.of(function)
+    kinds.check(section, annotated, {name: None for name, value in values.items() if value is None})
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -106,6 +140,9 @@ def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any
     try:
         return parser.parse_object(dict(values)).as_dict()
     except ArgumentError as error:
+        wrong = re.search(r'Parser key "(\w+)"', str(error))
+        if wrong and wrong[1] in annotated and wrong[1] in values:
+            kinds.complain(section, wrong[1], annotated[wrong[1]], values[wrong[1]])
         raise UserError(f"recipe, section {section}: {_plain(str(error))}") from None
 
 

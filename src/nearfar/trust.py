@@ -1,0 +1,93 @@
+"""Which code a data file may name: what nearfar lists itself, and modules that the user trusts by name.
+
+A recipe and a run folder's `config.yaml` are data, and come from others. A name `module:object` in them runs code, so
+it counts only where the user named that module: `--trust my_module` on the command line, `trust=["my_module"]` in
+Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from typing import Any
+
+from nearfar.errors import UserError
+
+
+def find(what: str, name: Any, known: Mapping[str, str], trust: Collection[str] = ()) -> Any:
+    """The object that a setting names: one of `known`, or `module:object` of a trusted module.
+
+    Args:
+        what: the setting, for messages: `recipe, method.name`.
+        name: what it says.
+        known: nearfar's own by name, each as `module:object`; either spelling finds it.
+        trust: modules that the user named; a package stands for its modules too.
+
+    Raises:
+        UserError: no such name, a module that is not trusted, nothing of that name in it.
+
+    >>> find("maker", "json:loads", {}, trust=["json"]).__name__
+    'loads'
+    """
+    if not isinstance(name, str):
+        raise UserError(f"{what} must be a name, not {name!r}; there are: {', '.join(known)}")
+    if name in known or name in known.values():
+        module, _, item = known.get(name, name).partition(":")
+        return getattr(import_module(module), item)
+    if ":" not in name:
+        raise UserError(f"no {what} {name!r}; there are: {', '.join(known)} (or your own, as module:name)")
+    module, _, item = name.partition(":")
+    if not (is_module(module) and item.isidentifier()):
+        raise UserError(f"{what}: no {name!r} (write module:name)")
+    if is_within(module, ["nearfar"]):
+        raise UserError(f"{what}: {name!r} is none of nearfar's own; there are: {', '.join(known)}")
+    if not is_within(module, trust):
+        raise UserError(
+            f"{what}: {name!r} is code outside nearfar, which runs only where you name its module yourself: add "
+            f'--trust {module} (in Python, trust=["{module}"]), once you have read that code'
+        )
+    return _imported(what, name, module, item, trust)
+
+
+def names(values: Collection[str]) -> tuple[str, ...]:
+    """The modules that a user trusts, checked.
+
+    >>> names(["my_module", "a.b"])
+    ('my_module', 'a.b')
+    """
+    for value in (values,) if isinstance(values, str) else values:
+        if not (isinstance(value, str) and is_module(value) and not value.endswith(".py")):
+            near = str(value).partition(":")[0].removesuffix(".py")
+            hint = f"; here, {near}" if is_module(near) else ""
+            raise UserError(f"trust: {value!r} is no module's name: write it as in `import my_module`{hint}")
+    return tuple(dict.fromkeys((values,) if isinstance(values, str) else values))
+
+
+def is_module(name: str) -> bool:
+    """Whether it reads as the dotted name of a module."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def is_within(module: str, packages: Collection[str]) -> bool:
+    """Whether a module is one of `packages`, or in one of them.
+
+    >>> is_within("nearfar.ops", ["nearfar"]), is_within("nearfarther", ["nearfar"])
+    (True, False)
+    """
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _imported(what: str, name: str, module: str, item: str, trust: Collection[str]) -> Any:
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # the command itself does not look there; last, so that no file hides a package
+    try:
+        found = getattr(import_module(module), item)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{what}: no {name!r} (write module:name): {error}") from None
+    # A module's own imports are no part of it: `my_module:run` must not reach what it took from `subprocess`.
+    home = getattr(found, "__module__", None)
+    if not (callable(found) and isinstance(home, str) and is_within(home, trust)):
+        raise UserError(f"{what}: {name!r} is no class or function that {module} defines itself")
+    return found
