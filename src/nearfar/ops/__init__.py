@@ -1,8 +1,9 @@
 """The ground floor: contrastive sums over all pairs, exact, differentiable, in memory linear in the batch.
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
-`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop. None of them
-normalises its vectors, and none ever holds the matrix of all pairs, unless asked to by `backend="dense"`.
+`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop;
+`sample_hard_negatives` draws keys by the same logits. None of them normalises its vectors, and none ever holds the
+matrix of all pairs, but for `backend="dense"`.
 """
 
 from nearfar.ops.hard_negatives import sample_hard_negatives
@@ -13,4 +14,12 @@ from nearfar.ops.sigmoid import sigmoid
 from nearfar.ops.soft_target import soft_target
 from nearfar.ops.softplus import pairwise_softplus
 
-__all__ = ["info_nce", "log_partition", "nt_xent", "pairwise_softplus", "sample_hard_negatives", "sigmoid", "soft_target"]
+__all__ = [
+    "info_nce",
+    "log_partition",
+    "nt_xent",
+    "pairwise_softplus",
+    "sample_hard_negatives",
+    "sigmoid",
+    "soft_target",
+]

@@ -1,9 +1,9 @@
 """`sample_hard_negatives`: for each query one key of another group, the likelier the more alike they are.
 
 One pass over blocks of keys, by the Gumbel-max trick on whole blocks: with L_b the log of a block's sum of exponentials
-and E_b exponential noise, block `argmax_b L_b - log E_b` is drawn with probability exp(L_b) / sum exp(L). Inside the block
-one uniform number picks the key whose stretch of the cumulative sum it falls into. So a query needs two random numbers
-a block instead of one a key, and the matrix of all pairs never exists.
+and E_b exponential noise, the block with the largest L_b - log E_b is drawn with probability exp(L_b) / sum exp(L).
+Inside it one uniform number picks the key whose stretch of the cumulative sum it falls into. So a query needs two
+random numbers a block instead of one a key, and the matrix of all pairs never exists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, wide
 
 BLOCK = 1024  # keys of a block. Part of what a seed means: another number gives other draws
-ROWS = 256  # queries at a time, unless the caller says otherwise: a tile of 1 MiB stays in a near cache
+ROWS = 512  # queries at a time, unless the caller says otherwise: a tile of 2 MiB stays in a near cache
 
 
 @torch.no_grad()
@@ -42,10 +42,10 @@ def sample_hard_negatives(
         q: queries [N, D]; float32 or float64, half precision is computed in float32. Carries no gradient.
         k: keys [M, D].
         scale: inverse temperature, a number, a scalar tensor or one number a row [N]; 0 draws evenly.
-        q_group, k_group: integers [N] and [M]. A key of the query's group is never drawn. Without them `k[i]` is the one
-            positive of `q[i]`, and M >= N.
+        q_group, k_group: integers [N] and [M]. A key of the query's group is never drawn. Without them `k[i]` is the
+            one positive of `q[i]`, and M >= N.
         generator: for draws that can be repeated, on the device of `q`.
-        tile: queries at a time, 256 by default. The draws do not depend on it.
+        tile: queries at a time, 512 by default. The draws do not depend on it.
 
     Returns:
         [N] long: a row of k each, or -1 for a query that has no negative (a batch of one, or of duplicates only). Leave
