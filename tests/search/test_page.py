@@ -35,10 +35,10 @@ def address(tmp_path_factory):
             draw(colour, "square", ground).save(folder / f"{colour}-square-on-{ground}.png")
     encoder = ColourEncoder()
     index = build(encoder, folder_source(folder), tmp_path_factory.mktemp("index"), model="<b>colours</b>")
-    with uploads_folder():
+    with uploads_folder() as uploads:
         port = free_port()
         server = uvicorn.Server(
-            uvicorn.Config(make_app(index, encoder), host="127.0.0.1", port=port, log_level="warning")
+            uvicorn.Config(make_app(index, encoder, uploads), host="127.0.0.1", port=port, log_level="warning")
         )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -6,6 +6,7 @@ import pytest
 
 from nearfar.search import build
 from nearfar.search.page import Desk
+from nearfar.search.uploads import Uploads
 from search.colours import ColourEncoder, draw, folder_source, png
 
 pytest.importorskip("gradio")
@@ -22,8 +23,16 @@ def client(index):
 
     from nearfar.search.serving import make_app, uploads_folder
 
-    with uploads_folder(), TestClient(make_app(index, ColourEncoder()), base_url="http://127.0.0.1") as made:
-        yield made
+    with uploads_folder() as uploads:
+        app = make_app(index, ColourEncoder(), uploads)
+        with TestClient(app, base_url="http://127.0.0.1") as made:
+            yield made
+
+
+@pytest.fixture
+def uploads():
+    with Uploads() as folder:
+        yield folder
 
 
 def test_the_server_gives_away_nothing_and_is_closed_to_other_names(client, index, photos):
@@ -47,8 +56,8 @@ def test_uploads_have_a_limit(client):
     assert client.post("/gradio_api/upload", files={"files": ("huge.png", bytes(21 << 20))}).status_code == 413
 
 
-def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
-    desk = Desk(index, encoder)
+def test_the_desk_sees_an_index_that_has_changed(index, encoder, uploads, photos):
+    desk = Desk(index, encoder, uploads)
     assert "9 pictures" in desk.heading()
     shown, hits, said, _ = desk.search("yellow", None, "", "", 1.0, 3)
     assert "3 of 9 pictures" in said
@@ -62,9 +71,9 @@ def test_the_desk_sees_an_index_that_has_changed(index, encoder, photos):
     assert "10 pictures" in desk.heading()
 
 
-def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, photos):
+def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, uploads, photos):
     """It counts its changes from the start, so that the count alone tells nothing."""
-    desk = Desk(index, encoder)
+    desk = Desk(index, encoder, uploads)
     assert desk.search("red", None, "", "", 1.0, 1)[1][0].caption.startswith("a red")
     shutil.rmtree(index.directory)
     for path in photos.glob("*.png"):
@@ -84,24 +93,24 @@ def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, photos):
     assert "<p>1 picture, by" in desk.heading(), "the last that could be searched"
 
 
-def test_the_desk_escapes_what_it_repeats(index, encoder):
-    said = Desk(index, encoder).search("<img src=x onerror=alert(1)> red", None, "", "", 1.0, 1)[2]
+def test_the_desk_escapes_what_it_repeats(index, encoder, uploads):
+    said = Desk(index, encoder, uploads).search("<img src=x onerror=alert(1)> red", None, "", "", 1.0, 1)[2]
     assert "<img" not in said
     assert "&lt;img" in said
 
 
-def test_a_file_that_went_shows_as_a_grey_card(index, encoder, photos):
+def test_a_file_that_went_shows_as_a_grey_card(index, encoder, uploads, photos):
     (photos / "red-disc.png").unlink()
-    shown, hits, *_ = Desk(index, encoder).search("red", None, "", "", 1.0, 9)
+    shown, hits, *_ = Desk(index, encoder, uploads).search("red", None, "", "", 1.0, 9)
     gone = next(i for i, hit in enumerate(hits) if hit.caption == "a red disc")
     assert shown[gone][0].getpixel((10, 10)) == (235, 235, 235)
-    assert "role" in Desk(index, encoder).like(hits, gone, None, 1.0, 5)[2]
+    assert "role" in Desk(index, encoder, uploads).like(hits, gone, None, 1.0, 5)[2]
 
 
-def test_labels_of_an_index_without_end_are_not_compared(index, encoder, photos, monkeypatch):
+def test_labels_of_an_index_without_end_are_not_compared(index, encoder, uploads, photos, monkeypatch):
     monkeypatch.setattr("nearfar.search.page.MOST_LABELS", 3)
-    desk = Desk(index, encoder)
-    upload = str(photos / "red-disc.png")
+    desk = Desk(index, encoder, uploads)
+    upload = uploads.keep("visitor", "red.png", (photos / "red-disc.png").read_bytes())
     assert "too many" in desk.label(upload, "")[1]
     named, said = desk.label(upload, "red, green\nblue")
     assert next(iter(named)) == "red"

@@ -3,7 +3,7 @@ picture. Everything a visitor can get wrong comes back as a sentence on the page
 
 from __future__ import annotations
 
-import io
+import math
 import re
 from functools import lru_cache
 from html import escape
@@ -18,6 +18,7 @@ from nearfar.search.items import Hit
 from nearfar.search.manifest import load_manifest
 from nearfar.search.pictures import hit_thumbnail, thumbnail
 from nearfar.search.querying import query
+from nearfar.search.uploads import Uploads
 from nearfar.search.zero_shot import label_classifier, rank_labels
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     Shown = list[tuple[Image, str]]
 
 MOST_LABELS = 2000
+MOST_PHRASES = 50
+MOST_LETTERS = 2000
+HITS, WEIGHTS = (1, 100), (0.1, 3)
 CSS = """
 .gradio-container { max-width: 84rem !important; margin: 0 auto !important; --body-text-color-subdued: #6b6b76; }
 .dark .gradio-container, .dark.gradio-container { --body-text-color-subdued: #a0a0ab; }
@@ -56,8 +60,8 @@ footer { display: none !important; }
 class Desk:
     """Answers the page's questions. Sees the index as it is on disk, also after `nearfar index` has changed it."""
 
-    def __init__(self, index: Index, encoder: Any) -> None:
-        self._index, self.encoder = index, encoder
+    def __init__(self, index: Index, encoder: Any, uploads: Uploads) -> None:
+        self._index, self.encoder, self.uploads = index, encoder, uploads
         self.classifier = lru_cache(maxsize=16)(self._classifier)
 
     @property
@@ -93,26 +97,27 @@ class Desk:
         """Pictures with captions, the hits, a sentence on what was found, or on what was wrong, and the upload; None
         instead of one that cannot be used, so that the page puts it away."""
         try:
-            image = open_upload(upload) if upload else None
+            image = self.uploads.picture(upload) if upload else None
         except UserError as error:
             return [], [], alert(str(error)), None
-        return *self._find(text, image, phrases(plus), phrases(minus), weight, int(top)), upload
+        return *self._find(text, image, phrases(plus), phrases(minus), weight, top), upload
 
     def like(
         self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
-    ) -> tuple[Shown, list[Hit], str, Any, str, str, str]:
+    ) -> tuple[Shown, list[Hit], str, str | None, str, str, str]:
         """A search by the chosen hit's picture alone: what `search` gives, that picture, and the emptied boxes."""
         try:
             if chosen is None or chosen >= len(hits):
                 raise UserError("choose a picture of the gallery first")
             image = thumbnail(hits[chosen].image(), 1024)
         except UserError as error:
-            return self._show(hits), hits, alert(str(error)), upload, "", "", ""
-        return *self._find("", image, (), (), weight, int(top)), image, "", "", ""
+            still = upload if self.uploads.find(upload) else None
+            return self._show(hits), hits, alert(str(error)), still, "", "", ""
+        return *self._find("", image, (), (), weight, top), self.uploads.show(image), "", "", ""
 
-    def tell(self, hits: list[Hit], chosen: int) -> str:
+    def tell(self, hits: list[Hit], chosen: int | None) -> str:
         """What is known of a hit."""
-        if not chosen < len(hits):
+        if chosen is None:
             return ""
         hit = hits[chosen]
         about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
@@ -126,19 +131,22 @@ class Desk:
                 raise UserError("there is no picture to label: drop one first")
             names = phrases(labels) or tuple(self.index.labels())
             if len(names) > MOST_LABELS:
-                raise UserError(f"the index has {len(names):,} labels, too many to compare at once: name some")
-            ranked = rank_labels(self.classifier(names), open_upload(upload))
+                whose = "you name" if phrases(labels) else "the index has"
+                raise UserError(f"{whose} {len(names):,} labels, too many to compare at once: name some")
+            ranked = rank_labels(self.classifier(names), self.uploads.picture(upload))
         except UserError as error:
             return {}, alert(str(error))
         return {label.name: label.share for label in ranked[:10]}, ""
 
     def _find(
-        self, text: str, image: Any, plus: tuple[str, ...], minus: tuple[str, ...], weight: float, top: int
+        self, text: str, image: Any, plus: tuple[str, ...], minus: tuple[str, ...], weight: float, top: float
     ) -> tuple[Shown, list[Hit], str]:
         try:
             index = self.index
-            asked = {"text": text, "image": image, "plus": plus, "minus": minus, "weight": weight}
-            results = query(index, self.encoder, **asked, top=top)
+            check_length(text, plus, minus)
+            asked = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
+            weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
+            results = query(index, self.encoder, **asked, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
         what = escape(describe(results.query))
@@ -152,11 +160,11 @@ class Desk:
         return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
 
 
-def make_page(index: Index, encoder: Any) -> Any:
+def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
     """The page as gradio Blocks; `serving` gives it an address."""
     gr = need("gradio", "serve")
-    desk = Desk(index, encoder)
-    with gr.Blocks(title="nearfar search", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    desk = Desk(index, encoder, uploads)
+    with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
         heading = gr.HTML(desk.heading(), elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
@@ -168,8 +176,8 @@ def make_page(index: Index, encoder: Any) -> Any:
                     minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
                 go = gr.Button("Search", variant="primary", elem_id="go")
                 with gr.Accordion("How many, and how strongly", open=False):
-                    top = gr.Slider(1, 100, 24, step=1, label="Hits")
-                    weight = gr.Slider(0.1, 3, 1, step=0.1, label="Weight of plus and minus")
+                    top = gr.Slider(*HITS, 24, step=1, label="Hits")
+                    weight = gr.Slider(*WEIGHTS, 1, step=0.1, label="Weight of plus and minus")
                 with gr.Accordion("What is in the picture?", open=False, elem_id="zero-shot"):
                     labels = gr.Textbox(
                         label="Labels, separated by commas",
@@ -193,6 +201,7 @@ def make_page(index: Index, encoder: Any) -> Any:
                     buttons=[],
                     elem_id="hits",
                 )
+                gallery.GRADIO_CACHE = str(uploads.shown)
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
         private = {"api_visibility": "private"}
         quiet = {**private, "show_progress": "hidden"}
@@ -214,13 +223,15 @@ def make_page(index: Index, encoder: Any) -> Any:
 
 
 def picture_box(gr: Any) -> Any:
-    """gradio's image box, handing over the upload's path as it came: its own decoding would answer a broken file with
-    an error of its own. (A subclass would be served as a custom component; and gradio makes a box anew that is sent an
+    """gradio's image box, handing over and taking the picture's path as it is: its own decoding would answer a broken
+    file with an error of its own, and its own encoding copy a visitor's picture to where others are served from. (A
+    subclass would be served as a custom component; and gradio makes a box anew that is sent an
     update, so handlers return plain values to this one.)"""
     box = gr.Image(
         label="And, or, start from a picture", sources=["upload", "clipboard"], height=220, elem_id="picture"
     )
     box.preprocess = lambda payload: payload.path if payload else None
+    box.postprocess = lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}} if path else None
     return box
 
 
@@ -228,22 +239,37 @@ def selected_in(gr: Any, desk: Desk) -> Any:
     """A handler that says which picture of the gallery was chosen, and tells of it."""
 
     def selected(hits, event):
-        return event.index, desk.tell(hits, event.index)
+        chosen = event.index if is_place(event.index, hits) else None
+        return chosen, desk.tell(hits, chosen)
 
     selected.__annotations__["event"] = gr.SelectData
     return selected
 
 
-def open_upload(path: str) -> Image:
-    """An uploaded picture, decoded. Raises UserError that names the file as the visitor knows it."""
-    from nearfar.data.images import load_image
+def is_place(chosen: Any, hits: list[Hit]) -> bool:
+    """Whether it is the place of a hit: what comes from a browser may be anything."""
+    return isinstance(chosen, int) and not isinstance(chosen, bool) and 0 <= chosen < len(hits)
 
-    try:
-        content = io.BytesIO(Path(path).read_bytes())
-    except OSError:
-        raise UserError("the upload is gone: drop the picture again") from None
-    content.name = Path(path).name
-    return load_image(content)
+
+def within(value: Any, bounds: tuple[float, float], what: str) -> float:
+    """A number that came from a browser. Raises UserError when it is none, or out of bounds."""
+    low, high = bounds
+    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise UserError(f"{what} must be a number from {low} to {high}")
+    return value
+
+
+def check_length(text: str, plus: tuple[str, ...], minus: tuple[str, ...]) -> None:
+    """Raise UserError when there is more to look for than a search should take on."""
+    if max(map(len, (text or "", *plus, *minus))) > MOST_LETTERS:
+        raise UserError(f"the text is longer than {MOST_LETTERS:,} letters: shorten it")
+    if len(plus) + len(minus) > MOST_PHRASES:
+        raise UserError(f"plus and minus hold more than {MOST_PHRASES} texts: name fewer")
+
+
+def readable(text: str) -> str:
+    """What was typed, without halves of characters, which no tokenizer takes."""
+    return (text or "").encode("utf-8", "replace").decode()
 
 
 def phrases(text: str) -> tuple[str, ...]:
@@ -252,7 +278,7 @@ def phrases(text: str) -> tuple[str, ...]:
     >>> phrases(" snow, night,, ")
     ('snow', 'night')
     """
-    return tuple(part.strip() for part in re.split(r"[,;\n]", text or "") if part.strip())
+    return tuple(part.strip() for part in re.split(r"[,;\n]", readable(text)) if part.strip())
 
 
 def title(hit: Hit) -> str:
