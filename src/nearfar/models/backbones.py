@@ -65,7 +65,7 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
     """The backbone of a spec, without its weights."""
     library = spec["library"]
     if library == "timm":
-        return need("timm", "timm").create_model(spec["name"], pretrained=False, num_classes=0, **spec["options"])
+        return _timm(spec["name"], spec["options"], pretrained=False)[0]
     if library == "efficientnet_lite_pytorch":
         lite = need("efficientnet_lite_pytorch", "towers").EfficientNet.from_name(spec["name"])
         lite._fc = nn.Identity()

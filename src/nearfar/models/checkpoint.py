@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.folder_checks import REMEDY, check_config, first_line
+from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -31,8 +33,13 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
 
     folder = Path(folder)
     files.folder(folder)
-    config = {"nearfar": nearfar.__version__, "model": type(model).__name__, **model.config()}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+    config = {
+        "nearfar": nearfar.__version__,
+        "model": type(model).__name__,
+        "tokenizer_sum": tokenizer_sum(model.tokenizer),
+        **model.config(),
+    }
+    with files.writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         model.tokenizer.save_pretrained(scratch)
         for file in Path(scratch).iterdir():
             files.write(folder / file.name, file.read_bytes())
@@ -50,16 +57,25 @@ def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def read(folder: str | Path) -> Any:
-    """The model in `folder`, with its weights, in evaluation mode."""
-    from transformers import AutoTokenizer
+    """The model in `folder`, with its weights, in evaluation mode.
 
+    Raises:
+        UserError: a file is missing or damaged, or does not fit the others; it is named, with the remedy.
+    """
     folder = Path(folder)
-    config = read_config(folder)
-    if config.pop("nearfar", None) is None or config.get("model") not in MODELS:
-        raise UserError(f"{folder / CONFIG} is not of a model saved by nearfar")
-    name = config.pop("model")
+    file, config = folder / CONFIG, read_config(folder)
+    name, tokens = config.pop("model", None), config.pop("tokenizer_sum", None)
+    if config.pop("nearfar", None) is None or not isinstance(name, str) or name not in MODELS:
+        raise UserError(f"{file} is not of a model saved by nearfar: {REMEDY}")
     made = getattr(import_module(MODELS[name]), name)
-    model = made.from_config(config, AutoTokenizer.from_pretrained(folder))
+    check_config(config, made, file, weights=folder / WEIGHTS)
+    tokenizer = read_tokenizer(folder, tokens)
+    try:
+        model = made.from_config(config, tokenizer)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except Exception as error:  # transformers, timm and torch refuse settings with every kind of error
+        raise UserError(f"{file} does not describe a {name} ({first_line(error)}): {REMEDY}") from error
     load_weights(model, folder / WEIGHTS)
     return model.eval()
 
@@ -70,9 +86,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{folder} holds no {CONFIG}: not a saved model")
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{file} is not valid JSON (line {error.lineno}): {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid JSON: {first_line(error)}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} holds a {type(config).__name__}, not an object: {REMEDY}")
+    return config
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
@@ -93,9 +114,10 @@ def load_weights(model: nn.Module, file: Path) -> None:
             setattr(model.get_submodule(owner), last, model.get_parameter(first))
     except SafetensorError as error:
         raise UserError(f"{file} is damaged: {error}") from None
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         lines = str(error).splitlines()
-        raise UserError(f"{file} does not fit its {CONFIG}: {' '.join(line.strip() for line in lines[1:3])}") from None
+        why = " ".join(line.strip() for line in lines[1:3] or lines[:1])
+        raise UserError(f"{file} does not fit its {CONFIG}: {why}") from None
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

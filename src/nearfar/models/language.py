@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.errors import UserError
+from nearfar.models.folder_checks import first_line
+from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 
 SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
 """Width, layers and heads of the models made from nothing."""
@@ -58,6 +60,7 @@ class LanguageModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that transformers, and `language_model`, read."""
+        self.lm.config.tokenizer_sum = tokenizer_sum(self.tokenizer)
         self.lm.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -80,7 +83,7 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
     >>> model(model.tokenize_prompts(["a red"])).hidden.shape[-1]
     128
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     name = os.fspath(name)
     if name in SIZES:
@@ -92,10 +95,11 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
 
         name = str(smollm2())
     try:
-        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        return LanguageModel(lm.eval(), AutoTokenizer.from_pretrained(name))
-    except (OSError, ValueError) as error:
-        raise UserError(f"no language model at {name!r} ({error}); there are also: smollm2, tiny, small") from None
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+    except Exception as error:  # a folder's files are refused with every kind of error
+        why = first_line(error)
+        raise UserError(f"no language model at {name!r} ({why}); there are also: smollm2, tiny, small") from None
+    return LanguageModel(lm.eval(), read_tokenizer(name, getattr(lm.config, "tokenizer_sum", None)))
 
 
 def _fresh(width: int, layers: int, heads: int, tokenizer: Any, seed: int) -> Any:

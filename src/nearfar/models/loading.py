@@ -10,7 +10,9 @@ from torch import nn
 from nearfar.errors import UserError
 from nearfar.models import backbones, checkpoint, pixels
 from nearfar.models.dual_encoder import DualEncoder
+from nearfar.models.folder_checks import first_line
 from nearfar.models.presets import PRESETS, create
+from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import ImageTower, TextTower
 
 
@@ -95,14 +97,14 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
 
 
 def _checkpoint(name: str | Path, tokenizer: Any) -> DualEncoder:
-    from transformers import AutoModel, AutoTokenizer, ImageProcessingMixin
+    from transformers import AutoModel, ImageProcessingMixin
 
     try:
         with backbones.quiet():
-            model = AutoModel.from_pretrained(name)
-        tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no model {str(name)!r} here or on the hub: {str(error).splitlines()[0]}") from error
+            model = AutoModel.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a folder's files are refused with every kind of error
+        raise UserError(f"no model {str(name)!r} here or on the hub: {first_line(error)}") from error
+    tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
     if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
         raise UserError(
             f"{name} holds a {type(model).__name__}, one tower only: give it to nearfar.models.create as image=... or "

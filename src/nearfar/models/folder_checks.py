@@ -1,0 +1,176 @@
+"""A model's folder may be damaged, or come from somebody else: its `config.json` is checked before a model is made.
+
+It is data: it chooses among classes that are here, by name, with settings that a saved model has. It names no module,
+no file and no place on the hub.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import UserError
+
+REMEDY = "copy it from where the model was saved, or save the model anew"
+
+Check = Callable[[Any], bool]
+
+
+def whole(least: int) -> Check:
+    """A whole number from `least` on."""
+    return lambda value: type(value) is int and least <= value < 2**31
+
+
+def between(least: float, most: float) -> Check:
+    """A number in an open interval."""
+    return lambda value: type(value) in (int, float) and least < value < most
+
+
+def absent_or(check: Check) -> Check:
+    """None too."""
+    return lambda value: value is None or check(value)
+
+
+def texts(value: Any) -> bool:
+    """A list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def text(value: Any) -> bool:
+    """A text."""
+    return isinstance(value, str)
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
+def three(value: Any) -> bool:
+    """Three numbers."""
+    return isinstance(value, list) and len(value) == 3 and all(map(between(-math.inf, math.inf), value))
+
+
+def mapping(value: Any) -> bool:
+    """An object."""
+    return isinstance(value, dict)
+
+
+TOWER = {"spec": mapping, "image_size": whole(1), "pooling": text, "text_layers": whole(1), "image_width": whole(1)}
+PIXELS = {"size": whole(1), "mean": three, "std": three, "fit": text, "resize": absent_or(whole(1)), "resample": text}
+ADAPTER = {
+    "rank": whole(1),
+    "alpha": between(0, math.inf),
+    "dropout": lambda value: value == 0 or between(0, 1)(value),
+    "targets": absent_or(texts),
+}
+KEYS: dict[str, Check] = {
+    "image": mapping,
+    "text": mapping,
+    "pixels": mapping,
+    "adapters": mapping,
+    "frozen": texts,
+    "embed_dim": whole(1),
+    "image_projection": text,
+    "text_projection": text,
+    "projection_dropout": lambda value: value == 0 or between(0, 1)(value),
+    "image_heads": whole(1),
+    "max_length": absent_or(whole(1)),
+    "temperature": absent_or(between(0, math.inf)),
+    "bias": absent_or(between(-math.inf, math.inf)),
+    "bridge": flag,
+    "decoder_layers": whole(1),
+    "classes": whole(2),
+}
+"""What a saved model's config may say; which of these depends on its class."""
+NEEDED = ("image", "text", "pixels", "adapters", "frozen")
+
+
+def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: Path) -> None:
+    """Look through the config of a model of class `made`.
+
+    Raises:
+        UserError: a key that is missing or not known, or a value of a wrong type or out of its range.
+    """
+    missing = [key for key in NEEDED if key not in config]
+    if missing:
+        raise UserError(f"{file} has no {missing[0]!r}: {REMEDY}")
+    _check(config, KEYS, file)
+    _check(config["image"], TOWER, file, "image.")
+    _check(config["text"], TOWER, file, "text.")
+    _check(config["pixels"], PIXELS, file, "pixels.")
+    for tower, settings in config["adapters"].items():
+        if tower not in ("image", "text") or not isinstance(settings, dict):
+            raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
+        _check(settings, ADAPTER, file, f"adapters.{tower}.")
+    from nearfar.models.dual_encoder import PARTS
+
+    unknown = [part for part in config["frozen"] if part not in PARTS]
+    if unknown:
+        raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
+    for side in ("image", "text"):
+        check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
+
+
+def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = None) -> None:
+    """Look through what a backbone is made from again: a library that is known, and a name that is one of its own."""
+    if not isinstance(spec, dict):
+        raise UserError(f"{file} has no {where.rstrip('.')!r}: {REMEDY}")
+    library = spec.get("library")
+    keys: dict[str, dict[str, Check]] = {
+        "transformers": {"architecture": text, "config": mapping},
+        "timm": {"name": _plain_name, "options": lambda value: mapping(value) and set(value) <= {"img_size"}},
+        "efficientnet_lite_pytorch": {"name": _plain_name, "taps": lambda value: isinstance(value, list)},
+    }
+    if not isinstance(library, str) or library not in keys:
+        raise UserError(f"{file}: {where}library is {_short(library)}: choose one of {', '.join(keys)}")
+    _check(spec, {"library": text, **keys[library]}, file, where)
+    absent = [key for key in keys[library] if key not in spec and key != "taps"]
+    if absent:
+        raise UserError(f"{file} has no {where + absent[0]!r}: {REMEDY}")
+    for key, value in spec.get("config", {}).items():
+        # Numbers of layers are counted off one by one, so a wrong one would take for ever.
+        if (
+            ("layers" in key or "depth" in key)
+            and type(value) is int
+            and most_layers is not None
+            and value > most_layers
+        ):
+            raise UserError(f"{file}: {where}config.{key} is {_short(value)}, more than the weights have: {REMEDY}")
+        if key == "auto_map" or ("attn_implementation" in key and "/" in str(value)):
+            raise UserError(f"{file}: {where}config.{key} names code to be fetched and run: take it out")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _check(values: Mapping[str, Any], checks: Mapping[str, Check], file: Path, where: str = "") -> None:
+    for key, value in values.items():
+        if key not in checks:
+            raise UserError(f"{file} has an unknown key {_short(where + key)}: {REMEDY}")
+        if not checks[key](value):
+            raise UserError(f"{file}: {where}{key} is {_short(value)}, which it cannot be: {REMEDY}")
+
+
+def _plain_name(value: Any) -> bool:
+    return isinstance(value, str) and value.replace("-", "_").replace(".", "_").isidentifier()
+
+
+def _tensors(weights: Path) -> int | None:
+    """How many tensors a safetensors file holds; None where it cannot be read, which is said later."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "pt") as file:
+            return len(file.keys())
+    except (OSError, SafetensorError):
+        return None
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

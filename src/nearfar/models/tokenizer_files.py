@@ -1,0 +1,66 @@
+"""A model's tokenizer on disk: the one it was trained with, or none.
+
+With another tokenizer a model's embeddings of texts are garbage, and nothing looks wrong: transformers makes one even
+where the file with the vocabulary is missing. So a saved model keeps a checksum of what its tokenizer does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import UserError
+from nearfar.models.folder_checks import first_line
+
+VOCABULARIES = ("*.json", "*.txt", "*.model", "*.vocab", "*.tiktoken", "*.gguf")
+"""Names of files that hold a tokenizer's words, whoever wrote them."""
+SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+OTHERS = {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
+TEXTS = (
+    "A red apple, and 27 blue CARS under a green tree.",
+    "don't!",
+    "caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{DOG}",
+)
+
+
+def tokenizer_sum(tokenizer: Any) -> str:
+    """A checksum of a tokenizer's vocabulary and of the ids it gives to some fixed texts. Another with the same sum
+    gives the same ids, whatever its files look like.
+
+    >>> from nearfar.data.text import train_tokenizer
+    >>> first, second = (train_tokenizer([text] * 9, 262) for text in ("a red car", "two dogs"))
+    >>> tokenizer_sum(first) == tokenizer_sum(first) != tokenizer_sum(second)
+    True
+    """
+    told = [sorted(tokenizer.get_vocab().items()), [list(tokenizer(text)["input_ids"]) for text in TEXTS]]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def read_tokenizer(name: str | Path, expected: Any = None) -> Any:
+    """The tokenizer in a folder (or of a name on the hub), compared with its checksum where there is one.
+
+    Raises:
+        UserError: no tokenizer there, a damaged one, or not the one that the model was saved with.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    remedy = "copy the tokenizer's files from where the model was saved, or save the model anew"
+    if folder.is_dir() and not _has_vocabulary(folder):
+        raise UserError(f"{folder} holds no tokenizer (tokenizer.json is missing): {remedy}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        # What may fail as late as here is a tokenizer whose files contradict one another.
+        now = None if expected is None else tokenizer_sum(tokenizer)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise UserError(f"no tokenizer can be read from {name} ({first_line(error)}): {remedy}") from error
+    if now != expected:
+        raise UserError(f"the tokenizer in {folder} (tokenizer.json) is not the one its model was saved with: {remedy}")
+    return tokenizer
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    found = {path.name for pattern in VOCABULARIES for path in folder.glob(pattern)}
+    return any(not name.endswith(".index.json") for name in found - SETTINGS - OTHERS)
