@@ -20,14 +20,14 @@ import torch
 
 from nearfar import train
 from nearfar.data import open_source
-from nearfar.data.order import Share
-from nearfar.data.skipped import Skipped
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.retrieval import retrieval
+from nearfar.data.batches.order import Share
+from nearfar.data.sources.skipped import Skipped
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.embedding.features import FeatureLoader, precompute
+from nearfar.evaluation.protocols.retrieval import retrieval
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.methods.image_text.ensemble import Ensemble
 from nearfar.models import create
-from nearfar.training.features import FeatureLoader, precompute
 
 SEEN = ["noto", "twemoji", "openmoji", "fluent-3d"]
 UNSEEN = "openmoji-line"

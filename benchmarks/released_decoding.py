@@ -149,7 +149,7 @@ def main() -> None:
     if asked.side:
         work({"ours": ours, "released": released}[asked.side](asked.model, asked.simctg))
         return
-    from nearfar.models.smollm import smollm2
+    from nearfar.models.language.smollm import smollm2
 
     folder, load = str(smollm2()), os.getloadavg()[0]
     sides = {"ours": sys.executable, "released": asked.old}

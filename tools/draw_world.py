@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nearfar.data import world
 from nearfar.data.scenes import scenes, video
-from nearfar.data.source import Record
+from nearfar.data.sources.source import Record
 
 ASSETS = Path(__file__).parents[1] / "docs/assets"
 FONT = ImageFont.load_default(size=13)

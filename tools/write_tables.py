@@ -17,7 +17,7 @@ from typing import Any
 
 from nearfar.cli import COMMANDS
 from nearfar.papers import PAPERS, as_markdown
-from nearfar.reproductions import tables
+from nearfar.reproductions.shared import result_tables as tables
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)

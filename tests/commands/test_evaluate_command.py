@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nearfar.cli import main
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.evaluation import load_results
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 190, 30), "blue": (20, 30, 200)}

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from nearfar.cli import main
-from nearfar.data.text import train_tokenizer
+from nearfar.data.fields.text import train_tokenizer
 from nearfar.decoding import contrastive_search
 from nearfar.models.language import language_model
 

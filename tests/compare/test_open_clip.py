@@ -11,7 +11,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from nearfar.models import load
-from nearfar.models.pixels import CLIP, Pixels
+from nearfar.models.towers.pixels import CLIP, Pixels
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -7,7 +7,7 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, create
-from nearfar.models.backbones import image_tower
+from nearfar.models.towers.backbones import image_tower
 
 timm = pytest.importorskip("timm")
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records, open_source, train_tokenizer, vqa
-from nearfar.data.answers import answer_counts, answer_shares
-from nearfar.data.batch import rows
-from nearfar.data.skipped import BadRecord
+from nearfar.data.batches.batch import rows
+from nearfar.data.fields.answers import answer_counts, answer_shares
+from nearfar.data.sources.skipped import BadRecord
 from nearfar.errors import UserError
 
 TOKENIZER = train_tokenizer(["what is it", "a cat", "a dog", "yes no"], 300)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nearfar.data import Loader, Records, mine_hard_images, train_tokenizer
-from nearfar.data.source import Stream
+from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
 TOKENIZER = train_tokenizer(["number 0 1 2 3 4 5 6 7 8 9"], 300)

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records, train_tokenizer
-from nearfar.data.source import Stream
-from nearfar.data.views import Preset
+from nearfar.data.fields.views import Preset
+from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
 TOKENIZER = train_tokenizer(["a cat", "a dog", "number 0 1 2 3 4 5 6 7 8 9"], 300)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from nearfar.data import folder, hub, open_source, shards, table
-from nearfar.data.images import BadImage, load_image
-from nearfar.data.source import Stream
+from nearfar.data.fields.images import BadImage, load_image
+from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from nearfar.data import open_source, world
-from nearfar.data.skipped import Skipped
-from nearfar.data.source import Records, captions, concat
+from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import Records, captions, concat
 from nearfar.errors import UserError
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.data.grammar import noun_phrases, sentence, tags, units, words
-from nearfar.data.swaps import CaptionSwapper, swap
+from nearfar.data.mining.grammar import noun_phrases, sentence, tags, units, words
+from nearfar.data.mining.swaps import CaptionSwapper, swap
 from nearfar.errors import UserError
 
 CAPTION = "a big red dog quickly chases two small cats near the old house"

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nearfar.data.text import SPECIAL, clean_caption, load_tokenizer, tokenize, train_tokenizer
+from nearfar.data.fields.text import SPECIAL, clean_caption, load_tokenizer, tokenize, train_tokenizer
 from nearfar.errors import UserError
 
 CORPUS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("car", "cat", "bicycle")] * 5
@@ -47,7 +47,7 @@ def test_words_of_the_corpus_become_single_tokens():
 def test_the_same_corpus_gives_the_same_vocabulary_in_another_process():
     corpus = [f"{a}{b} {b}{a}" for a in "abcdefgh" for b in "abcdefgh"] * 3  # full of ties
     code = (
-        "from nearfar.data.text import train_tokenizer\n"
+        "from nearfar.data.fields.text import train_tokenizer\n"
         f"print(train_tokenizer({corpus!r}, 350).backend_tokenizer.to_str())"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,6 +1,6 @@
 import pytest
 
-from nearfar.data.text_corpus import corpus, passages
+from nearfar.data.sources.text_corpus import corpus, passages
 from nearfar.errors import UserError
 
 

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.data import colour, geometry
-from nearfar.data.views import PRESETS, Preset, Views
+from nearfar.data.fields import colour
+from nearfar.data.fields import view_geometry as geometry
+from nearfar.data.fields.views import PRESETS, Preset, Views
 
 
 def generator(seed=0):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.decoding import contrastive_search
-from nearfar.decoding.leaves import refusal
+from nearfar.decoding.contrastive.leaves import refusal
 from oracles import contrastive_search as oracle
 
 LEAVES = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.decoding import contrastive_search, contrastive_search_generate
-from nearfar.decoding.leaf_cache import LeafCache
+from nearfar.decoding.contrastive.leaf_cache import LeafCache
 from nearfar.errors import UserError
 
 CALL = {"k": 4, "alpha": 0.6, "max_new_tokens": 12}
@@ -132,7 +132,7 @@ def test_stopping_criteria(llama, batch):
 
 
 def test_stop_strings(prompts):
-    from nearfar.data.text import train_tokenizer
+    from nearfar.data.fields.text import train_tokenizer
     from nearfar.models.language import language_model
 
     tokenizer = train_tokenizer(["a red car and a blue car"], 300)

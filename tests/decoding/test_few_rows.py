@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nearfar.decoding import contrastive_search
-from nearfar.decoding.few_rows import few_rows, few_rows_linear
+from nearfar.decoding.contrastive.few_rows import few_rows, few_rows_linear
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def test_leaves_on_two_threads_write_what_copies_write(two_threads):
 def test_greedy_search_keeps_the_usual_products(two_threads, monkeypatch, k, alpha, reordered):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    import nearfar.decoding.loop
+    import nearfar.decoding.contrastive.loop
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=17, n_embd=8, n_layer=1, n_head=2, eos_token_id=None)).eval()
     entered = []
-    monkeypatch.setattr(nearfar.decoding.loop, "few_rows", lambda model: entered.append(1) or nullcontext())
+    monkeypatch.setattr(nearfar.decoding.contrastive.loop, "few_rows", lambda model: entered.append(1) or nullcontext())
     contrastive_search(model, torch.tensor([[3, 4], [5, 6]]), k=k, alpha=alpha, max_new_tokens=2)
     assert bool(entered) == reordered

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nearfar.decoding import contrastive_search
-from nearfar.evaluation.generation import diversity, repetition
+from nearfar.evaluation.language.generation import diversity, repetition
 from oracles.released_models import released_model
 
 RECORDED = json.loads((Path(__file__).parent / "released" / "simctg.json").read_text())

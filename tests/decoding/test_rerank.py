@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.decoding import contrastive_rerank, degeneration_penalty
-from nearfar.decoding.growing import Growing
+from nearfar.decoding.contrastive.growing import Growing
 
 
 def states_with_penalties(penalties):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 
 COLOURS = {
     "red": (220, 30, 30),

@@ -7,10 +7,10 @@ from PIL import Image
 
 from nearfar.cli import main
 from nearfar.data.scenes import questions
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import answering, evaluate, load_results
-from nearfar.evaluation.answers import QuestionPrior, exact, left_out, plain_answer, soft
+from nearfar.evaluation.measures.answer_match import QuestionPrior, exact, left_out, plain_answer, soft
 from nearfar.evaluation.report import write_report
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "white": (255, 255, 255)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar.data.grammar import tags, words
+from nearfar.data.mining.grammar import tags, words
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.aro import aro_cases
 from nearfar.evaluation.compositionality.blind import NgramBaseline

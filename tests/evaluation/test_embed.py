@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import Embeddings, embed, embed_images, embed_texts
 

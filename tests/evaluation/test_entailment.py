@@ -6,7 +6,7 @@ from PIL import Image
 
 from nearfar.cli import main
 from nearfar.data.scenes import statements
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import entailment, evaluate, load_results
 from nearfar.evaluation.report import write_report

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.errors import UserError
-from nearfar.evaluation.generation import coherence, diversity, generation, repetition
+from nearfar.evaluation.language.generation import coherence, diversity, generation, repetition
 
 
 def test_repetition_by_hand():

@@ -6,7 +6,14 @@ import torch
 from torch.nn.functional import normalize
 
 from nearfar.evaluation import Embeddings, geometry
-from nearfar.evaluation.geometry import effective_rank, hubness, mean_cosine, spread, uniformity, uniformity_of_sphere
+from nearfar.evaluation.protocols.geometry import (
+    effective_rank,
+    hubness,
+    mean_cosine,
+    spread,
+    uniformity,
+    uniformity_of_sphere,
+)
 
 
 def unit(n, dim, seed=0):

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-import nearfar.models.grounding
+import nearfar.models.fusion.attention_maps
+from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.scenes import scenes
-from nearfar.data.source import Records
-from nearfar.data.text import train_tokenizer
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import evaluate, grounding, load_results, save_results
-from nearfar.evaluation.grounding import overlap
+from nearfar.evaluation.protocols.grounding import overlap
 from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.examples import overlaid
 from nearfar.models import create, ground
@@ -50,7 +50,7 @@ def looks_left(monkeypatch):
         heat = torch.tensor([[4.0, 2.0], [1.0, 0.0]]) * tokens["attention_mask"][:, :, None, None]
         return heat if layer is None else heat.flip(-1)
 
-    monkeypatch.setattr(nearfar.models.grounding, "ground", look)
+    monkeypatch.setattr(nearfar.models.fusion.attention_maps, "ground", look)
 
 
 def picture(size=(32, 32)):

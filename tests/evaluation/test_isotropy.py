@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nearfar.errors import UserError
-from nearfar.evaluation.isotropy import IsotropyMeter, isotropy, language_model_isotropy, plot_isotropy
+from nearfar.evaluation.language.isotropy import IsotropyMeter, isotropy, language_model_isotropy, plot_isotropy
 
 
 def slow(hidden, mask):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nearfar.errors import UserError
-from nearfar.evaluation.mauve import area, divergence_curve, last_states, mauve
+from nearfar.evaluation.language.mauve import area, divergence_curve, last_states, mauve
 
 # Of mauve-text 0.4.0, from these histograms (its get_divergence_curve_for_multinomials, 25 points, c = 5).
 RELEASED = [

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.evaluation.median_rank import median_rank, median_rank_interval
-from nearfar.evaluation.ranks import Ranks, rank_scores
+from nearfar.evaluation.measures.median_rank import median_rank, median_rank_interval
+from nearfar.evaluation.measures.ranks import Ranks, rank_scores
 
 
 def at_places(places, candidates=100):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearfar.data.source import Records, Stream
+from nearfar.data.sources.source import Records, Stream
 from nearfar.errors import UserError
 from nearfar.evaluation import PROTOCOLS, evaluate
 from nearfar.evaluation.needs import lacking, unable

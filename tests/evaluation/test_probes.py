@@ -4,7 +4,7 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.evaluation import Embeddings, knn, linear_probe
-from nearfar.evaluation.probes import split
+from nearfar.evaluation.protocols.probes import split
 
 
 def labelled(n, classes=5, noise=1.0, dim=8, seed=0, offset=0):

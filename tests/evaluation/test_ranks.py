@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.evaluation.ranks import Ranks, nearest, rank, rank_scores
+from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
 
 
 def brute_force(scores, query_group, candidate_group, k):

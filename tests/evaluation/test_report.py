@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.evaluation import Embeddings, embed, evaluate, save_results
 from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.figures import curves

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from nearfar.errors import UserError
-from nearfar.evaluation.bootstrap import mean_interval, resample
-from nearfar.evaluation.result import Metric, Result, load_results, save_results
+from nearfar.evaluation.measures.bootstrap import mean_interval, resample
+from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
 
 RESULT = Result(
     "retrieval",

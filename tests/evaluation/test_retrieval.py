@@ -4,8 +4,8 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.evaluation import Embeddings, embed, retrieval
-from nearfar.evaluation.ranks import rank_scores
-from nearfar.evaluation.retrieval import rank_metrics
+from nearfar.evaluation.measures.ranks import rank_scores
+from nearfar.evaluation.protocols.retrieval import rank_metrics
 
 
 def random_data(n=60, each=3, dim=12, seed=0, **columns):

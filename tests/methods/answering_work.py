@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nearfar import distributed as processes
 from nearfar import train
-from nearfar.data.batch import rows
+from nearfar.data.batches.batch import rows
 from nearfar.methods.image_text.answering import Answering
 from nearfar.models import load
-from nearfar.training import processes
 
 TEXTS = ["a red car", "two small dogs", "the old house", "a boat at sea"]
 ANSWERS = ["red", "two dogs", "", "sea", "", "", "house", "tree", "a boat", "tall", "", ""]

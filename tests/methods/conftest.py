@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nearfar.models
-from nearfar.data.text import train_tokenizer
+from nearfar.data.fields.text import train_tokenizer
 
 TEXTS = ["a red car", "two small dogs", "the old house near a tree", "a boat at sea", "one red fish", "a tall tower"]
 

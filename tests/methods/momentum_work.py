@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from nearfar import distributed as processes
 from nearfar import train
 from nearfar.methods import find
 from nearfar.models import load
-from nearfar.training import processes
 
 
 class Stop(Exception):

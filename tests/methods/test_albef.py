@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from nearfar.losses.functional import info_nce, soft_target_info_nce
 from nearfar.methods.image_text.albef import ALBEF
-from nearfar.methods.image_text.matching import masked_language_loss, matching_loss
-from nearfar.methods.image_text.momentum_contrast import MomentumContrast
+from nearfar.methods.parts.matching import masked_language_loss, matching_loss
+from nearfar.methods.parts.momentum_contrast import MomentumContrast
 
 
 def test_worked_numbers_of_the_soft_targets():

@@ -8,7 +8,7 @@ from PIL import Image
 
 import nearfar
 from nearfar.data import Loader, Records
-from nearfar.data.batch import rows
+from nearfar.data.batches.batch import rows
 from nearfar.errors import UserError
 from nearfar.methods.image_text.answering import Answering
 from nearfar.models import FusionAnswerer, FusionModel, load

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 import nearfar
-from nearfar.data.text import train_tokenizer
+from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.methods.image_text.ensemble import Ensemble

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize, pad
 
-from nearfar.methods.image_text import albef, matching, tcl
+from nearfar.methods.image_text import albef, tcl
 from nearfar.methods.image_text.albef import ALBEF
-from nearfar.methods.image_text.matching import masked_language_loss, matching_loss
 from nearfar.methods.image_text.tcl import TCL
+from nearfar.methods.parts import matching
+from nearfar.methods.parts.matching import masked_language_loss, matching_loss
 
 
 class Recorder:

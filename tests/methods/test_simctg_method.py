@@ -3,13 +3,13 @@ import torch
 
 import nearfar
 from nearfar.data import Loader
-from nearfar.data.text import train_tokenizer
-from nearfar.data.text_corpus import corpus
+from nearfar.data.fields.text import train_tokenizer
+from nearfar.data.sources.text_corpus import corpus
 from nearfar.decoding import contrastive_search
-from nearfar.evaluation.isotropy import isotropy
+from nearfar.evaluation.language.isotropy import isotropy
 from nearfar.losses.simctg import simctg_loss
 from nearfar.methods.text.simctg import SimCTG
-from nearfar.models.language import LanguageModel, language_model
+from nearfar.models.language.model import LanguageModel, language_model
 
 
 @pytest.fixture(scope="module")

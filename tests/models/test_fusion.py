@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, FusionEncoder, FusionModel, MatchScorer, create, load, mask_tokens, rerank
-from nearfar.models.backbones import text_tower
-from nearfar.models.fusion import CrossAttention
+from nearfar.models.fusion.fusion_encoder import CrossAttention
+from nearfar.models.towers.backbones import text_tower
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 KIN = {

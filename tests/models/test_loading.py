@@ -124,7 +124,7 @@ def test_towers_come_pretrained_from_packages():
 def test_lite_classifies_as_its_package_does():
     from efficientnet_lite_pytorch import EfficientNet
 
-    from nearfar.models.backbones import image_tower
+    from nearfar.models.towers.backbones import image_tower
 
     tower, _ = image_tower("efficientnet-lite0", image_size=64)
     pixels = torch.randn(1, 3, 64, 64)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nearfar.errors import UserError
-from nearfar.models.pixels import CLIP, Pixels, from_processor
+from nearfar.models.towers.pixels import CLIP, Pixels, from_processor
 
 
 def noise(width, height, mode="RGB"):

@@ -6,7 +6,7 @@ import torch
 from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.models import create, load
-from nearfar.models.projection import projection
+from nearfar.models.dual.projection import projection
 
 
 @pytest.mark.parametrize("kind", ["linear", "linear-no-bias", "mlp"])

@@ -1,7 +1,7 @@
 import pytest
 
 from nearfar.errors import UserError
-from nearfar.models import smollm
+from nearfar.models.language import smollm
 
 
 @pytest.fixture

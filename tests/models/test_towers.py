@@ -6,7 +6,7 @@ import torch
 from models.tower_configs import BERT, CONVNEXT, IMAGES, SMALL, TEXTS, VIT
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, create, load
-from nearfar.models.backbones import LITE_DEEP, image_tower, text_tower
+from nearfar.models.towers.backbones import LITE_DEEP, image_tower, text_tower
 
 
 @pytest.mark.parametrize("name", IMAGES)

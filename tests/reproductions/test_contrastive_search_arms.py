@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nearfar.reproductions.contrastive_search as module
-from nearfar.models import language
+from nearfar.models.language import language_model as language
 
 
 def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):
@@ -14,8 +14,8 @@ def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):
 
     def toy(name="smollm2", **options):
         if name == "smollm2":
-            from nearfar.data.text import train_tokenizer
-            from nearfar.data.text_corpus import corpus
+            from nearfar.data.fields.text import train_tokenizer
+            from nearfar.data.sources.text_corpus import corpus
 
             options["tokenizer"] = train_tokenizer(corpus("python").texts()[:100], 400)
         return fresh("tiny", **options)
@@ -64,7 +64,7 @@ class Fixed:
 
 
 def test_each_sampler_draws_from_its_own_set_of_tokens(monkeypatch):
-    from nearfar.data.text import train_tokenizer
+    from nearfar.data.fields.text import train_tokenizer
 
     model = language.language_model("tiny", tokenizer=train_tokenizer(["a red car"], 300))
     fixed = Fixed(model.lm.config.vocab_size)

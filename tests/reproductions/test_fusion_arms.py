@@ -2,7 +2,8 @@
 
 import pytest
 
-from nearfar.reproductions import albef, coloured_shapes, fusion_pairs, tcl
+from nearfar.reproductions import albef, tcl
+from nearfar.reproductions.shared import coloured_shapes, fusion_pairs
 
 
 def test_wrong_captions_are_a_share_and_fixed_for_the_seed():

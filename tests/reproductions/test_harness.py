@@ -6,8 +6,8 @@ import pytest
 
 from nearfar.errors import UserError
 from nearfar.reproductions import find
-from nearfar.reproductions.harness import Claim, Reproduction, interval, judge, reproduce
-from nearfar.reproductions.tables import as_markdown
+from nearfar.reproductions.shared.harness import Claim, Reproduction, interval, judge, reproduce
+from nearfar.reproductions.shared.result_tables import as_markdown
 from reproductions.seed_work import threads_and_seed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 
 COLOURS = {
     "red": (220, 30, 30),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from search.colours import SHAPES, ColourEncoder, draw, png
 
 

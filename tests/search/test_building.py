@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nearfar.data.skipped import Skipped
-from nearfar.data.source import Records
+from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build, query
-from nearfar.search.writer import Writer
+from nearfar.search.index.writer import Writer
 from search.colours import ColourEncoder, draw, folder_source
 
 
@@ -203,7 +203,7 @@ def test_every_kind_finds_the_nearest(encoder, kind, tmp_path):
     vectors = rng.standard_normal((300, 24)).astype("f4")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     with Writer.create(tmp_path / "index", model="m", dim=24, probe=[], kind=kind) as writer:
-        from nearfar.search.items import Item
+        from nearfar.search.index.items import Item
 
         for row, vector in enumerate(vectors):
             writer.put(Item(key=str(row), stamp="", source="s", row=-1), vector)

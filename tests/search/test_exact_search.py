@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.search.exact import exact_search
+from nearfar.search.index.exact import exact_search
 
 
 @settings(max_examples=25, deadline=None)

@@ -20,7 +20,7 @@ def index(encoder, photos, tmp_path):
 
 @pytest.fixture
 def address(index):
-    from nearfar.search.serving import uploads_folder
+    from nearfar.search.page.serving import uploads_folder
 
     with uploads_folder() as uploads, served(index, ColourEncoder(), uploads) as address:
         yield address

@@ -27,7 +27,7 @@ def address(tmp_path_factory):
     """The page, served in this process over pictures of every colour on every other."""
     import uvicorn
 
-    from nearfar.search.serving import free_port, make_app, uploads_folder
+    from nearfar.search.page.serving import free_port, make_app, uploads_folder
 
     folder = tmp_path_factory.mktemp("photos")
     for colour in ("red", "green", "blue", "yellow"):

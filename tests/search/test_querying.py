@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, Query, build, compose_query, query, zero_shot_labels
-from nearfar.search.identity import check_model
-from nearfar.search.writer import Writer
+from nearfar.search.index.identity import check_model
+from nearfar.search.index.writer import Writer
 from search.colours import ColourEncoder, draw, folder_source, png
 
 

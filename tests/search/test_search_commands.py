@@ -9,7 +9,7 @@ import pytest
 
 import nearfar.models
 from nearfar import cli
-from nearfar.evaluation.embeddings import Embeddings
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.search import Index
 from search.colours import ColourEncoder, draw
 

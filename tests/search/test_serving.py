@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from nearfar.search import build
-from nearfar.search.page import Desk
-from nearfar.search.uploads import Uploads
+from nearfar.search.page.search_page import Desk
+from nearfar.search.page.uploads import Uploads
 from search.colours import ColourEncoder, draw, folder_source, png
 
 pytest.importorskip("gradio")
@@ -21,7 +21,7 @@ def index(encoder, photos, tmp_path):
 def client(index):
     from fastapi.testclient import TestClient
 
-    from nearfar.search.serving import make_app, uploads_folder
+    from nearfar.search.page.serving import make_app, uploads_folder
 
     with uploads_folder() as uploads:
         app = make_app(index, ColourEncoder(), uploads)
@@ -108,7 +108,7 @@ def test_a_file_that_went_shows_as_a_grey_card(index, encoder, uploads, photos):
 
 
 def test_labels_of_an_index_without_end_are_not_compared(index, encoder, uploads, photos, monkeypatch):
-    monkeypatch.setattr("nearfar.search.page.MOST_LABELS", 3)
+    monkeypatch.setattr("nearfar.search.page.search_page.MOST_LABELS", 3)
     desk = Desk(index, encoder, uploads)
     upload = uploads.keep("visitor", "red.png", (photos / "red-disc.png").read_bytes())
     assert "too many" in desk.label(upload, "")[1]

@@ -14,7 +14,7 @@ def served(index, encoder, uploads, **options):
     """The address of the page, served in a thread."""
     import uvicorn
 
-    from nearfar.search.serving import free_port, make_app
+    from nearfar.search.page.serving import free_port, make_app
 
     port = free_port()
     app = make_app(index, encoder, uploads, **options)

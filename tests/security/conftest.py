@@ -23,7 +23,7 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uploads():
     """The folder of the server at `address`."""
-    from nearfar.search.serving import uploads_folder
+    from nearfar.search.page.serving import uploads_folder
 
     with uploads_folder() as folder:
         yield folder

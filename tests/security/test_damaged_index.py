@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nearfar import cli
-from nearfar.data.source import Records
+from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build, query
-from nearfar.search.writer import Writer
+from nearfar.search.index.writer import Writer
 from search.colours import COLOURS, ColourEncoder, draw, png
 
 REMEDY = "is damaged: .*; delete it and make it anew with `nearfar index MODEL SOURCE --out "
@@ -158,7 +158,7 @@ GRAPH = {
 
 def graph(index, count=12, dim=7, turned=False):
     """Another graph in the place of the index's own."""
-    from nearfar.search.neighbours import build_graph
+    from nearfar.search.index.neighbours import build_graph
 
     path = next(index.glob("*.faiss"))
     vectors = np.fromfile(next(index.glob("vectors-*")), "<f4").reshape(-1, 7)[:count, :dim]
@@ -169,7 +169,7 @@ def use(where):
     """What `search` and `serve` do: open, look at the model, search."""
     encoder = ColourEncoder()
     index = Index(where)
-    from nearfar.search.identity import check_model
+    from nearfar.search.index.identity import check_model
 
     check_model(index.manifest, encoder, where=str(where))
     index.labels()

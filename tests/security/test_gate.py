@@ -5,9 +5,9 @@ import os
 import time
 
 import pytest
+from nearfar.search.page.visitors import Password, Visitors, password
 
 from nearfar.errors import UserError
-from nearfar.search.visitors import Password, Visitors, password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
@@ -34,7 +34,7 @@ def test_what_the_page_does_not_need_is_closed(index):
     from fastapi.testclient import TestClient
     from starlette.routing import Mount
 
-    from nearfar.search.serving import make_app, uploads_folder
+    from nearfar.search.page.serving import make_app, uploads_folder
 
     reached = set()
 
@@ -118,7 +118,7 @@ def test_two_visitors_with_one_sessions_name_have_a_session_each(address):
 
 
 def test_uploads_go_when_the_page_is_closed(index):
-    from nearfar.search.serving import uploads_folder
+    from nearfar.search.page.serving import uploads_folder
 
     with uploads_folder(linger=0.3) as uploads, served(index, ColourEncoder(), uploads) as address:
         visitor = Visitor(address)
@@ -174,7 +174,7 @@ def test_a_form_that_is_none_is_refused(visitor):
 
 def test_the_password_is_needed_at_every_address(index):
     word = "me:a long password"
-    from nearfar.search.serving import uploads_folder
+    from nearfar.search.page.serving import uploads_folder
 
     with uploads_folder() as uploads, served(index, ColourEncoder(), uploads, password=Password(word)) as address:
         http = httpx.Client(base_url=address)
@@ -206,7 +206,9 @@ def basic(words):
 
 def test_the_password_is_compared_whole_and_in_constant_time(monkeypatch):
     compared = []
-    monkeypatch.setattr("nearfar.search.visitors.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b)
+    monkeypatch.setattr(
+        "nearfar.search.page.visitors.hmac.compare_digest", lambda a, b: compared.append((a, b)) or a == b
+    )
     guard = Password("me:correct horse")
     assert guard.opens(basic("me:correct horse"))
     for words in ("me:correct hors", "", "me:correct horse\0", "ü"):

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nearfar
-from nearfar.data.text import train_tokenizer
+from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.models import FusionAnswerer, FusionClassifier, create
-from nearfar.models.language import language_model
+from nearfar.models.language.model import language_model
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {"model_type": "vit", "image_size": 16, "patch_size": 8, **SMALL}

@@ -68,7 +68,7 @@ def test_a_search_takes_on_only_so_much(address):
 
 
 def test_numbers_out_of_their_range_are_refused(index, uploads):
-    from nearfar.search.page import Desk
+    from nearfar.search.page.search_page import Desk
     from search.colours import ColourEncoder
 
     desk = Desk(index, ColourEncoder(), uploads)

@@ -7,8 +7,8 @@ import yaml
 
 from nearfar import cli, methods
 from nearfar.errors import UserError
-from nearfar.training.assemble import build_model
 from nearfar.training.recipe import load
+from nearfar.training.recipe.assemble import build_model
 
 CODE = """
 import pathlib
@@ -192,7 +192,7 @@ def test_trust_takes_the_name_of_a_module(name):
 
 def test_every_name_of_nearfar_is_found():
     from nearfar.models import MAKERS
-    from nearfar.training.sections import maker
+    from nearfar.training.recipe.sections import maker
 
     for name, where in MAKERS.items():
         assert maker({"make": name}) is maker({"make": where})

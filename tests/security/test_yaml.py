@@ -4,8 +4,8 @@ import pytest
 
 from nearfar import cli
 from nearfar.errors import UserError
-from nearfar.training.reading import dump, parse
 from nearfar.training.recipe import load
+from nearfar.training.recipe.reading import dump, parse
 
 SOUND = "data: {train: world/emoji}\nmodel: {preset: tiny}\nmethod: {name: clip}\n"
 WRONG = {

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from nearfar import distributed as processes
 from nearfar import files
-from nearfar.training import checkpoint, processes
-from nearfar.training.checkpoint import Checkpoints
+from nearfar.training.state import run_checkpoint as checkpoint
+from nearfar.training.state.run_checkpoint import Checkpoints
 
 DELAY = 0.4
 """Seconds: far longer than what the other process needs to go on where nothing holds it."""

@@ -8,9 +8,9 @@ import torch
 from cases import CASES, N, case_batch, make
 from toy import Deep, Noisy, Pairs, batch, gradients
 
-from nearfar.data.batch import rows
-from nearfar.training import processes
-from nearfar.training.gradients import backward
+from nearfar import distributed as processes
+from nearfar.data.batches.batch import rows
+from nearfar.training.loop.gradients import backward
 
 
 def local_part(whole: dict, total: int = N) -> dict:
@@ -59,7 +59,7 @@ def train_apart(out: str, options: dict) -> tuple[dict, list]:
 def train_sharded(out: str, stop: int, steps: int, options: dict) -> dict:
     """As `train_apart`, with blocks to shard; stops after `stop` steps, resumes, and returns whole final weights."""
     from nearfar import train
-    from nearfar.training import sharding
+    from nearfar.training.state import sharding
 
     class Stop(Exception):
         pass

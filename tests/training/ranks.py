@@ -47,7 +47,7 @@ def _rank(function: Callable[..., Any], rank: int, world: int, port: int, args: 
     }
     import torch
 
-    from nearfar.training import processes
+    from nearfar import distributed as processes
 
     torch.set_num_threads(1)
     processes.start("cpu")

@@ -10,7 +10,7 @@ from toy import Plain, loader
 
 from nearfar import train
 from nearfar.errors import UserError
-from nearfar.training import checkpoint
+from nearfar.training.state import run_checkpoint as checkpoint
 
 QUIET = {"progress": False, "report": False}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy import Pairs, batch, gradients
 
-from nearfar.data.batch import rows
-from nearfar.training.gradients import backward
+from nearfar.data.batches.batch import rows
+from nearfar.training.loop.gradients import backward
 
 
 def reference(method, data):

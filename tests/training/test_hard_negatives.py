@@ -6,7 +6,7 @@ import torch
 from nearfar.data import Records
 from nearfar.errors import UserError
 from nearfar.training import recipe
-from nearfar.training.hard_negatives import mined_images
+from nearfar.training.recipe.hard_data import mined_images
 
 SMALL = {
     "data.train.n": 40,

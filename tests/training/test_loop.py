@@ -16,9 +16,10 @@ from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.models import create
-from nearfar.training import NotFinite, TrainConfig, random_state
-from nearfar.training.ema import MovingAverage
-from nearfar.training.validation import validate
+from nearfar.training import NotFinite, TrainConfig
+from nearfar.training.loop.ema import MovingAverage
+from nearfar.training.loop.validation import validate
+from nearfar.training.state import random_state
 
 QUIET = {"progress": False, "report": False}
 

@@ -14,8 +14,8 @@ from toy import Pairs, Plain, loader
 
 from nearfar import files, train
 from nearfar.errors import UserError
-from nearfar.training import checkpoint
-from nearfar.training.checkpoint import Checkpoints
+from nearfar.training.state import run_checkpoint as checkpoint
+from nearfar.training.state.run_checkpoint import Checkpoints
 
 STEPS = 24
 CLOCK = ("samples_per_s", "seconds")

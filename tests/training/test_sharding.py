@@ -7,7 +7,7 @@ from ranks import run
 from safetensors.numpy import load_file
 
 from nearfar.errors import UserError
-from nearfar.training import sharding
+from nearfar.training.state import sharding
 
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 import nearfar
 from nearfar import cli
-from nearfar.data.source import Records, Stream
-from nearfar.training import shown
+from nearfar.data.sources.source import Records, Stream
+from nearfar.training.loop import report_data as shown
 from nearfar.training.recipe import load
 
 SEEN = "training data, which the model has seen"

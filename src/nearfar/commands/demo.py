@@ -85,7 +85,7 @@ def mark(styles: list[str], train: Any) -> list[str]:
 
 def index(model: Any, source: Any, out: Path) -> None:
     """Make a search index of the held-out pictures in `out/index`."""
-    from nearfar.search.building import build
+    from nearfar.search.index.building import build
 
     build(model, source, out / "index", model=str((out / "model").resolve()), progress=True)
 

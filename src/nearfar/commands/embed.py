@@ -37,8 +37,8 @@ def embed(
 
     from nearfar import files
     from nearfar.data import open_source
+    from nearfar.embedding.embed_source import embed as embed_source
     from nearfar.errors import UserError
-    from nearfar.evaluation.embed import embed as embed_source
     from nearfar.models import load
 
     if out.suffix != ".safetensors":

@@ -35,7 +35,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
     from nearfar.models import load
-    from nearfar.models.reranker import as_fusion
+    from nearfar.models.fusion.reranker import as_fusion
 
     at_least(1, **{"--limit": asked.limit, "--batch-size": asked.batch_size})
     if asked.json:
@@ -174,7 +174,7 @@ def open_data(spec: str, split: str | None, asked: Namespace, *, otherwise: str)
 
 def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) -> Any:
     """The re-ranker over the pictures and captions that were embedded."""
-    from nearfar.data.images import load_image
+    from nearfar.data.fields.images import load_image
     from nearfar.models import MatchScorer, Reranker
 
     if not hasattr(source, "__getitem__"):

@@ -37,7 +37,7 @@ def generate(
     from transformers.utils import logging
 
     from nearfar.decoding import contrastive_search
-    from nearfar.evaluation.isotropy import isotropy
+    from nearfar.evaluation.language.isotropy import isotropy
     from nearfar.models.language import language_model
 
     logging.set_verbosity_error()

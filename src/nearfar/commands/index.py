@@ -39,10 +39,10 @@ def index(
     from rich.console import Console
 
     from nearfar.data import open_source
-    from nearfar.data.skipped import Skipped
+    from nearfar.data.sources.skipped import Skipped
     from nearfar.models import load
-    from nearfar.search.building import build
-    from nearfar.search.opening import resolve
+    from nearfar.search.index.building import build
+    from nearfar.search.querying.opening import resolve
 
     records = open_source(source, split=split, image=image, text=text, label=label)
     name = resolve(source) + (f":{split}" if split else "")

@@ -18,8 +18,8 @@ def reproduce(slug: str, out: Path | None = None, workers: int = 1) -> None:
     from rich.console import Console
 
     from nearfar.reproductions import find
-    from nearfar.reproductions.harness import reproduce as run
-    from nearfar.reproductions.tables import arms_table, claims_table
+    from nearfar.reproductions.shared.harness import reproduce as run
+    from nearfar.reproductions.shared.result_tables import arms_table, claims_table
 
     path = out or Path("runs") / "reproductions" / f"{slug}.json"
     record = run(find(slug), path, workers=workers)

@@ -26,9 +26,9 @@ def serve(
         auth: user:password that the page asks for. The list of processes shows it to other users of this machine; the
             environment variable NEARFAR_AUTH, which is read where --auth is not given, does not.
     """
-    from nearfar.search.opening import open_index
-    from nearfar.search.serving import serve as serve_page
-    from nearfar.search.visitors import password
+    from nearfar.search.page.serving import serve as serve_page
+    from nearfar.search.page.visitors import password
+    from nearfar.search.querying.opening import open_index
 
     needed = password(auth)
     opened, encoder = open_index(index, model=model)

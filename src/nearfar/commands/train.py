@@ -22,7 +22,7 @@ def train(arguments: Sequence[str]) -> None:
     if (asked.recipe is None) == (asked.resume is None):
         parser().error("name a recipe, or a run folder with --resume")
     settings = asked.setting
-    from nearfar.training import processes
+    from nearfar import distributed as processes
     from nearfar.training.recipe import load
 
     recipe = load(asked.resume or asked.recipe, settings, trust=asked.trust)

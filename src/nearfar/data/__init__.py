@@ -10,32 +10,41 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "open_source": "opening",
-    "folder": "image_folder",
-    "table": "tables",
-    "shards": "tar_shards",
-    "hub": "datasets_hub",
-    "vqa": "vqa_files",
-    "Source": "source",
-    "Stream": "source",
-    "Records": "source",
-    "Record": "source",
-    "concat": "source",
-    "Skipped": "skipped",
-    "Loader": "loader",
-    "Views": "views",
-    "Preset": "views",
-    "BadImage": "images",
-    "load_image": "images",
-    "train_tokenizer": "text",
-    "tokenize": "text",
-    "clean_caption": "text",
-    "AltTextFilter": "filters",
-    "CaptionSwapper": "swaps",
-    "with_hard_captions": "hard_captions",
-    "mine_hard_images": "neighbours",
+    "open_source": "sources.opening",
+    "folder": "sources.image_folder",
+    "table": "sources.table_files",
+    "shards": "sources.tar_shards",
+    "hub": "sources.datasets_hub",
+    "vqa": "sources.vqa_files",
+    "Source": "sources.source",
+    "Stream": "sources.source",
+    "Records": "sources.source",
+    "Record": "sources.source",
+    "concat": "sources.source",
+    "Skipped": "sources.skipped",
+    "Loader": "batches.loader",
+    "Views": "fields.views",
+    "Preset": "fields.views",
+    "BadImage": "fields.images",
+    "load_image": "fields.images",
+    "train_tokenizer": "fields.text",
+    "tokenize": "fields.text",
+    "clean_caption": "fields.text",
+    "AltTextFilter": "mining.filters",
+    "CaptionSwapper": "mining.swaps",
+    "with_hard_captions": "mining.hard_captions",
+    "mine_hard_images": "mining.hard_images",
 }
-_MODULES = ("batch", "images", "loader", "scenes", "source", "text", "views", "world")
+_MODULES = {
+    "batch": "batches.batch",
+    "images": "fields.images",
+    "loader": "batches.loader",
+    "scenes": "scenes",
+    "source": "sources.source",
+    "text": "fields.text",
+    "views": "fields.views",
+    "world": "world",
+}
 __all__ = [*_LAZY, *_MODULES]
 
 
@@ -43,7 +52,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"nearfar.data.{_LAZY[name]}"), name)
     if name in _MODULES:
-        return import_module(f"nearfar.data.{name}")
+        return import_module(f"nearfar.data.{_MODULES[name]}")
     raise AttributeError(f"module 'nearfar.data' has no attribute {name!r}")
 
 

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.source import Record, Source
+from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
 
 FILES = Path(__file__).with_name("world_files")

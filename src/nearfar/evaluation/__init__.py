@@ -1,19 +1,19 @@
 """Evaluation: one file a protocol, each for anything with `encode_image` and `encode_text`."""
 
-from nearfar.evaluation.answering import answering
-from nearfar.evaluation.embed import embed, embed_images, embed_texts
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.entailment import entailment
+from nearfar.embedding.embed_source import embed, embed_images, embed_texts
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.evaluate import PROTOCOLS, USUAL, Job, evaluate, left_out
-from nearfar.evaluation.geometry import geometry
-from nearfar.evaluation.grounding import grounding
-from nearfar.evaluation.probes import knn, linear_probe
-from nearfar.evaluation.ranks import Ranks, nearest, rank, rank_scores
-from nearfar.evaluation.reranked import reranked_retrieval
-from nearfar.evaluation.result import Metric, Result, load_results, save_results
-from nearfar.evaluation.retrieval import rank_metrics, retrieval
-from nearfar.evaluation.templates import TEMPLATES, templates
-from nearfar.evaluation.zero_shot import ZeroShotClassifier, class_prototypes, zero_shot
+from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
+from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
+from nearfar.evaluation.protocols.answering import answering
+from nearfar.evaluation.protocols.entailment import entailment
+from nearfar.evaluation.protocols.geometry import geometry
+from nearfar.evaluation.protocols.grounding import grounding
+from nearfar.evaluation.protocols.probes import knn, linear_probe
+from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
+from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
+from nearfar.evaluation.protocols.zero_shot import ZeroShotClassifier, class_prototypes, zero_shot
+from nearfar.prompting.templates import TEMPLATES, templates
 
 __all__ = [
     "PROTOCOLS",

@@ -8,10 +8,10 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from nearfar.embedding.embed_source import embed
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
-from nearfar.evaluation.embed import embed
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.result import Result
+from nearfar.evaluation.measures.result import Result
 
 
 @dataclass
@@ -49,31 +49,31 @@ class Job:
 
 
 def _retrieval(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.retrieval import retrieval
+    from nearfar.evaluation.protocols.retrieval import retrieval
 
     return retrieval(job.embeddings, seed=job.seed, **options)
 
 
 def _zero_shot(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.zero_shot import zero_shot
+    from nearfar.evaluation.protocols.zero_shot import zero_shot
 
     return zero_shot(job.encoder, job.embeddings, seed=job.seed, batch_size=job.batch_size, **options)
 
 
 def _knn(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.probes import knn
+    from nearfar.evaluation.protocols.probes import knn
 
     return knn(job.embeddings, job.train_embeddings, seed=job.seed, **options)
 
 
 def _linear_probe(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.probes import linear_probe
+    from nearfar.evaluation.protocols.probes import linear_probe
 
     return linear_probe(job.embeddings, job.train_embeddings, seed=job.seed, **options)
 
 
 def _geometry(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.geometry import geometry
+    from nearfar.evaluation.protocols.geometry import geometry
 
     return geometry(job.embeddings, seed=job.seed, **options)
 
@@ -93,21 +93,21 @@ def _order_probe(job: Job, **options: Any) -> Result:
 
 
 def _answering(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.answering import answering
+    from nearfar.evaluation.protocols.answering import answering
 
     settings = {"train": job.train, "seed": job.seed, "batch_size": job.batch_size, **options}
     return answering(job.encoder, job.source, **settings)
 
 
 def _entailment(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.entailment import entailment
+    from nearfar.evaluation.protocols.entailment import entailment
 
     settings = {"train": job.train, "seed": job.seed, "batch_size": job.batch_size, **options}
     return entailment(job.encoder, job.source, **settings)
 
 
 def _grounding(job: Job, **options: Any) -> Result:
-    from nearfar.evaluation.grounding import grounding
+    from nearfar.evaluation.protocols.grounding import grounding
 
     return grounding(job.encoder, job.source, **{"seed": job.seed, "batch_size": job.batch_size, **options})
 

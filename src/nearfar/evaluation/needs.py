@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nearfar.data.skipped import BadRecord
+from nearfar.data.sources.skipped import BadRecord
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "retrieval": ("text",),

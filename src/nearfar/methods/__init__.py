@@ -1,9 +1,11 @@
-"""Training methods, one file a paper. `find("align")` gives a method's class by the name recipes use."""
+"""Training methods, one file a paper: `from nearfar.methods import CLIP`. `find("clip")` gives a method's class by the
+name recipes use. What methods are made of is in `nearfar.methods.parts`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nearfar import trust as trusted
 from nearfar.errors import UserError
@@ -24,6 +26,15 @@ METHODS = {
     "tcl": "nearfar.methods.image_text.tcl:TCL",
 }
 """Name in recipes -> where its class lives."""
+
+_CLASSES = {home.partition(":")[2]: home.partition(":")[0] for home in METHODS.values()}
+__all__ = [*_CLASSES, "METHODS", "find"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return getattr(import_module(_CLASSES[name]), name)
+    raise AttributeError(f"module 'nearfar.methods' has no attribute {name!r}")
 
 
 def find(name: str | type[Method], trust: Collection[str] = ()) -> type[Method]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nearfar.losses.temperature import Temperature
 
 Batch = Mapping[str, Any]
-"""A plain dict of tensors; `nearfar.data.batch` lists its keys."""
+"""A plain dict of tensors; `nearfar.data.batches.batch` lists its keys."""
 
 
 class Method(nn.Module, ABC):

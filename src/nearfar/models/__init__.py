@@ -1,8 +1,9 @@
 """Towers and how they are joined.
 
 `create` makes a dual encoder from a preset, from names or from configs; `load` opens a saved or pretrained one; both
-give an *encoder*: `encode_image`, `encode_text`, `preprocess`, `tokenize`. The parts that fusion and momentum methods
-are made of stand beside it. Importing this package imports none of the libraries behind it.
+give an *encoder*: `encode_image`, `encode_text`, `preprocess`, `tokenize`. The parts of methods that stood here before
+(`FeatureQueue`, `MomentumEncoder`, ...) are still found here; they live in `nearfar.methods.parts`. Importing this
+package imports none of the libraries behind it.
 """
 
 from __future__ import annotations
@@ -11,44 +12,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nearfar.models.answering import AnswerDecoder, answer_loss, rank_answers
-    from nearfar.models.dual_encoder import DualEncoder
-    from nearfar.models.fusion import FusionEncoder
-    from nearfar.models.fusion_answerer import FusionAnswerer
-    from nearfar.models.fusion_classifier import FusionClassifier
-    from nearfar.models.fusion_model import FusionModel
-    from nearfar.models.grounding import ground
-    from nearfar.models.hard_negatives import sample_hard_negatives
-    from nearfar.models.heads import MaskedLanguageHead, MatchingHead
+    from nearfar.methods.parts.feature_queue import FeatureQueue
+    from nearfar.methods.parts.hard_negatives import sample_hard_negatives
+    from nearfar.methods.parts.momentum_encoder import MomentumEncoder
+    from nearfar.methods.parts.token_masking import mask_tokens
+    from nearfar.models.dual.dual_encoder import DualEncoder
+    from nearfar.models.fusion.answer_decoder import AnswerDecoder, answer_loss, rank_answers
+    from nearfar.models.fusion.attention_maps import ground
+    from nearfar.models.fusion.fusion_answerer import FusionAnswerer
+    from nearfar.models.fusion.fusion_classifier import FusionClassifier
+    from nearfar.models.fusion.fusion_encoder import FusionEncoder
+    from nearfar.models.fusion.fusion_model import FusionModel
+    from nearfar.models.fusion.heads import MaskedLanguageHead, MatchingHead
+    from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
     from nearfar.models.loading import load
-    from nearfar.models.masking import mask_tokens
-    from nearfar.models.momentum import MomentumEncoder
     from nearfar.models.presets import PRESETS, create
-    from nearfar.models.queue import FeatureQueue
-    from nearfar.models.reranker import MatchScorer, Reranker, rerank
 
 _HOME = {
-    "AnswerDecoder": "answering",
-    "DualEncoder": "dual_encoder",
-    "FeatureQueue": "queue",
-    "FusionAnswerer": "fusion_answerer",
-    "FusionClassifier": "fusion_classifier",
-    "FusionEncoder": "fusion",
-    "FusionModel": "fusion_model",
-    "MaskedLanguageHead": "heads",
-    "MatchScorer": "reranker",
-    "MatchingHead": "heads",
-    "MomentumEncoder": "momentum",
+    "AnswerDecoder": "fusion.answer_decoder",
+    "DualEncoder": "dual.dual_encoder",
+    "FeatureQueue": "methods.parts.feature_queue",
+    "FusionAnswerer": "fusion.fusion_answerer",
+    "FusionClassifier": "fusion.fusion_classifier",
+    "FusionEncoder": "fusion.fusion_encoder",
+    "FusionModel": "fusion.fusion_model",
+    "MaskedLanguageHead": "fusion.heads",
+    "MatchScorer": "fusion.reranker",
+    "MatchingHead": "fusion.heads",
+    "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
-    "Reranker": "reranker",
-    "answer_loss": "answering",
+    "Reranker": "fusion.reranker",
+    "answer_loss": "fusion.answer_decoder",
     "create": "presets",
-    "ground": "grounding",
+    "ground": "fusion.attention_maps",
     "load": "loading",
-    "mask_tokens": "masking",
-    "rank_answers": "answering",
-    "rerank": "reranker",
-    "sample_hard_negatives": "hard_negatives",
+    "mask_tokens": "methods.parts.token_masking",
+    "rank_answers": "fusion.answer_decoder",
+    "rerank": "fusion.reranker",
+    "sample_hard_negatives": "methods.parts.hard_negatives",
 }
 MAKERS = {"language_model": "nearfar.models.language:language_model"}
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
@@ -81,7 +82,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        return getattr(import_module(f"nearfar.models.{_HOME[name]}"), name)
+        home = _HOME[name]
+        return getattr(
+            import_module(f"nearfar.{home}" if home.startswith("methods.") else f"nearfar.models.{home}"), name
+        )
     raise AttributeError(f"module 'nearfar.models' has no attribute {name!r}")
 
 

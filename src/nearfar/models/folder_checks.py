@@ -105,7 +105,7 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
         if tower not in ("image", "text") or not isinstance(settings, dict):
             raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
         _check(settings, ADAPTER, file, f"adapters.{tower}.")
-    from nearfar.models.dual_encoder import PARTS
+    from nearfar.models.dual.dual_encoder import PARTS
 
     unknown = [part for part in config["frozen"] if part not in PARTS]
     if unknown:

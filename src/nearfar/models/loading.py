@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 
 from nearfar.errors import UserError
-from nearfar.models import backbones, checkpoint, pixels
-from nearfar.models.dual_encoder import DualEncoder
+from nearfar.models import model_folder as checkpoint
+from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.folder_checks import first_line
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
-from nearfar.models.towers import ImageTower, TextTower
+from nearfar.models.towers import backbones, pixels
+from nearfar.models.towers.tower import ImageTower, TextTower
 
 
 def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
@@ -45,7 +46,7 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     if all(hasattr(model, name) for name in ("vision_model", "text_model", "config")):
         return from_transformers(model, tokenizer)
     if hasattr(model, "encode_image") and hasattr(model, "encode_text"):
-        from nearfar.models.open_clip import OpenClipEncoder
+        from nearfar.models.dual.open_clip import OpenClipEncoder
 
         return OpenClipEncoder(model, tokenizer=tokenizer, preprocess=preprocess)
     raise UserError(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from nearfar.errors import UserError
-from nearfar.models import backbones
-from nearfar.models.backbones import Source
-from nearfar.models.dual_encoder import DualEncoder
-from nearfar.models.fusion import FusionEncoder
-from nearfar.models.fusion_model import FusionModel
-from nearfar.models.tokens import with_padding
-from nearfar.models.towers import TextTower
+from nearfar.models.dual.dual_encoder import DualEncoder
+from nearfar.models.fusion.fusion_encoder import FusionEncoder
+from nearfar.models.fusion.fusion_model import FusionModel
+from nearfar.models.towers import backbones
+from nearfar.models.towers.backbones import Source
+from nearfar.models.towers.tokens import with_padding
+from nearfar.models.towers.tower import TextTower
 
 
 def _bert(width: int, layers: int) -> dict[str, Any]:

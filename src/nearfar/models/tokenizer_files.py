@@ -29,7 +29,7 @@ def tokenizer_sum(tokenizer: Any) -> str:
     """A checksum of a tokenizer's vocabulary and of the ids it gives to some fixed texts. Another with the same sum
     gives the same ids, whatever its files look like.
 
-    >>> from nearfar.data.text import train_tokenizer
+    >>> from nearfar.data import train_tokenizer
     >>> first, second = (train_tokenizer([text] * 9, 262) for text in ("a red car", "two dogs"))
     >>> tokenizer_sum(first) == tokenizer_sum(first) != tokenizer_sum(second)
     True

@@ -1,6 +1,6 @@
 """Claims of papers, re-run: same data, same encoders, same budget, only the paper's idea differs.
 
-One file a paper holds `reproduction`, a :class:`~nearfar.reproductions.harness.Reproduction`; `results/` holds the
+One file a paper holds `reproduction`, a `nearfar.reproductions.shared.harness.Reproduction`; `results/` holds the
 recorded runs. `nearfar reproduce SLUG` runs one.
 """
 
@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from nearfar.errors import UserError
-from nearfar.reproductions.harness import Claim, Reproduction
+from nearfar.reproductions.shared.harness import Claim, Reproduction
 
 
 def find(slug: str) -> Reproduction:

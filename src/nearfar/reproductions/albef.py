@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.reproductions.coloured_shapes import PLACES, examined, shapes
-from nearfar.reproductions.fusion_pairs import MODEL, trained
-from nearfar.reproductions.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.coloured_shapes import PLACES, examined, shapes
+from nearfar.reproductions.shared.fusion_pairs import MODEL, trained
+from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     # 0.05 is for this width what BERT's 0.02 is for 768.

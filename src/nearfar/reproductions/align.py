@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.reproductions.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "model": {"preset": "towers", "image_size": 96},
@@ -94,7 +94,7 @@ class Pairs:
     def of(kind: str) -> Pairs:
         """All training pairs of a part of the world, read once: emoji by name, clip art by title."""
         from nearfar.data import world
-        from nearfar.training.features import precompute
+        from nearfar.embedding.features import precompute
 
         if kind == "emoji":
             source: Any = world.emoji("train", tags=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from nearfar.reproductions.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "scenes": {
@@ -92,7 +92,7 @@ def run(seed: int) -> Arms:
 
 def scenes(split: str, seed: int) -> Any:
     """Scenes in memory, so that each is painted once; false captions come with those of the test only."""
-    from nearfar.data.source import Records
+    from nearfar.data.sources.source import Records
 
     kept = ["index", "image", "text", "group"]
     if split == "test":

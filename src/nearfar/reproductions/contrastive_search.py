@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.evaluation.generation import coherence, diversity, repetition
-from nearfar.evaluation.isotropy import language_model_isotropy
-from nearfar.reproductions.harness import Arms, Claim, Reproduction
+from nearfar.evaluation.language.generation import coherence, diversity, repetition
+from nearfar.evaluation.language.isotropy import language_model_isotropy
+from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "corpus": "python",
@@ -122,7 +122,7 @@ def measure(texts: list[str], prompts: list[str], judge: Any) -> dict[str, float
 
 def places(reader: Any, human: list[str]) -> Callable[[list[str]], float]:
     """Texts to their MAUVE with the human ones, in percent, as the reader's last states place both."""
-    from nearfar.evaluation.mauve import last_states, mauve
+    from nearfar.evaluation.language.mauve import last_states, mauve
 
     def states(texts: list[str]) -> Tensor:
         ids = [reader.tokenizer(text.strip() or ".")["input_ids"] for text in texts]
@@ -147,8 +147,8 @@ def isotropy_of(model: Any, prompts: list[str], human: list[str]) -> dict[str, f
 
 def train_small(seed: int) -> tuple[Any, Any, Any]:
     """A small model trained here, and two copies trained on for equal steps: by likelihood, and with SimCTG."""
-    from nearfar.data.text import train_tokenizer
-    from nearfar.data.text_corpus import corpus
+    from nearfar.data.fields.text import train_tokenizer
+    from nearfar.data.sources.text_corpus import corpus
     from nearfar.methods.text.simctg import SimCTG
     from nearfar.models.language import language_model
     from nearfar.training import TrainConfig, train
@@ -189,7 +189,7 @@ def held_out(seed: int) -> tuple[list[str], list[str]]:
 
 @cache
 def _long_passages() -> list[str]:
-    from nearfar.data.text_corpus import corpus
+    from nearfar.data.sources.text_corpus import corpus
 
     texts = corpus(CONFIG["corpus"], words=64, split="test", held_out=CONFIG["held_out"]).texts()
     words = CONFIG["prompt_words"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.reproductions.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, features, retrieved, trained
-from nearfar.reproductions.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, features, retrieved, trained
+from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "model": MODEL,

@@ -15,25 +15,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nearfar.search.building import build
-    from nearfar.search.exact import exact_search
-    from nearfar.search.index import Index
-    from nearfar.search.items import Hit
-    from nearfar.search.querying import Query, Results, compose_query, query
-    from nearfar.search.reranking import match_reranker
-    from nearfar.search.zero_shot import zero_shot_labels
+    from nearfar.search.index.building import build
+    from nearfar.search.index.exact import exact_search
+    from nearfar.search.index.items import Hit
+    from nearfar.search.index.stored_index import Index
+    from nearfar.search.querying.labels import zero_shot_labels
+    from nearfar.search.querying.query import Query, Results, compose_query, query
+    from nearfar.search.querying.reranking import match_reranker
 
 _LAZY = {
-    "Hit": "items",
-    "Index": "index",
-    "Query": "querying",
-    "Results": "querying",
-    "build": "building",
-    "compose_query": "querying",
-    "exact_search": "exact",
-    "match_reranker": "reranking",
-    "query": "querying",
-    "zero_shot_labels": "zero_shot",
+    "Hit": "index.items",
+    "Index": "index.stored_index",
+    "Query": "querying.query",
+    "Results": "querying.query",
+    "build": "index.building",
+    "compose_query": "querying.query",
+    "exact_search": "index.exact",
+    "match_reranker": "querying.reranking",
+    "query": "querying.query",
+    "zero_shot_labels": "querying.labels",
 }
 __all__ = [
     "Hit",

@@ -14,8 +14,8 @@ from torch.utils.data import IterableDataset
 
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.endless import Endless
-from nearfar.training.optim import build_optimizer, lr_factor
+from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.optim import build_optimizer, lr_factor
 
 
 def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:

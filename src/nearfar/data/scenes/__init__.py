@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from nearfar.data.scenes.layout import RELATIONS
 from nearfar.data.scenes.questions import KINDS
 from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
-from nearfar.data.scenes.source import ATTRIBUTES, Plan
-from nearfar.data.scenes.source import SceneSource as _SceneSource
+from nearfar.data.scenes.scene_source import ATTRIBUTES, Plan
+from nearfar.data.scenes.scene_source import SceneSource as _SceneSource
 from nearfar.data.scenes.statements import TOLD, VERDICTS
 from nearfar.data.scenes.statements import StatementSource as _StatementSource
 from nearfar.data.scenes.video import MOTIONS
 from nearfar.data.scenes.video import VideoSource as _VideoSource
 from nearfar.data.scenes.vocabulary import BASIC, COLOURS, SHAPES
-from nearfar.data.source import Source
+from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 
 __all__ = [

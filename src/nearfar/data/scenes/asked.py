@@ -10,9 +10,9 @@ from nearfar.data import world
 from nearfar.data.scenes.captions import PHRASES
 from nearfar.data.scenes.draw import Draw, digest
 from nearfar.data.scenes.layout import INVERSE, Thing, arrange
-from nearfar.data.scenes.source import PALE, Plan, draw_nouns
+from nearfar.data.scenes.scene_source import PALE, Plan, draw_nouns
 from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
-from nearfar.data.source import Record, Source
+from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
 
 

@@ -8,9 +8,9 @@ from nearfar.data.scenes.asked import Asked, AskedScenes
 from nearfar.data.scenes.captions import indefinite
 from nearfar.data.scenes.draw import Draw
 from nearfar.data.scenes.layout import Thing
-from nearfar.data.scenes.source import Plan
+from nearfar.data.scenes.scene_source import Plan
 from nearfar.data.scenes.vocabulary import COLOURS
-from nearfar.data.source import Record
+from nearfar.data.sources.source import Record
 
 KINDS = ("colour", "presence", "relation", "thing", "count")
 """What is asked: the colour of a thing, whether it is there, how two things lie, which thing lies so, how many."""

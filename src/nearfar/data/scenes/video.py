@@ -13,7 +13,7 @@ from nearfar.data.scenes.draw import Draw, digest
 from nearfar.data.scenes.layout import Thing
 from nearfar.data.scenes.sprites import sprite
 from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
-from nearfar.data.source import Record, Source
+from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
 
 Pose = tuple[int, int, int, int]

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from nearfar.data.grammar import words
+from nearfar.data.mining.grammar import words
 from nearfar.evaluation.compositionality.choice import Case
 
 _START, _END = "<s>", "</s>"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.evaluation.bootstrap import mean_interval
-from nearfar.evaluation.result import Metric, Result
+from nearfar.evaluation.measures.bootstrap import mean_interval
+from nearfar.evaluation.measures.result import Metric, Result
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Case:
     """One question.
 
     Args:
-        image: what `nearfar.data.images.load_image` takes, or a PIL image.
+        image: what `nearfar.data.fields.images.load_image` takes, or a PIL image.
         captions: the options; `captions[0]` is the true one.
         group: what macro accuracy averages over: the relation, the pair of attributes.
         box: `(left, top, right, bottom)` in pixels to crop the image to first, or None.

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.aro import SYMMETRIC, aro_tasks
 from nearfar.evaluation.compositionality.blind import NgramBaseline
 from nearfar.evaluation.compositionality.protocol import compositionality
 from nearfar.evaluation.compositionality.scenes import scene_tasks, training_captions
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.result import Result
+from nearfar.evaluation.measures.result import Result
 
 FEWEST = {"attribution": 25}
 """The paper's smallest group of ARO's own files, where it has one."""

@@ -1,7 +1,7 @@
 """Perturbations of captions and images (ARO, arXiv 2210.01936, sections 2 and 3): the words stay, their order goes.
 
-Every function takes and returns words; captions go through `nearfar.data.grammar.words` and `sentence` on both sides,
-so that spacing never tells a perturbed caption from the true one.
+Every function takes and returns words; captions go through `words` and `sentence` of `nearfar.data.mining.grammar` on
+both sides, so that spacing never tells a perturbed caption from the true one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nearfar.data.grammar import sentence, tags, words
+from nearfar.data.mining.grammar import sentence, tags, words
 
 
 def shuffle_nouns_and_adjectives(tokens: Sequence[str], rng: random.Random) -> list[str]:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nearfar.data.grammar import sentence, words
+from nearfar.data.mining.grammar import sentence, words
+from nearfar.embedding.embed_source import embed, embed_texts
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.compositionality.perturb import ORDER, normalise, shuffle_all, shuffle_patches
-from nearfar.evaluation.embed import embed, embed_texts
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.result import Metric, Result
-from nearfar.evaluation.retrieval import retrieval
+from nearfar.evaluation.measures.result import Metric, Result
+from nearfar.evaluation.protocols.retrieval import retrieval
 
 GRIDS = {"rows": (4, 1), "columns": (1, 4), "patches": (3, 3)}
 """The paper's cuts of a picture: four rows, four columns, nine patches."""

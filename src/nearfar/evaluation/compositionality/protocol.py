@@ -10,7 +10,7 @@ from typing import Any
 from nearfar.evaluation.compositionality.blind import cross_fitted
 from nearfar.evaluation.compositionality.choice import Case, choice_accuracy
 from nearfar.evaluation.compositionality.scorer import Scorer, blank, cosine_scorer, image_key
-from nearfar.evaluation.result import Metric, Result
+from nearfar.evaluation.measures.result import Metric, Result
 
 Blind = Callable[[str], float]
 """Scores a caption without its image."""

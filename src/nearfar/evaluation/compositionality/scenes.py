@@ -1,12 +1,12 @@
 """The tasks of ARO on any source with captions: attribution and relation from its false captions, order from its true
-ones. Generated scenes have both kinds; `nearfar.data.swaps.with_hard_captions` gives them to other captions."""
+ones. Generated scenes have both kinds; `nearfar.data.mining.swaps.with_hard_captions` gives them to other captions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from nearfar.data.source import captions
+from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.choice import Case
 from nearfar.evaluation.compositionality.perturb import ORDER, order_options

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from nearfar.data.images import load_image
+from nearfar.data.fields.images import load_image
+from nearfar.embedding.embed_source import embed_images, embed_texts
 from nearfar.evaluation.compositionality.choice import Case
-from nearfar.evaluation.embed import embed_images, embed_texts
 
 Scorer = Callable[[Sequence[Case]], list[list[float]]]
 """Cases in, the scores of their options out."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files
-from nearfar.evaluation.embed import embed
-from nearfar.evaluation.embeddings import Embeddings
+from nearfar.embedding.embed_source import embed
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.evaluate import evaluate
+from nearfar.evaluation.measures.result import Result, load_results
 from nearfar.evaluation.report import examples, figures, gallery, page, space, tables
-from nearfar.evaluation.result import Result, load_results
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
 CONFIGS = ("config.yaml", "recipe.yaml", "config.json")

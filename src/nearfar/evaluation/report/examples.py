@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nearfar.errors import UserError
+from nearfar.evaluation.measures.result import Result
 from nearfar.evaluation.report.gallery import data_url, thumbnail
-from nearfar.evaluation.result import Result
 
 HEAT = (214, 39, 40)
 """The colour of a map that lies over a picture."""
@@ -98,7 +98,7 @@ def _details(results: Mapping[str, Result], protocol: str, key: str) -> Any:
 
 
 def _picture(example: Mapping[str, Any], source: Any, drawn: Callable[[Image.Image], Image.Image] | None = None) -> str:
-    from nearfar.data.images import load_image
+    from nearfar.data.fields.images import load_image
 
     try:
         if "path" in example:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch.nn.functional import normalize
 
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
-from nearfar.evaluation.embeddings import Embeddings
-from nearfar.evaluation.ranks import nearest
-from nearfar.evaluation.retrieval import ranks
+from nearfar.evaluation.measures.ranks import nearest
+from nearfar.evaluation.protocols.retrieval import ranks
 
 THUMBNAIL = 112
 """Pixels of the longer side."""
@@ -95,7 +95,7 @@ class _Thumbnails:
 
 def thumbnail(picture: Any, box: Sequence[int] | None = None) -> str:
     """A picture, or the part of it in `box` (left, top, right, bottom), as a small data URL."""
-    from nearfar.data.images import load_image
+    from nearfar.data.fields.images import load_image
 
     image = load_image(picture) if box else load_image(picture, near=THUMBNAIL)
     if box:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.evaluation.embeddings import Embeddings
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.report.figures import PALETTE, histograms, scatter
 from nearfar.evaluation.report.page import figure, keys
 

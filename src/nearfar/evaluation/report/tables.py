@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from nearfar.evaluation.measures.result import Metric, Result, directions, label
 from nearfar.evaluation.report.page import table, tiles
-from nearfar.evaluation.result import Metric, Result, directions, label
 
 HEADLINES = {
     ("retrieval", "text_to_image_R@1"): "text to image R@1",

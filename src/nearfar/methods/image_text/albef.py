@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nearfar.losses.groups import unit
 from nearfar.methods.base import Batch, Method
-from nearfar.methods.image_text.matching import masked_language_loss, matching_loss
-from nearfar.methods.image_text.momentum_contrast import MomentumContrast, ids_of
-from nearfar.models.fusion_model import FusionModel
+from nearfar.methods.parts.matching import masked_language_loss, matching_loss
+from nearfar.methods.parts.momentum_contrast import MomentumContrast, ids_of
+from nearfar.models.fusion.fusion_model import FusionModel
 
 
 class ALBEF(Method):

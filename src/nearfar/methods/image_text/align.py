@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from nearfar.losses import InfoNCE, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.methods.image_text.pairs import embed_pairs
+from nearfar.methods.parts.pairs import embed_pairs
 
 
 class ALIGN(EmbeddingMethod):

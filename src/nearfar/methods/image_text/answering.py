@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
-from nearfar.methods.image_text.distillation import Distillation
-from nearfar.models.answering import answer_loss
-from nearfar.models.fusion_answerer import FusionAnswerer
-from nearfar.models.fusion_model import FusionModel
+from nearfar.methods.parts.distillation import Distillation
+from nearfar.models.fusion.answer_decoder import answer_loss
+from nearfar.models.fusion.fusion_answerer import FusionAnswerer
+from nearfar.models.fusion.fusion_model import FusionModel
 
 
 class Answering(Method):

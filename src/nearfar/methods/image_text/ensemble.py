@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.models.projection import Heads
+from nearfar.models.dual.projection import Heads
 
 
 class Ensemble(EmbeddingMethod):

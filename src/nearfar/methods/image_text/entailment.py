@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
-from nearfar.methods.image_text.distillation import Distillation
-from nearfar.models.fusion_classifier import FusionClassifier
-from nearfar.models.fusion_model import FusionModel
+from nearfar.methods.parts.distillation import Distillation
+from nearfar.models.fusion.fusion_classifier import FusionClassifier
+from nearfar.models.fusion.fusion_model import FusionModel
 
 
 class Entailment(Method):

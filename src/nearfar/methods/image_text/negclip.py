@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from nearfar.losses import InfoNCE
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.methods.image_text.pairs import embed_pairs
+from nearfar.methods.parts.pairs import embed_pairs
 
 
 class NegCLIP(EmbeddingMethod):
     """NegCLIP over any model with `encode_image` and `encode_text`, CLIP checkpoints included.
 
     Reads `negative_text` beside `image` and `text`: hard captions, made by
-    :class:`nearfar.data.swaps.CaptionSwapper`. Hard images are rows of the batch like others: a
+    :class:`nearfar.data.mining.swaps.CaptionSwapper`. Hard images are rows of the batch like others: a
     :class:`nearfar.data.Loader` with `neighbours` draws them. The three kinds of embeddings are gathered apart, so
     that several processes give the loss of the one big batch (the released code interleaves them).
 

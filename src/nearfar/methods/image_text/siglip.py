@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nearfar.losses import SigmoidLoss
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.methods.image_text.pairs import embed_pairs
+from nearfar.methods.parts.pairs import embed_pairs
 
 
 class SigLIP(EmbeddingMethod):

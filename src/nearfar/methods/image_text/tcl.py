@@ -16,9 +16,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 from nearfar.losses.functional import global_local_info_nce
 from nearfar.losses.groups import unit
 from nearfar.methods.base import Batch, Method
-from nearfar.methods.image_text.matching import masked_language_loss, matching_loss
-from nearfar.methods.image_text.momentum_contrast import MomentumContrast, ids_of
-from nearfar.models.fusion_model import FusionModel
+from nearfar.methods.parts.matching import masked_language_loss, matching_loss
+from nearfar.methods.parts.momentum_contrast import MomentumContrast, ids_of
+from nearfar.models.fusion.fusion_model import FusionModel
 
 CELLS = 4
 """Patches are pooled to 4 x 4 cells."""

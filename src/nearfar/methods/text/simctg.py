@@ -14,7 +14,7 @@ class SimCTG(Method):
     """L = L_MLE + weight * L_CL over texts: next-token cross-entropy, and the hinge on cosines inside a text.
 
     Args:
-        model: a `nearfar.models.language.LanguageModel`; `.model.lm` is what to decode with.
+        model: a `nearfar.models.language.model.LanguageModel`; `.model.lm` is what to decode with.
         margin: rho, 0.5 in the paper.
         weight: of L_CL; 1 in the paper, 0 trains by likelihood alone (the baseline).
         reduction: see `nearfar.losses.simctg.SimCTGLoss`.
@@ -24,7 +24,7 @@ class SimCTG(Method):
 
     Example:
         >>> import torch
-        >>> from nearfar.data.text import train_tokenizer
+        >>> from nearfar.data.fields.text import train_tokenizer
         >>> from nearfar.models.language import language_model
         >>> model = language_model("tiny", tokenizer=train_tokenizer(["a red car", "a red cat"], 300))
         >>> ids = torch.randint(5, 100, (2, 6))

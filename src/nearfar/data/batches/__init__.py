@@ -1,0 +1,1 @@
+"""Batches: the order of the records, and the loader that makes batches of them."""

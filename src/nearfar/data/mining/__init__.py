@@ -1,0 +1,1 @@
+"""Mining: harder or cleaner data out of the data there is."""

@@ -1,0 +1,176 @@
+"""ALIGN's filter for raw alt-texts (arXiv 2102.05918): plain counting rules that need no model."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+
+from nearfar.data.fields.images import image_size
+from nearfar.data.sources.skipped import BadRecord
+from nearfar.data.sources.source import Record, Source, captions
+
+
+@dataclass
+class FilterReport:
+    """What a filter kept, and how many pairs of image and text each rule dropped, in the order the rules were asked."""
+
+    pairs: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rows = [f"{self.kept} of {self.pairs} pairs kept"]
+        return "\n".join(rows + [f"  {count:>8}  {rule}" for rule, count in self.dropped.items() if count])
+
+
+@dataclass(frozen=True)
+class AltTextFilter:
+    """Keeps the pairs of a source that pass ALIGN's rules; a record whose texts all fail goes too.
+
+    Attributes:
+        min_side: the shorter side of the picture has more pixels than this.
+        max_aspect: longer over shorter side is below this.
+        max_texts: an image with more texts than this goes (the same picture in several records counts together).
+        max_images: a text shared by more images than this goes ("1080x1920", "alt_img").
+        min_words, max_words: bounds of a text's length in words.
+        vocabulary: a text with a word or a pair of words outside the most frequent ones of the source, this many in
+            all, goes; None leaves the rule out.
+
+    >>> from PIL import Image
+    >>> from nearfar.data import Records
+    >>> pairs = [{"image": Image.new("RGB", (300, 300 + i)), "text": ["a cat on a mat", "cat"]} for i in range(2)]
+    >>> kept, report = AltTextFilter()(Records(pairs))
+    >>> kept[0]["text"], report.dropped["fewer than 3 words"]
+    (['a cat on a mat'], 2)
+    """
+
+    min_side: int = 200
+    max_aspect: float = 3.0
+    max_texts: int = 1000
+    max_images: int = 10
+    min_words: int = 3
+    max_words: int = 20
+    vocabulary: int | None = 100_000_000
+
+    def __call__(self, source: Source) -> tuple[Source, FilterReport]:
+        """The pairs that pass, as a source, and the report. Reads every record twice and every picture's header."""
+        texts_of, images_of, grams = self._count(source)
+        frequent = None
+        if self.vocabulary is not None and len(grams) > self.vocabulary:
+            frequent = {gram for gram, _ in grams.most_common(self.vocabulary)}
+        report, kept = FilterReport(dropped=dict.fromkeys(self._rules(), 0)), dict[int, list[str]]()
+        for index, record in enumerate(source):
+            texts = captions(record.get("text"))
+            report.pairs += len(texts)
+            reason = self._image_fault(record, texts_of)
+            passed = []
+            for text in texts:
+                why = reason or self._text_fault(text, images_of, frequent)
+                if why:
+                    report.dropped[why] += 1
+                else:
+                    passed.append(text)
+            if passed:
+                kept[index] = passed
+            report.kept += len(passed)
+        return Pairs(source, kept), report
+
+    def _count(self, source: Source) -> tuple[Counter[Any], Counter[str], Counter[Any]]:
+        """Texts of each image, images of each text, and how often each word and pair of words occurs."""
+        texts_of: Counter[Any] = Counter()
+        images: dict[str, set[Any]] = {}
+        grams: Counter[Any] = Counter()
+        for record in source:
+            identity = _identity(record.get("image"))
+            for text in captions(record.get("text")):
+                texts_of[identity] += 1
+                images.setdefault(_folded(text), set()).add(identity)
+                grams.update(_grams(text))
+        return texts_of, Counter({text: len(them) for text, them in images.items()}), grams
+
+    def _rules(self) -> list[str]:
+        return [
+            "image cannot be read",
+            f"shorter side of {self.min_side} pixels or less",
+            f"aspect of {self.max_aspect:g} or more",
+            f"image with more than {self.max_texts} texts",
+            f"text shared by more than {self.max_images} images",
+            f"fewer than {self.min_words} words",
+            f"more than {self.max_words} words",
+            "rare word or pair of words",
+        ]
+
+    def _image_fault(self, record: Record, texts_of: Counter[Any]) -> str | None:
+        unreadable, small, thin, many, *_ = self._rules()
+        try:
+            short, long = sorted(image_size(record.get("image")))
+        except BadRecord:
+            return unreadable
+        if short <= self.min_side:
+            return small
+        if long / short >= self.max_aspect:
+            return thin
+        return many if texts_of[_identity(record.get("image"))] > self.max_texts else None
+
+    def _text_fault(self, text: str, images_of: Counter[str], frequent: set[Any] | None) -> str | None:
+        *_, shared, short, long, rare = self._rules()
+        words = len(_words(text))
+        if images_of[_folded(text)] > self.max_images:
+            return shared
+        if words < self.min_words:
+            return short
+        if words > self.max_words:
+            return long
+        return rare if frequent is not None and any(gram not in frequent for gram in _grams(text)) else None
+
+
+class Pairs(Source):
+    """Some records of a source, each with the texts that were chosen for it."""
+
+    def __init__(self, source: Source, texts: dict[int, list[str]]) -> None:
+        self.source, self._texts, self._places = source, texts, list(texts)
+        self.name, self.columns = f"{source.name}, filtered", source.columns
+        self.classes, self.domains, self._skipped = source.classes, source.domains, source.skipped
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def record(self, index: int) -> Record:
+        place = self._places[index]
+        return {"index": place, **self.source.record(place), "text": self._texts[place]}
+
+
+def _identity(image: Any) -> Any:
+    """What tells that two records show the same picture: the file, or a digest of the bytes."""
+    if isinstance(image, str | os.PathLike):
+        return os.fspath(image)
+    if isinstance(image, dict):
+        return _identity(image.get("bytes") or image.get("path"))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return blake2b(image, digest_size=16).digest()
+    if hasattr(image, "tobytes"):
+        return blake2b(image.tobytes(), digest_size=16).digest()
+    if hasattr(image, "offset"):
+        return (image.path, image.offset)
+    return id(image)
+
+
+def _folded(text: str) -> str:
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:'\w+)?", text.lower())
+
+
+def _grams(text: str) -> Iterator[Any]:
+    """Words and pairs of neighbouring words."""
+    words: Iterable[str] = _words(text)
+    yield from words
+    yield from pairwise(words)

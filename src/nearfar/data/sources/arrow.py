@@ -1,0 +1,264 @@
+"""A source over a `datasets.Dataset`: which column is the image, which the text, and rows to records. `table` and
+`hub` are made of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from nearfar.data.sources.source import Record, Source, Stream, captions
+from nearfar.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+USUAL = {
+    "image": "image image_path img img_path file_name filename filepath file path jpg jpeg png webp image_bytes bytes",
+    "text": "text caption captions texts title alt_text alttext alt description sentence sentences txt question name",
+    "answers": "answers answer",
+    "label": "label class class_name category target cls fine_label labels",
+    "domain": "domain style",
+    "group": "group group_id",
+}
+"""Column names taken for each role, the most usual first."""
+
+STRINGS = ("string", "large_string")
+
+RESERVED = ("image", "text", "answers", "label", "domain", "group")
+"""Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
+
+ADDRESSES = ("url", "image_url", "URL")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns play which part. `text` may be several columns: each is a caption of the row; so may `answers`,
+    each an annotator's."""
+
+    image: str | None
+    text: tuple[str, ...]
+    label: str | None
+    domain: str | None
+    group: str | None
+    answers: tuple[str, ...] = ()
+
+
+def find_roles(
+    columns: Sequence[str],
+    *,
+    where: str,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    answers: str | Sequence[str] | None = None,
+) -> Roles:
+    """Columns for the roles: those named, else those with usual names.
+
+    Raises `UserError`, with the columns there are, when a named one is missing or neither image nor text is found.
+
+    >>> find_roles(["file_name", "Caption", "n"], where="pets.csv")
+    Roles(image='file_name', text=('Caption',), label=None, domain=None, group=None, answers=())
+    """
+    texts, answered = _several(text), _several(answers)
+    for role, column in [
+        ("image", image),
+        ("label", label),
+        ("domain", domain),
+        ("group", group),
+        *(("text", t) for t in texts),
+        *(("answers", a) for a in answered),
+    ]:
+        if column is not None and column not in columns:
+            raise UserError(f"{where}: no column {column!r} for {role}; its columns are: {', '.join(columns)}")
+    folded = {column.strip().lower(): column for column in reversed(columns)}
+    taken = {image, label, domain, group, *texts, *answered}
+
+    def guess(role: str) -> str | None:
+        found = (folded[name] for name in USUAL[role].split() if name in folded and folded[name] not in taken)
+        return next(found, None)
+
+    image = image or guess("image")
+    taken.add(image)
+    texts = texts or tuple(filter(None, [guess("text")]))
+    taken.update(texts)
+    answered = answered or tuple(filter(None, [guess("answers")]))
+    roles = Roles(image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered)
+    if roles.image is None and not roles.text:
+        remedy = "Name them with image=COLUMN and text=COLUMN."
+        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+            remedy = "Columns are separated by commas in a .csv file, by tabs in a .tsv file: save it as one of them."
+        raise UserError(
+            f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. {remedy}"
+        )
+    if roles.image is None and any(name in columns for name in ADDRESSES):
+        raise UserError(
+            f"{where}: it holds addresses of images, not images. Download them first (img2dataset does) and name the "
+            f"column of their paths with image=COLUMN; its columns are: {', '.join(columns)}"
+        )
+    return roles
+
+
+def _several(columns: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if columns is None else (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+class ArrowSource(Source):
+    """The rows of a `datasets.Dataset` as records. Paths in them are relative to `root`."""
+
+    def __init__(
+        self, dataset: Dataset, roles: Roles, *, name: str, root: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.name = name
+        self._rows = undecoded(dataset)
+        self._reader = RowReader(roles, dataset.features, root=root)
+        for role in ("label", "domain", "group"):
+            column = getattr(roles, role)
+            if column is not None and (names := _names(dataset, column, where=name)) is not None:
+                self._reader.names[role] = {value: i for i, value in enumerate(names)}
+        self.classes, self.domains = self._reader.list_of("label"), self._reader.list_of("domain")
+        self.columns = self._reader.columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def record(self, index: int) -> Record:
+        return self._reader(self._rows[index], index)
+
+    def column(self, key: str, default: Any = None) -> list[Any]:
+        needed = self._reader.needs(key)
+        rows = self._rows.select_columns(needed) if needed is not None else self._rows
+        return [self._reader(row, i).get(key, default) for i, row in enumerate(rows)]
+
+
+class ArrowStream(Stream):
+    """A `datasets.IterableDataset`, read in its own order, as one part per shard. Labels that are text stay text, in
+    their own column, since nobody knows all of them yet."""
+
+    def __init__(self, dataset: IterableDataset, roles: Roles, *, name: str) -> None:
+        self.name = name
+        features = dataset.features or {}
+        texts: dict[str, Any] = {
+            role: None
+            for role in ("label", "domain", "group")
+            if getattr(features.get(getattr(roles, role)), "dtype", "") in STRINGS
+        }
+        roles = replace(roles, **texts)
+        self._rows = undecoded(dataset)
+        self._reader = RowReader(roles, dataset.features or {}, root=None)
+        self.parts = dataset.num_shards
+        self.classes, self.columns = self._reader.list_of("label"), self._reader.columns
+
+    def read(self, part: int, skip: int = 0) -> Iterator[Record]:
+        rows = self._rows.shard(self.parts, part) if self.parts > 1 else self._rows
+        for place, row in enumerate(rows.skip(skip), start=skip):
+            yield self._reader(row, place)
+
+
+class RowReader:
+    """Turns a row, a dict of columns, into a record."""
+
+    def __init__(self, roles: Roles, features: Mapping[str, Any], *, root: str | os.PathLike[str] | None) -> None:
+        self.roles, self.root, self.features = roles, root, features
+        self.names: dict[str, dict[Any, int]] = {}
+        if roles.label is not None and hasattr(features.get(roles.label), "names"):
+            self.names["label"] = {name: i for i, name in enumerate(features[roles.label].names)}
+        used = {roles.image, *roles.text, *roles.answers, roles.label, roles.domain, roles.group}
+        self.extras = [name for name in features if name not in used and name not in RESERVED]
+
+    @property
+    def columns(self) -> list[str]:
+        present = [role for role in RESERVED if getattr(self.roles, role)]
+        if "text" not in present and "label" in self.names:
+            present.append("text")
+        return present + self.extras
+
+    def list_of(self, role: str) -> list[str] | None:
+        """Names of the numbers of a role, in order."""
+        return [str(name) for name in self.names[role]] if role in self.names else None
+
+    def needs(self, key: str) -> list[str] | None:
+        """The columns that one key of the record is made of, or None if that may be any."""
+        if key == "text":
+            return list(self.roles.text) or ([self.roles.label] if self.roles.label else None)
+        if key == "answers":
+            return list(self.roles.answers) or None
+        if key in ("image", "label", "domain", "group"):
+            return [getattr(self.roles, key)] if getattr(self.roles, key) else None
+        return [key] if key in self.extras else None
+
+    def __call__(self, row: Mapping[str, Any], place: int) -> Record:
+        roles = self.roles
+        record: Record = {key: row[key] for key in self.extras if key in row}
+        if not isinstance(record.get("index", 0), int):
+            del record["index"]
+        if "weight" in record and (weight := _weight(record.pop("weight"))) is not None:
+            record["weight"] = weight
+        if roles.image is not None and roles.image in row:
+            record["image"] = self._image(row[roles.image], place)
+        texts = [row[column] for column in roles.text if column in row]
+        if texts:
+            record["text"] = [caption for text in texts for caption in captions(text)]
+        given = [row[column] for column in roles.answers if column in row]
+        if given:
+            record["answers"] = given[0] if len(given) == 1 else given
+        for role in ("label", "domain", "group"):
+            column = getattr(roles, role)
+            if column is not None and column in row:
+                record[role] = self._number(role, row[column])
+        if not roles.text and "label" in record and "label" in self.names:
+            classes = list(self.names["label"])
+            known = 0 <= record["label"] < len(classes)
+            record["text"] = [str(classes[record["label"]]).replace("_", " ")] if known else []
+        return record
+
+    def _image(self, image: Any, place: int) -> Any:
+        """Relative paths start at `root`; a path that does not exist is left for the decoder to report."""
+        if isinstance(image, Mapping) and image.get("bytes") is None:
+            image = image.get("path")
+        if isinstance(image, str) and self.root is not None and not image.startswith(("http://", "https://")):
+            return os.path.join(self.root, image) if image else f"row {place} (no image named)"
+        return image
+
+    def _number(self, role: str, value: Any) -> int:
+        if value is None:
+            return -1
+        if role in self.names and not isinstance(value, int):
+            return self.names[role].get(value, -1)
+        return int(value)
+
+
+def _weight(value: Any) -> float | None:
+    """A record's weight; None for a cell that is blank or holds something else ("5 kg"), which weighs as others do."""
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        return None
+    return weight if isfinite(weight) else None
+
+
+def undecoded(dataset: Any) -> Any:
+    """The dataset with images and sounds left as they are stored."""
+    for column, feature in (dataset.features or {}).items():
+        # Not so what `datasets` calls Json, a column of different kinds: that is stored as its notation.
+        if getattr(feature, "decode", False) is True and type(feature).__name__ != "Json":
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    return dataset
+
+
+def _names(dataset: Dataset, column: str, *, where: str) -> list[Any] | None:
+    """The sorted values of a column of strings, which then stand for its numbers; None for numbers."""
+    feature = dataset.features[column]
+    if hasattr(feature, "names"):
+        return list(feature.names)
+    if getattr(feature, "dtype", "") in STRINGS:
+        return sorted(value for value in dataset.unique(column) if value not in (None, ""))
+    if getattr(feature, "dtype", "").startswith(("int", "uint", "bool")):
+        return None
+    raise UserError(
+        f"{where}: column {column!r} holds {getattr(feature, 'dtype', feature)}: a label must be text or a whole number"
+    )

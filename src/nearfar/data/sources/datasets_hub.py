@@ -1,0 +1,82 @@
+"""Data in the format of the `datasets` library: a name, or a folder that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.sources.arrow import ArrowSource, ArrowStream, find_roles
+from nearfar.data.sources.source import Source, Stream
+from nearfar.data.sources.table_files import quiet
+from nearfar.errors import UserError
+
+SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""Files that tell a folder written by `save_to_disk`."""
+
+
+def is_saved_dataset(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return any((Path(path) / name).is_file() for name in SAVED)
+
+
+def hub(
+    name: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    answers: str | Sequence[str] | None = None,
+    streaming: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Source | Stream:
+    """A dataset by its name in the `datasets` library, or by its folder on disk.
+
+    Args:
+        name: `owner/name`, or a folder that `save_to_disk` wrote.
+        split: which split, such as `train` or `train[:10%]`; may be left out if there is one only, or one `train`.
+        config: which configuration, where a dataset has several.
+        image, text, label, domain, group, answers: columns, guessed by their usual names as in `table`.
+        streaming: read it in order without downloading it whole; gives a `Stream`.
+        cache_dir: where `datasets` keeps what it downloads.
+
+    Raises:
+        UserError: there is no such dataset or split, or no column could be the image or the text.
+    """
+    from datasets import load_dataset, load_from_disk
+
+    where = os.fspath(name)
+    try:
+        with quiet():
+            if is_saved_dataset(where):
+                found: Any = load_from_disk(where)
+            else:
+                found = load_dataset(
+                    where, config, split=split, streaming=streaming, cache_dir=cache_dir and str(cache_dir)
+                )
+    except Exception as error:  # Many kinds: no connection, no such name, no such configuration, broken files.
+        raise UserError(f"the dataset {where!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    rows = _pick(found, split, where)
+    if streaming and not hasattr(rows, "num_shards"):
+        rows = rows.to_iterable_dataset()
+    columns = rows.column_names or list(next(iter(rows)))
+    roles = find_roles(
+        columns, where=where, image=image, text=text, label=label, domain=domain, group=group, answers=answers
+    )
+    short = Path(where).name
+    return ArrowStream(rows, roles, name=short) if streaming else ArrowSource(rows, roles, name=short)
+
+
+def _pick(found: Any, split: str | None, where: str) -> Any:
+    """One split of a dict of splits; what is no dict is the split already."""
+    if not isinstance(found, dict):
+        return found
+    wanted = split or (next(iter(found)) if len(found) == 1 else "train")
+    if wanted not in found:
+        raise UserError(f"{where}: no split {wanted!r}; name one of these with split=: {', '.join(found)}")
+    return found[wanted]

@@ -1,0 +1,283 @@
+"""What training data is: a `Source` is a collection of records, and a record is a plain dict.
+
+| key | value | meaning |
+|---|---|---|
+| `image` | path, bytes, `PIL.Image` or anything with `read() -> bytes` | the picture, best left undecoded |
+| `text` | `str` or list of `str` | its captions; training takes one of them at a time |
+| `label`, `domain` | `int` | index into `source.classes` and `source.domains`; -1 where unknown |
+| `group` | `int` | equal for records that match one another, so that they are never each other's negatives |
+| `index` | `int` | stable id; its place in the source where it is absent |
+| `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
+| `negative_text` | list of `str` | captions that nearly fit, but do not |
+| `weight` | `float` | how much the record counts |
+
+Further keys are free. Reading a record twice gives the same record.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from nearfar.data.sources.skipped import Skipped
+
+Record = dict[str, Any]
+
+
+class Source(ABC):
+    """A collection of records that can be asked for by number. A subclass gives `__len__` and `record`.
+
+    Attributes: `name`; `columns`, the keys its records have; `classes` and `domains`, what the numbers in `label` and
+    `domain` stand for (None where there are none); `skipped`, what could not be used and why.
+    """
+
+    name: str = "source"
+    columns: Sequence[str] = ("image", "text")
+    classes: list[str] | None = None
+    domains: list[str] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def record(self, index: int) -> Record:
+        """Record number `index`, with 0 <= index < len(self). Must be safe to call from several threads."""
+
+    @property
+    def skipped(self) -> Skipped:
+        """What was left out when the source was opened. Empty unless a subclass sets it."""
+        return self.__dict__.setdefault("_skipped", Skipped())
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Source: ...
+    def __getitem__(self, index: int | slice) -> Record | Source:
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.name} has {len(self)} records, there is no number {index}")
+        return self.record(index % len(self))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self.record(index) for index in range(len(self)))
+
+    def column(self, key: str, default: Any = None) -> list[Any]:
+        """One key of every record, `default` where a record lacks it. Images are not decoded for it."""
+        return [record.get(key, default) for record in self]
+
+    def texts(self) -> list[str]:
+        """Every caption of every record, in order: what a tokenizer is trained on.
+
+        >>> Records([{"text": ["a cat", "a tabby"]}, {"text": "a dog"}]).texts()
+        ['a cat', 'a tabby', 'a dog']
+        """
+        return [caption for text in self.column("text") for caption in captions(text)]
+
+    def select(self, indices: Iterable[int], *, name: str | None = None) -> Source:
+        """The records of these numbers, in this order.
+
+        >>> [r["text"] for r in Records([{"text": c} for c in "abc"]).select([2, 0])]
+        ['c', 'a']
+        """
+        return Selection(self, indices, name=name)
+
+    def first(self, n: int) -> Source:
+        """The first `n` records, or all where there are fewer."""
+        return self.select(range(min(n, len(self))))
+
+    def training(self) -> Source | None:
+        """Data of the same make to fit text-only baselines on, where more can be generated; None elsewhere."""
+        return None
+
+    def filter(self, keep: Callable[[Record], bool]) -> Source:
+        """The records that `keep` says yes to; it reads every record once, now."""
+        return self.select([i for i, record in enumerate(self) if keep(record)])
+
+    def map(self, change: Callable[[Record], Record], *, columns: Sequence[str] | None = None) -> Source:
+        """The same records, each passed through `change` when it is read. Name the `columns` if they change."""
+        return Mapped(self, change, columns=columns)
+
+    def __add__(self, other: Source) -> Source:
+        return concat(self, other)
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        domains = f", {len(self.domains)} domains" if self.domains else ""
+        return f"<{self.name}: {len(self)} records of {', '.join(self.columns)}{classes}{domains}>"
+
+
+class Stream(ABC):
+    """A collection of records that can only be read in order: too large, or too far away, to be asked by number.
+
+    It is a list of `parts` (shards, files), each read from its start. The loader shuffles the parts, and the records
+    within blocks, so its place in an epoch is a part and a count, and resuming is exact.
+    """
+
+    name: str = "stream"
+    columns: Sequence[str] = ("image", "text")
+    classes: list[str] | None = None
+    domains: list[str] | None = None
+    parts: int = 1
+
+    @abstractmethod
+    def read(self, part: int, skip: int = 0) -> Iterator[Record]:
+        """The records of one part in their fixed order, without the first `skip`."""
+
+    @property
+    def skipped(self) -> Skipped:
+        """What could not be read so far, and why."""
+        return self.__dict__.setdefault("_skipped", Skipped())
+
+    def __iter__(self) -> Iterator[Record]:
+        for part in range(self.parts):
+            yield from self.read(part)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: a stream of {', '.join(self.columns)} in {self.parts} parts>"
+
+
+class Records(Source):
+    """A source that is a list in memory.
+
+    >>> source = Records([{"text": "a cat", "label": 0}], classes=["cat"], name="pets")
+    >>> source
+    <pets: 1 records of text, label, 1 classes>
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        *,
+        name: str = "records",
+        classes: list[str] | None = None,
+        domains: list[str] | None = None,
+        skipped: Skipped | None = None,
+    ) -> None:
+        self._records = list(records)
+        self.name, self.classes, self.domains = name, classes, domains
+        self.columns = list(dict.fromkeys(key for record in self._records for key in record))
+        if skipped is not None:
+            self._skipped = skipped
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> Record:
+        return dict(self._records[index])
+
+
+class Selection(Source):
+    """Some records of a source, in a given order. Their `index` stays that of the whole source."""
+
+    def __init__(self, source: Source, indices: Iterable[int], *, name: str | None = None) -> None:
+        self.source, self.indices = source, list(indices)
+        outside = [i for i in self.indices if not 0 <= i < len(source)]
+        if outside:
+            raise IndexError(f"{source.name} has {len(source)} records, there is no number {outside[0]}")
+        self.name = name or source.name
+        self.columns, self.classes, self.domains = source.columns, source.classes, source.domains
+        self._skipped = source.skipped
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def training(self) -> Source | None:
+        return self.source.training()
+
+    def record(self, index: int) -> Record:
+        place = self.indices[index]
+        return {"index": place, **self.source.record(place)}
+
+
+class Mapped(Source):
+    """A source whose records pass through a function when they are read."""
+
+    def __init__(
+        self, source: Source, change: Callable[[Record], Record], *, columns: Sequence[str] | None = None
+    ) -> None:
+        self.source, self.change = source, change
+        self.name, self.classes, self.domains = source.name, source.classes, source.domains
+        self.columns = columns if columns is not None else source.columns
+        self._skipped = source.skipped
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def record(self, index: int) -> Record:
+        return self.change(self.source.record(index))
+
+
+class Concatenation(Source):
+    """Sources one after the other, with their classes and domains merged by name. See `concat`."""
+
+    def __init__(self, sources: Sequence[Source], *, name: str | None = None) -> None:
+        if not sources:
+            raise ValueError("concat needs at least one source")
+        self.sources = list(sources)
+        self.name = name or "+".join(source.name for source in self.sources)
+        self._starts = [0]
+        for source in self.sources:
+            self._starts.append(self._starts[-1] + len(source))
+        self.classes, self._labels = _merge([source.classes for source in self.sources])
+        # A source without domains is a domain of its own beside the others.
+        self.domains, self._domains = _merge([source.domains or [source.name] for source in self.sources])
+        derived = ("index", "group", "domain")
+        self.columns = list(dict.fromkeys([*(c for s in self.sources for c in s.columns), *derived]))
+        self._skipped = Skipped.merged(source.skipped for source in self.sources)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def record(self, index: int) -> Record:
+        part = next(p for p in range(len(self.sources)) if index < self._starts[p + 1])
+        place = index - self._starts[part]
+        record = self.sources[part].record(place)
+        group: int = record["group"] if "group" in record else record.get("index", place)
+        # Groups of different sources have nothing to do with one another, so each source gets numbers of its own.
+        record |= {"index": index, "group": (part << 40) + group}
+        record["domain"] = self._domains[part].get(record.get("domain", 0), -1)
+        if "label" in record:
+            label = record["label"]
+            record["label"] = self._labels[part].get(label, -1) if self.sources[part].classes else label
+        return record
+
+
+def concat(*sources: Source, name: str | None = None) -> Source:
+    """Sources one after the other as one. `index` becomes the place in the whole, groups of different sources are kept
+    apart, classes and domains are merged by their names, and a source without domains becomes one.
+
+    >>> cats = Records([{"text": "a cat", "label": 0}], name="cats", classes=["cat"])
+    >>> pets = Records([{"text": "a dog", "label": 0}], name="pets", classes=["dog"])
+    >>> both = concat(cats, pets)
+    >>> both.classes, both.domains, both[1]["label"], both[1]["domain"], both[1]["index"]
+    (['cat', 'dog'], ['cats', 'pets'], 1, 1, 1)
+    """
+    return sources[0] if len(sources) == 1 else Concatenation(sources, name=name)
+
+
+def captions(text: Any) -> list[str]:
+    """The captions in a record's `text`, stripped, without the blank ones.
+
+    >>> captions([" a cat ", "", None]), captions("a dog"), captions(None)
+    (['a cat'], ['a dog'], [])
+    """
+    texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
+    return [stripped for t in texts if t is not None and (stripped := str(t).strip())]
+
+
+def words(name: str) -> str:
+    """The name of a class or a file as its caption.
+
+    >>> words("red_car-2")
+    'red car 2'
+    """
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def _merge(names: Sequence[Sequence[str] | None]) -> tuple[list[str] | None, list[Mapping[int, int]]]:
+    """One list of all names, and for each list the map from its numbers to the numbers of the whole."""
+    union = list(dict.fromkeys(name for each in names for name in each or ()))
+    place = {name: i for i, name in enumerate(union)}
+    return union or None, [{i: place[name] for i, name in enumerate(each or ())} for each in names]

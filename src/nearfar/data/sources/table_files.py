@@ -1,0 +1,142 @@
+"""Pairs in a table: CSV, TSV, JSON lines or Parquet, with paths of images or the images themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.sources.arrow import ArrowSource, find_roles
+from nearfar.data.sources.encoding import REMEDY, line_not_utf8
+from nearfar.data.sources.source import Source
+from nearfar.errors import UserError
+
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # Without keep_default_na=False the captions "null", "None" and "NA" would count as missing.
+    ".csv": ("csv", {"keep_default_na": False, "skipinitialspace": True}),
+    ".tsv": ("csv", {"keep_default_na": False, "skipinitialspace": True, "sep": "\t"}),
+    ".jsonl": ("json", {}),
+    ".ndjson": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+"""The reader of `datasets` for each kind of file, with its options."""
+
+
+NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0", "No columns to parse")
+"""How the readers say that there is nothing in a file."""
+
+
+def table(
+    path: str | os.PathLike[str],
+    *,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    answers: str | Sequence[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Rows of a CSV, TSV, JSONL or Parquet file as records. Read through `datasets`, which keeps a memory-mapped copy
+    in its cache, so a table may be larger than memory.
+
+    Args:
+        path: the file; by its ending one knows its kind.
+        image, text, label, domain, group, answers: columns; those not named are guessed by their usual names (`image`,
+            `file_name`, ...; `text`, `caption`, ...). `image` holds paths or bytes. `text` may be several columns, or a
+            column of lists: all are captions of the row. Text in `label` and `domain` becomes numbers, in sorted order.
+            `answers` are those to the question in `text`; of several annotators in as many columns or in lists.
+        root: folder that paths of images start from, by default that of the table.
+        cache_dir: where `datasets` keeps its copy.
+
+    Raises:
+        UserError: no such file, a broken row (named), or no column that could be the image or the text (with a list
+            of those there are), text that is not UTF-8 (with its line).
+    """
+    file = Path(path)
+    kind, options = READERS.get(file.suffix.lower(), (None, {}))
+    if kind is None:
+        raise UserError(f"{file}: a table must end in one of {', '.join(READERS)}")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if file.stat().st_size == 0:
+        raise UserError(f"{file}: the file is empty")
+    if kind != "parquet" and (line := line_not_utf8(file)) is not None:
+        raise UserError(f"{file}: line {line} is not UTF-8 text: {REMEDY}")
+    named: dict[str, Any] = {
+        "image": image,
+        "text": text,
+        "label": label,
+        "domain": domain,
+        "group": group,
+        "answers": answers,
+    }
+    if kind == "csv":
+        roles = find_roles(_header(file, options), where=str(file), **named)
+        # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path.
+        written = (roles.image, *roles.text, *roles.answers)
+        options = {**options, "converters": {column: str for column in written if column is not None}}
+    rows = _rows(file, kind, options, cache_dir)
+    roles = find_roles(rows.column_names, where=str(file), **named)
+    return ArrowSource(rows, roles, name=file.name, root=root or file.parent)
+
+
+def _rows(file: Path, kind: str, options: dict[str, Any], cache_dir: str | os.PathLike[str] | None) -> Any:
+    from datasets import load_dataset
+
+    with _named(file), quiet():
+        return load_dataset(
+            kind, data_files=[str(file)], split="train", cache_dir=cache_dir and str(cache_dir), **options
+        )
+
+
+def _header(file: Path, options: dict[str, Any]) -> list[str]:
+    """The columns of a CSV or TSV file."""
+    from pandas import read_csv
+
+    with _named(file):
+        return [str(column) for column in read_csv(file, nrows=0, **options).columns]
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """What a reader raises, as an error that names the file and what is wrong in it."""
+    try:
+        yield
+    except Exception as error:  # The readers of datasets raise what pandas and Arrow raise.
+        raise UserError(f"{file}: cannot be read as {file.suffix[1:].upper()}: {_reason(file, error)}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which would cover our own."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _reason(file: Path, error: BaseException) -> str:
+    """What is wrong, with the row where that can be told."""
+    if file.suffix.lower() in (".jsonl", ".ndjson"):
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    if line.strip() and not isinstance(json.loads(line), dict):
+                        return f"line {number} is not an object {{...}}"
+                except ValueError as broken:
+                    return f"line {number}: {broken}"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if any(told in str(error) for told in NO_ROWS):
+        return "it holds no rows"
+    return " ".join(str(error).split()) or type(error).__name__

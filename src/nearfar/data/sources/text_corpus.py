@@ -1,0 +1,115 @@
+"""Running text as a source: passages of whole paragraphs, for training and judging language models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from nearfar.data.sources.source import Records
+from nearfar.errors import UserError
+
+SUFFIXES = (".txt", ".md", ".rst")
+
+
+def corpus(
+    path: str | os.PathLike[str], *, words: int = 128, split: str | None = None, held_out: float = 0.1
+) -> Records:
+    """Passages of text files.
+
+    Args:
+        path: a text file, a folder of `.txt`, `.md` and `.rst` files (read in order of their names, folders in folders
+            included), or "python": the Python language reference, about 60,000 words of English that come with every
+            Python.
+        words: a passage is as many whole paragraphs of a file as fit in this many words; a longer paragraph is cut.
+        split: "train" or "test", fixed by a hash of each passage; None gives all.
+        held_out: share of passages in "test".
+
+    Returns:
+        a `Source` whose records have `text` and `index`.
+
+    Raises:
+        UserError: nothing there, no text in it, or a file that is not UTF-8.
+
+    >>> source = corpus("python", words=64, split="test")
+    >>> source.columns
+    ['text', 'index']
+    """
+    if split not in (None, "train", "test"):
+        raise UserError(f"a corpus has the splits 'train' and 'test', not {split!r}")
+    texts = python_reference() if os.fspath(path) == "python" else _read(Path(path))
+    found = [passage for text in texts for passage in passages(text, words)]
+    if split is not None:
+        found = [passage for passage in found if _is_held_out(passage, held_out) == (split == "test")]
+    if not found:
+        raise UserError(f"{os.fspath(path)}: no text in it")
+    return Records([{"text": passage, "index": i} for i, passage in enumerate(found)], name=f"text:{os.fspath(path)}")
+
+
+def passages(text: str, words: int) -> Iterator[str]:
+    """Whole paragraphs joined up to `words` words.
+
+    >>> list(passages("one two three\\n\\nfour\\n\\nfive six seven eight nine", 4))
+    ['one two three\\n\\nfour', 'five six seven eight', 'nine']
+    """
+    held: list[str] = []
+    count = 0
+    for paragraph in _paragraphs(text, words):
+        size = len(paragraph.split())
+        if held and count + size > words:
+            yield "\n\n".join(held)
+            held, count = [], 0
+        held.append(paragraph)
+        count += size
+    if held:
+        yield "\n\n".join(held)
+
+
+def python_reference() -> list[str]:
+    """The prose of the Python language reference, a text a topic; tables, grammar and code left out."""
+    from pydoc_data.topics import topics
+
+    return ["\n\n".join(_prose(text)) for _, text in sorted(topics.items())]
+
+
+def _prose(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", text):
+        lines = block.splitlines()
+        # what is set off from the margin, ruled or drawn is code, grammar or a table
+        if lines and not lines[0].startswith("     ") and not re.search(r"::=|[-=*+|]{3}|>>>", block):
+            paragraph = " ".join(block.split())
+            if len(paragraph.split()) >= 8:
+                yield paragraph
+
+
+def _paragraphs(text: str, words: int) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", text):
+        pieces = block.split()
+        if len(pieces) <= words:
+            if pieces:
+                yield block.strip()
+        else:
+            for start in range(0, len(pieces), words):
+                yield " ".join(pieces[start : start + words])
+
+
+def _read(path: Path) -> Iterable[str]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{path} holds no {', '.join(SUFFIXES)} files")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise UserError(f"{path}: no such file or folder of text")
+    for file in files:
+        try:
+            yield file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _is_held_out(passage: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(passage.encode()).digest()[:4], "big") < share * 2**32

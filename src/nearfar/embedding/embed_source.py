@@ -1,0 +1,261 @@
+"""From a model and data to vectors: the one place where evaluation and search run an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nearfar.data.batches.batch import to_device
+from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import captions as clean_captions
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.errors import UserError, at_least
+
+NUMBERS = ("index", "group", "label", "domain")
+PLAIN = (str, int, float, bool, type(None))
+
+
+def embed(
+    encoder: Any,
+    source: Any,
+    *,
+    batch_size: int = 64,
+    captions: int | None = None,
+    max_skipped: float = 0.1,
+    threads: int = 4,
+    progress: bool = False,
+) -> Embeddings:
+    """Embed every image and every caption of a source.
+
+    Args:
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`; used in eval mode, on the
+            device it is on, and left in the mode it was in.
+        source: a `nearfar.data` source or stream, or any iterable of records.
+        batch_size: images, and captions, at a time.
+        captions: how many captions of each image to take, from the first; None takes all, 0 none. An encoder without
+            `encode_text` takes none.
+        max_skipped: the share of broken images above which this stops.
+        threads: threads that read and decode images.
+        progress: show a progress bar.
+
+    Returns:
+        `Embeddings` with unit rows, float32, on the CPU. Each different caption is encoded once.
+
+    Raises:
+        UserError: the source holds no usable image, or too many are broken.
+    """
+    at_least(1, batch_size=batch_size)
+    at_least(0, captions=captions)
+    captions = captions if hasattr(encoder, "encode_text") else 0
+    near = getattr(encoder, "image_size", None)
+    reader = _Reader(source, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
+    with evaluating(encoder), _bar("images", reader.total, progress) as step:
+        images = []
+        for pictures in reader.batches(batch_size):
+            images.append(_encode_images(encoder, pictures))
+            step(len(pictures))
+    if not images:
+        hint = f"\n{reader.skipped.listing(5)}" if reader.skipped else ""
+        raise UserError(f"{reader.name} holds no image that can be embedded{hint}")
+    image = torch.cat(images)
+    text = embed_texts(encoder, reader.captions, batch_size=batch_size, progress=progress)
+    return Embeddings(
+        image=image,
+        text=text if len(text) else image.new_zeros(0, image.shape[1]),
+        image_of_text=torch.tensor(reader.owner, dtype=torch.long),
+        row=torch.tensor(reader.rows, dtype=torch.long),
+        index=reader.numbers("index"),
+        group=reader.numbers("group") if reader.has("group") else None,
+        label=reader.numbers("label") if reader.has("label") else None,
+        domain=reader.numbers("domain") if reader.has("domain") else None,
+        classes=getattr(source, "classes", None),
+        domains=getattr(source, "domains", None),
+        names=[_name(record, row) for record, row in zip(reader.records, reader.rows, strict=True)],
+        captions=reader.captions,
+        columns=reader.columns(),
+        source=reader.name,
+        skipped=reader.skipped,
+    )
+
+
+def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+    """Unit embeddings `[len(texts), D]` of texts, float32, on the CPU. Each different text is encoded once, and texts
+    of like length together, so that little is spent on padding."""
+    at_least(1, batch_size=batch_size)
+    different = sorted(set(texts), key=lambda text: (len(text), text))
+    if not different:
+        return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
+    encoded = []
+    with evaluating(encoder), _bar("captions", len(different), progress) as step:
+        for batch in _batches(different, batch_size):
+            tokens = to_device(encoder.tokenize(list(batch)), device_of(encoder))
+            encoded.append(_unit(encoder.encode_text(tokens)))
+            step(len(batch))
+    place = {text: i for i, text in enumerate(different)}
+    return torch.cat(encoded)[[place[text] for text in texts]]
+
+
+def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64) -> Tensor:
+    """Unit embeddings `[n, D]` of images given as paths, bytes or PIL images, float32, on the CPU.
+
+    Raises:
+        nearfar.data.fields.images.BadImage: one of them cannot be read.
+    """
+    from nearfar.data.fields.images import load_image
+
+    at_least(1, batch_size=batch_size)
+    with evaluating(encoder):
+        batches = [_encode_images(encoder, [load_image(i) for i in batch]) for batch in _batches(images, batch_size)]
+    return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
+
+
+@contextmanager
+def evaluating(encoder: Any) -> Iterator[None]:
+    """No gradients, and the encoder in eval mode, until the block ends; then each of its modules is back in its own
+    mode (a frozen tower that was in eval mode stays there)."""
+    modules = [m for m in encoder.modules() if m.training] if isinstance(encoder, torch.nn.Module) else []
+    for module in modules:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in modules:
+            module.training = True
+
+
+def device_of(encoder: Any) -> torch.device:
+    """The device of an encoder's first parameter; the CPU for one that has none."""
+    parameters = encoder.parameters() if hasattr(encoder, "parameters") else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
+class _Reader:
+    """Reads records in order, keeps what describes them, and hands out their pictures in batches."""
+
+    def __init__(
+        self, source: Any, *, captions: int | None, max_skipped: float, threads: int, near: int | None
+    ) -> None:
+        self.source, self.most, self.max_skipped, self.threads = source, captions, max_skipped, threads
+        self.near = near
+        self.name = str(getattr(source, "name", "source"))
+        self.total = len(source) if hasattr(source, "__len__") else None
+        self.skipped = Skipped()
+        self.records: list[dict[str, Any]] = []
+        self.rows: list[int] = []
+        self.captions: list[str] = []
+        self.owner: list[int] = []
+
+    def batches(self, size: int) -> Iterator[list[Any]]:
+        seen, read = 0, partial(_read, near=self.near)
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            for chunk in _batches(self._items(), size):
+                pictures = []
+                for row, (record, picture) in zip(range(seen, seen + len(chunk)), pool.map(read, chunk), strict=True):
+                    if isinstance(picture, Exception):
+                        self.skipped.add(_name(record, row), str(picture))
+                    else:
+                        pictures.append(picture)
+                        self._keep(row, record)
+                seen += len(chunk)
+                self.skipped.check(seen, limit=self.max_skipped, name=self.name, total=self.total)
+                if pictures:
+                    yield pictures
+
+    def _items(self) -> Iterable[Any]:
+        """Closures for a source that is asked by number, so that the threads do its reading too; records otherwise."""
+        if self.total is None or not hasattr(self.source, "__getitem__"):
+            return iter(self.source)
+        source = self.source
+        return ((lambda i=i: source[i]) for i in range(self.total))
+
+    def _keep(self, row: int, record: Mapping[str, Any]) -> None:
+        texts = clean_captions(record.get("text"))[: self.most]
+        self.captions += texts
+        self.owner += [len(self.records)] * len(texts)
+        image = record.get("image")
+        plain = {k: v for k, v in record.items() if k not in ("text", "image") and isinstance(v, PLAIN)}
+        if isinstance(image, str | PathLike):
+            plain.setdefault("path", str(image))
+        self.records.append(plain)
+        self.rows.append(row)
+
+    def has(self, key: str) -> bool:
+        return any(record.get(key) is not None for record in self.records)
+
+    def numbers(self, key: str) -> Tensor:
+        """One number a record; where it is missing: its place for `index` and `group`, -1 (unknown) otherwise."""
+        own = key in ("index", "group")
+        values = [
+            (row if own else -1) if record.get(key) is None else int(record[key])
+            for record, row in zip(self.records, self.rows, strict=True)
+        ]
+        return torch.tensor(values, dtype=torch.long)
+
+    def columns(self) -> dict[str, list[Any]]:
+        names = dict.fromkeys(key for record in self.records for key in record if key not in NUMBERS)
+        return {name: [record.get(name) for record in self.records] for name in names}
+
+
+def _read(item: Any, *, near: int | None) -> tuple[Mapping[str, Any], Any]:
+    """A record and its picture, or the error that says why there is none."""
+    from nearfar.data.fields.images import BadImage, load_image
+
+    record: Mapping[str, Any] = {}
+    try:
+        record = item() if callable(item) else item
+        if "image" not in record:
+            raise UserError(f"a record has no 'image', only {', '.join(record)}: name the column with image=NAME")
+        return record, load_image(record["image"], near=near)
+    except BadImage as error:
+        return record, error
+    except OSError as error:
+        return record, BadImage(str(error))
+
+
+def _name(record: Mapping[str, Any], row: int) -> str:
+    for key in ("name", "path", "image"):
+        if isinstance(record.get(key), str):
+            return record[key]
+    texts = clean_captions(record.get("text"))
+    return texts[0] if texts else f"record {row}"
+
+
+def _encode_images(encoder: Any, pictures: list[Any]) -> Tensor:
+    return _unit(encoder.encode_image(encoder.preprocess(pictures).to(device_of(encoder))))
+
+
+def _unit(embedding: Tensor) -> Tensor:
+    unit = normalize(embedding.float(), dim=-1).cpu()
+    if not unit.isfinite().all():
+        raise UserError(
+            "the model gives embeddings that are NaN or infinite: its training diverged, or its file is bad"
+        )
+    return unit
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    for first in iterator:
+        yield list(chain([first], islice(iterator, size - 1)))
+
+
+@contextmanager
+def _bar(what: str, total: int | None, show: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+        task = bar.add_task(f"embedding {what}", total=total)
+        yield lambda done: bar.advance(task, done)

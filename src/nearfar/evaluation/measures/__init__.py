@@ -1,0 +1,1 @@
+"""Measures that several protocols share: ranks, intervals, results."""

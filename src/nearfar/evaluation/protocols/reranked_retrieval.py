@@ -1,0 +1,80 @@
+"""Retrieval in two stages: the dual encoder keeps the best candidates, a slower model puts those in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.errors import UserError
+from nearfar.evaluation.measures.ranks import Ranks, rank_scores
+from nearfar.evaluation.measures.result import Metric, Result
+from nearfar.evaluation.protocols.retrieval import rank_metrics
+
+SecondLook = Callable[[Tensor, Tensor, Tensor, str], Tensor]
+"""`(similarity [q, c], query rows [q], candidate rows [c], direction) -> scores [q, c]` to rank by; rows are those of
+`Embeddings.image` and `Embeddings.text`, and the direction is "text_to_image" or "image_to_text"."""
+
+
+def reranked_retrieval(
+    data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, chunk: int = 256
+) -> Result:
+    """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second look makes of the cosines.
+
+    Args:
+        data: the embedded data.
+        second_look: what re-orders the first candidates of each query, such as a `nearfar.models.Reranker`; those it
+            does not look at should stay behind those it does.
+        ks: the k of R@k.
+        seed: of the bootstrap.
+        chunk: queries whose scores are held at a time.
+
+    Returns:
+        The figures of `retrieval`, over all data and `by["domain"]`, each domain among its own candidates.
+
+    Raises:
+        UserError: the data has no captions.
+
+    >>> eye = torch.eye(4)
+    >>> backwards = lambda similarity, query, candidate, direction: -similarity
+    >>> reranked_retrieval(Embeddings(eye, eye, torch.arange(4)), backwards)["text_to_image_R@1"]
+    0.0
+    """
+    if not len(data.text):
+        raise UserError(f"retrieval needs captions, and {data.source} has none")
+
+    def measured(images: Tensor) -> dict[str, Metric]:
+        part = data.select(images)
+        texts = torch.isin(data.image_of_text, images).nonzero().flatten()[part.distinct_texts()]
+        sides = {
+            "image": (images, normalize(data.image[images], dim=1), data.match_group[images]),
+            "text": (texts, normalize(data.text[texts], dim=1), data.text_group[texts]),
+        }
+        metrics: dict[str, Metric] = {}
+        for direction in ("text_to_image", "image_to_text"):
+            (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
+            found = [
+                rank_scores(second_look(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
+                for rows in torch.arange(len(q)).split(chunk)
+            ]
+            metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
+        return metrics
+
+    domains = {
+        name: measured(rows) for name, rows in data.parts().items() if torch.isin(data.image_of_text, rows).any()
+    }
+    return Result(
+        "reranked_retrieval",
+        measured(torch.arange(len(data))),
+        {"domain": domains} if domains else {},
+        {"images": len(data), "distinct_captions": len(data.distinct_texts())},
+    )
+
+
+def _joined(parts: Sequence[Ranks]) -> Ranks:
+    return Ranks(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ranks)))

@@ -1,0 +1,1 @@
+"""Parts that methods share: momentum encoders, queues, distillation, matching, masking, negatives."""

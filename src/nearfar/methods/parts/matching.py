@@ -1,0 +1,77 @@
+"""The losses of a fusion encoder: image-text matching with hard negatives, and distilled masked language modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nearfar.methods.parts.hard_negatives import sample_hard_negatives
+from nearfar.methods.parts.token_masking import IGNORED, mask_tokens
+from nearfar.models.fusion.fusion_model import FusionModel
+
+
+def matching_loss(
+    model: FusionModel,
+    image: Tensor,
+    text: Tensor,
+    mask: Tensor,
+    *,
+    image_to_text: Tensor,
+    text_to_image: Tensor | None = None,
+    ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Image-text matching (ITM): the batch's pairs against one hard image a text and one hard text an image.
+
+    Args:
+        model: gives `match`.
+        image, text: image tokens `[B, 1 + P, W]` and text states `[B, L, W]`; the loss's gradient reaches both.
+        mask: `[B, L]` of the texts.
+        image_to_text: `[B, B]` similarities divided by the temperature, images in rows, by which each image's text is
+            drawn. Of the local batch only.
+        text_to_image: the same with texts in rows, by which each text's image is drawn; by default the transpose.
+        ids: `[B]`; samples of one id are never negatives of each other. A sample without any negative adds none.
+
+    Returns the mean cross-entropy over the pairs, and the share judged rightly.
+    """
+    text_to_image = image_to_text.T if text_to_image is None else text_to_image
+    hard_image = sample_hard_negatives(text_to_image, ids)  # for each text
+    hard_text = sample_hard_negatives(image_to_text, ids)  # for each image
+    texts_with, images_with = hard_image >= 0, hard_text >= 0
+    own = torch.arange(len(image), device=image.device)
+    pictures = torch.cat([own, hard_image[texts_with], own[images_with]])
+    captions = torch.cat([own, own[texts_with], hard_text[images_with]])
+    logits = model.match(image, text[captions], mask[captions], rows=pictures)
+    labels = (torch.arange(len(logits), device=logits.device) < len(image)).long()
+    return cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).float().mean()
+
+
+def masked_language_loss(
+    model: FusionModel,
+    teacher: FusionModel,
+    tokens: Mapping[str, Tensor],
+    image: Tensor,
+    teacher_image: Tensor,
+    *,
+    alpha: float,
+    probability: float = 0.15,
+) -> Tensor:
+    """Masked language modelling (MLM) with the picture in view: `(1 - alpha) CE(words) + alpha CE(teacher's words)`.
+
+    Teacher and student read the same masked ids; the student sees `image` tokens, the teacher `teacher_image`. Zero,
+    with a graph, where no token of the batch was masked.
+    """
+    ids, labels = mask_tokens(tokens["input_ids"], model.tokenizer, probability=probability)
+    masked = {**tokens, "input_ids": ids}
+    where = labels != IGNORED
+    if not bool(where.any()):
+        return image.sum() * 0
+    logits = model.masked_language_logits(masked, image, where)
+    hard = cross_entropy(logits, labels[where])
+    if not alpha:
+        return hard
+    with torch.no_grad():
+        soft = teacher.masked_language_logits(masked, teacher_image, where).softmax(1)
+    return (1 - alpha) * hard + alpha * cross_entropy(logits, soft)

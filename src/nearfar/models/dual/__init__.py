@@ -1,0 +1,1 @@
+"""Dual encoders: two towers and the heads that join them."""

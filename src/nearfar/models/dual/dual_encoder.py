@@ -1,0 +1,305 @@
+"""The dual encoder: an image tower and a text tower with one embedding space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nearfar.errors import UserError
+from nearfar.models import model_folder as checkpoint
+from nearfar.models.dual import lora
+from nearfar.models.dual.projection import Heads, projection
+from nearfar.models.towers.pixels import Pixels
+from nearfar.models.towers.tokens import tokenize, with_padding
+from nearfar.models.towers.tower import ImageTower, TextTower
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PARTS = ("image", "text", "image_projection", "text_projection")
+"""The parts by name, as `freeze` takes them; `image` and `text` are the towers."""
+
+
+class DualEncoder(nn.Module):
+    """Two towers and their projections into one space of `embed_dim` numbers. `nearfar.models.create` makes one.
+
+    Embeddings are as the projections give them unless `normalize=True`: losses normalise for themselves.
+
+    Attributes:
+        image_size, mean, std: what `preprocess` makes of pictures.
+        tokenizer, max_length: what `tokenize` makes of texts.
+        embed_dim: width of the shared space.
+        temperature, bias: the divisor of similarities, and the offset added after, that a checkpoint was trained
+            with; None where there is none. Losses may start from them.
+    """
+
+    def __init__(
+        self,
+        image: ImageTower,
+        text: TextTower,
+        *,
+        tokenizer: Any,
+        pixels: Pixels,
+        embed_dim: int = 256,
+        image_projection: str = "linear",
+        text_projection: str = "linear",
+        projection_dropout: float = 0.0,
+        image_heads: int = 1,
+        max_length: int | None = None,
+        temperature: float | None = None,
+        bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        _check_tokenizer(with_padding(tokenizer), text)
+        self.image, self.text = image, text
+        self._projections: dict[str, Any] = {
+            "image_projection": image_projection,
+            "text_projection": text_projection,
+            "projection_dropout": projection_dropout,
+            "image_heads": image_heads,
+        }
+        self.image_projection = self._image_projection(image.width, embed_dim)
+        drop = projection_dropout
+        self.text_projection = projection(text_projection, text.width, embed_dim, side="text", dropout=drop)
+        self.tokenizer = tokenizer
+        self.pixels = pixels
+        self.embed_dim = embed_dim
+        self.max_length = min(max_length or text.longest, text.longest)
+        self.temperature, self.bias = temperature, bias
+        self.frozen: tuple[str, ...] = ()
+        self.adapters: dict[str, dict[str, Any]] = {}
+
+    @property
+    def image_size(self) -> int:
+        return self.pixels.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return self.pixels.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return self.pixels.std
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def preprocess(self, pictures: Sequence[Image]) -> Tensor:
+        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
+        return self.pixels(pictures)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
+        if isinstance(texts, str):
+            raise UserError("tokenize takes a list of texts, not one text: write [text]")
+        return tokenize(self.tokenizer, texts, self.max_length)
+
+    def image_tokens(self, pixels: Tensor) -> Tensor:
+        """`[B, 1 + P, W]`: the picture's summary, then its P patches, before the projection. Tokens that the tower
+        gave before (`nearfar.training.precompute`) are handed on."""
+        if pixels.ndim == 3 and pixels.shape[-1] == self.image.width:
+            return pixels.to(self.device)
+        _check_pixels(pixels, self.image)
+        return self.image(pixels.to(self.device))
+
+    def text_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """`[B, L, W]`: hidden states in step with `input_ids`, the text's summary in place of the first."""
+        device = self.device
+        return self.text({name: value.to(device) for name, value in tokens.items()})
+
+    def image_summary(self, pixels: Tensor) -> Tensor:
+        """What the image tower makes of pixels `[B, 3, H, W]` as a whole: `[B, W]`, before the projection. Summaries
+        that it gave before (`nearfar.training.precompute`) are handed on."""
+        return pixels.to(self.device) if pixels.ndim == 2 else self.image_tokens(pixels)[:, 0]
+
+    def text_summary(self, tokens: Mapping[str, Tensor] | Tensor) -> Tensor:
+        """What the text tower makes of tokens `[B, L]` as a whole: `[B, W]`; summaries are handed on."""
+        return tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
+
+    def encode_image(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:
+        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`, or of the image tower's summaries `[B, W]`; of unit
+        length with `normalize=True`. `head` asks for one of several `image_heads` alone."""
+        project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
+        embedding = project(self.image_summary(pixels))
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def encode_text(self, tokens: Mapping[str, Tensor] | Tensor, normalize: bool = False) -> Tensor:
+        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`, or of the text tower's summaries `[B, W]`; of unit
+        length with `normalize=True`."""
+        embedding = self.text_projection(self.text_summary(tokens))
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both embeddings, unit length."""
+        return self.encode_image(pixels, normalize=True), self.encode_text(tokens, normalize=True)
+
+    def resize_images(self, image_size: int) -> Self:
+        """Look at pictures of another size from here on, as in fine-tuning at 384 what was trained at 256. `preprocess`
+        changes with it; see `ImageTower.resize` for position embeddings and errors."""
+        self.image.resize(image_size)
+        old = self.pixels
+        self.pixels = replace(old, size=image_size, resize=old.resize and round(old.resize * image_size / old.size))
+        return self
+
+    def freeze(self, *parts: str) -> Self:
+        """Stop training the named `PARTS`: no gradient, and evaluation mode for good, whatever `train()` says.
+
+        `freeze("image")` is locked-image tuning: the pretrained image tower teaches the text tower.
+        """
+        for part in parts:
+            self._part(part).requires_grad_(False)
+        self.frozen = tuple(p for p in PARTS if p in {*self.frozen, *parts})
+        return self.train(self.training)
+
+    def unfreeze(self, *parts: str) -> Self:
+        """Train the named parts again; without names, all."""
+        for part in parts or PARTS:
+            self._part(part).requires_grad_(True)
+        self.frozen = tuple(p for p in self.frozen if parts and p not in parts)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            getattr(self, part).eval()
+        return self
+
+    def add_lora(
+        self,
+        *towers: str,
+        rank: int = 8,
+        alpha: float = 16.0,
+        dropout: float = 0.0,
+        targets: Sequence[str] | None = None,
+    ) -> Self:
+        """Freeze the named towers (default both) and put low-rank adapters beside their linear layers, or beside
+        those whose names end in one of `targets`. The adapters are saved and loaded with the model."""
+        for tower in towers or ("image", "text"):
+            if tower not in ("image", "text"):
+                raise UserError(f"add_lora({tower!r}): a tower is 'image' or 'text'")
+            if tower in self.adapters:
+                raise UserError(f"the {tower} tower has adapters already: merge_lora() first")
+            settings: dict[str, Any] = {
+                "rank": rank,
+                "alpha": alpha,
+                "dropout": dropout,
+                "targets": targets and list(targets),
+            }
+            lora.add(getattr(self, tower), **settings)
+            self.adapters[tower] = settings
+            self.frozen = tuple(p for p in self.frozen if p != tower)
+        return self.train(self.training)
+
+    def merge_lora(self) -> Self:
+        """Fold the adapters into the weights they stand beside: the same outputs, no extra parameters. The towers
+        stay frozen until `unfreeze`."""
+        for tower in self.adapters:
+            lora.merge(getattr(self, tower))
+        merged, self.adapters = tuple(self.adapters), {}
+        return self.freeze(*merged)
+
+    def _image_projection(self, width: int, embed_dim: int) -> nn.Module:
+        told = self._projections
+        kind, drop, count = told["image_projection"], told["projection_dropout"], told["image_heads"]
+        if count < 1 or (count > 1 and kind == "none"):
+            raise UserError(f"image_heads={count} with image_projection={kind!r}: heads are one or more projections")
+        heads = [projection(kind, width, embed_dim, side="image", dropout=drop) for _ in range(count)]
+        return heads[0] if count == 1 else Heads(heads)
+
+    def _part(self, name: str) -> nn.Module:
+        if name not in PARTS:
+            raise UserError(f"no part {name!r}: choose among {', '.join(PARTS)}")
+        return getattr(self, name)
+
+    def config(self) -> dict[str, Any]:
+        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
+        return {
+            "image": {
+                "spec": self.image.spec,
+                "image_size": self.image.image_size,
+                "pooling": self.image.pooling,
+            },
+            "text": {"spec": self.text.spec, "pooling": self.text.pooling},
+            "pixels": {**vars(self.pixels), "mean": list(self.mean), "std": list(self.std)},
+            "embed_dim": self.embed_dim,
+            **self._projections,
+            "max_length": self.max_length,
+            "temperature": self.temperature,
+            "bias": self.bias,
+            "adapters": self.adapters,
+            "frozen": list(self.frozen),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
+        """A model of this shape with fresh weights, adapters in place and frozen parts frozen."""
+        from nearfar.models.towers.backbones import rebuild
+
+        fields = dict(config)
+        image, text, adapters, frozen = (fields.pop(key) for key in ("image", "text", "adapters", "frozen"))
+        pictures = ImageTower(rebuild(image["spec"]), **image)
+        model = cls(
+            pictures,
+            cls._text_tower(text, pictures),
+            tokenizer=tokenizer,
+            pixels=Pixels(**fields.pop("pixels")),
+            **fields,
+        )
+        for tower, settings in adapters.items():
+            model.add_lora(tower, **settings)
+        return model.freeze(*frozen)
+
+    @classmethod
+    def _text_tower(cls, text: Mapping[str, Any], image: ImageTower) -> Any:
+        from nearfar.models.towers.backbones import rebuild
+
+        return TextTower(rebuild(text["spec"]), **text)
+
+    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
+        """Write `config.json`, `model.safetensors` and the tokenizer to `folder`, each file whole or not at all.
+
+        `state_dict` gives the weights where the module does not hold them all (sharded training).
+        """
+        return checkpoint.write(folder, self, state_dict or self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The model saved in `folder`, in evaluation mode: bit-equal weights, adapters and frozen parts included."""
+        model = checkpoint.read(folder)
+        if not isinstance(model, cls):
+            raise UserError(f"{folder} holds a {type(model).__name__}: open it with nearfar.models.load")
+        return model
+
+
+def _check_pixels(pixels: Tensor, tower: ImageTower) -> None:
+    size = tower.image_size
+    wanted = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        hint = ": channels come second" if pixels.ndim == 4 and pixels.shape[-1] == 3 else ""
+        raise UserError(f"{wanted}; these are {list(pixels.shape)}{hint}")
+    if not pixels.is_floating_point():
+        raise UserError(f"{wanted}, floating point; these are {pixels.dtype}")
+    if tower.prefix and tuple(pixels.shape[2:]) != (size, size):
+        raise UserError(
+            f"{wanted}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
+        )
+
+
+def _check_tokenizer(tokenizer: Any, text: TextTower) -> None:
+    if tokenizer is None:
+        raise UserError(
+            "this text tower brings no tokenizer: pass tokenizer=..., a transformers tokenizer, or train one on your "
+            "captions with nearfar.data.train_tokenizer(texts, vocab_size)"
+        )
+    if len(tokenizer) > text.vocabulary:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the text tower {text.vocabulary}: set the text config's "
+            f"vocab_size={len(tokenizer)}, or use the tower's own tokenizer"
+        )

@@ -1,0 +1,1 @@
+"""Fusion models: image and text tokens read together, and what is built on that."""

@@ -1,0 +1,122 @@
+"""A causal language model with its tokenizer, as training and evaluation here want a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.errors import UserError
+from nearfar.models.folder_checks import first_line
+from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
+
+SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
+"""Width, layers and heads of the models made from nothing."""
+
+
+class States(NamedTuple):
+    """`logits` `[B, T, V]` and the last-layer states `[B, T, D]` they were read from."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class LanguageModel(nn.Module):
+    """A transformers causal language model and its tokenizer.
+
+    `lm` is what decoding takes; `image_size` is None, which tells a loader that there are no pictures.
+    """
+
+    image_size = None
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, lm: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"  # for training; `tokenize_prompts` pads on the left
+
+    def forward(self, tokens: dict[str, Tensor]) -> States:
+        out = self.lm(**tokens, output_hidden_states=True, use_cache=False)
+        return States(out.logits, out.hidden_states[-1])
+
+    def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
+        """Prompts to continue: padded on the left, not closed by an end token, on the model's device."""
+        ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
+        rows = self.tokenizer(texts)["input_ids"]
+        rows = [row[:-1] if row and row[-1] in ends else row for row in rows]
+        width = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, (tokens, real) in zip(rows, zip(ids, mask, strict=True), strict=True):
+            tokens[width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            real[width - len(row) :] = 1
+        return {"input_ids": ids.to(self.lm.device), "attention_mask": mask.to(self.lm.device)}
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that transformers, and `language_model`, read."""
+        self.lm.config.tokenizer_sum = tokenizer_sum(self.tokenizer)
+        self.lm.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any = None, seed: int = 0) -> LanguageModel:
+    """A language model by name.
+
+    Args:
+        name: "smollm2" (comes in a package), a folder or name that transformers knows, or "tiny" or "small" for
+            a fresh one.
+        tokenizer: for a fresh model, a tokenizer of transformers (`nearfar.data.train_tokenizer` makes one).
+            A model that has been trained keeps its own.
+        seed: of a fresh model's weights.
+
+    Raises:
+        UserError: no such model, or a fresh one without tokenizer.
+
+    >>> from nearfar.data.fields.text import train_tokenizer
+    >>> model = language_model("tiny", tokenizer=train_tokenizer(["a red car", "a red cat"], 300))
+    >>> model(model.tokenize_prompts(["a red"])).hidden.shape[-1]
+    128
+    """
+    from transformers import AutoModelForCausalLM
+
+    name = os.fspath(name)
+    if name in SIZES:
+        if tokenizer is None:
+            raise UserError(f"a fresh {name!r} language model needs a tokenizer: nearfar.data.train_tokenizer")
+        return LanguageModel(_fresh(*SIZES[name], tokenizer, seed), tokenizer)
+    if name == "smollm2":
+        from nearfar.models.language.smollm import smollm2
+
+        name = str(smollm2())
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+    except Exception as error:  # a folder's files are refused with every kind of error
+        why = first_line(error)
+        raise UserError(f"no language model at {name!r} ({why}); there are also: smollm2, tiny, small") from None
+    return LanguageModel(lm.eval(), read_tokenizer(name, getattr(lm.config, "tokenizer_sum", None)))
+
+
+def _fresh(width: int, layers: int, heads: int, tokenizer: Any, seed: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+        eos_token_id=tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)

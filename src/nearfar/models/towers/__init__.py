@@ -1,0 +1,1 @@
+"""Towers: one backbone for one modality, behind one shape."""

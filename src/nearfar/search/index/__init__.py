@@ -1,0 +1,1 @@
+"""The index: what it stores, how it is built, opened and searched."""

@@ -1,0 +1,223 @@
+"""Building an index, or bringing one up to date: only what is new or has changed meets the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.sources.skipped import Skipped
+from nearfar.embedding.embed_source import embed_images
+from nearfar.errors import UserError, at_least
+from nearfar.search.index.identity import check_model, fingerprint
+from nearfar.search.index.items import Item
+from nearfar.search.index.manifest import NAME
+from nearfar.search.index.neighbours import check_kind
+from nearfar.search.index.records import Found, decode, look
+from nearfar.search.index.stored_index import Index
+from nearfar.search.index.writer import Writer
+
+
+def build(
+    encoder: Any,
+    source: Any,
+    out: Path | str,
+    *,
+    model: str | None = None,
+    name: str | None = None,
+    kind: str | None = None,
+    batch_size: int = 64,
+    max_skipped: float = 0.1,
+    skipped: Skipped | None = None,
+    checkpoint: float = 60.0,
+    threads: int = 4,
+    progress: bool = False,
+) -> Index:
+    """Index a source's pictures in the directory `out`, or bring the index there up to date.
+
+    Pictures that are new or changed are embedded; captions and labels are read afresh; pictures that the source no
+    longer has go. Other sources' pictures stay: one index may hold many sources. What has been embedded is committed
+    every `checkpoint` seconds, so that a run that is killed and started again goes on where it was.
+
+    Args:
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        source: a source, a stream, or any iterable of records.
+        out: the index's directory.
+        model: how to name the model in the index, so that a search can load it: a path or a name.
+        name: the source's name in the index. Default: `source.name`.
+        kind: "flat", "exact", "hnsw" or "ivf" (`nearfar.search.index.neighbours.KINDS`). Default: as it is, or "flat".
+        batch_size: pictures at a time.
+        max_skipped: share of unusable pictures above which this stops.
+        skipped: collects what could not be used, and why.
+        checkpoint: seconds between commits.
+        threads: threads that read and decode.
+        progress: show a progress bar.
+
+    Returns:
+        The opened index. `index.manifest.sources[name]` counts what was added, updated, unchanged, removed, skipped.
+
+    Raises:
+        UserError: the index was made with another model or is being written, the source is empty, too many
+            pictures are unusable.
+    """
+    at_least(1, batch_size=batch_size)
+    name = name or str(getattr(source, "name", "source"))
+    total = len(source) if hasattr(source, "__len__") else None
+    if total == 0:
+        raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
+    skipped = Skipped() if skipped is None else skipped
+    with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
+        known = {key for key, item in writer.items.items() if item.source == name}
+        intake = Intake(encoder, writer, known, batch_size=batch_size, checkpoint=checkpoint)
+        seen = 0
+        with ThreadPoolExecutor(max(1, threads)) as pool, bar(name, total, progress) as step:
+            for seen, found in read(source, name, pool, skipped, chunk=4 * batch_size):
+                intake.take(found, pool, skipped)
+                skipped.check(seen, limit=max_skipped, name=name, total=total)
+                step(seen)
+            intake.flush(pool, skipped)
+            skipped.check(seen, limit=max_skipped, name=name, total=seen)
+        if not intake.seen:
+            raise UserError(f"{name} holds no picture that can be indexed:\n{skipped.listing(5)}")
+        for key in known - intake.seen:
+            writer.remove(key)
+        intake.counts |= {"removed": len(known - intake.seen), "skipped": skipped.count}
+        writer.manifest.sources[name] = intake.counts
+        writer.commit(final=True)
+    return Index(out)
+
+
+def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None) -> Writer:
+    """A writer of the index in `out`, made if it is not there, after a check that the model is the index's own."""
+    if not (out / NAME).exists():
+        probe = fingerprint(encoder)
+        named = model or type(encoder).__name__
+        return Writer.create(out, model=named, dim=len(probe[0]), probe=probe, kind=kind or "flat")
+    writer = Writer.extend(out)
+    try:
+        check_model(writer.manifest, encoder, where=str(out))
+        writer.manifest.kind = check_kind(kind or writer.manifest.kind)
+        writer.manifest.model = model or writer.manifest.model
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+class Intake:
+    """Takes records in: passes by what is known, gathers the rest into batches, embeds and commits them."""
+
+    def __init__(self, encoder: Any, writer: Writer, known: set[str], *, batch_size: int, checkpoint: float) -> None:
+        self.encoder, self.writer, self.known = encoder, writer, known
+        self.batch_size, self.checkpoint = batch_size, checkpoint
+        self.seen: set[str] = set()
+        self.counts: dict[str, int | str] = {"added": 0, "updated": 0, "unchanged": 0}
+        self._waiting: dict[str, Found] = {}
+        self._committed = time.monotonic()
+
+    def take(self, found: list[Found], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
+        """Take in some records."""
+        for one in found:
+            key = one.item.key
+            if key in self._waiting:
+                self._waiting[key] = Found(with_captions(self._waiting[key].item, one.item), one.image)
+            elif key in self.seen:
+                self.writer.refresh(with_captions(self.writer.items[key], one.item))
+            elif key in self.known and self.writer.items[key].stamp == one.item.stamp:
+                self.writer.refresh(one.item)
+                self.seen.add(key)
+                self._count("unchanged")
+            else:
+                self._waiting[key] = one
+        while len(self._waiting) >= self.batch_size:
+            self._embed(pool, skipped)
+
+    def flush(self, pool: ThreadPoolExecutor, skipped: Skipped) -> None:
+        """Embed what is waiting still."""
+        while self._waiting:
+            self._embed(pool, skipped)
+
+    def _embed(self, pool: ThreadPoolExecutor, skipped: Skipped) -> None:
+        keys = list(islice(self._waiting, self.batch_size))
+        batch = [self._waiting.pop(key) for key in keys]
+        good = []
+        for found, opened in zip(batch, pool.map(attempt(self._decode), batch), strict=True):
+            if isinstance(opened, UserError):
+                skipped.add(found.item.path or found.item.key, str(opened))
+            else:
+                good.append((found.item, *opened))
+        if good:
+            vectors = embed_images(self.encoder, [image for _, image, _ in good], batch_size=self.batch_size)
+            for (item, _, kept), vector in zip(good, vectors.numpy(), strict=True):
+                self.writer.put(item, vector, kept)
+                self.seen.add(item.key)
+                self._count("updated" if item.key in self.known else "added")
+        if time.monotonic() - self._committed > self.checkpoint:
+            self.writer.commit(final=False)
+            self._committed = time.monotonic()
+
+    def _decode(self, found: Found) -> Any:
+        # Twice the model's own size, so that its resizing sees what it would have seen, and enough for a thumbnail.
+        size = getattr(self.encoder, "image_size", None)
+        return decode(found, near=max(2 * size, 256) if isinstance(size, int) else None)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = int(self.counts[what]) + 1
+
+
+def read(
+    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, *, chunk: int
+) -> Iterator[tuple[int, list[Found]]]:
+    """How many records were read so far, and the next chunk of them, looked at."""
+    by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    places: Iterable[tuple[int, Any]] = ((i, None) for i in range(len(source))) if by_number else enumerate(source)
+
+    def one(numbered: tuple[int, Any]) -> Found:
+        place, record = numbered
+        return look(source[place] if by_number else record, place, source=source, name=name)
+
+    seen, places = 0, iter(places)
+    while numbered := list(islice(places, chunk)):
+        found = []
+        for (place, _), result in zip(numbered, pool.map(attempt(one), numbered), strict=True):
+            if isinstance(result, UserError):
+                skipped.add(f"{name}, record {place}", str(result))
+            else:
+                found.append(result)
+        seen += len(numbered)
+        yield seen, found
+
+
+def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function, with a UserError handed back instead of raised."""
+
+    def tried(argument: Any) -> Any:
+        try:
+            return function(argument)
+        except UserError as error:
+            return error
+
+    return tried
+
+
+def with_captions(first: Item, second: Item) -> Item:
+    """The first item with the second's captions too: two rows of a table about one picture."""
+    return replace(first, captions=tuple(dict.fromkeys([*first.captions, *second.captions])))
+
+
+@contextmanager
+def bar(name: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the error stream; what it yields takes the number of records read so far."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as shown:
+        task = shown.add_task(f"indexing {name}", total=total)
+        yield lambda seen: shown.update(task, completed=seen)

@@ -1,0 +1,213 @@
+"""An index may be damaged, or come from somebody else: what its files say is checked before it is used.
+
+Names lead to plain files of the index's own folder, since a writer cuts and replaces them; numbers are within their
+bounds; tables and graphs fit the vectors. A fault is text that ends the sentence "the index is damaged: ...".
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from nearfar.search.index.manifest import Manifest
+
+MOST = 2**62
+"""No count, offset or size of an index is as large."""
+REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
+WIDEST = 2**20
+"""No embedding has as many numbers."""
+NAMES = {
+    "vectors": r"vectors-\d{1,20}\.f32",
+    "pictures": r"pictures-\d{1,20}\.bin",
+    "items": r"items-\d{1,20}\.parquet|",
+    "graph": r"(hnsw|ivf)-\d{1,20}\.faiss",
+}
+"""What the files of an index may be called: what the writer calls them, so never a path."""
+
+
+def damaged(directory: Path | str, why: str) -> UserError:
+    """The error that says what is wrong with an index, and what to do."""
+    return UserError(
+        f"the index {directory} is damaged: {why}; delete it and make it anew with `nearfar index MODEL SOURCE --out "
+        f"{directory}`"
+    )
+
+
+def manifest_fault(values: Any) -> str | None:
+    """What is wrong with the content of `manifest.json`, if anything.
+
+    >>> manifest_fault([])
+    'manifest.json holds a list, not an object'
+    """
+    from nearfar.search.index.manifest import Manifest
+    from nearfar.search.index.neighbours import KINDS
+
+    if not isinstance(values, dict):
+        return f"manifest.json holds a {type(values).__name__}, not an object"
+    if missing := sorted(REQUIRED - set(values)):
+        return f"manifest.json is not a manifest of an index (it has no {missing[0]!r})"
+    if unknown := sorted(set(values) - set(Manifest.__dataclass_fields__)):
+        return f"manifest.json has an unknown key {unknown[0]!r}"
+    bounds = {"dim": (1, WIDEST), **dict.fromkeys(("count", "serial", "picture_bytes"), (0, MOST))}
+    for key, (least, most) in bounds.items():
+        value = values.get(key, least)
+        if type(value) is not int or not least <= value <= most:
+            return f"{key} in manifest.json is {_short(value)}, not a whole number from {least} on"
+    if type(values.get("graph_sum")) not in (int, type(None)):
+        return f"graph_sum in manifest.json is {_short(values['graph_sum'])}, not a checksum"
+    for key, pattern in NAMES.items():
+        value = values.get(key, "")
+        if (key != "graph" or value is not None) and not (
+            isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)
+        ):
+            return f"{key} in manifest.json is {_short(value)}, not the name of a file that nearfar wrote"
+    if values.get("count") and not values.get("items"):
+        return "manifest.json counts pictures and names no items"
+    if not isinstance(values["model"], str):
+        return f"model in manifest.json is {_short(values['model'])}, not a name"
+    if values.get("kind", "flat") not in [*KINDS]:
+        return f"kind in manifest.json is {_short(values['kind'])}, not one of {', '.join(KINDS)}"
+    probe = values["probe"]
+    if not (isinstance(probe, list) and all(map(_is_vector, probe))):
+        return "probe in manifest.json is not vectors of numbers"
+    sources = values.get("sources", {})
+    if not (isinstance(sources, dict) and all(isinstance(counts, dict) for counts in sources.values())):
+        return "sources in manifest.json are not counts by name"
+    return None
+
+
+def file_fault(path: Path, size: int) -> str | None:
+    """What is wrong with a file of the index that must have at least `size` bytes."""
+    if path.is_symlink():
+        return f"{path} is a link, and what is written to an index must stay in its folder"
+    if not path.is_file():
+        return f"{path} is missing"
+    return f"{path} is cut short" if path.stat().st_size < size else None
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    total = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            total = zlib.crc32(piece, total)
+    return total
+
+
+def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str | None:
+    """What is wrong with the items."""
+    import pyarrow.compute as pc
+
+    if not table.schema.equals(expected):
+        return f"{manifest.items} has other columns than nearfar writes"
+    if len(table) != manifest.count:
+        return f"{manifest.items} holds {len(table)} items for {manifest.count} vectors"
+    table.validate(full=True)  # raises for text that is not UTF-8, and for lists that do not fit
+    for name in ("key", "stamp", "source", "row", "offset", "length"):
+        if table[name].null_count:
+            return f"{manifest.items} has an item without {name}"
+    if pc.list_flatten(table["captions"]).null_count:
+        return f"{manifest.items} has a caption that is empty"
+    rows, offsets, lengths = (table[name].to_numpy() for name in ("row", "offset", "length"))
+    if not np.array_equal(rows, np.arange(manifest.count)):
+        return f"{manifest.items} does not list its items in the order of their vectors"
+    if manifest.count:
+        least = min(offsets.min(), lengths.min())
+        # Both bounds first: their sum could be too large a number.
+        if least < 0 or max(offsets.max(), lengths.max()) > MOST or (offsets + lengths).max() > manifest.picture_bytes:
+            return f"{manifest.items} names pictures outside {manifest.pictures}"
+        if pc.count_distinct(table["key"]).as_py() != manifest.count:
+            return f"{manifest.items} has two items of one key"
+    return None
+
+
+def graph_fault(graph: Any, manifest: Manifest) -> str | None:
+    """What is wrong with the faiss index. Its search follows the numbers in it without a look, so every one must be of
+    a vector that is there."""
+    import faiss
+
+    wanted = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[str(manifest.graph).partition("-")[0]]
+    count = manifest.count
+    sizes = (graph.d, graph.ntotal, graph.metric_type)
+    if type(graph) is not wanted or sizes != (manifest.dim, count, faiss.METRIC_INNER_PRODUCT):
+        return f"{manifest.graph} is not a graph of {count} vectors of {manifest.dim} numbers"
+    fits = _hnsw_fits(graph, count) if wanted is faiss.IndexHNSWFlat else _ivf_fits(graph, count)
+    return None if fits else f"{manifest.graph} points to vectors that are not there"
+
+
+def _flat_fits(index: Any, dim: int, count: int) -> bool:
+    """Whether a part of the graph really holds `count` vectors of `dim` numbers."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    sizes = (index.d, index.ntotal, index.metric_type)
+    return (
+        type(index) is faiss.IndexFlatIP
+        and sizes == (dim, count, faiss.METRIC_INNER_PRODUCT)
+        and index.code_size == 4 * dim
+        and index.codes.size() == 4 * dim * count
+    )
+
+
+def _hnsw_fits(graph: Any, count: int) -> bool:
+    """Whether every link of the graph leads to a vector that is there and that has links of that level itself."""
+    import faiss
+
+    names = ("levels", "offsets", "neighbors", "cum_nneighbor_per_level")
+    levels, offsets, linked, starts = (
+        faiss.vector_to_array(getattr(graph.hnsw, name)).astype(np.int64) for name in names
+    )
+    top, entry = graph.hnsw.max_level, graph.hnsw.entry_point
+    if not (
+        _flat_fits(graph.storage, graph.d, count)
+        and count == len(levels)
+        and len(offsets) == count + 1
+        and 0 <= entry < count
+    ):
+        return False
+    if not (levels.min() >= 1 and levels.max() == levels[entry] == top + 1 < len(starts) and offsets[0] == 0):
+        return False
+    if not (offsets[-1] == len(linked) and np.array_equal(np.diff(offsets), starts[levels]) and starts[0] == 0):
+        return False
+    if (np.diff(starts[: top + 2]) < 0).any() or linked.min(initial=-1) < -1 or linked.max(initial=-1) >= count:
+        return False
+    for level in range(1, top + 1):
+        own = offsets[:-1][levels > level, None] + np.arange(starts[level], starts[level + 1])
+        others = linked[own]
+        if (levels[others[others >= 0]] <= level).any():
+            return False
+    return True
+
+
+def _ivf_fits(graph: Any, count: int) -> bool:
+    """Whether the lists of the clusters hold every vector once."""
+    import faiss
+
+    lists = graph.invlists
+    if not (
+        graph.nlist == lists.nlist == graph.quantizer.ntotal and lists.code_size == 4 * graph.d and graph.nprobe > 0
+    ):
+        return False
+    sizes = [lists.list_size(i) for i in range(graph.nlist)]
+    if sum(sizes) != count:
+        return False
+    numbers = [faiss.rev_swig_ptr(lists.get_ids(i), size) for i, size in enumerate(sizes) if size]
+    return np.array_equal(np.sort(np.concatenate(numbers)), np.arange(count))
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) in (int, float) and abs(x) < 2 for x in value)  # NaN is not
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,66 @@
+"""Is this the model the index was made with?
+
+A name does not tell: the same path may hold other weights tomorrow, and one model has many names. So an index remembers
+how its model saw a probe picture and a probe sentence, and a model that sees them otherwise is another one. That works
+for any encoder, and lets through what makes no difference: a copy, another device, a faster kernel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.embedding.embed_source import embed_images, embed_texts
+from nearfar.errors import UserError
+from nearfar.search.index.damage import damaged
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from nearfar.search.index.manifest import Manifest
+
+SENTENCE = "a red apple and a blue car under a green tree"
+TOLERANCE = 1e-3
+"""Greatest 1 - cosine at which two models are held to be the same: above half-precision noise, below any training."""
+
+
+def fingerprint(encoder: Any) -> list[list[float]]:
+    """How the encoder sees the probe picture and the probe sentence: two unit vectors."""
+    seen = [*embed_images(encoder, [probe_picture()]), *embed_texts(encoder, [SENTENCE])]
+    return [[round(x, 6) for x in vector.tolist()] for vector in seen]
+
+
+def check_model(manifest: Manifest, encoder: Any, *, where: str) -> None:
+    """Raise UserError unless the encoder is the one that made the index."""
+    now, then = fingerprint(encoder), manifest.probe
+    remedy = f"search it with that model, or make a new index with this one (the index: {where})"
+    if len(now[0]) != manifest.dim:
+        raise UserError(
+            f"the model gives {len(now[0])}-d embeddings and the index holds {manifest.dim}-d ones "
+            f"of the model {manifest.model!r}: {remedy}"
+        )
+    if [len(vector) for vector in then] != [manifest.dim] * 2:
+        raise damaged(where, f"probe in manifest.json is not two vectors of {manifest.dim} numbers")
+    for what, a, b in zip(("picture", "sentence"), now, then, strict=True):
+        cosine = float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+        if not cosine > 1 - TOLERANCE:
+            raise UserError(
+                f"this is not the model that made the index ({manifest.model!r}, perhaps with other weights): "
+                f"its embedding of the probe {what} has cosine {cosine:.3f} with the index's own; {remedy}"
+            )
+
+
+def probe_picture(size: int = 96) -> Image:
+    """Colour ramps with a disc and a bar: something for every filter, and no dependence on an image codec.
+
+    >>> probe_picture().size
+    (96, 96)
+    """
+    from PIL import Image
+
+    y, x = np.mgrid[0:size, 0:size]
+    picture = np.stack([x * 255 // (size - 1), y * 255 // (size - 1), (x + y) * 255 // (2 * size - 2)], axis=-1)
+    picture[(x - size // 3) ** 2 + (y - size // 3) ** 2 < (size // 5) ** 2] = (220, 30, 30)
+    picture[size * 2 // 3 : size * 3 // 4, size // 8 : -size // 8] = (20, 40, 200)
+    return Image.fromarray(picture.astype(np.uint8))

@@ -1,0 +1,121 @@
+"""What an index knows of a picture besides its embedding, and what a search gives back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One indexed picture. A picture that is a file is kept by its path; any other by its bytes, `length` of them at
+    `offset` of the index's picture file.
+
+    `key` is the item's stable name (`SOURCE:path` or `SOURCE:number`); `stamp` changes when the picture does, so that
+    an unchanged one is not embedded again; `row` is the row of its embedding.
+    """
+
+    key: str
+    stamp: str
+    source: str
+    row: int
+    path: str | None = None
+    offset: int = 0
+    length: int = 0
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    label_name: str | None = None
+    group: int | None = None
+    domain: int | None = None
+    domain_name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """One result: `score` is the cosine of query and picture, or the re-ranker's score where one was used.
+
+    >>> Hit(rank=1, score=0.5, key="photos:a.png", captions=("a red car", "a car")).caption
+    'a red car'
+    """
+
+    rank: int
+    score: float
+    key: str
+    path: str | None = None
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    label_name: str | None = None
+    group: int | None = None
+    domain: int | None = None
+    domain_name: str | None = None
+    picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def caption(self) -> str:
+        """The first caption, or else the label's name, or else an empty string."""
+        return self.captions[0] if self.captions else self.label_name or ""
+
+    def image(self) -> Image:
+        """The picture itself, RGB. Raises UserError when its file is gone or broken."""
+        from nearfar.data.fields.images import load_image
+
+        if self.picture is None:
+            raise ValueError(f"the hit {self.key!r} was made without a picture")
+        return load_image(self.picture())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The hit as plain values, for JSON."""
+        plain = asdict(self)
+        del plain["picture"]
+        return {**plain, "captions": list(self.captions), "caption": self.caption}
+
+
+def schema() -> pa.Schema:
+    """Columns of the items' Parquet file, in the order of `Item`'s fields."""
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    return pa.schema(
+        {
+            "key": text,
+            "stamp": text,
+            "source": text,
+            "row": number,
+            "path": text,
+            "offset": number,
+            "length": number,
+            "captions": pa.list_(text),
+            "label": number,
+            "label_name": text,
+            "group": number,
+            "domain": number,
+            "domain_name": text,
+        }
+    )
+
+
+def to_parquet(items: list[Item]) -> bytes:
+    """The items as the bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = schema().names
+    columns = {name: [getattr(item, name) for item in items] for name in names}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=schema()), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def to_item(values: dict[str, Any]) -> Item:
+    """An item from a row of the table.
+
+    >>> to_item({"key": "a", "stamp": "1", "source": "s", "row": 0, "captions": None}).captions
+    ()
+    """
+    return Item(**{**values, "captions": tuple(values["captions"] or ())})

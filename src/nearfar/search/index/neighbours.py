@@ -1,0 +1,91 @@
+"""The kinds of index, by name: `flat` and `exact` look at every vector, `hnsw` and `ivf` at a few.
+
+`flat` needs nothing but the vectors, memory-mapped as they lie on disk. The other two are faiss indexes in a file of
+their own, memory-mapped too; they pay from some hundred thousand pictures on.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar.errors import UserError, need
+from nearfar.search.index.exact import exact_search
+
+KINDS = {
+    "flat": "exact, by faiss where it is installed (the default)",
+    "exact": "exact, by a matrix product in blocks; needs no faiss",
+    "hnsw": "approximate: a graph of neighbours; fastest, and twice the vectors' size on disk",
+    "ivf": "approximate: clusters of vectors; quick to build",
+}
+FEW = 20
+"""Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
+
+
+def check_kind(kind: str) -> str:
+    """`kind` if it is one of KINDS, else a UserError that lists them."""
+    if kind not in KINDS:
+        listed = "; ".join(f"{name}: {what}" for name, what in KINDS.items())
+        raise UserError(f"no kind of index is called {kind!r}. There are {listed}")
+    return kind
+
+
+def has_graph(kind: str) -> bool:
+    """Whether the kind keeps a faiss index beside the vectors."""
+    return kind in ("hnsw", "ivf")
+
+
+def build_graph(kind: str, vectors: np.ndarray) -> bytes:
+    """The faiss index of `vectors` `[N, D]`, N > 0, as the bytes of its file."""
+    faiss = need("faiss", "search")
+    count, dim = vectors.shape
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = 80, 64
+    else:
+        # k-means wants some 39 points a cluster; the square root balances finding clusters and scanning them.
+        clusters = max(1, min(int(4 * math.sqrt(count)), count // 39))
+        index = faiss.index_factory(dim, f"IVF{clusters},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.train(training_sample(vectors, 256 * clusters))
+        index.nprobe = max(1, clusters // 8)
+    for start in range(0, count, 65536):
+        index.add(np.ascontiguousarray(vectors[start : start + 65536]))
+    return faiss.serialize_index(index).tobytes()
+
+
+def training_sample(vectors: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` rows, evenly spread: the same ones at every build."""
+    rows = np.linspace(0, len(vectors) - 1, min(most, len(vectors))).astype(np.int64)
+    return np.ascontiguousarray(vectors[rows])
+
+
+def open_graph(path: Path) -> Any:
+    """The faiss index in a file, memory-mapped."""
+    faiss = need("faiss", "search")
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+
+
+def neighbours(
+    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors; an approximate kind may find fewer
+    for a query and fills up with row -1."""
+    top = min(top, len(vectors))
+    if graph is not None:
+        if kind == "hnsw":
+            graph.hnsw.efSearch = max(64, 2 * top)
+        return graph.search(queries, top)
+    if kind == "flat" and len(queries) < FEW and (faiss := installed_faiss()) is not None:
+        return faiss.knn(queries, np.asarray(vectors), top, metric=faiss.METRIC_INNER_PRODUCT)
+    return exact_search(queries, vectors, top)
+
+
+def installed_faiss() -> Any:
+    """faiss, or None where it is not installed: `flat` needs none."""
+    with suppress(UserError):
+        return need("faiss", "search")
+    return None

@@ -1,0 +1,101 @@
+"""From a source's record to what an index needs: a stable key, a stamp that changes with the picture, the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.sources.source import captions
+from nearfar.errors import UserError
+from nearfar.search.index.items import Item
+from nearfar.search.page.pictures import keep
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record looked at, its picture not decoded yet: `image` is a path, bytes or a PIL image."""
+
+    item: Item
+    image: Any
+
+
+def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Found:
+    """The item a record makes, and where its picture is.
+
+    A file is known by its path, and is held to be unchanged while its time of change and its size are; a picture of
+    another kind is known by the record's `index`, and by a hash of its content.
+
+    Raises UserError when the record has no picture or its file cannot be found.
+    """
+    if record.get("image") is None:
+        raise UserError(f"record {place} has no image, only {', '.join(record)}: name the column with image=NAME")
+    image, path = record["image"], None
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, str | os.PathLike):
+        path = str(Path(image).resolve())
+        key, stamp = f"{name}:{path}", stamp_of_file(path)
+    else:
+        image = image.read() if hasattr(image, "read") else image
+        key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
+    label, domain = number(record, "label"), number(record, "domain")
+    item = Item(
+        key=key,
+        stamp=stamp,
+        source=name,
+        row=-1,
+        path=path,
+        captions=tuple(dict.fromkeys(captions(record.get("text")))),
+        label=label,
+        label_name=name_of(label, getattr(source, "classes", None)),
+        group=number(record, "group"),
+        domain=domain,
+        domain_name=name_of(domain, getattr(source, "domains", None)),
+    )
+    return Found(item, path or image)
+
+
+def decode(found: Found, *, near: int | None = None) -> tuple[Any, bytes | None]:
+    """The picture as RGB, and the bytes to keep of one that is no file. A large JPEG is decoded no finer than `near`
+    needs. Raises UserError for a broken picture."""
+    from nearfar.data.fields.images import load_image
+
+    image = load_image(found.image, near=near)
+    if found.item.path is not None:
+        return image, None
+    return image, keep(image, found.image if isinstance(found.image, bytes) else None)
+
+
+def stamp_of_file(path: str) -> str:
+    """Time of change and size of a file."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    return f"{status.st_mtime_ns}-{status.st_size}"
+
+
+def stamp_of_content(image: Any) -> str:
+    """A hash of bytes, or of the pixels of a PIL image or an array.
+
+    >>> stamp_of_content(b"a") == stamp_of_content(b"a") != stamp_of_content(b"b")
+    True
+    """
+    shape = "" if isinstance(image, bytes) else f"{getattr(image, 'mode', '')}{image.size}"
+    content = image if isinstance(image, bytes) else shape.encode() + image.tobytes()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def number(record: Mapping[str, Any], key: str) -> int | None:
+    """A record's number, None where it is absent or unknown (-1)."""
+    value = record.get(key)
+    return None if value is None or int(value) < 0 else int(value)
+
+
+def name_of(value: int | None, names: list[str] | None) -> str | None:
+    """What a number stands for, None where that is not known."""
+    return names[value] if names and value is not None and value < len(names) else None

@@ -1,0 +1,204 @@
+"""The index as a search sees it: vectors, pictures and faiss index memory-mapped."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.errors import UserError
+from nearfar.search.index.damage import checksum, damaged, graph_fault, table_fault
+from nearfar.search.index.items import Hit, schema, to_item
+from nearfar.search.index.manifest import Manifest, load_manifest
+from nearfar.search.index.neighbours import installed_faiss, neighbours, open_graph
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TOLERANCE = 1e-2
+"""How far a vector's length may be from 1, and a score from the product of its vectors."""
+
+
+class Index:
+    """An index on disk, opened for searching: a snapshot that later changes do not touch.
+
+    Make or extend one with `nearfar.search.build`; take pictures out with `Index.remove`.
+
+    Raises UserError when `directory` holds no index or a damaged one.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        self.manifest: Manifest = load_manifest(self.directory)
+        self.vectors = self._map_vectors()  # [N, D]
+        self.table = self._read_table()
+        self.graph = self._open_graph()
+        self._pictures = self._map_pictures()
+        installed_faiss()  # imported now, not within the time of the first search
+
+    def __len__(self) -> int:
+        return self.manifest.count
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return f"Index({str(self.directory)!r}, {m.count:,} pictures, {m.dim}-d, {m.kind}, model {m.model!r})"
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.manifest.dim
+
+    @property
+    def model(self) -> str:
+        """The model as it was named when the index was made."""
+        return self.manifest.model
+
+    def search(self, queries: np.ndarray, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+        """Scores `[Q, k]` float32, descending, and rows `[Q, k]` int64 of the pictures nearest to each query.
+
+        Args:
+            queries: `[Q, D]` or `[D]`, unit length (scores are then cosines).
+            top: how many hits; `k = min(top, len(index))`.
+
+        Raises UserError when the index is empty or the queries are of another width.
+        """
+        q = np.atleast_2d(np.ascontiguousarray(queries, dtype=np.float32))
+        if not len(self):
+            raise UserError(f"the index {self.directory} is empty: add pictures with `nearfar index`")
+        if q.shape[1] != self.dim:
+            raise UserError(
+                f"the queries are {q.shape[1]}-d and the index {self.directory} is {self.dim}-d: "
+                f"it was made with another model ({self.model})"
+            )
+        if top < 1:
+            raise UserError(f"top must be at least 1, not {top}")
+        if not np.isfinite(q).all():
+            raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
+        scores, rows = neighbours(self.manifest.kind, self.vectors, self.graph, q, top)
+        self._check(q, scores, rows)
+        return scores, rows
+
+    def _check(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
+        """Scores are what the vectors give: a few products more tell a damaged file, which nobody reads as a whole."""
+        if self.graph is None and (rows < 0).any():
+            raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
+        for start in range(0, len(rows), 64):
+            part = slice(start, start + 64)
+            query, found = np.nonzero(rows[part] >= 0)
+            vectors, q = self.vectors[rows[part][query, found]], queries[part][query]
+            with np.errstate(all="ignore"):
+                length, given = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
+                off = np.abs(scores[part][query, found] - given) / np.maximum(np.linalg.norm(q, axis=1), 1)
+            # What is not a number is not less than anything, and so is found too.
+            if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < TOLERANCE)):
+                names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
+                raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
+
+    def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
+        """Scores and rows of one query as hits, best first."""
+        found = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
+        records = self.table.take([row for _, row in found]).to_pylist()
+        return [
+            self._hit(rank, score, values)
+            for rank, ((score, _), values) in enumerate(zip(found, records, strict=True), 1)
+        ]
+
+    def labels(self) -> list[str]:
+        """The distinct label names of the items; where there are none, their distinct first captions. Sorted."""
+        names = set(self.table["label_name"].drop_null().to_pylist())
+        return sorted(names or {captions[0] for captions in self.table["captions"].to_pylist() if captions})
+
+    def remove(self, keys: Iterable[str]) -> Index:
+        """The index without these items, on disk and as returned; `self` stays what it was. Raises KeyError for an
+        unknown key."""
+        from nearfar.search.index.writer import Writer
+
+        with Writer.extend(self.directory) as writer:
+            for key in keys:
+                writer.remove(key)
+            writer.commit(final=True)
+        return Index(self.directory)
+
+    def _hit(self, rank: int, score: float, values: dict[str, Any]) -> Hit:
+        item = to_item(values)
+
+        def picture() -> bytes:
+            if item.path is None:
+                return self._pictures[item.offset : item.offset + item.length].tobytes()
+            try:
+                if not stat.S_ISREG(os.stat(item.path).st_mode):  # a pipe or a device would be read without end
+                    raise UserError(f"{item.path} is not a regular file: take it out of the source and index again")
+                return Path(item.path).read_bytes()
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(
+                    f"{item.path}: {reason}; run `nearfar index` again to bring the index up to date"
+                ) from None
+
+        return Hit(
+            rank=rank,
+            score=score,
+            key=item.key,
+            path=item.path,
+            captions=item.captions,
+            label=item.label,
+            label_name=item.label_name,
+            group=item.group,
+            domain=item.domain,
+            domain_name=item.domain_name,
+            picture=picture,
+        )
+
+    def _read_table(self) -> pa.Table:
+        """The items, one row a vector, in the vectors' order."""
+        if not self.manifest.items:
+            return schema().empty_table()
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.directory / self.manifest.items
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read()
+            fault = table_fault(table, schema(), self.manifest)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            fault = f"{path} cannot be read ({_first_line(error)})"
+        if fault:
+            raise damaged(self.directory, fault)
+        return table
+
+    def _open_graph(self) -> Any:
+        """The faiss index, of a kind that has one."""
+        if not self.manifest.graph:
+            return None
+        path, sum_then = self.directory / self.manifest.graph, self.manifest.graph_sum
+        if sum_then is not None and checksum(path) != sum_then:
+            raise damaged(self.directory, f"{path} has changed since it was written")
+        try:
+            graph = open_graph(path)
+            fault = graph_fault(graph, self.manifest)
+        except (RuntimeError, MemoryError, ValueError) as error:
+            fault = f"{path} cannot be read ({_first_line(error)})"
+        if fault:
+            raise damaged(self.directory, fault)
+        return graph
+
+    def _map_vectors(self) -> np.ndarray:
+        m = self.manifest
+        if not m.count:
+            return np.empty((0, m.dim), np.float32)
+        return np.memmap(self.directory / m.vectors, np.dtype("<f4"), mode="r", shape=(m.count, m.dim))
+
+    def _map_pictures(self) -> np.ndarray:
+        m = self.manifest
+        if not m.picture_bytes:
+            return np.empty(0, np.uint8)
+        return np.memmap(self.directory / m.pictures, np.uint8, mode="r", shape=(m.picture_bytes,))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

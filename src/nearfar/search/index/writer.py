@@ -1,0 +1,232 @@
+"""The index as its builder sees it: put pictures in, take them out, commit.
+
+Embeddings are appended to the vectors' file; rows behind the manifest's count do not exist until a commit says so, and
+a later writer cuts off what a killed one left. When items went or changed, the commit copies what remains to a new
+file, block by block, so that rows stay dense and no hit is ever a ghost.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from nearfar import files
+from nearfar.errors import UserError
+from nearfar.search.index.damage import damaged
+from nearfar.search.index.items import Item, to_item, to_parquet
+from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
+from nearfar.search.index.neighbours import build_graph, check_kind, has_graph
+from nearfar.search.index.stored_index import Index
+
+COPY_BYTES = 1 << 24
+WAIT = 0.2
+
+
+class Writer:
+    """The only writer of an index while it is open; a context manager. Nothing is real before `commit`."""
+
+    def __init__(self, directory: Path, manifest: Manifest, lock: Any) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.items: dict[str, Item] = {}
+        self.rows = manifest.count
+        self._lock = lock
+        if manifest.items:
+            self.items = {item.key: item for item in map(to_item, Index(directory).table.to_pylist())}
+        self._sweep()
+        self._vectors, self._pictures = self._open_files()
+
+    @classmethod
+    def create(
+        cls, directory: Path | str, *, model: str, dim: int, probe: list[list[float]], kind: str = "flat"
+    ) -> Writer:
+        """A new, empty index in `directory`, which is made if need be. Raises UserError when it holds one already."""
+        directory = Path(directory)
+        check_kind(kind)
+        files.folder(directory)
+        lock = acquire(directory)
+        try:
+            if (directory / NAME).exists():
+                raise UserError(f"{directory} holds an index already")
+            manifest = Manifest(
+                model=model, dim=dim, probe=probe, kind=kind, vectors="vectors-0.f32", pictures="pictures-0.bin"
+            )
+            for name in manifest.files:
+                files.write(directory / name, b"")
+            manifest.save(directory)
+            return cls(directory, manifest, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def extend(cls, directory: Path | str) -> Writer:
+        """The index in `directory`, to be changed. Raises UserError when there is none, or another process changes
+        it."""
+        directory = Path(directory)
+        load_manifest(directory)
+        lock = acquire(directory)
+        try:
+            return cls(directory, load_manifest(directory), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files; what was not committed is gone."""
+        for file in (self._vectors, self._pictures):
+            with suppress(OSError):  # a full disk refuses what was not committed
+                file.close()
+        self._lock.release()
+
+    def put(self, item: Item, vector: np.ndarray, picture: bytes | None = None) -> None:
+        """Add an item with its embedding `[D]`, in place of any of the same key. `picture` is kept for an item that
+        is no file."""
+        vector = np.ascontiguousarray(vector, dtype="<f4")
+        if vector.shape != (self.manifest.dim,):
+            raise ValueError(f"an embedding of this index is [{self.manifest.dim}], not {list(vector.shape)}")
+        offset, length = 0, 0
+        with files.writing(self.directory):
+            if picture is not None:
+                offset, length = self._pictures.tell(), len(picture)
+                self._pictures.write(picture)
+            self._vectors.write(vector.tobytes())
+        self.items[item.key] = replace(item, row=self.rows, offset=offset, length=length)
+        self.rows += 1
+
+    def refresh(self, item: Item) -> None:
+        """Take over captions, labels and the rest of an item whose picture has not changed."""
+        known = self.items[item.key]
+        self.items[item.key] = replace(item, row=known.row, offset=known.offset, length=known.length)
+
+    def remove(self, key: str) -> None:
+        """Take an item out. Raises KeyError for an unknown key."""
+        del self.items[key]
+
+    def commit(self, *, final: bool) -> None:
+        """Make everything put, refreshed and removed so far real, atomically. `final` also builds the faiss index of
+        a kind that has one; until then such an index is searched exactly.
+
+        Raises UserError when the disk refuses; the index is then as it was after the last commit."""
+        with files.writing(self.directory):
+            self._commit(final=final)
+
+    def _commit(self, *, final: bool) -> None:
+        for file in (self._vectors, self._pictures):
+            file.flush()
+            os.fsync(file.fileno())
+        before = self.manifest
+        manifest = replace(before, serial=before.serial + 1, count=self.rows, picture_bytes=self._pictures.tell())
+        items = sorted(self.items.values(), key=lambda item: item.row)
+        if len(items) < self.rows:
+            items = self._compact(items, manifest)
+        manifest.items = f"items-{manifest.serial}.parquet"
+        files.write(self.directory / manifest.items, to_parquet(items))
+        manifest.graph = manifest.graph_sum = None
+        if final and has_graph(manifest.kind) and manifest.count:
+            manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
+            vectors = np.memmap(
+                self.directory / manifest.vectors, "<f4", mode="r", shape=(manifest.count, manifest.dim)
+            )
+            graph = build_graph(manifest.kind, vectors)
+            files.write(self.directory / manifest.graph, graph)
+            manifest.graph_sum = zlib.crc32(graph)
+        manifest.save(self.directory)
+        sync_directory(self.directory)
+        self._take_over(manifest, items)
+        self._sweep()
+
+    def _compact(self, items: list[Item], manifest: Manifest) -> list[Item]:
+        """Copy the rows and pictures still in use to new files; returns the items as they lie there."""
+        manifest.vectors = f"vectors-{manifest.serial}.f32"
+        manifest.pictures = f"pictures-{manifest.serial}.bin"
+        manifest.count = len(items)
+        self._copy_vectors([item.row for item in items], self.directory / manifest.vectors)
+        moved, offset = [], 0
+        with (
+            (self.directory / self.manifest.pictures).open("rb") as old,
+            (self.directory / manifest.pictures).open("xb") as new,
+        ):
+            for row, item in enumerate(items):
+                old.seek(item.offset)
+                new.write(old.read(item.length))
+                moved.append(replace(item, row=row, offset=offset if item.length else 0))
+                offset += item.length
+            new.flush()
+            os.fsync(new.fileno())
+        manifest.picture_bytes = offset
+        return moved
+
+    def _copy_vectors(self, rows: list[int], path: Path) -> None:
+        block = max(1, COPY_BYTES // (4 * self.manifest.dim))
+        with path.open("xb") as new:
+            if rows:
+                old = np.memmap(
+                    self.directory / self.manifest.vectors, "<f4", mode="r", shape=(self.rows, self.manifest.dim)
+                )
+                for start in range(0, len(rows), block):
+                    new.write(old[rows[start : start + block]].tobytes())
+            new.flush()
+            os.fsync(new.fileno())
+
+    def _take_over(self, manifest: Manifest, items: list[Item]) -> None:
+        moved = manifest.vectors != self.manifest.vectors
+        self.manifest, self.rows = manifest, manifest.count
+        if moved:
+            self.items = {item.key: item for item in items}
+            self._vectors.close()
+            self._pictures.close()
+            self._vectors, self._pictures = self._open_files()
+
+    def _sweep(self) -> None:
+        """Delete files that no longer belong, those of a killed writer included. A reader that has them mapped keeps
+        them; where the system forbids that, the next writer sweeps again."""
+        for pattern in ("vectors-*.f32", "pictures-*.bin", "items-*.parquet", "*.faiss"):
+            for path in self.directory.glob(pattern):
+                if path.name not in self.manifest.files:
+                    with suppress(OSError):
+                        path.unlink()
+
+    def _open_files(self) -> tuple[IO[bytes], IO[bytes]]:
+        m = self.manifest
+        return (
+            open_at(self.directory / m.vectors, m.count * m.dim * 4),
+            open_at(self.directory / m.pictures, m.picture_bytes),
+        )
+
+
+def open_at(path: Path, size: int) -> IO[bytes]:
+    """The file, cut to its committed size, ready to be appended to."""
+    with files.writing(path):
+        file = path.open("r+b")
+        file.truncate(size)
+        file.seek(size)
+    return file
+
+
+def acquire(directory: Path) -> Any:
+    """The directory's lock. Raises UserError when another writer holds it, or nothing can be written there."""
+    from filelock import FileLock, Timeout
+
+    path = directory / ".lock"
+    if path.is_symlink():
+        raise damaged(directory, f"{path} is a link, and what is written to an index must stay in its folder")
+    lock = FileLock(path)
+    try:
+        with files.writing(directory):
+            lock.acquire(timeout=WAIT)
+    except Timeout:
+        raise UserError(f"another process is writing the index {directory}: wait for it to end") from None
+    return lock

@@ -1,0 +1,210 @@
+"""The gate of the page's server: each request passes here before anything else reads it.
+
+It lets in those with the password, where there is one; keeps other sites' scripts out; tells visitors apart; opens the
+few addresses that the page needs and no other that its library may have; answers uploads and files itself; and makes
+every file reference of a request one that its visitor may name (`nearfar.search.page.uploads`).
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp as App
+from starlette.types import Message, Receive, Scope, Send
+
+from nearfar.errors import UserError
+from nearfar.search.page.uploads import MOST_BYTES, Uploads
+from nearfar.search.page.visitors import Password, Visitors
+
+READ = re.compile(
+    r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon)|/(assets|static|svelte)/[\w./@+-]+"
+    r"|/gradio_api/(info|app_id|startup-events)",
+    re.ASCII,
+)
+"""What may be read as it is: the page itself."""
+HEARTBEAT, FILE = "/gradio_api/heartbeat/", "/gradio_api/file="
+NOTHING = "there is nothing at this address"
+MOST_QUESTION = 1024 * 1024
+"""Bytes of the longest question, which holds texts and numbers."""
+PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif"}
+KEPT = {"cache-control": "private, max-age=600"}
+
+
+class Gate:
+    """ASGI middleware. What `app` gets are requests for the page, each in a session of its visitor's own.
+
+    Args:
+        app: the page.
+        uploads: the server's folder.
+        password: None lets everybody in.
+    """
+
+    def __init__(self, app: App, uploads: Uploads, password: Password | None = None) -> None:
+        self.app, self.uploads, self.password = app, uploads, password
+        self.visitors = Visitors()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":  # a websocket: the page has none
+            await send({"type": "websocket.close", "code": 1008})
+        elif refusal := self.refusal(request := Request(scope, receive)):
+            await refusal(scope, receive, send)
+        else:
+            await self.let_in(request, send)
+
+    def refusal(self, request: Request) -> Response | None:
+        """What is said to those who may not come in."""
+        if self.password and not self.password.opens(request.headers.get("authorization")):
+            challenge = {"www-authenticate": 'Basic realm="nearfar", charset="UTF-8"'}
+            return PlainTextResponse("this page has a password", 401, challenge)
+        if is_from_elsewhere(request):
+            return PlainTextResponse("this page answers to no other site", 403)
+        return None
+
+    async def let_in(self, request: Request, send: Send) -> None:
+        """Answer a request in the name of its visitor, who gets one if he has none yet."""
+        port = (request.scope.get("server") or ("", 0))[1]
+        name = f"nearfar-{port}"  # the servers of one machine share a browser's cookies
+        visitor = self.visitors.name(request.cookies.get(name))
+        if visitor is None:
+            cookie, visitor = self.visitors.welcome()
+            send = adding(send, b"set-cookie", f"{name}={cookie}; Path=/; HttpOnly; SameSite=Lax")
+        with self.uploads.visit(visitor):
+            try:
+                answer = await self.answer(request, visitor)
+            except HTTPException as error:
+                answer = PlainTextResponse(error.detail, error.status_code)
+            except ClientDisconnect:
+                return
+            await answer(request.scope, request.receive, send)
+
+    async def answer(self, request: Request, visitor: str) -> App:
+        """What answers the request: a response, or the page, once the request holds nothing that it must not."""
+        scope, method, path = request.scope, request.method, request.scope["path"]
+        query, scope["query_string"] = request.query_params, b""
+        reads = method in ("GET", "HEAD")
+        if reads and READ.fullmatch(path) and ".." not in path:
+            return self.app
+        if reads and path.startswith(FILE):
+            return await self.file(path.removeprefix(FILE), visitor)
+        if method == "GET" and path.startswith(HEARTBEAT):
+            scope["path"] = HEARTBEAT + session(path.removeprefix(HEARTBEAT), visitor)
+            scope["raw_path"] = scope["path"].encode()
+            return self.app
+        if method == "GET" and path == "/gradio_api/queue/data":
+            scope["query_string"] = f"session_hash={session(query.get('session_hash'), visitor)}".encode()
+            return self.app
+        if method == "POST" and path == "/gradio_api/queue/join":
+            return await self.question(request, visitor)
+        if method == "POST" and path == "/gradio_api/upload":
+            return await self.upload(request, visitor)
+        if method == "GET" and path == "/gradio_api/upload_progress":
+            return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+        raise HTTPException(404, NOTHING)
+
+    async def file(self, path: str, visitor: str) -> Response:
+        """A file that the visitor may name. A browser shows pictures only: it would run what a drawing holds."""
+        try:
+            content = await run_in_threadpool(self.uploads.read, path, visitor=visitor)
+        except UserError:
+            raise HTTPException(404, NOTHING) from None
+        kind = mimetypes.guess_type(Path(path).name)[0]
+        if kind in PICTURES:
+            return Response(content, media_type=kind, headers=KEPT)
+        headers = {**KEPT, "content-disposition": "attachment"}
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+    async def upload(self, request: Request, visitor: str) -> Response:
+        """Take one file; the answer is its path, by which the visitor may name it."""
+        scope = {**request.scope, "app": None}  # starlette then raises what is wrong with a form as HTTPException
+        async with Request(scope, bounded(request.receive, MOST_BYTES + 64 * 1024)).form(max_files=1) as form:
+            file = form.get("files")
+            if not isinstance(file, UploadFile):
+                raise HTTPException(400, "no file came")
+            try:
+                kept = await run_in_threadpool(self.uploads.keep, visitor, file.filename or "", await file.read())
+            except UserError as error:
+                raise HTTPException(413, str(error)) from None
+            except OSError as error:
+                raise HTTPException(507, f"the server cannot keep the file: {error.strerror}") from None
+        return JSONResponse([kept])
+
+    async def question(self, request: Request, visitor: str) -> App:
+        """The page, with of the question only what the page's own questions hold, and only files that the visitor may
+        name."""
+        try:
+            asked = json.loads(await Request(request.scope, bounded(request.receive, MOST_QUESTION)).body())
+            kept = {name: asked[name] for name in ("data", "event_data", "fn_index", "trigger_id") if name in asked}
+            kept = self.uploads.only(kept, visitor)
+            content = json.dumps({**kept, "session_hash": session(asked.get("session_hash"), visitor)}).encode()
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise HTTPException(400, "this is no question of the page") from None
+        kind = {b"content-type": b"application/json", b"content-length": str(len(content)).encode()}
+        headers = [pair for pair in request.scope["headers"] if pair[0] not in kind]
+
+        async def page(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app({**scope, "headers": [*headers, *kind.items()]}, preceded(content, receive), send)
+
+        return page
+
+
+def is_from_elsewhere(request: Request) -> bool:
+    """Whether another site's page makes the request in a visitor's browser. A link to the page may be followed."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        follows = request.method == "GET" and request.headers.get("sec-fetch-dest") == "document"
+        return site not in ("same-origin", "none") and not follows
+    return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
+
+
+def session(given: str | None, visitor: str) -> str:
+    """The visitor's own session of that name: whoever guesses the name of another's reaches one of his own."""
+    if not isinstance(given, str) or not re.fullmatch(r"[\w-]{1,64}", given, re.ASCII):
+        raise HTTPException(400, "this is no session of the page")
+    return f"{visitor[:16]}-{given}"
+
+
+def adding(send: Send, name: bytes, value: str) -> Send:
+    """`send` with one more header."""
+
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (name, value.encode())]
+        await send(message)
+
+    return add
+
+
+def bounded(receive: Receive, most: int) -> Receive:
+    """`receive` until a body has more than `most` bytes."""
+    came = 0
+
+    async def count() -> Message:
+        nonlocal came
+        message = await receive()
+        came += len(message.get("body", b""))
+        if came > most:
+            raise HTTPException(413, f"what came is larger than the maximum size of {most >> 20} MiB")
+        return message
+
+    return count
+
+
+def preceded(content: bytes, receive: Receive) -> Receive:
+    """`receive` with a whole body before whatever else comes."""
+    bodies = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def first() -> Message:
+        return bodies.pop() if bodies else await receive()
+
+    return first

@@ -1,0 +1,291 @@
+"""The search page: a text box, a picture to drop, texts to add and take away, a gallery with scores, and labels for a
+picture. Everything a visitor can get wrong comes back as a sentence on the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar.errors import UserError, need
+from nearfar.search.index.identity import check_model
+from nearfar.search.index.items import Hit
+from nearfar.search.index.manifest import load_manifest
+from nearfar.search.index.stored_index import Index
+from nearfar.search.page.gallery import describe
+from nearfar.search.page.pictures import hit_thumbnail, thumbnail
+from nearfar.search.page.uploads import Uploads
+from nearfar.search.querying.labels import label_classifier, rank_labels
+from nearfar.search.querying.query import query
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Shown = list[tuple[Image, str]]
+
+MOST_LABELS = 2000
+MOST_PHRASES = 50
+MOST_LETTERS = 2000
+HITS, WEIGHTS = (1, 100), (0.1, 3)
+CSS = """
+.gradio-container { max-width: 84rem !important; margin: 0 auto !important; --body-text-color-subdued: #6b6b76; }
+.dark .gradio-container, .dark.gradio-container { --body-text-color-subdued: #a0a0ab; }
+.gradio-container > main { width: 100%; }
+#title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
+#title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
+.notice { padding: 0; }
+#found { align-items: start; }
+#notice { min-height: 1.6rem; }
+.notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
+  border-radius: .35rem; }
+#notice .found { color: var(--body-text-color-subdued); }
+#notice .found b { color: var(--body-text-color); }
+@media (max-width: 48rem) { #found { flex-direction: column; align-items: stretch; } }
+#hits .grid-wrap { max-height: none !important; overflow: visible; padding: .5rem; }
+#hits .grid-container { gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); grid-auto-rows: auto; }
+@media (min-width: 60rem) { #hits .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
+#hits .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; background: #fff; }
+#hits .thumbnail-lg img { aspect-ratio: 1; height: auto; object-fit: contain; padding: .5rem .5rem 0; }
+#hits .caption-label { position: static; opacity: 1 !important; max-width: 100%; width: 100%; border: 0;
+  border-radius: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.3;
+  color: #222; background: #fff; padding: .3rem .6rem .5rem; }
+#hits .thumbnail-item.selected { outline: 2px solid var(--color-accent); }
+footer { display: none !important; }
+"""
+
+
+class Desk:
+    """Answers the page's questions. Sees the index as it is on disk, also after `nearfar index` has changed it."""
+
+    def __init__(self, index: Index, encoder: Any, uploads: Uploads) -> None:
+        self._index, self.encoder, self.uploads = index, encoder, uploads
+        self.classifier = lru_cache(maxsize=16)(self._classifier)
+
+    @property
+    def index(self) -> Index:
+        """The index, opened anew when it has changed; the old snapshot while it cannot be opened. Raises UserError
+        when it was made anew with another model."""
+        try:
+            now = Index(self._index.directory) if self._stale() else self._index
+        except UserError:
+            return self._index
+        if now.manifest.probe != self._index.manifest.probe:
+            check_model(now.manifest, self.encoder, where=now.directory.name)
+        self._index = now
+        return now
+
+    def _stale(self) -> bool:
+        # All of the manifest: an index that was deleted and made anew counts its changes from the start.
+        return load_manifest(self._index.directory) != self._index.manifest
+
+    def heading(self) -> str:
+        """What is searched, as HTML: how many pictures there are now, and the model."""
+        try:
+            index = self.index
+        except UserError:
+            index = self._index
+        model = escape("/".join(Path(index.model).parts[-2:]))
+        pictures = "1 picture" if len(index) == 1 else f"{len(index):,} pictures"
+        return f"<h1>nearfar search</h1><p>{pictures}, by the model {model}</p>"
+
+    def search(
+        self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
+    ) -> tuple[Shown, list[Hit], str, str | None]:
+        """Pictures with captions, the hits, a sentence on what was found, or on what was wrong, and the upload; None
+        instead of one that cannot be used, so that the page puts it away."""
+        try:
+            image = self.uploads.picture(upload) if upload else None
+        except UserError as error:
+            return [], [], alert(str(error)), None
+        return *self._find(text, image, phrases(plus), phrases(minus), weight, top), upload
+
+    def like(
+        self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
+    ) -> tuple[Shown, list[Hit], str, str | None, str, str, str]:
+        """A search by the chosen hit's picture alone: what `search` gives, that picture, and the emptied boxes."""
+        try:
+            if chosen is None or chosen >= len(hits):
+                raise UserError("choose a picture of the gallery first")
+            image = thumbnail(hits[chosen].image(), 1024)
+        except UserError as error:
+            still = upload if self.uploads.find(upload) else None
+            return self._show(hits), hits, alert(str(error)), still, "", "", ""
+        return *self._find("", image, (), (), weight, top), self.uploads.show(image), "", "", ""
+
+    def tell(self, hits: list[Hit], chosen: int | None) -> str:
+        """What is known of a hit."""
+        if chosen is None:
+            return ""
+        hit = hits[chosen]
+        about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
+        told = ", ".join(escape(part) for part in about if part)
+        return f'<div class="found">chosen: hit <b>{hit.rank}</b>, score {hit.score:.3f}: {told}</div>'
+
+    def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
+        """Labels with their shares, and a sentence where something was wrong."""
+        try:
+            if not upload:
+                raise UserError("there is no picture to label: drop one first")
+            names = phrases(labels) or tuple(self.index.labels())
+            if len(names) > MOST_LABELS:
+                whose = "you name" if phrases(labels) else "the index has"
+                raise UserError(f"{whose} {len(names):,} labels, too many to compare at once: name some")
+            ranked = rank_labels(self.classifier(names), self.uploads.picture(upload))
+        except UserError as error:
+            return {}, alert(str(error))
+        return {label.name: label.share for label in ranked[:10]}, ""
+
+    def _find(
+        self, text: str, image: Any, plus: tuple[str, ...], minus: tuple[str, ...], weight: float, top: float
+    ) -> tuple[Shown, list[Hit], str]:
+        try:
+            index = self.index
+            check_length(text, plus, minus)
+            asked = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
+            weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
+            results = query(index, self.encoder, **asked, weight=weight, top=top)
+        except UserError as error:
+            return [], [], alert(str(error))
+        what = escape(describe(results.query))
+        found = f"{len(results)} of {len(index):,} pictures for <b>{what}</b>, {results.cost}"
+        return self._show(results.hits), results.hits, f'<div class="found">{found}</div>'
+
+    def _show(self, hits: list[Hit]) -> Shown:
+        return [(hit_thumbnail(hit), title(hit)) for hit in hits]
+
+    def _classifier(self, names: tuple[str, ...]) -> Any:
+        return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
+
+
+def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
+    """The page as gradio Blocks; `serving` gives it an address."""
+    gr = need("gradio", "serve")
+    desk = Desk(index, encoder, uploads)
+    with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
+        heading = gr.HTML(desk.heading(), elem_id="title")
+        hits, chosen = gr.State([]), gr.State(None)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=300):
+                text = gr.Textbox(label="Look for", placeholder="a red car", elem_id="text", autofocus=True)
+                picture = picture_box(gr)
+                with gr.Row():
+                    plus = gr.Textbox(label="Plus", placeholder="snow, night", elem_id="plus", min_width=120)
+                    minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
+                go = gr.Button("Search", variant="primary", elem_id="go")
+                with gr.Accordion("How many, and how strongly", open=False):
+                    top = gr.Slider(*HITS, 24, step=1, label="Hits")
+                    weight = gr.Slider(*WEIGHTS, 1, step=0.1, label="Weight of plus and minus")
+                with gr.Accordion("What is in the picture?", open=False, elem_id="zero-shot"):
+                    labels = gr.Textbox(
+                        label="Labels, separated by commas",
+                        placeholder="empty: the labels of the index",
+                        elem_id="labels",
+                    )
+                    name_it = gr.Button("Label the picture", elem_id="name-it")
+                    wrong = gr.HTML(elem_classes="notice")
+                    named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
+            with gr.Column(scale=3, min_width=300):
+                with gr.Row(equal_height=True, elem_id="found"):
+                    notice = gr.HTML(elem_id="notice", elem_classes="notice")
+                    like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
+                gallery = gr.Gallery(
+                    show_label=False,
+                    columns=5,
+                    height="auto",
+                    object_fit="contain",
+                    interactive=False,
+                    allow_preview=False,
+                    buttons=[],
+                    elem_id="hits",
+                )
+                gallery.GRADIO_CACHE = str(uploads.shown)
+        question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
+        private = {"api_visibility": "private"}
+        quiet = {**private, "show_progress": "hidden"}
+        # The index may have grown since the page was made: each visit and each search looks again.
+        page.load(desk.heading, None, heading, **quiet)
+
+        def afterwards():
+            return None, desk.heading()
+
+        for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
+            event(desk.search, question, answer, **private).then(afterwards, None, [chosen, heading], **quiet)
+        gallery.select(selected_in(gr, desk), hits, [chosen, notice], **private)
+        chosen_one = [hits, chosen, picture, weight, top]
+        like.click(desk.like, chosen_one, [*answer, text, plus, minus], **private).then(
+            afterwards, None, [chosen, heading], **quiet
+        )
+        gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, wrong], **private)
+    return page
+
+
+def picture_box(gr: Any) -> Any:
+    """gradio's image box, handing over and taking the picture's path as it is: its own decoding would answer a broken
+    file with an error of its own, and its own encoding copy a visitor's picture to where others are served from. (A
+    subclass would be served as a custom component; and gradio makes a box anew that is sent an
+    update, so handlers return plain values to this one.)"""
+    box = gr.Image(
+        label="And, or, start from a picture", sources=["upload", "clipboard"], height=220, elem_id="picture"
+    )
+    box.preprocess = lambda payload: payload.path if payload else None
+    box.postprocess = lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}} if path else None
+    return box
+
+
+def selected_in(gr: Any, desk: Desk) -> Any:
+    """A handler that says which picture of the gallery was chosen, and tells of it."""
+
+    def selected(hits, event):
+        chosen = event.index if is_place(event.index, hits) else None
+        return chosen, desk.tell(hits, chosen)
+
+    selected.__annotations__["event"] = gr.SelectData
+    return selected
+
+
+def is_place(chosen: Any, hits: list[Hit]) -> bool:
+    """Whether it is the place of a hit: what comes from a browser may be anything."""
+    return isinstance(chosen, int) and not isinstance(chosen, bool) and 0 <= chosen < len(hits)
+
+
+def within(value: Any, bounds: tuple[float, float], what: str) -> float:
+    """A number that came from a browser. Raises UserError when it is none, or out of bounds."""
+    low, high = bounds
+    if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+        raise UserError(f"{what} must be a number from {low} to {high}")
+    return value
+
+
+def check_length(text: str, plus: tuple[str, ...], minus: tuple[str, ...]) -> None:
+    """Raise UserError when there is more to look for than a search should take on."""
+    if max(map(len, (text or "", *plus, *minus))) > MOST_LETTERS:
+        raise UserError(f"the text is longer than {MOST_LETTERS:,} letters: shorten it")
+    if len(plus) + len(minus) > MOST_PHRASES:
+        raise UserError(f"plus and minus hold more than {MOST_PHRASES} texts: name fewer")
+
+
+def readable(text: str) -> str:
+    """What was typed, without halves of characters, which no tokenizer takes."""
+    return (text or "").encode("utf-8", "replace").decode()
+
+
+def phrases(text: str) -> tuple[str, ...]:
+    """What a visitor typed, cut at commas and line ends.
+
+    >>> phrases(" snow, night,, ")
+    ('snow', 'night')
+    """
+    return tuple(part.strip() for part in re.split(r"[,;\n]", readable(text)) if part.strip())
+
+
+def title(hit: Hit) -> str:
+    """What stands under a picture of the gallery."""
+    return f"{hit.score:.3f}  {hit.caption}" + (f" ({hit.domain_name})" if hit.domain_name else "")
+
+
+def alert(message: str) -> str:
+    """A sentence on what went wrong, as HTML."""
+    return f'<div class="alert" role="alert">{escape(message)}</div>'

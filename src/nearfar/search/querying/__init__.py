@@ -1,0 +1,1 @@
+"""Queries: by text, by picture, by both, and by labels."""

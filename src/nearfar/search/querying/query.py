@@ -1,0 +1,182 @@
+"""Asking an index: by text, by picture, or by both, added and subtracted as in ALIGN (arXiv 2102.05918)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.embedding.embed_source import embed_images, embed_texts
+from nearfar.errors import UserError
+from nearfar.search.index.items import Hit
+from nearfar.search.index.stored_index import Index
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Rerank = Callable[["Query", list[Hit]], Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What is looked for: q = l2norm(text + image + weight * sum(plus) - weight * sum(minus)), every term of unit
+    length. Any of the terms may be left out, but not all."""
+
+    text: str | None = None
+    image: Any = None
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    def embed(self, encoder: Any) -> np.ndarray:
+        """The query's unit vector `[D]`. Raises UserError when nothing is asked, or the terms cancel out."""
+        signed = [(self.text, 1.0)] if self.text else []
+        signed += [(text, self.weight) for text in self.plus] + [(text, -self.weight) for text in self.minus]
+        signed = [(text.strip(), weight) for text, weight in signed if text.strip()]
+        vectors: list[np.ndarray] = []
+        weights: list[float] = []
+        if self.image is not None:
+            vectors.append(embed_images(encoder, [self.image])[0].numpy())
+            weights.append(1.0)
+        if signed:
+            vectors += list(embed_texts(encoder, [text for text, _ in signed]).numpy())
+            weights += [weight for _, weight in signed]
+        if not vectors:
+            raise UserError("nothing to look for: give a text, an image, or both")
+        return unit_sum(np.stack(vectors), np.array(weights))
+
+    def picture(self) -> Image:
+        """The query's image, decoded."""
+        from nearfar.data.fields.images import load_image
+
+        return load_image(self.image)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The hits of a query, best first, and what they cost: `seconds` by step (`embed`, `search`, `rerank`) and
+    `reranked`, the number of candidates the re-ranker scored."""
+
+    query: Query
+    hits: list[Hit]
+    seconds: dict[str, float] = field(default_factory=dict)
+    reranked: int = 0
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __getitem__(self, place: int) -> Hit:
+        return self.hits[place]
+
+    @property
+    def cost(self) -> str:
+        """The cost in one line."""
+        steps = ", ".join(f"{step} {1000 * seconds:.1f} ms" for step, seconds in self.seconds.items())
+        return steps + (f" ({self.reranked} candidates re-ranked)" if self.reranked else "")
+
+
+def query(
+    index: Index,
+    encoder: Any,
+    *,
+    text: str | None = None,
+    image: Path | str | bytes | Image | None = None,
+    plus: Sequence[str] = (),
+    minus: Sequence[str] = (),
+    weight: float = 1.0,
+    top: int = 10,
+    rerank: Rerank | None = None,
+    depth: int = 100,
+) -> Results:
+    """Search an index by text, by image, or by both.
+
+    Args:
+        index: an opened index, made by this encoder.
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        text: what to look for.
+        image: a picture to start from: path, bytes or PIL.
+        plus: texts to add to the query.
+        minus: texts to take from it.
+        weight: how much each text of `plus` and `minus` counts beside the others.
+        top: how many hits.
+        rerank: scores candidates anew, `rerank(query, hits) -> scores`, greater is better; for instance a fusion
+            encoder, too slow to meet every picture.
+        depth: how many candidates the re-ranker gets (at least `top`).
+
+    Raises:
+        UserError: nothing is asked, the index is empty or of another width, the image is broken.
+    """
+    asked = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
+    clock = Clock()
+    vector = asked.embed(encoder)
+    clock.lap("embed")
+    scores, rows = index.search(vector, max(top, depth) if rerank else top)
+    hits = index.hits(scores[0], rows[0])
+    clock.lap("search")
+    if rerank is None:
+        return Results(query=asked, hits=hits, seconds=clock.seconds)
+    candidates = len(hits)
+    hits = reorder(hits, rerank(asked, hits))[:top]
+    clock.lap("rerank")
+    return Results(query=asked, hits=hits, seconds=clock.seconds, reranked=candidates)
+
+
+def compose_query(image: np.ndarray, text: np.ndarray, *, sign: int = 1, weight: float = 1.0) -> np.ndarray:
+    """ALIGN's composed query: q = l2norm(x ± w y), with both embeddings brought to unit length first.
+
+    Args:
+        image: `[D]` or `[B, D]`.
+        text: of the same shape.
+        sign: +1 adds the text, -1 takes it away.
+        weight: the text's weight w.
+
+    Raises UserError when the two cancel out, so that no direction is left.
+
+    >>> print(compose_query(np.array([2.0, 0.0]), np.array([0.0, 5.0])).round(2))
+    [0.71 0.71]
+    >>> print(compose_query(np.array([1.0, 0.0]), np.array([0.6, 0.8]), sign=-1).round(2))
+    [ 0.45 -0.89]
+    """
+    if sign not in (1, -1):
+        raise ValueError(f"sign is +1 or -1, not {sign}")
+    return unit_sum(np.stack([image, text]), np.array([1.0, sign * weight]))
+
+
+def unit_sum(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The unit vector(s) along the weighted sum over the first axis of `[T, ..., D]`, each term of unit length."""
+    if not np.isfinite(weights).all():
+        raise UserError(f"a weight of the query is no number to reckon with: {', '.join(map(str, weights))}")
+    units = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    total = np.tensordot(weights, units, axes=1)
+    length = np.linalg.norm(total, axis=-1, keepdims=True)
+    if (length < 1e-6).any():
+        raise UserError("the parts of the query cancel out: change a text or a weight")
+    return (total / length).astype(np.float32)
+
+
+def reorder(hits: list[Hit], scores: Sequence[float]) -> list[Hit]:
+    """The hits by new scores, greatest first; equal ones keep their order."""
+    if len(scores) != len(hits):
+        raise ValueError(f"the re-ranker gave {len(scores)} scores for {len(hits)} candidates")
+    ranked = sorted(zip(map(float, scores), hits, strict=True), key=lambda pair: -pair[0])
+    return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(ranked, 1)]
+
+
+class Clock:
+    """Seconds by step, each from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """End a step."""
+        now = time.perf_counter()
+        self.seconds[step], self._last = now - self._last, now

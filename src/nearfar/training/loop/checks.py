@@ -1,0 +1,95 @@
+"""What can be said about a run before it begins: settings that do not fit the method, the machine or one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nearfar import distributed as processes
+from nearfar.errors import UserError
+from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.training.config import TrainConfig
+from nearfar.training.loop.log import check_trackers
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe.sections import EvaluationConfig
+
+
+def check_run(config: TrainConfig, *, validated: bool) -> None:
+    """Settings that this machine, or a run without validation, cannot follow.
+
+    Raises:
+        UserError: a tracker that is not installed, a figure to monitor where nothing is measured.
+    """
+    check_trackers(config.trackers)
+    if config.monitor != TrainConfig.monitor and not validated:
+        raise UserError(
+            f"training.monitor is {config.monitor!r}, but there is nothing to measure it on: name validation data "
+            "(validation=..., in a recipe data.validation), or leave training.monitor out."
+        )
+
+
+def check_method(config: TrainConfig, method: Method) -> None:
+    """Settings that are for the other kind of method."""
+    if config.chunk and not isinstance(method, EmbeddingMethod):
+        raise UserError(f"chunk is for methods with embeddings; {type(method).__name__} has none: use accumulate.")
+    if config.accumulate > 1 and isinstance(method, EmbeddingMethod):
+        raise UserError(
+            "accumulate would cut the negatives of this method to one small batch: raise batch_size and set chunk "
+            "instead, which gives the gradient of the whole batch in the same memory."
+        )
+
+
+def check_data(config: TrainConfig, records: int) -> None:
+    """Settings that so many records cannot give: for what is read at length before the first step.
+
+    Raises:
+        UserError: fewer records than a batch, or than the warm-up needs.
+    """
+    batches = records // config.batch_size
+    if not batches:
+        held = "1 record" if records == 1 else f"{records:,} records"
+        raise UserError(
+            f"the data gives no batch: it holds {held}, and training.batch_size is {config.batch_size}: lower "
+            "training.batch_size."
+        )
+    if config.steps is None:
+        config.warmup_steps(max(1, round(config.epochs * batches / config.accumulate)))
+
+
+def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, model: Any = None) -> None:
+    """Protocols that the data, or the model, cannot give, which would be found out after the training.
+
+    Args:
+        settings: a recipe's section `evaluation`.
+        data, validation: the sources of `evaluation.data` and `data.validation`; None where there are none.
+        model: what is to be trained: then it is asked, not the data.
+
+    Raises:
+        UserError: protocols to watch without validation data; a protocol that cannot be measured.
+    """
+    from nearfar.evaluation.needs import lacking, unable
+
+    if settings.watch and validation is None:
+        raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
+    # Every evaluation embeds the data, as geometry does.
+    protocols, given = settings.protocols or ["geometry"], settings.options
+    measured = [("evaluation.data", data, name, given.get(name)) for name in protocols] if data is not None else []
+    measured += [("data.validation", validation, name, None) for name in settings.watch]
+    for where, source, name, options in measured:
+        if model is not None:
+            why = unable(name, model)
+        else:
+            why = lacking(name, source, captions=settings.captions, options=options)
+        if why:
+            raise UserError(f"recipe, section evaluation: {name} cannot be measured on {where}, as {why}.")
+
+
+def share_of_batch(config: TrainConfig) -> int:
+    """Samples of a batch that this process makes."""
+    world = processes.world_size()
+    if config.batch_size % world:
+        raise UserError(
+            f"training.batch_size {config.batch_size} does not divide among {world} processes: set "
+            f"training.batch_size to a multiple of {world}."
+        )
+    return config.batch_size // world

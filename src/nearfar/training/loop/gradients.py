@@ -1,0 +1,128 @@
+"""The gradient of one batch, the same for any chunking and any number of processes.
+
+For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
+
+1. embed the local samples chunk by chunk, keeping the graph of the last chunk only;
+2. gather the embeddings and per-sample vectors of all ranks;
+3. run the objective on them as leaves: the loss, its gradient by embedding, and the gradient of its own parameters;
+4. send the local slice of those gradients back through each chunk, embedded again with its own random state.
+
+The objective sees the whole batch on every rank, so the gradient of its own parameters is whole there already. The
+slice is scaled by the number of ranks, so that the one mean over ranks which follows is right for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import distributed as processes
+from nearfar.data.batches import batch as batches
+from nearfar.methods.base import Batch, EmbeddingMethod, Method
+from nearfar.training.state.random_state import RandomState, shared_randomness
+
+
+def backward(
+    method: Method,
+    batch: Batch,
+    *,
+    chunk: int | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Add the gradient of `batch` to `.grad` and return the detached scalars of the method, `loss` among them.
+
+    After `processes.average_gradients` the gradient is that of the batch of all ranks together. `scale` is applied to
+    the loss before its backward pass. `seed` is the random seed of the objective: the same on every rank, since each
+    runs it on the same gathered batch.
+    """
+    autocast = autocast or nullcontext()
+    if isinstance(method, EmbeddingMethod):
+        return _cached(method, batch, chunk, autocast, scale, seed)
+    with autocast:
+        outputs = method(batch)
+    scale(outputs["loss"]).backward()
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+def _cached(
+    method: EmbeddingMethod,
+    batch: Batch,
+    chunk: int | None,
+    autocast: AbstractContextManager[Any],
+    scale: Callable[[Tensor], Tensor],
+    seed: int,
+) -> dict[str, Tensor]:
+    total = batches.size(batch)
+    step = min(chunk or total, total)
+    pieces = [batches.rows(batch, start, min(start + step, total), total) for start in range(0, total, step)]
+
+    cached: list[Mapping[str, Tensor]] = []
+    states: list[RandomState] = []
+    for piece in pieces[:-1]:
+        states.append(RandomState.take())
+        with torch.no_grad(), autocast:
+            cached.append(method.embed(piece))
+    # The last chunk keeps its graph: one forward pass less, and with one chunk no second pass at all.
+    with autocast:
+        last = method.embed(pieces[-1])
+    needs_grad = {name for name, value in last.items() if value.requires_grad}
+
+    gather = getattr(method, "gather", True)
+    leaves = {}
+    for name, value in last.items():
+        local = torch.cat([*(piece[name] for piece in cached), value.detach()])
+        local = local.float() if local.dtype in (torch.float16, torch.bfloat16) else local
+        rows = processes.gather_rows(local) if gather else local.clone()
+        leaves[name] = rows.requires_grad_(name in needs_grad)
+    vectors = batches.per_sample(batch)
+    if gather:
+        vectors = {name: processes.gather_rows(value) for name, value in vectors.items()}
+
+    with shared_randomness(seed):
+        outputs = method.objective(leaves, vectors)
+    scale(outputs["loss"]).backward()
+
+    gradients = {name: _local(grad, gather) for name in needs_grad if (grad := leaves[name].grad) is not None}
+    _send_back(last, gradients, (len(pieces) - 1) * step, total)
+    if states:
+        after = RandomState.take()
+        for i, (piece, state) in enumerate(zip(pieces[:-1], states, strict=True)):
+            state.restore()
+            with autocast:
+                embeddings = method.embed(piece)
+            _send_back(embeddings, gradients, i * step, total)
+        after.restore()
+    return {name: value.detach() for name, value in outputs.items()}
+
+
+def _local(gradient: Tensor, gather: bool) -> Tensor:
+    """This rank's rows of the gradient of the gathered embeddings, times the number of ranks."""
+    world = processes.world_size()
+    if world == 1 or not gather:
+        return gradient
+    return gradient.chunk(world)[processes.rank()] * world
+
+
+def _send_back(embeddings: Mapping[str, Tensor], gradients: Mapping[str, Tensor], start: int, total: int) -> None:
+    """Backward through one chunk whose samples begin at `start`."""
+    tensors, upstream = [], []
+    for name, gradient in gradients.items():
+        if embeddings[name].requires_grad:
+            each = len(gradient) // total
+            rows = gradient[start * each : start * each + len(embeddings[name])]
+            tensors.append(embeddings[name])
+            upstream.append(rows.to(embeddings[name].dtype))
+    if tensors:
+        torch.autograd.backward(tensors, upstream)
+
+
+def total_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """The L2 norm of all gradients together."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,0 +1,66 @@
+"""From what a user has to batches: a source becomes a loader made for the method's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nearfar import distributed as processes
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.training.config import TrainConfig
+from nearfar.training.loop.checks import share_of_batch
+
+
+def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool = True) -> Any:
+    """`data` itself if it gives batches (or is a function, for validation), a `Loader` if it is a source, or what
+    `nearfar.data.open_source` opens."""
+    if isinstance(data, str | Path):
+        from nearfar.data import open_source
+
+        data = open_source(data)
+    if isinstance(data, Callable) and not training:  # type: ignore[arg-type]
+        return data
+    from nearfar.data.sources.source import Source, Stream
+
+    if not isinstance(data, Source | Stream):
+        if training:
+            _check_share(data)
+        return data
+    model = getattr(method, "model", None)
+    if model is None:
+        raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
+    return make_loader(data, model, config, training=training, **wishes(method))
+
+
+def wishes(method: Method) -> dict[str, Any]:
+    """What a method says it needs (views, answers), by attributes named as the loader's settings."""
+    return {name: getattr(method, name) for name in ("views", "n_views", "answers") if hasattr(method, name)}
+
+
+def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
+    """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
+    in order and plain, otherwise."""
+    from nearfar.data import Loader
+
+    mine = share_of_batch(config)
+    options = {name: value for name, value in options.items() if value is not None}
+    share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
+    if not training:
+        # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
+        options |= {"views": "none", "shuffle": False, "drop_last": False}
+        share = {"batch_size": config.batch_size}
+    pixels = {name: getattr(model, name) for name in ("image_size", "mean", "std") if hasattr(model, name)}
+    texts = {name: getattr(model, name) for name in ("tokenizer", "max_length") if hasattr(model, name)}
+    made_for = {"device": next(model.parameters()).device, "seed": config.seed, "workers": config.workers}
+    return Loader(source, **{**pixels, **texts, **made_for, **share, **options})
+
+
+def _check_share(loader: Any) -> None:
+    world = getattr(loader, "world_size", None)
+    if world is not None and world != processes.world_size():
+        raise UserError(
+            f"this loader was made for {world} processes, but {processes.world_size()} are running: pass it "
+            "rank=nearfar.distributed.rank(), world_size=nearfar.distributed.world_size()."
+        )

@@ -1,0 +1,152 @@
+"""What a run tells while it goes: rows of history, a progress bar or plain lines, and trackers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nearfar import distributed as processes
+from nearfar import files
+from nearfar.errors import UserError
+from nearfar.training.config import TrainConfig
+
+Row = dict[str, float]
+
+
+class Log:
+    """The story of a run. Only the main process writes and prints.
+
+    Rows go to `history.jsonl` (flushed at once), to the trackers, and to the terminal.
+    """
+
+    def __init__(self, out: Path | None, config: TrainConfig, steps: int) -> None:
+        self.config = config
+        self.steps = steps
+        self.rows: list[Row] = []
+        self._path = out / "history.jsonl" if out and processes.is_main() else None
+        self._file: Any = None
+        self._trackers = _start_trackers(config, out)
+        self._bar = _bar(steps) if config.progress and processes.is_main() and sys.stdout.isatty() else None
+        self._lines = config.progress and processes.is_main() and self._bar is None
+        self._began = time.perf_counter()
+        self._first = 0
+
+    def start(self, step: int) -> None:
+        """Begin at `step`: rows that a killed run wrote after it are dropped."""
+        self._first, self._began = step, time.perf_counter()
+        if self._path:
+            self.rows = [row for row in read_history(self._path) if row["step"] <= step]
+            files.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+            self._file = self._path.open("a", encoding="utf-8")
+        if self._bar:
+            self._bar.start()
+            self._bar.update(0, completed=step)
+
+    def step(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar:
+            self._bar.update(0, completed=step)
+
+    def row(self, row: Row) -> None:
+        """Record a row; it must have a `step`."""
+        self.rows.append(row)
+        if self._file:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        values = {name: value for name, value in row.items() if name != "step"}
+        for tracker in self._trackers:
+            tracker.log(values, step=int(row["step"]))
+        if self._bar:
+            self._bar.update(0, completed=row["step"], told=_told(row))
+        if self._lines:
+            print(f"step {int(row['step'])}/{self.steps}  {_told(row)}  {self._left(row['step'])}".rstrip(), flush=True)
+
+    def say(self, line: str) -> None:
+        """A line for the reader, above the bar."""
+        if processes.is_main() and self.config.progress:
+            self._bar.console.print(line, markup=False) if self._bar else print(line, flush=True)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.finish()
+        if self._file:
+            self._file.close()
+        if self._bar:
+            self._bar.stop()
+
+    def _left(self, step: float) -> str:
+        done = step - self._first
+        if done <= 0 or step >= self.steps:
+            return ""
+        seconds = (time.perf_counter() - self._began) / done * (self.steps - step)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
+
+
+def read_history(path: Path) -> list[Row]:
+    """The rows of a `history.jsonl`; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _told(row: Mapping[str, float]) -> str:
+    shown = {name: value for name, value in row.items() if name not in ("step", "epoch", "seconds")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
+def _bar(steps: int) -> Any:
+    from rich import progress
+
+    bar = progress.Progress(
+        progress.MofNCompleteColumn(),
+        progress.BarColumn(bar_width=24),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[told]}"),
+        refresh_per_second=4,
+    )
+    bar.add_task("training", total=steps, told="")
+    return bar
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """Raise a `UserError` for the first tracker that is not installed."""
+    if not names:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in available:
+            raise UserError(
+                f"training.trackers: no tracker {name!r} is installed (installed: {', '.join(available) or 'none'}): "
+                f"pip install {name}, or leave it out."
+            )
+
+
+def _start_trackers(config: TrainConfig, out: Path | None) -> list[Any]:
+    if not config.trackers or not processes.is_main():
+        return []
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    trackers = []
+    for name in config.trackers:
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        where = {"logging_dir": str(out or ".")} if kind.requires_logging_directory else {}
+        tracker = kind("trackers", **where)
+        tracker.start()
+        trackers.append(tracker)
+    return trackers

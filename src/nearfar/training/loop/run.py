@@ -1,0 +1,43 @@
+"""What `nearfar.train` gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.sources.skipped import Skipped
+from nearfar.methods.base import Method
+from nearfar.training.loop.log import Row
+
+
+@dataclass
+class Run:
+    """A finished run."""
+
+    method: Method
+    """The trained method, with its moving average of the weights swapped in where it keeps one."""
+    out: Path | None
+    """The run folder: `history.jsonl`, `checkpoints/`, `model/`, `report.html`."""
+    step: int
+    history: list[Row] = field(repr=False)
+    """The rows of `history.jsonl`."""
+    seconds: float
+    """Time spent in the loop, over all its parts where the run was resumed."""
+    skipped: Skipped | None = field(default=None, repr=False)
+    """What the loader of this process could not use, and why."""
+    results: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What a recipe's evaluation found, by protocol."""
+
+    @property
+    def model(self) -> Any:
+        """The encoder that was trained (`method.model`), to evaluate, search or save."""
+        return getattr(self.method, "model", self.method)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every figure in the history."""
+        last: dict[str, float] = {}
+        for row in self.history:
+            last.update(row)
+        return last

@@ -1,0 +1,284 @@
+"""From a recipe to a method, its data and its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from nearfar import distributed as processes
+from nearfar import files, methods
+from nearfar import trust as trusted
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.models import load
+from nearfar.training.loop import finish
+from nearfar.training.loop.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
+from nearfar.training.loop.loaders import make_loader, wishes
+from nearfar.training.loop.run import Run
+from nearfar.training.loop.training_loop import train
+from nearfar.training.loop.validation import mean_loss
+from nearfar.training.recipe import hard_data as hard_negatives
+from nearfar.training.recipe.sections import MODEL_SETTINGS, Spec, check_names, maker
+from nearfar.training.state import random_state, sharding
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe import Recipe
+
+CORPUS = 200_000
+"""Records of a stream that a vocabulary is learnt from."""
+
+
+@dataclass
+class Assembled:
+    """A recipe's parts, ready to train."""
+
+    recipe: Recipe
+    method: Method
+    loader: Any
+    validation: Callable[[Method], dict[str, float]] | None
+    held_out: Any
+    """The source of the evaluation, or None."""
+    source: Any
+    """The source that is trained on."""
+    validated_on: Any
+    """The source of the validation, or None."""
+
+    def run(self, out: Path, *, resume: bool = False) -> Run:
+        """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
+        if processes.is_main():
+            files.folder(out)
+            if not list(out.glob("checkpoints/step-*")):
+                files.write(out / "config.yaml", self.recipe.as_yaml())
+        # The report is written once, at the end, when there is something to show.
+        config = replace(self.recipe.training, report=False)
+        run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)
+        if processes.is_main():
+            # A split model needs every process to embed: this one takes the whole model that was saved.
+            self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
+        processes.barrier()
+        return run
+
+    def _evaluate(self, run: Run, model: Any, out: Path) -> None:
+        from nearfar.evaluation import embed, evaluate, left_out, save_results
+        from nearfar.evaluation.report import write_report
+
+        settings, config = self.recipe.evaluation, self.recipe.training
+        if self.held_out is None:
+            if config.report:
+                told: dict[str, Any] = {"seed": config.seed, "captions": settings.captions, "title": self.recipe.name}
+                if complaint := finish.save_report(run, model, self.validated_on, self.source, **told):
+                    print(complaint)
+            return
+        found = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        if settings.protocols is None and config.progress:
+            for name, reason in left_out(model, found).items():
+                print(f"evaluation: {name} is left out, as {reason}")
+        results = evaluate(
+            model, self.held_out, settings.protocols, seed=config.seed, embeddings=found, options=settings.options
+        )
+        save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
+        run.results = results
+        if config.report:
+            shown: dict[str, Any] = {"results": results, "embeddings": found, "source": self.held_out, "encoder": model}
+            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **shown)
+
+
+def assemble(recipe: Recipe) -> Assembled:
+    """Open the data, make the model and the method. Every process makes the same."""
+    config = recipe.training
+    device = processes.start(config.device)
+    # What can be known to be wrong is said before anything is read at length.
+    check_run(config, validated=recipe.data.validation is not None)
+    share_of_batch(config)
+    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
+    validated_on = open_spec("data.validation", recipe.data.validation) if recipe.data.validation else None
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on)
+    random_state.seed_everything(config.seed)
+    source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
+    if hasattr(source, "__len__"):
+        check_data(config, len(source) * (2 if recipe.data.hard_images else 1))
+    if recipe.data.hard_captions:
+        source = hard_negatives.with_captions(source)
+    kind, settings = chosen(recipe.method, recipe.trust)
+    parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
+    for model in parts:
+        check_made(model, kind)
+    with named("method"):
+        method = kind(*parts, **settings)
+    check_method(config, method)
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=_model(method))
+    method.to(device)
+    options = wishes(method) | recipe.data.loader_options()
+    near = hard_negatives.mined_images(source, _model(method), k) if (k := recipe.data.hard_images) else None
+    loader = _loader(recipe, method, source, {**options, "neighbours": near}, training=True)
+    validation = _validation(recipe, method, validated_on, options)
+    return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
+
+
+def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
+    """The source of a recipe's setting `where`."""
+    from nearfar.data import open_source
+
+    options = {"spec": spec} if isinstance(spec, str) else dict(spec)
+    if "spec" not in options:
+        raise UserError(f"recipe, {where}: name the data with `spec`.")
+    source = open_source(options.pop("spec"), **options)
+    if limit is None:
+        return source
+    if not hasattr(source, "first"):
+        raise UserError(f"recipe, {where}: limit is for data that can be counted; {source.name} is a stream.")
+    return source.first(limit)
+
+
+def chosen(settings: Mapping[str, Any], trust: Collection[str]) -> tuple[type[Method], dict[str, Any]]:
+    """A method's class and settings; an ensemble gets its members' class, too."""
+    others = {name: value for name, value in settings.items() if name != "name"}
+    if isinstance(of := others.get("of"), Mapping) and "name" in of:
+        others["of"] = {**of, "name": methods.find(of["name"], trust)}
+    return methods.find(settings["name"], trust), others
+
+
+def check_made(model: Any, kind: type[Method]) -> None:
+    """A maker of the user's own must have made a model: one that encodes, unless the method is the user's own, too."""
+    encodes = hasattr(model, "lm") or any(name.startswith("encode_") for name in dir(model))
+    if not isinstance(model, nn.Module):
+        raise UserError(f"recipe, model.make gave a {type(model).__name__}: it must return a model (a torch module).")
+    if not encodes and trusted.is_within(kind.__module__, ["nearfar"]):
+        raise UserError(
+            f"recipe, model.make gave a {type(model).__name__}, which encodes nothing: {kind.__name__} needs a model "
+            "with encode_image, encode_text or the like."
+        )
+
+
+def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str] = ()) -> Any:
+    """The model of a recipe's `model` section; a vocabulary is learnt from `source` where one is needed."""
+    from nearfar import models
+
+    values = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
+    if "load" in settings:
+        size = values.pop("image_size", None)
+        if values:
+            raise UserError(
+                f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
+            )
+        model = models.load(settings["load"])
+        if size is not None:
+            if not hasattr(model, "resize_images"):
+                raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
+            model.resize_images(size)
+    else:
+        make = maker(settings, trust)
+        if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(values):
+            with named("model"):
+                values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
+        with named("model"):
+            model = make(**values)
+    for tower, options in _adapters(settings.get("lora") or {}).items():
+        with named("model.lora"):
+            model.add_lora(tower, **options)
+    if settings.get("freeze"):
+        parts = settings["freeze"]
+        model.freeze(*([parts] if isinstance(parts, str) else parts))
+    return model
+
+
+@contextmanager
+def named(section: str) -> Iterator[None]:
+    """A value that a maker refuses, as an error that names the recipe's section."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"recipe, section {section}: {error}") from error
+
+
+def _adapters(towers: Any) -> dict[str, dict[str, Any]]:
+    """The settings of `lora` by tower, their names checked."""
+    if not isinstance(towers, Mapping) or not all(isinstance(options, Mapping | None) for options in towers.values()):
+        raise UserError("recipe, section model: lora is a mapping by tower: {image: {rank: 8}, text: {rank: 8}}.")
+    for options in towers.values():
+        check_names("model.lora", ["rank", "alpha", "dropout", "targets"], options or {})
+    return {tower: dict(options or {}) for tower, options in towers.items()}
+
+
+def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
+    """Batches of pictures, or of what the frozen towers make of them."""
+    model, config, views = _model(method), recipe.training, recipe.data.precompute
+    if views is None:
+        return make_loader(source, model, config, training=training, **options)
+    from nearfar.embedding.features import precompute
+
+    n_views = recipe.data.n_views or int(getattr(method, "n_views", 1))
+    return precompute(
+        model,
+        source,
+        batch_size=share_of_batch(config),
+        views=views if training else ["none"] * n_views,
+        n_views=n_views,
+        caption=recipe.data.caption if training else None,
+        shuffle=training,
+        seed=config.seed,
+        rank=processes.rank(),
+        world_size=processes.world_size(),
+        workers=config.workers,
+        max_skipped=recipe.data.max_skipped,
+        progress=config.progress and processes.is_main(),
+    )
+
+
+def _validation(
+    recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
+) -> Callable[[Method], dict[str, float]] | None:
+    """The mean loss over `data.validation`, and the figures of the protocols that are watched."""
+    if source is None:
+        return None
+    if recipe.data.hard_captions:
+        source = hard_negatives.with_captions(source)
+    loader = _loader(recipe, method, source, options, training=False)
+
+    def figures(method: Method) -> dict[str, float]:
+        found = mean_loss(method, loader)
+        if recipe.evaluation.watch:
+            from nearfar.evaluation import evaluate
+
+            results = evaluate(
+                _model(method), source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
+            )
+            for result in results.values():
+                found |= result.scalars()
+        return found
+
+    return figures
+
+
+def _model(method: Method) -> Any:
+    return getattr(method, "model", method)
+
+
+def _needs_vocabulary(values: Mapping[str, Any]) -> bool:
+    """Whether the text tower starts from a config, and so has no tokenizer of its own."""
+    from nearfar.models import PRESETS
+
+    preset = PRESETS.get(str(values.get("preset")), {})
+    text = values.get("text", preset.get("text"))
+    return isinstance(text, Mapping) or (text is None and not preset)
+
+
+def _vocabulary(source: Any, size: int, max_length: int | None) -> Any:
+    from nearfar.data.fields.answers import answer_counts
+    from nearfar.data.fields.text import train_tokenizer
+    from nearfar.data.sources.source import captions
+
+    records = source if hasattr(source, "select") else islice(source, CORPUS)
+    texts = (
+        text for record in records for text in [*captions(record.get("text")), *answer_counts(record.get("answers"))]
+    )
+    train_on = partial(train_tokenizer, texts, size)
+    return train_on(max_length=max_length) if max_length else train_on()

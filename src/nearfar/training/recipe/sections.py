@@ -1,0 +1,166 @@
+"""The sections of a recipe beside `method` and `training`, and how their settings are checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any, get_type_hints
+
+from nearfar import trust as trusted
+from nearfar.errors import UserError
+from nearfar.training import ranges
+from nearfar.training.recipe import kinds
+
+Spec = str | dict[str, Any]
+"""What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on. All but the first six are settings of `nearfar.data.Loader`."""
+
+    train: Spec = "world/emoji+clipart"
+    validation: Spec | None = None
+    """Data whose mean loss is measured in training."""
+    limit: int | None = None
+    """Use the first so many records only."""
+    precompute: list[str] | None = None
+    """Where the image tower is frozen: read the data once for each of these views, and train on what the tower gave;
+    see `nearfar.training.precompute`."""
+    hard_captions: bool = False
+    """Make hard negative captions by swapping units of the captions (English); `negatives: 1` draws one a sample."""
+    hard_images: int | None = None
+    """Fill half of each batch with neighbours of the other half: one of the so many pictures that look most alike to
+    the model before training."""
+    views: str | None = None
+    n_views: int | None = None
+    """Augmentation and its number; by default as the method says (`views`, `n_views`), else one `clip` view."""
+    negatives: int | None = None
+    caption: str | float | None = None
+    """Which of a record's captions: `random`, `first`, or a number: the share of draws that take the first."""
+    max_length: int | None = None
+    pad_to: int | None = None
+    cache: int = 512 << 20
+    max_skipped: float = 0.1
+
+    def __post_init__(self) -> None:
+        from nearfar.data.fields.caption_choice import check_caption
+        from nearfar.data.fields.views import PRESETS
+
+        ranges.check("data", ranges.DATA, vars(self), get_type_hints(type(self)))
+        for name, presets in (("views", [self.views]), ("precompute", self.precompute)):
+            if presets == []:
+                raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
+            for preset in presets or ():
+                if preset is not None and preset not in PRESETS:
+                    raise UserError(f"data.{name}: no views {preset!r}; there are: {', '.join(PRESETS)}.")
+        if self.caption is not None:
+            check_caption(self.caption)
+
+    def loader_options(self) -> dict[str, Any]:
+        """The loader's part of the settings, without those left to it."""
+        own = ("train", "validation", "limit", "precompute", "hard_captions", "hard_images")
+        return {name: value for name, value in vars(self).items() if name not in own and value is not None}
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured at the end, and shown in the report."""
+
+    data: Spec | None = None
+    """Held-out data; None measures nothing."""
+    protocols: list[str] | None = None
+    """Names in `nearfar.evaluation.PROTOCOLS`; None: retrieval, zero_shot and geometry, as far as the data allows."""
+    watch: list[str] = field(default_factory=list)
+    """Protocols also measured on `data.validation` at each validation; `training.monitor` may name one of their
+    figures, `val_retrieval/text_to_image_R@1` say."""
+    captions: int | None = None
+    """How many captions of each image count."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of single protocols."""
+
+    def __post_init__(self) -> None:
+        from nearfar.evaluation.evaluate import PROTOCOLS
+
+        ranges.check("evaluation", ranges.EVALUATION, vars(self), get_type_hints(type(self)))
+        for name in ("protocols", "watch", "options"):
+            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), what="protocol")
+
+
+MODEL_SETTINGS = {
+    "load": str | None,
+    "make": str,
+    "vocab_size": int,
+    "freeze": str | list[str] | None,
+    "lora": Any,
+}
+"""Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker (one of
+`nearfar.models.MAKERS`, or `module:function` of a trusted module) that takes the place of `create`; entries of the
+vocabulary learnt from the captions, where the text tower brings none; parts to freeze; adapters by tower, as
+`{image: {rank: 8}}`."""
+
+
+def maker(model: Mapping[str, Any], trust: Collection[str] = ()) -> Callable[..., Any]:
+    """What makes the model of a section `model`."""
+    from nearfar import models
+
+    if "make" not in model:
+        return models.create
+    return trusted.find("recipe, model.make", model["make"], models.MAKERS, trust)
+
+
+def check_model(model: Mapping[str, Any], trust: Collection[str] = ()) -> None:
+    """Raise a `UserError` for a setting of `model` that its maker does not know, or of the wrong type."""
+    make = maker(model, trust)
+    if not any(p.kind is Parameter.VAR_KEYWORD for p in signature(make).parameters.values()):
+        check_names("model", [*MODEL_SETTINGS, *known_arguments(make)], model)
+    kinds.check("model", kinds.of(make) | MODEL_SETTINGS, model)
+
+
+def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any], *, skip: Sequence[str] = ()) -> Any:
+    """`values` as the arguments of `function`, converted and checked by its signature.
+
+    Raises:
+        UserError: an unknown name (the message lists the known ones), or a value of the wrong type.
+
+    >>> checked("data", DataConfig, {"limit": "10"})["limit"]
+    10
+    """
+    check_names(section, known_arguments(function, skip), values)
+    kinds.refuse_classes(section, values)
+    annotated = kinds.of(function)
+    kinds.check(section, annotated, {name: None for name, value in values.items() if value is None})
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
+    add(function, skip=set(skip))
+    try:
+        return parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        wrong = re.search(r'Parser key "(\w+)"', str(error))
+        if wrong and wrong[1] in annotated and wrong[1] in values:
+            kinds.complain(section, wrong[1], annotated[wrong[1]], values[wrong[1]])
+        raise UserError(f"recipe, section {section}: {_plain(str(error))}") from None
+
+
+def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> list[str]:
+    """The names of a function's arguments."""
+    kinds = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [name for name, p in signature(function).parameters.items() if p.kind not in kinds and name not in skip]
+
+
+def check_names(section: str, known: Sequence[str], values: Iterable[str], *, what: str = "setting") -> None:
+    """Raise a `UserError` for the first of `values` whose name is not `known`."""
+    for name in values:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"recipe, section {section}: no {what} {name!r}.{hint} There are: {', '.join(known)}.")
+
+
+def _plain(message: str) -> str:
+    return re.sub(r"\s+", " ", message).strip()

@@ -1,0 +1,112 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+    checkpoints/
+      step-00000400/
+        method.safetensors     parameters and buffers (queues, momentum copies, temperatures)
+        average.safetensors    the moving average of the weights, if there is one
+        optimizer.pt           moments and step counts
+        process-0.pt           random state and place in the data, one file a process
+        state.json             step, epoch, best figure, settings
+      last -> step-00000400
+      best -> step-00000200
+
+A checkpoint is written beside its place and renamed when it is whole. Nothing in it is a pickle that runs code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nearfar import distributed as processes
+from nearfar import files
+from nearfar.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, state: Mapping[str, Any], *, best: bool) -> None:
+        """Write one; every process calls it. `state` has `step`, `method`, `average`, `optimizer`, `process` and
+        `progress`."""
+        name = f"step-{state['step']:08d}"
+        temporary = self.folder / f".{name}.tmp"
+        if processes.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        processes.barrier()
+        torch.save(state["process"], temporary / f"process-{processes.rank()}.pt")
+        if processes.is_main():
+            _save_tensors(state["method"], temporary / "method.safetensors")
+            if state["average"] is not None:
+                _save_tensors(state["average"], temporary / "average.safetensors")
+            torch.save(state["optimizer"], temporary / "optimizer.pt")
+            (temporary / "state.json").write_text(json.dumps(state["progress"], indent=1), "utf-8")
+        processes.barrier()
+        if processes.is_main():
+            files.replace_folder(temporary, self.folder / name)
+            files.point(self.folder / "last", name)
+            if best:
+                files.point(self.folder / "best", name)
+            self._prune()
+        processes.barrier()
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return max(self.folder.glob("step-*"), default=None)
+
+    def _prune(self) -> None:
+        best = self.folder / "best"
+        kept = {best.resolve()} if best.is_symlink() else set()
+        for path in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            if path.resolve() not in kept:
+                # Renamed first, so that a kill in the middle of deleting leaves no checkpoint that looks whole.
+                doomed = path.with_name(f".{path.name}.old")
+                shutil.rmtree(doomed, ignore_errors=True)
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """What :meth:`Checkpoints.save` wrote, on the CPU, for this process."""
+    from safetensors.torch import load_file
+
+    try:
+        progress = json.loads((folder / "state.json").read_text("utf-8"))
+        if progress["processes"] != processes.world_size():
+            raise UserError(f"this run was started with {progress['processes']} processes: resume it with as many.")
+        average = folder / "average.safetensors"
+        mine = folder / f"process-{processes.rank()}.pt"
+        return {
+            "method": load_file(folder / "method.safetensors"),
+            "average": load_file(average) if average.exists() else None,
+            "optimizer": torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
+            "process": torch.load(mine, weights_only=True, map_location="cpu"),
+            "progress": progress,
+        }
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is not a whole checkpoint: {error.filename} is missing.") from None
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    # safetensors refuses tensors that share memory (tied weights): each gets its own copy in the file.
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().contiguous()
+        pointer = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    save_file(separate, path)

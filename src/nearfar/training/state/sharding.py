@@ -1,0 +1,104 @@
+"""Full sharding (FSDP2): parameters, gradients and optimiser state split over the processes.
+
+Taken when the run is started by `accelerate launch --use_fsdp --fsdp_version 2`, or with the shipped configuration
+`fsdp.yaml`. Every block of a `ModuleList` (a transformer's layers) is a unit that is gathered when it is needed; the
+rest of the method is one more. Scalars (temperatures) stay whole on every process, since they cannot be split.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nearfar import distributed as processes
+from nearfar.errors import UserError
+from nearfar.methods.base import EmbeddingMethod, Method
+
+
+def wanted() -> bool:
+    """Whether `accelerate launch` asked for FSDP."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("true", "1"):
+        return False
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError("FSDP version 1 is not supported: launch with --fsdp_version 2, or the shipped fsdp.yaml.")
+    return True
+
+
+def shard(method: Method) -> None:
+    """Split the method's parameters over all processes, in place."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() in ("true", "1")
+    options = _options(method, offload)
+    blocks = [block for module in method.modules() if isinstance(module, nn.ModuleList) for block in module]
+    for block in reversed(blocks):  # the inner ones first: a stage is made of layers
+        if any(True for _ in block.parameters()):
+            fully_shard(block, **options)
+    fully_shard(method, **options)
+    if isinstance(method, EmbeddingMethod):
+        for name in ("embed", "objective"):
+            register_fsdp_forward_method(method, name)
+
+
+def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors from split ones; every process must call it."""
+    return {name: _full(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def full_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimiser's state with whole tensors; every process must call it."""
+    state = optimizer.state_dict()
+    whole = {
+        key: {name: _full(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+        for key, values in state["state"].items()
+    }
+    return {"state": whole, "param_groups": state["param_groups"]}
+
+
+def load_tensors(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into parameters and buffers, split or not."""
+    missing, unknown = targets.keys() - values.keys(), values.keys() - targets.keys()
+    if missing or unknown:
+        names = ", ".join(sorted(missing | unknown)[:5])
+        raise UserError(f"the checkpoint is of another method or model: {names} are not in both.")
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != values[name].shape:
+                shapes = f"{tuple(values[name].shape)}, not {tuple(target.shape)}"
+                raise UserError(f"the checkpoint is of another model: {name} has the shape {shapes}.")
+            target.copy_(_like(values[name], target))
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a whole state into an optimiser of split or whole parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameters[key].shape and value.ndim:
+                values[name] = _like(value, parameters[key])
+    optimizer.load_state_dict(state)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if processes.is_split(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def _like(value: Tensor, target: Tensor) -> Tensor:
+    if not processes.is_split(target):
+        return value.to(target.device)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(target, DTensor)
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+
+
+def _options(method: Method, offload: bool) -> dict[str, Any]:
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    options: dict[str, Any] = {"ignored_params": {p for p in method.parameters() if p.ndim == 0}}
+    return options | ({"offload_policy": CPUOffloadPolicy()} if offload else {})
