@@ -5,9 +5,9 @@ import os
 import time
 
 import pytest
-from nearfar.search.page.visitors import Password, Visitors, password
 
 from nearfar.errors import UserError
+from nearfar.search.page.visitors import Password, Visitors, password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from nearfar.search.page.uploads import GONE
 
 from nearfar.search.page.search_page import Desk
 from nearfar.search.page.serving import make_app
+from nearfar.search.page.uploads import GONE
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, reference
 

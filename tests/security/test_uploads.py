@@ -6,10 +6,10 @@ import threading
 import time
 
 import pytest
-from nearfar.search.page.uploads import GONE, Uploads
 
 from nearfar.errors import UserError
 from nearfar.search.page import uploads as guard
+from nearfar.search.page.uploads import GONE, Uploads
 from search.colours import draw, png
 
 

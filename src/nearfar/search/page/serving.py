@@ -152,13 +152,19 @@ def ended_by_signals() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = [signal.signal(number, stop) for number in numbers]
+    def hang_up(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)  # which uvicorn, while it runs, takes for an orderly end
+
+    handlers = {"SIGTERM": stop, "SIGHUP": hang_up} if threading.current_thread() is threading.main_thread() else {}
+    before = {
+        number: signal.signal(number, handler)
+        for name, handler in handlers.items()
+        if (number := getattr(signal, name, None)) is not None
+    }
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
