@@ -65,6 +65,17 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(everyone)
 
 
+@torch.no_grad()
+def mean_weight(count: Tensor) -> Tensor | float:
+    """What this rank's mean over `count` items weighs, so that the mean over ranks of the weighted means is the mean
+    over the items of all ranks: its number of items over the ranks' average number. Every rank must call it."""
+    if world_size() == 1:
+        return 1.0
+    total = count.float()
+    dist.all_reduce(total)
+    return count * (world_size() / total.clamp(min=1))
+
+
 def gather_objects(value: T) -> list[T]:
     """A small Python value of every rank, in rank order."""
     if world_size() == 1:

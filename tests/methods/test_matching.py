@@ -17,6 +17,8 @@ from nearfar.methods.parts.matching import masked_language_loss, matching_loss
 class Recorder:
     """A model that keeps what `match` was given: pictures, captions and masks, each named by its number."""
 
+    training = False
+
     def match(self, image, text, mask, rows):
         self.pictures, self.captions, self.masks = image[rows].flatten(), text.flatten(), mask.flatten()
         self.logits = torch.stack([torch.zeros(len(text)), torch.arange(float(len(text)))], 1)

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from nearfar import distributed as processes
-from nearfar import files
-from nearfar.training.state import run_checkpoint as checkpoint
+from nearfar import distributed, files
+from nearfar.training.state import run_checkpoint
 from nearfar.training.state.run_checkpoint import Checkpoints
 
 DELAY = 0.4
@@ -20,7 +19,7 @@ DELAY = 0.4
 
 def save_late(folder: str, late: str) -> tuple[str, dict, list[str], list[str]]:
     """Write three checkpoints, keep one; one process waits in the step `late`. What this process finds right after."""
-    main, rank = processes.is_main(), processes.rank()
+    main, rank = distributed.is_main(), distributed.rank()
     if late == "folder" and main:
         hold(Path, "mkdir")
     if late == "process" and not main:
@@ -37,14 +36,14 @@ def save_late(folder: str, late: str) -> tuple[str, dict, list[str], list[str]]:
             "average": None,
             "optimizer": {"optimizer": {}, "scaler": None},
             "process": {"rank": rank, "step": step},
-            "progress": {"step": step, "processes": processes.world_size()},
+            "progress": {"step": step, "processes": distributed.world_size()},
         }
         checkpoints.save(state, best=False)
     latest = checkpoints.latest()
     assert latest is not None
     left = sorted(path.name for path in Path(folder).glob("step-*"))
     names = sorted(path.name for path in latest.iterdir())
-    return latest.name, checkpoint.load(latest)["process"], names, left
+    return latest.name, run_checkpoint.load(latest)["process"], names, left
 
 
 def hold(owner: Any, name: str) -> None:

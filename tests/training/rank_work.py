@@ -43,6 +43,30 @@ def noisy_gradients() -> tuple[float, dict, float]:
     return loss, {key: grad.numpy() for key, grad in gradients(method).items()}, after
 
 
+def odds_and_ends() -> dict:
+    """A weight that only rank 1 uses, one that none uses; what each rank draws in a run; weighted means."""
+    from nearfar import train
+
+    method = Pairs()
+    for p in method.parameters():
+        p.grad = torch.full_like(p, 3.0) if processes.rank() else None
+    unused = next(method.parameters())
+    unused.grad = None
+    processes.average_gradients(method.parameters())
+    grads = {name: None if p.grad is None else float(p.grad.mean()) for name, p in method.named_parameters()}
+
+    drawn = []
+
+    class Draws(Pairs):
+        def embed(self, data):
+            drawn.append(torch.rand(1).item())
+            return super().embed(data)
+
+    train(Draws(), [local_part(batch(12), 12)], steps=2, progress=False, report=False)
+    count = torch.tensor(1 + 2 * processes.rank())
+    return {"grads": grads, "drawn": drawn, "weight": float(processes.mean_weight(count))}
+
+
 def train_apart(out: str, options: dict) -> tuple[dict, list]:
     """Final weights and history of a run whose ranks start with different weights, on shared-out batches."""
     from nearfar import train

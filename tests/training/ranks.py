@@ -13,7 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-PRELOAD = ["torch.distributed", "accelerate", "safetensors.torch", "nearfar.training", "nearfar.losses"]
+PRELOAD = [
+    *("torch.distributed", "accelerate", "safetensors.torch", "nearfar.training", "nearfar.losses"),
+    *("transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit"),
+]
 
 
 def run(function: Callable[..., Any], world: int, *args: Any, env: dict[str, str] | None = None) -> list[Any]:

@@ -10,7 +10,7 @@ from toy import Plain, loader
 
 from nearfar import train
 from nearfar.errors import UserError
-from nearfar.training.state import run_checkpoint as checkpoint
+from nearfar.training.state import run_checkpoint
 
 QUIET = {"progress": False, "report": False}
 
@@ -80,13 +80,13 @@ def test_a_checkpoint_is_whole_however_late_a_process_is(late, tmp_path):
 def test_a_checkpoint_of_more_processes_is_refused(tmp_path):
     ranks.run(save_late, 2, str(tmp_path), "nothing")
     with pytest.raises(UserError, match="started with 2 processes"):
-        checkpoint.load(tmp_path / "step-00000003")
+        run_checkpoint.load(tmp_path / "step-00000003")
 
 
 def test_tensors_that_share_memory_come_back_each(tmp_path):
     method = Plain()
     method.register_buffer("part", method.net[0].weight.detach()[1])
     train(method, loader(), out=tmp_path / "run", steps=1, **QUIET)
-    state = checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000001")["method"]
+    state = run_checkpoint.load(tmp_path / "run" / "checkpoints" / "step-00000001")["method"]
     assert torch.equal(state["net.0.weight"], method.net[0].weight)
     assert torch.equal(state["part"], method.part)

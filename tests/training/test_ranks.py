@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, case_batch, make
-from rank_work import gradients_of_all, noisy_gradients, train_apart
+from rank_work import gradients_of_all, noisy_gradients, odds_and_ends, train_apart
 from ranks import run
 from torch import nn
 from toy import gradients
@@ -42,6 +42,18 @@ def test_what_an_objective_draws_is_the_same_on_every_rank():
             np.testing.assert_allclose(grad, grads[key], rtol=1e-7, atol=1e-10, err_msg=key)
         torch.manual_seed(100 + rank)
         assert after == torch.rand(1).item()
+
+
+def test_unused_weights_own_streams_and_weighted_means():
+    """A weight that one rank does not use counts as zero there, one that none uses keeps no gradient; each rank drops
+    numbers of its own; 1 and 3 items weigh a half and one and a half."""
+    first, second = run(odds_and_ends, 2)
+    assert first["grads"] == second["grads"]
+    unused, *others = first["grads"].values()
+    assert unused is None
+    assert set(others) == {1.5}
+    assert not set(first["drawn"]) & set(second["drawn"])
+    assert (first["weight"], second["weight"]) == (0.5, 1.5)
 
 
 def test_no_loss_is_left_out():

@@ -38,6 +38,9 @@ class ALBEF(Method):
         share_duplicates: samples of one `group` share ITC's target and are never drawn as negatives. The paper does so
             in fine-tuning only, and takes duplicates for negatives in pre-training.
 
+    With several processes a step is that of one process with the whole batch, but for the draw of ITM's negatives:
+    those are of the process's own part, as in the released code, since a drawn picture is all of its tokens.
+
     Logs `itc`, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
     """
 

@@ -37,6 +37,9 @@ class TCL(Method):
         share_duplicates: samples of one `group` share targets and are never negatives. The released code does so in
             retrieval fine-tuning, and nowhere for LMI.
 
+    With several processes a step is that of one process with the whole batch, but for LMI and the draw of ITM's
+    negatives: their negatives are of the process's own part, as in the released code.
+
     Logs the terms that have a weight, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
     """
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from nearfar.distributed import mean_weight
 from nearfar.methods.parts.hard_negatives import sample_hard_negatives
 from nearfar.methods.parts.token_masking import IGNORED, mask_tokens
 from nearfar.models.fusion.fusion_model import FusionModel
@@ -34,7 +35,9 @@ def matching_loss(
         text_to_image: the same with texts in rows, by which each text's image is drawn; by default the transpose.
         ids: `[B]`; samples of one id are never negatives of each other. A sample without any negative adds none.
 
-    Returns the mean cross-entropy over the pairs, and the share judged rightly.
+    Returns the mean cross-entropy over the pairs, and the share judged rightly. In training both are weighted by this
+    process's share of the pairs of all processes, so that their mean over processes is the mean over all pairs; every
+    process must call it.
     """
     text_to_image = image_to_text.T if text_to_image is None else text_to_image
     hard_image = sample_hard_negatives(text_to_image, ids)  # for each text
@@ -45,7 +48,8 @@ def matching_loss(
     captions = torch.cat([own, own[texts_with], hard_text[images_with]])
     logits = model.match(image, text[captions], mask[captions], rows=pictures)
     labels = (torch.arange(len(logits), device=logits.device) < len(image)).long()
-    return cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).float().mean()
+    weight = mean_weight(labels.new_tensor(len(labels))) if model.training else 1.0
+    return weight * cross_entropy(logits, labels), weight * (logits.detach().argmax(1) == labels).float().mean()
 
 
 def masked_language_loss(
@@ -61,17 +65,19 @@ def masked_language_loss(
     """Masked language modelling (MLM) with the picture in view: `(1 - alpha) CE(words) + alpha CE(teacher's words)`.
 
     Teacher and student read the same masked ids; the student sees `image` tokens, the teacher `teacher_image`. Zero,
-    with a graph, where no token of the batch was masked.
+    with a graph, where no token of the batch was masked. In training it is weighted by this process's share of the
+    masked tokens of all processes, as `matching_loss` is.
     """
     ids, labels = mask_tokens(tokens["input_ids"], model.tokenizer, probability=probability)
     masked = {**tokens, "input_ids": ids}
     where = labels != IGNORED
+    weight = mean_weight(where.sum()) if model.training else 1.0
     if not bool(where.any()):
         return image.sum() * 0
     logits = model.masked_language_logits(masked, image, where)
     hard = cross_entropy(logits, labels[where])
     if not alpha:
-        return hard
+        return weight * hard
     with torch.no_grad():
         soft = teacher.masked_language_logits(masked, teacher_image, where).softmax(1)
-    return (1 - alpha) * hard + alpha * cross_entropy(logits, soft)
+    return weight * ((1 - alpha) * hard + alpha * cross_entropy(logits, soft))

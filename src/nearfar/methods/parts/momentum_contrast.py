@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nearfar import distributed
 from nearfar.losses import Temperature
 from nearfar.losses.functional import soft_target_info_nce
 from nearfar.losses.groups import unit
@@ -15,7 +16,8 @@ from nearfar.methods.parts.feature_queue import EMPTY, FeatureQueue
 
 
 class Keys(NamedTuple):
-    """Candidates of a contrastive loss: the batch's momentum features first, then the queue. M = B + K."""
+    """Candidates of a contrastive loss: the batch's momentum features first, then the queue. M = B + K, where B is the
+    batch of all processes in training, this process's part before the others'."""
 
     image: Tensor
     """`[M, D]` unit rows."""
@@ -49,9 +51,11 @@ class MomentumContrast(Distillation):
         return image, text, unit(teacher.image_projection(image[:, 0])), unit(teacher.text_projection(text[:, 0]))
 
     def keys(self, v_m: Tensor, w_m: Tensor, ids: Tensor | None) -> Keys:
-        """The batch's momentum features, then the queues. In training they wait to be queued by `after_step`."""
+        """The batch's momentum features, then the queues. In training they wait to be queued by `after_step`, and
+        those of other processes join them, so that the loss is that of the whole batch; every process must call it."""
         if self.training:
             self._pending.append((v_m, w_m, ids))
+            v_m, w_m, ids = _of_all(v_m), _of_all(w_m), None if ids is None else _of_all(ids)
         images, texts = self.image_queue, self.text_queue
         if images is None or texts is None:
             return Keys(v_m, w_m, ids)
@@ -78,6 +82,11 @@ class MomentumContrast(Distillation):
                 self.image_queue.push(v_m, ids)
                 self.text_queue.push(w_m, ids)
         self._pending.clear()
+
+
+def _of_all(rows: Tensor) -> Tensor:
+    """The rows of all processes, this one's own first: the positives of its queries stay in their places."""
+    return distributed.gather_rows(rows).roll(-distributed.rank() * len(rows), 0)
 
 
 def ids_of(batch: Any, share_duplicates: bool) -> Tensor | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nearfar.distributed import mean_weight
 from nearfar.losses.simctg import Reduction, SimCTGLoss
 from nearfar.methods.base import Batch, Method
 
@@ -20,7 +21,8 @@ class SimCTG(Method):
         reduction: see `nearfar.losses.simctg.SimCTGLoss`.
 
     The batch's `text` holds `input_ids` and `attention_mask` `[B, T]`, padded on the right. The mask says what is
-    padding: an end token inside a text counts, even where it doubles as the padding token.
+    padding: an end token inside a text counts, even where it doubles as the padding token. With several processes both
+    terms are means over the words of all of them, however long each process's texts are.
 
     Example:
         >>> import torch
@@ -48,6 +50,10 @@ class SimCTG(Method):
         targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         mle = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
         contrastive = self.contrastive(hidden, mask)
+        if self.training:  # the mean over the words, and pairs of words, of all processes
+            words, texts = (targets != -100).sum(), mask.sum(1)
+            pairs = texts * (texts - 1) if self.contrastive.reduction == "pairs" else texts > 1
+            mle, contrastive = mle * mean_weight(words), contrastive * mean_weight(pairs.sum())
         return {
             "loss": mle + self.weight * contrastive,
             "mle_loss": mle.detach(),

@@ -35,7 +35,8 @@ def backward(
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Add the gradient of `batch` to `.grad` and return the detached scalars of the method, `loss` among them.
+    """Add the gradient of `batch` to `.grad` and return the scalars of the method, `loss` among them. They are copies:
+    a logged temperature may be the parameter itself, which the step moves.
 
     After `processes.average_gradients` the gradient is that of the batch of all ranks together. `scale` is applied to
     the loss before its backward pass. `seed` is the random seed of the objective: the same on every rank, since each
@@ -47,7 +48,7 @@ def backward(
     with autocast:
         outputs = method(batch)
     scale(outputs["loss"]).backward()
-    return {name: value.detach() for name, value in outputs.items()}
+    return {name: value.detach().clone() for name, value in outputs.items()}
 
 
 def _cached(
@@ -98,7 +99,7 @@ def _cached(
                 embeddings = method.embed(piece)
             _send_back(embeddings, gradients, i * step, total)
         after.restore()
-    return {name: value.detach() for name, value in outputs.items()}
+    return {name: value.detach().clone() for name, value in outputs.items()}
 
 
 def _local(gradient: Tensor, gather: bool) -> Tensor:

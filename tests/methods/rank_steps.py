@@ -1,0 +1,155 @@
+"""What one process does in the test that a step of every method is the same on any number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import distributed
+from nearfar.data.batches.batch import rows
+from nearfar.data.fields.text import train_tokenizer
+from nearfar.methods import METHODS, find
+from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.methods.parts import matching
+from nearfar.models import create
+from nearfar.models.language.model import language_model
+from nearfar.training.loop.gradients import backward
+
+N, STEPS = 8, 2
+TEXTS = ["a red car", "two small dogs", "the old house near a tree", "a boat at sea", "one red fish", "a tall tower"]
+ANSWERS = ["red", "two dogs", "", "sea", "", "", "house", "tree", "a boat", "tall", "", "", *["red", "", ""] * 4]
+SHARES = [[0.75, 0.25, 0.0], [1.0, 0.0, 0.0], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0], *[[1.0, 0.0, 0.0]] * 4]
+
+MOMENTUM: dict[str, Any] = {"queue_size": 16, "momentum": 0.8, "ramp_steps": 2}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "albef": MOMENTUM,
+    "align": {"exclude_duplicates": True},
+    "answering": {"momentum": 0.8, "ramp_steps": 2},
+    "clip": {"exclude_duplicates": True},
+    "ensemble": {"of": {"name": "negclip"}},
+    "entailment": {"momentum": 0.8, "ramp_steps": 2},
+    "negclip": {"exclude_duplicates": True},
+    "siglip": {"share_duplicates": True},
+    "simctg": {},
+    "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
+}
+"""Every method that recipes know, its queue and its teacher on."""
+
+
+def steps_of_all() -> dict[str, dict[str, Any]]:
+    """By method, what `taken` finds."""
+    assert SETTINGS.keys() == METHODS.keys(), "add the new method to SETTINGS"
+    torch.set_default_dtype(torch.float64)
+    try:
+        fixed_draws()
+        return {name: taken(made(name, SETTINGS[name])) for name in SETTINGS}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def taken(method: Method) -> dict[str, Any]:
+    """Gradients and logs of `STEPS` steps of plain gradient descent on this process's part, and the state after."""
+    share = N // distributed.world_size()
+    first = distributed.rank() * share
+    found: dict[str, Any] = {}
+    for step in range(1, STEPS + 1):
+        whole = batch(method, step)
+        method.zero_grad()
+        chunk = 2 if isinstance(method, EmbeddingMethod) else None
+        scalars = distributed.mean(backward(method, rows(whole, first, first + share, N), chunk=chunk, seed=step))
+        distributed.average_gradients(method.parameters())
+        with torch.no_grad():
+            for name, p in method.named_parameters():
+                if p.grad is not None:
+                    found[f"{step}, gradient of {name}"] = p.grad.numpy().copy()
+                    p.sub_(0.05 * p.grad)
+        found |= {f"{step}, {name}": value.item() for name, value in scalars.items()}
+        method.after_step(step)
+    return found | {f"state, {name}": value.numpy() for name, value in method.state_dict().items()}
+
+
+def local_terms() -> list[tuple[float, float]]:
+    """TCL's local terms of this process's part, for one process as for many: of each quarter of the batch if alone."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        fixed_draws()
+        method = made("tcl", MOMENTUM)
+        world = distributed.world_size()
+        parts = [distributed.rank()] if world > 1 else range(4)
+        found = []
+        for part in parts:
+            share = rows(batch(method, 1), part * 2, part * 2 + 2, N)
+            out = method(share)
+            found.append((out["lmi_image"].item(), out["lmi_text"].item()))
+        return found
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def made(name: str, settings: dict[str, Any]) -> Method:
+    """A method on a small model, the same in every process, without dropout."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS, 300)
+    if name == "simctg":
+        model: Any = language_model("tiny", tokenizer=tokenizer)
+    else:
+        vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        alone = {"image_projection": "mlp", "image_heads": 2} if name == "ensemble" else {"text_layers": 1}
+        model = create(
+            image=vit | calm | {"hidden_size": 16, "patch_size": 4},
+            text=bert | calm | {"hidden_size": 16, "max_position_embeddings": 32},
+            tokenizer=tokenizer,
+            image_size=16,
+            embed_dim=8,
+            **alone,
+        )
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3 if p.ndim > 1 else 1)  # else all embeddings of so small a model are nearly one
+    return find(name)(model, **settings).double().train()
+
+
+def batch(method: Method, step: int) -> dict[str, Any]:
+    """The whole batch of a step: texts of different lengths, duplicates, labels, answers, hard captions."""
+    model: Any = method.model
+    texts = [TEXTS[(step + i * i) % len(TEXTS)] for i in range(N)]
+    if not hasattr(model, "encode_image"):
+        encoded = model.tokenizer(texts, padding=True, return_tensors="pt")
+        return {"index": torch.arange(N), "text": {name: encoded[name] for name in ("input_ids", "attention_mask")}}
+    views = torch.randn(2, N, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    return {
+        "index": torch.arange(N) + N * step,
+        "group": torch.tensor([0, 0, 1, 2, 3, 3, 0, 5]) + 3 * step,
+        "label": torch.arange(N) % 3,
+        "weight": torch.linspace(0.5, 1.5, N),
+        "image": views[0],
+        "views": views,
+        "text": model.tokenize(texts),
+        "negative_text": model.tokenize([" ".join(reversed(each.split())) for each in texts]),
+        "answers": model.tokenize(ANSWERS),
+        "answer_weight": torch.tensor(SHARES).roll(step, 0),
+    }
+
+
+def fixed_draws() -> None:
+    """What is drawn at random depends on the samples alone: the same on any number of processes."""
+
+    def partner(similarity: Tensor, ids: Tensor) -> Tensor:
+        """The other one of a pair of rows, which no split into processes parts; none where it is a duplicate."""
+        other = torch.arange(len(ids)) ^ 1
+        return other.masked_fill(ids == ids[other], -1)
+
+    def every_third(ids: Tensor, tokenizer: Any, *, probability: float) -> tuple[Tensor, Tensor]:
+        """As many words of one text as its words say: some texts have none."""
+        hidden = (ids % 3 == 0) & (ids != tokenizer.pad_token_id) & (ids != tokenizer.cls_token_id)
+        return ids.masked_fill(hidden, tokenizer.mask_token_id), ids.masked_fill(~hidden, -100)
+
+    matching.sample_hard_negatives = partner  # type: ignore[assignment]
+    matching.mask_tokens = every_third  # type: ignore[assignment]

@@ -1,0 +1,155 @@
+"""Optimisers, schedules, averages and endless batches against their formulas, several steps long."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy import Plain, loader
+
+from nearfar import train
+from nearfar.training import TrainConfig
+from nearfar.training.loop.ema import MovingAverage
+from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.optim import Lamb, build_optimizer, lr_factor
+from nearfar.training.state import random_state
+
+QUIET = {"progress": False, "report": False}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedules_fall_to_their_floor(schedule):
+    """Peak 2, floor 0.5: a quarter of the peak."""
+    config = TrainConfig(schedule=schedule, warmup=2, lr=2.0, min_lr=0.5)
+    found = [lr_factor(step, 7, config) for step in range(8)]
+    shares = [step / 5 for step in range(6)]
+    fall = {"cosine": lambda x: (1 + math.cos(math.pi * x)) / 2, "linear": lambda x: 1 - x, "constant": lambda x: 1}
+    floor = 1 if schedule == "constant" else 0.25
+    expected = [0.5, 1.0, *(floor + (1 - floor) * fall[schedule](x) for x in shares)]
+    assert found == pytest.approx(expected)
+    assert found[-1] == pytest.approx(floor)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lamb_is_its_algorithm(decay):
+    """Algorithm 2 of arXiv 1904.00962, five steps in float64."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 2, generator=generator, dtype=torch.float64))
+    gradients = torch.randn(5, 3, 2, generator=generator, dtype=torch.float64)
+    gradients[1:3] *= 30  # so that the two moments forget at their own rates
+    optimizer = Lamb([weight], lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=decay)
+    x, m, v = weight.detach().clone(), torch.zeros(3, 2), torch.zeros(3, 2)
+    for t, g in enumerate(gradients, start=1):
+        weight.grad = g.clone()
+        optimizer.step()
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        r = (m / (1 - 0.8**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-3)
+        if decay:
+            r = r + decay * x
+            r = r * x.norm() / r.norm()
+        x = x - 0.1 * r
+        torch.testing.assert_close(weight.detach(), x, rtol=1e-10, atol=1e-12)
+
+
+def test_lamb_moves_weights_that_are_zero_and_leaves_those_without_a_gradient():
+    zero, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2, 2))
+    zero.grad = torch.zeros(2, 2)
+    optimizer = Lamb([zero, still], lr=0.1, weight_decay=0.5)
+    optimizer.step()
+    assert torch.equal(zero, torch.zeros(2, 2)), "a gradient of zero is no division by zero"
+    zero.grad = torch.ones(2, 2)
+    optimizer.step()
+    assert zero.max() < 0
+    assert torch.equal(still, torch.ones(2, 2))
+
+
+def test_rates_follow_the_factor_of_each_step():
+    rows = train(Plain(), loader(), steps=6, lr=0.1, warmup=2, schedule="constant", log_every=1, **QUIET).history
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.1, 0.1])
+
+
+def test_groups_keep_their_own_peak():
+    class Own(Plain):
+        def param_groups(self, weight_decay):
+            one, other = self.net[0].parameters(), self.net[2].parameters()
+            return [{"params": list(one), "lr": 3.0}, {"params": list(other), "lr_scale": 0.5}, {"params": []}]
+
+    groups = build_optimizer(Own(), TrainConfig(lr=0.2)).param_groups
+    assert [group["initial_lr"] for group in groups] == pytest.approx([3.0, 0.1])
+
+
+def test_the_average_is_its_formula():
+    module = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(0.0)
+    average, expected = MovingAverage(module, 0.3), 0.0
+    for n in range(1, 8):
+        with torch.no_grad():
+            module.weight.fill_(float(n * n))
+        average.update(module)
+        decay = min(0.3, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * n * n
+        assert average.average["weight"].item() == pytest.approx(expected, rel=1e-5)
+    for _ in range(2):
+        with average.swapped_in(module):
+            assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+        assert module.weight.item() == 49
+    assert average.average["weight"].item() == pytest.approx(expected, rel=1e-5)
+    average.put_in(module)
+    assert module.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+class NamedByEpoch:
+    """Batches that are named by the epoch that was set."""
+
+    epoch = None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        return iter([(self.epoch, 0), (self.epoch, 1), (self.epoch, 2)])
+
+
+def test_endless_batches_name_their_epoch_and_go_on_from_any_place():
+    expected = [(epoch, i) for epoch in range(4) for i in range(3)]
+    batches = Endless(NamedByEpoch())
+    iterator = iter(batches)
+    assert [next(iterator) for _ in range(12)] == expected
+    for place in range(11):
+        first = Endless(NamedByEpoch())
+        iterator = iter(first)
+        for _ in range(place):
+            next(iterator)
+        again = Endless(NamedByEpoch())
+        again.load_state_dict(first.state_dict())
+        iterator = iter(again)
+        assert [next(iterator) for _ in range(12 - place)] == expected[place:]
+
+
+def test_an_epoch_of_accumulated_batches_has_fewer_steps(tmp_path):
+    """Six batches, two a step: saved after steps 3 and 6, once an epoch."""
+    train(Plain(), loader(6), out=tmp_path / "run", epochs=2, accumulate=2, keep=9, **QUIET)
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000003", "step-00000006"]
+
+
+def test_a_seed_seeds_every_stream():
+    def drawn(seed):
+        random_state.seed_everything(seed)
+        return np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    assert drawn(3) == drawn(3)
+    assert all(a != b for a, b in zip(drawn(3), drawn(4), strict=True))
+
+
+def test_random_streams_go_on_from_any_place_in_their_blocks():
+    """numpy draws in blocks of 624 numbers: a state in the middle of one comes back in the middle."""
+    random_state.seed_everything(7)
+    np.random.rand(11)  # noqa: NPY002
+    state = random_state.state_dict()
+    expected = np.random.rand(5).tolist()  # noqa: NPY002
+    random_state.seed_everything(8)
+    random_state.load_state_dict(state)
+    assert np.random.rand(5).tolist() == expected  # noqa: NPY002
