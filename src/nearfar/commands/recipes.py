@@ -33,8 +33,7 @@ def copy(name: str, dest: Path) -> None:
     target = dest / known[name].name if dest.is_dir() else dest
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
-    files.place(target)
-    target.write_bytes(known[name].read_bytes())
+    files.write(target, known[name].read_bytes())
     launch = f"accelerate launch --config_file {target} -m nearfar.cli train RECIPE"
     print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")
 

@@ -216,7 +216,9 @@ def _tokenizer(tokenizer: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(backbones.minilm_folder() if tokenizer == backbones.MINILM else tokenizer)
+        return AutoTokenizer.from_pretrained(
+            backbones.minilm_folder() if tokenizer == backbones.MINILM else tokenizer, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer {tokenizer!r}: {str(error).splitlines()[0]}") from error
 

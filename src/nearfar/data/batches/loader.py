@@ -356,6 +356,6 @@ class Cache:
 def _where(source: Source | Stream, index: int, record: Record) -> str:
     """Which record it is, as precisely as it says itself: its number, and its file or key."""
     image = record.get("image")
-    what = record.get("key") or (describe(image) if image is not None else "")
+    what = getattr(image, "name", None) or record.get("key") or (describe(image) if image is not None else "")
     number = f"record {index}" if isinstance(source, Source) else f"part {index >> 32}, record {index & 0xFFFFFFFF}"
     return f"{source.name}, {number}" + (f" ({what})" if what and what != "image" else "")

@@ -48,6 +48,8 @@ class Skipped:
 
     def add(self, where: str, why: str, *, count: int = 1) -> None:
         """Note one problem, which costs `count` records. The same place again, in a later epoch, counts no more."""
+        # A name that is not UTF-8 can be printed so.
+        where, why = (text.encode("utf-8", "backslashreplace").decode() for text in (where, why))
         with self._lock:
             if where in self._known:
                 return

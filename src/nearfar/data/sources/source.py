@@ -264,7 +264,20 @@ def captions(text: Any) -> list[str]:
     (['a cat'], ['a dog'], [])
     """
     texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
-    return [stripped for t in texts if t is not None and (stripped := str(t).strip())]
+    return [stripped for t in texts if t is not None and (stripped := readable(t).strip())]
+
+
+def readable(value: Any) -> str:
+    """A value as text that can be written as UTF-8: half a surrogate pair, which JSON and names of files may hold, is a
+    question mark; what is nested too deep to be written down is nothing.
+
+    >>> readable("caf\\udce9"), readable(7)
+    ('caf?', '7')
+    """
+    try:
+        return str(value).encode("utf-8", "replace").decode("utf-8")
+    except RecursionError:
+        return ""
 
 
 def words(name: str) -> str:

@@ -133,7 +133,7 @@ def _reason(file: Path, error: BaseException) -> str:
                 try:
                     if line.strip() and not isinstance(json.loads(line), dict):
                         return f"line {number} is not an object {{...}}"
-                except ValueError as broken:
+                except (ValueError, RecursionError) as broken:
                     return f"line {number}: {broken}"
     while error.__cause__ is not None:
         error = error.__cause__

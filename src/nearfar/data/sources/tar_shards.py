@@ -13,6 +13,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,13 @@ class TarStream(Stream):
 def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
     """The samples of a shard by their names. What is wrong with the shard is put into `trouble`; the samples before
     that place are given all the same."""
-    end = os.path.getsize(path)
     key, sample, found = "", Sample(), 0
     try:
+        end = os.path.getsize(path)
         with tarfile.open(path, "r:") as shard:
             for entry in shard:
+                if entry.size < 0:  # which would lead back to a header before, over and over
+                    raise tarfile.ReadError(f"{entry.name!r} has a negative size")
                 folder, _, file = entry.name.rpartition("/")
                 stem, _, ending = file.partition(".")
                 if not entry.isfile() or not stem or entry.offset_data + entry.size > end:
@@ -150,8 +153,8 @@ def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
             stopped = shard.offset
         if not _ends_with_zeros(path, stopped):
             trouble.append(f"truncated or broken after {found} samples")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        trouble.append(f"truncated or broken after {found} samples ({error})")
+    except Exception as error:  # tarfile meets broken headers with nearly every kind of exception
+        trouble.append(f"truncated or broken after {found} samples ({error or type(error).__name__})")
     # The last sample of a truncated shard may lack members, so it is not used.
     if sample and not trouble:
         yield key, sample
@@ -200,6 +203,9 @@ def _ends_with_zeros(path: str, offset: int) -> bool:
         return shard.read(512) == bytes(512) or shard.read(512) == bytes(512)
 
 
+NOTES = 1 << 24
+"""Bytes of a sample's text or JSON that are read; a longer one is no caption."""
+
 NUMBERS = ("label", "domain", "group", "index", "weight")
 """Keys of a record that hold numbers."""
 
@@ -230,7 +236,17 @@ def _is_numeral(text: str) -> bool:
 
 
 def _is_number(key: str, value: Any) -> bool:
-    return isinstance(value, int | float if key == "weight" else int) and not isinstance(value, bool)
+    if key == "weight":
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _notes(member: Member) -> str | None:
+    """The text of a member; None where it cannot be read or is too long."""
+    try:
+        return decode_text(member.read()) if member.size <= NOTES else None
+    except OSError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -266,7 +282,7 @@ class _Roles:
         that was named is looked at: there is much in these that could be a label."""
         member = next((sample[ending] for ending in self._labels if ending in sample), None)
         if member is not None:
-            return _class(decode_text(member.read()))
+            return _class(_notes(member))
         return _class(self._fields(sample).get(self.label)) if self.label else ""
 
     @property
@@ -277,8 +293,9 @@ class _Roles:
         if "json" not in sample:
             return {}
         try:
-            fields = json.loads(sample["json"].read())
-        except ValueError:  # Then the sample has no caption, unless there is a text file too, and counts as such.
+            fields = json.loads(_notes(sample["json"]) or "")
+        except (ValueError, RecursionError):
+            # Broken, or nested without end: no caption, unless there is a text file too, and counted as such.
             return {}
         return fields if isinstance(fields, dict) else {}
 
@@ -286,7 +303,7 @@ class _Roles:
     def _value(sample: Sample, fields: dict[str, Any], names: Sequence[str]) -> Any:
         for name in names:
             if name in sample:
-                return decode_text(sample[name].read())  # None: no caption that can be read, and so none
+                return _notes(sample[name])  # None: no caption that can be read, and so none
             if name in fields:
                 return fields[name]
         return None

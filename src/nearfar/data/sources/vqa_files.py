@@ -111,7 +111,7 @@ def _read(file: Path, key: str) -> dict[str, Any]:
         found = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(found, dict) or not isinstance(found.get(key), list):
         raise UserError(

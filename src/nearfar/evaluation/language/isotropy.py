@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nearfar import files
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Metric, Result
 
@@ -123,7 +124,8 @@ def plot_isotropy(results: Mapping[str, Result], path: str | Path) -> Path:
             axes.plot(depth, values, style, color=f"C{number}", label=f"{name}, {kind} texts")
     axes.set(xlabel="depth (0: embedding, 1: last layer)", ylabel="isotropy: 1 - mean cosine", ylim=(None, 1.02))
     axes.legend(fontsize="small")
-    figure.savefig(path)
+    with files.writing(path):
+        figure.savefig(path)
     return Path(path)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class OpenClipEncoder(nn.Module):
 
         prefix = "model."
         state = {name.removeprefix(prefix): value for name, value in (state_dict or self.state_dict()).items()}
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = files.folder(folder)
         write_weights(folder / "open_clip_model.safetensors", state)
         return folder
 

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.errors import UserError, need
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,10 +30,12 @@ def smollm2() -> Path:
         return folder
     package = _package()
     need("gguf", "smollm")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".smollm2."))
+    files.folder(folder.parent)
+    with files.writing(folder):
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".smollm2."))
     try:
-        _dequantise(package, temporary)
+        with files.writing(folder):
+            _dequantise(package, temporary)
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -69,8 +72,10 @@ def _dequantise(package: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(package, gguf_file=GGUF)
-    quantised: Any = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(package, gguf_file=GGUF, trust_remote_code=False)
+    quantised: Any = AutoModelForCausalLM.from_pretrained(
+        package, gguf_file=GGUF, dtype=torch.float32, trust_remote_code=False
+    )
     config = quantised.config.to_dict()
     # a model that came from GGUF refuses to be saved; one made of its weights does not
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):

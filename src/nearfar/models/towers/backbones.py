@@ -56,7 +56,7 @@ def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool =
     if not isinstance(folder, (str, Path)):
         return tower, None
     try:
-        return tower, AutoTokenizer.from_pretrained(folder)
+        return tower, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         return tower, None
 
@@ -108,9 +108,13 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
             raise UserError(f"{name} reads texts and writes some: pass the model that reads (for T5, T5EncoderModel)")
     elif isinstance(source, (str, Path)):
         try:
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with quiet():
-                backbone = _auto(config).from_pretrained(source) if pretrained else _from_config(config)
+                backbone = (
+                    _auto(config).from_pretrained(source, trust_remote_code=False)
+                    if pretrained
+                    else _from_config(config)
+                )
         except (OSError, ValueError) as error:
             raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import readable
 from nearfar.embedding.embed_source import embed_images
 from nearfar.errors import UserError, at_least
 from nearfar.search.index.identity import check_model, fingerprint
@@ -66,7 +67,7 @@ def build(
             pictures are unusable.
     """
     at_least(1, batch_size=batch_size)
-    name = name or str(getattr(source, "name", "source"))
+    name = readable(name or getattr(source, "name", "source"))
     total = len(source) if hasattr(source, "__len__") else None
     if total == 0:
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")

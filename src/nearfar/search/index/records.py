@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.source import captions, readable
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
 from nearfar.search.page.pictures import keep
@@ -38,6 +38,8 @@ def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Fo
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike):
         path = str(Path(image).resolve())
+        if readable(path) != path:
+            raise UserError(f"{path}: the name is not UTF-8 text, as an index keeps it: rename the file")
         key, stamp = f"{name}:{path}", stamp_of_file(path)
     else:
         image = image.read() if hasattr(image, "read") else image
@@ -98,4 +100,4 @@ def number(record: Mapping[str, Any], key: str) -> int | None:
 
 def name_of(value: int | None, names: list[str] | None) -> str | None:
     """What a number stands for, None where that is not known."""
-    return names[value] if names and value is not None and value < len(names) else None
+    return readable(names[value]) if names and value is not None and value < len(names) else None
