@@ -34,7 +34,7 @@ ALLOWED = {
     "reproductions": None,  # these know all
     "commands": None,
 }
-GROUND = {"distributed", "errors", "files", "modes", "papers", "trust"}
+GROUND = {"distributed", "errors", "files", "locks", "modes", "papers", "trust"}
 
 
 def imports(path: Path) -> set[str]:

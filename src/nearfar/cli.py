@@ -36,6 +36,9 @@ def load(command: str) -> Callable[..., Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `nearfar` on `argv` (default: the process's arguments)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before torch is loaded: OpenMP's threads spin while they wait, and beside one other busy process a training then
+    # takes ten times as long. Processes that are started from here inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return

@@ -180,3 +180,44 @@ def test_tied_weights_are_saved(tmp_path):
     other.again = other.net[0]
     train(other, loader(), out=tmp_path / "run", resume=True, steps=2, progress=False, report=False)
     assert torch.equal(other.net[0].weight, method.net[0].weight)
+
+
+@pytest.mark.parametrize("call", [0, 1], ids=["before both links", "between the links"])
+def test_links_are_made_anew_where_a_kill_came_before_them(call, tmp_path, monkeypatch):
+    """The checkpoint of the best step is whole, and neither `last` nor `best` points at it yet."""
+    out, original, calls = tmp_path / "run", files.point, []
+
+    def point(link, target):
+        if target == "step-00000003":
+            calls.append(link.name)
+            if len(calls) > call:
+                raise Stop
+        original(link, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "point", point)
+        with pytest.raises(Stop):
+            go(out, STEPS, progress=False)
+    assert (out / "checkpoints" / "last").resolve().name == ("step-00000003" if call else "step-00000002")
+    assert not (out / "checkpoints" / "best").exists()
+
+    def stop(self, step):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pairs, "after_step", stop)
+        with pytest.raises(Stop):
+            go(out, STEPS, progress=False)
+    for name in ("last", "best"):
+        assert (out / "checkpoints" / name).resolve().name == "step-00000003"
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run", symlinks=True)
+    latest = Checkpoints(tmp_path / "run" / "checkpoints", 2).latest()
+    for name, content in (("optimizer.pt", b"PK"), ("method.safetensors", b"\x08"), ("state.json", b"{}")):
+        kept = (latest / name).read_bytes()
+        (latest / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{latest.name} is damaged \(.*remove it, and the run goes on"):
+            checkpoint.load(latest)
+        (latest / name).write_bytes(kept)

@@ -12,12 +12,13 @@ import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.locks import Lock
 from nearfar.search.index.damage import damaged
 from nearfar.search.index.items import Item, to_item, to_parquet
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
@@ -25,13 +26,12 @@ from nearfar.search.index.neighbours import build_graph, check_kind, has_graph
 from nearfar.search.index.stored_index import Index
 
 COPY_BYTES = 1 << 24
-WAIT = 0.2
 
 
 class Writer:
     """The only writer of an index while it is open; a context manager. Nothing is real before `commit`."""
 
-    def __init__(self, directory: Path, manifest: Manifest, lock: Any) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
         self.directory = directory
         self.manifest = manifest
         self.items: dict[str, Item] = {}
@@ -216,17 +216,9 @@ def open_at(path: Path, size: int) -> IO[bytes]:
     return file
 
 
-def acquire(directory: Path) -> Any:
+def acquire(directory: Path) -> Lock:
     """The directory's lock. Raises UserError when another writer holds it, or nothing can be written there."""
-    from filelock import FileLock, Timeout
-
     path = directory / ".lock"
     if path.is_symlink():
         raise damaged(directory, f"{path} is a link, and what is written to an index must stay in its folder")
-    lock = FileLock(path)
-    try:
-        with files.writing(directory):
-            lock.acquire(timeout=WAIT)
-    except Timeout:
-        raise UserError(f"another process is writing the index {directory}: wait for it to end") from None
-    return lock
+    return Lock(directory, "writing the index")

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Log:
         if self._path:
             self.rows = [row for row in read_history(self._path) if row["step"] <= step]
             files.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
-            self._file = self._path.open("a", encoding="utf-8")
+            with files.writing(self._path):
+                self._file = self._path.open("a", encoding="utf-8")
         if self._bar:
             self._bar.start()
             self._bar.update(0, completed=step)
@@ -55,10 +57,11 @@ class Log:
     def row(self, row: Row) -> None:
         """Record a row; it must have a `step`."""
         self.rows.append(row)
-        if self._file:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        if self._file and self._path:
+            with files.writing(self._path):
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
         values = {name: value for name, value in row.items() if name != "step"}
         for tracker in self._trackers:
             tracker.log(values, step=int(row["step"]))
@@ -76,7 +79,8 @@ class Log:
         for tracker in self._trackers:
             tracker.finish()
         if self._file:
-            self._file.close()
+            with suppress(OSError):  # a full disk refused a row, and has said so
+                self._file.close()
         if self._bar:
             self._bar.stop()
 

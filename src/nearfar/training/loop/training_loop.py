@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,10 @@ from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.batches.batch import size, to_device
 from nearfar.errors import UserError
+from nearfar.locks import Lock
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop import checks, finish, guard
+from nearfar.training.loop import checks, finish, guard, peers
 from nearfar.training.loop.ema import MovingAverage
 from nearfar.training.loop.endless import Endless
 from nearfar.training.loop.gradients import backward, total_norm
@@ -57,7 +59,8 @@ def train(
         config: all settings; `overrides` replace some of them by name. See :class:`TrainConfig`.
 
     Raises:
-        UserError: a setting that does not fit, no data, an `out` that already holds a run.
+        UserError: a setting that does not fit, no data, an `out` that already holds a run or that another process
+            trains in, a disk that takes no more, another rank that ended.
         NotFinite: the loss or gradient became NaN or infinite; the batch's ids are saved in `out`.
 
     >>> import torch
@@ -76,7 +79,33 @@ def train(
     (3, ['epoch', 'grad_norm', 'loss'])
     """
     config = (config or TrainConfig()).with_overrides(overrides)
-    return Loop(method, data, Path(out) if out else None, validation, resume, config).run()
+    folder = Path(out) if out else None
+    with alone(folder, config.device):
+        return Loop(method, data, folder, validation, resume, config).run()
+
+
+@contextmanager
+def alone(out: Path | None, device: str | None) -> Iterator[None]:
+    """All ranks together, and no other run in the folder `out`, until the block ends.
+
+    Raises:
+        UserError: another process trains in `out` (the message says which), or another rank ended.
+    """
+    processes.start(device)
+    with peers.watched():
+        lock, why = None, None
+        if out and processes.is_main():
+            try:
+                lock = Lock(out, "training in", ", or name another folder (--out, out=)", name="run.lock")
+            except UserError as error:
+                why = str(error)
+        if why := processes.gather_objects(why)[0]:
+            raise UserError(why)
+        try:
+            yield
+        finally:
+            if lock:
+                lock.release()
 
 
 class Loop:
@@ -114,6 +143,7 @@ class Loop:
 
         self.done = 0
         self.best: float | None = None
+        self.best_step: int | None = None
         self.seconds = 0.0
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         if self.checkpoints:
@@ -228,7 +258,7 @@ class Loop:
         value = -figures[name] if name.endswith("loss") else figures[name]
         if self.best is not None and value <= self.best:
             return False
-        self.best = value
+        self.best, self.best_step = value, self.done
         return True
 
     def _due(self, every: int | None) -> bool:
@@ -246,8 +276,10 @@ class Loop:
             )
         if processes.is_main():
             files.folder(checkpoints.folder)
-            files.remove_leftovers(self.out)
-            files.remove_leftovers(checkpoints.folder)
+            with files.writing(self.out):
+                files.remove_leftovers(self.out)
+                files.remove_leftovers(checkpoints.folder)
+            checkpoints.relink()
         processes.barrier()
         if latest:
             self._restore(checkpoint.load(latest))
@@ -258,6 +290,7 @@ class Loop:
         progress = {
             "step": self.done,
             "best": self.best,
+            "best_step": self.best_step,
             "seconds": seconds,
             "processes": processes.world_size(),
             "config": asdict(self.config),
@@ -279,6 +312,7 @@ class Loop:
     def _restore(self, state: dict[str, Any]) -> None:
         progress = state["progress"]
         self.done, self.best, self.seconds = progress["step"], progress["best"], progress["seconds"]
+        self.best_step = progress.get("best_step")
         sharding.load_tensors(self.method.state_dict(), state["method"])
         sharding.load_optimizer_state(self.optimizer, state["optimizer"]["optimizer"])
         if self.average and state["average"] is not None:

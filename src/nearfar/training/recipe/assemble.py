@@ -23,7 +23,7 @@ from nearfar.training.loop import finish
 from nearfar.training.loop.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loop.loaders import make_loader, wishes
 from nearfar.training.loop.run import Run
-from nearfar.training.loop.training_loop import train
+from nearfar.training.loop.training_loop import Loop, alone
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data as hard_negatives
 from nearfar.training.recipe.sections import MODEL_SETTINGS, Spec, check_names, maker
@@ -53,17 +53,16 @@ class Assembled:
 
     def run(self, out: Path, *, resume: bool = False) -> Run:
         """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
-        if processes.is_main():
-            files.folder(out)
-            if not list(out.glob("checkpoints/step-*")):
-                files.write(out / "config.yaml", self.recipe.as_yaml())
         # The report is written once, at the end, when there is something to show.
         config = replace(self.recipe.training, report=False)
-        run = train(self.method, self.loader, out=out, validation=self.validation, resume=resume, config=config)
-        if processes.is_main():
-            # A split model needs every process to embed: this one takes the whole model that was saved.
-            self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
-        processes.barrier()
+        with alone(out, config.device):
+            if processes.is_main() and not list(out.glob("checkpoints/step-*")):
+                files.write(out / "config.yaml", self.recipe.as_yaml())
+            run = Loop(self.method, self.loader, out, self.validation, resume, config).run()
+            if processes.is_main():
+                # A split model needs every process to embed: this one takes the whole model that was saved.
+                self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
+            processes.barrier()
         return run
 
     def _evaluate(self, run: Run, model: Any, out: Path) -> None:

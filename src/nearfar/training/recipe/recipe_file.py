@@ -69,7 +69,12 @@ class Recipe:
     def run(self, out: str | Path | None = None, *, resume: bool = False) -> Run:
         """Train, evaluate and report in the run folder `out` (`runs/NAME` by default), where the recipe is kept as
         `config.yaml`."""
-        return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
+        from nearfar import distributed as processes
+        from nearfar.training.loop import peers
+
+        processes.start(self.training.device)
+        with peers.watched():  # a rank may end while the data is read, too
+            return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
 
 
 def load(

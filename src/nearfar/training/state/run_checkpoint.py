@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -41,18 +43,12 @@ class Checkpoints:
         `progress`."""
         name = f"step-{state['step']:08d}"
         temporary = self.folder / f".{name}.tmp"
-        if processes.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        processes.barrier()
-        torch.save(state["process"], temporary / f"process-{processes.rank()}.pt")
-        if processes.is_main():
-            _save_tensors(state["method"], temporary / "method.safetensors")
-            if state["average"] is not None:
-                _save_tensors(state["average"], temporary / "average.safetensors")
-            torch.save(state["optimizer"], temporary / "optimizer.pt")
-            (temporary / "state.json").write_text(json.dumps(state["progress"], indent=1), "utf-8")
-        processes.barrier()
+        try:
+            with files.writing(self.folder / name):
+                self._fill(temporary, state)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # on a full disk room is what is needed
+            raise
         if processes.is_main():
             files.replace_folder(temporary, self.folder / name)
             files.point(self.folder / "last", name)
@@ -60,6 +56,32 @@ class Checkpoints:
                 files.point(self.folder / "best", name)
             self._prune()
         processes.barrier()
+
+    def _fill(self, temporary: Path, state: Mapping[str, Any]) -> None:
+        """Write this process's share of a checkpoint, and wait for the others'."""
+        if processes.is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        processes.barrier()
+        _save(state["process"], temporary / f"process-{processes.rank()}.pt")
+        if processes.is_main():
+            _save_tensors(state["method"], temporary / "method.safetensors")
+            if state["average"] is not None:
+                _save_tensors(state["average"], temporary / "average.safetensors")
+            _save(state["optimizer"], temporary / "optimizer.pt")
+            (temporary / "state.json").write_text(json.dumps(state["progress"], indent=1), "utf-8")
+        processes.barrier()
+
+    def relink(self) -> None:
+        """Point `last` and `best` where the newest checkpoint says: a kill may have come between it and its links."""
+        latest = self.latest()
+        if latest is None:
+            return
+        files.point(self.folder / "last", latest.name)
+        with suppress(OSError, ValueError, AttributeError):
+            step = json.loads((latest / "state.json").read_text("utf-8")).get("best_step")
+            if isinstance(step, int) and (self.folder / f"step-{step:08d}").is_dir():
+                files.point(self.folder / "best", f"step-{step:08d}")
 
     def latest(self) -> Path | None:
         """The newest whole checkpoint."""
@@ -79,6 +101,7 @@ class Checkpoints:
 
 def load(folder: Path) -> dict[str, Any]:
     """What :meth:`Checkpoints.save` wrote, on the CPU, for this process."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -96,6 +119,17 @@ def load(folder: Path) -> dict[str, Any]:
         }
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a whole checkpoint: {error.filename} is missing.") from None
+    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(
+            f"{folder} is damaged ({type(error).__name__}: {why}): remove it, and the run goes on from the one before."
+        ) from None
+
+
+def _save(state: Any, path: Path) -> None:
+    """As `torch.save`, with a file that says why it cannot be written."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
