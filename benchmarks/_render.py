@@ -42,6 +42,14 @@ targets; the plain form holds both.
 
 <!-- table: benchmark soft_targets -->
 <!-- end -->
+
+## Hard negatives
+
+One hard negative a query, as ALBEF and TCL draw them for matching. `nearfar` draws in a stream over blocks of keys; the
+plain form holds the matrix of similarities and its softmax.
+
+<!-- table: benchmark hard_negatives -->
+<!-- end -->
 """
 
 

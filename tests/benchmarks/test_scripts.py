@@ -47,6 +47,13 @@ def test_soft_targets(tmp_path):
     assert out.with_suffix(".md").read_text() in told
 
 
+def test_hard_negatives(tmp_path):
+    out = tmp_path / "made" / "hard.json"
+    told = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    assert {row["variant"] for row in json.loads(out.read_text())["rows"]} == {"nearfar", "plain, softmax of B x B"}
+    assert out.with_suffix(".md").read_text() in told
+
+
 def test_views(tmp_path):
     out = tmp_path / "views.json"
     told = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out, cwd=tmp_path)

@@ -16,12 +16,12 @@ K = 3
 
 @given(st.integers(2, 40), st.integers(1, 5), st.integers(1, 9), st.integers(0, 5))
 @settings(max_examples=30, deadline=None)
-def test_mining_against_the_full_matrix(n, k, chunk, seed):
+def test_mining_against_the_full_matrix(n, k, tile, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, 6, generator=generator)
     group = torch.randint(0, n, (n,), generator=generator)
     group[0], group[-1] = 0, n  # at least two groups
-    found = mine_hard_images(x, k=k, group=group, chunk=chunk)
+    found = mine_hard_images(x, k=k, group=group, tile=tile)
     assert found.shape == (n, min(k, n - 1))
     unit = torch.nn.functional.normalize(x, dim=1)
     cosine = unit @ unit.T

@@ -43,19 +43,19 @@ def test_ties_count_at_their_expectation(scores, candidate_group, k):
 
 @given(
     shape=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    chunk=st.integers(1, 13),
+    tile=st.integers(1, 13),
     groups=st.integers(1, 5),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_streamed_ranks_equal_the_whole_matrix(shape, chunk, groups, seed):
+def test_streamed_ranks_equal_the_whole_matrix(shape, tile, groups, seed):
     generator = torch.Generator().manual_seed(seed)
     # Small whole numbers: float32 products are exact and ties are many.
     query = torch.randint(-1, 2, (shape[0], 3), generator=generator).float()
     candidate = torch.randint(-1, 2, (shape[1], 3), generator=generator).float()
     query_group = torch.randint(groups, (shape[0],), generator=generator)
     candidate_group = torch.randint(groups, (shape[1],), generator=generator)
-    streamed = rank(query, candidate, query_group, candidate_group, chunk=chunk)
+    streamed = rank(query, candidate, query_group, candidate_group, tile=tile)
     whole = rank_scores(query @ candidate.T, query_group, candidate_group)
     asked = whole.answerable()
     assert (streamed.right == whole.right).all()
@@ -74,13 +74,13 @@ def test_against_float64_on_real_numbers():
     for row, group in zip(scores, query_group.tolist(), strict=True):
         right = (candidate_group == group).numpy()
         expected.append(1 + (row[~right] > row[right].max() + 1e-6).sum())
-    np.testing.assert_array_equal(1 + rank(query, candidate, query_group, candidate_group, chunk=64).better, expected)
+    np.testing.assert_array_equal(1 + rank(query, candidate, query_group, candidate_group, tile=64).better, expected)
 
 
 def test_a_collapsed_model_is_exactly_at_chance():
     one = torch.nn.functional.normalize(torch.randn(1, 17, generator=torch.Generator().manual_seed(1)), dim=1)
     groups = torch.arange(30) // 3
-    found = rank(one.expand(30, -1), one.expand(30, -1), groups, groups, chunk=7)
+    found = rank(one.expand(30, -1), one.expand(30, -1), groups, groups, tile=7)
     for k in (1, 5, 10):
         np.testing.assert_allclose(found.hit(k), found.chance().hit(k))
 
@@ -171,7 +171,7 @@ def test_a_query_without_a_right_candidate_is_marked():
 
 
 def test_memory_does_not_grow_with_the_product(monkeypatch):
-    """The largest tensor made while ranking stays within a chunk squared, whatever the number of rows."""
+    """The largest tensor made while ranking stays within a tile squared, whatever the number of rows."""
     largest = 0
     matmul = torch.Tensor.__matmul__
 
@@ -183,17 +183,17 @@ def test_memory_does_not_grow_with_the_product(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watched)
     x = torch.nn.functional.normalize(torch.randn(3000, 4), dim=1)
-    rank(x, x, torch.arange(3000), torch.arange(3000), chunk=256)
-    nearest(x, x, 3, chunk=256)
+    rank(x, x, torch.arange(3000), torch.arange(3000), tile=256)
+    nearest(x, x, 3, tile=256)
     assert 0 < largest <= 256 * 256
 
 
-@given(n=st.integers(1, 20), k=st.integers(1, 25), chunk=st.integers(1, 9))
+@given(n=st.integers(1, 20), k=st.integers(1, 25), tile=st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
-def test_nearest_equals_a_full_sort(n, k, chunk):
+def test_nearest_equals_a_full_sort(n, k, tile):
     generator = torch.Generator().manual_seed(n * 31 + k)
     query, candidate = torch.randn(6, 4, generator=generator), torch.randn(n, 4, generator=generator)
-    scores, rows = nearest(query, candidate, k, chunk=chunk)
+    scores, rows = nearest(query, candidate, k, tile=tile)
     expected = (query @ candidate.T).sort(dim=1, descending=True)
     assert torch.equal(rows, expected.indices[:, :k])
     # The rounding of a product follows the lengths of its factors, not its own size.

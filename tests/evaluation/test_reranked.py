@@ -38,7 +38,7 @@ def values(result):
 
 def test_the_whole_gallery_by_the_first_stages_score_is_its_ranking(data):
     second = Reranker(Looks(data.image @ data.text.T), k=40)
-    found = reranked_retrieval(data, second, chunk=7)
+    found = reranked_retrieval(data, second, batch_size=7)
     assert values(found) == pytest.approx(values(retrieval(data)))
     texts = len(data.distinct_texts())
     assert second.pairs == 2 * 20 * texts

@@ -29,7 +29,7 @@ def slow_recalls(data, k):
 @pytest.mark.parametrize("columns", [{}, {"group": torch.arange(60) // 4}])
 def test_recall_by_brute_force(columns):
     data = random_data(**columns)
-    result = retrieval(data, chunk=17)
+    result = retrieval(data, tile=17)
     for k in (1, 5, 10):
         to_image, to_text = slow_recalls(data, k)
         assert result[f"text_to_image_R@{k}"] == pytest.approx(to_image)

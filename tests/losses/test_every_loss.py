@@ -1,10 +1,15 @@
 """What every loss has in common: float32 or float64 from half precision, under autocast and from plain numbers; NaN
-shows; no graph breaks."""
+shows; no graph breaks; one signature. A loss that joins the package is held to it by walking the package."""
+
+import inspect
+import pkgutil
+from importlib import import_module
 
 import pytest
 import torch
 
 from nearfar import losses, ops
+from nearfar.errors import UserError
 from nearfar.losses import functional as F
 
 LABEL = torch.arange(24) // 3
@@ -58,6 +63,118 @@ DENSE = {
     "dense soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), alpha=0.4, backend="dense"),
     "dense sigmoid": lambda a, b: F.sigmoid_loss(a, b, temperature=0.1, bias=-1.0, backend="dense"),
 }
+
+
+def walked():
+    """Every public class and function that a file of `nearfar.losses` defines."""
+    for info in pkgutil.iter_modules(losses.__path__):
+        module = import_module(f"nearfar.losses.{info.name}")
+        for name, value in vars(module).items():
+            if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_"):
+                yield name, value
+
+
+MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n != "Temperature"}
+FUNCTIONS = {n: v for n, v in walked() if n in F.__all__}
+TEMPERED = [name for name, module in MODULES.items() if "temperature" in inspect.signature(module).parameters]
+PLAIN = {"AlignmentUniformity", "SimCTGLoss"}  # they have no temperature
+SIX = {
+    "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
+    "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
+    "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
+}
+"""How a loss is called with vectors `[6, D]`, where not as `(a, b)`."""
+
+
+def called(name, f, z, **more):
+    return SIX.get(name, lambda f, z, **more: f(z, z.roll(1, 1), **more))(f, z, **more)
+
+
+def twin(name):
+    return getattr(F, next(f for f, (module, _) in TWINS.items() if type(module).__name__ == name))
+
+
+def test_the_walk_finds_what_the_package_names():
+    assert set(MODULES) == set(losses.__all__) - {"Temperature", "functional"}
+    assert set(FUNCTIONS) == set(F.__all__)
+    assert set(MODULES) - set(TEMPERED) == PLAIN
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_every_loss_takes_its_temperature_in_three_forms(name):
+    parameters = inspect.signature(MODULES[name]).parameters
+    assert next(iter(parameters)) == "temperature"
+    assert parameters["learnable"].default is True
+    assert "temperature" in inspect.signature(twin(name)).parameters
+    z = vectors()[0][:6]
+    shared = losses.Temperature(0.2)
+    given = [0.2, torch.tensor(0.2), shared]
+    values = [called(name, MODULES[name](tau), z).item() for tau in given]
+    values += [called(name, twin(name), z, temperature=tau).item() for tau in given]
+    assert values == pytest.approx([values[0]] * 6, rel=1e-6)
+    assert MODULES[name](shared).temperature is shared
+    for tau in (0.2, torch.tensor(0.2)):
+        assert MODULES[name](tau).temperature.value.requires_grad
+        assert not MODULES[name](tau, learnable=False).temperature.value.requires_grad
+    called(name, twin(name), z, temperature=shared).backward()
+    assert shared.value.grad.abs() > 0
+
+
+@pytest.mark.parametrize("name", TEMPERED)
+def test_a_temperature_that_is_none_is_named(name):
+    z = vectors()[0][:6]
+    for tau in (0.0, -1.0, float("nan"), torch.ones(2), torch.tensor(0.1, requires_grad=True)):
+        with pytest.raises(UserError, match="temperature"):
+            MODULES[name](tau)
+    for tau in (0.0, torch.ones(5), torch.ones(6, 1)):
+        with pytest.raises(UserError, match="temperature must be"):
+            called(name, twin(name), z, temperature=tau)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
+    """Every tensor that the function takes, one after the other, in a shape that fits nothing."""
+    good = {
+        **dict.fromkeys(("a", "b", "z", "g", "q", "k", "teacher_q", "negatives_a", "negatives_b"), vectors()[0][:6]),
+        **dict.fromkeys(("group", "q_group", "k_group", "label"), torch.arange(6) // 2),
+        "local": vectors()[0][:6, None],
+        "mask": torch.ones(6, 1),
+        "hidden": vectors()[0].view(4, 6, 16),
+    }
+    if name == "simctg_loss":
+        good["mask"] = torch.ones(4, 6)
+    takes = {p: good[p] for p in inspect.signature(FUNCTIONS[name]).parameters if p in good}
+    assert FUNCTIONS[name](**takes).ndim == 0
+    for argument in takes:
+        with pytest.raises(UserError, match=rf"\b{argument}\b") as caught:
+            FUNCTIONS[name](**takes | {argument: torch.ones(3, 2, 2, 2)})
+        assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("name", [*MODULES, *FUNCTIONS])
+def test_nobody_says_ids_or_chunk(name):
+    call = MODULES[name].forward if name in MODULES else FUNCTIONS[name]
+    assert not {"ids", "chunk", "tau"} & set(inspect.signature(call).parameters)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_page_says_inputs_relations_and_variants(name):
+    text = inspect.getdoc(MODULES[name])
+    for section in ("Inputs:", "Returns:", "Raises:", "Relations:", "Variants:", "Example:"):
+        assert f"\n{section}\n" in text, section
+    assert "arXiv" in text
+    documented = set(inspect.signature(MODULES[name].forward).parameters) - {"self"}
+    assert all(f"`{argument}`" in text for argument in documented)
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_every_op_says_shapes_errors_and_an_example(name):
+    text = inspect.getdoc(getattr(ops, name))
+    for part in ("Args:", "[N, D]" if name != "nt_xent" else "[2N, D]", "Raises:", "UserError", ">>> "):
+        assert part in text, part
+    options = set(inspect.signature(getattr(ops, name)).parameters)
+    assert not {"ids", "chunk"} & options
+    assert all(argument in text for argument in options)
 
 
 def test_every_function_has_a_module_and_every_module_a_function():

@@ -12,7 +12,7 @@ from nearfar.data.batches.batch import rows
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.methods import METHODS, find
 from nearfar.methods.base import EmbeddingMethod, Method
-from nearfar.methods.parts import matching
+from nearfar.methods.parts import matching, momentum_contrast
 from nearfar.models import create
 from nearfar.models.language.model import language_model
 from nearfar.training.loop.gradients import backward
@@ -57,6 +57,7 @@ def taken(method: Method) -> dict[str, Any]:
     for step in range(1, STEPS + 1):
         whole = batch(method, step)
         method.zero_grad()
+        method.before_step()
         chunk = 2 if isinstance(method, EmbeddingMethod) else None
         scalars = distributed.mean(backward(method, rows(whole, first, first + share, N), chunk=chunk, seed=step))
         distributed.average_gradients(method.parameters())
@@ -141,15 +142,15 @@ def batch(method: Method, step: int) -> dict[str, Any]:
 def fixed_draws() -> None:
     """What is drawn at random depends on the samples alone: the same on any number of processes."""
 
-    def partner(similarity: Tensor, ids: Tensor) -> Tensor:
+    def partner(q: Tensor, k: Tensor, scale: Tensor, *, q_group: Tensor, k_group: Tensor) -> Tensor:
         """The other one of a pair of rows, which no split into processes parts; none where it is a duplicate."""
-        other = torch.arange(len(ids)) ^ 1
-        return other.masked_fill(ids == ids[other], -1)
+        other = torch.arange(len(q_group)) ^ 1
+        return other.masked_fill(q_group == k_group[other], -1)
 
     def every_third(ids: Tensor, tokenizer: Any, *, probability: float) -> tuple[Tensor, Tensor]:
         """As many words of one text as its words say: some texts have none."""
         hidden = (ids % 3 == 0) & (ids != tokenizer.pad_token_id) & (ids != tokenizer.cls_token_id)
         return ids.masked_fill(hidden, tokenizer.mask_token_id), ids.masked_fill(~hidden, -100)
 
-    matching.sample_hard_negatives = partner  # type: ignore[assignment]
+    momentum_contrast.sample_hard_negatives = partner  # type: ignore[assignment]
     matching.mask_tokens = every_third  # type: ignore[assignment]

@@ -72,19 +72,19 @@ def test_teacher_and_queue_move_in_after_step_only(model, batch_of):
     method = ALBEF(model, queue_size=8, momentum=0.5)
     batch = batch_of(model)
     before = copy.deepcopy(method.state_dict())
-    method(batch)
+    method(batch)["loss"].backward()
     for key, value in method.state_dict().items():
         assert torch.equal(value, before[key]), key
     method.after_step(1)
     queue = method.momentum.image_queue
     assert len(queue) == 4
-    assert queue.ids[:4].tolist() == [0, 1, 2, 3]
+    assert queue.group[:4].tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(8))
 
 
 def test_an_evaluation_in_between_leaves_nothing_behind(model, batch_of):
     method = ALBEF(model, queue_size=8)
-    method(batch_of(model))
+    method(batch_of(model))["loss"].backward()
     method.eval()
     with torch.no_grad():
         method(batch_of(model, seed=1))
@@ -95,7 +95,7 @@ def test_an_evaluation_in_between_leaves_nothing_behind(model, batch_of):
 
 def test_resumes_from_its_state_dict(model, batch_of):
     method = ALBEF(model, queue_size=8, ramp_steps=10)
-    method(batch_of(model))
+    method(batch_of(model))["loss"].backward()
     method.after_step(1)
     again = ALBEF(copy.deepcopy(model), queue_size=8, ramp_steps=10)
     again.load_state_dict(method.state_dict())
@@ -137,40 +137,50 @@ def test_matching_with_a_zero_head_is_ln_2(model, batch_of):
     torch.nn.init.zeros_(model.matching.linear.bias)
     batch = batch_of(model)
     image, text = model.image_tokens(batch["image"]), model.text_tokens(batch["text"])
-    loss, _ = matching_loss(model, image, text, batch["text"]["attention_mask"], image_to_text=torch.zeros(4, 4))
+    rolled = torch.arange(4).roll(1)
+    mask = batch["text"]["attention_mask"]
+    loss, _ = matching_loss(model, image, text, mask, hard_text=rolled, hard_image=rolled)
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_matching_negatives_are_the_hard_ones(model):
+def test_matching_pairs_each_text_with_its_hard_image_and_each_image_with_its_hard_text(model):
     seen = []
     model.match = lambda image, text, mask, rows: seen.append((image[rows], text)) or torch.zeros(len(text), 2)
     image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
-    near = torch.tensor([[9.0, 0, 3], [0, 9, 5], [5, 4, 9]]) / 0.01
-    matching_loss(model, image, text, torch.ones(3, 1), image_to_text=near)
+    hard_image, hard_text = torch.tensor([2, 0, 1]), torch.tensor([1, 2, -1])
+    matching_loss(model, image, text, torch.ones(3, 1), hard_text=hard_text, hard_image=hard_image)
     pairs = [(i.item(), t.item() - 10) for i, t in zip(*(x.flatten() for x in seen[0]), strict=True)]
     assert pairs[:3] == [(0, 0), (1, 1), (2, 2)]
-    assert pairs[3:6] == [(2, 0), (2, 1), (1, 2)]  # for each text the image nearest to it
-    assert pairs[6:] == [(0, 2), (1, 2), (2, 0)]
+    assert pairs[3:6] == [(2, 0), (0, 1), (1, 2)]
+    assert pairs[6:] == [(0, 1), (1, 2)]  # the third image has none
 
 
 def test_each_direction_draws_by_its_own_similarities(model):
-    seen = []
-    model.match = lambda image, text, mask, rows: seen.append((image[rows], text)) or torch.zeros(len(text), 2)
-    image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
-    texts, images = torch.tensor([[0, 1, 0], [0, 0, 1], [1, 0, 0]]), torch.tensor([[0, 0, 1], [1, 0, 0], [0, 1, 0]])
-    matching_loss(model, image, text, torch.ones(3, 1), image_to_text=texts / 0.001, text_to_image=images / 0.001)
-    pairs = [(i.item(), t.item() - 10) for i, t in zip(*(x.flatten() for x in seen[0]), strict=True)]
-    assert pairs[3:6] == [(2, 0), (0, 1), (1, 2)]
-    assert pairs[6:] == [(0, 1), (1, 2), (2, 0)]
+    """So sharp that only the nearest key of another group can be drawn."""
+    moco = MomentumContrast(model, queue_size=0, temperature=0.001)
+    e = torch.eye(3)
+    v, w_m = e, (e + 0.5 * e.roll(1, 0))  # text t is like images t and t - 1
+    w, v_m = e, (e + 0.5 * e.roll(2, 0))  # image i is like texts i and i - 2
+    hard_text, hard_image = moco.hard_negatives(v, w, v_m, w_m, None)
+    assert hard_text.tolist() == [1, 2, 0]
+    assert hard_image.tolist() == [2, 0, 1]
+    hard_text, hard_image = moco.hard_negatives(v, w, v_m, w_m, torch.tensor([0, 0, 1]))
+    assert hard_text.tolist() == [2, 2, 0]
+    assert hard_image.tolist() == [2, 2, 1]
 
 
 @pytest.mark.parametrize(("hard", "easy_steps"), [(True, 0), (True, 1), (False, 0)])
 def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypatch, hard, easy_steps):
     """The student's queries against the teacher's keys, over tau; evenly at first, where some steps are to be easy."""
-    from nearfar.methods.image_text import albef
+    from nearfar.methods.parts import momentum_contrast
 
-    given = {}
-    monkeypatch.setattr(albef, "matching_loss", lambda *_, **k: given.update(k) or (torch.zeros(()), torch.zeros(())))
+    given = []
+
+    def record(q, k, scale, **groups):
+        given.append((q, k, torch.as_tensor(scale).item(), groups))
+        return torch.arange(len(q)).roll(1)
+
+    monkeypatch.setattr(momentum_contrast, "sample_hard_negatives", record)
     method = ALBEF(model.eval(), queue_size=0, temperature=0.5, hard_negatives=hard, easy_steps=easy_steps).eval()
     with torch.no_grad():
         for p in method.momentum.teacher.module.image_projection.parameters():
@@ -179,13 +189,15 @@ def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypa
         method(batch)
         v, w = model.encode_image(batch["image"], True), model.encode_text(batch["text"], True)
         v_m = method.momentum.teacher.module.encode_image(batch["image"], True)
-    evenly = (torch.zeros(4, 4), torch.zeros(4, 4))
-    expected = (v @ w.T / 0.5, w @ v_m.T / 0.5) if hard and not easy_steps else evenly
-    torch.testing.assert_close((given["image_to_text"], given["text_to_image"]), expected)
+    scale = 2.0 if hard and not easy_steps else 0.0
+    for (q, k, found, groups), expected in zip(given, [(v, w), (w, v_m)], strict=True):
+        torch.testing.assert_close((q, k), expected)
+        assert found == pytest.approx(scale)
+        assert groups["q_group"].tolist() == groups["k_group"].tolist() == [0, 1, 2, 3]
     if easy_steps:
         method.after_step(1)
         method(batch)
-        assert given["image_to_text"].std() > 0
+        assert given[-1][2] == pytest.approx(2.0)
 
 
 def test_masked_language_loss_mixes_words_and_teacher(model, batch_of):
@@ -213,7 +225,7 @@ def test_queue_of_another_size_than_the_batch_says_so(model, batch_of):
     from nearfar.errors import UserError
 
     method = ALBEF(model, queue_size=10)
-    method(batch_of(model))
+    method(batch_of(model))["loss"].backward()
     with pytest.raises(UserError, match="multiple of the"):
         method.after_step(1)
 

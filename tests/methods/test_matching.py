@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize, pad
 from nearfar.methods.image_text import albef, tcl
 from nearfar.methods.image_text.albef import ALBEF
 from nearfar.methods.image_text.tcl import TCL
-from nearfar.methods.parts import matching
+from nearfar.methods.parts import matching, momentum_contrast
 from nearfar.methods.parts.matching import masked_language_loss, matching_loss
 
 
@@ -25,28 +25,25 @@ class Recorder:
         return self.logits
 
 
-@pytest.mark.parametrize("ids", [None, [0, 1, 1, 2], [0, 0, 0, 3], [5, 5, 5, 5]])
-def test_a_caption_goes_with_its_own_mask(ids):
+@pytest.mark.parametrize("missing", [[], [2], [0, 3], [0, 1, 2, 3]])
+def test_a_caption_goes_with_its_own_mask(missing):
     model, number = Recorder(), torch.arange(4.0)
-    ids = None if ids is None else torch.tensor(ids)
-    texts, images = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(1))
+    hard_text, hard_image = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 3, 0, 2])
+    hard_text[missing] = hard_image[missing] = -1
     loss, _ = matching_loss(
         model,
         number.view(4, 1, 1),
         number.view(4, 1, 1),
         number.view(4, 1),
-        image_to_text=texts,
-        text_to_image=images,
-        ids=ids,
+        hard_text=hard_text,
+        hard_image=hard_image,
     )
     assert torch.equal(model.masks, model.captions)
     assert model.pictures[:4].tolist() == model.captions[:4].tolist() == [0, 1, 2, 3]
+    having = [i for i in range(4) if i not in missing]
     wrong = list(zip(model.pictures[4:].long().tolist(), model.captions[4:].long().tolist(), strict=True))
-    own = torch.arange(4) if ids is None else ids
-    assert all(own[i] != own[t] for i, t in wrong)
-    having = [i for i in range(4) if bool((own != own[i]).any())]
-    assert [t for _, t in wrong[: len(having)]] == having
-    assert [i for i, _ in wrong[len(having) :]] == having
+    assert wrong[: len(having)] == [(hard_image[t].item(), t) for t in having]
+    assert wrong[len(having) :] == [(i, hard_text[i].item()) for i in having]
     labels = torch.tensor([1] * 4 + [0] * (2 * len(having)))
     torch.testing.assert_close(loss, cross_entropy(model.logits, labels))
 
@@ -66,7 +63,7 @@ def padded(tokens):
 @pytest.mark.parametrize("method", [ALBEF, TCL])
 def test_padding_of_the_texts_changes_no_term(method, model, batch_of, monkeypatch):
     """Words in the padded places are nobody's: those of contrast, matching, language and local features alike."""
-    monkeypatch.setattr(matching, "sample_hard_negatives", lambda similarity, ids: torch.arange(4).roll(1))
+    monkeypatch.setattr(momentum_contrast, "sample_hard_negatives", lambda *_, **__: torch.arange(4).roll(1))
 
     def every_second(ids, tokenizer, *, probability):
         hidden = torch.zeros_like(ids, dtype=torch.bool)
@@ -152,7 +149,13 @@ def test_each_loss_gets_the_tensors_of_its_own_model(module, method, model, batc
 
         return called
 
-    zero = torch.zeros(())
+    zero, drawn = torch.zeros(()), []
+
+    def draw(q, k, scale, *, q_group, k_group):
+        drawn.append((q, k, torch.as_tensor(scale).item(), q_group.tolist(), k_group.tolist()))
+        return torch.arange(4).roll(len(drawn))
+
+    monkeypatch.setattr(momentum_contrast, "sample_hard_negatives", draw)
     monkeypatch.setattr(module, "matching_loss", record("itm", (zero, zero)))
     monkeypatch.setattr(module, "masked_language_loss", record("mlm", zero))
     batch = ragged(model, batch_of) | {"group": torch.tensor([3, 3, 8, 9])}
@@ -171,9 +174,12 @@ def test_each_loss_gets_the_tensors_of_its_own_model(module, method, model, batc
     (student, image, text, mask), settings = given["itm"]
     assert student is model
     torch.testing.assert_close((image, text, mask), (V, T, batch["text"]["attention_mask"]))
-    torch.testing.assert_close(settings["image_to_text"], v @ w_m.T / 0.3)
-    torch.testing.assert_close(settings["text_to_image"], w @ v_m.T / 0.3)
-    assert settings["ids"].tolist() == [3, 3, 8, 9]
+    assert settings["hard_text"].tolist() == [3, 0, 1, 2]
+    assert settings["hard_image"].tolist() == [2, 3, 0, 1]
+    for (q, k, scale, *groups), expected in zip(drawn, [(v, w_m), (w, v_m)], strict=True):
+        torch.testing.assert_close((q, k), expected)
+        assert scale == pytest.approx(1 / 0.3)
+        assert groups == [[3, 3, 8, 9]] * 2
     (student, believed, tokens, image, teacher_image), settings = given["mlm"]
     assert student is model
     assert believed is teacher

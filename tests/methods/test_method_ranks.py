@@ -41,7 +41,7 @@ def test_teachers_and_queues_have_moved(alone):
         state = alone[name]
         assert state["state, momentum.steps"] == STEPS
         assert state["state, momentum.image_queue.filled"] == 16
-        assert state["state, momentum.image_queue.ids"].tolist() == [3, 3, 4, 5, 6, 6, 3, 8, 6, 6, 7, 8, 9, 9, 6, 11]
+        assert state["state, momentum.image_queue.group"].tolist() == [3, 3, 4, 5, 6, 6, 3, 8, 6, 6, 7, 8, 9, 9, 6, 11]
     for name in ("albef", "tcl", "answering", "entailment"):
         state = alone[name]
         assert alone[name][f"{STEPS}, alpha"] == pytest.approx(0.2)

@@ -18,7 +18,7 @@ def test_two_processes_keep_one_state_and_resume_to_the_bit(name, base, tmp_path
         np.testing.assert_array_equal(second[key], value, err_msg=key)
     assert first["momentum.steps"] == 4
     # 4 steps of a global batch of 4 fill 8 places twice: the last two batches, ranks in order.
-    assert first["momentum.image_queue.ids"].tolist() == list(range(8, 16))
+    assert first["momentum.image_queue.group"].tolist() == list(range(8, 16))
     assert first["momentum.image_queue.pointer"] == 0
     again, other = run(trained, 2, folder, name, str(tmp_path / "part"), 2, SETTINGS)
     for key, value in first.items():

@@ -15,7 +15,7 @@ from training.ranks import run
 def test_fresh_queue_holds_unit_rows_of_no_id():
     queue = FeatureQueue(dim=5, size=12)
     torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(12))
-    assert queue.ids.eq(-100).all()
+    assert queue.group.eq(-100).all()
     assert len(queue) == 0
     assert list(queue.parameters()) == []
 
@@ -30,10 +30,10 @@ def test_first_in_first_out_and_full_after_size_over_batch_pushes():
     assert queue.pointer == 0
     torch.testing.assert_close(queue.features, F.normalize(torch.cat(batches[:2]), dim=1))
     assert not (queue.features[:, None] == fresh[None]).all(-1).any()  # every random row is gone
-    assert torch.equal(queue.ids, torch.arange(8))
+    assert torch.equal(queue.group, torch.arange(8))
     queue.push(batches[2], torch.arange(8, 12))
     torch.testing.assert_close(queue.features, F.normalize(torch.cat([batches[2], batches[1]]), dim=1))
-    assert torch.equal(queue.ids, torch.tensor([8, 9, 10, 11, 4, 5, 6, 7]))
+    assert torch.equal(queue.group, torch.tensor([8, 9, 10, 11, 4, 5, 6, 7]))
     assert len(queue) == 8
 
 
@@ -42,7 +42,7 @@ def test_push_without_ids_leaves_none_known_and_carries_no_gradient():
     queue.push(torch.ones(4, 3), torch.arange(4))
     features = torch.randn(4, 3, requires_grad=True)
     queue.push(features * 2)
-    assert queue.ids.eq(-100).all()
+    assert queue.group.eq(-100).all()
     assert not queue.features.requires_grad
 
 

@@ -36,7 +36,7 @@ def pixels_of(model, source, views="none", **options):
 
 
 def test_features_are_what_the_towers_give(tiny, source):
-    features = precompute(tiny, source, batch_size=12, shuffle=False, chunk=7)
+    features = precompute(tiny, source, batch_size=12, shuffle=False, tower_batch=7)
     assert len(features) == 4
     for batch, plain in zip(features, pixels_of(tiny, source, shuffle=False), strict=True):
         assert torch.equal(batch["index"], plain["index"])

@@ -158,15 +158,15 @@ class _Reader:
     def batches(self, size: int) -> Iterator[list[Any]]:
         seen, read = 0, partial(_read, near=self.near)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            for chunk in _batches(self._items(), size):
+            for part in _batches(self._items(), size):
                 pictures = []
-                for row, (record, picture) in zip(range(seen, seen + len(chunk)), pool.map(read, chunk), strict=True):
+                for row, (record, picture) in zip(range(seen, seen + len(part)), pool.map(read, part), strict=True):
                     if isinstance(picture, Exception):
                         self.skipped.add(_name(record, row), str(picture))
                     else:
                         pictures.append(picture)
                         self._keep(row, record)
-                seen += len(chunk)
+                seen += len(part)
                 self.skipped.check(seen, limit=self.max_skipped, name=self.name, total=self.total)
                 if pictures:
                     yield pictures

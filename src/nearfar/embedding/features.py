@@ -36,7 +36,7 @@ def precompute(
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    chunk: int = 64,
+    tower_batch: int = 64,
     workers: int = 0,
     max_skipped: float = 0.1,
     progress: bool = False,
@@ -61,7 +61,7 @@ def precompute(
         shuffle: a new order and view each epoch; False gives the first view, in order, and all of the data.
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are. Each holds the features of all data.
-        chunk: pictures, and captions, that go through a tower at a time.
+        tower_batch: pictures, and captions, that go through a tower at a time.
         workers: threads that read and decode ahead.
         max_skipped: share of records that may be unusable.
         progress: show progress bars.
@@ -79,7 +79,7 @@ def precompute(
         raise UserError(f"{source.name} is a stream: features are kept of data that can be counted")
     if not 1 <= n_views <= len(views):
         raise UserError(f"n_views={n_views} of {len(views)} views ({', '.join(map(str, views))}): name as many to read")
-    reading = {"batch_size": chunk, "seed": seed, "workers": workers, "max_skipped": max_skipped}
+    reading = {"batch_size": tower_batch, "seed": seed, "workers": workers, "max_skipped": max_skipped}
     pictures = [_pictures(model, source, preset, reading, progress) for preset in views]
     kept, numbers, skipped = pictures[0][1], pictures[0][2], pictures[0][3]
     texts = [captions(text) for text in source.column("text")]
@@ -92,7 +92,7 @@ def precompute(
         model,
         torch.stack([features for features, *_ in pictures])[:, usable],
         chosen,
-        _texts(model, chosen, chunk, progress) if "text" in model.frozen and not _fuses(model) else None,
+        _texts(model, chosen, tower_batch, progress) if "text" in model.frozen and not _fuses(model) else None,
         {"index": kept[usable], **{name: values[usable] for name, values in numbers.items()}},
         name=source.name,
         skipped=skipped,
@@ -244,10 +244,10 @@ def _fuses(model: Any) -> bool:
 
 
 @torch.no_grad()
-def _texts(model: Any, texts: list[list[str]], chunk: int, progress: bool) -> dict[str, Tensor]:
+def _texts(model: Any, texts: list[list[str]], tower_batch: int, progress: bool) -> dict[str, Tensor]:
     """The summary of each different caption. Captions of like length go together: little is spent on padding."""
     different = sorted({caption for each in texts for caption in each}, key=lambda caption: (len(caption), caption))
-    parts = [different[first : first + chunk] for first in range(0, len(different), chunk)]
+    parts = [different[first : first + tower_batch] for first in range(0, len(different), tower_batch)]
     features: dict[str, Tensor] = {}
     for part in _track(parts, "reading captions", progress):
         features.update(zip(part, model.text_tokens(model.tokenize(part))[:, 0].cpu(), strict=True))

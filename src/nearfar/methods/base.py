@@ -28,11 +28,17 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return `{"loss": scalar}` with a gradient, and any further detached scalars to log. Must not change state:
-        an evaluation in the middle of training, or a second call in the same step, must leave nothing behind."""
+        an evaluation in the middle of training, or a second call in the same step, must leave nothing behind. What a
+        queue is to get after the step waits in `nearfar.methods.parts.pending.Pending`."""
+
+    def before_step(self) -> None:
+        """Forget what an earlier step left that was not taken. Called before the first forward pass of each step. Here
+        there is nothing to forget."""
 
     def after_step(self, step: int) -> None:
         """Update what follows the optimiser: momentum encoders, queues, schedules. Called once after each optimiser
-        step, with the number of steps done (1 after the first). Here: temperatures return within their bounds."""
+        step that changed the weights, with its number (1 for the first); a step that the float16 loss scaler skips has
+        a number, too, and no call. Here: temperatures return within their bounds."""
         for module in self.modules():
             if isinstance(module, Temperature):
                 module.clamp_()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearfar.methods.parts.feature_queue import FeatureQueue
-    from nearfar.methods.parts.hard_negatives import sample_hard_negatives
     from nearfar.methods.parts.momentum_encoder import MomentumEncoder
     from nearfar.methods.parts.token_masking import mask_tokens
     from nearfar.models.dual.dual_encoder import DualEncoder
@@ -49,7 +48,6 @@ _HOME = {
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
     "rerank": "fusion.reranker",
-    "sample_hard_negatives": "methods.parts.hard_negatives",
 }
 MAKERS = {"language_model": "nearfar.models.language:language_model"}
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
@@ -76,7 +74,6 @@ __all__ = [
     "mask_tokens",
     "rank_answers",
     "rerank",
-    "sample_hard_negatives",
 ]
 
 

@@ -28,15 +28,19 @@ def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
     """
     from transformers import TrainerCallback
 
-    class AfterStep(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            method.after_step(state.global_step)
+    class Steps(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            method.before_step()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+            if not getattr(optimizer, "step_was_skipped", False):
+                method.after_step(state.global_step)
 
     return {
         "model": Unpacked(method),
         "train_dataset": Batches(loader),
         "data_collator": _only,
-        "callbacks": [AfterStep()],
+        "callbacks": [Steps()],
     }
 
 
@@ -81,8 +85,13 @@ def lightning_module(method: Method, *, steps: int, config: TrainConfig | None =
             self.log_dict({name: value.detach() for name, value in outputs.items()}, batch_size=1)
             return outputs["loss"]
 
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.method.after_step(self.global_step)
+        def optimizer_step(self, *args: Any, **settings: Any) -> None:
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            scale = scaler.get_scale() if scaler else 0.0
+            super().optimizer_step(*args, **settings)
+            if not scaler or scaler.get_scale() >= scale:
+                self.method.after_step(self.global_step + 1)  # counted when this returns
+            self.method.before_step()
 
         def configure_optimizers(self) -> dict[str, Any]:
             optimizer = build_optimizer(self.method, settings)

@@ -8,12 +8,12 @@ from torch.nn.functional import normalize
 
 from nearfar.errors import UserError
 
-CHUNK = 2048
+TILE = 2048
 """Rows and columns of similarities held at a time."""
 
 
 @torch.no_grad()
-def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = None, chunk: int = CHUNK) -> Tensor:
+def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = None, tile: int = TILE) -> Tensor:
     """The `k` nearest other pictures of each picture by cosine, nearest first.
 
     Args:
@@ -21,7 +21,7 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
         k: how many. A picture with fewer candidates has them repeated.
         group: `[N]` integers; pictures of one group show the same and are never each other's hard images. By default
             each picture is alone.
-        chunk: similarities are taken in tiles of that side, so memory does not grow with N squared.
+        tile: similarities are taken in tiles of that side, so memory does not grow with N squared.
 
     Returns:
         `[N, k]` int64 places: the `neighbours` of a `nearfar.data.Loader`.
@@ -37,12 +37,12 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
     group = torch.arange(n) if group is None else group
     group, k = group.to(x.device), min(k, max(n - 1, 1))
     found = torch.empty(n, k, dtype=torch.long)
-    for start in range(0, n, chunk):
-        rows = slice(start, start + chunk)
+    for start in range(0, n, tile):
+        rows = slice(start, start + tile)
         best = x.new_empty(len(x[rows]), 0)
         place = torch.empty(len(x[rows]), 0, dtype=torch.long, device=x.device)
-        for first in range(0, n, chunk):
-            columns = slice(first, first + chunk)
+        for first in range(0, n, tile):
+            columns = slice(first, first + tile)
             cosine = x[rows] @ x[columns].T
             cosine[group[rows, None] == group[columns]] = -torch.inf
             score, local = cosine.topk(min(k, cosine.shape[1]), dim=1)

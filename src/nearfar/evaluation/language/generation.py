@@ -73,8 +73,8 @@ def coherence(
         raise UserError(f"coherence needs tokens: continuations {empty} and prompts {bare} are empty")
     values = []
     for start in range(0, len(prompts), batch_size):
-        chunk = slice(start, start + batch_size)
-        values.append(_mean_log_probability(judge, prompts[chunk], continuations[chunk]))
+        part = slice(start, start + batch_size)
+        values.append(_mean_log_probability(judge, prompts[part], continuations[part]))
     return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK = 2048
+TILE = 2048
 """Rows of queries and of candidates whose scores are held at a time: 16 MiB of float32."""
 
 TIE = 1e-6
@@ -82,17 +82,17 @@ def rank(
     query_group: Tensor,
     candidate_group: Tensor,
     *,
-    chunk: int = CHUNK,
+    tile: int = TILE,
     tie: float = TIE,
 ) -> Ranks:
-    """Rank candidates by inner product, holding `chunk * chunk` scores at most: a million queries among a million
+    """Rank candidates by inner product, holding `tile * tile` scores at most: a million queries among a million
     candidates need no more memory than a thousand among a thousand.
 
     Args:
         query: `[Q, D]` float32, unit rows.
         candidate: `[G, D]` float32, unit rows.
         query_group, candidate_group: `[Q]`, `[G]` int64; a candidate is right when the groups are equal.
-        chunk: rows of either side at a time.
+        tile: rows of either side at a time.
         tie: scores that differ by no more than this are tied.
 
     Raises:
@@ -106,11 +106,11 @@ def rank(
         # NaN loses every comparison, so that a broken model would rank first everywhere.
         raise ValueError("vectors to rank are not finite: the model gives NaN or infinity")
     right = _count_right(query_group, candidate_group)
-    best, tied_right = _best_right(query, candidate, query_group, candidate_group, chunk=chunk, tie=tie)
+    best, tied_right = _best_right(query, candidate, query_group, candidate_group, tile=tile, tie=tie)
     better, at_least = torch.zeros_like(right), torch.zeros_like(right)
-    for rows in _slices(len(query), chunk):
+    for rows in _slices(len(query), tile):
         above, below = best[rows, None] + tie, best[rows, None] - tie
-        for columns in _slices(len(candidate), chunk):
+        for columns in _slices(len(candidate), tile):
             score = query[rows] @ candidate[columns].T
             score.masked_fill_(query_group[rows, None] == candidate_group[None, columns], -torch.inf)
             better[rows] += (score > above).sum(dim=1)
@@ -139,7 +139,7 @@ def rank_scores(scores: Tensor, query_group: Tensor, candidate_group: Tensor) ->
     )
 
 
-def nearest(query: Tensor, candidate: Tensor, k: int, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
     """The `k` candidates of highest inner product for each query, best first, by streamed exact search.
 
     Returns:
@@ -152,9 +152,9 @@ def nearest(query: Tensor, candidate: Tensor, k: int, *, chunk: int = CHUNK) -> 
     k = min(k, len(candidate))
     scores = torch.empty(len(query), k)
     found = torch.empty(len(query), k, dtype=torch.long)
-    for rows in _slices(len(query), chunk):
+    for rows in _slices(len(query), tile):
         best, place = query.new_empty(len(query[rows]), 0), found.new_empty(len(query[rows]), 0)
-        for columns in _slices(len(candidate), chunk):
+        for columns in _slices(len(candidate), tile):
             score, local = (query[rows] @ candidate[columns].T).topk(min(k, columns.stop - columns.start), dim=1)
             best, place = torch.cat([best, score], 1), torch.cat([place, local + columns.start], 1)
             best, kept = best.topk(min(k, best.shape[1]), dim=1)
@@ -164,7 +164,7 @@ def nearest(query: Tensor, candidate: Tensor, k: int, *, chunk: int = CHUNK) -> 
 
 
 def _best_right(
-    query: Tensor, candidate: Tensor, query_group: Tensor, candidate_group: Tensor, *, chunk: int, tie: float
+    query: Tensor, candidate: Tensor, query_group: Tensor, candidate_group: Tensor, *, tile: int, tie: float
 ) -> tuple[Tensor, Tensor]:
     """The highest score of a right candidate, and how many right ones are tied with it. Walks the right pairs only,
     found by sorting the candidates by group."""
@@ -174,7 +174,7 @@ def _best_right(
     count = torch.searchsorted(groups, query_group, right=True) - first
     best = torch.full((len(query),), -torch.inf, dtype=query.dtype)
     tied = torch.zeros(len(query), dtype=torch.long)
-    for rows in _pair_slices(count, chunk * chunk // max(1, query.shape[1])):
+    for rows in _pair_slices(count, tile * tile // max(1, query.shape[1])):
         owner = torch.repeat_interleave(torch.arange(rows.start, rows.stop), count[rows])
         offset = torch.arange(len(owner)) - torch.repeat_interleave(count[rows].cumsum(0) - count[rows], count[rows])
         score = torch.linalg.vecdot(query[owner], candidate[order[first[owner] + offset]])

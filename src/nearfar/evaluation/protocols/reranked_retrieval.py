@@ -22,7 +22,7 @@ SecondLook = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 
 
 def reranked_retrieval(
-    data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, chunk: int = 256
+    data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, batch_size: int = 256
 ) -> Result:
     """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second look makes of the cosines.
 
@@ -32,7 +32,7 @@ def reranked_retrieval(
             does not look at should stay behind those it does.
         ks: the k of R@k.
         seed: of the bootstrap.
-        chunk: queries whose scores are held at a time.
+        batch_size: queries whose scores are held at a time.
 
     Returns:
         The figures of `retrieval`, over all data and `by["domain"]`, each domain among its own candidates.
@@ -60,7 +60,7 @@ def reranked_retrieval(
             (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
             found = [
                 rank_scores(second_look(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
-                for rows in torch.arange(len(q)).split(chunk)
+                for rows in torch.arange(len(q)).split(batch_size)
             ]
             metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
         return metrics

@@ -15,7 +15,7 @@ from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.median_rank import median_rank, median_rank_interval
-from nearfar.evaluation.measures.ranks import CHUNK, Ranks, rank
+from nearfar.evaluation.measures.ranks import TILE, Ranks, rank
 from nearfar.evaluation.measures.result import Metric, Result
 
 
@@ -25,7 +25,7 @@ def retrieval(
     *,
     ks: Sequence[int] = (1, 5, 10),
     seed: int = 0,
-    chunk: int = CHUNK,
+    tile: int = TILE,
     batch_size: int = 64,
 ) -> Result:
     """Recall at k, median rank and mean reciprocal rank, text to image and image to text.
@@ -40,7 +40,7 @@ def retrieval(
         source: the data, when `encoder` is an encoder.
         ks: the k of R@k.
         seed: of the bootstrap.
-        chunk: queries and candidates whose scores are held at a time; memory does not depend on the size of the data.
+        tile: queries and candidates whose scores are held at a time; memory does not depend on the size of the data.
         batch_size: for embedding.
 
     Returns:
@@ -59,9 +59,9 @@ def retrieval(
     data = embed(encoder, source, batch_size=batch_size) if not isinstance(encoder, Embeddings) else encoder
     if not len(data.text):
         raise UserError(f"retrieval needs captions, and {data.source} has none")
-    metrics = _both_ways(data, ks, seed=seed, chunk=chunk)
+    metrics = _both_ways(data, ks, seed=seed, tile=tile)
     domains = {
-        name: _both_ways(part, ks, seed=seed, chunk=chunk)
+        name: _both_ways(part, ks, seed=seed, tile=tile)
         for name, rows in data.parts().items()
         if len((part := data.select(rows)).text)
     }
@@ -75,7 +75,7 @@ def retrieval(
     return Result("retrieval", metrics, {"domain": domains} if domains else {}, details)
 
 
-def ranks(data: Embeddings, direction: str, *, chunk: int = CHUNK) -> tuple[Ranks, Tensor]:
+def ranks(data: Embeddings, direction: str, *, tile: int = TILE) -> tuple[Ranks, Tensor]:
     """The ranks of one direction, "text_to_image" or "image_to_text", and which queries belong together: captions that
     ask for the same images, images of one group. Queries are the distinct captions (`data.distinct_texts()`), or the
     images."""
@@ -83,9 +83,9 @@ def ranks(data: Embeddings, direction: str, *, chunk: int = CHUNK) -> tuple[Rank
     image, text = normalize(data.image, dim=1), normalize(data.text[texts], dim=1)
     image_group, text_group = data.match_group, data.text_group[texts]
     if direction == "text_to_image":
-        return rank(text, image, text_group, image_group, chunk=chunk), text_group
+        return rank(text, image, text_group, image_group, tile=tile), text_group
     if direction == "image_to_text":
-        return rank(image, text, image_group, text_group, chunk=chunk), data.image_group
+        return rank(image, text, image_group, text_group, tile=tile), data.image_group
     raise ValueError(f"direction is 'text_to_image' or 'image_to_text', not {direction!r}")
 
 
@@ -116,10 +116,10 @@ def rank_metrics(
     return metrics
 
 
-def _both_ways(data: Embeddings, ks: Sequence[int], *, seed: int, chunk: int) -> dict[str, Metric]:
+def _both_ways(data: Embeddings, ks: Sequence[int], *, seed: int, tile: int) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for direction in ("text_to_image", "image_to_text"):
-        found, group = ranks(data, direction, chunk=chunk)
+        found, group = ranks(data, direction, tile=tile)
         metrics |= rank_metrics(found, group, ks=ks, prefix=f"{direction}_", seed=seed)
     return metrics
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nearfar.losses.groups import unit
 from nearfar.methods.base import Batch, Method
 from nearfar.methods.parts.matching import masked_language_loss, matching_loss
-from nearfar.methods.parts.momentum_contrast import MomentumContrast, ids_of
+from nearfar.methods.parts.momentum_contrast import MomentumContrast, group_of
 from nearfar.models.fusion.fusion_model import FusionModel
 
 
@@ -77,7 +77,7 @@ class ALBEF(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, tokens = self.model, batch["text"]
-        ids = ids_of(batch, self.share_duplicates)
+        group = group_of(batch, self.share_duplicates)
         V, T = model.image_tokens(batch["image"]), model.text_tokens(tokens)
         v, w = unit(model.image_projection(V[:, 0])), unit(model.text_projection(T[:, 0]))
         V_m, _, v_m, w_m = self.momentum.teach(batch["image"], tokens)
@@ -85,18 +85,15 @@ class ALBEF(Method):
         losses = {}
         tau = self.momentum.temperature()
         if self.contrast:
-            keys = self.momentum.keys(v_m, w_m, ids)
+            keys = self.momentum.keys(v_m, w_m, group)
             losses["itc"] = (
                 self.momentum.contrast(v, keys.text, keys.group, teacher_q=v_m)
                 + self.momentum.contrast(w, keys.image, keys.group, teacher_q=w_m)
             ) / 2
-        with torch.no_grad():
-            # As the contrast sees them: the student's queries against the teacher's keys.
-            i2t, t2i = v @ w_m.T / tau, w @ v_m.T / tau
-            if not self.hard_negatives or int(self.momentum.steps) < self.easy_steps:
-                i2t, t2i = torch.zeros_like(i2t), torch.zeros_like(t2i)
+        evenly = not self.hard_negatives or int(self.momentum.steps) < self.easy_steps
+        hard_text, hard_image = self.momentum.hard_negatives(v, w, v_m, w_m, group, evenly=evenly)
         losses["itm"], accuracy = matching_loss(
-            model, V, T, tokens["attention_mask"], image_to_text=i2t, text_to_image=t2i, ids=ids
+            model, V, T, tokens["attention_mask"], hard_text=hard_text, hard_image=hard_image
         )
         alpha = self.momentum.alpha_now()
         losses["mlm"] = masked_language_loss(
@@ -104,7 +101,13 @@ class ALBEF(Method):
         )
         logs = {name: loss.detach() for name, loss in losses.items()}
         logs |= {"matching_accuracy": accuracy, "temperature": tau.detach(), "alpha": torch.tensor(alpha)}
-        return {"loss": torch.stack(list(losses.values())).sum(), **logs}
+        loss = torch.stack(list(losses.values())).sum()
+        if self.contrast:
+            self.momentum.queue_after(loss, v_m, w_m, group, batch.get("index"))
+        return {"loss": loss, **logs}
+
+    def before_step(self) -> None:
+        self.momentum.before_step()
 
     def after_step(self, step: int) -> None:
         super().after_step(step)

@@ -70,6 +70,14 @@ class Ensemble(EmbeddingMethod):
             found.append(member.objective(own, batch))  # type: ignore[operator]
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}  # type: ignore[misc]
 
+    def before_step(self) -> None:
+        for member in self.members:
+            member.before_step()  # type: ignore[operator]
+
+    def after_step(self, step: int) -> None:
+        for member in self.members:
+            member.after_step(step)  # type: ignore[operator]
+
 
 class _OneHead:
     """The model with one of its heads, as a member's `model`. Not a module: the weights belong to the ensemble."""

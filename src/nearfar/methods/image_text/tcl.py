@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from nearfar.errors import UserError
 from nearfar.losses.functional import global_local_info_nce
 from nearfar.losses.groups import unit
 from nearfar.methods.base import Batch, Method
 from nearfar.methods.parts.matching import masked_language_loss, matching_loss
-from nearfar.methods.parts.momentum_contrast import MomentumContrast, ids_of
+from nearfar.methods.parts.momentum_contrast import MomentumContrast, group_of
 from nearfar.models.fusion.fusion_model import FusionModel
 
 CELLS = 4
@@ -60,7 +61,7 @@ class TCL(Method):
     ) -> None:
         super().__init__()
         if len(weights) != 6:
-            raise ValueError(f"weights are six: i2t, t2i, i2i, t2t, lmi image, lmi text; got {len(weights)}")
+            raise UserError(f"weights are six: i2t, t2i, i2i, t2t, lmi image, lmi text; got {len(weights)}")
         self.model = model
         self.momentum = MomentumContrast(
             model,
@@ -76,10 +77,10 @@ class TCL(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if "views" not in batch or len(batch["views"]) < 2:
-            raise ValueError("TCL needs two views of each picture: a Loader with n_views=2")
+            raise UserError("TCL needs two views of each picture: a Loader with n_views=2")
         model, moco, tokens = self.model, self.momentum, batch["text"]
         view, view_m = batch["views"][0], batch["views"][1]
-        ids = ids_of(batch, self.share_duplicates)
+        group = group_of(batch, self.share_duplicates)
         V, T = model.image_tokens(view), model.text_tokens(tokens)
         v, w = unit(model.image_projection(V[:, 0])), unit(model.text_projection(T[:, 0]))
         V_m, T_m, v_m, w_m = moco.teach(view_m, tokens)
@@ -88,28 +89,32 @@ class TCL(Method):
             l_text = unit(moco.teacher.module.text_projection(T_m[:, 1:]))
         mask, tau = tokens["attention_mask"], moco.temperature()
 
-        keys = moco.keys(v_m, w_m, ids)
+        keys = moco.keys(v_m, w_m, group)
         terms = {
             "i2t": lambda: moco.contrast(v, keys.text, keys.group, teacher_q=v_m),
             "t2i": lambda: moco.contrast(w, keys.image, keys.group, teacher_q=w_m),
             "i2i": lambda: moco.contrast(v, keys.image, keys.group),
             "t2t": lambda: moco.contrast(w, keys.text, keys.group),
-            "lmi_image": lambda: global_local_info_nce(v, l_image, temperature=tau, group=ids),
-            "lmi_text": lambda: global_local_info_nce(w, l_text, mask=mask[:, 1:], temperature=tau, group=ids),
+            "lmi_image": lambda: global_local_info_nce(v, l_image, temperature=tau, group=group),
+            "lmi_text": lambda: global_local_info_nce(w, l_text, mask=mask[:, 1:], temperature=tau, group=group),
         }
         losses = {name: terms[name]() for name, weight in zip(terms, self.weights, strict=True) if weight}
         weights = dict(zip(terms, self.weights, strict=True))
         aligned = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        with torch.no_grad():
-            i2t, t2i = v @ w_m.T / tau, w @ v_m.T / tau
-        itm, accuracy = matching_loss(model, V, T, mask, image_to_text=i2t, text_to_image=t2i, ids=ids)
+        hard_text, hard_image = moco.hard_negatives(v, w, v_m, w_m, group)
+        itm, accuracy = matching_loss(model, V, T, mask, hard_text=hard_text, hard_image=hard_image)
         alpha = moco.alpha_now()
         mlm = masked_language_loss(
             model, moco.teacher.module, tokens, V, V_m, alpha=alpha, probability=self.mask_probability
         )
         logs = {name: loss.detach() for name, loss in {**losses, "itm": itm, "mlm": mlm}.items()}
         logs |= {"matching_accuracy": accuracy, "temperature": tau.detach(), "alpha": torch.tensor(alpha)}
-        return {"loss": aligned + itm + mlm, **logs}
+        loss = aligned + itm + mlm
+        moco.queue_after(loss, v_m, w_m, group, batch.get("index"))
+        return {"loss": loss, **logs}
+
+    def before_step(self) -> None:
+        self.momentum.before_step()
 
     def after_step(self, step: int) -> None:
         super().after_step(step)
@@ -120,12 +125,12 @@ def pooled_patches(patches: Tensor) -> Tensor:
     """Unit patches `[B, P, D]` of a square grid, averaged to 4 x 4 cells `[B, 16, D]`. Cells are not made unit again,
     so their length tells how much their patches agree.
 
-    Raises ValueError where P is no square of a multiple of four.
+    Raises UserError where P is no square of a multiple of four.
     """
     b, p, d = patches.shape
     side = round(p**0.5)
     if side * side != p or side % CELLS:
-        raise ValueError(
+        raise UserError(
             f"{p} patches do not make a square that splits into {CELLS} x {CELLS} cells: use a ViT whose "
             f"image size is a multiple of {CELLS} patches"
         )

@@ -1,1 +1,1 @@
-"""Parts that methods share: momentum encoders, queues, distillation, matching, masking, negatives."""
+"""Parts that methods share: momentum encoders, queues, distillation, matching, masking, what waits for a step's end."""

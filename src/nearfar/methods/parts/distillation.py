@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nearfar.errors import UserError
 from nearfar.methods.parts.momentum_encoder import MomentumEncoder
 
 
@@ -19,7 +20,7 @@ class Distillation(nn.Module):
         alpha: the teacher's share of the targets.
         ramp_steps: steps over which alpha grows linearly from 0 (paper: the first epoch).
 
-    Raises ValueError where alpha is no share.
+    Raises UserError where alpha is no share.
     """
 
     steps: Tensor
@@ -27,7 +28,7 @@ class Distillation(nn.Module):
     def __init__(self, model: Any, *, momentum: float = 0.995, alpha: float = 0.4, ramp_steps: int = 0) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a share in [0, 1], got {alpha}")
+            raise UserError(f"alpha is a share in [0, 1], got {alpha}")
         self.teacher = MomentumEncoder(model, momentum)
         self.alpha, self.ramp_steps = alpha, ramp_steps
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 
 EMPTY = -100
-"""The id of a place that has never been filled: it equals no sample's id."""
+"""The group of a place that has never been filled: it equals no sample's."""
 
 
 class FeatureQueue(nn.Module):
@@ -22,18 +24,18 @@ class FeatureQueue(nn.Module):
 
     Attributes:
         features: `[size, dim]`, rows of unit length: random directions until filled, as in MoCo and ALBEF.
-        ids: `[size]` long, -100 where no id is known.
+        group: `[size]` long, the samples' groups; -100 where none is known.
         pointer: the place of the next push.
 
     >>> queue = FeatureQueue(dim=2, size=4)
     >>> queue.push(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([7, 8]))
-    >>> queue.features[:2], queue.ids, len(queue)
+    >>> queue.features[:2], queue.group, len(queue)
     (tensor([[0.6000, 0.8000],
             [0.0000, 1.0000]]), tensor([   7,    8, -100, -100]), 2)
     """
 
     features: Tensor
-    ids: Tensor
+    group: Tensor
     pointer: Tensor
     filled: Tensor
 
@@ -42,7 +44,7 @@ class FeatureQueue(nn.Module):
         if size < 1:
             raise UserError(f"size={size}: a queue holds at least one batch; leave the queue out instead")
         self.register_buffer("features", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("ids", torch.full((size,), EMPTY))
+        self.register_buffer("group", torch.full((size,), EMPTY))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
@@ -51,21 +53,24 @@ class FeatureQueue(nn.Module):
         return int(self.filled)
 
     @torch.no_grad()
-    def push(self, features: Tensor, ids: Tensor | None = None) -> None:
-        """Put features `[B, dim]`, and ids `[B]` if known, in the places of the oldest.
+    def push(self, features: Tensor, group: Tensor | None = None, *, index: Tensor | None = None) -> None:
+        """Put features `[B, dim]`, and groups `[B]` if known, in the places of the oldest.
 
         They are made unit length, and gathered over processes first, so that every process keeps the same queue.
+        `index` `[B]` names the samples in an error, by default the groups do.
 
         Raises:
-            UserError: the size is no multiple of the global batch, or the width is another.
+            UserError: the size is no multiple of the global batch, the width is another, or a feature is NaN or
+                infinite. The queue then stays as it was, on every process.
         """
         size, dim = self.features.shape
         if features.ndim != 2 or features.shape[1] != dim:
             raise UserError(f"the queue holds features [B, {dim}]; these are {list(features.shape)}")
-        if ids is None:
-            ids = torch.full((len(features),), EMPTY, device=features.device)
-        features = _gather(F.normalize(features.detach().to(self.features.dtype), dim=1))
-        ids = _gather(ids.to(self.ids))
+        known = index if index is not None else group
+        if group is None:
+            group = torch.full((len(features),), EMPTY, device=features.device)
+        features, group = _gather(features.detach().to(self.features.dtype)), _gather(group.to(self.group))
+        _require_finite(features, known)
         batch = len(features)
         if batch == 0 or size % batch:
             raise UserError(
@@ -76,10 +81,29 @@ class FeatureQueue(nn.Module):
         start = int(self.pointer)
         if start % batch:
             raise UserError(f"the queue was filled in batches of another size than {batch}: keep the batch size")
-        self.features[start : start + batch] = features
-        self.ids[start : start + batch] = ids
+        self.features[start : start + batch] = F.normalize(features, dim=1)
+        self.group[start : start + batch] = group
         self.pointer.fill_((start + batch) % size)
         self.filled.fill_(min(size, len(self) + batch))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}ids" in state_dict:  # what earlier versions called it
+            state_dict[f"{prefix}group"] = state_dict.pop(f"{prefix}ids")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _require_finite(features: Tensor, known: Tensor | None) -> None:
+    """Refuse gathered features that are not finite, by the samples' ids; every process refuses the same."""
+    bad = ~features.isfinite().all(dim=1)
+    if not bool(bad.any()):
+        return
+    ids = torch.arange(len(features), device=bad.device) if known is None else _gather(known.to(bad.device))
+    which = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
+    what = "rows" if known is None else "samples"
+    raise UserError(
+        f"features of {what} {which} are NaN or infinite, and would stay in the queue: look at those samples, lower "
+        "the learning rate, or raise the temperature"
+    )
 
 
 def _gather(local: Tensor) -> Tensor:

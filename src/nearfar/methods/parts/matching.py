@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nearfar.distributed import mean_weight
-from nearfar.methods.parts.hard_negatives import sample_hard_negatives
 from nearfar.methods.parts.token_masking import IGNORED, mask_tokens
 from nearfar.models.fusion.fusion_model import FusionModel
 
@@ -20,9 +19,8 @@ def matching_loss(
     text: Tensor,
     mask: Tensor,
     *,
-    image_to_text: Tensor,
-    text_to_image: Tensor | None = None,
-    ids: Tensor | None = None,
+    hard_text: Tensor,
+    hard_image: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Image-text matching (ITM): the batch's pairs against one hard image a text and one hard text an image.
 
@@ -30,18 +28,14 @@ def matching_loss(
         model: gives `match`.
         image, text: image tokens `[B, 1 + P, W]` and text states `[B, L, W]`; the loss's gradient reaches both.
         mask: `[B, L]` of the texts.
-        image_to_text: `[B, B]` similarities divided by the temperature, images in rows, by which each image's text is
-            drawn. Of the local batch only.
-        text_to_image: the same with texts in rows, by which each text's image is drawn; by default the transpose.
-        ids: `[B]`; samples of one id are never negatives of each other. A sample without any negative adds none.
+        hard_text: `[B]` long, for each image the row of a text that does not belong to it, as
+            `nearfar.ops.sample_hard_negatives` draws it; -1 adds none.
+        hard_image: `[B]` long, the same for each text.
 
     Returns the mean cross-entropy over the pairs, and the share judged rightly. In training both are weighted by this
     process's share of the pairs of all processes, so that their mean over processes is the mean over all pairs; every
     process must call it.
     """
-    text_to_image = image_to_text.T if text_to_image is None else text_to_image
-    hard_image = sample_hard_negatives(text_to_image, ids)  # for each text
-    hard_text = sample_hard_negatives(image_to_text, ids)  # for each image
     texts_with, images_with = hard_image >= 0, hard_text >= 0
     own = torch.arange(len(image), device=image.device)
     pictures = torch.cat([own, hard_image[texts_with], own[images_with]])

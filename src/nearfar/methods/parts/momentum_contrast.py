@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from nearfar import distributed
+from nearfar.errors import UserError
 from nearfar.losses import Temperature
 from nearfar.losses.functional import soft_target_info_nce
 from nearfar.losses.groups import unit
 from nearfar.methods.parts.distillation import Distillation
 from nearfar.methods.parts.feature_queue import EMPTY, FeatureQueue
+from nearfar.methods.parts.pending import Pending
+from nearfar.ops import sample_hard_negatives
 
 
 class Keys(NamedTuple):
@@ -24,7 +27,17 @@ class Keys(NamedTuple):
     text: Tensor
     """`[M, D]` unit rows."""
     group: Tensor | None
-    """`[M]` ids, -100 for the queue's random first rows; None when duplicates are taken for negatives."""
+    """`[M]` groups, -100 for the queue's random first rows; None when duplicates are taken for negatives."""
+
+
+class Features(NamedTuple):
+    """What a forward pass has for the queues: the teacher's features `[B, D]`, and the groups and ids `[B]` of their
+    samples."""
+
+    image: Tensor
+    text: Tensor
+    group: Tensor | None
+    ids: Tensor | None
 
 
 class MomentumContrast(Distillation):
@@ -41,7 +54,7 @@ class MomentumContrast(Distillation):
         self.image_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.text_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.temperature = Temperature(temperature, parametrisation="divisor", bounds=(0.001, 0.5))
-        self._pending: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._pending: Pending[Features] = Pending()
 
     @torch.no_grad()
     def teach(self, pixels: Tensor, tokens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,17 +63,33 @@ class MomentumContrast(Distillation):
         image, text = teacher.image_tokens(pixels), teacher.text_tokens(tokens)
         return image, text, unit(teacher.image_projection(image[:, 0])), unit(teacher.text_projection(text[:, 0]))
 
-    def keys(self, v_m: Tensor, w_m: Tensor, ids: Tensor | None) -> Keys:
-        """The batch's momentum features, then the queues. In training they wait to be queued by `after_step`, and
-        those of other processes join them, so that the loss is that of the whole batch; every process must call it."""
+    def keys(self, v_m: Tensor, w_m: Tensor, group: Tensor | None) -> Keys:
+        """The batch's momentum features `[B, D]`, then the queues. In training those of other processes join them, so
+        that the loss is that of the whole batch; every process must call it."""
         if self.training:
-            self._pending.append((v_m, w_m, ids))
-            v_m, w_m, ids = _of_all(v_m), _of_all(w_m), None if ids is None else _of_all(ids)
+            v_m, w_m, group = _of_all(v_m), _of_all(w_m), None if group is None else _of_all(group)
         images, texts = self.image_queue, self.text_queue
         if images is None or texts is None:
-            return Keys(v_m, w_m, ids)
-        group = None if ids is None else torch.cat([ids, images.ids.clone()])
-        return Keys(torch.cat([v_m, images.features]), torch.cat([w_m, texts.features]), group)
+            return Keys(v_m, w_m, group)
+        groups = None if group is None else torch.cat([group, images.group.clone()])
+        return Keys(torch.cat([v_m, images.features]), torch.cat([w_m, texts.features]), groups)
+
+    def queue_after(
+        self, loss: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, index: Tensor | None = None
+    ) -> None:
+        """Queue these features when a step on `loss` was taken."""
+        if self.training:
+            self._pending.after_backward(loss, Features(v_m, w_m, group, index))
+
+    def hard_negatives(
+        self, v: Tensor, w: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, *, evenly: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """For each image a text, and for each text an image: rows `[B]` of the local batch, -1 where there is none.
+        Drawn as the contrast compares them, the student's queries v, w with the teacher's keys; or evenly."""
+        scale = 0.0 if evenly else self.temperature.scale()
+        hard_text = sample_hard_negatives(v, w_m, scale, q_group=group, k_group=group)
+        hard_image = sample_hard_negatives(w, v_m, scale, q_group=group, k_group=group)
+        return hard_text, hard_image
 
     def contrast(self, q: Tensor, keys: Tensor, group: Tensor | None, teacher_q: Tensor | None = None) -> Tensor:
         """InfoNCE of queries `[B, D]` against keys `[M, D]` with the teacher's soft targets; hard ones without."""
@@ -74,14 +103,17 @@ class MomentumContrast(Distillation):
             k_group=group,
         )
 
+    def before_step(self) -> None:
+        """Forget what a step left that was not taken."""
+        self._pending.take()
+
     def after_step(self) -> None:
-        """Move the teacher, queue what the step's forward passes saw, count the step."""
+        """Move the teacher, queue what the step was made of, count the step."""
         super().after_step()
-        for v_m, w_m, ids in self._pending:
+        for features in self._pending.take():
             if self.image_queue is not None and self.text_queue is not None:
-                self.image_queue.push(v_m, ids)
-                self.text_queue.push(w_m, ids)
-        self._pending.clear()
+                self.image_queue.push(features.image, features.group, index=features.ids)
+                self.text_queue.push(features.text, features.group, index=features.ids)
 
 
 def _of_all(rows: Tensor) -> Tensor:
@@ -89,11 +121,12 @@ def _of_all(rows: Tensor) -> Tensor:
     return distributed.gather_rows(rows).roll(-distributed.rank() * len(rows), 0)
 
 
-def ids_of(batch: Any, share_duplicates: bool) -> Tensor | None:
-    """The ids by which samples match: `group`, or `index` where there is none; None when duplicates do not count."""
+def group_of(batch: Any, share_duplicates: bool) -> Tensor | None:
+    """The groups `[B]` by which samples match: `group`, or `index` where there is none; None when duplicates do not
+    count."""
     if not share_duplicates:
         return None
-    ids = batch.get("group", batch.get("index"))
-    if ids is not None and bool((ids == EMPTY).any()):
-        raise ValueError(f"{EMPTY} is the id of an empty place in a queue: number the groups otherwise")
-    return ids
+    group = batch.get("group", batch.get("index"))
+    if group is not None and bool((group == EMPTY).any()):
+        raise UserError(f"{EMPTY} is the group of an empty place in a queue: number the groups otherwise")
+    return group

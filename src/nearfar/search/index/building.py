@@ -77,7 +77,7 @@ def build(
         intake = Intake(encoder, writer, known, batch_size=batch_size, checkpoint=checkpoint)
         seen = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, bar(name, total, progress) as step:
-            for seen, found in read(source, name, pool, skipped, chunk=4 * batch_size):
+            for seen, found in read(source, name, pool, skipped, count=4 * batch_size):
                 intake.take(found, pool, skipped)
                 skipped.check(seen, limit=max_skipped, name=name, total=total)
                 step(seen)
@@ -172,9 +172,9 @@ class Intake:
 
 
 def read(
-    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, *, chunk: int
+    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, *, count: int
 ) -> Iterator[tuple[int, list[Found]]]:
-    """How many records were read so far, and the next chunk of them, looked at."""
+    """How many records were read so far, and the next of them, looked at."""
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     places: Iterable[tuple[int, Any]] = ((i, None) for i in range(len(source))) if by_number else enumerate(source)
 
@@ -183,7 +183,7 @@ def read(
         return look(source[place] if by_number else record, place, source=source, name=name)
 
     seen, places = 0, iter(places)
-    while numbered := list(islice(places, chunk)):
+    while numbered := list(islice(places, count)):
         found = []
         for (place, _), result in zip(numbered, pool.map(attempt(one), numbered), strict=True):
             if isinstance(result, UserError):

@@ -178,6 +178,7 @@ class Loop:
     def _step(self, used: list[Batch]) -> Row:
         """One optimiser step on the batches `used`."""
         epoch = self.batches.epoch
+        self.method.before_step()
         set_lr(self.optimizer, lr_factor(self.done, self.steps, self.config))
         self.optimizer.zero_grad(set_to_none=True)
         outputs = [
@@ -193,11 +194,12 @@ class Loop:
         ]
         processes.average_gradients(self.parameters)
         scalars = processes.mean({name: _mean([o[name] for o in outputs]) for name in outputs[0]})
-        norm = self._update(used, scalars)
+        norm, taken = self._update(used, scalars)
         self.done += 1
-        self.method.after_step(self.done)
-        if self.average:
-            self.average.update(self.method)
+        if taken:
+            self.method.after_step(self.done)
+            if self.average:
+                self.average.update(self.method)
         values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.done, "epoch": epoch, **values, "grad_norm": norm, "lr": lr}
@@ -205,8 +207,9 @@ class Loop:
     def _scale(self, loss: Tensor) -> Tensor:
         return self.scaler.scale(loss) if self.scaler else loss
 
-    def _update(self, used: list[Batch], scalars: dict[str, Tensor]) -> float:
-        """Check, clip and apply the gradient; returns its norm before clipping."""
+    def _update(self, used: list[Batch], scalars: dict[str, Tensor]) -> tuple[float, bool]:
+        """Check, clip and apply the gradient. Its norm before clipping, and whether the step was taken: a loss scaler
+        skips one whose gradient is infinite."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         norm = total_norm(self.parameters)
@@ -217,12 +220,13 @@ class Loop:
             guard.stop(self.done + 1, values, size_of_gradient, used, self.out)
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.clip_norm, norm)
-        if self.scaler:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
+        if not self.scaler:
             self.optimizer.step()
-        return size_of_gradient
+            return size_of_gradient, True
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return size_of_gradient, self.scaler.get_scale() >= scale  # lowered if, and only if, it skipped
 
     def _finish(self) -> Run:
         """Put the averaged weights in place, save the model, write the report, say what was skipped."""

@@ -99,6 +99,10 @@ class Checkpoints:
                 shutil.rmtree(doomed)
 
 
+RENAMED = ("_queue.ids", "_queue.group")
+"""A buffer's name in checkpoints of earlier versions, and its name now."""
+
+
 def load(folder: Path) -> dict[str, Any]:
     """What :meth:`Checkpoints.save` wrote, on the CPU, for this process."""
     from safetensors import SafetensorError
@@ -111,7 +115,9 @@ def load(folder: Path) -> dict[str, Any]:
         average = folder / "average.safetensors"
         mine = folder / f"process-{processes.rank()}.pt"
         return {
-            "method": load_file(folder / "method.safetensors"),
+            "method": {
+                name.replace(*RENAMED): value for name, value in load_file(folder / "method.safetensors").items()
+            },
             "average": load_file(average) if average.exists() else None,
             "optimizer": torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
             "process": torch.load(mine, weights_only=True, map_location="cpu"),

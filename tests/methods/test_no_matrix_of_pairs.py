@@ -1,0 +1,136 @@
+"""No method's step holds a matrix of all pairs of its batch: at 2,048 samples it would be far larger than all else."""
+
+import pytest
+import torch
+from nearfar.models.projection import Heads
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nearfar.methods import METHODS, find
+from nearfar.methods.text.simctg import SimCTG
+
+B = 2048
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the size of the largest tensor that an operation makes, forward or backward. What our own operators keep
+    has a budget (64 MiB, whatever the batch) and tests of its own."""
+
+    elements, where = 0, ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.namespace == "nearfar":
+            return out
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() > self.elements:
+                self.elements, self.where = tensor.numel(), f"{func} {tuple(tensor.shape)}"
+        return out
+
+
+class Points(torch.nn.Module):
+    """Encoders of vectors, for methods that see embeddings alone."""
+
+    embed_dim, temperature = 8, 0.07
+
+    def __init__(self):
+        super().__init__()
+        self.image, self.text = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def encode_image(self, pixels, normalize=False):
+        return self.image(pixels)
+
+    def encode_text(self, tokens, normalize=False):
+        return self.text(tokens)
+
+
+class Fusion(torch.nn.Module):
+    """What ALBEF and TCL ask of a model, as small as can be."""
+
+    embed_dim = 8
+
+    def __init__(self):
+        super().__init__()
+        self.image_projection, self.text_projection = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+        self.judge = torch.nn.Linear(8, 2)
+
+    def image_tokens(self, pixels):
+        return pixels
+
+    def text_tokens(self, tokens):
+        return tokens["states"]
+
+    def match(self, image, text, mask, rows):
+        return self.judge(image[rows][:, 0] * text[:, 0])
+
+
+def step(method, batch):
+    method.before_step()
+    with Largest() as largest:
+        method(batch)["loss"].backward()
+        method.after_step(1)
+    assert largest.elements < B * B / 4, largest.where
+
+
+@pytest.mark.parametrize("name", ["albef", "tcl"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_step_with_a_fusion_encoder(name, shared, monkeypatch):
+    method = find(name)(Fusion(), queue_size=B, share_duplicates=shared)
+    module = __import__(type(method).__module__, fromlist=["masked_language_loss"])
+    monkeypatch.setattr(module, "masked_language_loss", lambda model, *_, **__: model.judge.weight.sum() * 0)
+    # 16 cells of patches for TCL; states of the texts in the place of words.
+    image, states = torch.randn(2, B, 17, 8), torch.randn(B, 3, 8)
+    tokens = {"states": states, "attention_mask": torch.ones(B, 3)}
+    step(method, {"image": image[0], "views": image, "text": tokens, "index": torch.arange(B) // 2})
+    assert len(method.momentum.image_queue) == B
+
+
+@pytest.mark.parametrize("name", ["align", "clip", "negclip", "siglip"])
+def test_a_step_with_embeddings(name):
+    settings = {"exclude_duplicates": True} if name != "siglip" else {"share_duplicates": True}
+    image, text, negative = torch.randn(3, B, 8)
+    batch = {"image": image, "text": text, "negative_text": negative, "group": torch.arange(B) // 2}
+    step(find(name)(Points(), **settings), batch)
+
+
+def test_a_step_of_an_ensemble():
+    class Two(Points):
+        def __init__(self):
+            super().__init__()
+            self.image_projection = Heads([torch.nn.Linear(8, 8) for _ in range(2)])
+
+        def image_summary(self, pixels):
+            return pixels
+
+        text_summary = image_summary
+
+        def encode_image(self, pixels, normalize=False, head=0):
+            return self.image_projection[head](pixels)
+
+    image, text = torch.randn(2, B, 8)
+    step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
+
+
+def test_a_step_of_simctg_by_tokens():
+    """Here the pairs are of tokens, within a text, and taken 4,096 x 4,096 at a time."""
+    length = 8192
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.states, self.words = torch.nn.Embedding(5, 8), torch.nn.Linear(8, 5)
+
+        def forward(self, tokens):
+            hidden = self.states(tokens["input_ids"])
+            return self.words(hidden), hidden
+
+    ids = torch.randint(5, (1, length))
+    method = SimCTG(Model())
+    with Largest() as largest:
+        method({"text": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}})["loss"].backward()
+    assert largest.elements <= length**2 / 4, largest.where
+
+
+def test_every_method_is_looked_at():
+    """`answering` and `entailment` compare no samples with one another."""
+    here = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "simctg", "answering", "entailment"}
+    assert set(METHODS) == here
