@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow lint types doctest docs compare bench clean
+.PHONY: demo test test-slow mutate lint types doctest docs compare bench clean
 
 # Environments hold the tested versions, from constraints.txt. What pip would compile ahead, Python compiles when it is
 # first imported: most of it never is.
@@ -31,6 +31,11 @@ test: .venv/.ok
 
 test-slow: .venv/.ok
 	$(BIN)/pytest -q -m slow
+
+# Bugs put in by hand, one at a time: do the tests catch them? Outside CI.
+mutate: .venv/.ok
+	$(BIN)/python tools/mutate.py
+	$(BIN)/python tools/write_tables.py
 
 lint: .venv/.ok
 	$(BIN)/ruff check .

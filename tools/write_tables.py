@@ -3,7 +3,8 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers, `claims` the
 claims of all recorded reproductions with their verdicts,
 `reproduction SLUG` the arms and claims of a recorded reproduction, `commands` the command line,
-`benchmark NAME` the Markdown that `benchmarks/results/NAME.md` holds.
+`benchmark NAME` the Markdown that `benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of
+`tools/mutate.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def table(name: str, page: Path) -> str:
         return tables.as_markdown(found) if found else "_No recorded run yet._"
     if kind == "benchmark":
         return (ROOT / "benchmarks" / "results" / f"{argument}.md").read_text("utf-8").strip()
+    if kind == "mutants":
+        return mutants(json.loads((ROOT / "tools" / "mutants" / "record.json").read_text("utf-8")))
     raise ValueError(f"no table {name!r}")
 
 
@@ -50,6 +53,18 @@ def claims(page: Path) -> str:
         for text, *_, verdict in tables.claim_rows(record(paper.slug) or {"claims": []}):
             rows.append(f"| [{paper.name}]({link}) | {text} | **{verdict}** |")
     return "\n".join(rows)
+
+
+def mutants(found: dict[str, Any]) -> str:
+    """How many bugs put in by hand the tests caught, by room, and which they did not."""
+    rows = ["| bugs in | put in | caught | score |", "|---|--:|--:|--:|"]
+    for name, room in [*found["rooms"].items(), ("**all**", found)]:
+        rows.append(f"| {name} | {room['bugs']} | {room['caught']} | {100 * room['score']:.1f} % |")
+    missed = [f"- {name}" for name in found["survivors"]]
+    same = [f"- {name}; {why}" for name, why in found["equivalent"].items()]
+    parts = [("Not caught:", missed), ("Not counted, since no test can tell them from the right code:", same)]
+    lists = [f"\n{title}\n\n" + "\n".join(lines) for title, lines in parts if lines]
+    return "\n".join([*rows, *lists])
 
 
 def record(slug: str) -> dict[str, Any] | None:

@@ -85,6 +85,20 @@ def test_answers_count_by_their_share_and_questions_by_their_weight(method, batc
     torch.testing.assert_close(half, expected.sum())
 
 
+def test_accuracy_is_the_share_of_answers_that_the_decoder_would_write(method, batch_of, monkeypatch):
+    """Logits that write every answer but one, word by word; that one's share is lost."""
+    batch = asked(method.model, batch_of)
+
+    def logits(model, states, mask, answers):
+        found = torch.nn.functional.one_hot(answers["input_ids"].roll(-1, 1), 400).float()
+        found[1, 0] = 0.0  # the second answer, a quarter of question 0, begins with another word
+        found[1, 0, 399] = 1.0
+        return found
+
+    monkeypatch.setattr(type(method.model), "answer_logits", logits)
+    assert method(batch)["accuracy"].item() == pytest.approx(1 - 0.25 / 4)
+
+
 def test_empty_answers_change_nothing(method, batch_of):
     batch = asked(method.model, batch_of)
     other = ANSWERS.copy()

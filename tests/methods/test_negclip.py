@@ -9,6 +9,7 @@ import nearfar
 from nearfar.data import Loader, mine_hard_images, with_hard_captions
 from nearfar.data.scenes import scenes
 from nearfar.evaluation import embed_images
+from nearfar.losses.functional import info_nce
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.methods.image_text.negclip import NegCLIP
 from oracles import negclip as oracle
@@ -159,6 +160,15 @@ def test_a_clip_of_transformers_learns_from_hard_captions_and_images():
     moved = [name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])]
     assert any("vision" in n or "image" in n for n in moved)
     assert any("text" in n for n in moved)
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_duplicates_are_left_out_only_where_they_should(exclude):
+    batch, group = random_batch(), torch.tensor([0, 0, 1, 2, 3])
+    found = NegCLIP(Identity(), temperature=0.5, exclude_duplicates=exclude)({**batch, "group": group})["loss"]
+    x, t, h = batch["image"], batch["text"], batch["negative_text"]
+    expected = info_nce(x, t, temperature=0.5, negatives_b=h, group=group if exclude else None)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_temperature_goes_on_from_the_model_s():

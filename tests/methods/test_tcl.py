@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from nearfar.methods.image_text.albef import ALBEF
 from nearfar.methods.image_text.tcl import TCL, pooled_patches
@@ -81,6 +82,62 @@ def test_gradients_reach_student_only(model, batch_of):
     method(batch_of(model))["loss"].backward()
     assert all(p.grad is None for p in method.momentum.teacher.parameters())
     assert method.momentum.temperature.value.grad.abs() > 0
+
+
+def moved_apart(module):
+    """A teacher whose weights are not the student's."""
+    for p in module.parameters():
+        p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+
+
+@torch.no_grad()
+def test_the_local_image_term_by_hand(model, batch_of):
+    """The student's summary of view 0 among the teacher's pooled patches of view 1, the class token left out."""
+    batch = batch_of(model)
+    method = TCL(model.eval(), queue_size=0, temperature=0.2).eval()
+    teacher = method.momentum.teacher.module
+    moved_apart(teacher)
+    found = method(batch)["lmi_image"]
+    v = model.encode_image(batch["views"][0], normalize=True)
+    patches = teacher.image_projection(teacher.image_tokens(batch["views"][1])[:, 1:])
+    s = torch.einsum("id,jkd->ijk", v, pooled_patches(normalize(patches, dim=2))) / 0.2
+    losses = []
+    for i in range(4):
+        others = s[i, [j for j in range(4) if j != i]].exp().sum()
+        losses.append(-(s[i, i].exp() / (s[i, i].exp() + others)).log().mean())
+    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("group", [None, [4, 4, 5, 6]])
+def test_each_contrast_has_its_own_queries_and_keys(model, batch_of, group):
+    """Against the plain matrices, the teacher apart from the student, hard targets (alpha 0)."""
+    batch = batch_of(model)
+    if group:
+        batch["group"] = torch.tensor(group)
+    method = TCL(model.eval(), queue_size=8, alpha=0.0, temperature=0.3).eval()
+    moco = method.momentum
+    teacher = moco.teacher.module
+    moved_apart(teacher)
+    found = method(batch)
+    v, w = model.encode_image(batch["views"][0], True), model.encode_text(batch["text"], True)
+    v_m, w_m = teacher.encode_image(batch["views"][1], True), teacher.encode_text(batch["text"], True)
+    ids = torch.tensor(group) if group else torch.arange(4)
+    same = (ids[:, None] == ids).float()
+    target = torch.cat([same / same.sum(1, keepdim=True), torch.zeros(4, 8)], 1)
+    images, texts = torch.cat([v_m, moco.image_queue.features]), torch.cat([w_m, moco.text_queue.features])
+    for name, q, k in [("i2t", v, texts), ("t2i", w, images), ("i2i", v, images), ("t2t", w, texts)]:
+        expected = torch.nn.functional.cross_entropy(q @ k.T / 0.3, target)
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tau_returns_within_its_bounds_after_a_step(model):
+    method = TCL(model, queue_size=0)
+    for value, expected in [(3.0, 0.5), (-1.0, 0.001), (0.2, 0.2)]:
+        with torch.no_grad():
+            method.momentum.temperature.value.fill_(value)
+        method.after_step(1)
+        assert method.momentum.temperature().item() == pytest.approx(expected)
 
 
 def test_batch_of_one(model, batch_of):

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from nearfar.ops.tiling.tiles import KEEP_ALL_BELOW, KEEP_AT_MOST, grid, run_of, tile_shape, tiles_to_keep
+from nearfar.ops import log_partition
+from nearfar.ops.tiling.tiles import (
+    KEEP_ALL_BELOW,
+    KEEP_AT_MOST,
+    Pairs,
+    grid,
+    own_logits,
+    run_of,
+    tile_shape,
+    tiles_to_keep,
+)
 
 
 @pytest.mark.parametrize(("n", "m", "tile"), [(7, 5, (3, 2)), (1, 9, (4, 4)), (600, 30, (512, 7)), (0, 4, (2, 2))])
@@ -38,6 +48,7 @@ def test_default_tiles_leave_no_sliver():
     assert rows == 515
     assert cols == 1000
     assert tile_shape(0, 0, None) == (1, 1)
+    assert len(grid(1031, 2051, tile_shape(1031, 2051, None))) == 2 * 3
 
 
 def test_budget_counts_whole_tiles():
@@ -59,4 +70,34 @@ def test_the_usual_budget_is_a_small_part_of_a_large_matrix():
 
 def test_runs_become_slices():
     assert run_of(torch.tensor([4, 5, 6])) == slice(4, 7)
-    assert torch.equal(run_of(torch.tensor([4, 6, 5])), torch.tensor([4, 6, 5]))
+    for scattered in ([4, 6, 5], [4, 4, 6], [4, 7, 6, 7]):
+        assert torch.equal(run_of(torch.tensor(scattered)), torch.tensor(scattered))
+
+
+@pytest.mark.parametrize("tile", [(8, 3), (3, 8), (5, 5), (2, 7)])
+@pytest.mark.parametrize("start", [0, 4])
+def test_own_pairs_are_left_out_wherever_they_cross_a_tile(tile, start):
+    """Also where they enter a tile from its side: tiles that are higher than wide, own keys that begin further on."""
+    q, k = torch.randn(2, 13, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    k = torch.cat([k, k, k])
+    for own in (torch.arange(13) + start, torch.arange(13).flip(0) + start):
+        pairs = Pairs(q, k, torch.ones(13), own=own, tile=tile)
+        for each, queries in pairs.walk():
+            z = pairs.logits(each, queries, torch.empty(each.shape))
+            expected = own[each.rows, None] == torch.arange(39)[None, each.cols]
+            assert torch.equal(z == -torch.inf, expected)
+
+
+def test_own_logits_are_summed_in_float64():
+    q, k = torch.randn(2, 9, 5000, generator=torch.Generator().manual_seed(1)).unbind()
+    found = own_logits(Pairs(q, k, torch.ones(9), own=torch.arange(9)))
+    torch.testing.assert_close(found, (q * k).double().sum(1), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [300.0, -300.0])
+def test_a_negative_scale_is_as_large_as_a_positive_one(scale):
+    q, k = torch.nn.functional.normalize(torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(2)), dim=2)
+    pairs = Pairs(q, k, torch.full((9,), scale))
+    assert pairs.bound() == pytest.approx(300 * 1.442695, rel=1e-4)
+    found = log_partition(q, k, scale)
+    torch.testing.assert_close(found.double(), (scale * q.double() @ k.double().T).logsumexp(1), rtol=1e-5, atol=1e-4)

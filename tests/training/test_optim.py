@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy import Plain, loader
+from toy import Pairs, Plain, batch, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
 from nearfar.training.loop.ema import MovingAverage
 from nearfar.training.loop.endless import Endless
 from nearfar.training.loop.optim import Lamb, build_optimizer, lr_factor
+from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
 
 QUIET = {"progress": False, "report": False}
@@ -133,6 +134,21 @@ def test_an_epoch_of_accumulated_batches_has_fewer_steps(tmp_path):
     train(Plain(), loader(6), out=tmp_path / "run", epochs=2, accumulate=2, keep=9, **QUIET)
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
     assert kept == ["step-00000003", "step-00000006"]
+
+
+def test_the_loss_scaler_of_half_precision_leaves_the_gradient_as_it_is():
+    """Adam would forgive a gradient that is thousands of times too large or too small; its logged norm does not. The
+    first scales are too large for this loss, and are lowered step by step."""
+    settings = {"steps": 12, "lr": 1e-7, "log_every": 1, "device": "cpu", **QUIET}
+    plain, half = (train(Pairs(), loader(1), precision=each, **settings).history[-1] for each in ("no", "fp16"))
+    assert half["grad_norm"] == pytest.approx(plain["grad_norm"], rel=0.02)
+
+
+def test_a_validation_drops_no_numbers():
+    method = Pairs(dropout=0.5).train()
+    found = validate(method, [batch(12, 3)], None)["val_loss"]
+    with torch.no_grad():
+        assert found == pytest.approx(method.eval()(batch(12, 3))["loss"].item(), rel=1e-6)
 
 
 def test_a_seed_seeds_every_stream():
