@@ -12,6 +12,8 @@ import pytest
 
 import nearfar
 from nearfar import cli, methods
+from nearfar.evaluation.protocols import PROTOCOLS
+from nearfar.evaluation.protocols.signature import load
 from nearfar.papers import PAPERS
 
 SOURCE = Path(nearfar.__file__).parent
@@ -34,7 +36,7 @@ ALLOWED = {
     "reproductions": None,  # these know all
     "commands": None,
 }
-GROUND = {"distributed", "errors", "files", "locks", "modes", "papers", "trust"}
+GROUND = {"distributed", "errors", "files", "locks", "lookup", "modes", "papers", "trust"}
 
 
 def imports(path: Path) -> set[str]:
@@ -110,11 +112,17 @@ def test_help_does_not_wait_for_torch():
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120)
 
 
-def test_the_command_line_knows_the_protocols():
-    from nearfar.commands.evaluate import PROTOCOLS
-    from nearfar.evaluation.evaluate import PROTOCOLS as THERE
-
-    assert list(PROTOCOLS) == list(THERE)
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_row_of_protocols_names_real_things(name):
+    row = PROTOCOLS[name]
+    assert row.name == name
+    load(row.measure)
+    if row.examples is not None:
+        load(row.examples[1])
+    options = {option.name: option for option in row.options}
+    assert all(option.help for option in options.values())
+    assert {*row.flags.values(), row.own_data or next(iter(row.flags.values()), None)} - {None} <= set(options)
+    assert not row.named_classes or "classes" in options
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

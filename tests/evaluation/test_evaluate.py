@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nearfar.errors import UserError
-from nearfar.evaluation import PROTOCOLS, USUAL, Embeddings, Result, embed, evaluate, left_out
+from nearfar.evaluation import PROTOCOLS, USUAL, Embeddings, Protocol, Result, embed, evaluate, left_out
 
 
 def test_all_protocols_on_one_embedding(encoder, colours, monkeypatch):
@@ -48,7 +48,8 @@ def test_unknown_protocols_are_told(encoder, colours):
 
 
 def test_a_protocol_may_live_elsewhere(encoder, colours, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "elsewhere", "nearfar.evaluation.evaluate:_geometry")
+    home = "nearfar.evaluation.protocols.geometry:geometry"
+    monkeypatch.setitem(PROTOCOLS, "elsewhere", Protocol("elsewhere", "the same", home, takes=("embeddings",)))
     assert evaluate(encoder, colours, ("elsewhere",))["elsewhere"].name == "geometry"
 
 

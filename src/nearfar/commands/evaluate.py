@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+import textwrap
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-from nearfar import files
+from nearfar import files, lookup
 from nearfar.errors import UserError, at_least
-
-PROTOCOLS = (
-    "retrieval",
-    "zero_shot",
-    "knn",
-    "linear_probe",
-    "geometry",
-    "compositionality",
-    "order_probe",
-    "answering",
-    "entailment",
-    "grounding",
-)
-"""The names of `nearfar.evaluation.PROTOCOLS`, which would bring torch along: help should not wait for it."""
+from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure a model on data: retrieval, zero-shot, probes, geometry, compositionality, answers to questions,
-    entailment, grounding. Every figure comes with its 95 % interval and what chance would reach; data of several
-    domains (drawing styles) gets a table of each."""
+    """Measure a model on data by one or more protocols. Every figure comes with its 95 % interval and what chance would
+    reach; data of several domains (drawing styles) gets a table of each."""
     asked = parser().parse_args(arguments)
     from rich.console import Console
 
@@ -37,6 +25,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.models import load
     from nearfar.models.fusion.reranker import as_fusion
 
+    options = protocol_options(asked)
     at_least(1, **{"--limit": asked.limit, "--batch-size": asked.batch_size})
     if asked.json:
         files.place(asked.json)
@@ -63,7 +52,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         captions=asked.captions,
         progress=True,
         embeddings=embeddings,
-        options=protocol_options(asked),
+        options=options,
     )
     reranker = None
     if asked.rerank is not None and embeddings is not None:
@@ -99,7 +88,12 @@ evaluate.raw = True  # type: ignore[attr-defined]
 
 def parser() -> ArgumentParser:
     """The flags."""
-    made = ArgumentParser(prog="nearfar evaluate", description=evaluate.__doc__)
+    made = ArgumentParser(
+        "nearfar evaluate",
+        description=cleandoc(evaluate.__doc__ or ""),
+        epilog="\n".join(["protocols, with their options:", *map(told, PROTOCOLS.values())]),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     made.add_argument("model", help="a folder that nearfar or transformers saved, or a model's name")
     made.add_argument(
         "--on",
@@ -113,37 +107,34 @@ def parser() -> ArgumentParser:
         nargs="+",
         metavar="NAME",
         choices=list(PROTOCOLS),
-        help=f"what to measure: {', '.join(PROTOCOLS)} (default: retrieval zero_shot geometry, as far as "
-        "the data allows)",
+        help=f"what to measure: {', '.join(PROTOCOLS)} (default: "
+        f"{' '.join(name for name, row in PROTOCOLS.items() if row.usual)}, as far as the data allows)",
     )
     made.add_argument("--limit", type=int, metavar="N", help="use the first N records of the data (default: all)")
     made.add_argument("--captions", type=int, metavar="N", help="use the first N captions of each image (default: all)")
-    made.add_argument("--templates", default="short", help="zero-shot: name, short, full, or a sentence with {} in it")
     made.add_argument(
-        "--candidates",
-        default="present",
-        choices=["present", "all"],
-        help="zero-shot: choose among the classes that occur, or among all (default: %(default)s)",
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="PROTOCOL.OPTION=VALUE",
+        help="settings of single protocols, such as knn.k=5; all are listed below",
     )
+    for protocol in PROTOCOLS.values():
+        own = {option.name: option for option in protocol.options}
+        for flag, name in protocol.flags.items():
+            made.add_argument(
+                flag,
+                dest=f"{protocol.name}.{name}",
+                nargs="*" if own[name].is_list else None,
+                choices=own[name].choices,
+                metavar=None if own[name].choices else "VALUE",
+                help=f"{protocol.name}: {own[name].told}".replace("%", "%%"),
+            )
     made.add_argument(
         "--train",
         metavar="SOURCE",
         help="data to fit probes and text-only baselines on, and to take candidate answers from (default: half of the "
         "data)",
-    )
-    made.add_argument(
-        "--answer-list",
-        metavar="FILE",
-        help="answering: a JSON list of the answers to choose from (default: those of --train, or of the data)",
-    )
-    made.add_argument(
-        "--aro", metavar="FOLDER", help="compositionality: use ARO's annotation files and pictures there, not the data"
-    )
-    made.add_argument(
-        "--leave-out",
-        nargs="*",
-        metavar="RELATION",
-        help="compositionality, with --aro: relations that do not count (default: those that stay true when swapped)",
     )
     made.add_argument("--train-split", help="the split of --train")
     for column in ("image", "text", "label", "answers"):
@@ -185,9 +176,45 @@ def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) ->
 
 
 def protocol_options(asked: Namespace) -> dict[str, dict[str, Any]]:
-    """Each protocol's own settings, from the flags."""
-    return {
-        "zero_shot": {"templates": asked.templates, "candidates": asked.candidates},
-        "compositionality": {"aro": asked.aro, "leave_out": asked.leave_out},
-        "answering": {"candidates": asked.answer_list},
-    }
+    """Each protocol's own settings: those that have flags of their own, then those of `--options`."""
+    options: dict[str, dict[str, Any]] = {}
+    for protocol in PROTOCOLS.values():
+        for flag, name in protocol.flags.items():
+            option = next(option for option in protocol.options if option.name == name)
+            if (given := getattr(asked, f"{protocol.name}.{name}")) is not None:
+                value = given if option.is_words else read(given, flag)
+                options.setdefault(protocol.name, {})[name] = value
+    for word in asked.options:
+        where, key, value = setting(word)
+        options.setdefault(where, {})[key] = value
+    return options
+
+
+def setting(word: str) -> tuple[str, str, Any]:
+    """Protocol, option and value of a `PROTOCOL.OPTION=VALUE`, the value read as YAML."""
+    key, equals, text = word.partition("=")
+    name, dot, option = key.partition(".")
+    if not (equals and dot):
+        raise UserError(f"--options: {word!r} is no PROTOCOL.OPTION=VALUE, such as knn.k=5")
+    lookup.find("protocol", name, PROTOCOLS).check_options([option], where="--options: ")
+    return name, option, read(text, "--options")
+
+
+def read(text: str, flag: str) -> Any:
+    """A value written as YAML: a number, a word, [a, list]."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{flag}: {text!r} is no value: put it in quotes") from None
+
+
+def told(protocol: Protocol) -> str:
+    """The help on a protocol: what it measures, and its options."""
+    return "\n".join([f"\n  {protocol.name}: {protocol.about}", *_options(protocol)])
+
+
+def _options(protocol: Protocol) -> Iterator[str]:
+    for option in protocol.options:
+        yield textwrap.fill(f"{option.name}: {option.told}", 100, initial_indent="    ", subsequent_indent="      ")

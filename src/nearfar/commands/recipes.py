@@ -23,17 +23,16 @@ def recipes(arguments: Sequence[str]) -> None:
 
 def copy(name: str, dest: Path) -> None:
     """Copy a shipped recipe, or a configuration of `accelerate launch`, to a folder or file that is not there yet."""
-    from nearfar import files
+    from nearfar import files, lookup
     from nearfar.errors import UserError
     from nearfar.training.recipe import launch_configurations, shipped
 
     known = shipped() | launch_configurations()
-    if name not in known:
-        raise UserError(f"no recipe {name!r}; there are: {', '.join(known)}")
-    target = dest / known[name].name if dest.is_dir() else dest
+    source = lookup.find("recipe", name, known)
+    target = dest / source.name if dest.is_dir() else dest
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
-    files.write(target, known[name].read_bytes())
+    files.write(target, source.read_bytes())
     launch = f"accelerate launch --config_file {target} -m nearfar.cli train RECIPE"
     print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")
 

@@ -1,20 +1,65 @@
-"""Evaluation: one file a protocol, each for anything with `encode_image` and `encode_text`."""
+"""Evaluation: one file a protocol, each for anything with `encode_image` and `encode_text`.
 
-from nearfar.embedding.embed_source import embed, embed_images, embed_texts
-from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.evaluate import PROTOCOLS, USUAL, Job, evaluate, left_out
-from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
-from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
-from nearfar.evaluation.protocols.answering import answering
-from nearfar.evaluation.protocols.entailment import entailment
-from nearfar.evaluation.protocols.geometry import geometry
-from nearfar.evaluation.protocols.grounding import grounding
-from nearfar.evaluation.protocols.probes import knn, linear_probe
-from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
-from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
-from nearfar.evaluation.protocols.zero_shot import ZeroShotClassifier, class_prototypes, zero_shot
-from nearfar.prompting.templates import TEMPLATES, templates
+Names are imported when they are first used: the command line reads the table of protocols, and must not wait for torch.
+"""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nearfar.embedding.embed_source import embed, embed_images, embed_texts
+    from nearfar.embedding.embeddings import Embeddings
+    from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
+    from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
+    from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
+    from nearfar.evaluation.protocols.answering import answering
+    from nearfar.evaluation.protocols.entailment import entailment
+    from nearfar.evaluation.protocols.geometry import geometry
+    from nearfar.evaluation.protocols.grounding import grounding
+    from nearfar.evaluation.protocols.probes import knn, linear_probe
+    from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
+    from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
+    from nearfar.evaluation.protocols.zero_shot import ZeroShotClassifier, class_prototypes, zero_shot
+    from nearfar.evaluation.run_protocols import USUAL, Job, evaluate, left_out
+    from nearfar.prompting.templates import TEMPLATES, templates
+
+_HOME = {
+    "Embeddings": "nearfar.embedding.embeddings",
+    "Job": "nearfar.evaluation.run_protocols",
+    "Metric": "nearfar.evaluation.measures.result",
+    "PROTOCOLS": "nearfar.evaluation.protocols",
+    "Protocol": "nearfar.evaluation.protocols",
+    "Ranks": "nearfar.evaluation.measures.ranks",
+    "Result": "nearfar.evaluation.measures.result",
+    "TEMPLATES": "nearfar.prompting.templates",
+    "USUAL": "nearfar.evaluation.run_protocols",
+    "ZeroShotClassifier": "nearfar.evaluation.protocols.zero_shot",
+    "answering": "nearfar.evaluation.protocols.answering",
+    "class_prototypes": "nearfar.evaluation.protocols.zero_shot",
+    "embed": "nearfar.embedding.embed_source",
+    "embed_images": "nearfar.embedding.embed_source",
+    "embed_texts": "nearfar.embedding.embed_source",
+    "entailment": "nearfar.evaluation.protocols.entailment",
+    "evaluate": "nearfar.evaluation.run_protocols",
+    "geometry": "nearfar.evaluation.protocols.geometry",
+    "grounding": "nearfar.evaluation.protocols.grounding",
+    "knn": "nearfar.evaluation.protocols.probes",
+    "left_out": "nearfar.evaluation.run_protocols",
+    "linear_probe": "nearfar.evaluation.protocols.probes",
+    "load_results": "nearfar.evaluation.measures.result",
+    "nearest": "nearfar.evaluation.measures.ranks",
+    "rank": "nearfar.evaluation.measures.ranks",
+    "rank_metrics": "nearfar.evaluation.protocols.retrieval",
+    "rank_scores": "nearfar.evaluation.measures.ranks",
+    "register": "nearfar.evaluation.protocols",
+    "reranked_retrieval": "nearfar.evaluation.protocols.reranked_retrieval",
+    "retrieval": "nearfar.evaluation.protocols.retrieval",
+    "save_results": "nearfar.evaluation.measures.result",
+    "templates": "nearfar.prompting.templates",
+    "zero_shot": "nearfar.evaluation.protocols.zero_shot",
+}
 __all__ = [
     "PROTOCOLS",
     "TEMPLATES",
@@ -22,6 +67,7 @@ __all__ = [
     "Embeddings",
     "Job",
     "Metric",
+    "Protocol",
     "Ranks",
     "Result",
     "ZeroShotClassifier",
@@ -42,9 +88,20 @@ __all__ = [
     "rank",
     "rank_metrics",
     "rank_scores",
+    "register",
     "reranked_retrieval",
     "retrieval",
     "save_results",
     "templates",
     "zero_shot",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'nearfar.evaluation' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

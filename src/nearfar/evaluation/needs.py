@@ -5,32 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nearfar import lookup
 from nearfar.data.sources.skipped import BadRecord
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.protocols import PROTOCOLS
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "retrieval": ("text",),
-    "zero_shot": ("label",),
-    "knn": ("label",),
-    "linear_probe": ("label",),
-    "compositionality": ("text",),
-    "order_probe": ("text",),
-    "answering": ("text", "answers"),
-    "entailment": ("text", "label"),
-}
-"""What records need beside `image`."""
+CALLED = {"image": "pictures", "text": "captions", "label": "labels", "answers": "answers", "box|objects": "boxes"}
+"""What columns hold."""
 
-ABILITIES: dict[str, tuple[str, ...]] = {
-    "retrieval": ("encode_text",),
-    "zero_shot": ("encode_text",),
-    "compositionality": ("encode_text",),
-    "order_probe": ("encode_text",),
-    "answering": ("answer",),
-    "entailment": ("judge",),
-    "grounding": ("locate",),
-}
-"""What models need beside `encode_image`."""
+REMEDY = {"box|objects": "records need `text` and `box`, or `objects` with `phrase` and `box`"}
+"""What to do about a missing column, where another name for it is not enough."""
 
-CALLED = {"image": "pictures", "text": "captions", "label": "labels", "answers": "answers"}
 UNABLE = {
     "encode_image": "does not embed pictures",
     "encode_text": "does not embed texts",
@@ -38,6 +23,7 @@ UNABLE = {
     "judge": "does not sort pairs into classes: train one with the method `entailment`",
     "locate": "has no maps to look at: train one with the method albef or tcl",
 }
+"""What is said of a model without a method."""
 
 
 def lacking(
@@ -46,7 +32,7 @@ def lacking(
     """Why a protocol cannot be measured on data; None where nothing speaks against it.
 
     Args:
-        protocol: a name in `PROTOCOLS`; one that is not known here needs nothing but pictures.
+        protocol: a name in `PROTOCOLS`.
         source: a source or stream. Only its columns and classes are looked at, and its first record for a column that a
             `map` may have brought without saying so.
         captions: how many captions of each image count; None: all.
@@ -58,20 +44,19 @@ def lacking(
     >>> lacking("zero_shot", photos)
     'photos has no labels (its columns are: image, text): name the column with label=NAME'
     """
-    options = options or {}
-    if protocol == "compositionality" and options.get("aro") is not None:
-        return None  # ARO's files bring captions and pictures
-    for key in ("image", *COLUMNS.get(protocol, ())):
-        if not _has(source, key):
+    options, row = options or {}, lookup.find("protocol", protocol, PROTOCOLS)
+    if row.own_data and options.get(row.own_data) is not None:
+        return None
+    for key in row.needed_columns:
+        if not any(_has(source, column) for column in key.split("|")):
             columns = ", ".join(source.columns)
-            return f"{source.name} has no {CALLED[key]} (its columns are: {columns}): name the column with {key}=NAME"
-    if protocol == "grounding" and not (_has(source, "box") or _has(source, "objects")):
-        return f"{source.name} has no boxes: records need `text` and `box`, or `objects` with `phrase` and `box`"
-    if protocol in ("retrieval", "order_probe") and captions == 0:
+            remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in key.split("|")))
+            return f"{source.name} has no {_called(key)} (its columns are: {columns}): {remedy}"
+    if "text" in row.sides and captions == 0:
         return "captions is 0: no caption counts"
-    if protocol == "zero_shot" and not (source.classes or options.get("classes")):
-        return f"{source.name} names no classes: give them as classes=[...] in the options of zero_shot"
-    if protocol == "compositionality" and not hasattr(source, "__getitem__"):
+    if row.named_classes and not (source.classes or options.get("classes")):
+        return f"{source.name} names no classes: give them as classes=[...] in the options of {protocol}"
+    if row.by_number and not hasattr(source, "__getitem__"):
         return f"{source.name} is a stream, and its records must be asked for by number"
     return None
 
@@ -85,10 +70,47 @@ def unable(protocol: str, model: Any) -> str | None:
     >>> unable("retrieval", Pictures())
     'a Pictures does not embed texts'
     """
-    for ability in ("encode_image", *ABILITIES.get(protocol, ())):
+    for ability in lookup.find("protocol", protocol, PROTOCOLS).needed_abilities:
         if not hasattr(model, ability):
-            return f"a {type(model).__name__} {UNABLE[ability]}"
+            return f"a {type(model).__name__} {_unable(ability)}"
     return None
+
+
+def missing(protocol: str, data: Embeddings, model: Any = None) -> str | None:
+    """Why a protocol cannot be measured on data that is embedded already; None where nothing speaks against it.
+
+    >>> import torch
+    >>> pictures = Embeddings(torch.eye(3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), source="photos")
+    >>> missing("retrieval", pictures)
+    'photos has no captions'
+    """
+    row = lookup.find("protocol", protocol, PROTOCOLS)
+    for key in row.needed_columns:
+        if not any(_holds(data, column) for column in key.split("|")):
+            return f"{data.source} has no {_called(key)}"
+    if row.named_classes and not data.classes:
+        return f"{data.source} names no classes"
+    for ability in row.abilities:
+        if not hasattr(model, ability):
+            return f"the model {_unable(ability)}"
+    return None
+
+
+def _holds(data: Embeddings, key: str) -> bool:
+    if key in ("image", "text"):
+        return len(getattr(data, key)) > 0
+    if key in ("label", "domain"):
+        numbers = getattr(data, key)
+        return numbers is not None and bool((numbers >= 0).any())
+    return key in data.columns or getattr(data, key, None) is not None
+
+
+def _called(key: str) -> str:
+    return CALLED.get(key, f"`{key.replace('|', '` or `')}`")
+
+
+def _unable(ability: str) -> str:
+    return UNABLE.get(ability, f"has no `{ability}`")
 
 
 def _has(source: Any, key: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
 
+from nearfar import lookup
 from nearfar.errors import UserError
 from nearfar.training import ranges
 
@@ -105,11 +105,7 @@ class TrainConfig:
         0.1
         """
         known = [field.name for field in fields(self)]
-        for name in overrides:
-            if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise UserError(f"no training setting {name!r}.{hint} There are: {', '.join(known)}.")
+        lookup.check("training setting", overrides, known)
         return replace(self, **overrides)
 
     def warmup_steps(self, steps: int) -> int:

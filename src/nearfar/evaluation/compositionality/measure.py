@@ -1,4 +1,4 @@
-"""Compositionality as a protocol of `nearfar.evaluation.evaluate`: on the data itself, or on a copy of ARO's files."""
+"""Compositionality as a protocol of `nearfar.evaluation`: on the data itself, or on a copy of ARO's files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,139 @@
-"""Protocols, one a file."""
+"""The table of protocols, one row each: what `evaluate`, the command line, recipes, the check before training and the
+report know of them. A new protocol is one file here and one row below, or `register(Protocol(...))` from elsewhere.
+
+This module is light: what measures is imported when it runs.
+"""
+
+from __future__ import annotations
+
+from nearfar.errors import UserError
+from nearfar.evaluation.protocols.base import Protocol
+from nearfar.evaluation.protocols.signature import Option
+
+__all__ = ["PROTOCOLS", "Option", "Protocol", "register"]
+
+HERE = "nearfar.evaluation.protocols"
+EXAMPLES = "nearfar.evaluation.report.examples"
+
+_ROWS = (
+    Protocol(
+        "retrieval",
+        "does a text find its image, and an image its text?",
+        f"{HERE}.retrieval:retrieval",
+        takes=("embeddings",),
+        sides=("image", "text"),
+        usual=True,
+        headlines={
+            "text_to_image_R@1": "text to image R@1",
+            "text_to_image_R@10": "text to image R@10",
+            "image_to_text_R@1": "image to text R@1",
+            "image_to_text_R@10": "image to text R@10",
+        },
+    ),
+    Protocol(
+        "zero_shot",
+        "class names as classifiers",
+        f"{HERE}.zero_shot:zero_shot",
+        takes=("encoder", "embeddings"),
+        sides=("image",),
+        columns=("label",),
+        abilities=("encode_text",),
+        usual=True,
+        named_classes=True,
+        flags={"--templates": "templates", "--candidates": "candidates"},
+        headlines={"top1": "zero-shot top 1"},
+    ),
+    Protocol(
+        "knn",
+        "classes by the nearest labelled images",
+        f"{HERE}.probes:knn",
+        takes=("embeddings", "train_embeddings"),
+        sides=("image",),
+        columns=("label",),
+        headlines={"top1": "neighbours top 1"},
+    ),
+    Protocol(
+        "linear_probe",
+        "classes by logistic regression on frozen embeddings",
+        f"{HERE}.probes:linear_probe",
+        takes=("embeddings", "train_embeddings"),
+        sides=("image",),
+        columns=("label",),
+        headlines={"top1": "linear probe top 1"},
+    ),
+    Protocol(
+        "geometry",
+        "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
+        f"{HERE}.geometry:geometry",
+        takes=("embeddings",),
+        sides=("image",),
+        usual=True,
+    ),
+    Protocol(
+        "compositionality",
+        "relation, attribution and order of words, as multiple choice (ARO)",
+        "nearfar.evaluation.compositionality.measure:measure",
+        takes=("encoder", "source"),
+        columns=("image", "text"),
+        abilities=("encode_image", "encode_text"),
+        by_number=True,
+        own_data="aro",
+        flags={"--aro": "aro", "--leave-out": "leave_out"},
+        headlines={
+            "relation_accuracy": "relation",
+            "attribution_accuracy": "attribution",
+            "order_accuracy": "order",
+        },
+        examples=("Wrong choices", f"{EXAMPLES}:choices"),
+    ),
+    Protocol(
+        "order_probe",
+        "retrieval with shuffled captions, and with pictures cut up",
+        "nearfar.evaluation.compositionality.probe:order_probe",
+        takes=("encoder", "source"),
+        sides=("image", "text"),
+    ),
+    Protocol(
+        "answering",
+        "answers to questions, beside what is guessed without looking",
+        f"{HERE}.answering:answering",
+        takes=("encoder", "source"),
+        columns=("image", "text", "answers"),
+        abilities=("encode_image", "answer"),
+        flags={"--answer-list": "candidates"},
+        examples=("Wrong answers", f"{EXAMPLES}:answers"),
+    ),
+    Protocol(
+        "entailment",
+        "does a picture entail a statement, contradict it, or neither?",
+        f"{HERE}.entailment:entailment",
+        takes=("encoder", "source"),
+        columns=("image", "text", "label"),
+        abilities=("encode_image", "judge"),
+        examples=("Wrong verdicts", f"{EXAMPLES}:verdicts"),
+    ),
+    Protocol(
+        "grounding",
+        "does a model, asked about a phrase, look at the thing?",
+        f"{HERE}.grounding:grounding",
+        takes=("encoder", "source"),
+        columns=("image", "box|objects"),
+        abilities=("encode_image", "locate"),
+        examples=("Where it looks", f"{EXAMPLES}:looks"),
+    ),
+)
+
+PROTOCOLS: dict[str, Protocol] = {row.name: row for row in _ROWS}
+"""Protocols by name."""
+
+
+def register(protocol: Protocol) -> Protocol:
+    """Add a protocol of your own: from then on `evaluate`, `nearfar evaluate`, recipes and the report know it.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if PROTOCOLS.get(protocol.name, protocol) != protocol:
+        raise UserError(f"there is a protocol {protocol.name!r} already: give yours another name")
+    PROTOCOLS[protocol.name] = protocol
+    return protocol

@@ -11,9 +11,11 @@ from typing import Any
 from nearfar import files
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.evaluate import evaluate
 from nearfar.evaluation.measures.result import Result, load_results
-from nearfar.evaluation.report import examples, figures, gallery, page, space, tables
+from nearfar.evaluation.protocols import PROTOCOLS
+from nearfar.evaluation.protocols.signature import load
+from nearfar.evaluation.report import figures, gallery, page, space, tables
+from nearfar.evaluation.run_protocols import evaluate
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
 CONFIGS = ("config.yaml", "recipe.yaml", "config.json")
@@ -89,10 +91,7 @@ def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result
         ("Results", _results(results)),
         ("By part", tables.breakdowns(results, _kinds(data))),
         ("Retrieval gallery", _gallery(data, source, seed)),
-        ("Wrong choices", examples.choices(results, source)),
-        ("Wrong answers", examples.answers(results, source)),
-        ("Wrong verdicts", examples.verdicts(results, source)),
-        ("Where it looks", _looks(results, source)),
+        *_examples(results, source),
         ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
         ("Geometry", _geometry(data, results, seed)),
     ]
@@ -147,13 +146,10 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> str:
     return f'<p class="note">{note}</p>{body}' if body else ""
 
 
-def _looks(results: Mapping[str, Result], source: Any) -> str:
-    drawn = examples.looks(results, source)
-    note = (
-        "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
-        "picture. The frame is where the thing is, which the model is not told."
-    )
-    return f'<p class="note">{note}</p>{drawn}' if drawn else ""
+def _examples(results: Mapping[str, Result], source: Any) -> list[tuple[str, str]]:
+    """The sections with single examples, of the protocols that have them."""
+    rows = [PROTOCOLS[name].examples for name in PROTOCOLS if name in results]
+    return [(row[0], load(row[1])(results, source)) for row in rows if row is not None]
 
 
 def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> str:

@@ -49,13 +49,18 @@ def verdicts(results: Mapping[str, Result], source: Any) -> str:
 
 
 def looks(results: Mapping[str, Result], source: Any) -> str:
-    """Phrases with their pictures, the map in red over it and the box around the thing."""
+    """Phrases with their pictures, the map in red over it and the box around the thing; "" where there are none."""
 
     def told(look: Mapping[str, Any]) -> str:
         mark = "✓ points at it" if look["pointing"] else "✗ points elsewhere"
         return _example(look["phrase"], [mark], _picture(look, source, lambda picture: overlaid(picture, look)))
 
-    return "".join(map(told, _details(results, "grounding", "looks") or ()))
+    drawn = "".join(map(told, _details(results, "grounding", "looks") or ()))
+    note = (
+        "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
+        "picture. The frame is where the thing is, which the model is not told."
+    )
+    return f'<p class="note">{note}</p>{drawn}' if drawn else ""
 
 
 def overlaid(picture: Image.Image, look: Mapping[str, Any], *, side: int = 224) -> Image.Image:

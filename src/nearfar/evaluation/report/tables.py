@@ -6,20 +6,9 @@ from collections.abc import Mapping
 from html import escape
 
 from nearfar.evaluation.measures.result import Metric, Result, directions, label
+from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.report.page import table, tiles
 
-HEADLINES = {
-    ("retrieval", "text_to_image_R@1"): "text to image R@1",
-    ("retrieval", "text_to_image_R@10"): "text to image R@10",
-    ("retrieval", "image_to_text_R@1"): "image to text R@1",
-    ("retrieval", "image_to_text_R@10"): "image to text R@10",
-    ("zero_shot", "top1"): "zero-shot top 1",
-    ("knn", "top1"): "neighbours top 1",
-    ("linear_probe", "top1"): "linear probe top 1",
-    ("compositionality", "relation_accuracy"): "relation",
-    ("compositionality", "attribution_accuracy"): "attribution",
-    ("compositionality", "order_accuracy"): "order",
-}
 MOST_PARTS = 20
 """A breakdown into more parts is shown by its best and worst."""
 
@@ -27,9 +16,10 @@ MOST_PARTS = 20
 def headline(results: Mapping[str, Result]) -> str:
     """The figures that one looks for first."""
     found = [
-        (name, results[protocol].metrics[metric])
-        for (protocol, metric), name in HEADLINES.items()
-        if protocol in results and metric in results[protocol].metrics
+        (name, results[protocol.name].metrics[metric])
+        for protocol in PROTOCOLS.values()
+        for metric, name in protocol.headlines.items()
+        if protocol.name in results and metric in results[protocol.name].metrics
     ]
     return tiles((name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in found)
 

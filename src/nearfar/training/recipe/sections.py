@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
+from nearfar import lookup
 from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training import ranges
@@ -83,11 +83,17 @@ class EvaluationConfig:
     """Settings of single protocols."""
 
     def __post_init__(self) -> None:
-        from nearfar.evaluation.evaluate import PROTOCOLS
+        from nearfar.evaluation.protocols import PROTOCOLS
 
         ranges.check("evaluation", ranges.EVALUATION, vars(self), get_type_hints(type(self)))
         for name in ("protocols", "watch", "options"):
             check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), what="protocol")
+        for name, settings in self.options.items():
+            if not isinstance(settings, Mapping):
+                raise UserError(
+                    f"recipe, evaluation.options.{name} holds {settings!r}: write option: value below it, or remove it."
+                )
+            PROTOCOLS[name].check_options(settings, where="recipe, section evaluation.options: ")
 
 
 MODEL_SETTINGS = {
@@ -155,11 +161,7 @@ def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> l
 
 def check_names(section: str, known: Sequence[str], values: Iterable[str], *, what: str = "setting") -> None:
     """Raise a `UserError` for the first of `values` whose name is not `known`."""
-    for name in values:
-        if name not in known:
-            near = get_close_matches(str(name), known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"recipe, section {section}: no {what} {name!r}.{hint} There are: {', '.join(known)}.")
+    lookup.check(what, values, known, where=f"recipe, section {section}: ")
 
 
 def _plain(message: str) -> str:

@@ -1,0 +1,112 @@
+"""Protocols run by name, on one embedding of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from nearfar import lookup
+from nearfar.embedding.embed_source import embed
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.measures.result import Result
+from nearfar.evaluation.needs import missing
+from nearfar.evaluation.protocols import PROTOCOLS
+
+
+@dataclass
+class Job:
+    """What a protocol is given: the model, the data, and their embeddings, which are made when first asked for and then
+    shared.
+
+    `train` is labelled data to fit probes on, or questions to fit blind baselines on (None: half of the data),
+    `options` holds each protocol's own settings.
+    """
+
+    encoder: Any
+    source: Any
+    train: Any = None
+    seed: int = 0
+    batch_size: int = 64
+    captions: int | None = None
+    progress: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """The data, embedded."""
+        return self._embed(self.source, self.captions)
+
+    @cached_property
+    def train_embeddings(self) -> Embeddings | None:
+        """The images to fit probes on, embedded."""
+        return None if self.train is None else self._embed(self.train, 0)
+
+    def _embed(self, source: Any, captions: int | None) -> Embeddings:
+        if isinstance(source, Embeddings):
+            return source
+        return embed(self.encoder, source, batch_size=self.batch_size, captions=captions, progress=self.progress)
+
+
+USUAL = tuple(name for name, protocol in PROTOCOLS.items() if protocol.usual)
+"""What is measured where no protocol is named, as far as the data allows."""
+
+
+def evaluate(
+    encoder: Any,
+    source: Any,
+    protocols: Sequence[str] | None = None,
+    *,
+    train: Any = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    captions: int | None = None,
+    progress: bool = False,
+    embeddings: Embeddings | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Result]:
+    """Run protocols on a model and data; the data is embedded once.
+
+    Args:
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        source: the data, or its `Embeddings`.
+        protocols: names in `PROTOCOLS`. Default: those of `USUAL` that the data allows; `left_out` tells which are not
+            among them, and why.
+        train: labelled data to fit the probes on, or answered questions; None: half of the data.
+        seed: of splits and bootstraps.
+        batch_size: for embedding.
+        captions: how many captions of each image count, from the first; None: all.
+        progress: show progress bars.
+        embeddings: the data's, where they are at hand; made when a protocol asks for them otherwise.
+        options: settings of single protocols, as `{"zero_shot": {"templates": "full"}}`.
+
+    Returns:
+        A `Result` for each protocol, by name.
+
+    Raises:
+        UserError: an unknown protocol or option, or data that lacks what a protocol needs.
+    """
+    options = options or {}
+    lookup.check("protocol", (*(protocols or ()), *options), PROTOCOLS)
+    for name, settings in options.items():
+        PROTOCOLS[name].check_options(settings)
+    job = Job(encoder, source, train, seed, batch_size, captions, progress, options)
+    if embeddings is not None:
+        job.embeddings = embeddings
+    if protocols is None:
+        without = left_out(encoder, job.embeddings)
+        protocols = [name for name in USUAL if name not in without]
+    return {name: PROTOCOLS[name].run(job, **options.get(name, {})) for name in protocols}
+
+
+def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:
+    """The protocols of `USUAL` that cannot be measured on this data, each with the reason.
+
+    >>> import torch
+    >>> pictures = Embeddings(torch.eye(3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), source="photos")
+    >>> left_out(None, pictures)["retrieval"]
+    'photos has no captions'
+    """
+    reasons = {name: missing(name, data, encoder) for name in USUAL}
+    return {name: why for name, why in reasons.items() if why}
