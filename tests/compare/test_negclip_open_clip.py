@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nearfar
-from nearfar.data import Loader, mine_hard_images
+from nearfar.data import Loader, PairedOrder, mine_hard_images
 from nearfar.data.scenes import scenes
 from nearfar.evaluation import embed_images
 from nearfar.methods.image_text.negclip import NegCLIP
@@ -32,7 +32,7 @@ def test_an_open_clip_model_learns_from_hard_captions_and_images():
         std=encoder.std,
         tokenizer=encoder.tokenizer,
         negatives=1,
-        neighbours=mine_hard_images(embed_images(encoder, source.column("image")), k=3),
+        order=PairedOrder(mine_hard_images(embed_images(encoder, source.column("image")), k=3)),
         views="none",
     )
     method = NegCLIP(encoder)

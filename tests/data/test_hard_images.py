@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nearfar.data import Loader, Records, mine_hard_images, train_tokenizer
+from nearfar.data import Loader, PairedOrder, Records, mine_hard_images, train_tokenizer
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
@@ -61,7 +61,7 @@ def loader(data, **options):
         "seed": 5,
         "max_skipped": 0.5,
     }
-    return Loader(data, neighbours=neighbours(len(data)), **(defaults | options))
+    return Loader(data, order=PairedOrder(neighbours(len(data))), **(defaults | options))
 
 
 def epochs(batches, count):
@@ -149,7 +149,7 @@ def test_a_broken_neighbour_gives_way_to_the_next():
 )
 def test_what_does_not_fit_is_said(table, batch, message):
     with pytest.raises(UserError, match=message):
-        Loader(source(24), batch_size=batch, neighbours=table)
+        Loader(source(24), batch_size=batch, order=PairedOrder(table))
 
 
 def test_a_stream_has_no_neighbours():
@@ -158,4 +158,4 @@ def test_a_stream_has_no_neighbours():
             yield {}
 
     with pytest.raises(UserError, match="is a stream"):
-        Loader(Endless(), batch_size=2, neighbours=neighbours(4))
+        Loader(Endless(), batch_size=2, order=PairedOrder(neighbours(4)))

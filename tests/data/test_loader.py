@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records, train_tokenizer
-from nearfar.data.fields.views import Preset
+from nearfar.data.fields.views import Preset, Views
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
@@ -287,7 +287,7 @@ def test_decoded_pictures_are_kept(cache, reads):
 
 def test_the_cache_keeps_to_its_budget():
     images = [Counting() for _ in range(8)]
-    side = loader(Records(records(8))).views.canvas
+    side = Views("moco", size=8).canvas
     batches = loader(Records([{"image": i, "text": "x"} for i in images]), cache=3 * 3 * side * side + 10)
     list(batches), list(batches)
     assert sorted(image.reads for image in images) == [1] * 3 + [2] * 5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nearfar
-from nearfar.data import Loader, mine_hard_images, with_hard_captions
+from nearfar.data import Loader, PairedOrder, mine_hard_images, with_hard_captions
 from nearfar.data.scenes import scenes
 from nearfar.evaluation import embed_images
 from nearfar.losses.functional import info_nce
@@ -147,7 +147,7 @@ def test_a_clip_of_transformers_learns_from_hard_captions_and_images():
         std=encoder.std,
         tokenizer=encoder.tokenizer,
         negatives=1,
-        neighbours=near,
+        order=PairedOrder(near),
         views="none",
     )
     batch = next(iter(batches))

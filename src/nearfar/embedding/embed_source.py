@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from os import PathLike
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import Stream, numbered, record_id
 from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError, at_least
@@ -73,7 +74,7 @@ def embed(
         text=text if len(text) else image.new_zeros(0, image.shape[1]),
         image_of_text=torch.tensor(reader.owner, dtype=torch.long),
         row=torch.tensor(reader.rows, dtype=torch.long),
-        index=reader.numbers("index"),
+        index=torch.tensor(reader.ids, dtype=torch.long),
         group=reader.numbers("group") if reader.has("group") else None,
         label=reader.numbers("label") if reader.has("label") else None,
         domain=reader.numbers("domain") if reader.has("domain") else None,
@@ -152,6 +153,7 @@ class _Reader:
         self.skipped = Skipped()
         self.records: list[dict[str, Any]] = []
         self.rows: list[int] = []
+        self.ids: list[int] = []
         self.captions: list[str] = []
         self.owner: list[int] = []
 
@@ -160,25 +162,27 @@ class _Reader:
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             for part in _batches(self._items(), size):
                 pictures = []
-                for row, (record, picture) in zip(range(seen, seen + len(part)), pool.map(read, part), strict=True):
+                places, items = zip(*part, strict=True)
+                for row, place, (record, picture) in zip(count(seen), places, pool.map(read, items), strict=False):
                     if isinstance(picture, Exception):
                         self.skipped.add(_name(record, row), str(picture))
                     else:
                         pictures.append(picture)
-                        self._keep(row, record)
+                        self._keep(row, record_id(record, place, name=self.name), record)
                 seen += len(part)
                 self.skipped.check(seen, limit=self.max_skipped, name=self.name, total=self.total)
                 if pictures:
                     yield pictures
 
-    def _items(self) -> Iterable[Any]:
-        """Closures for a source that is asked by number, so that the threads do its reading too; records otherwise."""
-        if self.total is None or not hasattr(self.source, "__getitem__"):
-            return iter(self.source)
+    def _items(self) -> Iterable[tuple[int, Any]]:
+        """Records with their places; closures for a source that is read by number, so that the threads do its reading
+        too."""
         source = self.source
-        return ((lambda i=i: source[i]) for i in range(self.total))
+        if self.total is not None and hasattr(source, "__getitem__"):
+            return ((i, lambda i=i: source[i]) for i in range(self.total))
+        return numbered(source) if isinstance(source, Stream) else enumerate(source)
 
-    def _keep(self, row: int, record: Mapping[str, Any]) -> None:
+    def _keep(self, row: int, identity: int, record: Mapping[str, Any]) -> None:
         texts = clean_captions(record.get("text"))[: self.most]
         self.captions += texts
         self.owner += [len(self.records)] * len(texts)
@@ -188,16 +192,17 @@ class _Reader:
             plain.setdefault("path", str(image))
         self.records.append(plain)
         self.rows.append(row)
+        self.ids.append(identity)
 
     def has(self, key: str) -> bool:
         return any(record.get(key) is not None for record in self.records)
 
     def numbers(self, key: str) -> Tensor:
-        """One number a record; where it is missing: its place for `index` and `group`, -1 (unknown) otherwise."""
-        own = key in ("index", "group")
+        """One number a record; where it is missing: its id for `group`, -1 (unknown) otherwise."""
+        absent = self.ids if key == "group" else [-1] * len(self.ids)
         values = [
-            (row if own else -1) if record.get(key) is None else int(record[key])
-            for record, row in zip(self.records, self.rows, strict=True)
+            unknown if record.get(key) is None else int(record[key])
+            for record, unknown in zip(self.records, absent, strict=True)
         ]
         return torch.tensor(values, dtype=torch.long)
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from nearfar.data import Loader
-from nearfar.data.batches.batch import PER_SAMPLE
-from nearfar.data.batches.order import Share, SourceOrder, mix
+from nearfar.data.batches.batch import Key, per_sample
+from nearfar.data.batches.order import Plan, Share, SourceOrder, mix
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
+from nearfar.data.fields.field import BatchChance, Field, RecordChance
+from nearfar.data.fields.image_field import ImageField
 from nearfar.data.fields.views import Preset
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Source, captions
+from nearfar.data.sources.source import Record, Source, captions
 from nearfar.errors import UserError
 
 _VIEW, _CAPTION = 11, 12  # streams of chance
@@ -93,7 +95,7 @@ def precompute(
         torch.stack([features for features, *_ in pictures])[:, usable],
         chosen,
         _texts(model, chosen, tower_batch, progress) if "text" in model.frozen and not _fuses(model) else None,
-        {"index": kept[usable], **{name: values[usable] for name, values in numbers.items()}},
+        {name: values[usable] for name, values in numbers.items()},
         name=source.name,
         skipped=skipped,
         share=Share(batch_size, rank, world_size, drop_last=shuffle),
@@ -133,7 +135,7 @@ class FeatureLoader:
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
         self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
         self.world_size, self._share = share.world_size, share
-        self._order = SourceOrder(_Places(len(texts)), share, seed=seed, shuffle=shuffle)
+        self._order, self._plan = SourceOrder(), Plan(_Places(len(texts)), share, seed, shuffle)
         self.epoch, self._state = 0, dict[str, int]()
 
     def again(
@@ -157,7 +159,7 @@ class FeatureLoader:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return len(self._order)
+        return self._order.length(self._plan)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next. Without it they follow one another."""
@@ -177,7 +179,7 @@ class FeatureLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start, self._state = self._state, {}
-        for part in self._order.batches(self.epoch, start):
+        for part in self._order.batches(self._plan, self.epoch, start):
             self._state = part.state
             yield self._batch([row.candidate(0)[0] for row in part.rows])
         self.epoch, self._state = self.epoch + 1, {}
@@ -216,25 +218,38 @@ class _Places(Source):
         return {"index": index}
 
 
+class _PlaceField(Field):
+    """The place of each record in its source, where its captions are to be found."""
+
+    def __init__(self) -> None:
+        self.keys = {"place": Key(per_sample=True)}
+
+    def prepare(self, record: Record, chance: RecordChance) -> int:
+        return chance.place
+
+    def collate(self, parts: list[int], chance: BatchChance) -> dict[str, Tensor]:
+        return {"place": torch.tensor(parts)}
+
+
 @torch.no_grad()
 def _pictures(
     model: Any, source: Source, views: str | Preset, reading: Mapping[str, Any], progress: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Skipped]:
     """Of all pictures that can be read: the summaries `[N, W]`, or all tokens for a model that fuses, their places,
-    their numbers; and what was skipped."""
-    prepared = {"image_size": model.image_size, "mean": model.mean, "std": model.std, "device": model.device}
-    loader = Loader(source, views=views, shuffle=False, drop_last=False, cache=0, **prepared, **reading)
+    their ids and numbers; and what was skipped."""
+    fields = [_PlaceField(), ImageField(model.image_size, mean=model.mean, std=model.std, views=views)]
+    loader = Loader(source, fields, shuffle=False, drop_last=False, cache=0, device=model.device, **reading)
     features, numbers = [], []
     tower = model.image.for_inference()
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
     for batch in _track(loader, what, progress):
         tokens = tower(batch["image"])
         features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
-        numbers.append({name: batch[name].cpu() for name in PER_SAMPLE if name in batch})
+        numbers.append({name: values.cpu() for name, values in per_sample(batch).items()})
     if not features:
         raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
     joined = {name: torch.cat([part[name] for part in numbers]) for name in numbers[0]}
-    return torch.cat(features), joined.pop("index"), joined, loader.skipped
+    return torch.cat(features), joined.pop("place"), joined, loader.skipped
 
 
 def _fuses(model: Any) -> bool:

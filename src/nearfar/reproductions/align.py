@@ -106,7 +106,9 @@ class Pairs:
             columns = {"clean": [index in clean for index in source.column("index")]}
         read = precompute(towers(), source, batch_size=1, shuffle=False)
         assert read.text is not None
-        rows = read.numbers["index"].tolist()  # a picture that cannot be read leaves a gap
+        # A picture that cannot be read leaves a gap.
+        place = {identity: row for row, identity in enumerate(source.column("index"))}
+        rows = [place[identity] for identity in read.numbers["index"].tolist()]
         text = torch.stack([read.text[captions[0]] for captions in read.texts])
         kept = {name: [values[row] for row in rows] for name, values in columns.items()}
         return Pairs(read.image[0], text, read.numbers["group"], kept)

@@ -113,7 +113,7 @@ def raw(split: str, seed: int) -> Any:
 def fit(model: Any, data: Any, seed: int, settings: dict[str, Any], *, neighbours: Any = None) -> None:
     """Train with NegCLIP's loss, which is CLIP's where there are no hard captions."""
     import nearfar
-    from nearfar.data import Loader
+    from nearfar.data import Loader, PairedOrder
     from nearfar.methods.image_text.negclip import NegCLIP
 
     batches = Loader(
@@ -126,7 +126,7 @@ def fit(model: Any, data: Any, seed: int, settings: dict[str, Any], *, neighbour
         max_length=model.max_length,
         views="none",
         negatives=1 if "negative_text" in data.columns else None,
-        neighbours=neighbours,
+        order=None if neighbours is None else PairedOrder(neighbours),
         seed=seed,
     )
     nearfar.train(

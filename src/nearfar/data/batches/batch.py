@@ -1,4 +1,4 @@
-"""The batch: a plain dict of tensors with fixed keys. This is the one place that lists them.
+"""The batch: a plain dict of tensors with fixed keys. This is the one place that lists nearfar's own.
 
 | key | shape and dtype | meaning |
 |---|---|---|
@@ -10,45 +10,99 @@
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
-| `audio`, `video` | `[B, T]`, `[B, T, 3, H, W]` float | waveform; frames |
-| `index` | `[B]` long | the sample's stable id within its source, for per-sample state |
-| `group` | `[B]` long | equal for samples that match one another (captions of one image, one concept in five styles): never negatives of each other |
+| `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
+| `group` | `[B]` long | equal for samples that match one another (captions of one image, one concept in five styles): never negatives of each other; the id where the record has none |
 | `label` | `[B]` long | class |
 | `domain` | `[B]` long | drawing style, corpus, sensor |
 | `weight` | `[B]` float | the sample's weight |
+
+A field (`nearfar.data.fields.field`) adds keys of its own and says how they lie by a `Key`. What nobody declared lies
+along dimension 0 with one row a sample, and is one number a sample where it is a tensor `[B]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PER_SAMPLE = ("index", "group", "label", "domain", "weight")
-"""Keys that hold one number a sample: what an objective may read beside the embeddings."""
+from nearfar.errors import UserError
 
 
-def per_sample(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The per-sample vectors of a batch.
+@dataclass(frozen=True)
+class Key:
+    """How the samples of a batch lie in the value of a key.
 
-    >>> sorted(per_sample({"image": torch.zeros(2, 3, 8, 8), "index": torch.arange(2), "label": torch.zeros(2)}))
-    ['index', 'label']
+    Attributes:
+        axis: the dimension along which they lie.
+        per_sample: whether the value is one number a sample, `[B]`: what an objective may read beside the embeddings.
+        many: whether a sample has several rows, one after the other (sample-major), so that the number of rows does
+            not say how many samples there are.
     """
-    return {key: batch[key] for key in PER_SAMPLE if key in batch}
+
+    axis: int = 0
+    per_sample: bool = False
+    many: bool = False
+
+
+_UNDECLARED = Key()
+_KEYS = {
+    **dict.fromkeys(("index", "group", "label", "domain", "weight"), Key(per_sample=True)),
+    **dict.fromkeys(("image", "text", "answer_weight"), Key()),
+    **dict.fromkeys(("views", "geometry"), Key(axis=1)),
+    **dict.fromkeys(("negative_text", "answers"), Key(many=True)),
+}
+
+
+def declare(name: str, key: Key) -> None:
+    """Say how the samples lie in the batches' key `name`, for all batches from here on. A `Loader` does it for its
+    fields; call it for batches that come from elsewhere.
+
+    Raises:
+        UserError: the name is declared already, in another way.
+    """
+    if _KEYS.setdefault(name, key) != key:
+        raise UserError(f"batch key {name!r} is declared as {_KEYS[name]} already, not {key}: give it another name")
+
+
+def key(name: str) -> Key:
+    """How the samples lie in the key `name`.
+
+    >>> key("views").axis, key("label").per_sample, key("anything else").axis
+    (1, True, 0)
+    """
+    return _KEYS.get(name, _UNDECLARED)
+
+
+def per_sample(batch: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, Any]:
+    """What of a batch holds one number a sample, `[B]`; or, of any kind, what `keys` name and the batch has.
+
+    >>> batch = {"image": torch.zeros(2, 3, 8, 8), "index": torch.arange(2), "loudness": torch.zeros(2)}
+    >>> sorted(per_sample(batch)), sorted(per_sample(batch, ["image"]))
+    (['index', 'loudness'], ['image'])
+    """
+    if keys is not None:
+        return {name: batch[name] for name in keys if name in batch}
+    return {name: value for name, value in batch.items() if _is_number(name, value, batch)}
 
 
 def size(batch: Mapping[str, Any]) -> int:
-    """Number of samples in a batch, read off `index`, `image` or `text`, whichever comes first.
+    """Number of samples in a batch, read off `index`, else the first key that is declared, else the first of all.
+    Keys with several rows a sample are passed over.
 
-    >>> size({"index": torch.arange(5)})
-    5
+    Raises:
+        UserError: no key says it.
+
+    >>> size({"audio": torch.zeros(5, 16000)}), size({"views": torch.zeros(2, 3, 3, 8, 8)})
+    (5, 3)
     """
-    for key in ("index", "image"):
-        if key in batch:
-            return len(batch[key])
-    return len(batch["text"]["input_ids"])
+    for name in ("index", *(n for n in batch if n in _KEYS), *batch):
+        if not key(name).many and (count := _length(batch.get(name), key(name).axis)) is not None:
+            return count
+    raise UserError(f"a batch of {', '.join(batch) or 'nothing'} does not say how many samples it has: add `index`")
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:
@@ -56,27 +110,48 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: to_device(value, device) for key, value in batch.items()}
+        return {name: to_device(value, device) for name, value in batch.items()}
     return batch
 
 
-def rows(batch: Any, start: int, stop: int, total: int) -> Any:
-    """Samples `start:stop` of a batch of `total` samples, with all their rows: tensors whose leading dimension is a
-    multiple of `total` are cut accordingly, `views` and `geometry` along their second dimension.
+def rows(batch: Mapping[str, Any], start: int, stop: int, total: int) -> dict[str, Any]:
+    """Samples `start:stop` of a batch of `total` samples, with all their rows, cut along each key's own dimension.
+    Scalars, and lists that do not hold one entry a sample, belong to the whole batch and stay as they are.
+
+    Raises:
+        UserError: the samples do not divide a tensor's rows.
 
     >>> rows({"index": torch.arange(4), "negative_text": {"input_ids": torch.arange(8)[:, None]}}, 1, 2, 4)
     {'index': tensor([1]), 'negative_text': {'input_ids': tensor([[2],
             [3]])}}
     """
 
-    def cut(key: str, value: Any) -> Any:
+    def cut(name: str, value: Any, axis: int) -> Any:
         if isinstance(value, Mapping):
-            return {name: cut(name, inner) for name, inner in value.items()}
-        if not isinstance(value, Tensor):
+            return {inner: cut(f"{name}.{inner}", each, axis) for inner, each in value.items()}
+        if isinstance(value, list | tuple) and len(value) == total:
+            return value[start:stop]
+        if not isinstance(value, Tensor) or value.ndim == 0:
             return value
-        if key in ("views", "geometry"):
-            return value[:, start:stop]
-        each = value.shape[0] // total
-        return value[start * each : stop * each]
+        if value.ndim <= axis or value.shape[axis] % total:
+            raise UserError(
+                f"batch key {name!r} of shape {list(value.shape)} cannot be cut: along dimension {axis} it needs rows "
+                f"for each of {total} samples. nearfar.data.batch.declare says along which dimension they lie"
+            )
+        each = value.shape[axis] // total
+        return value.narrow(axis, start * each, (stop - start) * each)
 
-    return {key: cut(key, value) for key, value in batch.items()}
+    return {name: cut(name, value, key(name).axis) for name, value in batch.items()}
+
+
+def _is_number(name: str, value: Any, batch: Mapping[str, Any]) -> bool:
+    if name in _KEYS:
+        return _KEYS[name].per_sample
+    return isinstance(value, Tensor) and value.ndim == 1 and len(value) == size(batch)
+
+
+def _length(value: Any, axis: int) -> int | None:
+    """Rows along a dimension; of a dict, those of its first entry that has any."""
+    if isinstance(value, Mapping):
+        return next((n for each in value.values() if (n := _length(each, axis)) is not None), None)
+    return value.shape[axis] if isinstance(value, Tensor) and value.ndim > axis else None

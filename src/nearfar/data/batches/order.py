@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from nearfar.data.sources.source import Record, Source, Stream
+from nearfar.data.sources.source import Record, Source, Stream, stream_place
+from nearfar.errors import UserError
 
 BLOCK = 2048
 """Records of a stream that are shuffled among themselves. They wait in memory, undecoded."""
@@ -35,8 +36,9 @@ def mix(*numbers: int) -> int:
 
 
 class Row(NamedTuple):
-    """A place in a batch. `candidate(0)` is the record that belongs there, by its id and a function that reads it; the
-    further ones, `candidate(1)` and so on, take its place if it cannot be used. They too depend on the seed alone."""
+    """A row of a batch. `candidate(0)` is the record that belongs there: its place in the source and a function that
+    reads it. The further ones, `candidate(1)` and so on, stand in if it cannot be used; they too depend on the seed
+    alone."""
 
     candidate: Callable[[int], tuple[int, Callable[[], Record]]]
 
@@ -70,95 +72,131 @@ class Share:
         return self.rank * each, (self.rank + 1) * each
 
 
-class Order(Protocol):
-    """An order of batches of known number."""
+@dataclass(frozen=True)
+class Plan:
+    """What is put in order: a source, how its batches are divided, the seed, and whether each epoch is shuffled."""
 
-    def __len__(self) -> int: ...
-    def batches(self, epoch: int, state: State) -> Iterator[Part]: ...
+    source: Any
+    share: Share
+    seed: int
+    shuffle: bool
+
+
+class Order(Protocol):
+    """Which record comes when. A `Loader` takes any object of this form; it holds its own settings, and no place in
+    the data, so that a batch follows from plan, epoch and state alone."""
+
+    def check(self, plan: Plan) -> None:
+        """Refuse, by a `UserError`, a plan that this order cannot follow."""
+
+    def length(self, plan: Plan) -> int | None:
+        """Batches an epoch; None where nobody knows."""
+
+    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
+        """This process's parts of the batches of an epoch, from a state on (`{}` is its beginning)."""
+
+
+def usual_order(source: Source | Stream, block: int = BLOCK) -> Order:
+    """`StreamOrder` for a stream, `SourceOrder` for what can be read by number."""
+    return StreamOrder(block) if isinstance(source, Stream) else SourceOrder()
 
 
 class SourceOrder:
     """The order of a source: a permutation of all of it for each epoch."""
 
-    def __init__(self, source: Source, share: Share, *, seed: int, shuffle: bool) -> None:
-        self.source, self.share, self.seed, self.shuffle = source, share, seed, shuffle
+    def check(self, plan: Plan) -> None:
+        if isinstance(plan.source, Stream):
+            raise UserError(f"{plan.source.name} is a stream: it has no records by number; use order=StreamOrder()")
 
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self.source), self.share.whole)
-        return whole + (not self.share.drop_last and rest >= self.share.world_size)
+    def length(self, plan: Plan) -> int:
+        whole, rest = divmod(len(plan.source), plan.share.whole)
+        return whole + (not plan.share.drop_last and rest >= plan.share.world_size)
 
-    def batches(self, epoch: int, state: State) -> Iterator[Part]:
-        """The batches of an epoch from a state on (`{}` is its beginning)."""
-        places = self.places(epoch)
-        for step in range(state.get("step", 0), len(self)):
-            first = step * self.share.whole
-            start, stop = self.share.mine(min(self.share.whole, len(places) - first))
-            rows = [Row(self.candidates(places, epoch, first + i)) for i in range(start, stop)]
+    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
+        places, whole = epoch_places(plan, epoch), plan.share.whole
+        for step in range(state.get("step", 0), self.length(plan)):
+            first = step * whole
+            start, stop = plan.share.mine(min(whole, len(places) - first))
+            rows = [Row(candidates(plan, places, epoch, first + i)) for i in range(start, stop)]
             yield Part(rows, start, {"step": step + 1})
 
-    def places(self, epoch: int) -> list[int]:
-        """All places of the source in the order of an epoch."""
-        if not self.shuffle:
-            return list(range(len(self.source)))
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        return torch.randperm(len(self.source), generator=generator).tolist()
 
-    def candidates(self, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
-        """The record at a position of the order, and those that may take its place."""
+def epoch_places(plan: Plan, epoch: int) -> list[int]:
+    """All places of a source in the order of an epoch."""
+    if not plan.shuffle:
+        return list(range(len(plan.source)))
+    generator = torch.Generator().manual_seed(mix(plan.seed, epoch))
+    return torch.randperm(len(plan.source), generator=generator).tolist()
 
-        def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
-            at = position if attempt == 0 else mix(self.seed, epoch, position, attempt) % len(places)
-            return places[at], lambda: self.source[places[at]]
 
-        return candidate
+def candidates(plan: Plan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+    """The record at a position of the order, and those that may take its place."""
+
+    def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
+        at = position if attempt == 0 else mix(plan.seed, epoch, position, attempt) % len(places)
+        return places[at], lambda: plan.source[places[at]]
+
+    return candidate
 
 
 class StreamOrder:
     """The order of a stream: its parts are shuffled, then blocks of records among themselves. The state names the block
-    by the part and place where it begins, so that going on reads no more than the parts' headers before it."""
+    by the part and place where it begins, so that going on reads no more than the parts' headers before it.
 
-    def __init__(self, stream: Stream, share: Share, *, seed: int, shuffle: bool, block: int = BLOCK) -> None:
-        self.stream, self.share, self.seed, self.shuffle, self.block = stream, share, seed, shuffle, block
+    Args:
+        block: records that are shuffled among themselves.
+    """
 
-    def batches(self, epoch: int, state: State) -> Iterator[Part]:
-        """The batches of an epoch from a state on (`{}` is its beginning)."""
-        step, rows = state.get("step", 0), self._rows(epoch, state)
-        while taken := list(islice(rows, self.share.whole)):
-            if len(taken) < self.share.whole and (self.share.drop_last or len(taken) < self.share.world_size):
+    def __init__(self, block: int = BLOCK) -> None:
+        self.block = block
+
+    def check(self, plan: Plan) -> None:
+        if not isinstance(plan.source, Stream):
+            raise UserError(f"{plan.source.name} is no stream: use order=SourceOrder(), which shuffles all of it")
+
+    def length(self, plan: Plan) -> None:
+        return None
+
+    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
+        step, rows, share = state.get("step", 0), self._rows(plan, epoch, state), plan.share
+        while taken := list(islice(rows, share.whole)):
+            if len(taken) < share.whole and (share.drop_last or len(taken) < share.world_size):
                 return
-            start, stop = self.share.mine(len(taken))
+            start, stop = share.mine(len(taken))
             step += 1
             yield Part([row for row, _ in taken[start:stop]], start, {"step": step, **taken[-1][1]})
 
-    def _rows(self, epoch: int, state: State) -> Iterator[tuple[Row, State]]:
-        parts = list(range(self.stream.parts))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+    def _rows(self, plan: Plan, epoch: int, state: State) -> Iterator[tuple[Row, State]]:
+        seed, parts = plan.seed, list(range(plan.source.parts))
+        if plan.shuffle:
+            generator = torch.Generator().manual_seed(mix(seed, epoch))
             parts = torch.randperm(len(parts), generator=generator).tolist()
         part, skip, number, done = (state.get(key, 0) for key in ("part", "skip", "block", "done"))
-        records = self._read(parts, part, skip)
+        records = _read(plan.source, parts, part, skip)
         while block := list(islice(records, self.block)):
             order = list(range(len(block)))
-            if self.shuffle:
-                generator = torch.Generator().manual_seed(mix(self.seed, epoch, number))
+            if plan.shuffle:
+                generator = torch.Generator().manual_seed(mix(seed, epoch, number))
                 order = torch.randperm(len(block), generator=generator).tolist()
             for i in range(done, len(block)):
                 after = {"part": part, "skip": skip, "block": number, "done": i + 1}
-                yield Row(self._candidates(block, order, i, mix(self.seed, epoch, number))), after
+                yield Row(_in_block(block, order, i, mix(seed, epoch, number))), after
             part, skip = block[-1][0], block[-1][1] + 1
             number, done = number + 1, 0
 
-    def _read(self, parts: list[int], part: int, skip: int) -> Iterator[tuple[int, int, int, Record]]:
-        """Records with the place of their part in the order, their place in it, and their id."""
-        for place in range(part, len(parts)):
-            begin = skip if place == part else 0
-            for i, record in enumerate(self.stream.read(parts[place], begin), start=begin):
-                yield place, i, (parts[place] << 32) + i, record
 
-    def _candidates(self, block: list[Any], order: list[int], i: int, seed: int) -> Callable[[int], Any]:
-        def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
-            at = order[i] if attempt == 0 else mix(seed, i, attempt) % len(block)
-            _, _, identity, record = block[at]
-            return identity, lambda: record
+def _read(stream: Stream, parts: list[int], part: int, skip: int) -> Iterator[tuple[int, int, int, Record]]:
+    """Records with the place of their part in the order, their number in it, and their place in the stream."""
+    for at in range(part, len(parts)):
+        begin = skip if at == part else 0
+        for i, record in enumerate(stream.read(parts[at], begin), start=begin):
+            yield at, i, stream_place(parts[at], i), record
 
-        return candidate
+
+def _in_block(block: list[Any], order: list[int], i: int, seed: int) -> Callable[[int], Any]:
+    def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
+        at = order[i] if attempt == 0 else mix(seed, i, attempt) % len(block)
+        _, _, place, record = block[at]
+        return place, lambda: record
+
+    return candidate

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfar.data.batches.order import Part, Row, Share, SourceOrder, State, mix
-from nearfar.data.sources.source import Record, Source
+from nearfar.data.batches.order import Part, Plan, Row, State, candidates, epoch_places, mix
+from nearfar.data.sources.source import Record, Stream
 from nearfar.errors import UserError
 
 _NEIGHBOUR = 3  # its own stream of chance
@@ -19,58 +19,68 @@ class PairedOrder:
     each epoch: `[x_1..x_b, x_j1..x_jb]`. A neighbour that cannot be used gives way to the next one.
 
     Args:
-        source: the records.
-        share: how batches are divided; a whole batch must be even.
-        neighbours: `[N, K]` places in the source.
-        seed, shuffle: as for `SourceOrder`.
+        neighbours: `[N, K]` places in a source of N records (`nearfar.data.mine_hard_images` finds them).
 
     Raises:
-        UserError: a table of another shape, a place that is not there, an odd batch.
+        UserError: on reading a stream, a source of another size, a place that is not there, an odd batch.
+
+    >>> from nearfar.data import Loader, Records
+    >>> import torch
+    >>> names = Records([{"text": name} for name in "abcd"])
+    >>> near = torch.tensor([[1], [0], [3], [2]])
+    >>> loader = Loader(names, order=PairedOrder(near), batch_size=4, shuffle=False)
+    >>> [batch["index"].tolist() for batch in loader]
+    [[0, 1, 1, 0], [2, 3, 3, 2]]
     """
 
-    def __init__(self, source: Source, share: Share, neighbours: Tensor, *, seed: int, shuffle: bool) -> None:
-        if share.whole % 2:
-            raise UserError(f"half of a batch are neighbours of the other half: {share.whole} samples do not divide")
-        if neighbours.ndim != 2 or len(neighbours) != len(source) or not neighbours.shape[1]:
+    def __init__(self, neighbours: Tensor) -> None:
+        self.neighbours = neighbours
+
+    def check(self, plan: Plan) -> None:
+        source, near = plan.source, self.neighbours
+        if isinstance(source, Stream):
+            raise UserError(f"{source.name} is a stream: neighbours are for data that can be read by number")
+        if plan.share.whole % 2:
             raise UserError(
-                f"neighbours {tuple(neighbours.shape)} do not fit {source.name}: expected [{len(source)}, K], a row "
-                "for each record in the source's order"
+                f"half of a batch are neighbours of the other half: {plan.share.whole} samples do not divide"
             )
-        if neighbours.numel() and not 0 <= int(neighbours.min()) <= int(neighbours.max()) < len(source):
+        if near.ndim != 2 or len(near) != len(source) or not near.shape[1]:
+            raise UserError(
+                f"neighbours {tuple(near.shape)} do not fit {source.name}: expected [{len(source)}, K], a row for each "
+                "record in the source's order"
+            )
+        if near.numel() and not 0 <= int(near.min()) <= int(near.max()) < len(source):
             raise UserError(f"neighbours name places outside of {source.name}, which has {len(source)} records")
-        self.source, self.share, self.neighbours, self.seed = source, share, neighbours, seed
-        self.drawn = SourceOrder(source, share, seed=seed, shuffle=shuffle)
 
-    def __len__(self) -> int:
-        whole, rest = divmod(2 * len(self.source), self.share.whole)
-        return whole + (not self.share.drop_last and rest >= self.share.world_size)
+    def length(self, plan: Plan) -> int:
+        whole, rest = divmod(2 * len(plan.source), plan.share.whole)
+        return whole + (not plan.share.drop_last and rest >= plan.share.world_size)
 
-    def batches(self, epoch: int, state: State) -> Iterator[Part]:
-        """The batches of an epoch from a state on (`{}` is its beginning)."""
-        places, half = self.drawn.places(epoch), self.share.whole // 2
-        for step in range(state.get("step", 0), len(self)):
+    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
+        places, half = epoch_places(plan, epoch), plan.share.whole // 2
+        for step in range(state.get("step", 0), self.length(plan)):
             first = step * half
             drawn = min(half, len(places) - first)
-            start, stop = self.share.mine(2 * drawn)
+            start, stop = plan.share.mine(2 * drawn)
             rows = [
                 Row(
-                    self.drawn.candidates(places, epoch, first + i)
+                    candidates(plan, places, epoch, first + i)
                     if i < drawn
-                    else self._neighbour(places, epoch, first + i - drawn)
+                    else self._neighbour(plan, places, epoch, first + i - drawn)
                 )
                 for i in range(start, stop)
             ]
             yield Part(rows, start, {"step": step + 1})
 
-    def _neighbour(self, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+    def _neighbour(self, plan: Plan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
         row = self.neighbours[places[position]].tolist()
-        first = mix(self.seed, epoch, position, _NEIGHBOUR)
+        first = mix(plan.seed, epoch, position, _NEIGHBOUR)
 
         def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
             if attempt < len(row):
                 place = row[(first + attempt) % len(row)]
             else:
-                place = places[mix(self.seed, epoch, position, _NEIGHBOUR, attempt) % len(places)]
-            return place, lambda: self.source[place]
+                place = places[mix(plan.seed, epoch, position, _NEIGHBOUR, attempt) % len(places)]
+            return place, lambda: plan.source[place]
 
         return candidate

@@ -13,7 +13,7 @@ from typing import Any
 
 from nearfar.data.fields.images import image_size
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Source, captions
+from nearfar.data.sources.source import Record, Source, captions, with_id
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Pairs(Source):
 
     def record(self, index: int) -> Record:
         place = self._places[index]
-        return {"index": place, **self.source.record(place), "text": self._texts[place]}
+        return {**with_id(self.source.record(place), place), "text": self._texts[place]}
 
 
 def _identity(image: Any) -> Any:

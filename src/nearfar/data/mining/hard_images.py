@@ -24,7 +24,7 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
         tile: similarities are taken in tiles of that side, so memory does not grow with N squared.
 
     Returns:
-        `[N, k]` int64 places: the `neighbours` of a `nearfar.data.Loader`.
+        `[N, k]` int64 places: the `neighbours` of a `nearfar.data.PairedOrder`.
 
     Raises:
         UserError: a picture without any candidate, as all others are of its group.

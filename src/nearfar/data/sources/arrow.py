@@ -194,8 +194,8 @@ class RowReader:
     def __call__(self, row: Mapping[str, Any], place: int) -> Record:
         roles = self.roles
         record: Record = {key: row[key] for key in self.extras if key in row}
-        if not isinstance(record.get("index", 0), int):
-            del record["index"]
+        if not isinstance(record.get("index", 0), int) or isinstance(record.get("index"), bool):
+            del record["index"]  # a column of this name that numbers nothing
         if "weight" in record and (weight := _weight(record.pop("weight"))) is not None:
             record["weight"] = weight
         if roles.image is not None and roles.image in row:

@@ -6,21 +6,26 @@
 | `text` | `str` or list of `str` | its captions; training takes one of them at a time |
 | `label`, `domain` | `int` | index into `source.classes` and `source.domains`; -1 where unknown |
 | `group` | `int` | equal for records that match one another, so that they are never each other's negatives |
-| `index` | `int` | stable id; its place in the source where it is absent |
+| `index` | `int` | the record's own id, one no other has; its place in the source where all are without |
 | `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
 | `negative_text` | list of `str` | captions that nearly fit, but do not |
 | `weight` | `float` | how much the record counts |
 
-Further keys are free. Reading a record twice gives the same record.
+Further keys are free. Reading a record twice gives the same record. A record keeps its id where the source is selected,
+filtered, shuffled or mapped: what a batch, an embedding and a table by sample call its `index`. Joining is the
+exception: two sources may give one id to different records, so `concat` numbers all records anew by their place in the
+whole.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import index
 from typing import Any, overload
 
 from nearfar.data.sources.skipped import Skipped
+from nearfar.errors import UserError
 
 Record = dict[str, Any]
 
@@ -87,6 +92,10 @@ class Source(ABC):
         """The first `n` records, or all where there are fewer."""
         return self.select(range(min(n, len(self))))
 
+    def where(self, place: int) -> str:
+        """The record of this number in words."""
+        return f"record {place}"
+
     def training(self) -> Source | None:
         """Data of the same make to fit text-only baselines on, where more can be generated; None elsewhere."""
         return None
@@ -124,6 +133,10 @@ class Stream(ABC):
     @abstractmethod
     def read(self, part: int, skip: int = 0) -> Iterator[Record]:
         """The records of one part in their fixed order, without the first `skip`."""
+
+    def where(self, place: int) -> str:
+        """The record of this place (`stream_place`) in words."""
+        return f"part {place >> 32}, record {place & 0xFFFFFFFF}"
 
     @property
     def skipped(self) -> Skipped:
@@ -188,7 +201,7 @@ class Selection(Source):
 
     def record(self, index: int) -> Record:
         place = self.indices[index]
-        return {"index": place, **self.source.record(place)}
+        return with_id(self.source.record(place), place)
 
 
 class Mapped(Source):
@@ -206,7 +219,10 @@ class Mapped(Source):
         return len(self.source)
 
     def record(self, index: int) -> Record:
-        return self.change(self.source.record(index))
+        record = self.source.record(index)
+        own = record.get("index")  # read first: `change` may empty the record
+        changed = self.change(record)
+        return changed if own is None else with_id(changed, own)
 
 
 class Concatenation(Source):
@@ -234,7 +250,7 @@ class Concatenation(Source):
         part = next(p for p in range(len(self.sources)) if index < self._starts[p + 1])
         place = index - self._starts[part]
         record = self.sources[part].record(place)
-        group: int = record["group"] if "group" in record else record.get("index", place)
+        group: int = record["group"] if "group" in record else record_id(record, place, name=self.sources[part].name)
         # Groups of different sources have nothing to do with one another, so each source gets numbers of its own.
         record |= {"index": index, "group": (part << 40) + group}
         record["domain"] = self._domains[part].get(record.get("domain", 0), -1)
@@ -245,8 +261,9 @@ class Concatenation(Source):
 
 
 def concat(*sources: Source, name: str | None = None) -> Source:
-    """Sources one after the other as one. `index` becomes the place in the whole, groups of different sources are kept
-    apart, classes and domains are merged by their names, and a source without domains becomes one.
+    """Sources one after the other as one. `index` becomes the place in the whole, since two sources may give one id to
+    different records. Groups of different sources are kept apart, classes and domains are merged by their names, and a
+    source without domains becomes one.
 
     >>> cats = Records([{"text": "a cat", "label": 0}], name="cats", classes=["cat"])
     >>> pets = Records([{"text": "a dog", "label": 0}], name="pets", classes=["dog"])
@@ -255,6 +272,47 @@ def concat(*sources: Source, name: str | None = None) -> Source:
     (['cat', 'dog'], ['cats', 'pets'], 1, 1, 1)
     """
     return sources[0] if len(sources) == 1 else Concatenation(sources, name=name)
+
+
+def stream_place(part: int, number: int) -> int:
+    """The place of a stream's record: the id of a record that has none of its own."""
+    return (part << 32) + number
+
+
+def numbered(stream: Stream) -> Iterator[tuple[int, Record]]:
+    """A stream's records in its own order, each with its place."""
+    for part in range(stream.parts):
+        for number, record in enumerate(stream.read(part)):
+            yield stream_place(part, number), record
+
+
+def record_id(record: Mapping[str, Any], place: int, *, name: str = "source") -> int:
+    """A record's own id, or else its place.
+
+    Raises:
+        UserError: an id that is no whole number of 64 bits.
+
+    >>> record_id({"index": 17}, 3), record_id({}, 3)
+    (17, 3)
+    """
+    own = record.get("index")
+    if own is None:
+        return place
+    try:
+        number = None if isinstance(own, bool) else index(own)
+    except TypeError:
+        number = None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise UserError(
+            f"{name}, record {place}: its index is {own!r}, but an id is a whole number below 2**63: number the "
+            "records, or give this key another name"
+        )
+    return number
+
+
+def with_id(record: Record, place: int) -> Record:
+    """The record with the id `place`, if it has none of its own."""
+    return record if record.get("index") is not None else {**record, "index": place}
 
 
 def captions(text: Any) -> list[str]:

@@ -28,7 +28,7 @@ class NegCLIP(EmbeddingMethod):
 
     Reads `negative_text` beside `image` and `text`: hard captions, made by
     :class:`nearfar.data.mining.swaps.CaptionSwapper`. Hard images are rows of the batch like others: a
-    :class:`nearfar.data.Loader` with `neighbours` draws them. The three kinds of embeddings are gathered apart, so
+    :class:`nearfar.data.PairedOrder` draws them. The three kinds of embeddings are gathered apart, so
     that several processes give the loss of the one big batch (the released code interleaves them).
 
     Args:

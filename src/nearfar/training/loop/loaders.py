@@ -41,8 +41,10 @@ def wishes(method: Method) -> dict[str, Any]:
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
     """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
-    in order and plain, otherwise."""
+    in order and plain, otherwise. It has the usual fields that the model's attributes ask for (`image_size`,
+    `tokenizer` ...), and those that its `fields(training)` returns, where it has such a method."""
     from nearfar.data import Loader
+    from nearfar.data.fields.usual import settings_of
 
     mine = share_of_batch(config)
     options = {name: value for name, value in options.items() if value is not None}
@@ -51,10 +53,10 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
         # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
         options |= {"views": "none", "shuffle": False, "drop_last": False}
         share = {"batch_size": config.batch_size}
-    pixels = {name: getattr(model, name) for name in ("image_size", "mean", "std") if hasattr(model, name)}
-    texts = {name: getattr(model, name) for name in ("tokenizer", "max_length") if hasattr(model, name)}
+    own = model.fields(training) if hasattr(model, "fields") else []
+    fields = [*own, *options.pop("fields", [])]
     made_for = {"device": next(model.parameters()).device, "seed": config.seed, "workers": config.workers}
-    return Loader(source, **{**pixels, **texts, **made_for, **share, **options})
+    return Loader(source, fields, **{**settings_of(model), **made_for, **share, **options})
 
 
 def _check_share(loader: Any) -> None:

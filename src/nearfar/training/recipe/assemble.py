@@ -116,8 +116,12 @@ def assemble(recipe: Recipe) -> Assembled:
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=_model(method))
     method.to(device)
     options = wishes(method) | recipe.data.loader_options()
-    near = hard_negatives.mined_images(source, _model(method), k) if (k := recipe.data.hard_images) else None
-    loader = _loader(recipe, method, source, {**options, "neighbours": near}, training=True)
+    order: Any = None
+    if (k := recipe.data.hard_images) is not None:
+        from nearfar.data import PairedOrder
+
+        order = PairedOrder(hard_negatives.mined_images(source, _model(method), k))
+    loader = _loader(recipe, method, source, {**options, "order": order}, training=True)
     validation = _validation(recipe, method, validated_on, options)
     return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
 

@@ -1,0 +1,59 @@
+"""Pictures: decoded once to a small canvas, augmented as a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nearfar.data.batches.batch import Key
+from nearfar.data.fields.field import BatchChance, Field, RecordChance
+from nearfar.data.fields.images import decode, resize
+from nearfar.data.fields.views import Preset, Views
+from nearfar.data.sources.source import Record
+
+
+class ImageField(Field):
+    """`image` `[B, 3, H, W]`, `geometry` `[V, B, 3, 3]`, and with more than one view `views` `[V, B, 3, H, W]`, all
+    float32.
+
+    Args:
+        size: side of the pictures in pixels.
+        mean, std: three numbers each that colours from 0 to 1 are normalised with.
+        views: a preset of `nearfar.data.fields.views`, or a `Preset`.
+        n_views: augmented views of each picture.
+    """
+
+    columns = ("image",)
+    fixed = True  # the canvas; views are drawn in `collate`
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        views: str | Preset = "clip",
+        n_views: int = 1,
+    ) -> None:
+        self.views = Views(views, size=size, n_views=n_views, mean=mean, std=std)
+        self.keys = {"image": Key(), "geometry": Key(axis=1)} | ({"views": Key(axis=1)} if n_views > 1 else {})
+
+    def prepare(self, record: Record, chance: RecordChance) -> tuple[Tensor, tuple[int, int]]:
+        """The canvas, uint8 `[3, S, S]`, and the original's width and height."""
+        image, size = decode(record.get("image"), near=self.views.canvas)
+        pixels = resize(image, self.views.canvas, fit=self.views.preset.fit)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), size
+
+    def collate(self, parts: list[tuple[Tensor, tuple[int, int]]], chance: BatchChance) -> dict[str, Any]:
+        """The views. Canvases travel to the device as bytes and are augmented there."""
+        draws = self.views.draw(chance.whole, chance.generator("views")).take(chance.rows)
+        images = torch.stack([canvas for canvas, _ in parts])
+        if chance.device is not None:
+            images = images.to(chance.device, non_blocking=True)
+        views, matrices = self.views(images, draws, sizes=torch.tensor([size for _, size in parts]))
+        pictures = {"image": views[0], "geometry": matrices}
+        return pictures | {"views": views} if self.views.n_views > 1 else pictures

@@ -1,0 +1,49 @@
+"""Hard negative captions: texts that nearly fit, but do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nearfar.data.batches.batch import Key
+from nearfar.data.fields.caption_choice import Caption, check_caption
+from nearfar.data.fields.field import BatchChance, Field, RecordChance
+from nearfar.data.fields.text_field import Tokens, chosen_caption
+from nearfar.data.sources.source import Record, captions
+
+
+class NegativesField(Field):
+    """`negative_text`: `input_ids` and `attention_mask`, each `[B * K, L]` long, sample-major.
+
+    Args:
+        tokens: how texts become tokens.
+        count: K, hard negatives a sample. Those that falsify the chosen caption come first (`negative_of`).
+        caption: as for the `TextField` beside this one, so that both choose the same caption.
+    """
+
+    columns = ("text", "negative_text")
+
+    def __init__(self, tokens: Tokens, count: int, *, caption: Caption = "random") -> None:
+        self.tokens, self.count, self.caption = tokens, count, check_caption(caption)
+        self.keys = {"negative_text": Key(many=True)}
+
+    def prepare(self, record: Record, chance: RecordChance) -> list[str]:
+        wrong = false_captions(record, chosen_caption(record, self.caption, chance)[0])
+        first = chance.number("negative_text")
+        return [wrong[(first + i) % len(wrong)] for i in range(self.count)]
+
+    def collate(self, parts: list[list[str]], chance: BatchChance) -> dict[str, Any]:
+        return {"negative_text": self.tokens([text for texts in parts for text in texts])}
+
+
+def false_captions(record: Record, chosen: int) -> list[str]:
+    """The hard negatives of a record's caption number `chosen`; all of the record's where it has none of its own, and
+    an empty one where the record has none at all.
+
+    >>> record = {"negative_text": ["b a", "d c"], "negative_of": [0, 2]}
+    >>> false_captions(record, 2), false_captions(record, 1), false_captions({}, 0)
+    (['d c'], ['b a', 'd c'], [''])
+    """
+    wrong = captions(record.get("negative_text"))
+    owners = record.get("negative_of") or []
+    own = [text for text, of in zip(wrong, owners, strict=False) if of == chosen]
+    return own or wrong or [""]

@@ -1,0 +1,53 @@
+"""One number a record: label, domain, weight, or any that a method of yours reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nearfar.data.batches.batch import Key
+from nearfar.data.fields.field import BatchChance, Field, RecordChance
+from nearfar.data.sources.skipped import BadRecord
+from nearfar.data.sources.source import Record
+
+
+class NumberField(Field):
+    """A number of each record under its own name, `[B]`: long, or float32 where `absent` is a float.
+
+    Args:
+        name: key of the record and of the batch.
+        absent: what stands where a record has none.
+    """
+
+    def __init__(self, name: str, absent: int | float) -> None:
+        self.name, self.absent = name, absent
+        self.columns, self.keys = (name,), {name: Key(per_sample=True)}
+
+    def prepare(self, record: Record, chance: RecordChance) -> int | float:
+        value = record.get(self.name)
+        if value is None:
+            return self.absent
+        try:
+            number = float(value) if isinstance(self.absent, float) else int(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None or isinstance(value, str) or number != value or abs(number) >= 2**63:
+            kind = "number" if isinstance(self.absent, float) else "whole number"
+            raise BadRecord(f"its {self.name} is {value!r}, not a {kind}")
+        return number
+
+    def collate(self, parts: list[int | float], chance: BatchChance) -> dict[str, Any]:
+        dtype = torch.float32 if isinstance(self.absent, float) else torch.long
+        return {self.name: torch.tensor(parts, dtype=dtype)}
+
+
+def numbers_of(columns: Sequence[str]) -> list[Field]:
+    """The fields that every loader has: the record's id and group, and label, domain and weight where there are any."""
+    absent = {"label": -1, "domain": -1, "weight": 1.0}
+    return [
+        NumberField("index", -1),
+        NumberField("group", -1),
+        *(NumberField(name, value) for name, value in absent.items() if name in columns),
+    ]

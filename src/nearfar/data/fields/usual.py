@@ -1,0 +1,108 @@
+"""The usual fields by the settings that models, methods and recipes name: pictures, captions, negatives, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from nearfar.data.fields.answers_field import AnswersField
+from nearfar.data.fields.caption_choice import Caption, check_caption
+from nearfar.data.fields.field import Field
+from nearfar.data.fields.image_field import ImageField
+from nearfar.data.fields.negatives_field import NegativesField
+from nearfar.data.fields.text_field import TextField, Tokens
+from nearfar.data.fields.views import Preset
+from nearfar.data.sources.source import Source, Stream, captions
+from nearfar.errors import UserError
+
+OF_A_MODEL = ("image_size", "mean", "std", "tokenizer", "max_length")
+"""Settings that a model gives by attributes of these names; it gets no pictures, or no texts, where it lacks them."""
+
+
+class Usual(TypedDict, total=False):
+    """The settings of `usual_fields`, each optional."""
+
+    image_size: int | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    tokenizer: Any
+    views: str | Preset
+    n_views: int
+    max_length: int | None
+    pad_to: int | None
+    caption: Caption | None
+    negatives: int | None
+    answers: bool
+
+
+def usual_fields(
+    source: Source | Stream,
+    *,
+    shuffle: bool = True,
+    image_size: int | None = None,
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
+    tokenizer: Any = None,
+    views: str | Preset = "clip",
+    n_views: int = 1,
+    max_length: int | None = None,
+    pad_to: int | None = None,
+    caption: Caption | None = None,
+    negatives: int | None = None,
+    answers: bool = False,
+) -> list[Field]:
+    """The fields that a loader of pictures and texts has.
+
+    Args:
+        source: what they will read.
+        shuffle: whether it is read in a new order each epoch, which makes `random` the default of `caption`.
+        image_size: side of the pictures in pixels; None leaves pictures out.
+        mean, std: what the model's pixels are normalised with.
+        tokenizer: any tokenizer of `transformers`; None leaves texts out.
+        views: a preset of `nearfar.data.fields.views`, or a `Preset`.
+        n_views: augmented views of each picture.
+        max_length: tokens a caption is cut to (default: what the tokenizer says).
+        pad_to: pad to a fixed length.
+        caption: one of a record's captions at `random`, always its `first`, or the share of draws that take the first.
+        negatives: hard negative captions a sample, by default as many as the first record has.
+        answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
+            is unusable.
+
+    Raises:
+        UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer.
+    """
+    fields: list[Field] = []
+    caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
+    count = _count_negatives(source, negatives)
+    if tokenizer is not None:
+        tokens = Tokens(tokenizer, max_length, pad_to)
+        fields.append(TextField(tokens, caption=caption))
+        if count:
+            fields.append(NegativesField(tokens, count, caption=caption))
+        if answers:
+            fields.append(AnswersField(tokens))
+    elif answers:
+        raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
+    if image_size:
+        fields.append(ImageField(image_size, mean=mean, std=std, views=views, n_views=n_views))
+    return fields
+
+
+def settings_of(model: Any) -> dict[str, Any]:
+    """The settings that a model gives, for what it reads.
+
+    >>> from types import SimpleNamespace
+    >>> settings_of(SimpleNamespace(tokenizer="its tokenizer", max_length=32))
+    {'tokenizer': 'its tokenizer', 'max_length': 32}
+    """
+    return {name: getattr(model, name) for name in OF_A_MODEL if hasattr(model, name)}
+
+
+def _count_negatives(source: Source | Stream, wanted: int | None) -> int:
+    if "negative_text" not in source.columns:
+        if wanted:
+            raise UserError(f"{source.name} has no 'negative_text', of which negatives={wanted} are to be taken")
+        return 0
+    if wanted is not None:
+        return wanted
+    return len(captions(next(iter(source), {}).get("negative_text")))
