@@ -38,8 +38,8 @@ class Protocol:
         own_data: an option that brings data of its own, so that the source needs nothing.
         flags: options that have a flag of their own on the command line: {"--templates": "templates"}.
         headlines: figures, and what the report calls them on its first lines.
-        examples: a section of the report with single examples: its heading, and a function `(results, source) -> HTML`
-            as "module:function".
+        examples: a section of the report with single examples: its heading, and a function `(results, source)` as
+            "module:function", which returns blocks (`nearfar.evaluation.report.blocks`).
 
     >>> from nearfar.evaluation.protocols import PROTOCOLS
     >>> PROTOCOLS["retrieval"].needed_columns, PROTOCOLS["retrieval"].needed_abilities

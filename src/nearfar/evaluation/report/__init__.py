@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nearfar import files
+from nearfar import files, templates
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Result, load_results
 from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
-from nearfar.evaluation.report import figures, gallery, page, space, tables
+from nearfar.evaluation.report import figures, gallery, space, tables
+from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
 from nearfar.evaluation.run_protocols import evaluate
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
@@ -57,6 +58,8 @@ def write_report(
     Returns:
         The path of the file. It is written in one piece, and refers to nothing outside itself.
     """
+    from nearfar import __version__
+
     folder = Path(run_dir)
     rows = list(history) if history is not None else _read_rows(folder / HISTORY)
     data = embeddings
@@ -70,37 +73,34 @@ def write_report(
         skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()[1:]  # after the line with the count
     missing = [str(entry).strip() for entry in skipped or ()]
     missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
-    document = page.page(
-        title or folder.resolve().name,
-        _lead(data, rows, about),
-        tables.headline(results),
-        [
-            ("Training", _training(rows)),
-            *_headed(about, _measured(data, source, results, seed)),
-            ("Configuration", _config(config, folder)),
-            ("Skipped records", _skipped(missing)),
-        ],
-        _footer(),
+    sections = [
+        Section("Training", _training(rows)),
+        *(replace(section, about=about or "") for section in _measured(data, source, results, seed)),
+        Section("Configuration", _config(config, folder)),
+        Section("Skipped records", _skipped(missing)),
+    ]
+    document = templates.render(
+        __name__,
+        "report.html.jinja",
+        title=title or folder.resolve().name,
+        lead=_lead(data, rows, about),
+        tiles=tables.headline(results),
+        sections=[section for section in sections if section.blocks],
+        footer=f"nearfar {__version__}",
     )
     return files.write(folder / "report.html", document)
 
 
-def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result], seed: int) -> list[tuple[str, str]]:
+def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result], seed: int) -> list[Section]:
     """The sections that show the data, or what was measured on it."""
     return [
-        ("Results", _results(results)),
-        ("By part", tables.breakdowns(results, _kinds(data))),
-        ("Retrieval gallery", _gallery(data, source, seed)),
+        Section("Results", _results(results)),
+        Section("By part", tables.breakdowns(results, _kinds(data))),
+        Section("Retrieval gallery", _gallery(data, source, seed)),
         *_examples(results, source),
-        ("Embedding map", space.embedding_map(data, seed=seed) if data is not None else ""),
-        ("Geometry", _geometry(data, results, seed)),
+        Section("Embedding map", space.embedding_map(data, seed=seed) if data is not None else []),
+        Section("Geometry", _geometry(data, results, seed)),
     ]
-
-
-def _headed(about: str | None, sections: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The sections, each under a line that says what the data is."""
-    line = f'<p class="note"><b>On {escape(about)}.</b></p>' if about else ""
-    return [(heading, line + body if body else "") for heading, body in sections]
 
 
 def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str | None) -> str:
@@ -113,21 +113,18 @@ def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str
     return " ".join(parts)
 
 
-def _training(rows: Sequence[Mapping[str, Any]]) -> str:
+def _training(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     drawn = figures.curves([dict(row) for row in rows])
-    panels = "".join(page.figure(svg, "", page.keys(legend)) for svg, legend in drawn)
-    return f'<div class="figures">{panels}</div>' if drawn else ""
+    return [Figures([Figure(svg, colours) for svg, colours in drawn])] if drawn else []
 
 
-def _results(results: Mapping[str, Result]) -> str:
-    shown = {name: result for name, result in results.items() if name != "geometry"}
-    if not shown:
-        return ""
-    note = (
+def _results(results: Mapping[str, Result]) -> list[Block]:
+    measured = tables.metric_tables({name: result for name, result in results.items() if name != "geometry"})
+    note = Note(
         "Intervals are 95 % bootstrap intervals that resample whole groups (all pictures and captions of one thing "
         "together). Chance is what a random order of the candidates reaches on the same data."
     )
-    return f'<p class="note">{note}</p>{tables.metric_tables(shown)}'
+    return [note, *measured] if measured else []
 
 
 def _kinds(data: Embeddings | None) -> dict[str, str]:
@@ -135,36 +132,36 @@ def _kinds(data: Embeddings | None) -> dict[str, str]:
     return {"domain": "style"} if data is not None and "style" in data.columns else {}
 
 
-def _gallery(data: Embeddings | None, source: Any, seed: int) -> str:
+def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
     if data is None or source is None or isinstance(source, Embeddings):
-        return ""
-    body = gallery.gallery(data, source, seed=seed)
-    note = (
+        return []
+    note = Note(
         "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
         "them is right, the best right one stands at the end with its rank."
     )
-    return f'<p class="note">{note}</p>{body}' if body else ""
+    found = gallery.gallery(data, source, seed=seed)
+    return [note, *found] if found else []
 
 
-def _examples(results: Mapping[str, Result], source: Any) -> list[tuple[str, str]]:
+def _examples(results: Mapping[str, Result], source: Any) -> list[Section]:
     """The sections with single examples, of the protocols that have them."""
     rows = [PROTOCOLS[name].examples for name in PROTOCOLS if name in results]
-    return [(row[0], load(row[1])(results, source)) for row in rows if row is not None]
+    return [Section(row[0], load(row[1])(results, source)) for row in rows if row is not None]
 
 
-def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> str:
-    drawn = space.pair_figures(data, seed=seed) if data is not None else ""
+def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> list[Block]:
+    drawn = space.pair_figures(data, seed=seed) if data is not None else []
     if "geometry" not in results:
-        return drawn
-    note = (
+        return [*drawn]
+    note = Note(
         "Alignment is the mean squared distance of a caption and its image (lower is nearer; chance: random pairs). "
         "Uniformity is lower the more evenly the sphere is used (chance: even). Effective rank counts the dimensions "
         "in use. A spread of 0 or a mean cosine of 1 is collapse. Hubness is 0 where all images are found alike."
     )
-    return f'<p class="note">{note}</p>{tables.metric_tables({"geometry": results["geometry"]})}{drawn}'
+    return [note, *tables.metric_tables({"geometry": results["geometry"]}), *drawn]
 
 
-def _config(config: Any, folder: Path) -> str:
+def _config(config: Any, folder: Path) -> list[Verbatim]:
     if config is None:
         found = [folder / name for name in CONFIGS if (folder / name).exists()]
         text = found[0].read_text(encoding="utf-8") if found else ""
@@ -174,20 +171,11 @@ def _config(config: Any, folder: Path) -> str:
         import yaml
 
         text = yaml.safe_dump(json.loads(json.dumps(config, default=str)), sort_keys=False, allow_unicode=True)
-    return f"<pre>{escape(text.strip())}</pre>" if text.strip() else ""
+    return [Verbatim(text.strip())] if text.strip() else []
 
 
-def _skipped(missing: Sequence[str]) -> str:
-    if not missing:
-        return ""
-    items = "".join(f"<li>{escape(entry)}</li>" for entry in missing[:1000])
-    return f"<details><summary>{len(missing):,} could not be used</summary><ul>{items}</ul></details>"
-
-
-def _footer() -> str:
-    from nearfar import __version__
-
-    return f"nearfar {__version__}"
+def _skipped(missing: Sequence[str]) -> list[Listing]:
+    return [Listing(f"{len(missing):,} could not be used", missing[:1000])] if missing else []
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,56 +10,57 @@ from PIL import Image, ImageDraw
 
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
+from nearfar.evaluation.report.blocks import Block, Example, Examples, Note, Picture
 from nearfar.evaluation.report.gallery import data_url, thumbnail
 
 HEAT = (214, 39, 40)
 """The colour of a map that lies over a picture."""
 
 
-def choices(results: Mapping[str, Result], source: Any) -> str:
-    """The failures of each task of the protocol `compositionality`; "" where there are none. Pictures come from the
-    files that the failures name, or by their row from `source`."""
+def choices(results: Mapping[str, Result], source: Any) -> list[Examples]:
+    """The failures of each task of the protocol `compositionality`. Pictures come from the files that the failures
+    name, or by their row from `source`."""
     tasks = _details(results, "compositionality", "failures")
-    return "".join(
-        f"<h3>{escape(task.replace('_', ' '))}</h3>\n{''.join(_choice(failure, source) for failure in failures)}"
+    return [
+        Examples([_choice(failure, source) for failure in failures], heading=task.replace("_", " "))
         for task, failures in (tasks or {}).items()
         if failures
-    )
+    ]
 
 
-def answers(results: Mapping[str, Result], source: Any) -> str:
+def answers(results: Mapping[str, Result], source: Any) -> list[Examples]:
     """Questions that were answered wrongly, with the answers they had."""
 
-    def told(failure: Mapping[str, Any]) -> str:
+    def example(failure: Mapping[str, Any]) -> Example:
         right = ", ".join(failure["answers"])
         return _example(failure["question"], [f"✗ {failure['given']}", f"right: {right}"], _picture(failure, source))
 
-    return "".join(map(told, _details(results, "answering", "failures") or ()))
+    return _examples(example, _details(results, "answering", "failures"))
 
 
-def verdicts(results: Mapping[str, Result], source: Any) -> str:
+def verdicts(results: Mapping[str, Result], source: Any) -> list[Examples]:
     """Statements that were judged wrongly, with their classes."""
 
-    def told(failure: Mapping[str, Any]) -> str:
+    def example(failure: Mapping[str, Any]) -> Example:
         remarks = [f"✗ {failure['given']}", f"right: {failure['label']}"]
         return _example(failure["text"], remarks, _picture(failure, source))
 
-    return "".join(map(told, _details(results, "entailment", "failures") or ()))
+    return _examples(example, _details(results, "entailment", "failures"))
 
 
-def looks(results: Mapping[str, Result], source: Any) -> str:
-    """Phrases with their pictures, the map in red over it and the box around the thing; "" where there are none."""
+def looks(results: Mapping[str, Result], source: Any) -> list[Block]:
+    """Phrases with their pictures, the map in red over it and the box around the thing."""
 
-    def told(look: Mapping[str, Any]) -> str:
+    def example(look: Mapping[str, Any]) -> Example:
         mark = "✓ points at it" if look["pointing"] else "✗ points elsewhere"
         return _example(look["phrase"], [mark], _picture(look, source, lambda picture: overlaid(picture, look)))
 
-    drawn = "".join(map(told, _details(results, "grounding", "looks") or ()))
-    note = (
+    note = Note(
         "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
         "picture. The frame is where the thing is, which the model is not told."
     )
-    return f'<p class="note">{note}</p>{drawn}' if drawn else ""
+    drawn = _examples(example, _details(results, "grounding", "looks"))
+    return [note, *drawn] if drawn else []
 
 
 def overlaid(picture: Image.Image, look: Mapping[str, Any], *, side: int = 224) -> Image.Image:
@@ -84,18 +84,17 @@ def overlaid(picture: Image.Image, look: Mapping[str, Any], *, side: int = 224) 
     return ground
 
 
-def _choice(failure: Mapping[str, Any], source: Any) -> str:
+def _choice(failure: Mapping[str, Any], source: Any) -> Example:
     remarks = [f"✗ chosen: {failure['chosen']}", failure["group"]]
     return _example(failure["true"], remarks, _picture(failure, source))
 
 
-def _example(said: str, remarks: Sequence[str], url: str) -> str:
-    notes = "".join(f'<span class="rank">{escape(remark)}</span>' for remark in remarks)
-    told = escape("; ".join([said, *remarks]))
-    return (
-        f'<div class="query"><div><q>{escape(said)}</q>{notes}</div>'
-        f'<ul class="hits"><li><img src="{url}" alt="{told}"></li></ul></div>\n'
-    )
+def _example(text: str, remarks: Sequence[str], url: str) -> Example:
+    return Example(text, remarks, [Picture(url, alt="; ".join([text, *remarks]))])
+
+
+def _examples(made: Callable[[Mapping[str, Any]], Example], entries: Any) -> list[Examples]:
+    return [Examples([made(entry) for entry in entries])] if entries else []
 
 
 def _details(results: Mapping[str, Result], protocol: str, key: str) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 PALETTE = ("#3b82c4", "#d9822b", "#3a9d6e", "#c4609f", "#8a72d0", "#c9a227", "#3fa7b5", "#a0694b", "#8b939c")
@@ -18,7 +18,7 @@ INK, SOFT, RULE = "#010203", "#040506", "#070809"
 Rows = Sequence[dict[str, Any]]
 
 
-def draw(paint: Callable[[Any], None], *, width: float, height: float, describe: str, name: str) -> str:
+def draw(paint: Callable[[Any], None], *, width: float, height: float, describe: str, name: str) -> Markup:
     """Paint on empty axes and return an inline SVG.
 
     Args:
@@ -63,7 +63,7 @@ def draw(paint: Callable[[Any], None], *, width: float, height: float, describe:
     return _inline(buffer.getvalue(), describe)
 
 
-def curves(history: Rows) -> list[tuple[str, dict[str, str]]]:
+def curves(history: Rows) -> list[tuple[Markup, dict[str, str]]]:
     """An SVG and its legend for each figure of the training history, training and validation of the same together."""
     names = [name for name in dict.fromkeys(key for row in history for key in row) if _is_curve(name, history)]
     panels: dict[str, list[str]] = {}
@@ -76,7 +76,7 @@ def curves(history: Rows) -> list[tuple[str, dict[str, str]]]:
 
 def scatter(
     points: NDArray[np.float64], kind: Sequence[str], colours: dict[str, str], *, describe: str, name: str
-) -> str:
+) -> Markup:
     """A map of points `[n, 2]`, coloured by kind; without axes, as its directions mean nothing."""
     kinds = np.asarray(kind)
 
@@ -90,7 +90,7 @@ def scatter(
     return draw(paint, width=7.2, height=4.4, describe=describe, name=name)
 
 
-def histograms(series: dict[str, NDArray[np.float64]], *, label: str, describe: str, name: str) -> str:
+def histograms(series: dict[str, NDArray[np.float64]], *, label: str, describe: str, name: str) -> Markup:
     """Densities over one axis, in the order of the palette."""
     low = min(float(values.min()) for values in series.values())
     high = max(float(values.max()) for values in series.values())
@@ -106,7 +106,7 @@ def histograms(series: dict[str, NDArray[np.float64]], *, label: str, describe: 
     return draw(paint, width=4.2, height=2.6, describe=describe, name=name)
 
 
-def _curve(title: str, names: Sequence[str], history: Rows, number: int) -> tuple[str, dict[str, str]]:
+def _curve(title: str, names: Sequence[str], history: Rows, number: int) -> tuple[Markup, dict[str, str]]:
     series = {name: _points(name, history) for name in names}
 
     def paint(axes: Any) -> None:
@@ -144,7 +144,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
-def _inline(svg: str, describe: str) -> str:
+def _inline(svg: str, describe: str) -> Markup:
+    """The drawing as part of a page. matplotlib has escaped the words in it; those of `describe` are escaped here."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
@@ -153,4 +154,5 @@ def _inline(svg: str, describe: str) -> str:
         svg = svg.replace(stand_in, variable)
     # The page's own font, whatever it is, is near enough in width to the one that the layout was made with.
     svg = re.sub(r"font: (?:\d+ )?([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(describe)}" ', 1)
+    opening = Markup('<svg role="img" aria-label="{}" ').format(describe)
+    return Markup(svg.replace("<svg ", opening, 1))

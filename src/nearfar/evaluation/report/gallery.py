@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,17 @@ from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.ranks import nearest
 from nearfar.evaluation.protocols.retrieval import ranks
+from nearfar.evaluation.report.blocks import Example, Examples, Picture
 
 THUMBNAIL = 112
 """Pixels of the longer side."""
 
 
-def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed: int = 0) -> str:
+def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed: int = 0) -> list[Examples]:
     """Text queries with the `top` images that each finds: `each` that succeed, as many near misses (a right image among
     the first ten, but not the first) and as many failures, drawn by `seed`."""
     if not len(data.text) or not data.captions or not hasattr(source, "__getitem__"):
-        return ""
+        return []
     found, _ = ranks(data, "text_to_image")
     place, texts = found.rank(), data.distinct_texts()
     rng = np.random.default_rng(seed)
@@ -39,12 +39,12 @@ def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed:
         share = len(rows) / max(1, int(found.answerable().sum()))
         drawn = rng.permutation(rows)[:each]
         if len(drawn):
-            queries = "".join(_query(data, thumbnails, int(texts[row]), place[row], top) for row in drawn)
-            parts.append(f'<h3>{title} <span class="note">({share:.0%} of queries)</span></h3>\n{queries}')
-    return "".join(parts)
+            queries = [_query(data, thumbnails, int(texts[row]), place[row], top) for row in drawn]
+            parts.append(Examples(queries, title, f"{share:.0%} of queries"))
+    return parts
 
 
-def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, top: int) -> str:
+def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, top: int) -> Example:
     images = normalize(data.image, dim=1)
     query = normalize(data.text[text : text + 1], dim=1)
     cosine, rows = (found[0].tolist() for found in nearest(query, images, top))
@@ -58,20 +58,14 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
         best = int(candidates[(images[candidates] @ query[0]).argmax()])
         hits.append(_hit(data, thumbnails, best, f"rank {place:.0f}", "missed"))
     rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(data):,}"
-    return (
-        f'<div class="query"><div><q>{escape(data.captions[text])}</q><span class="rank">{rank}</span></div>'
-        f'<ul class="hits">{"".join(hits)}</ul></div>\n'
-    )
+    return Example(data.captions[text], [rank], hits)
 
 
-def _hit(data: Embeddings, thumbnails: _Thumbnails, row: int, remark: str, kind: str) -> str:
+def _hit(data: Embeddings, thumbnails: _Thumbnails, row: int, remark: str, kind: str) -> Picture:
     name = data.names[row] if data.names else f"image {row}"
     said = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
     mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
-    return (
-        f'<li class="{kind}"><img src="{thumbnails(row)}" alt="{escape(said + name)}" title="{escape(name)}">'
-        f"{mark}{escape(remark)}</li>"
-    )
+    return Picture(thumbnails(row), alt=said + name, title=name, kind=kind, remark=mark + remark)
 
 
 class _Thumbnails:

@@ -12,20 +12,20 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.report.blocks import Figure, Figures
 from nearfar.evaluation.report.figures import PALETTE, histograms, scatter
-from nearfar.evaluation.report.page import figure, keys
 
 MAPPED = 1000
 """Images on the map; more would be a blot."""
 
 
-def embedding_map(data: Embeddings, *, seed: int = 0) -> str:
+def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
     """A map of the images in two dimensions, coloured by category (or class, or domain, whichever there is).
 
     By t-SNE where scikit-learn is installed, which keeps neighbours together; by the two principal axes otherwise.
     """
     if len(data) < 3:
-        return ""
+        return []
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MAPPED]
     kind, what = _kinds(data.select(rows))
     x = normalize(data.image[rows], dim=1)
@@ -33,20 +33,20 @@ def embedding_map(data: Embeddings, *, seed: int = 0) -> str:
     colours = _colours(kind)
     svg = scatter(points, kind, colours, describe=f"Map of {len(rows)} image embeddings by {what}", name="map")
     remark = f"{len(rows):,} image embeddings, laid out by {how}, coloured by {what}."
-    return '<div class="figures wide">' + figure(svg, remark, keys(colours)) + "</div>"
+    return [Figures([Figure(svg, colours, remark)], wide=True)]
 
 
-def pair_figures(data: Embeddings, *, seed: int = 0) -> str:
+def pair_figures(data: Embeddings, *, seed: int = 0) -> list[Figures]:
     """Cosines of pairs and of strangers, and images and texts on their common principal axes."""
     if len(data.text) < 3 or len(data) < 3:
-        return ""
+        return []
     cosines = pairs_and_strangers(data, seed=seed)
     series = {name: values for name, values in cosines.items() if len(values)}
     describe = "; ".join(f"a caption and {name}: mean cosine {values.mean():.3f}" for name, values in series.items())
-    apart = figure(
+    apart = Figure(
         histograms(series, label="cosine", describe=describe, name="cosines"),
+        dict(zip((f"a caption and {name}" for name in series), PALETTE, strict=False)),
         "Cosine of a caption and an image: the less the two hills overlap, the better.",
-        keys(dict(zip((f"a caption and {name}" for name in series), PALETTE, strict=False))),
     )
     generator = torch.Generator().manual_seed(seed)
     images, texts = (
@@ -60,8 +60,8 @@ def pair_figures(data: Embeddings, *, seed: int = 0) -> str:
         describe="Images and captions on their two common principal axes",
         name="modalities",
     )
-    gap = figure(both, "Images and captions on their common principal axes: a gap shows as two islands.", keys(colours))
-    return f'<div class="figures">{apart}{gap}</div>'
+    gap = Figure(both, colours, "Images and captions on their common principal axes: a gap shows as two islands.")
+    return [Figures([apart, gap])]
 
 
 def pairs_and_strangers(data: Embeddings, *, most: int = 20_000, seed: int = 0) -> dict[str, NDArray[np.float64]]:

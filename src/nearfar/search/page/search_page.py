@@ -6,9 +6,10 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from nearfar.errors import UserError, need
 from nearfar.search.index.identity import check_model
@@ -87,9 +88,9 @@ class Desk:
             index = self.index
         except UserError:
             index = self._index
-        model = escape("/".join(Path(index.model).parts[-2:]))
+        model = "/".join(Path(index.model).parts[-2:])
         pictures = "1 picture" if len(index) == 1 else f"{len(index):,} pictures"
-        return f"<h1>nearfar search</h1><p>{pictures}, by the model {model}</p>"
+        return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(pictures, model)
 
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
@@ -121,8 +122,9 @@ class Desk:
             return ""
         hit = hits[chosen]
         about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
-        told = ", ".join(escape(part) for part in about if part)
-        return f'<div class="found">chosen: hit <b>{hit.rank}</b>, score {hit.score:.3f}: {told}</div>'
+        known = ", ".join(part for part in about if part)
+        sentence = Markup('<div class="found">chosen: hit <b>{}</b>, score {:.3f}: {}</div>')
+        return sentence.format(hit.rank, hit.score, known)
 
     def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
         """Labels with their shares, and a sentence where something was wrong."""
@@ -149,9 +151,9 @@ class Desk:
             results = query(index, self.encoder, **asked, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
-        what = escape(describe(results.query))
-        found = f"{len(results)} of {len(index):,} pictures for <b>{what}</b>, {results.cost}"
-        return self._show(results.hits), results.hits, f'<div class="found">{found}</div>'
+        sentence = Markup('<div class="found">{} of {:,} pictures for <b>{}</b>, {}</div>')
+        found = sentence.format(len(results), len(index), describe(results.query), results.cost)
+        return self._show(results.hits), results.hits, found
 
     def _show(self, hits: list[Hit]) -> Shown:
         return [(hit_thumbnail(hit), title(hit)) for hit in hits]
@@ -288,4 +290,4 @@ def title(hit: Hit) -> str:
 
 def alert(message: str) -> str:
     """A sentence on what went wrong, as HTML."""
-    return f'<div class="alert" role="alert">{escape(message)}</div>'
+    return Markup('<div class="alert" role="alert">{}</div>').format(message)
