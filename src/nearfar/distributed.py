@@ -56,13 +56,14 @@ def is_split(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, without a gradient. Every rank must bring the same shape."""
+def gather_rows(rows: Tensor, axis: int = 0) -> Tensor:
+    """Rows of all ranks in rank order, joined along `axis`, without a gradient. Every rank must bring the same
+    shape."""
     if world_size() == 1:
         return rows
     everyone = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
     dist.all_gather(everyone, rows.contiguous())
-    return torch.cat(everyone)
+    return torch.cat(everyone, axis)
 
 
 @torch.no_grad()

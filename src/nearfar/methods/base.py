@@ -2,6 +2,9 @@
 
 Any loop can train a :class:`Method`. An :class:`EmbeddingMethod` also says where its embeddings end and its objective
 begins; `nearfar.training` then adds gradient caching and the negatives of other processes, once, for all methods.
+
+All that the house reads of a method is declared here, with its default and its reader. A class attribute that is nearly
+one of these names is refused when the class is made, and an objective that reads a batch key outside `reads` too.
 """
 
 from __future__ import annotations
@@ -12,10 +15,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.losses.temperature import Temperature
+from nearfar.methods.declarations import DeclaredBatch, check_attributes, check_reads
 
 Batch = Mapping[str, Any]
 """A plain dict of tensors; `nearfar.data.batches.batch` lists its keys."""
+
+
+class DataPart(nn.Module):
+    """A part of a method that keeps something of the data, such as a table by sample. A method's `begin` and
+    `check_state` reach each of its parts."""
+
+    def begin(self, data: DataInfo) -> None:
+        """Make the buffers for these data."""
+
+    def check_state(self, state: Mapping[str, Tensor], prefix: str) -> None:
+        """Refuse, by a `UserError`, a saved state that is of other data; `prefix` is this part's own in its names."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        self.check_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class Method(nn.Module, ABC):
@@ -23,7 +43,39 @@ class Method(nn.Module, ABC):
 
     Everything that changes during training must live in parameters or buffers (queues, momentum copies, moving
     averages), so that `state_dict` is enough to resume.
+
+    Raises:
+        UserError: a subclass has an attribute that is nearly one of those declared here (`n_view`).
     """
+
+    model: Any
+    """What batches are made for, and what is evaluated, saved and searched with. None until a method sets its own.
+    Read by `training.loop.loaders`, through `encoder` by `Run.model` and the recipe's evaluation."""
+
+    views: str | None = None
+    """The preset of `nearfar.data.fields.views` that its pictures are augmented by; None: the loader's own. Read, like
+    the next two, by `training.loop.loaders.data_settings`, where a recipe or a `Loader` of the user's does not say."""
+
+    n_views: int = 1
+    """Augmented views of each picture: more than one come as the batch's `views`."""
+
+    answers: bool = False
+    """Whether its batches hold the answers to the questions in `text`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for base in cls.__mro__:
+            if base is not cls and base.__module__ == __name__:
+                check_attributes(cls, base)
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.model = None
+
+    @property
+    def encoder(self) -> Any:
+        """`model`, or the method itself where it has none."""
+        return self if self.model is None else self.model
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -34,6 +86,23 @@ class Method(nn.Module, ABC):
     def before_step(self) -> None:
         """Forget what an earlier step left that was not taken. Called before the first forward pass of each step. Here
         there is nothing to forget."""
+
+    def begin(self, data: DataInfo) -> None:
+        """Get to know the training data: their size, ids, classes and domains. Called once, before the first step, by
+        `nearfar.train` and the adapters for other loops; on resume, too, before the saved state is loaded; on all
+        processes alike, with the same random draws. Here: tells each `DataPart` of the method.
+
+        Streams and plain batches have `size` and `ids` None: a method that cannot do without raises a `UserError`.
+        """
+        for part in self.modules():
+            if isinstance(part, DataPart):
+                part.begin(data)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a saved state that is of other data, before it is loaded. Read by `training_loop` on resume."""
+        for name, part in self.named_modules():
+            if isinstance(part, DataPart):
+                part.check_state(state, f"{name}." if name else "")
 
     def after_step(self, step: int) -> None:
         """Update what follows the optimiser: momentum encoders, queues, schedules. Called once after each optimiser
@@ -54,7 +123,23 @@ class EmbeddingMethod(Method):
 
     `embed` must treat rows independently (no batch statistics shared between rows), so that it may be run in chunks:
     that is what makes gradient caching exact.
+
+    Raises:
+        UserError: `objective` reads a batch key that `reads` does not name.
     """
+
+    reads: tuple[str, ...] = ("index", "group", "label", "domain", "weight")
+    """The batch keys that `objective` gets, and no others: in `forward`, in training, in validation, with gradient
+    caching, and gathered over all processes, alike. An instance may set fewer. Read by `for_objective` and
+    `training.loop.gradients`."""
+
+    gather: bool = True
+    """Whether `objective` gets the whole batch of all processes, embeddings and `reads`; else this process's own part.
+    Read by `training.loop.gradients`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_reads(cls.__name__, cls.objective, cls.reads)
 
     @abstractmethod
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -63,11 +148,15 @@ class EmbeddingMethod(Method):
 
     @abstractmethod
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The loss over embeddings of the whole (global) batch. `batch` holds only the per-sample vectors (`index`,
-        `group`, `label`, `domain`, `weight`), gathered like the embeddings."""
+        """The loss over embeddings of the whole (global) batch. `batch` holds only the keys in `reads`, gathered like
+        the embeddings."""
+
+    def for_objective(self, batch: Batch) -> Batch:
+        """The part of a batch that `objective` gets; reading any other key of it is an error."""
+        return DeclaredBatch(batch, reads=self.reads, method=type(self).__name__)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return self.objective(self.embed(batch), batch)
+        return self.objective(self.embed(batch), self.for_objective(batch))
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

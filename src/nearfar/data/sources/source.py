@@ -72,6 +72,17 @@ class Source(ABC):
         """One key of every record, `default` where a record lacks it. Images are not decoded for it."""
         return [record.get(key, default) for record in self]
 
+    def ids(self) -> Sequence[int]:
+        """The stable id of each record, in order: its `index`, or its place where it has none. Batches have them as
+        `index`.
+
+        >>> Records([{"text": c} for c in "abcdef"]).filter(lambda record: record["text"] > "c").ids()
+        [3, 4, 5]
+        """
+        if "index" not in self.columns and (not len(self) or self.record(0).get("index") is None):
+            return range(len(self))
+        return [record_id({"index": own}, place, name=self.name) for place, own in enumerate(self.column("index"))]
+
     def texts(self) -> list[str]:
         """Every caption of every record, in order: what a tokenizer is trained on.
 
@@ -199,6 +210,10 @@ class Selection(Source):
     def training(self) -> Source | None:
         return self.source.training()
 
+    def ids(self) -> Sequence[int]:
+        whole = self.source.ids()
+        return [whole[i] for i in self.indices]
+
     def record(self, index: int) -> Record:
         place = self.indices[index]
         return with_id(self.source.record(place), place)
@@ -245,6 +260,9 @@ class Concatenation(Source):
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def ids(self) -> Sequence[int]:
+        return range(len(self))
 
     def record(self, index: int) -> Record:
         part = next(p for p in range(len(self.sources)) if index < self._starts[p + 1])

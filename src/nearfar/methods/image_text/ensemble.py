@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.models.dual.projection import Heads
@@ -52,6 +53,8 @@ class Ensemble(EmbeddingMethod):
         self.members = nn.ModuleList(
             member(_OneHead(model, head), **settings) for head in range(len(model.image_projection))
         )
+        self.reads, self.gather = member.reads, member.gather
+        self.views, self.n_views = member.views, member.n_views
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         read = {"image": self.model.image_summary, "text": self.model.text_summary}
@@ -67,7 +70,7 @@ class Ensemble(EmbeddingMethod):
         found: list[dict[str, Tensor]] = []
         for head, member in enumerate(self.members):
             own = {name.partition(".")[2]: value for name, value in embeddings.items() if name.startswith(f"{head}.")}
-            found.append(member.objective(own, batch))  # type: ignore[operator]
+            found.append(member.objective(own, member.for_objective(batch)))  # type: ignore[operator]
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}  # type: ignore[misc]
 
     def before_step(self) -> None:
@@ -77,6 +80,10 @@ class Ensemble(EmbeddingMethod):
     def after_step(self, step: int) -> None:
         for member in self.members:
             member.after_step(step)  # type: ignore[operator]
+
+    def begin(self, data: DataInfo) -> None:
+        for member in self.members:
+            member.begin(data)  # type: ignore[operator]
 
 
 class _OneHead:

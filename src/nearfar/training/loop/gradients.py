@@ -3,7 +3,7 @@
 For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
 
 1. embed the local samples chunk by chunk, keeping the graph of the last chunk only;
-2. gather the embeddings and per-sample vectors of all ranks;
+2. gather the embeddings of all ranks, and the batch keys that the objective reads;
 3. run the objective on them as leaves: the loss, its gradient by embedding, and the gradient of its own parameters;
 4. send the local slice of those gradients back through each chunk, embedded again with its own random state.
 
@@ -13,7 +13,7 @@ slice is scaled by the number of ranks, so that the one mean over ranks which fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from nearfar import distributed as processes
 from nearfar.data.batches import batch as batches
+from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod, Method
 from nearfar.training.state.random_state import RandomState, shared_randomness
 
@@ -74,19 +75,17 @@ def _cached(
         last = method.embed(pieces[-1])
     needs_grad = {name for name, value in last.items() if value.requires_grad}
 
-    gather = getattr(method, "gather", True)
+    gather = method.gather
     leaves = {}
     for name, value in last.items():
         local = torch.cat([*(piece[name] for piece in cached), value.detach()])
         local = local.float() if local.dtype in (torch.float16, torch.bfloat16) else local
         rows = processes.gather_rows(local) if gather else local.clone()
         leaves[name] = rows.requires_grad_(name in needs_grad)
-    vectors = batches.per_sample(batch)
-    if gather:
-        vectors = {name: processes.gather_rows(value) for name, value in vectors.items()}
+    whole = method.for_objective(gathered(batch, method.reads) if gather else batch)
 
     with shared_randomness(seed):
-        outputs = method.objective(leaves, vectors)
+        outputs = method.objective(leaves, whole)
     scale(outputs["loss"]).backward()
 
     gradients = {name: _local(grad, gather) for name in needs_grad if (grad := leaves[name].grad) is not None}
@@ -100,6 +99,49 @@ def _cached(
             _send_back(embeddings, gradients, i * step, total)
         after.restore()
     return {name: value.detach().clone() for name, value in outputs.items()}
+
+
+def gathered(batch: Batch, reads: Sequence[str]) -> dict[str, Any]:
+    """The keys `reads` of a batch with the samples of all ranks, in rank order, along the samples' axis of each key.
+
+    Raises:
+        UserError: a key that is no tensor, or that ranks have in several shapes (texts padded to their own longest).
+    """
+    read = batches.per_sample(batch, reads)
+    if processes.world_size() == 1:
+        return read
+    if not all(batches.key(key).per_sample for key in reads):
+        _check_alike(read)
+
+    def join(value: Any, axis: int) -> Any:
+        if isinstance(value, Mapping):
+            return {name: join(inner, axis) for name, inner in value.items()}
+        return processes.gather_rows(value, axis)
+
+    return {key: join(value, batches.key(key).axis) for key, value in read.items()}
+
+
+def _check_alike(read: Mapping[str, Any]) -> None:
+    """All ranks must bring the same keys and shapes: a gather of others gives nonsense, or waits for ever."""
+
+    def shape(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: shape(f"{key}.{name}", inner) for name, inner in value.items()}
+        return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+    everyone = processes.gather_objects({key: shape(key, value) for key, value in read.items()})
+    for key in dict.fromkeys(key for each in everyone for key in each):
+        shapes = [each.get(key) for each in everyone]
+        if any(isinstance(each, str) for each in shapes):
+            raise UserError(
+                f"the objective reads {key!r}, which is no tensor and cannot be gathered: leave it out of reads"
+            )
+        if any(each != shapes[0] for each in shapes):
+            told = ", ".join("none" if each is None else str(each) for each in shapes)
+            raise UserError(
+                f"the objective reads {key!r}, which the processes have in several shapes ({told}): make them alike "
+                "(texts with the loader's pad_to), or leave it out of reads"
+            )
 
 
 def _local(gradient: Tensor, gather: bool) -> Tensor:

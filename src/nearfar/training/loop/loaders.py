@@ -28,15 +28,14 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
         if training:
             _check_share(data)
         return data
-    model = getattr(method, "model", None)
-    if model is None:
+    if method.model is None:
         raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
-    return make_loader(data, model, config, training=training, **wishes(method))
+    return make_loader(data, method.model, config, training=training, **data_settings(method))
 
 
-def wishes(method: Method) -> dict[str, Any]:
-    """What a method says it needs (views, answers), by attributes named as the loader's settings."""
-    return {name: getattr(method, name) for name in ("views", "n_views", "answers") if hasattr(method, name)}
+def data_settings(method: Method) -> dict[str, Any]:
+    """What a method needs of its data, as settings of a `Loader`; None: the loader's own."""
+    return {"views": method.views, "n_views": method.n_views, "answers": method.answers}
 
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:

@@ -32,7 +32,7 @@ class Run:
     @property
     def model(self) -> Any:
         """The encoder that was trained (`method.model`), to evaluate, search or save."""
-        return getattr(self.method, "model", self.method)
+        return self.method.encoder
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.batches.batch import size, to_device
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.methods.base import Batch, Method
@@ -126,11 +127,13 @@ class Loop:
         self.device = processes.start(config.device)
         random_state.seed_everything(config.seed + 7919 * processes.rank())
         method.to(self.device).train()
+        loader = as_batches(data, method, config)
+        with random_state.shared_randomness(config.seed):
+            method.begin(DataInfo.of(loader))
         processes.share_state(method)
         if sharding.wanted():
             sharding.shard(method)
 
-        loader = as_batches(data, method, config)
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
         self.batches = Endless(loader)
         self.steps, self.steps_an_epoch = _length(loader, config)
@@ -317,6 +320,7 @@ class Loop:
         progress = state["progress"]
         self.done, self.best, self.seconds = progress["step"], progress["best"], progress["seconds"]
         self.best_step = progress.get("best_step")
+        self.method.check_state(state["method"])
         sharding.load_tensors(self.method.state_dict(), state["method"])
         sharding.load_optimizer_state(self.optimizer, state["optimizer"]["optimizer"])
         if self.average and state["average"] is not None:

@@ -21,7 +21,7 @@ from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training.loop import finish
 from nearfar.training.loop.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
-from nearfar.training.loop.loaders import make_loader, wishes
+from nearfar.training.loop.loaders import data_settings, make_loader
 from nearfar.training.loop.run import Run
 from nearfar.training.loop.training_loop import Loop, alone
 from nearfar.training.loop.validation import mean_loss
@@ -113,14 +113,14 @@ def assemble(recipe: Recipe) -> Assembled:
     with named("method"):
         method = kind(*parts, **settings)
     check_method(config, method)
-    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=_model(method))
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=method.encoder)
     method.to(device)
-    options = wishes(method) | recipe.data.loader_options()
+    options = data_settings(method) | recipe.data.loader_options()
     order: Any = None
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
 
-        order = PairedOrder(hard_negatives.mined_images(source, _model(method), k))
+        order = PairedOrder(hard_negatives.mined_images(source, method.encoder, k))
     loader = _loader(recipe, method, source, {**options, "order": order}, training=True)
     validation = _validation(recipe, method, validated_on, options)
     return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
@@ -213,12 +213,12 @@ def _adapters(towers: Any) -> dict[str, dict[str, Any]]:
 
 def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
     """Batches of pictures, or of what the frozen towers make of them."""
-    model, config, views = _model(method), recipe.training, recipe.data.precompute
+    model, config, views = method.encoder, recipe.training, recipe.data.precompute
     if views is None:
         return make_loader(source, model, config, training=training, **options)
     from nearfar.embedding.features import precompute
 
-    n_views = recipe.data.n_views or int(getattr(method, "n_views", 1))
+    n_views = recipe.data.n_views or method.n_views
     return precompute(
         model,
         source,
@@ -252,17 +252,13 @@ def _validation(
             from nearfar.evaluation import evaluate
 
             results = evaluate(
-                _model(method), source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
+                method.encoder, source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
             )
             for result in results.values():
                 found |= result.scalars()
         return found
 
     return figures
-
-
-def _model(method: Method) -> Any:
-    return getattr(method, "model", method)
 
 
 def _needs_vocabulary(values: Mapping[str, Any]) -> bool:
