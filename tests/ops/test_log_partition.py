@@ -279,3 +279,18 @@ def test_bad_input_says_what_is_wrong(change, says):
     arguments = {"q": torch.zeros(3, 4), "k": torch.zeros(4, 4), "scale": 1.0} | change
     with pytest.raises(UserError, match=says):
         ops.log_partition(**arguments)
+
+
+@pytest.mark.parametrize("budget", [0, None])
+def test_a_row_far_below_in_a_tile_that_admits_none_of_it(budget):
+    """Row 0's keys lie at logit -300 in the first tile, and it has none in the second: it weighs 0 there."""
+    q = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    k = torch.tensor([[-1.0, 0.1], [-1.0, 0.2], [0.3, 0.0], [0.4, 0.1]], requires_grad=True)
+    groups = {"q_group": torch.tensor([7, 8]), "k_group": torch.tensor([1, 2, 7, 7]), "admit": "different"}
+    found = ops.log_partition(q, k, 300.0, tile=(2, 2), budget=budget, **groups)
+    exact = ops.log_partition(q.double(), k.double(), 300.0, backend="dense", **groups)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    for mine, theirs in zip(
+        torch.autograd.grad(found.sum(), (q, k)), torch.autograd.grad(exact.sum(), (q, k)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
