@@ -82,6 +82,23 @@ def test_teacher_and_queue_move_in_after_step_only(model, batch_of):
     torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(8))
 
 
+def test_each_queue_takes_the_teacher_s_features_of_its_own_side(model, batch_of):
+    method, batch = ALBEF(model, queue_size=8), batch_of(model)
+    _, _, v_m, w_m = method.momentum.teach(batch["image"], batch["text"])
+    method(batch)["loss"].backward()
+    method.after_step(1)
+    torch.testing.assert_close(method.momentum.image_queue.features[:4], v_m)
+    torch.testing.assert_close(method.momentum.text_queue.features[:4], w_m)
+    assert (v_m - w_m).abs().max() > 0.1
+
+
+def test_what_is_differentiated_in_evaluation_mode_is_not_queued(model, batch_of):
+    method = ALBEF(model, queue_size=8).eval()
+    method(batch_of(model))["loss"].backward()
+    method.after_step(1)
+    assert len(method.momentum.image_queue) == len(method.momentum.text_queue) == 0
+
+
 def test_an_evaluation_in_between_leaves_nothing_behind(model, batch_of):
     method = ALBEF(model, queue_size=8)
     method(batch_of(model))["loss"].backward()
