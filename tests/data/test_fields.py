@@ -1,6 +1,8 @@
 """Fields of modalities that nearfar does not know: a waveform, a clip, boxes. Each is one class, and all that the house
 does with a batch works with them, whichever key comes first."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -231,3 +233,10 @@ def test_what_does_not_divide_is_named():
         batches.size({"negative_text": {"input_ids": torch.zeros(8, 2)}})
     with pytest.raises(UserError, match="a batch of nothing"):
         batches.size({})
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    section = page.split("## A field of your own")[1]
+    exec(compile(section.split("```python\n")[1].split("```")[0], "data.md", "exec"), {"__name__": "page"})
+    assert capsys.readouterr().out == "torch.Size([4, 16000])\n"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from nearfar import train
-from nearfar.data import Loader, Records, train_tokenizer, world
+from nearfar.data import Loader, PairedOrder, Records, train_tokenizer, world
 from nearfar.errors import UserError
 from nearfar.methods.image_text.albef import ALBEF
 from nearfar.methods.image_text.clip import CLIP
@@ -30,9 +30,9 @@ def tiny(source):
     return create("tiny", tokenizer=tokenizer, image_size=32, embed_dim=16, max_length=8).freeze("image", "text")
 
 
-def pixels_of(model, source, views="none", **options):
+def pixels_of(model, source, views="none", batch_size=12, **options):
     settings = {"image_size": model.image_size, "mean": model.mean, "std": model.std, "tokenizer": model.tokenizer}
-    return Loader(source, batch_size=12, max_length=model.max_length, views=views, **settings, **options)
+    return Loader(source, batch_size=batch_size, max_length=model.max_length, views=views, **settings, **options)
 
 
 def test_features_are_what_the_towers_give(tiny, source):
@@ -146,6 +146,25 @@ def test_views_of_one_batch_differ_and_the_first_is_the_image(tiny, source):
         assert bool((batch["views"][0] != batch["views"][1]).any(dim=1).all())
     with pytest.raises(UserError, match="n_views=3 of 2 views"):
         precompute(tiny, source, batch_size=12, views=("none", "mirror"), n_views=3)
+
+
+def test_features_keep_the_records_ids(tiny, source):
+    """Of a filtered source, shuffled, gone on with, and with neighbours: the ids that the pictures' loader gives."""
+    part = source.filter(lambda record: record["index"] % 3 == 1).first(8)
+    ids = set(part.column("index"))
+    assert ids.isdisjoint(range(8))
+    for options in ({}, {"order": PairedOrder((torch.arange(8)[:, None] + 1) % 8)}):
+        features = precompute(tiny, part, batch_size=4, seed=3, **options)
+        plain = list(pixels_of(tiny, part, seed=3, batch_size=4, **options))
+        assert [batch["index"].tolist() for batch in features] == [batch["index"].tolist() for batch in plain]
+        assert {i for batch in plain for i in batch["index"].tolist()} == ids
+        features.set_epoch(0)
+        next(iter(features))
+        features.load_state_dict(features.state_dict())
+        assert [batch["index"].tolist() for batch in features] == [batch["index"].tolist() for batch in plain[1:]]
+        assert "place" not in next(iter(features))
+    with pytest.raises(UserError, match=r"neighbours \(8, 1\) do not fit"):
+        precompute(tiny, part.first(5), batch_size=4, order=options["order"])
 
 
 @pytest.fixture(scope="module")

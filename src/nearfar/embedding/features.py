@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nearfar.data import Loader
 from nearfar.data.batches.batch import Key, per_sample
-from nearfar.data.batches.order import Plan, Share, SourceOrder, mix
+from nearfar.data.batches.order import Order, Plan, Share, SourceOrder, mix
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.image_field import ImageField
@@ -34,6 +34,7 @@ def precompute(
     views: Sequence[str | Preset] = ("none",),
     n_views: int = 1,
     caption: Caption | None = None,
+    order: Order | None = None,
     shuffle: bool = True,
     seed: int = 0,
     rank: int = 0,
@@ -60,6 +61,7 @@ def precompute(
             `[n_views, B, ...]`, the first of which is `image`.
         caption: one of a record's captions at `random`, always its `first`, or a share of draws that take the first,
             as in `nearfar.data.Loader`. By default `random` if `shuffle`.
+        order: which record comes when, as in `nearfar.data.Loader`, such as a `PairedOrder`: one of numbered records.
         shuffle: a new order and view each epoch; False gives the first view, in order, and all of the data.
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are. Each holds the features of all data.
@@ -101,6 +103,7 @@ def precompute(
         share=Share(batch_size, rank, world_size, drop_last=shuffle),
         n_views=n_views,
         caption=caption,
+        order=order,
         shuffle=shuffle,
         seed=seed,
     )
@@ -127,6 +130,7 @@ class FeatureLoader:
         share: Share,
         n_views: int,
         caption: Caption | None = None,
+        order: Order | None = None,
         shuffle: bool,
         seed: int,
     ) -> None:
@@ -135,7 +139,9 @@ class FeatureLoader:
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
         self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
         self.world_size, self._share = share.world_size, share
-        self._order, self._plan = SourceOrder(), Plan(_Places(len(texts)), share, seed, shuffle)
+        self.order = SourceOrder() if order is None else order
+        self._plan = Plan(_Places(len(texts), name), share, seed, shuffle)
+        self.order.check(self._plan)
         self.epoch, self._state = 0, dict[str, int]()
 
     def again(
@@ -159,7 +165,7 @@ class FeatureLoader:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        return self._order.length(self._plan)
+        return self.order.length(self._plan) or 0
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next. Without it they follow one another."""
@@ -179,7 +185,7 @@ class FeatureLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start, self._state = self._state, {}
-        for part in self._order.batches(self._plan, self.epoch, start):
+        for part in self.order.batches(self._plan, self.epoch, start):
             self._state = part.state
             yield self._batch([row.candidate(0)[0] for row in part.rows])
         self.epoch, self._state = self.epoch + 1, {}
@@ -208,8 +214,8 @@ class FeatureLoader:
 class _Places(Source):
     """As many places as there are features, to be put in order."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, name: str) -> None:
+        self.count, self.name = count, name
 
     def __len__(self) -> int:
         return self.count

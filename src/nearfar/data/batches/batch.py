@@ -65,7 +65,10 @@ def declare(name: str, key: Key) -> None:
         UserError: the name is declared already, in another way.
     """
     if _KEYS.setdefault(name, key) != key:
-        raise UserError(f"batch key {name!r} is declared as {_KEYS[name]} already, not {key}: give it another name")
+        raise UserError(
+            f"batch key {name!r} is declared as {_KEYS[name]} already, not {key}: give it another name, or start Python "
+            "anew if its field was changed"
+        )
 
 
 def key(name: str) -> Key:

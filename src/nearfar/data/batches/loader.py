@@ -204,7 +204,9 @@ class Loader:
         whole = {**record, "index": identity, "group": identity if group is None else group}
         chance = RecordChance(self.seed, epoch, place)
         return [
-            self._cache.get((number, place), partial(field.prepare, whole, chance), keep=field.fixed)
+            self._cache.get((number, place), partial(field.prepare, whole, chance))
+            if field.fixed
+            else field.prepare(whole, chance)
             for number, field in enumerate(self.fields)
         ]
 

@@ -21,9 +21,9 @@ class PartCache:
         self._budget, self._left, self._kept = budget, budget, dict[Hashable, Any]()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], Any], *, keep: bool) -> Any:
-        """The value kept under `key`, or what `make` returns, which is kept if `keep` and there is room."""
-        if not keep or not self._budget:
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value kept under `key`, or what `make` returns, which is kept if there is room."""
+        if not self._budget:
             return make()
         if key in self._kept:
             return self._kept[key]

@@ -226,6 +226,7 @@ def _loader(recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
         views=views if training else ["none"] * n_views,
         n_views=n_views,
         caption=recipe.data.caption if training else None,
+        order=options.get("order"),
         shuffle=training,
         seed=config.seed,
         rank=processes.rank(),
