@@ -25,8 +25,7 @@ from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.embedding.features import FeatureLoader, precompute
 from nearfar.evaluation.protocols.retrieval import retrieval
-from nearfar.methods.image_text.clip import CLIP
-from nearfar.methods.image_text.ensemble import Ensemble
+from nearfar.methods import CLIP, Ensemble
 from nearfar.models import create
 
 SEEN = ["noto", "twemoji", "openmoji", "fluent-3d"]

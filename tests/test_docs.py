@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/losses.md", "docs/tutorials/your_own_pairs.md", "docs/tutorials/a_new_objective.md"]
+PAGES = [
+    "README.md",
+    "docs/losses.md",
+    "docs/extend.md",
+    "docs/tutorials/your_own_pairs.md",
+    "docs/tutorials/a_new_objective.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

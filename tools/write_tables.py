@@ -1,7 +1,7 @@
 """Write the tables that are generated from code and recorded runs into README and docs; `--check` only compares.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers, `claims` the
-claims of all recorded reproductions with their verdicts,
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers that are in,
+`papers to come` the list of the others, `claims` the claims of all recorded reproductions with their verdicts,
 `reproduction SLUG` the arms and claims of a recorded reproduction, `commands` the command line,
 `benchmark NAME` the Markdown that `benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of
 `tools/mutate.py`.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.cli import COMMANDS
-from nearfar.papers import PAPERS, as_markdown
+from nearfar.papers import PAPERS, as_lists, as_markdown
 from nearfar.reproductions.shared import result_tables as tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +27,8 @@ MARK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.D
 def table(name: str, page: Path) -> str:
     """The Markdown of one table, with links as seen from `page`."""
     kind, _, argument = name.partition(" ")
+    if name == "papers to come":
+        return as_lists(PAPERS)
     if kind == "papers":
         return as_markdown(PAPERS, Path(relpath(ROOT / "docs" / "papers", page.parent)).as_posix() + "/")
     if kind == "claims":

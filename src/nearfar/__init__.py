@@ -1,4 +1,4 @@
-"""nearfar: contrastive learning across images, text, speech and video.
+"""nearfar: contrastive learning of images and text: losses, models, methods, evaluation, search and decoding.
 
 `import nearfar` stays near torch's own import time: what a name needs is imported when it is first used.
 """

@@ -1,0 +1,50 @@
+"""The scripts in `examples/` run, learn, stay short, and stand on the page of examples."""
+
+import ast
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(name, steps, tmp_path, monkeypatch):
+    """What the script's top level holds after so many steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(steps)])
+    return runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+
+
+def test_infonce_learns(tmp_path, monkeypatch):
+    found = run("infonce", 8, tmp_path, monkeypatch)
+    losses = found["losses"]
+    assert len(losses) == 8
+    assert sum(losses[4:]) < sum(losses[:4]) < 4 * 1.5 * math.log(64)
+    assert 0 <= found["accuracy"] <= 1
+
+
+def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):
+    found = run("momentum_queue", 4, tmp_path, monkeypatch)
+    assert len(found["losses"]) == 4
+    assert len(found["queue"]) == 4 * 64
+    student, teacher = found["student"][0][0].weight, found["teacher"].module[0][0].weight
+    assert 0 < (student - teacher).abs().max() < 0.01  # four steps of at most about 0.001 each
+
+
+def test_under_the_trainer_of_transformers(tmp_path, monkeypatch):
+    found = run("under_trainer", 5, tmp_path, monkeypatch)
+    assert found["trainer"].state.global_step == 5
+    assert [math.isfinite(loss) for loss in found["losses"]] == [True]
+    assert 0 <= found["retrieval"].metrics["text_to_image_R@1"].value <= 1
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_is_one_page_that_says_how_it_is_run(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= 90
+    assert f"    python examples/{path.name}" in ast.get_docstring(ast.parse(text), clean=False)
+    assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text("utf-8")
