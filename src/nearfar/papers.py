@@ -371,8 +371,8 @@ def as_table(papers: Sequence[Paper]) -> Table:
     for paper in in_order(papers):
         if part != (paper.is_in, paper.kind):
             part = (paper.is_in, paper.kind)
-            style = "bold" if paper.is_in else "bold dim"
-            table.add_row(paper.kind, "", "" if paper.is_in else "not in yet", style=style)
+            heading = "bold" if paper.is_in else "bold dim"
+            table.add_row(paper.kind, "", "" if paper.is_in else "not in yet", style=heading)
         where = [paper.home[0].removeprefix("nearfar."), *paper.recipes] if paper.is_in else []
         style = None if paper.is_in else "dim"
         table.add_row(paper.slug, paper.arxiv, "\n".join(where), paper.verdict, style=style)
