@@ -133,6 +133,8 @@ class Index:
                 if not stat.S_ISREG(os.stat(item.path).st_mode):  # a pipe or a device would be read without end
                     raise UserError(f"{item.path} is not a regular file: take it out of the source and index again")
                 return Path(item.path).read_bytes()
+            except UserError:
+                raise
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise UserError(

@@ -199,7 +199,8 @@ def named(section: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(f"recipe, section {section}: {error}") from error
+        where = f"recipe, section {section}"
+        raise UserError(str(error) if str(error).startswith("recipe, ") else f"{where}: {error}") from error
 
 
 def _adapters(towers: Any) -> dict[str, dict[str, Any]]:

@@ -85,6 +85,8 @@ def parse(text: str, name: str, *, values: int = VALUES) -> Document:
         at = error.problem_mark or error.context_mark
         why = " ".join(word for word in (error.context, error.problem) if word)
         raise UserError(f"{name}{_line(at)} is not YAML that a recipe may hold: {why}") from None
+    except UserError:
+        raise
     except (ValueError, KeyError, AttributeError) as error:  # `!!int x`: the tag promises another kind of value
         raise UserError(f"{name} is not YAML that a recipe may hold: {error}") from None
     except RecursionError:

@@ -125,6 +125,8 @@ def load(folder: Path) -> dict[str, Any]:
         }
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a whole checkpoint: {error.filename} is missing.") from None
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
         why = str(error).partition("\n")[0]
         raise UserError(
