@@ -29,6 +29,8 @@ class NumberField(Field):
         value = record.get(self.name)
         if value is None:
             return self.absent
+        if type(value) is type(self.absent) is int and -(2**63) <= value < 2**63:
+            return value  # what nearly all records hold
         try:
             number = float(value) if isinstance(self.absent, float) else int(value)
         except (TypeError, ValueError, OverflowError):
