@@ -125,7 +125,8 @@ class Loop:
         checks.check_method(config, method)
         self.config, self.method, self.out = config, method, out
         self.device = processes.start(config.device)
-        random_state.seed_everything(config.seed + 7919 * processes.rank())
+        self.done = 0
+        self._seed()
         method.to(self.device).train()
         loader = as_batches(data, method, config)
         with random_state.shared_randomness(config.seed):
@@ -144,7 +145,6 @@ class Loop:
         self.scaler = grad_scaler(self.device, config.precision)
         self.parameters = [p for p in method.parameters() if p.requires_grad]
 
-        self.done = 0
         self.best: float | None = None
         self.best_step: int | None = None
         self.seconds = 0.0
@@ -289,7 +289,12 @@ class Loop:
             checkpoints.relink()
         processes.barrier()
         if latest:
-            self._restore(checkpoint.load(latest))
+            like = {
+                "method": self.method.state_dict(),
+                "average": self.average.average if self.average else {},
+                "optimizer": sharding.numbered(self.optimizer),
+            }
+            self._restore(checkpoint.load(latest, like))
 
     def _save(self, seconds: float, best: bool) -> None:
         if not self.checkpoints:
@@ -304,10 +309,10 @@ class Loop:
         }
         state = {
             "step": self.done,
-            "method": sharding.full_tensors(self.method.state_dict()),
-            "average": sharding.full_tensors(self.average.average) if self.average else None,
+            "method": self.method.state_dict(),
+            "average": self.average.average if self.average else None,
             "optimizer": {
-                "optimizer": sharding.full_optimizer_state(self.optimizer),
+                "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
                 "average_updates": self.average.updates if self.average else 0,
             },
@@ -329,7 +334,14 @@ class Loop:
         if self.scaler and state["optimizer"]["scaler"]:
             self.scaler.load_state_dict(state["optimizer"]["scaler"])
         self.batches.load_state_dict(state["process"]["batches"])
-        random_state.load_state_dict(state["process"]["random"])
+        if state["process"]["random"] is None:  # of another number of processes: new streams, that depend on the step
+            self._seed()
+        else:
+            random_state.load_state_dict(state["process"]["random"])
+
+    def _seed(self) -> None:
+        """Give this process a random stream of its own."""
+        random_state.seed_everything(self.config.seed + 7919 * processes.rank() + 1_000_003 * self.done)
 
 
 def _length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int | None]:

@@ -7,6 +7,7 @@
         optimizer.pt           moments and step counts
         process-0.pt           random state and place in the data, one file a process
         state.json             step, epoch, best figure, settings
+        shards/                in place of both safetensors files where the run is sharded: the parts of each process
       last -> step-00000400
       best -> step-00000200
 
@@ -15,6 +16,7 @@ A checkpoint is written beside its place and renamed when it is whole. Nothing i
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ from torch import Tensor
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.training.state import sharded_checkpoint as shards
 
 
 class Checkpoints:
@@ -40,7 +43,7 @@ class Checkpoints:
 
     def save(self, state: Mapping[str, Any], *, best: bool) -> None:
         """Write one; every process calls it. `state` has `step`, `method`, `average`, `optimizer`, `process` and
-        `progress`."""
+        `progress`. Where the method's tensors are split over the processes, each writes its own parts."""
         name = f"step-{state['step']:08d}"
         temporary = self.folder / f".{name}.tmp"
         try:
@@ -64,12 +67,20 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         processes.barrier()
         _save(state["process"], temporary / f"process-{processes.rank()}.pt")
+        split = any(map(processes.is_split, state["method"].values()))
+        if split:
+            shards.save(temporary, state)
         if processes.is_main():
-            _save_tensors(state["method"], temporary / "method.safetensors")
-            if state["average"] is not None:
-                _save_tensors(state["average"], temporary / "average.safetensors")
-            _save(state["optimizer"], temporary / "optimizer.pt")
-            (temporary / "state.json").write_text(json.dumps(state["progress"], indent=1), "utf-8")
+            optimizer, progress = state["optimizer"], state["progress"]
+            if split:
+                optimizer = optimizer | {"optimizer": shards.rest_of_optimizer(optimizer["optimizer"])}
+                progress = progress | {"shards": sorted(path.name for path in (temporary / shards.FOLDER).iterdir())}
+            else:
+                _save_tensors(state["method"], temporary / "method.safetensors")
+                if state["average"] is not None:
+                    _save_tensors(state["average"], temporary / "average.safetensors")
+            _save(optimizer, temporary / "optimizer.pt")
+            (temporary / "state.json").write_text(json.dumps(progress, indent=1), "utf-8")
         processes.barrier()
 
     def relink(self) -> None:
@@ -103,35 +114,79 @@ RENAMED = ("_queue.ids", "_queue.group")
 """A buffer's name in checkpoints of earlier versions, and its name now."""
 
 
-def load(folder: Path) -> dict[str, Any]:
-    """What :meth:`Checkpoints.save` wrote, on the CPU, for this process."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def load(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -> dict[str, Any]:
+    """What :meth:`Checkpoints.save` wrote, for this process.
 
+    Args:
+        folder: the checkpoint.
+        like: tensors of this run (see :func:`sharded_checkpoint.load`); those that are split come split.
+
+    Returns:
+        `method`, `average`, `optimizer`, `process` and `progress`. A sharded checkpoint, and a sharded run, take any
+        number of processes; with another than before, `process` has the place in the data but no random state (None).
+
+    Raises:
+        UserError: a file is missing or damaged, or the number of processes does not fit.
+    """
+    from safetensors import SafetensorError
+
+    like = like or {}
     try:
         progress = json.loads((folder / "state.json").read_text("utf-8"))
-        if progress["processes"] != processes.world_size():
-            raise UserError(f"this run was started with {progress['processes']} processes: resume it with as many.")
-        average = folder / "average.safetensors"
-        mine = folder / f"process-{processes.rank()}.pt"
+        same = progress["processes"] == processes.world_size()
+        sharded = "shards" in progress or any(map(processes.is_split, like.get("method", {}).values()))
+        if not same and not sharded:
+            raise UserError(
+                f"this run was started with {progress['processes']} processes: resume it with as many, or sharded "
+                "(accelerate/fsdp), which takes any number."
+            )
+        mine = _load(folder / f"process-{processes.rank() if same else 0}.pt")
+        optimizer = _load(folder / "optimizer.pt")
         return {
-            "method": {
-                name.replace(*RENAMED): value for name, value in load_file(folder / "method.safetensors").items()
-            },
-            "average": load_file(average) if average.exists() else None,
-            "optimizer": torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
-            "process": torch.load(mine, weights_only=True, map_location="cpu"),
+            **(_load_shards(folder, progress, optimizer, like) if "shards" in progress else _load_whole(folder)),
+            "optimizer": optimizer,
+            "process": mine if same else mine | {"random": None},
             "progress": progress,
         }
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a whole checkpoint: {error.filename} is missing.") from None
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
+    except (
+        *(KeyError, TypeError, ValueError, EOFError, RuntimeError, AssertionError, AttributeError),
+        *(SafetensorError, UnpicklingError),
+    ) as error:
         why = str(error).partition("\n")[0]
         raise UserError(
             f"{folder} is damaged ({type(error).__name__}: {why}): remove it, and the run goes on from the one before."
         ) from None
+
+
+def _load_whole(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    average = folder / "average.safetensors"
+    return {
+        "method": {name.replace(*RENAMED): value for name, value in load_file(folder / "method.safetensors").items()},
+        "average": load_file(average) if average.exists() else None,
+    }
+
+
+def _load_shards(
+    folder: Path, progress: Any, optimizer: Any, like: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Any]:
+    """The tensors of a sharded checkpoint; those of the optimiser are put into `optimizer`."""
+    for name in progress["shards"]:
+        if not (path := folder / shards.FOLDER / Path(name).name).is_file():
+            raise FileNotFoundError(errno.ENOENT, "missing", str(path))
+    parts = shards.load(folder, like)
+    for number, tensors in parts.pop("optimizer").items():
+        optimizer["optimizer"]["state"].setdefault(number, {}).update(tensors)
+    return parts
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _save(state: Any, path: Path) -> None:

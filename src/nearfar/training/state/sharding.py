@@ -50,18 +50,8 @@ def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: _full(tensor.detach()) for name, tensor in tensors.items()}
 
 
-def full_optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimiser's state with whole tensors; every process must call it."""
-    state = optimizer.state_dict()
-    whole = {
-        key: {name: _full(value) if isinstance(value, Tensor) else value for name, value in values.items()}
-        for key, values in state["state"].items()
-    }
-    return {"state": whole, "param_groups": state["param_groups"]}
-
-
 def load_tensors(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into parameters and buffers, split or not."""
+    """Copy tensors into parameters and buffers. Whole ones fit all targets; split ones, targets split as they are."""
     missing, unknown = targets.keys() - values.keys(), values.keys() - targets.keys()
     if missing or unknown:
         names = ", ".join(sorted(missing | unknown)[:5])
@@ -74,13 +64,18 @@ def load_tensors(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) ->
             target.copy_(_like(values[name], target))
 
 
+def numbered(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's parameters, by their numbers in its state."""
+    return {str(i): p for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+
+
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Load a whole state into an optimiser of split or whole parameters."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    """Load a state, whole or split as the parameters are, into an optimiser."""
+    parameters = numbered(optimizer)
     for key, values in state["state"].items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameters[key].shape and value.ndim:
-                values[name] = _like(value, parameters[key])
+            if isinstance(value, Tensor) and value.shape == parameters[str(key)].shape and value.ndim:
+                values[name] = _like(value, parameters[str(key)])
     optimizer.load_state_dict(state)
 
 
@@ -89,7 +84,7 @@ def _full(tensor: Tensor) -> Tensor:
 
 
 def _like(value: Tensor, target: Tensor) -> Tensor:
-    if not processes.is_split(target):
+    if not processes.is_split(target) or processes.is_split(value):
         return value.to(target.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
