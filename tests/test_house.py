@@ -36,7 +36,7 @@ ALLOWED = {
     "reproductions": None,  # these know all
     "commands": None,
 }
-GROUND = {"distributed", "errors", "files", "locks", "lookup", "modes", "papers", "templates", "trust"}
+GROUND = {"console", "distributed", "errors", "files", "locks", "lookup", "modes", "papers", "templates", "trust"}
 
 
 def imports(path: Path) -> set[str]:

@@ -74,7 +74,11 @@ def test_no_images_and_no_image_column(encoder):
     with pytest.raises(UserError, match="no image"):
         embed(encoder, Records([], name="void"))
     with pytest.raises(UserError, match="image=NAME"):
-        embed(encoder, Records([{"picture": "a.png", "text": "x"}]))
+        embed(encoder, Records([{"picture": "a.png", "label": 1}]))
+    with pytest.raises(UserError, match="image=NAME"):
+        embed(encoder, Records([{"picture": "a.png", "text": "x"}]), ["image", "text"])
+    with pytest.raises(UserError, match="no side 'video'"):
+        embed(encoder, Records([{"video": "a.mp4"}]), ["video"])
 
 
 def test_a_diverged_model_is_told(encoder, colours):
@@ -168,3 +172,95 @@ def test_lengths_that_do_not_fit_are_refused():
         Embeddings(eye, eye, torch.arange(2))
     with pytest.raises(ValueError, match="label"):
         Embeddings(eye, eye, torch.arange(3), label=torch.arange(2))
+
+
+class Sentences:
+    """A model that reads nothing but text: counts of three words."""
+
+    embed_dim, words = 3, ("red", "green", "blue")
+
+    def tokenize(self, texts):
+        return torch.tensor([[float(text.count(word)) + 0.1 for word in self.words] for text in texts])
+
+    def encode_text(self, tokens, normalize=False):
+        return tokens
+
+
+def test_a_text_only_model_embeds_texts_alone(colours):
+    data = embed(Sentences(), colours)
+    assert list(data.sides) == ["text"]
+    assert (len(data), data.image.shape, data.text.shape) == (12, (0, 3), (24, 3))
+    assert data.image_of_text.tolist() == [i // 2 for i in range(24)]
+    assert data.label.tolist() == colours.column("label")
+    assert repr(data) == "<Embeddings of colours: 24 texts, 3 dimensions>"
+
+
+def test_texts_without_pictures_are_embedded_by_any_model(encoder, tmp_path):
+    notes = Records([{"text": ["red", "blue"], "label": 0}, {"text": ""}, {"text": "green", "label": 1}], name="notes")
+    with pytest.raises(UserError, match="it has no text"):
+        embed(encoder, notes)
+    data = embed(encoder, notes, max_skipped=0.5)
+    assert [problem.why for problem in data.skipped] == ["it has no text"]
+    assert data.row.tolist() == [0, 2]
+    assert data.sides["text"].owner.tolist() == [0, 0, 1]
+    part = data.select([1])
+    assert part.captions == ["green"]
+    assert part.sides["text"].owner.tolist() == [0]
+    again = Embeddings.load(data.save(tmp_path / "notes.safetensors"))
+    assert list(again.sides) == ["text"]
+    assert torch.equal(again.text, data.text)
+    assert again.row.tolist() == [0, 2]
+
+
+class Films(Sentences):
+    """A side of another kind: a clip is a list of numbers."""
+
+    def preprocess_video(self, clips):
+        return torch.tensor(clips, dtype=torch.float32)
+
+    def encode_video(self, clips, normalize=False):
+        return clips.sum(1, keepdim=True) * torch.ones(1, 3)
+
+
+def test_a_side_of_another_kind_is_two_methods_of_the_model(tmp_path):
+    films = Records([{"video": [1, 2], "text": "red"}, {"video": None, "text": "x"}, {"video": [3, 4], "text": "blue"}])
+    data = embed(Films(), films, max_skipped=0.5)
+    assert sorted(data.sides) == ["text", "video"]
+    assert torch.allclose(data.sides["video"].vectors, torch.full((2, 3), 3**-0.5))
+    assert data.row.tolist() == [0, 2]
+    assert [problem.why for problem in data.skipped] == ["it has no video"]
+    again = Embeddings.load(data.save(tmp_path / "films.safetensors"))
+    assert torch.equal(again.sides["video"].vectors, data.sides["video"].vectors)
+    assert again.select([1]).sides["video"].owner.tolist() == [0]
+    assert list(embed(Films(), films, ["text"]).sides) == ["text"]
+
+
+def test_a_file_of_before_sides_still_opens(tmp_path):
+    """As nearfar 0.1.0 wrote it, when there were pictures and captions only."""
+    import json
+
+    from safetensors.torch import save_file
+
+    words = {
+        "classes": None, "domains": None, "names": ["a", "b"], "captions": ["a cat"], "columns": {}, "source": "pets",
+        "skipped": {"count": 1, "problems": [["c.png", "broken"]]},
+    }  # fmt: skip
+    tensors = {
+        "image": torch.eye(2),
+        "text": torch.eye(2)[1:],
+        "image_of_text": torch.tensor([1]),
+        "row": torch.tensor([0, 2]),
+        "index": torch.tensor([0, 2]),
+        "words": torch.frombuffer(bytearray(json.dumps(words).encode()), dtype=torch.uint8),
+    }
+    save_file(tensors, tmp_path / "old.safetensors", {"format": "nearfar.embeddings"})
+    data = Embeddings.load(tmp_path / "old.safetensors")
+    assert sorted(data.sides) == ["image", "text"]
+    assert (data.row.tolist(), data.image_of_text.tolist(), data.captions) == ([0, 2], [1], ["a cat"])
+    assert torch.equal(data.image, torch.eye(2))
+    assert [problem.where for problem in data.skipped] == ["c.png"]
+
+
+def test_an_owner_outside_the_records_is_refused():
+    with pytest.raises(ValueError, match="outside the 3 records"):
+        Embeddings(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 3]))

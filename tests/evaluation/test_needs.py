@@ -47,7 +47,7 @@ def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colo
     source, encoder = MADE[kind](colours), make_encoder()
     if not reads:
         monkeypatch.delattr(make_encoder, "encode_text")
-    refused = lacking(protocol, source) or unable(protocol, encoder)
+    refused = lacking(protocol, source) or unable(protocol, encoder, source)
     if refused is None:
         assert list(evaluate(encoder, source, [protocol])) == [protocol]
     else:

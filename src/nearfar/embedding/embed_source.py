@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nearfar import console, lookup
 from nearfar.data.batches.batch import to_device
-from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Stream, numbered, record_id
 from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings
@@ -28,6 +29,7 @@ PLAIN = (str, int, float, bool, type(None))
 def embed(
     encoder: Any,
     source: Any,
+    sides: Sequence[str] | None = None,
     *,
     batch_size: int = 64,
     captions: int | None = None,
@@ -35,16 +37,17 @@ def embed(
     threads: int = 4,
     progress: bool = False,
 ) -> Embeddings:
-    """Embed every image and every caption of a source.
+    """Embed a source: every picture, every caption, and what else both the model and the records have.
 
     Args:
-        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`; used in eval mode, on the
-            device it is on, and left in the mode it was in.
+        encoder: anything with `encode_image` and `preprocess`, with `encode_text` and `tokenize`, or with both; another
+            side, "video" say, takes `encode_video` and `preprocess_video`, which makes a list of records' `video` a
+            batch. Used in eval mode, on the device it is on, and left in the mode it was in.
         source: a `nearfar.data` source or stream, or any iterable of records.
+        sides: which to embed; None: those that the model and the records have.
         batch_size: images, and captions, at a time.
-        captions: how many captions of each image to take, from the first; None takes all, 0 none. An encoder without
-            `encode_text` takes none.
-        max_skipped: the share of broken images above which this stops.
+        captions: how many captions of each record to take, from the first; None takes all, 0 none.
+        max_skipped: the share of broken records above which this stops.
         threads: threads that read and decode images.
         progress: show a progress bar.
 
@@ -52,27 +55,35 @@ def embed(
         `Embeddings` with unit rows, float32, on the CPU. Each different caption is encoded once.
 
     Raises:
-        UserError: the source holds no usable image, or too many are broken.
+        UserError: the model and the records share no side, the source holds no usable record, or too many are broken.
     """
     at_least(1, batch_size=batch_size)
     at_least(0, captions=captions)
-    captions = captions if hasattr(encoder, "encode_text") else 0
+    sides = shared_sides(encoder, source) if sides is None else _known_sides(encoder, sides)
+    captions = captions if "text" in sides else 0
+    read = tuple(side for side in sides if side != "text")
     near = getattr(encoder, "image_size", None)
-    reader = _Reader(source, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
-    with evaluating(encoder), _bar("images", reader.total, progress) as step:
-        images = []
-        for pictures in reader.batches(batch_size):
-            images.append(_encode_images(encoder, pictures))
-            step(len(pictures))
-    if not images:
+    reader = _Reader(source, sides=read, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
+    vectors: dict[str, list[Tensor]] = {side: [] for side in read}
+    what = "images" if "image" in read else "records"
+    with evaluating(encoder), console.progress(f"embedding {what}", reader.total, progress and bool(read)) as step:
+        for values in reader.batches(batch_size):
+            for side in read:
+                vectors[side].append(_encode(encoder, side, [value[side] for value in values]))
+            step(len(values))
+    if not reader.records:
         hint = f"\n{reader.skipped.listing(5)}" if reader.skipped else ""
-        raise UserError(f"{reader.name} holds no image that can be embedded{hint}")
-    image = torch.cat(images)
+        called = " and ".join(sides)
+        raise UserError(f"{reader.name} holds no {called} that can be embedded{hint}")
+    embedded = {side: torch.cat(parts) for side, parts in vectors.items()}
     text = embed_texts(encoder, reader.captions, batch_size=batch_size, progress=progress)
+    if not len(text) and embedded:
+        text = torch.zeros(0, next(iter(embedded.values())).shape[1])
     return Embeddings(
-        image=image,
-        text=text if len(text) else image.new_zeros(0, image.shape[1]),
+        image=embedded.pop("image", None),
+        text=text,
         image_of_text=torch.tensor(reader.owner, dtype=torch.long),
+        sides=embedded,
         row=torch.tensor(reader.rows, dtype=torch.long),
         index=torch.tensor(reader.ids, dtype=torch.long),
         group=reader.numbers("group") if reader.has("group") else None,
@@ -88,6 +99,56 @@ def embed(
     )
 
 
+def embeds(encoder: Any) -> list[str]:
+    """The sides that a model embeds: "image", "text", and others for which it has `encode_SIDE` and `preprocess_SIDE`.
+
+    >>> class Sentences:
+    ...     def tokenize(self, texts): ...
+    ...     def encode_text(self, tokens): ...
+    >>> embeds(Sentences())
+    ['text']
+    """
+    others = sorted(name.removeprefix("preprocess_") for name in dir(encoder) if name.startswith("preprocess_"))
+    return [side for side in ("image", "text", *others) if hasattr(encoder, f"encode_{side}")]
+
+
+def shared_sides(encoder: Any, source: Any) -> list[str]:
+    """The sides that a model embeds and records have. Records that do not name their columns, a plain list of them, are
+    held to have pictures, if the model takes some.
+
+    Raises:
+        UserError: there are none.
+    """
+    able, columns = embeds(encoder), getattr(source, "columns", None)
+    if columns is None:
+        found = [side for side in able if side in ("image", "text")]
+    else:
+        found = [side for side in able if has_column(source, side)]
+    if not found:
+        name, held = getattr(source, "name", "the data"), ", ".join(columns or ()) or "none"
+        raise UserError(
+            f"{name} has no {' and no '.join(able or ['side'])} for a {type(encoder).__name__} to embed (its columns "
+            f"are: {held}): name the column with {able[0] if able else 'image'}=NAME"
+        )
+    return found
+
+
+def has_column(source: Any, key: str) -> bool:
+    """Whether records have a key: the source says so, or its first record, as a `map` may bring it unsaid."""
+    if key in source.columns:
+        return True
+    try:
+        first: Mapping[str, Any] = next(iter(source), {})
+        return first.get(key) is not None
+    except BadRecord:
+        return False
+
+
+def _known_sides(encoder: Any, sides: Sequence[str]) -> list[str]:
+    lookup.check("side", sides, embeds(encoder), where=f"a {type(encoder).__name__}: ")
+    return list(sides)
+
+
 def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
     """Unit embeddings `[len(texts), D]` of texts, float32, on the CPU. Each different text is encoded once, and texts
     of like length together, so that little is spent on padding."""
@@ -96,7 +157,7 @@ def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, pro
     if not different:
         return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
     encoded = []
-    with evaluating(encoder), _bar("captions", len(different), progress) as step:
+    with evaluating(encoder), console.progress("embedding captions", len(different), progress) as step:
         for batch in _batches(different, batch_size):
             tokens = to_device(encoder.tokenize(list(batch)), device_of(encoder))
             encoded.append(_unit(encoder.encode_text(tokens)))
@@ -115,7 +176,7 @@ def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64) -
 
     at_least(1, batch_size=batch_size)
     with evaluating(encoder):
-        batches = [_encode_images(encoder, [load_image(i) for i in batch]) for batch in _batches(images, batch_size)]
+        batches = [_encode(encoder, "image", [load_image(i) for i in batch]) for batch in _batches(images, batch_size)]
     return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
 
 
@@ -141,13 +202,20 @@ def device_of(encoder: Any) -> torch.device:
 
 
 class _Reader:
-    """Reads records in order, keeps what describes them, and hands out their pictures in batches."""
+    """Reads records in order, keeps what describes them, and hands out what is to be encoded in batches."""
 
     def __init__(
-        self, source: Any, *, captions: int | None, max_skipped: float, threads: int, near: int | None
+        self,
+        source: Any,
+        *,
+        sides: tuple[str, ...],
+        captions: int | None,
+        max_skipped: float,
+        threads: int,
+        near: int | None,
     ) -> None:
         self.source, self.most, self.max_skipped, self.threads = source, captions, max_skipped, threads
-        self.near = near
+        self.sides, self.near = sides, near
         self.name = str(getattr(source, "name", "source"))
         self.total = len(source) if hasattr(source, "__len__") else None
         self.skipped = Skipped()
@@ -157,22 +225,22 @@ class _Reader:
         self.captions: list[str] = []
         self.owner: list[int] = []
 
-    def batches(self, size: int) -> Iterator[list[Any]]:
-        seen, read = 0, partial(_read, near=self.near)
+    def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
+        seen, read = 0, partial(_read, sides=self.sides, near=self.near)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             for part in _batches(self._items(), size):
-                pictures = []
+                good = []
                 places, items = zip(*part, strict=True)
-                for row, place, (record, picture) in zip(count(seen), places, pool.map(read, items), strict=False):
-                    if isinstance(picture, Exception):
-                        self.skipped.add(_name(record, row), str(picture))
+                for row, place, (record, values) in zip(count(seen), places, pool.map(read, items), strict=False):
+                    if isinstance(values, Exception):
+                        self.skipped.add(_name(record, row), str(values))
                     else:
-                        pictures.append(picture)
+                        good.append(values)
                         self._keep(row, record_id(record, place, name=self.name), record)
                 seen += len(part)
                 self.skipped.check(seen, limit=self.max_skipped, name=self.name, total=self.total)
-                if pictures:
-                    yield pictures
+                if good:
+                    yield good
 
     def _items(self) -> Iterable[tuple[int, Any]]:
         """Records with their places; closures for a source that is read by number, so that the threads do its reading
@@ -211,20 +279,32 @@ class _Reader:
         return {name: [record.get(name) for record in self.records] for name in names}
 
 
-def _read(item: Any, *, near: int | None) -> tuple[Mapping[str, Any], Any]:
-    """A record and its picture, or the error that says why there is none."""
-    from nearfar.data.fields.images import BadImage, load_image
+def _read(item: Any, *, sides: tuple[str, ...], near: int | None) -> tuple[Mapping[str, Any], Any]:
+    """A record and what is to be encoded of it by side, or the error that says why there is nothing."""
+    from nearfar.data.fields.images import BadImage
 
     record: Mapping[str, Any] = {}
     try:
         record = item() if callable(item) else item
-        if "image" not in record:
-            raise UserError(f"a record has no 'image', only {', '.join(record)}: name the column with image=NAME")
-        return record, load_image(record["image"], near=near)
+        if not sides and not clean_captions(record.get("text")):
+            return record, BadImage("it has no text")
+        return record, {side: _value(record, side, near) for side in sides}
     except BadImage as error:
         return record, error
     except OSError as error:
         return record, BadImage(str(error))
+
+
+def _value(record: Mapping[str, Any], side: str, near: int | None) -> Any:
+    from nearfar.data.fields.images import BadImage, load_image
+
+    if side == "image":
+        if "image" not in record:
+            raise UserError(f"a record has no 'image', only {', '.join(record)}: name the column with image=NAME")
+        return load_image(record["image"], near=near)
+    if record.get(side) is None:
+        raise BadImage(f"it has no {side}")
+    return record[side]
 
 
 def _name(record: Mapping[str, Any], row: int) -> str:
@@ -235,8 +315,9 @@ def _name(record: Mapping[str, Any], row: int) -> str:
     return texts[0] if texts else f"record {row}"
 
 
-def _encode_images(encoder: Any, pictures: list[Any]) -> Tensor:
-    return _unit(encoder.encode_image(encoder.preprocess(pictures).to(device_of(encoder))))
+def _encode(encoder: Any, side: str, values: list[Any]) -> Tensor:
+    prepare = encoder.preprocess if side == "image" else getattr(encoder, f"preprocess_{side}")
+    return _unit(getattr(encoder, f"encode_{side}")(to_device(prepare(values), device_of(encoder))))
 
 
 def _unit(embedding: Tensor) -> Tensor:
@@ -252,15 +333,3 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     for first in iterator:
         yield list(chain([first], islice(iterator, size - 1)))
-
-
-@contextmanager
-def _bar(what: str, total: int | None, show: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        task = bar.add_task(f"embedding {what}", total=total)
-        yield lambda done: bar.advance(task, done)

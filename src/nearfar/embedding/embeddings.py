@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,78 +16,161 @@ from nearfar import files
 from nearfar.data.sources.skipped import Problem, Skipped
 from nearfar.errors import UserError
 
-VECTORS = ("image", "text", "image_of_text", "row", "index", "group", "label", "domain")
+NUMBERS = ("row", "index", "group", "label", "domain")
 WORDS = ("classes", "domains", "names", "captions", "columns", "source")
 
 
-@dataclass
+CALLED = {"image": "pictures", "text": "captions"}
+"""What a side holds, for messages."""
+
+
+class Side(NamedTuple):
+    """One side of the records: `vectors` `[M, D]` float32, and `owner` `[M]` int64, the record that each describes."""
+
+    vectors: Tensor
+    owner: Tensor
+
+
+@dataclass(init=False, repr=False, eq=False)
 class Embeddings:
-    """N images and M captions as vectors.
+    """N records as vectors: of their pictures, their texts, and whatever else a model embeds.
 
     Args:
-        image: `[N, D]` float32.
+        image: `[N, D]` float32, one picture a record; None where there are no pictures.
         text: `[M, D]` float32; M may be 0.
-        image_of_text: `[M]` int64, the row of `image` that each caption describes.
-        row: `[N]` int64, each image's place in the source (broken images leave gaps). Default: 0 to N - 1.
+        image_of_text: `[M]` int64, the record that each text describes. Default: 0 to M - 1.
+        sides: sides by name ("video"), each `[N, D]`, or a `Side` with owners; `image` and `text` go first.
+        row: `[N]` int64, each record's place in the source (broken pictures leave gaps). Default: 0 to N - 1.
         index: `[N]` int64, its stable id. Default: `row`.
-        group: `[N]` int64, equal for images that the same captions fit; None: each image is alone.
+        group: `[N]` int64, equal for records that the same captions fit; None: each is alone.
         label, domain: `[N]` int64, -1 where unknown; None where the source has none.
         classes, domains: what their numbers stand for.
-        names: N short names; captions: M texts.
+        names: N short names.
+        captions: M texts.
         columns: further plain values of the records, N each: path, style, category ...
-        source: name of the data; skipped: the records that could not be used.
+        source: name of the data.
+        skipped: the records that could not be used.
+
+    Attributes:
+        sides: every `Side` by name, "image" and "text" among them where they are there. `image`, `text` and
+            `image_of_text` are short for its parts, empty where a side is not there.
 
     >>> eye = torch.eye(3)
     >>> Embeddings(eye, eye, torch.arange(3))
     <Embeddings of data: 3 images, 3 captions, 3 dimensions>
+    >>> Embeddings(text=eye).sides["text"].owner
+    tensor([0, 1, 2])
     """
 
-    image: Tensor
-    text: Tensor
-    image_of_text: Tensor
-    row: Tensor = None  # type: ignore[assignment]  # filled in below
-    index: Tensor = None  # type: ignore[assignment]
-    group: Tensor | None = None
-    label: Tensor | None = None
-    domain: Tensor | None = None
-    classes: list[str] | None = None
-    domains: list[str] | None = None
-    names: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    columns: dict[str, list[Any]] = field(default_factory=dict)
-    source: str = "data"
-    skipped: Skipped = field(default_factory=Skipped)
+    sides: dict[str, Side]
+    row: Tensor
+    index: Tensor
+    group: Tensor | None
+    label: Tensor | None
+    domain: Tensor | None
+    classes: list[str] | None
+    domains: list[str] | None
+    names: list[str]
+    captions: list[str]
+    columns: dict[str, list[Any]]
+    source: str
+    skipped: Skipped
 
-    def __post_init__(self) -> None:
-        n = len(self.image)
-        self.row = torch.arange(n) if self.row is None else self.row
-        self.index = self.row if self.index is None else self.index
-        if len(self.text) != len(self.image_of_text):
-            raise ValueError(f"{len(self.text)} captions but {len(self.image_of_text)} entries of image_of_text")
-        if len(self.text) and self.text.shape[1] != self.image.shape[1]:
-            raise ValueError(f"images have {self.image.shape[1]} dimensions, captions {self.text.shape[1]}")
-        for name in ("row", "index", "group", "label", "domain"):
-            value = getattr(self, name)
-            if value is not None and len(value) != n:
-                raise ValueError(f"{n} images but {len(value)} entries of {name}")
+    def __init__(
+        self,
+        image: Tensor | None = None,
+        text: Tensor | None = None,
+        image_of_text: Tensor | None = None,
+        *,
+        sides: Mapping[str, Tensor | Side] | None = None,
+        row: Tensor | None = None,
+        index: Tensor | None = None,
+        group: Tensor | None = None,
+        label: Tensor | None = None,
+        domain: Tensor | None = None,
+        classes: list[str] | None = None,
+        domains: list[str] | None = None,
+        names: list[str] | None = None,
+        captions: list[str] | None = None,
+        columns: dict[str, list[Any]] | None = None,
+        source: str = "data",
+        skipped: Skipped | None = None,
+    ) -> None:
+        self.sides = {name: _side(vectors) for name, vectors in (sides or {}).items()}
+        if image is not None:
+            self.sides["image"] = _side(image)
+        if text is not None:
+            if image_of_text is None and "text" in self.sides:
+                image_of_text = self.sides["text"].owner
+            owner = torch.arange(len(text)) if image_of_text is None else image_of_text
+            if len(text) != len(owner):
+                raise ValueError(f"{len(text)} captions but {len(owner)} entries of image_of_text")
+            self.sides["text"] = Side(text, owner)
+        n = self._records() if row is None else len(row)
+        self.row = torch.arange(n) if row is None else row
+        self.index = self.row if index is None else index
+        self.group, self.label, self.domain = group, label, domain
+        self.classes, self.domains = classes, domains
+        self.names, self.captions, self.columns = names or [], captions or [], columns or {}
+        self.source, self.skipped = source, Skipped() if skipped is None else skipped
+        self._check()
 
     def __repr__(self) -> str:
-        n, dim = self.image.shape
-        return f"<Embeddings of {self.source}: {n} images, {len(self.text)} captions, {dim} dimensions>"
+        counts = {"image": "images", "text": "captions" if "image" in self.sides else "texts"}
+        held = [f"{len(side.vectors)} {counts.get(name, name)}" for name, side in self.sides.items()]
+        return f"<Embeddings of {self.source}: {', '.join([*held, f'{self.dim} dimensions'])}>"
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.row)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the vectors."""
+        return max((side.vectors.shape[1] for side in self.sides.values()), default=0)
+
+    @property
+    def image(self) -> Tensor:
+        """`[N, D]`; `[0, D]` where there are no pictures."""
+        return self.sides["image"].vectors if "image" in self.sides else torch.zeros(0, self.dim)
+
+    @image.setter
+    def image(self, vectors: Tensor) -> None:
+        self.sides["image"] = _side(vectors)
+
+    @property
+    def text(self) -> Tensor:
+        """`[M, D]`; `[0, D]` where there are no texts."""
+        return self.sides["text"].vectors if "text" in self.sides else torch.zeros(0, self.dim)
+
+    @text.setter
+    def text(self, vectors: Tensor) -> None:
+        self.sides["text"] = Side(vectors, self.image_of_text)
+
+    @property
+    def image_of_text(self) -> Tensor:
+        """`[M]`: the record of each text, and so the row of its picture."""
+        return self.sides["text"].owner if "text" in self.sides else torch.zeros(0, dtype=torch.long)
+
+    def require(self, *sides: str, by: str) -> None:
+        """Raise a `UserError` unless every side holds vectors; `by` is what needs them."""
+        for name in sides:
+            if name not in self.sides or not len(self.sides[name].vectors):
+                raise UserError(f"{by} needs {CALLED.get(name, name)}, and {self.source} has none")
+
+    def with_side(self, name: str, vectors: Tensor) -> Embeddings:
+        """A copy whose side `name` holds other vectors, of the same number."""
+        return replace(self, sides={**self.sides, name: Side(vectors, self.sides[name].owner)})
 
     @property
     def image_group(self) -> Tensor:
-        """`[N]`: the group of each image; images without groups are each their own. What is resampled together."""
-        return torch.arange(len(self.image)) if self.group is None else self.group
+        """`[N]`: the group of each record; those without groups are each their own. What is resampled together."""
+        return torch.arange(len(self)) if self.group is None else self.group
 
     @property
     def match_group(self) -> Tensor:
-        """`[N]`: equal for images that the same captions fit. The groups, where the data has them; else images with
+        """`[N]`: equal for records that the same captions fit. The groups, where the data has them; else those with
         the very same captions are one."""
-        alone = torch.arange(len(self.image))
+        alone = torch.arange(len(self))
         if self.group is not None or not self.captions:
             return self.image_group
         told: dict[int, set[str]] = {}
@@ -117,35 +201,27 @@ class Embeddings:
         return by_name(self.domain, self.domains) if self.domain is not None else {}
 
     def select(self, rows: Tensor | Sequence[int]) -> Embeddings:
-        """Only these images, in this order, with their captions."""
+        """Only these records, in this order, with their captions."""
         rows = torch.as_tensor(rows, dtype=torch.long)
-        place = torch.full((len(self.image),), -1, dtype=torch.long)
+        place = torch.full((len(self),), -1, dtype=torch.long)
         place[rows] = torch.arange(len(rows))
-        texts = (place[self.image_of_text] >= 0).nonzero().flatten()
+        kept = {name: self._kept(side.owner, rows, place) for name, side in self.sides.items()}
 
         def pick(values: list[Any], where: Tensor) -> list[Any]:
             return [values[i] for i in where.tolist()] if values else []
 
-        def at(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[rows]
-
-        return Embeddings(
-            image=self.image[rows],
-            row=self.row[rows],
-            index=self.index[rows],
-            group=at(self.group),
-            label=at(self.label),
-            domain=at(self.domain),
-            text=self.text[texts],
-            image_of_text=place[self.image_of_text[texts]],
-            classes=self.classes,
-            domains=self.domains,
-            names=pick(self.names, rows),
-            captions=pick(self.captions, texts),
-            columns={name: pick(values, rows) for name, values in self.columns.items()},
-            source=self.source,
-            skipped=self.skipped,
-        )
+        made = copy(self)
+        made.sides = {
+            name: Side(self.sides[name].vectors[where], place[self.sides[name].owner[where]])
+            for name, where in kept.items()
+        }
+        for name in NUMBERS:
+            if (values := getattr(self, name)) is not None:
+                setattr(made, name, values[rows])
+        made.names = pick(self.names, rows)
+        made.captions = pick(self.captions, kept["text"]) if "text" in kept else []
+        made.columns = {name: pick(values, rows) for name, values in self.columns.items()}
+        return made
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, atomically; words travel in it as UTF-8 JSON, nothing is pickled."""
@@ -153,12 +229,18 @@ class Embeddings:
 
         words = {name: getattr(self, name) for name in WORDS}
         words["skipped"] = {"count": self.skipped.count, "problems": [list(p) for p in self.skipped]}
+        words["sides"] = list(self.sides)
         blob = json.dumps(words, ensure_ascii=False).encode()
-        vectors = {name: value.contiguous() for name in VECTORS if (value := getattr(self, name)) is not None}
-        words_tensor = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+        vectors = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
+        for name, side in self.sides.items():
+            # One picture a record goes without saying; files of before have `image_of_text` alone.
+            vectors[name] = side.vectors
+            if name != "image":
+                vectors["image_of_text" if name == "text" else f"record_of_{name}"] = side.owner
         # Two names for one storage (index may be row) are not allowed in the file.
-        vectors["index"] = vectors["index"].clone()
-        return files.write(path, save({**vectors, "words": words_tensor}, {"format": "nearfar.embeddings"}))
+        stored = {name: value.contiguous().clone() for name, value in vectors.items()}
+        stored["words"] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
+        return files.write(path, save(stored, {"format": "nearfar.embeddings"}))
 
     @classmethod
     def load(cls, path: str | Path) -> Embeddings:
@@ -171,15 +253,47 @@ class Embeddings:
         from safetensors.torch import load_file
 
         try:
-            tensors = load_file(path)
+            tensors: dict[str, Any] = load_file(path)
             words: Mapping[str, Any] = json.loads(tensors.pop("words").numpy().tobytes())
             skipped = Skipped()
             skipped.count = words["skipped"]["count"]
             skipped.problems = [Problem(*problem) for problem in words["skipped"]["problems"]]
-            fields: dict[str, Any] = {**tensors, **{name: words[name] for name in WORDS}}
-            return cls(**fields, skipped=skipped)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            fields: dict[str, Any] = {name: words[name] for name in WORDS}
+            others = [name for name in words.get("sides", ["image", "text"]) if name not in ("image", "text")]
+            sides = {name: Side(tensors.pop(name), tensors.pop(f"record_of_{name}")) for name in others}
+            return cls(**tensors, **fields, sides=sides, skipped=skipped)
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(f"{path} holds no embeddings ({error}): make it with `nearfar embed`") from None
+
+    def _kept(self, owner: Tensor, rows: Tensor, place: Tensor) -> Tensor:
+        """Which vectors of a side stay: in the new order where each record has one, in their old order otherwise."""
+        if torch.equal(owner, torch.arange(len(self))):
+            return rows
+        return (place[owner] >= 0).nonzero().flatten()
+
+    def _records(self) -> int:
+        """How many records the sides speak of."""
+        if "image" in self.sides:
+            return len(self.sides["image"].vectors)
+        return max((int(side.owner.max()) + 1 for side in self.sides.values() if len(side.owner)), default=0)
+
+    def _check(self) -> None:
+        n = len(self.row)
+        for name, side in self.sides.items():
+            if len(side.vectors) != len(side.owner):
+                raise ValueError(f"{len(side.vectors)} vectors of {name} but {len(side.owner)} owners")
+            if len(side.owner) and not 0 <= int(side.owner.min()) <= int(side.owner.max()) < n:
+                raise ValueError(f"{name} has an owner outside the {n} records")
+        if len(self.text) and len(self.image) and self.text.shape[1] != self.image.shape[1]:
+            raise ValueError(f"images have {self.image.shape[1]} dimensions, captions {self.text.shape[1]}")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and len(value) != n:
+                raise ValueError(f"{n} images but {len(value)} entries of {name}")
+
+
+def _side(vectors: Tensor | Side) -> Side:
+    return vectors if isinstance(vectors, Side) else Side(vectors, torch.arange(len(vectors)))
 
 
 def by_name(numbers: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:

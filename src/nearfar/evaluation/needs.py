@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from nearfar import lookup
-from nearfar.data.sources.skipped import BadRecord
+from nearfar.embedding.embed_source import has_column, shared_sides
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.protocols import PROTOCOLS
+from nearfar.errors import UserError
+from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 
-CALLED = {"image": "pictures", "text": "captions", "label": "labels", "answers": "answers", "box|objects": "boxes"}
+CALLED = {
+    "image": "pictures",
+    "text": "captions",
+    "label": "labels",
+    "answers": "answers",
+    "box|objects": "boxes",
+    "image|text": "pictures and no texts",
+}
 """What columns hold."""
 
 REMEDY = {"box|objects": "records need `text` and `box`, or `objects` with `phrase` and `box`"}
@@ -19,6 +27,7 @@ REMEDY = {"box|objects": "records need `text` and `box`, or `objects` with `phra
 UNABLE = {
     "encode_image": "does not embed pictures",
     "encode_text": "does not embed texts",
+    "encode_image|encode_text": "embeds neither pictures nor texts",
     "answer": "answers no questions: train one with the method `answering`",
     "judge": "does not sort pairs into classes: train one with the method `entailment`",
     "locate": "has no maps to look at: train one with the method albef or tcl",
@@ -48,7 +57,8 @@ def lacking(
     if row.own_data and options.get(row.own_data) is not None:
         return None
     for key in row.needed_columns:
-        if not any(_has(source, column) for column in key.split("|")):
+        key = _filled(key, row, options)
+        if not any(has_column(source, column) for column in key.split("|")):
             columns = ", ".join(source.columns)
             remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in key.split("|")))
             return f"{source.name} has no {_called(key)} (its columns are: {columns}): {remedy}"
@@ -61,8 +71,9 @@ def lacking(
     return None
 
 
-def unable(protocol: str, model: Any) -> str | None:
-    """Why a model cannot be measured by a protocol; None where nothing speaks against it.
+def unable(protocol: str, model: Any, source: Any = None) -> str | None:
+    """Why a model cannot be measured by a protocol, on a source where one is given; None where nothing speaks against
+    it.
 
     >>> class Pictures:
     ...     def encode_image(self, pixels): ...
@@ -70,9 +81,15 @@ def unable(protocol: str, model: Any) -> str | None:
     >>> unable("retrieval", Pictures())
     'a Pictures does not embed texts'
     """
-    for ability in lookup.find("protocol", protocol, PROTOCOLS).needed_abilities:
-        if not hasattr(model, ability):
+    row = lookup.find("protocol", protocol, PROTOCOLS)
+    for ability in row.needed_abilities:
+        if not any(hasattr(model, name) for name in ability.split("|")):
             return f"a {type(model).__name__} {_unable(ability)}"
+    if source is not None and "image|text" in row.columns:
+        try:
+            shared_sides(model, source)
+        except UserError as error:
+            return str(error)
     return None
 
 
@@ -91,7 +108,7 @@ def missing(protocol: str, data: Embeddings, model: Any = None) -> str | None:
     if row.named_classes and not data.classes:
         return f"{data.source} names no classes"
     for ability in row.abilities:
-        if not hasattr(model, ability):
+        if "|" not in ability and not hasattr(model, ability):
             return f"the model {_unable(ability)}"
     return None
 
@@ -113,11 +130,9 @@ def _unable(ability: str) -> str:
     return UNABLE.get(ability, f"has no `{ability}`")
 
 
-def _has(source: Any, key: str) -> bool:
-    if key in source.columns:
-        return True
-    try:
-        first: Mapping[str, Any] = next(iter(source), {})
-        return first.get(key) is not None
-    except BadRecord:
-        return False
+def _filled(key: str, row: Protocol, options: Mapping[str, Any]) -> str:
+    """A needed column, where an option names it: "{second}" is the value of the option `second`, or its default."""
+    if not key.startswith("{"):
+        return key
+    option = next(option for option in row.options if option.name == key.strip("{}"))
+    return str(options.get(option.name, option.value))

@@ -60,8 +60,8 @@ def order_probe(
     whole = retrieval(plain, ks=(1,), seed=seed)
     found = {"none": whole, **_texts(encoder, plain, seed=seed, batch_size=batch_size)}
     for name, grid in GRIDS.items():
-        shuffled = embed(Shuffled(encoder, grid, seed=seed), source, batch_size=batch_size, captions=0)
-        found[f"{name} of pictures"] = retrieval(replace(plain, image=shuffled.image), ks=(1,), seed=seed)
+        shuffled = embed(Shuffled(encoder, grid, seed=seed), source, ["image"], batch_size=batch_size)
+        found[f"{name} of pictures"] = retrieval(plain.with_side("image", shuffled.image), ks=(1,), seed=seed)
     parts = {name: {key: _bare(result.metrics[key]) for key in DIRECTIONS} for name, result in found.items()}
     return Result("order_probe", {key: whole.metrics[key] for key in DIRECTIONS}, {"perturbation": parts})
 
@@ -93,7 +93,7 @@ def _texts(encoder: Any, plain: Embeddings, *, seed: int, batch_size: int) -> di
             for caption in plain.captions
         ]
         text = embed_texts(encoder, texts, batch_size=batch_size)
-        results[name] = retrieval(replace(plain, text=text), ks=(1,), seed=seed)
+        results[name] = retrieval(plain.with_side("text", text), ks=(1,), seed=seed)
     return results
 
 

@@ -30,8 +30,8 @@ class Protocol:
         takes: what of the `Job` it gets, in order: "encoder", "source", "embeddings", "train_embeddings", or "job".
         sides: the sides of the embeddings that it reads: "image", "text". Records need a column of that name, and the
             model an `encode_SIDE`.
-        columns: what records need beside; "box|objects" needs either.
-        abilities: the methods that a model needs beside.
+        columns: what records need beside; "box|objects" needs either, "{second}" what the option `second` names.
+        abilities: the methods that a model needs beside; "encode_image|encode_text" needs either.
         usual: whether it is measured, where the data allows, when no protocol is named.
         named_classes: whether the data must name its classes, unless the option `classes` does.
         by_number: whether records are asked for by number, so that a stream will not do.

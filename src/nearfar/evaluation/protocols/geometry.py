@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
+from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import clusters, mean_interval, resample
 from nearfar.evaluation.measures.ranks import nearest
 from nearfar.evaluation.measures.result import Metric, Result
@@ -32,13 +33,15 @@ def geometry(
 ) -> Result:
     """Alignment, uniformity, effective rank, modality gap, signs of collapse and hubness, all on unit vectors.
 
+    Of data with one side only, pictures or texts, that side's figures.
+
     Args:
         encoder: `Embeddings`, or an encoder to embed `source` with.
         source: the data, when `encoder` is an encoder.
         alpha: exponent of the distance in alignment.
         t: sharpness of the Gaussian in uniformity.
         hubs: neighbours that hubness counts.
-        limit: images beyond this number are sampled (uniformity looks at all pairs); None takes all.
+        limit: records beyond this number are sampled (uniformity looks at all pairs); None takes all.
         seed: of the sample and the bootstrap.
         batch_size: for embedding.
 
@@ -63,18 +66,22 @@ def geometry(
         drawn = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:limit]
         data = data.select(drawn.sort().values)
     image, group = normalize(data.image.float(), dim=1), data.image_group
+    text, texts, text_group = normalize(data.text.float(), dim=1), data.distinct_texts(), data.text_group
+    if not len(image) and not len(text):
+        raise UserError(f"geometry needs pictures or texts, and {data.source} has neither")
+    both = len(image) and len(text)
     metrics: dict[str, Metric] = {}
-    if len(data.text):
-        texts = data.distinct_texts()
-        text, text_group = normalize(data.text.float(), dim=1), data.text_group
+    if both:
         metrics["alignment"] = _alignment(image, text, data.image_of_text, group[data.image_of_text], alpha, seed)
+    if len(image):
         metrics |= _one_side("image", image, group, t)
+    if len(text):
         metrics |= _one_side("text", text[texts], text_group[texts], t)
+    if both:
         metrics["modality_gap"] = _gap(image, text[texts], data.match_group, text_group[texts], seed)
         metrics["hubness"] = Metric(hubness(text[texts], image, hubs), n=len(image))
-    else:
-        metrics |= _one_side("image", image, group, t)
-    return Result("geometry", metrics, details={"alpha": alpha, "t": t, "images": len(data), "hubs": hubs})
+    counts = {"images": len(image), "texts": len(texts)}
+    return Result("geometry", metrics, details={"alpha": alpha, "t": t, **counts, "hubs": hubs})
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:

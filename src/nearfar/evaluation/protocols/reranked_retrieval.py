@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.errors import UserError
 from nearfar.evaluation.measures.ranks import Ranks, rank_scores
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.retrieval import rank_metrics
@@ -45,8 +44,7 @@ def reranked_retrieval(
     >>> reranked_retrieval(Embeddings(eye, eye, torch.arange(4)), backwards)["text_to_image_R@1"]
     0.0
     """
-    if not len(data.text):
-        raise UserError(f"retrieval needs captions, and {data.source} has none")
+    data.require("image", "text", by="retrieval")
 
     def measured(images: Tensor) -> dict[str, Metric]:
         part = data.select(images)

@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.median_rank import median_rank, median_rank_interval
 from nearfar.evaluation.measures.ranks import TILE, Ranks, rank
@@ -57,8 +56,7 @@ def retrieval(
     (1.0, 0.05)
     """
     data = embed(encoder, source, batch_size=batch_size) if not isinstance(encoder, Embeddings) else encoder
-    if not len(data.text):
-        raise UserError(f"retrieval needs captions, and {data.source} has none")
+    data.require("image", "text", by="retrieval")
     metrics = _both_ways(data, ks, seed=seed, tile=tile)
     domains = {
         name: _both_ways(part, ks, seed=seed, tile=tile)

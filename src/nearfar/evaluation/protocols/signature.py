@@ -27,6 +27,14 @@ class Option:
     help: str = ""
 
     @property
+    def value(self) -> Any:
+        """The default, where it is a plain value and not a constant's name; None otherwise."""
+        try:
+            return ast.literal_eval(self.default or "None")
+        except ValueError:
+            return None
+
+    @property
     def is_words(self) -> bool:
         """Whether it takes words as they stand: `str | Path`, a `Literal`, a list of words."""
         return "str" in self.type or self.choices is not None
@@ -40,11 +48,7 @@ class Option:
     @property
     def told(self) -> str:
         """Its help, with the default where that is a plain value."""
-        try:
-            plain = self.default is not None and ast.literal_eval(self.default) is not None
-        except ValueError:
-            plain = False  # a constant's name, which says nothing outside its module
-        return f"{self.help} (default: {self.default})".strip() if plain else self.help
+        return self.help if self.value is None else f"{self.help} (default: {self.default})".strip()
 
     @property
     def choices(self) -> list[str] | None:

@@ -182,11 +182,12 @@ def per_class(values: NDArray[np.float64], label: Tensor) -> NDArray[np.float64]
 
 
 def labelled(data: Embeddings) -> Tensor:
-    """The labels of the data.
+    """The labels of the data's pictures.
 
     Raises:
         UserError: it has none.
     """
+    data.require("image", by="a classifier of pictures")
     if data.label is None or not bool((data.label >= 0).any()):
         raise UserError(f"{data.source} has no labels: name the column with label=NAME, or use class folders")
     return data.label

@@ -24,7 +24,7 @@ def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
 
     By t-SNE where scikit-learn is installed, which keeps neighbours together; by the two principal axes otherwise.
     """
-    if len(data) < 3:
+    if len(data.image) < 3:
         return []
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MAPPED]
     kind, what = _kinds(data.select(rows))
@@ -38,7 +38,7 @@ def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
 
 def pair_figures(data: Embeddings, *, seed: int = 0) -> list[Figures]:
     """Cosines of pairs and of strangers, and images and texts on their common principal axes."""
-    if len(data.text) < 3 or len(data) < 3:
+    if len(data.text) < 3 or len(data.image) < 3:
         return []
     cosines = pairs_and_strangers(data, seed=seed)
     series = {name: values for name, values in cosines.items() if len(values)}

@@ -27,11 +27,9 @@ class States(NamedTuple):
 class LanguageModel(nn.Module):
     """A transformers causal language model and its tokenizer.
 
-    `lm` is what decoding takes; `image_size` is None, which tells a loader that there are no pictures.
+    `lm` is what decoding takes. As an encoder it reads texts alone: `encode_text` is the mean of the last layer's
+    states.
     """
-
-    image_size = None
-    mean = std = (0.5, 0.5, 0.5)
 
     def __init__(self, lm: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -44,6 +42,24 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: dict[str, Tensor]) -> States:
         out = self.lm(**tokens, output_hidden_states=True, use_cache=False)
         return States(out.logits, out.hidden_states[-1])
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of `encode_text`."""
+        return int(self.lm.config.hidden_size)
+
+    def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
+        """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end."""
+        most = getattr(self.lm.config, "max_position_embeddings", None)
+        found = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
+        return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+    def encode_text(self, tokens: dict[str, Tensor], normalize: bool = False) -> Tensor:
+        """`[B, D]`: the mean of the last layer's states over the tokens that are no padding."""
+        real = tokens["attention_mask"].unsqueeze(-1)
+        hidden = self(tokens).hidden
+        mean = (hidden * real).sum(1) / real.sum(1).clamp(min=1)
+        return torch.nn.functional.normalize(mean, dim=-1) if normalize else mean
 
     def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
         """Prompts to continue: padded on the left, not closed by an end token, on the model's device."""

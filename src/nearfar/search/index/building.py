@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nearfar import console
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
 from nearfar.embedding.embed_source import embed_images
@@ -75,12 +75,13 @@ def build(
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
         known = {key for key, item in writer.items.items() if item.source == name}
         intake = Intake(encoder, writer, known, batch_size=batch_size, checkpoint=checkpoint)
-        seen = 0
-        with ThreadPoolExecutor(max(1, threads)) as pool, bar(name, total, progress) as step:
+        seen = shown = 0
+        with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
             for seen, found in read(source, name, pool, skipped, count=4 * batch_size):
                 intake.take(found, pool, skipped)
                 skipped.check(seen, limit=max_skipped, name=name, total=total)
-                step(seen)
+                step(seen - shown)
+                shown = seen
             intake.flush(pool, skipped)
             skipped.check(seen, limit=max_skipped, name=name, total=seen)
         if not intake.seen:
@@ -209,16 +210,3 @@ def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def with_captions(first: Item, second: Item) -> Item:
     """The first item with the second's captions too: two rows of a table about one picture."""
     return replace(first, captions=tuple(dict.fromkeys([*first.captions, *second.captions])))
-
-
-@contextmanager
-def bar(name: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the error stream; what it yields takes the number of records read so far."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as shown:
-        task = shown.add_task(f"indexing {name}", total=total)
-        yield lambda seen: shown.update(task, completed=seen)

@@ -77,7 +77,7 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
     measured += [("data.validation", validation, name, None) for name in settings.watch]
     for where, source, name, options in measured:
         if model is not None:
-            why = unable(name, model)
+            why = unable(name, model, source)
         else:
             why = lacking(name, source, captions=settings.captions, options=options)
         if why:

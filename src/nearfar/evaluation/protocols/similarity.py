@@ -1,0 +1,148 @@
+"""Semantic textual similarity: do the cosines of two sentences rank pairs as people's scores do?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from nearfar.data.sources.source import captions
+from nearfar.embedding.embed_source import embed_texts
+from nearfar.errors import UserError
+from nearfar.evaluation.measures.bootstrap import clusters, resample
+from nearfar.evaluation.measures.result import Metric, Result
+
+
+def similarity(
+    encoder: Any,
+    source: Any,
+    *,
+    second: str = "text2",
+    score: str = "score",
+    limit: int | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Result:
+    """Rank correlation of cosine and score over pairs of sentences, as STS benchmarks are reported (SentEval, arXiv
+    1803.05449; "all": one correlation over all pairs).
+
+    Args:
+        encoder: anything with `encode_text` and `tokenize`; a model that reads nothing but text will do.
+        source: records with `text` (of several the first), a second sentence and a score. A `domain` breaks the figures
+            down by the names in `source.domains`; a `group` says which pairs are resampled together.
+        second: the column of the second sentence.
+        score: the column of the score: a number, greater for sentences that mean more nearly the same.
+        limit: records that are used, from the first; None: all.
+        resamples: samples of the bootstrap.
+        seed: of the bootstrap.
+        batch_size: sentences at a time.
+
+    Returns:
+        `spearman` and `pearson` of cosine and score, in percent, over all pairs and `by["domain"]`. Ties share their
+        mean rank. Chance: 0.
+
+    Raises:
+        UserError: a record without second sentence or score, fewer than two pairs, or scores that are all the same.
+
+    >>> from nearfar.data.sources.source import Records
+    >>> class Lengths:
+    ...     def tokenize(self, texts):
+    ...         return torch.tensor([[len(text), 5.0] for text in texts])
+    ...     def encode_text(self, tokens):
+    ...         return tokens
+    >>> pairs = [("a cat", "a car", 5), ("a cat", "the dogs", 3), ("a cat", "a herd of elephants", 1)]
+    >>> data = Records([{"text": a, "text2": b, "score": s} for a, b, s in pairs])
+    >>> round(similarity(Lengths(), data)["spearman"], 4)
+    1.0
+    """
+    first, other, scores, group, domain = _pairs(source, second, score, limit)
+    embedded = embed_texts(encoder, [*first, *other], batch_size=batch_size)
+    cosine = torch.linalg.vecdot(embedded[: len(first)].double(), embedded[len(first) :].double()).numpy()
+    # Cosines nearer than float32 can tell apart are tied, as in retrieval.
+    cosine = np.round(cosine, 6)
+
+    def figures(chosen: NDArray[np.bool_]) -> dict[str, Metric]:
+        x, y = cosine[chosen], scores[chosen]
+        member, count = clusters(group[chosen], len(x))
+        drawn = [weights[:, member] for weights in resample(count, resamples, seed, width=len(x))]
+        made = {}
+        for name, values in (("spearman", _spearman), ("pearson", _pearson)):
+            whole = float(values(x, y, np.ones((1, len(x))))[0])
+            samples = np.concatenate([values(x, y, weights) for weights in drawn])
+            low, high = np.nanpercentile(samples, [2.5, 97.5]) if np.isfinite(samples).any() else (np.nan, np.nan)
+            made[name] = Metric(whole, float(low), float(high), 0.0, len(x), unit="%")
+        return made
+
+    names = getattr(source, "domains", None) or []
+    parts = {name: domain == i for i, name in enumerate(names)}
+    parts = {name: those for name, those in parts.items() if those.sum() > 1 and len(np.unique(scores[those])) > 1}
+    by = {"domain": {name: figures(those) for name, those in parts.items()}} if len(parts) > 1 else {}
+    return Result("similarity", figures(np.ones(len(scores), bool)), by, {"pairs": len(scores)})
+
+
+def weighted_ranks(x: ArrayLike, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[b, n]`: the rank of each of `x [n]` in samples that hold it `weights [b, n]` times; ties share their mean rank.
+
+    >>> weighted_ranks([10.0, 30.0, 30.0], np.ones((1, 3)))
+    array([[1. , 2.5, 2.5]])
+    """
+    _, place = np.unique(np.asarray(x), return_inverse=True)
+    place = place.reshape(-1)
+    # Sums over equal values, by sorting: [b, different values].
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(place.max() + 1))
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    ranks = np.cumsum(held, axis=1) - held + (held + 1) / 2
+    return ranks[:, place]
+
+
+def _spearman(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _correlation(weighted_ranks(x, weights), weighted_ranks(y, weights), weights)
+
+
+def _pearson(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _correlation(np.broadcast_to(x, weights.shape), np.broadcast_to(y, weights.shape), weights)
+
+
+def _correlation(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted correlation of each row; NaN where a side does not vary, so that a collapsed model scores nothing."""
+    total = weights.sum(axis=1, keepdims=True)
+    dx, dy = (v - (weights * v).sum(axis=1, keepdims=True) / total for v in (x, y))
+    above = (weights * dx * dy).sum(axis=1)
+    below = np.sqrt((weights * dx * dx).sum(axis=1) * (weights * dy * dy).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(below > 0, above / below, np.nan)
+
+
+def _pairs(source: Any, second: str, score: str, limit: int | None) -> tuple[Any, ...]:
+    """First sentences, second sentences, scores, groups and domains."""
+    first, other, scores, group, domain = [], [], [], [], []
+    name = getattr(source, "name", "the data")
+    for place, record in enumerate(source):
+        if place == limit:
+            break
+        texts, others = captions(record.get("text")), captions(record.get(second))
+        if not (texts and others):
+            missing = "text" if not texts else second
+            raise UserError(f"{name}, record {place} has no {missing!r}: similarity.second names the second sentence")
+        first.append(texts[0])
+        other.append(others[0])
+        scores.append(_number(record.get(score), f"{name}, record {place}", score))
+        group.append(place if record.get("group") is None else int(record["group"]))
+        domain.append(-1 if record.get("domain") is None else int(record["domain"]))
+    if len(set(scores)) < 2:
+        raise UserError(f"{name} holds {len(scores)} pairs of one score: similarity needs pairs that differ in it")
+    return first, other, np.array(scores), np.array(group), np.array(domain)
+
+
+def _number(value: Any, where: str, column: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise UserError(f"{where}: {column} is {value!r}, not a number: similarity.score names the column of scores")
+    return number
