@@ -30,8 +30,9 @@ ALLOWED = {
     "decoding": {"ops", "data"},
     "embedding": {"ops", "data", "models"},
     "prompting": set(),
-    "evaluation": {"ops", "data", "losses", "embedding", "prompting"},
-    "search": {"ops", "data", "embedding", "evaluation", "models"},
+    "classifiers": {"ops", "data", "embedding", "prompting"},
+    "evaluation": {"ops", "data", "losses", "embedding", "prompting", "classifiers"},
+    "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers"},
     "training": {"ops", "losses", "models", "data", "methods", "embedding", "evaluation"},
     "reproductions": None,  # these know all
     "commands": None,

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
+from nearfar.evaluation.measures.ranks import Ranks, rank, rank_scores
+from nearfar.ops.top_k import nearest
 
 
 def brute_force(scores, query_group, candidate_group, k):

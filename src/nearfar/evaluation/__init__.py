@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
-    from nearfar.evaluation.measures.ranks import Ranks, nearest, rank, rank_scores
+    from nearfar.evaluation.measures.ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
     from nearfar.evaluation.protocols.answering import answering
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from nearfar.evaluation.protocols.probes import knn, linear_probe
     from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
     from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
-    from nearfar.evaluation.protocols.zero_shot import ZeroShotClassifier, class_prototypes, zero_shot
+    from nearfar.evaluation.protocols.zero_shot import zero_shot
     from nearfar.evaluation.run_protocols import USUAL, Job, evaluate, left_out
+    from nearfar.ops.top_k import nearest
     from nearfar.prompting.templates import TEMPLATES, templates
 
 _HOME = {
@@ -35,9 +37,9 @@ _HOME = {
     "Result": "nearfar.evaluation.measures.result",
     "TEMPLATES": "nearfar.prompting.templates",
     "USUAL": "nearfar.evaluation.run_protocols",
-    "ZeroShotClassifier": "nearfar.evaluation.protocols.zero_shot",
+    "ZeroShotClassifier": "nearfar.classifiers.zero_shot",
     "answering": "nearfar.evaluation.protocols.answering",
-    "class_prototypes": "nearfar.evaluation.protocols.zero_shot",
+    "class_prototypes": "nearfar.classifiers.zero_shot",
     "embed": "nearfar.embedding.embed_source",
     "embed_images": "nearfar.embedding.embed_source",
     "embed_texts": "nearfar.embedding.embed_source",
@@ -49,7 +51,7 @@ _HOME = {
     "left_out": "nearfar.evaluation.run_protocols",
     "linear_probe": "nearfar.evaluation.protocols.probes",
     "load_results": "nearfar.evaluation.measures.result",
-    "nearest": "nearfar.evaluation.measures.ranks",
+    "nearest": "nearfar.ops.top_k",
     "rank": "nearfar.evaluation.measures.ranks",
     "rank_metrics": "nearfar.evaluation.protocols.retrieval",
     "rank_scores": "nearfar.evaluation.measures.ranks",

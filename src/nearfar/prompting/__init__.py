@@ -1,5 +1,6 @@
-"""Prompts: sentences for class names."""
+"""Prompts: classes as texts, and the sentences that a class name is put into."""
 
+from nearfar.prompting.class_texts import ClassTexts
 from nearfar.prompting.templates import TEMPLATES, templates
 
-__all__ = ["TEMPLATES", "templates"]
+__all__ = ["TEMPLATES", "ClassTexts", "templates"]

@@ -139,30 +139,6 @@ def rank_scores(scores: Tensor, query_group: Tensor, candidate_group: Tensor) ->
     )
 
 
-def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
-    """The `k` candidates of highest inner product for each query, best first, by streamed exact search.
-
-    Returns:
-        `(scores [Q, k] float32, rows [Q, k] int64)`; `k` is cut to the number of candidates.
-
-    >>> scores, rows = nearest(torch.eye(3), torch.eye(3), 1)
-    >>> rows.flatten().tolist()
-    [0, 1, 2]
-    """
-    k = min(k, len(candidate))
-    scores = torch.empty(len(query), k)
-    found = torch.empty(len(query), k, dtype=torch.long)
-    for rows in _slices(len(query), tile):
-        best, place = query.new_empty(len(query[rows]), 0), found.new_empty(len(query[rows]), 0)
-        for columns in _slices(len(candidate), tile):
-            score, local = (query[rows] @ candidate[columns].T).topk(min(k, columns.stop - columns.start), dim=1)
-            best, place = torch.cat([best, score], 1), torch.cat([place, local + columns.start], 1)
-            best, kept = best.topk(min(k, best.shape[1]), dim=1)
-            place = place.gather(1, kept)
-        scores[rows], found[rows] = best, place
-    return scores, found
-
-
 def _best_right(
     query: Tensor, candidate: Tensor, query_group: Tensor, candidate_group: Tensor, *, tile: int, tie: float
 ) -> tuple[Tensor, Tensor]:

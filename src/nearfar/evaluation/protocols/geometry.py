@@ -16,8 +16,8 @@ from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import clusters, mean_interval, resample
-from nearfar.evaluation.measures.ranks import nearest
 from nearfar.evaluation.measures.result import Metric, Result
+from nearfar.ops.top_k import nearest
 
 
 def geometry(

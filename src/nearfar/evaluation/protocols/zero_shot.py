@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.embedding.embed_source import embed, embed_texts
+from nearfar.classifiers.zero_shot import class_prototypes
+from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings, by_name
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
@@ -80,64 +81,6 @@ def zero_shot(
         {kind: parts for kind, parts in by.items() if parts},
         details,
     )
-
-
-def class_prototypes(
-    encoder: Any, classes: Sequence[str], *, templates: str | Sequence[str] = "short", batch_size: int = 64
-) -> Tensor:
-    """One unit vector a class, `[C, D]`: the normalised mean of the normalised embeddings of its sentences."""
-    forms = sentences(templates)
-    texts = [form.replace("{}", name) for name in classes for form in forms]
-    embedded = embed_texts(encoder, texts, batch_size=batch_size)
-    return normalize(embedded.view(len(classes), len(forms), -1).mean(dim=1), dim=1)
-
-
-class ZeroShotClassifier:
-    """A classifier made of names, with scikit-learn's verbs: `fit` on class names, `predict` on image embeddings.
-
-    Args:
-        encoder: embeds the names.
-        templates: as for `zero_shot`.
-
-    Attributes:
-        classes_: the names; prototypes_: `[C, D]`, a unit vector for each.
-
-    >>> from nearfar.evaluation import ZeroShotClassifier, embed_images
-    >>> classifier = ZeroShotClassifier(encoder).fit(["cat", "dog"])  # doctest: +SKIP
-    >>> classifier.predict(embed_images(encoder, ["rex.jpg"]))  # doctest: +SKIP
-    array(['dog'], dtype='<U3')
-    """
-
-    def __init__(self, encoder: Any, *, templates: str | Sequence[str] = "short") -> None:
-        self.encoder, self.templates = encoder, templates
-
-    def fit(self, classes: Sequence[str]) -> ZeroShotClassifier:
-        """Embed the class names."""
-        if isinstance(classes, str) or not len(classes):
-            raise UserError(f"fit takes a list of class names, not {classes!r}")
-        self.classes_: NDArray[Any] = np.asarray(list(classes))
-        self.prototypes_ = class_prototypes(self.encoder, list(classes), templates=self.templates)
-        return self
-
-    def decision_function(self, embeddings: Tensor | ArrayLike) -> NDArray[np.float32]:
-        """Cosine of each image with each class, `[N, C]`."""
-        if not hasattr(self, "prototypes_"):
-            raise UserError("this ZeroShotClassifier has no classes yet: call fit([names]) first")
-        images = torch.as_tensor(embeddings, dtype=torch.float32)
-        return (normalize(images, dim=-1) @ self.prototypes_.T).numpy()
-
-    def predict(self, embeddings: Tensor | ArrayLike) -> NDArray[Any]:
-        """The name of the nearest class for each image, `[N]`."""
-        nearest = self.decision_function(embeddings).argmax(axis=1)
-        return self.classes_[nearest]
-
-    def predict_proba(self, embeddings: Tensor | ArrayLike, *, temperature: float = 0.01) -> NDArray[np.float32]:
-        """Softmax of the cosines over `temperature` (CLIP models end near 0.01), `[N, C]`."""
-        return torch.from_numpy(self.decision_function(embeddings) / temperature).softmax(dim=1).numpy()
-
-    def score(self, embeddings: Tensor | ArrayLike, names: ArrayLike) -> float:
-        """The share of images whose predicted name is the right one of `names [N]`."""
-        return float((self.predict(embeddings) == np.asarray(names)).mean())
 
 
 def accuracies(

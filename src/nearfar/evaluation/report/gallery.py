@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
-from nearfar.evaluation.measures.ranks import nearest
 from nearfar.evaluation.protocols.retrieval import ranks
 from nearfar.evaluation.report.blocks import Example, Examples, Picture
+from nearfar.ops.top_k import nearest
 
 THUMBNAIL = 112
 """Pixels of the longer side."""

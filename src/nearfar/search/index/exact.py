@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nearfar.ops.top_k import best_of
+
 BLOCK_BYTES = 1 << 25
 """Size of the buffer for scores: 32 MiB."""
 
@@ -40,14 +42,8 @@ def exact_search(
     n = len(queries)
     q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
     block = block or max(1, BLOCK_BYTES // (4 * max(n, 1)))
-    best = torch.empty(n, 0)
-    rows = torch.empty(n, 0, dtype=torch.long)
-    for start in range(0, len(keys), block):
-        # A copy of the block: torch may not alias memory that is mapped read-only.
-        k = torch.from_numpy(np.array(keys[start : start + block], dtype=np.float32))
-        scores = q @ k.T  # [Q, block]
-        values, columns = scores.topk(min(top, scores.shape[1]), dim=1)
-        best, rows = torch.cat([best, values], 1), torch.cat([rows, columns + start], 1)
-        best, order = best.topk(min(top, best.shape[1]), dim=1)
-        rows = rows.gather(1, order)
+    # A copy of each block: torch may not alias memory that is mapped read-only.
+    starts = range(0, len(keys), block)
+    parts = ((start, torch.from_numpy(np.array(keys[start : start + block], dtype=np.float32))) for start in starts)
+    best, rows = best_of(q, parts, top)
     return best.numpy(), rows.numpy()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nearfar.classifiers.zero_shot import ZeroShotClassifier
 from nearfar.embedding.embed_source import embed_images
 from nearfar.errors import UserError
-from nearfar.evaluation.protocols.zero_shot import ZeroShotClassifier
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ def zero_shot_labels(
         encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
         image: path, bytes or PIL.
         labels: class names; blank and repeated ones are left out.
-        templates: sentences the names are put into, as in `nearfar.evaluation.protocols.zero_shot`.
+        templates: sentences the names are put into, as in `nearfar.evaluation.zero_shot`.
         temperature: of the softmax that gives the shares. Default: the model's own, or 0.01, where CLIP models end.
 
     Raises:

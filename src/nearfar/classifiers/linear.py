@@ -1,0 +1,104 @@
+"""A linear map of embeddings to classes, fitted by logistic regression."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from nearfar.classifiers.base import Classifier, examples
+from nearfar.errors import UserError, need
+
+CS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+"""Inverse strengths of the penalty that are tried."""
+
+
+class LinearProbe(Classifier):
+    """Multinomial logistic regression on unit embeddings (scikit-learn's, L-BFGS). The strength of the penalty is
+    chosen on a part of the examples; then all are fitted.
+
+    Args:
+        cs: inverse strengths to choose from.
+        validation: share of each class's examples held out to choose (classes with one example keep it).
+        max_iter: iterations of L-BFGS.
+        seed: of the part held out.
+
+    Attributes:
+        classes_: the labels; C_: the strength that was chosen.
+
+    >>> two = LinearProbe(cs=[1.0]).fit([[1.0, 0.1], [1.0, 0.0], [0.0, 1.0], [0.2, 1.0]], [0, 0, 1, 1])
+    >>> two.predict([[0.9, 0.2], [0.1, 2.0]]).tolist()
+    [0, 1]
+    """
+
+    def __init__(
+        self, cs: Sequence[float] = CS, *, validation: float = 0.2, max_iter: int = 1000, seed: int = 0
+    ) -> None:
+        self.cs, self.validation, self.max_iter, self.seed = cs, validation, max_iter, seed
+
+    def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike, *, classes: ArrayLike | None = None) -> Self:
+        """Fit the examples `[N, D]` with their labels `[N]`. `classes` may name some that have no example: those are
+        never predicted.
+
+        Raises:
+            UserError: scikit-learn is missing, or fewer than two classes have examples.
+        """
+        x, places, known = examples(embeddings, labels, classes)
+        y = places.numpy()
+        if len(np.unique(y)) < 2:
+            raise UserError("a linear probe needs examples of two classes at least")
+        self.C_ = self._chosen(x.numpy(), y)
+        self.model_ = _fit(x.numpy(), y, self.C_, self.max_iter)
+        self.classes_, self.n_features_in_ = known, x.shape[1]
+        return self
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Logits, `[N, C]`; of two classes 0 and what speaks for the second, mirrored."""
+        found = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
+        found = torch.stack([-found, found], dim=1) if found.ndim == 1 else found
+        # A class without examples stands behind all others.
+        scores = torch.full((len(found), len(self.classes_)), -torch.inf)
+        scores[:, torch.from_numpy(self.model_.classes_)] = found
+        return scores
+
+    def _chosen(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> float:
+        if len(self.cs) == 1:
+            return self.cs[0]
+        fit, held = (rows.numpy() for rows in split(torch.from_numpy(y), self.validation, self.seed))
+        if not len(held) or len(np.unique(y[fit])) < 2:
+            return 1.0
+        right = [(_fit(x[fit], y[fit], c, self.max_iter).predict(x[held]) == y[held]).mean() for c in self.cs]
+        return self.cs[int(np.argmax(right))]  # the strongest penalty among equals
+
+
+def split(label: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Two sets of rows, drawn within each class: `share` of each class (rounded, at least one of two or more) goes into
+    the second, a class with one image into the first. Unlabelled rows are in neither.
+
+    >>> first, second = split(torch.tensor([0, 0, 1, 1, 2, -1]), 0.5, seed=0)
+    >>> len(first), len(second)
+    (3, 2)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = [], []
+    for one in label[label >= 0].unique():
+        rows = (label == one).nonzero().flatten()
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        held = min(max(1, round(share * len(rows))), len(rows) - 1)
+        first.append(rows[held:])
+        second.append(rows[:held])
+    empty = torch.empty(0, dtype=torch.long)
+    return torch.cat([empty, *first]).sort().values, torch.cat([empty, *second]).sort().values
+
+
+def _fit(x: NDArray[np.float32], y: NDArray[np.int64], c: float, max_iter: int) -> Any:
+    linear = need("sklearn.linear_model", "probes")
+    with warnings.catch_warnings():
+        # A weak penalty on separable data has its optimum far away; where L-BFGS stops short of it is as good a probe.
+        warnings.simplefilter("ignore", category=need("sklearn.exceptions", "probes").ConvergenceWarning)
+        return linear.LogisticRegression(C=c, max_iter=max_iter).fit(x, y)

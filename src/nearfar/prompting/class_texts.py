@@ -1,0 +1,65 @@
+"""Classes as texts: each has a name, and sentences that stand for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nearfar.errors import UserError
+from nearfar.prompting.templates import templates as sentences_of
+
+
+@dataclass(frozen=True)
+class ClassTexts:
+    """Class names with their sentences. What a zero-shot classifier is fitted on, and what prompt searches change.
+
+    Args:
+        names: C names.
+        sentences: for each class one or more sentences; classes may have different numbers of them.
+
+    Raises:
+        UserError: no classes, a name twice, or a class without a sentence.
+
+    >>> ClassTexts.of(["cat", "dog"], "a photo of a {}").sentences
+    (('a photo of a cat',), ('a photo of a dog',))
+    >>> ClassTexts.from_sentences({"cat": ["it purrs", "it has whiskers"], "dog": ["it barks"]}).names
+    ('cat', 'dog')
+    """
+
+    names: tuple[str, ...]
+    sentences: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("there are no classes: give at least one name")
+        if len(self.names) != len(self.sentences):
+            raise UserError(f"{len(self.names)} class names, but sentences for {len(self.sentences)} classes")
+        for name, own in zip(self.names, self.sentences, strict=True):
+            if not own:
+                raise UserError(f"the class {name!r} has no sentence: give it one, its name at least")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        return zip(self.names, self.sentences, strict=True)
+
+    @classmethod
+    def of(cls, names: Sequence[str], templates: str | Sequence[str] = "short") -> ClassTexts:
+        """Every name put into every template (`nearfar.prompting.templates`)."""
+        if isinstance(names, str):
+            raise UserError(f"classes are a list of names, not {names!r}")
+        forms = sentences_of(templates)
+        return cls(tuple(names), tuple(tuple(form.replace("{}", name) for form in forms) for name in names))
+
+    @classmethod
+    def from_sentences(cls, sentences: Mapping[str, Sequence[str]]) -> ClassTexts:
+        """Sentences of one's own for each class, as `{"cat": ["it purrs", ...]}`."""
+        return cls(
+            tuple(sentences), tuple((own,) if isinstance(own, str) else tuple(own) for own in sentences.values())
+        )
+
+    @property
+    def texts(self) -> list[str]:
+        """All sentences, class after class."""
+        return [sentence for own in self.sentences for sentence in own]
