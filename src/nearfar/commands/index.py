@@ -19,7 +19,7 @@ def index(
     batch_size: int = 64,
     max_skipped: float = 0.1,
 ) -> None:
-    """Make a search index of a source's pictures, or bring one up to date.
+    """Make a search index of a source's pictures, or of its texts where it has no pictures, or bring one up to date.
 
     Run it again after the source has changed: only new and changed pictures meet the model, and pictures that are gone
     leave the index. Run it with another source and the same --out to hold both in one index.
@@ -65,5 +65,5 @@ def index(
     for left_out in (records.skipped, skipped):
         if left_out:
             console.print(str(left_out), markup=False)
-    console.print(f"{out}: {len(built):,} pictures, {built.dim}-d, {built.manifest.kind}", markup=False)
+    console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(f'try: nearfar search "..." --index {out}, or nearfar serve --index {out}', markup=False)

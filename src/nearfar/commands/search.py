@@ -52,7 +52,7 @@ def search(arguments: Sequence[str]) -> None:
         return
     console = Console()
     console.print(table(results))
-    console.print(f"{len(index):,} pictures; {results.cost}", highlight=False, markup=False)
+    console.print(f"{index.counted}; {results.cost}", highlight=False, markup=False)
     if asked.html:
         console.print(f"gallery: {asked.html}", highlight=False, markup=False)
 
@@ -89,7 +89,7 @@ def table(results: Results) -> Table:
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("#", "right"), ("score", "right"), ("caption", "left"), ("picture", "left")):
+    for name, justify in (("#", "right"), ("score", "right"), ("caption", "left"), ("where", "left")):
         shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for hit in results:
         where = Text(hit.path or hit.key, style="dim")

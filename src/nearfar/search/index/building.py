@@ -10,16 +10,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from nearfar import console
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
-from nearfar.embedding.embed_source import embed_images
+from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sides
 from nearfar.errors import UserError, at_least
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.manifest import NAME
 from nearfar.search.index.neighbours import check_kind
-from nearfar.search.index.records import Found, decode, look
+from nearfar.search.index.records import Found, decode, look, look_at_text
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import Writer
 
@@ -39,15 +43,16 @@ def build(
     threads: int = 4,
     progress: bool = False,
 ) -> Index:
-    """Index a source's pictures in the directory `out`, or bring the index there up to date.
+    """Index a source's pictures, or its texts, in the directory `out`, or bring the index there up to date.
 
     Pictures that are new or changed are embedded; captions and labels are read afresh; pictures that the source no
     longer has go. Other sources' pictures stay: one index may hold many sources. What has been embedded is committed
     every `checkpoint` seconds, so that a run that is killed and started again goes on where it was.
 
     Args:
-        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
-        source: a source, a stream, or any iterable of records.
+        encoder: anything with `encode_image` and `preprocess`, `encode_text` and `tokenize`, or both pairs.
+        source: a source, a stream, or any iterable of records. Where it has no pictures, or the model takes none, its
+            texts are indexed; of a record with several, the unit mean of their embeddings.
         out: the index's directory.
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
@@ -74,10 +79,11 @@ def build(
     skipped = Skipped() if skipped is None else skipped
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
         known = {key for key, item in writer.items.items() if item.source == name}
-        intake = Intake(encoder, writer, known, batch_size=batch_size, checkpoint=checkpoint)
+        side = "image" if "image" in shared_sides(encoder, source) else "text"
+        intake = Intake(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
         seen = shown = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
-            for seen, found in read(source, name, pool, skipped, count=4 * batch_size):
+            for seen, found in read(source, name, pool, skipped, side, count=4 * batch_size):
                 intake.take(found, pool, skipped)
                 skipped.check(seen, limit=max_skipped, name=name, total=total)
                 step(seen - shown)
@@ -85,7 +91,8 @@ def build(
             intake.flush(pool, skipped)
             skipped.check(seen, limit=max_skipped, name=name, total=seen)
         if not intake.seen:
-            raise UserError(f"{name} holds no picture that can be indexed:\n{skipped.listing(5)}")
+            what = "picture" if side == "image" else "text"
+            raise UserError(f"{name} holds no {what} that can be indexed:\n{skipped.listing(5)}")
         for key in known - intake.seen:
             writer.remove(key)
         intake.counts |= {"removed": len(known - intake.seen), "skipped": skipped.count}
@@ -114,8 +121,10 @@ def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None)
 class Intake:
     """Takes records in: passes by what is known, gathers the rest into batches, embeds and commits them."""
 
-    def __init__(self, encoder: Any, writer: Writer, known: set[str], *, batch_size: int, checkpoint: float) -> None:
-        self.encoder, self.writer, self.known = encoder, writer, known
+    def __init__(
+        self, encoder: Any, writer: Writer, known: set[str], side: str, *, batch_size: int, checkpoint: float
+    ) -> None:
+        self.encoder, self.writer, self.known, self.side = encoder, writer, known, side
         self.batch_size, self.checkpoint = batch_size, checkpoint
         self.seen: set[str] = set()
         self.counts: dict[str, int | str] = {"added": 0, "updated": 0, "unchanged": 0}
@@ -154,7 +163,7 @@ class Intake:
             else:
                 good.append((found.item, *opened))
         if good:
-            vectors = embed_images(self.encoder, [image for _, image, _ in good], batch_size=self.batch_size)
+            vectors = self._vectors([item for item, _, _ in good], [image for _, image, _ in good])
             for (item, _, kept), vector in zip(good, vectors.numpy(), strict=True):
                 self.writer.put(item, vector, kept)
                 self.seen.add(item.key)
@@ -163,7 +172,17 @@ class Intake:
             self.writer.commit(final=False)
             self._committed = time.monotonic()
 
+    def _vectors(self, items: list[Item], images: list[Any]) -> Tensor:
+        if self.side == "image":
+            return embed_images(self.encoder, images, batch_size=self.batch_size)
+        texts = [caption for item in items for caption in item.captions]
+        embedded = embed_texts(self.encoder, texts, batch_size=self.batch_size)
+        parts = embedded.split([len(item.captions) for item in items])
+        return normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
+
     def _decode(self, found: Found) -> Any:
+        if self.side == "text":
+            return None, None
         # Twice the model's own size, so that its resizing sees what it would have seen, and enough for a thumbnail.
         size = getattr(self.encoder, "image_size", None)
         return decode(found, near=max(2 * size, 256) if isinstance(size, int) else None)
@@ -173,7 +192,7 @@ class Intake:
 
 
 def read(
-    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, *, count: int
+    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, side: str, *, count: int
 ) -> Iterator[tuple[int, list[Found]]]:
     """How many records were read so far, and the next of them, looked at."""
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
@@ -181,7 +200,8 @@ def read(
 
     def one(numbered: tuple[int, Any]) -> Found:
         place, record = numbered
-        return look(source[place] if by_number else record, place, source=source, name=name)
+        look_at = look if side == "image" else look_at_text
+        return look_at(source[place] if by_number else record, place, source=source, name=name)
 
     seen, places = 0, iter(places)
     while numbered := list(islice(places, count)):

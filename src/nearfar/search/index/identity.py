@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.embedding.embed_source import embed_images, embed_texts
+from nearfar.embedding.embed_source import embed_images, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.index.damage import damaged
 
@@ -26,8 +26,13 @@ TOLERANCE = 1e-3
 
 
 def fingerprint(encoder: Any) -> list[list[float]]:
-    """How the encoder sees the probe picture and the probe sentence: two unit vectors."""
-    seen = [*embed_images(encoder, [probe_picture()]), *embed_texts(encoder, [SENTENCE])]
+    """How the encoder sees the probe picture and the probe sentence: two unit vectors, or one where it takes only
+    pictures or only texts."""
+    sides = embeds(encoder)
+    seen = [*embed_images(encoder, [probe_picture()])] if "image" in sides else []
+    seen += [*embed_texts(encoder, [SENTENCE])] if "text" in sides else []
+    if not seen:
+        raise UserError(f"a {type(encoder).__name__} embeds neither pictures nor texts: there is nothing to search by")
     return [[round(x, 6) for x in vector.tolist()] for vector in seen]
 
 
@@ -40,15 +45,25 @@ def check_model(manifest: Manifest, encoder: Any, *, where: str) -> None:
             f"the model gives {len(now[0])}-d embeddings and the index holds {manifest.dim}-d ones "
             f"of the model {manifest.model!r}: {remedy}"
         )
-    if [len(vector) for vector in then] != [manifest.dim] * 2:
+    if [len(vector) for vector in then] not in ([manifest.dim], [manifest.dim] * 2):
         raise damaged(where, f"probe in manifest.json is not two vectors of {manifest.dim} numbers")
-    for what, a, b in zip(("picture", "sentence"), now, then, strict=True):
+    if len(now) != len(then):
+        raise UserError(
+            f"the index was made with a model of {_sides(then)} ({manifest.model!r}), and this one takes "
+            f"{_sides(now)}: {remedy}"
+        )
+    names = ("picture", "sentence") if len(now) == 2 else (embeds(encoder)[0].replace("image", "picture"),)
+    for what, a, b in zip(names, now, then, strict=True):
         cosine = float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
         if not cosine > 1 - TOLERANCE:
             raise UserError(
                 f"this is not the model that made the index ({manifest.model!r}, perhaps with other weights): "
                 f"its embedding of the probe {what} has cosine {cosine:.3f} with the index's own; {remedy}"
             )
+
+
+def _sides(probe: list[list[float]]) -> str:
+    return "pictures and texts" if len(probe) == 2 else "one of pictures and texts"
 
 
 def probe_picture(size: int = 96) -> Image:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nearfar.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One indexed picture. A picture that is a file is kept by its path; any other by its bytes, `length` of them at
-    `offset` of the index's picture file.
+    """One indexed picture, or text. A picture that is a file is kept by its path; any other by its bytes, `length` of
+    them at `offset` of the index's picture file; a text is its captions, with neither.
 
     `key` is the item's stable name (`SOURCE:path` or `SOURCE:number`); `stamp` changes when the picture does, so that
     an unchanged one is not embedded again; `row` is the row of its embedding.
@@ -57,6 +59,11 @@ class Hit:
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
+    def is_text(self) -> bool:
+        """Whether what was found is a text, without a picture."""
+        return self.picture is None and self.path is None
+
+    @property
     def caption(self) -> str:
         """The first caption, or else the label's name, or else an empty string."""
         return self.captions[0] if self.captions else self.label_name or ""
@@ -66,7 +73,7 @@ class Hit:
         from nearfar.data.fields.images import load_image
 
         if self.picture is None:
-            raise ValueError(f"the hit {self.key!r} was made without a picture")
+            raise UserError(f"the hit {self.key!r} is a text: it has no picture")
         return load_image(self.picture())
 
     def as_dict(self) -> dict[str, Any]:

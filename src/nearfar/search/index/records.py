@@ -17,7 +17,7 @@ from nearfar.search.page.pictures import keep
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record looked at, its picture not decoded yet: `image` is a path, bytes or a PIL image."""
+    """A record looked at, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text."""
 
     item: Item
     image: Any
@@ -44,8 +44,12 @@ def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Fo
     else:
         image = image.read() if hasattr(image, "read") else image
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
+    return Found(_item(record, key, stamp, path, source=source, name=name), path or image)
+
+
+def _item(record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, source: Any, name: str) -> Item:
     label, domain = number(record, "label"), number(record, "domain")
-    item = Item(
+    return Item(
         key=key,
         stamp=stamp,
         source=name,
@@ -58,7 +62,18 @@ def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Fo
         domain=domain,
         domain_name=name_of(domain, getattr(source, "domains", None)),
     )
-    return Found(item, path or image)
+
+
+def look_at_text(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Found:
+    """The item that a record makes by its texts alone; it is known by its `index`, and changes with its texts.
+
+    Raises UserError when the record has no text.
+    """
+    texts = tuple(dict.fromkeys(captions(record.get("text"))))
+    if not texts:
+        raise UserError(f"record {place} has no text, only {', '.join(record)}: name the column with text=NAME")
+    stamp = stamp_of_content("\0".join(texts).encode())
+    return Found(_item(record, f"{name}:{record.get('index', place)}", stamp, None, source=source, name=name), None)
 
 
 def decode(found: Found, *, near: int | None = None) -> tuple[Any, bytes | None]:

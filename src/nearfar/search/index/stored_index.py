@@ -45,7 +45,7 @@ class Index:
 
     def __repr__(self) -> str:
         m = self.manifest
-        return f"Index({str(self.directory)!r}, {m.count:,} pictures, {m.dim}-d, {m.kind}, model {m.model!r})"
+        return f"Index({str(self.directory)!r}, {self.counted}, {m.dim}-d, {m.kind}, model {m.model!r})"
 
     @property
     def dim(self) -> int:
@@ -56,6 +56,20 @@ class Index:
     def model(self) -> str:
         """The model as it was named when the index was made."""
         return self.manifest.model
+
+    @property
+    def counted(self) -> str:
+        """How many things it holds, and what they are: "3 pictures", "1 text"."""
+        texts = 0 if not len(self) else self._texts()
+        kinds = {"picture": len(self) - texts, "text": texts}
+        said = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
+        return " and ".join(said) or "0 pictures"
+
+    def _texts(self) -> int:
+        import pyarrow.compute as pc
+
+        without = pc.and_(pc.is_null(self.table["path"]), pc.equal(self.table["length"], 0))
+        return int(pc.sum(without).as_py() or 0)
 
     def search(self, queries: np.ndarray, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Scores `[Q, k]` float32, descending, and rows `[Q, k]` int64 of the pictures nearest to each query.
@@ -152,7 +166,7 @@ class Index:
             group=item.group,
             domain=item.domain,
             domain_name=item.domain_name,
-            picture=picture,
+            picture=None if item.path is None and not item.length else picture,
         )
 
     def _read_table(self) -> pa.Table:

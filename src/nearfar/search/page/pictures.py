@@ -40,11 +40,27 @@ def to_webp(image: Image) -> bytes:
 
 
 def hit_thumbnail(hit: Hit, side: int = SIDE) -> Image:
-    """The hit's picture, small; a grey card where its file has gone or broken since."""
+    """The hit's picture, small; a text on a card; a grey card where a file has gone or broken since."""
+    if hit.is_text:
+        return text_card(hit.caption, side)
     try:
         return thumbnail(hit.image(), side)
     except UserError:
         return missing(side)
+
+
+def text_card(text: str, side: int = SIDE) -> Image:
+    """The beginning of a text, on a white card."""
+    import textwrap
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    card = Image.new("RGB", (side, side), "white")
+    font = ImageFont.load_default(size=side / 14)
+    lines = textwrap.wrap(text, 26, max_lines=10, placeholder=" ...", break_long_words=True)
+    pen = ImageDraw.Draw(card)
+    pen.multiline_text((side * 0.07, side * 0.07), "\n".join(lines), fill=(30, 30, 35), font=font, spacing=side / 50)
+    return card
 
 
 def missing(side: int = SIDE) -> Image:

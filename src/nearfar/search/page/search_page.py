@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nearfar.embedding.embed_source import embeds
 from nearfar.errors import UserError, need
 from nearfar.search.index.identity import check_model
 from nearfar.search.index.items import Hit
@@ -89,8 +90,7 @@ class Desk:
         except UserError:
             index = self._index
         model = "/".join(Path(index.model).parts[-2:])
-        pictures = "1 picture" if len(index) == 1 else f"{len(index):,} pictures"
-        return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(pictures, model)
+        return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(index.counted, model)
 
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
@@ -106,10 +106,13 @@ class Desk:
     def like(
         self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
     ) -> tuple[Shown, list[Hit], str, str | None, str, str, str]:
-        """A search by the chosen hit's picture alone: what `search` gives, that picture, and the emptied boxes."""
+        """A search by the chosen hit's picture, or text, alone: what `search` gives, that picture, and the emptied
+        boxes."""
         try:
             if chosen is None or chosen >= len(hits):
                 raise UserError("choose a picture of the gallery first")
+            if hits[chosen].is_text:
+                return *self._find(hits[chosen].caption, None, (), (), weight, top), None, "", "", ""
             image = thumbnail(hits[chosen].image(), 1024)
         except UserError as error:
             still = upload if self.uploads.find(upload) else None
@@ -129,6 +132,8 @@ class Desk:
     def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
         """Labels with their shares, and a sentence where something was wrong."""
         try:
+            if "text" not in embeds(self.encoder) or "image" not in embeds(self.encoder):
+                raise UserError("labels need a model that takes pictures and texts, and this one takes one of them")
             if not upload:
                 raise UserError("there is no picture to label: drop one first")
             names = phrases(labels) or tuple(self.index.labels())
@@ -151,8 +156,8 @@ class Desk:
             results = query(index, self.encoder, **asked, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
-        sentence = Markup('<div class="found">{} of {:,} pictures for <b>{}</b>, {}</div>')
-        found = sentence.format(len(results), len(index), describe(results.query), results.cost)
+        sentence = Markup('<div class="found">{} of {} for <b>{}</b>, {}</div>')
+        found = sentence.format(len(results), index.counted, describe(results.query), results.cost)
         return self._show(results.hits), results.hits, found
 
     def _show(self, hits: list[Hit]) -> Shown:
@@ -165,14 +170,14 @@ class Desk:
 def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
     """The page as gradio Blocks; `serving` gives it an address."""
     gr = need("gradio", "serve")
-    desk = Desk(index, encoder, uploads)
+    desk, both = Desk(index, encoder, uploads), {"image", "text"} <= {*embeds(encoder)}
     with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
         heading = gr.HTML(desk.heading(), elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
                 text = gr.Textbox(label="Look for", placeholder="a red car", elem_id="text", autofocus=True)
-                picture = picture_box(gr)
+                picture = picture_box(gr, visible="image" in embeds(encoder))
                 with gr.Row():
                     plus = gr.Textbox(label="Plus", placeholder="snow, night", elem_id="plus", min_width=120)
                     minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
@@ -180,7 +185,7 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
                 with gr.Accordion("How many, and how strongly", open=False):
                     top = gr.Slider(*HITS, 24, step=1, label="Hits")
                     weight = gr.Slider(*WEIGHTS, 1, step=0.1, label="Weight of plus and minus")
-                with gr.Accordion("What is in the picture?", open=False, elem_id="zero-shot"):
+                with gr.Accordion("What is in the picture?", open=False, elem_id="zero-shot", visible=both):
                     labels = gr.Textbox(
                         label="Labels, separated by commas",
                         placeholder="empty: the labels of the index",
@@ -224,13 +229,17 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
     return page
 
 
-def picture_box(gr: Any) -> Any:
+def picture_box(gr: Any, *, visible: bool) -> Any:
     """gradio's image box, handing over and taking the picture's path as it is: its own decoding would answer a broken
     file with an error of its own, and its own encoding copy a visitor's picture to where others are served from. (A
     subclass would be served as a custom component; and gradio makes a box anew that is sent an
     update, so handlers return plain values to this one.)"""
     box = gr.Image(
-        label="And, or, start from a picture", sources=["upload", "clipboard"], height=220, elem_id="picture"
+        label="And, or, start from a picture",
+        sources=["upload", "clipboard"],
+        height=220,
+        elem_id="picture",
+        visible=visible,
     )
     box.preprocess = lambda payload: payload.path if payload else None
     box.postprocess = lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}} if path else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.embedding.embed_source import embed_images, embed_texts
+from nearfar.embedding.embed_source import embed_images, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.index.items import Hit
 from nearfar.search.index.stored_index import Index
@@ -39,6 +39,10 @@ class Query:
         signed = [(text.strip(), weight) for text, weight in signed if text.strip()]
         vectors: list[np.ndarray] = []
         weights: list[float] = []
+        if self.image is not None and "image" not in embeds(encoder):
+            raise UserError(f"a {type(encoder).__name__} takes no pictures: search by text")
+        if signed and "text" not in embeds(encoder):
+            raise UserError(f"a {type(encoder).__name__} takes no texts: search by a picture")
         if self.image is not None:
             vectors.append(embed_images(encoder, [self.image])[0].numpy())
             weights.append(1.0)
