@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar.data import Loader
 from nearfar.data.batches.batch import Key, per_sample
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.data.batches.order import Order, Plan, Share, SourceOrder, mix
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
@@ -106,6 +107,7 @@ def precompute(
         order=order,
         shuffle=shuffle,
         seed=seed,
+        info=DataInfo.of(source),
     )
 
 
@@ -114,7 +116,8 @@ class FeatureLoader:
     processes, and it goes on inside an epoch where it was stopped, as a `nearfar.data.Loader` does.
 
     Attributes: `image` `[V, N, W]` (of a `FusionModel` `[V, N, 1 + P, W]`), the features of N pictures in V views;
-    `texts`, the captions of each; `skipped`, what could not be used.
+    `texts`, the captions of each; `skipped`, what could not be used; `info`, the
+    `DataInfo` of the source.
     """
 
     def __init__(
@@ -133,7 +136,9 @@ class FeatureLoader:
         order: Order | None = None,
         shuffle: bool,
         seed: int,
+        info: DataInfo | None = None,
     ) -> None:
+        self.info = info
         self.n_views = n_views
         self.model, self.image, self.texts, self.text, self.numbers = model, image, texts, text, dict(numbers)
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
@@ -161,6 +166,24 @@ class FeatureLoader:
             n_views=n_views,
             shuffle=True,
             seed=seed,
+            info=self.info,
+        )
+
+    def plain(self, rows: Sequence[int], *, batch_size: int) -> FeatureLoader:
+        """Some of the pictures, in order, each with its first view and caption."""
+        kept = list(rows)
+        return FeatureLoader(
+            self.model,
+            self.image[:, kept],
+            [self.texts[row] for row in kept],
+            self.text,
+            {name: values[kept] for name, values in self.numbers.items()},
+            name=self.name,
+            skipped=self.skipped,
+            share=Share(batch_size, 0, 1, drop_last=False),
+            n_views=self.n_views,
+            shuffle=False,
+            seed=self.seed,
         )
 
     def __len__(self) -> int:

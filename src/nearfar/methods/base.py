@@ -10,7 +10,7 @@ one of these names is refused when the class is made, and an objective that read
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,6 +111,16 @@ class Method(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, Temperature):
                 module.clamp_()
+
+    def after_epoch(self, epoch: int, refresh: Callable[[], dict[str, Tensor]]) -> None:
+        """Called once after the step that used an epoch's last batch, with the epoch's number from 0, on all processes
+        with the same random draws; before that step's validation and checkpoint. Here there is nothing to do.
+
+        `refresh()` embeds the training data with the method as it is now, in evaluation mode, without augmentation,
+        each record once; all processes call it, share the work and get the whole. It returns float32 tensors on the
+        CPU: `index`, the ids `[N]`, and what `embed` returns, or for a method without `embed` what the model's
+        `encode_image`, `encode_text` ... do. Streams cannot be embedded whole: `UserError`.
+        """
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's parameter groups. By default weight decay spares vectors and scalars (biases, norms,

@@ -5,17 +5,20 @@ Both loops see one process's batch at a time: negatives of other processes and g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
 
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.endless import Endless
 from nearfar.training.loop.optim import build_optimizer, lr_factor
+from nearfar.training.loop.refresh import refresher
+from nearfar.training.state.random_state import shared_randomness
 
 
 def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
@@ -23,22 +26,36 @@ def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
     `data_collator` and `callbacks`. Give it `TrainingArguments(per_device_train_batch_size=1,
     remove_unused_columns=False, max_steps=...)`: a loader makes whole batches itself.
 
-    >>> sorted(for_trainer(nn.Linear(1, 1), [{"index": 0}]))
+    >>> from nearfar.methods import CLIP
+    >>> sorted(for_trainer(CLIP(nn.Linear(1, 1)), [{"index": 0}]))
     ['callbacks', 'data_collator', 'model', 'train_dataset']
     """
     from transformers import TrainerCallback
 
+    batches, refresh = Batches(loader), _begin(method, loader)
+
     class Steps(TrainerCallback):
+        ended: int | None = None
+
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             method.before_step()
 
         def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
             if not getattr(optimizer, "step_was_skipped", False):
                 method.after_step(state.global_step)
+            # Batches are read ahead: an epoch has ended when its last one was used.
+            used = state.global_step * args.gradient_accumulation_steps
+            ended = sum(end <= used for end in batches.ends)
+            for epoch in range(self.begun_at(used), ended):
+                method.after_epoch(epoch, refresh)
+            self.ended = ended
+
+        def begun_at(self, used: int) -> int:
+            return sum(end < used for end in batches.ends) if self.ended is None else self.ended
 
     return {
         "model": Unpacked(method),
-        "train_dataset": Batches(loader),
+        "train_dataset": batches,
         "data_collator": _only,
         "callbacks": [Steps()],
     }
@@ -62,18 +79,28 @@ class Batches(IterableDataset):
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
+        self._now = Endless(loader)
+
+    @property
+    def ends(self) -> list[int]:
+        """How many batches had been handed out, in all, when each epoch was found to end."""
+        return self._now.ends
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(Endless(self.loader))
+        self._now = Endless(self.loader)
+        return iter(self._now)
 
 
-def lightning_module(method: Method, *, steps: int, config: TrainConfig | None = None) -> Any:
+def lightning_module(
+    method: Method, *, steps: int, config: TrainConfig | None = None, loader: Iterable[Batch] | None = None
+) -> Any:
     """A `LightningModule` that trains a method with the optimiser and schedule of `config`, for `steps` steps. Its
-    `method` is the method. Give `Trainer.fit` a loader as it is, and `Trainer(max_steps=steps)`."""
+    `method` is the method. Give `Trainer.fit` a loader as it is, and `Trainer(max_steps=steps)`; give the loader here,
+    too, where the method must know its data."""
     from nearfar.errors import need
 
     lightning = need("lightning", "dev")
-    settings = config or TrainConfig()
+    settings, refresh = config or TrainConfig(), _begin(method, loader, config)
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -93,12 +120,23 @@ def lightning_module(method: Method, *, steps: int, config: TrainConfig | None =
                 self.method.after_step(self.global_step + 1)  # counted when this returns
             self.method.before_step()
 
+        def on_train_epoch_end(self) -> None:
+            self.method.after_epoch(self.current_epoch, refresh)
+
         def configure_optimizers(self) -> dict[str, Any]:
             optimizer = build_optimizer(self.method, settings)
             schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, settings))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     return Module()
+
+
+def _begin(method: Method, loader: Any, config: TrainConfig | None = None) -> Callable[[], dict[str, Tensor]]:
+    """Make the method know its data; what embeds them again."""
+    settings = config or TrainConfig()
+    with shared_randomness(settings.seed):
+        method.begin(DataInfo.of(loader))
+    return refresher(method, loader, settings)
 
 
 def _only(items: list[Batch]) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,6 +84,10 @@ class Ensemble(EmbeddingMethod):
     def begin(self, data: DataInfo) -> None:
         for member in self.members:
             member.begin(data)  # type: ignore[operator]
+
+    def after_epoch(self, epoch: int, refresh: Callable[[], dict[str, Tensor]]) -> None:
+        for member in self.members:
+            member.after_epoch(epoch, refresh)  # type: ignore[operator]
 
 
 class _OneHead:

@@ -32,28 +32,54 @@ class Endless:
         self.epoch = 0
         self.used = 0
         """Batches of this epoch that were handed out."""
+        self.ends: list[int] = []
+        """How many batches had been handed out, in all, when each epoch was found to end."""
         self._resumed: dict[str, Any] | None = None
+        self._ahead: list[Batch] = []
+        self._place: Any = None
+        self._rest: Iterator[Batch] = iter(())
+        self._total = 0
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            before = self.used
-            for batch in self._rest_of_epoch():
-                self.used += 1
+            self._rest = iter(self._rest_of_epoch())
+            while self._look_ahead():
+                batch = self._ahead.pop()
+                self.used, self._total = self.used + 1, self._total + 1
                 yield batch
-            if self.used == before == 0:
+            if not self.used:
                 raise UserError(
                     "the data gives no batch: it is empty, or holds fewer samples than one batch (lower "
                     "training.batch_size)."
                 )
+            self.ends.append(self._total)
             self.epoch, self.used = self.epoch + 1, 0
 
+    def finished(self) -> int:
+        """Epochs whose batches have all been handed out. Where the loader has no length, the next batch is read to
+        find out."""
+        try:
+            return self.epoch + (0 < len(self.loader) <= self.used)  # type: ignore[arg-type]
+        except TypeError:
+            return self.epoch + (not self._look_ahead())
+
     def state_dict(self) -> dict[str, Any]:
-        inner = self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
+        inner = self._place if self._ahead else self._loader_state()
         return {"epoch": self.epoch, "used": self.used, "loader": inner}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.used = state["epoch"], state["used"]
         self._resumed = state
+
+    def _look_ahead(self) -> bool:
+        """Whether the epoch has a batch more, which is read and waits; the place in the data stays before it."""
+        if not self._ahead:
+            self._place = self._loader_state()
+            self._ahead = list(islice(self._rest, 1))
+        return bool(self._ahead)
+
+    def _loader_state(self) -> Any:
+        return self.loader.state_dict() if hasattr(self.loader, "state_dict") else None
 
     def _rest_of_epoch(self) -> Iterable[Batch]:
         resumed, self._resumed = self._resumed, None

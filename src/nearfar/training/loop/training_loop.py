@@ -17,6 +17,7 @@ from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.batches.batch import size, to_device
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.batches.order import mix
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.methods.base import Batch, Method
@@ -29,6 +30,7 @@ from nearfar.training.loop.loaders import as_batches
 from nearfar.training.loop.log import Log, Row
 from nearfar.training.loop.optim import build_optimizer, lr_factor, set_lr
 from nearfar.training.loop.precision import autocast_for, grad_scaler
+from nearfar.training.loop.refresh import refresher
 from nearfar.training.loop.run import Run
 from nearfar.training.loop.validation import Validation, validate
 from nearfar.training.state import random_state, sharding
@@ -109,6 +111,9 @@ def alone(out: Path | None, device: str | None) -> Iterator[None]:
                 lock.release()
 
 
+_EPOCH = 31  # a stream of chance
+
+
 class Loop:
     """The state of a run and the steps that change it."""
 
@@ -145,6 +150,10 @@ class Loop:
         self.scaler = grad_scaler(self.device, config.precision)
         self.parameters = [p for p in method.parameters() if p.requires_grad]
 
+        self.refresh = refresher(method, loader, config)
+        self.has_epochs = type(method).after_epoch is not Method.after_epoch
+
+        self.ended = 0
         self.best: float | None = None
         self.best_step: int | None = None
         self.seconds = 0.0
@@ -162,6 +171,7 @@ class Loop:
             while self.done < self.steps:
                 used = [to_device(batch, self.device) for batch in islice(iterator, self.config.accumulate)]
                 row = self._step(used)
+                self._end_epochs()
                 samples += sum(map(size, used)) * processes.world_size()
                 last = self.done == self.steps
                 if self.done % self.config.log_every == 0 or last:
@@ -206,6 +216,13 @@ class Loop:
         values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
         lr = self.optimizer.param_groups[0]["lr"]
         return {"step": self.done, "epoch": epoch, **values, "grad_norm": norm, "lr": lr}
+
+    def _end_epochs(self) -> None:
+        """Tell the method of the epochs that ended with this step."""
+        while self.has_epochs and self.ended < self.batches.finished():
+            with random_state.shared_randomness(mix(self.config.seed, self.ended, _EPOCH)):
+                self.method.after_epoch(self.ended, self.refresh)
+            self.ended += 1
 
     def _scale(self, loss: Tensor) -> Tensor:
         return self.scaler.scale(loss) if self.scaler else loss
@@ -301,6 +318,7 @@ class Loop:
             return
         progress = {
             "step": self.done,
+            "ended": self.ended,
             "best": self.best,
             "best_step": self.best_step,
             "seconds": seconds,
@@ -334,6 +352,7 @@ class Loop:
         if self.scaler and state["optimizer"]["scaler"]:
             self.scaler.load_state_dict(state["optimizer"]["scaler"])
         self.batches.load_state_dict(state["process"]["batches"])
+        self.ended = progress.get("ended", self.batches.epoch)
         if state["process"]["random"] is None:  # of another number of processes: new streams, that depend on the step
             self._seed()
         else:
