@@ -2,6 +2,7 @@
 code with the bug in it compiles. Whether tests catch them, `make mutate` says; this keeps the lists from rotting."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_no_bug_stands_twice_and_each_says_what_it_breaks():
 def test_the_tests_that_are_named_are_there():
     for path in sorted({test.partition("::")[0] for bug in mutate.mutants() for test in bug.tests}):
         assert (ROOT / path).is_file(), path
+
+
+def test_the_record_says_what_the_page_says_and_is_good_enough():
+    record = json.loads(mutate.RECORD.read_text("utf-8"))
+    assert record["bugs"] == len(record["results"]) >= 100
+    assert record["caught"] == sum(row["caught"] for row in record["results"])
+    assert record["score"] >= mutate.ENOUGH
 
 
 def test_an_old_text_that_is_not_there_once_is_an_error_that_names_the_bug():

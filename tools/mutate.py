@@ -161,13 +161,16 @@ def keep(bugs: list[Mutant], result: dict[str, Any]) -> None:
         record = {
             "command": "python tools/mutate.py",
             "with": {"python": platform.python_version(), "torch": torch.__version__},
+            "listed": sum(not bug.equivalent for bug in bugs),
             **share(results),
             "rooms": {room: share([row for row in results if row["room"] == room]) for room in rooms},
             "survivors": [row["bug"] for row in results if not row["caught"]],
             "equivalent": {bug.name: bug.equivalent for bug in bugs if bug.equivalent},
             "results": results,
         }
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        whole = LISTS / f".record.{os.getpid()}.tmp"
+        whole.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        whole.replace(RECORD)  # in one step: others may be reading it
 
 
 def share(rows: list[dict[str, Any]]) -> dict[str, Any]:

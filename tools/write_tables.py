@@ -59,8 +59,8 @@ def claims(page: Path) -> str:
 
 def mutants(found: dict[str, Any]) -> str:
     """How many bugs put in by hand the tests caught, by room, and which they did not."""
-    rows = ["| bugs in | put in | caught | score |", "|---|--:|--:|--:|"]
-    for name, room in [*found["rooms"].items(), ("**all**", found)]:
+    rows = ["| bugs in | tried | caught | score |", "|---|--:|--:|--:|"]
+    for name, room in [*found["rooms"].items(), (f"**all**, of {found['listed']} listed", found)]:
         rows.append(f"| {name} | {room['bugs']} | {room['caught']} | {100 * room['score']:.1f} % |")
     missed = [f"- {name}" for name in found["survivors"]]
     same = [f"- {name}; {why}" for name, why in found["equivalent"].items()]

@@ -353,3 +353,17 @@ def test_a_single_pair_has_loss_zero():
 def test_bad_input_says_what_is_wrong(call, says):
     with pytest.raises(UserError, match=says):
         call(unit(4, 3))
+
+
+@pytest.mark.parametrize("logit", [40.0, 55.0, 85.0, 300.0])
+def test_large_logits_do_not_overflow_where_two_are_multiplied(logit):
+    q = torch.tensor([[1.0, 0.0]])
+    k = torch.tensor([[1.0, 0.0]] * 4)
+    torch.testing.assert_close(ops.pairwise_softplus(q, k, logit), torch.tensor([4 * logit]))
+
+
+def test_the_reference_of_one_set_is_the_formula():
+    z = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(0)), dim=1).double()
+    logits = (3 * z @ z.T).masked_fill(torch.eye(8, dtype=torch.bool), -math.inf)
+    expected = cross_entropy(logits, torch.arange(8).roll(4))
+    torch.testing.assert_close(ops.nt_xent(z, 3.0, backend="dense"), expected)
