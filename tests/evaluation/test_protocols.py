@@ -9,6 +9,7 @@ from nearfar.evaluation import PROTOCOLS, Metric, Protocol, Result, embed, evalu
 from nearfar.evaluation.needs import lacking, missing, unable
 from nearfar.evaluation.protocols.signature import options
 from nearfar.evaluation.report import write_report
+from nearfar.evaluation.report.blocks import Note
 from nearfar.training.loop.checks import check_evaluation
 from nearfar.training.recipe.sections import EvaluationConfig
 
@@ -28,7 +29,7 @@ def brightness(encoder, data, *, above: float = 0.0, seed: int = 0) -> Result:
 
 
 def examples(results, source):
-    return f"<p>{results['brightness']['bright']:.2f} of {source.name}</p>"
+    return [Note(f"{results['brightness']['bright']:.2f} of {source.name}")]
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_the_report_shows_its_headline_and_examples(own, encoder, colours, tmp_p
     share = results["brightness"]["bright"]
     assert "bright pictures" in page
     assert "Bright ones" in page
-    assert f"<p>{share:.2f} of rooms</p>" in page
+    assert f"{share:.2f} of rooms" in page
 
 
 def test_a_function_of_the_job_is_the_shortest_protocol(encoder, colours):
