@@ -4,6 +4,7 @@ import ast
 import io
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,19 +41,21 @@ ALLOWED = {
 GROUND = {"console", "distributed", "errors", "files", "locks", "lookup", "modes", "papers", "templates", "trust"}
 
 
-def imports(path: Path) -> set[str]:
-    """The floors a file imports, wherever in the file it does, but not under `if TYPE_CHECKING`."""
-    tree = ast.parse(path.read_text("utf-8"))
+def executed(tree: ast.Module) -> list[ast.AST]:
+    """The nodes of a file without those under `if TYPE_CHECKING`."""
     typing_only = {
         inner
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
+    return [node for node in ast.walk(tree) if node not in typing_only]
+
+
+def imports(path: Path) -> set[str]:
+    """The floors a file imports, wherever in the file it does, but not under `if TYPE_CHECKING`."""
     found = set()
-    for node in ast.walk(tree):
-        if node in typing_only:
-            continue
+    for node in executed(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nearfar"):
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names} & {*ALLOWED, *GROUND}
@@ -67,6 +70,41 @@ def test_no_arrow_runs_upward(path):
     allowed = ALLOWED.get(floor)
     if floor in ALLOWED and allowed is not None:
         assert imports(path) - GROUND - {floor} <= allowed
+
+
+def modules() -> dict[str, Path]:
+    """Files by dotted name."""
+    names = {path: path.relative_to(SOURCE.parent).with_suffix("").as_posix().replace("/", ".") for path in FILES}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """The house's modules that a file imports, at its top or inside functions, but not under `if TYPE_CHECKING`. What
+    a table names as text and `import_module` opens, a registry's way, is no import."""
+    found = set()
+    for node in executed(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in known else node.module for a in node.names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+    return found & known
+
+
+def test_no_imports_run_in_a_circle():
+    by_name = modules()
+    open_names = {name: imported_modules(path, set(by_name)) - {name} for name, path in by_name.items()}
+    while free := {name for name, needs in open_names.items() if not needs & set(open_names)}:
+        open_names = {name: needs for name, needs in open_names.items() if name not in free}
+    while unused := set(open_names) - {need for needs in open_names.values() for need in needs}:
+        open_names = {name: needs for name, needs in open_names.items() if name not in unused}
+    assert {name: sorted(needs & set(open_names)) for name, needs in open_names.items()} == {}
+
+
+def test_a_room_holds_sixteen_files_at_most():
+    counts = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    assert {str(room.relative_to(SOURCE)): count for room, count in counts.items() if count > 16} == {}
 
 
 def test_every_folder_has_its_floor():

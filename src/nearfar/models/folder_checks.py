@@ -85,11 +85,13 @@ KEYS: dict[str, Check] = {
     "classes": whole(2),
 }
 """What a saved model's config may say; which of these depends on its class."""
+PARTS = ("image", "text", "image_projection", "text_projection")
+"""Parts of a dual encoder that can be frozen."""
 NEEDED = ("image", "text", "pixels", "adapters", "frozen")
 
 
 def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: Path) -> None:
-    """Look through the config of a model of class `made`.
+    """Check the config of a model of class `made`.
 
     Raises:
         UserError: a key that is missing or not known, or a value of a wrong type or out of its range.
@@ -105,8 +107,6 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
         if tower not in ("image", "text") or not isinstance(settings, dict):
             raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
         _check(settings, ADAPTER, file, f"adapters.{tower}.")
-    from nearfar.models.dual.dual_encoder import PARTS
-
     unknown = [part for part in config["frozen"] if part not in PARTS]
     if unknown:
         raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
@@ -115,7 +115,7 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
 
 
 def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = None) -> None:
-    """Look through what a backbone is made from again: a library that is known, and a name that is one of its own."""
+    """Check what a backbone is made from again: a library that is known, and a name that is one of its own."""
     if not isinstance(spec, dict):
         raise UserError(f"{file} has no {where.rstrip('.')!r}: {REMEDY}")
     library = spec.get("library")

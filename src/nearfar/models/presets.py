@@ -129,7 +129,7 @@ def create(
             method `ensemble` trains each of them on a loss of its own.
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.
         text_layers: make a `FusionModel`: the first that many layers of a BERT-like text tower read the text alone, the
-            others look at the picture too.
+            others attend to the picture too.
         bridge: give a `FusionModel` a trained layer between its image tower and all that reads it: for frozen towers.
         max_length: tokens a text may have.
         pretrained: whether towers given by name or folder come with their weights.

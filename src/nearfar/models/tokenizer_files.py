@@ -34,8 +34,8 @@ def tokenizer_sum(tokenizer: Any) -> str:
     >>> tokenizer_sum(first) == tokenizer_sum(first) != tokenizer_sum(second)
     True
     """
-    told = [sorted(tokenizer.get_vocab().items()), [list(tokenizer(text)["input_ids"]) for text in TEXTS]]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    content = [sorted(tokenizer.get_vocab().items()), [list(tokenizer(text)["input_ids"]) for text in TEXTS]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_tokenizer(name: str | Path, expected: Any = None) -> Any:

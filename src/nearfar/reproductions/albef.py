@@ -1,5 +1,5 @@
 """ALBEF (arXiv 2107.07651): contrast before fusion, hard negatives, and momentum distillation each add to retrieval,
-distillation the more the noisier the captions; and the fusion encoder's second look beats the dual encoder alone.
+distillation the more the noisier the captions; and re-ranking by the fusion encoder beats the dual encoder alone.
 
 Every arm trains the same small model, on the same frozen image tower, for the same steps on scenes of two coloured
 shapes, and retrieves combinations of shapes and colours that training never showed.
@@ -84,7 +84,7 @@ reproduction = Reproduction(
         ),
         *(
             Claim(
-                f"the fusion encoder's second look beats the dual encoder alone, {kind}",
+                f"re-ranking by the fusion encoder beats the dual encoder alone, {kind}",
                 f"re-ranked, {kind}",
                 f"dual encoder alone, {kind}",
                 "R@1",

@@ -144,9 +144,7 @@ def questions(
     what colour is the heart? ['blue']
     is there a black triangle? ['yes']
     """
-    plan = _asked_plan(
-        "questions", split, n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground
-    )
+    plan = _text_plan("questions", split, n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground)
     return _QuestionSource(plan, most=objects, kinds=tuple(kinds))
 
 
@@ -188,7 +186,7 @@ def statements(
     the circle is purple | entailment
     there is a heart | contradiction
     """
-    plan = _asked_plan(
+    plan = _text_plan(
         "statements", split, n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground
     )
     return _StatementSource(plan, most=objects, kinds=tuple(kinds))
@@ -227,7 +225,7 @@ def video(
     )
 
 
-def _asked_plan(
+def _text_plan(
     name: str,
     split: str,
     n: int | None,

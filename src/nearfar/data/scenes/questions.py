@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nearfar.data.scenes.asked import Asked, AskedScenes
 from nearfar.data.scenes.captions import indefinite
 from nearfar.data.scenes.draw import Draw
 from nearfar.data.scenes.layout import Thing
 from nearfar.data.scenes.scene_source import Plan
+from nearfar.data.scenes.scene_text import ScenesWithText, SceneText
 from nearfar.data.scenes.vocabulary import COLOURS
 from nearfar.data.sources.source import Record
 
 KINDS = ("colour", "presence", "relation", "thing", "count")
-"""What is asked: the colour of a thing, whether it is there, how two things lie, which thing lies so, how many."""
+"""Kinds of questions: the colour of a thing, whether it is there, how two things lie, which thing lies so, how many."""
 
 
-class QuestionSource(AskedScenes):
+class QuestionSource(ScenesWithText):
     """What `questions` returns."""
 
     columns = (
@@ -30,20 +30,20 @@ class QuestionSource(AskedScenes):
     def record(self, index: int) -> Record:
         draw = Draw("question", self.plan.seed, self.plan.split, index)
         kind = draw.one(self.kinds)
-        asked, scene = self.asked(kind, draw)
-        return {"index": index, "text": asked.text, "answers": [asked.answer], "question_type": kind, **scene}
+        chosen, scene = self.drawn(kind, draw)
+        return {"index": index, "text": chosen.text, "answers": [chosen.answer], "question_type": kind, **scene}
 
     def training(self) -> QuestionSource:
         """Four thousand other questions of the training split, of the same make."""
         plan = replace(self.plan, split="train", n=4000, seed=self.plan.seed + 1)
         return QuestionSource(plan, most=self.most, kinds=self.kinds)
 
-    def _ask_colour(self, draw: Draw) -> Asked:
+    def _draw_colour(self, draw: Draw) -> SceneText:
         things = self._things(draw, draw.between(1, self.most))
         thing = draw.one(things)
-        return Asked(f"what colour is the {thing.name}?", str(thing.colour), things)
+        return SceneText(f"what colour is the {thing.name}?", str(thing.colour), things)
 
-    def _ask_presence(self, draw: Draw) -> Asked:
+    def _draw_presence(self, draw: Draw) -> SceneText:
         """ "No" to a thing of another scene, or to a thing that is there in the colour of another that is there."""
         things = self._things(draw, draw.between(2, self.most))
         present, bare = draw.below(2) == 1, draw.below(2) == 1
@@ -51,19 +51,19 @@ class QuestionSource(AskedScenes):
         looks = Thing(thing.name, colour=None if bare else (thing if present else other).colour)
         if bare and not present:
             looks = Thing(self._absent({each.name for each in things}, draw))
-        return Asked(f"is there {indefinite(looks)}?", "yes" if present else "no", things)
+        return SceneText(f"is there {indefinite(looks)}?", "yes" if present else "no", things)
 
-    def _ask_relation(self, draw: Draw) -> Asked:
+    def _draw_relation(self, draw: Draw) -> SceneText:
         (first, phrase, second), true, things, relation = self._related(draw)
-        return Asked(f"is the {first} {phrase} the {second}?", "yes" if true else "no", things, relation)
+        return SceneText(f"is the {first} {phrase} the {second}?", "yes" if true else "no", things, relation)
 
-    def _ask_thing(self, draw: Draw) -> Asked:
+    def _draw_thing(self, draw: Draw) -> SceneText:
         things, relation = self._things(draw, 2), draw.one(self.plan.possible_relations)
-        first, phrase, second = self._told(things, relation, draw)
-        return Asked(f"what is {phrase} the {second.name}?", first.name, things, relation)
+        first, phrase, second = self._phrased(things, relation, draw)
+        return SceneText(f"what is {phrase} the {second.name}?", first.name, things, relation)
 
-    def _ask_count(self, draw: Draw) -> Asked:
+    def _draw_count(self, draw: Draw) -> SceneText:
         count = draw.between(0, self.most)
         colour, *others = draw.some(list(COLOURS), len(COLOURS))
         things = self._counted(draw, count, colour, others)
-        return Asked(f"how many {colour} things are there?", str(count), things)
+        return SceneText(f"how many {colour} things are there?", str(count), things)

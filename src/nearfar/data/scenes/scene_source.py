@@ -1,4 +1,4 @@
-"""Scenes as a source: record i depends on the seed, the split and i alone, and is painted when it is asked for."""
+"""Scenes as a source: record i depends on the seed, the split and i alone, and is painted when it is read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def shared(self) -> bool:
-        """Whether all splits draw from the same nouns: then splits are told apart by the pairs of nouns they show."""
+        """Whether all splits draw from the same nouns: then splits differ by the pairs of nouns they show."""
         return self.vocabulary is not None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from nearfar.data.scenes.asked import Asked, AskedScenes
 from nearfar.data.scenes.captions import indefinite
 from nearfar.data.scenes.draw import Draw
 from nearfar.data.scenes.layout import Thing
 from nearfar.data.scenes.scene_source import Plan
+from nearfar.data.scenes.scene_text import ScenesWithText, SceneText
 from nearfar.data.scenes.vocabulary import COLOURS
 from nearfar.data.sources.source import Record
 
@@ -17,7 +17,7 @@ TOLD = ("thing", "colour", "count", "relation")
 VERDICTS = ["entailment", "contradiction"]
 
 
-class StatementSource(AskedScenes):
+class StatementSource(ScenesWithText):
     """What `statements` returns."""
 
     columns = (
@@ -32,21 +32,21 @@ class StatementSource(AskedScenes):
     def record(self, index: int) -> Record:
         draw = Draw("statement", self.plan.seed, self.plan.split, index)
         kind = draw.one(self.kinds)
-        told, scene = self.asked(kind, draw)
-        label = VERDICTS.index(told.answer)
-        return {"index": index, "text": told.text, "label": label, "statement_kind": kind, **scene}
+        chosen, scene = self.drawn(kind, draw)
+        label = VERDICTS.index(chosen.answer)
+        return {"index": index, "text": chosen.text, "label": label, "statement_kind": kind, **scene}
 
     def training(self) -> StatementSource:
         """Four thousand other statements of the training split, of the same make."""
         plan = replace(self.plan, split="train", n=4000, seed=self.plan.seed + 1)
         return StatementSource(plan, most=self.most, kinds=self.kinds)
 
-    def _ask_thing(self, draw: Draw) -> Asked:
+    def _draw_thing(self, draw: Draw) -> SceneText:
         things, verdict = self._things(draw, draw.between(1, self.most)), draw.one(VERDICTS)
         name = draw.one(things).name if verdict == "entailment" else self._absent({t.name for t in things}, draw)
-        return Asked(f"there is {indefinite(Thing(name))}", verdict, things)
+        return SceneText(f"there is {indefinite(Thing(name))}", verdict, things)
 
-    def _ask_colour(self, draw: Draw) -> Asked:
+    def _draw_colour(self, draw: Draw) -> SceneText:
         """False with the colour of another thing that is there, or of none."""
         things, verdict, bound = self._things(draw, 2), draw.one(VERDICTS), draw.below(2) == 1
         thing, other = draw.some(things, 2)
@@ -54,20 +54,20 @@ class StatementSource(AskedScenes):
         if verdict == "contradiction":
             absent = [name for name in COLOURS if name not in (thing.colour, other.colour)]
             colour = other.colour if bound else draw.one(absent)
-        return Asked(f"the {thing.name} is {colour}", verdict, things)
+        return SceneText(f"the {thing.name} is {colour}", verdict, things)
 
-    def _ask_count(self, draw: Draw) -> Asked:
+    def _draw_count(self, draw: Draw) -> SceneText:
         count, verdict = draw.between(0, self.most), draw.one(VERDICTS)
         colour, *others = draw.some(list(COLOURS), len(COLOURS))
         things = self._counted(draw, count, colour, others)
         if verdict == "contradiction":
             count = draw.one([n for n in range(self.most + 1) if n != count])
         said = f"there is one {colour} thing" if count == 1 else f"there are {_NUMBERS[count]} {colour} things"
-        return Asked(said, verdict, things)
+        return SceneText(said, verdict, things)
 
-    def _ask_relation(self, draw: Draw) -> Asked:
+    def _draw_relation(self, draw: Draw) -> SceneText:
         (first, phrase, second), true, things, relation = self._related(draw)
-        return Asked(f"the {first} is {phrase} the {second}", VERDICTS[not true], things, relation)
+        return SceneText(f"the {first} is {phrase} the {second}", VERDICTS[not true], things, relation)
 
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five")

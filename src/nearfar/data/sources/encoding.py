@@ -9,7 +9,7 @@ REMEDY = "save it as UTF-8"
 
 
 def decode_text(data: bytes) -> str | None:
-    """The text of some bytes, or None if they are in an older encoding, in which no letter could be told for certain.
+    """The text of some bytes, or None if they are in an older encoding, in which no letter is certain.
 
     >>> decode_text("café".encode()), decode_text("café".encode("utf-16")), decode_text("café".encode("latin-1"))
     ('café', 'café', None)

@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
 
 
 def _reason(file: Path, error: BaseException) -> str:
-    """What is wrong, with the row where that can be told."""
+    """What is wrong, with the row where it is known."""
     if file.suffix.lower() in (".jsonl", ".ndjson"):
         with open(file, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
@@ -137,6 +137,6 @@ def _reason(file: Path, error: BaseException) -> str:
                     return f"line {number}: {broken}"
     while error.__cause__ is not None:
         error = error.__cause__
-    if any(told in str(error) for told in NO_ROWS):
+    if any(words in str(error) for words in NO_ROWS):
         return "it holds no rows"
     return " ".join(str(error).split()) or type(error).__name__

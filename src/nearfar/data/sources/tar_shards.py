@@ -80,7 +80,7 @@ Sample = dict[str, Member]
 
 
 class TarSource(Source):
-    """Shards whose samples have been listed, so that any can be asked for."""
+    """Shards whose samples have been listed, so that any can be read by number."""
 
     def __init__(self, paths: Sequence[str], roles: _Roles, *, name: str) -> None:
         self.name, self._roles = name, roles

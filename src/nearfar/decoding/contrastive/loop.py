@@ -140,7 +140,7 @@ class Nucleus:
 
 
 class Record:
-    """Scores, confidences and penalties by step, if they were asked for."""
+    """Scores, confidences and penalties by step, if they were requested."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

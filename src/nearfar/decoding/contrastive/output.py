@@ -1,4 +1,4 @@
-"""What contrastive search returns when asked for more than the tokens."""
+"""What contrastive search returns with `return_dict_in_generate=True`."""
 
 from __future__ import annotations
 

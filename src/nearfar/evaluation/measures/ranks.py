@@ -1,4 +1,4 @@
-"""Ranks in a sea of candidates: streamed, exact, and fair to ties.
+"""Ranks among many candidates: streamed, exact, and fair to ties.
 
 A query's rank is that of its best right candidate. Candidates that score the same are in no order, so every figure is
 its expectation over all orders of the tied: an encoder that maps everything to one point scores exactly at chance,

@@ -23,7 +23,7 @@ SecondLook = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 def reranked_retrieval(
     data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, batch_size: int = 256
 ) -> Result:
-    """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second look makes of the cosines.
+    """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second stage makes of the cosines.
 
     Args:
         data: the embedded data.

@@ -15,6 +15,7 @@ from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual import lora
 from nearfar.models.dual.projection import Heads, projection
+from nearfar.models.folder_checks import PARTS
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.tokens import tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
@@ -22,7 +23,6 @@ from nearfar.models.towers.tower import ImageTower, TextTower
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PARTS = ("image", "text", "image_projection", "text_projection")
 """The parts by name, as `freeze` takes them; `image` and `text` are the towers."""
 
 
@@ -125,7 +125,7 @@ class DualEncoder(nn.Module):
 
     def encode_image(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:
         """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`, or of the image tower's summaries `[B, W]`; of unit
-        length with `normalize=True`. `head` asks for one of several `image_heads` alone."""
+        length with `normalize=True`. `head` returns one of several `image_heads` alone."""
         project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
         embedding = project(self.image_summary(pixels))
         return F.normalize(embedding, dim=-1) if normalize else embedding
@@ -141,7 +141,7 @@ class DualEncoder(nn.Module):
         return self.encode_image(pixels, normalize=True), self.encode_text(tokens, normalize=True)
 
     def resize_images(self, image_size: int) -> Self:
-        """Look at pictures of another size from here on, as in fine-tuning at 384 what was trained at 256. `preprocess`
+        """Take pictures of another size from here on, as in fine-tuning at 384 what was trained at 256. `preprocess`
         changes with it; see `ImageTower.resize` for position embeddings and errors."""
         self.image.resize(image_size)
         old = self.pixels
@@ -206,8 +206,8 @@ class DualEncoder(nn.Module):
         return self.freeze(*merged)
 
     def _image_projection(self, width: int, embed_dim: int) -> nn.Module:
-        told = self._projections
-        kind, drop, count = told["image_projection"], told["projection_dropout"], told["image_heads"]
+        made_of = self._projections
+        kind, drop, count = made_of["image_projection"], made_of["projection_dropout"], made_of["image_heads"]
         if count < 1 or (count > 1 and kind == "none"):
             raise UserError(f"image_heads={count} with image_projection={kind!r}: heads are one or more projections")
         heads = [projection(kind, width, embed_dim, side="image", dropout=drop) for _ in range(count)]

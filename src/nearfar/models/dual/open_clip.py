@@ -93,7 +93,7 @@ class OpenClipEncoder(nn.Module):
 
 class _Tokenizer:
     """An open_clip tokenizer called as transformers' are; its length is fixed, so their options change nothing.
-    `pad_token` and `model_max_length` are what `nearfar.data` asks a tokenizer for."""
+    `pad_token` and `model_max_length` are what `nearfar.data` reads of a tokenizer."""
 
     pad_token = ""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AnswerDecoder(nn.Module):
-    """A causal BERT whose every layer looks at the fused states.
+    """A causal BERT whose every layer attends to the fused states.
 
     Args:
         width: of the fused states, and of the decoder.

@@ -1,4 +1,4 @@
-"""Grounding without boxes: where in the picture does each word of a text look, when the pair is judged a match?
+"""Grounding without boxes: which part of the picture does each word of a matching text attend to?
 
 Grad-CAM on cross-attention, as in ALBEF (arXiv 2107.07651): attention that raises the matching score counts, the rest
 does not. For word l and patch p, `cam_lp = mean over heads of A_lp max(0, d score / d A_lp)`.
@@ -7,13 +7,16 @@ does not. For word l and patch p, `cam_lp = mean over heads of A_lp max(0, d sco
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.models.fusion.fusion_model import FusionModel
 from nearfar.modes import evaluating
+
+if TYPE_CHECKING:
+    from nearfar.models.fusion.fusion_model import FusionModel
 
 
 def ground(model: FusionModel, pixels: Tensor, tokens: Mapping[str, Tensor], *, layer: int | None = None) -> Tensor:
@@ -45,7 +48,7 @@ def ground(model: FusionModel, pixels: Tensor, tokens: Mapping[str, Tensor], *, 
             raise UserError(f"{patches} patches are no square grid: grounding needs an image tower that keeps patches")
         maps: list[Tensor] = []
         with torch.enable_grad():
-            # The picture asks for a gradient, so that there is one even where all weights are frozen.
+            # The picture requires a gradient, so that there is one even where all weights are frozen.
             fused = model.text.fuse(states, mask, image.requires_grad_(), maps=maps)
             score = model.matching(fused)[:, 1].sum()
             (slope,) = torch.autograd.grad(score, maps[layer])

@@ -29,7 +29,7 @@ class Anatomy:
 
 
 def anatomy(backbone: Any) -> Anatomy:
-    """The anatomy of a BERT-like model, told by its parts.
+    """The anatomy of a BERT-like model, named by its parts.
 
     Raises:
         UserError: a model whose layers are not known here.

@@ -1,4 +1,4 @@
-"""The fusion encoder: a BERT-like text model whose last layers also look at the picture."""
+"""The fusion encoder: a BERT-like text model whose last layers also attend to the picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nearfar.models.towers.tower import longest_text
 class FusionEncoder(nn.Module):
     """One text model in three modes, as in ALBEF (arXiv 2107.07651).
 
-    Layers `0 .. text_layers - 1` read the text alone: that is `forward`, a text tower. Each later layer looks at the
+    Layers `0 .. text_layers - 1` read the text alone: that is `forward`, a text tower. Each later layer attends to the
     picture too, by a cross-attention between its self-attention and its feed-forward part: `fuse` goes on from text
     states, `multimodal` runs all layers on tokens.
 
@@ -86,9 +86,9 @@ class FusionEncoder(nn.Module):
         """Fusion mode: fused states `[B, L, W]` of text states `[B, L, W]` and image tokens `[N, 1 + P, V]`.
 
         `mask` `[B, L]` and `image_mask` `[N, 1 + P]` are 1 where there is a token. `rows` `[B]` names the picture that
-        each text looks at; without it N = B, row by row. However many texts look at a picture, its keys and values are
-        made once. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each fusion layer, with
-        its gradient: what grounding reads.
+        each text attends to; without it N = B, row by row. A picture's keys and values are
+        made once, for all its texts. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each
+        fusion layer, with its gradient: what grounding reads.
         """
         run, layers = self.anatomy, self.anatomy.layers(self.backbone)
         context = run.context(self.backbone, states, mask)
@@ -162,13 +162,13 @@ class CrossAttention(nn.Module):
             k, v, allowed = k[rows], v[rows], None if allowed is None else allowed[rows]
         dropout = self.dropout if self.training else 0.0
         if maps is None:
-            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         else:
             logits = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
             weights = (logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)).softmax(-1)
             maps.append(weights)
-            seen = F.dropout(weights, dropout) @ v
-        change = F.dropout(self.out(seen.transpose(1, 2).flatten(2)), self.dropout, self.training)
+            attended = F.dropout(weights, dropout) @ v
+        change = F.dropout(self.out(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return states + change if self.prenorm else self.norm(states + change)
 
     def _split(self, x: Tensor) -> Tensor:

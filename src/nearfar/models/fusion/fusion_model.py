@@ -1,4 +1,4 @@
-"""A dual encoder that can also look twice: its text tower goes on into the picture, and scores the match."""
+"""A dual encoder that can also re-rank: its text tower goes on into the picture, and scores the match."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nearfar.errors import UserError
 from nearfar.models.dual.dual_encoder import DualEncoder
+from nearfar.models.fusion.attention_maps import ground
 from nearfar.models.fusion.fusion_encoder import FusionEncoder
 from nearfar.models.fusion.heads import MaskedLanguageHead, MatchingHead
 from nearfar.models.towers.backbones import rebuild
@@ -21,7 +22,7 @@ class FusionModel(DualEncoder):
     """A `DualEncoder` whose `text` is a `FusionEncoder`, with a matching head and a masked language head.
 
     Everything a dual encoder does it does too: search by embeddings, freezing, adapters, saving. `match` is the slow,
-    sharp second look that re-ranking uses. `nearfar.models.create("tiny-fusion", ...)`, or `create(..., text_layers=n)`
+    sharper score that re-ranking uses. `nearfar.models.create("tiny-fusion", ...)`, or `create(..., text_layers=n)`
     makes one.
 
     Args:
@@ -73,11 +74,9 @@ class FusionModel(DualEncoder):
         Raises:
             UserError: not one picture a text, or what `ground` refuses.
         """
-        from nearfar.models.fusion.attention_maps import ground
-
         if isinstance(texts, str) or not texts or len(pictures) != len(texts):
             raise UserError(f"{len(pictures)} pictures, {len(texts)} texts: give lists, with one picture a text")
-        pictures = [rgb(picture) for picture in pictures]  # upright, as windows are told
+        pictures = [rgb(picture) for picture in pictures]  # upright, as windows are given
         maps = []
         for start in range(0, len(texts), batch_size):
             part = slice(start, start + batch_size)

@@ -1,4 +1,4 @@
-"""Re-ranking: a fast first stage keeps k candidates a query, a slow second look puts them in order."""
+"""Re-ranking: a fast first stage keeps k candidates a query, a slow second stage puts them in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PairScores = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True)
 class Reranked:
     """For N queries the k kept gallery items, best first: `index` `[N, k]` long and `score` `[N, k]`. `pairs` is how
-    many pairs took the second look: what it cost."""
+    many pairs the second stage scored: what it cost."""
 
     index: Tensor
     score: Tensor
@@ -59,14 +59,14 @@ def rerank(similarity: Tensor, pair_scores: PairScores, *, k: int = 128, batch_s
     pairs = zip(rows.split(batch_size), kept.flatten().split(batch_size), strict=True)
     scores = [pair_scores(query, item).float().to(similarity.device) for query, item in pairs]
     score = (torch.cat(scores) if scores else similarity.new_zeros(0)).view_as(kept)
-    # Stable, so that pairs the second stage cannot tell apart keep the first stage's order.
+    # Stable, so that pairs the second stage scores alike keep the first stage's order.
     order = score.argsort(dim=1, descending=True, stable=True)
     return Reranked(kept.gather(1, order), score.gather(1, order), kept.numel())
 
 
 class MatchScorer:
-    """The second look of a `FusionModel`, over pictures and texts that went through the towers once. It holds the
-    tokens of all of them, in memory; the model looks in evaluation mode, whatever its mode.
+    """The second stage of a `FusionModel`, over pictures and texts that went through the towers once. It holds the
+    tokens of all of them, in memory; the model runs in evaluation mode, whatever its mode.
 
     Args:
         model: the fusion model.
@@ -96,7 +96,7 @@ class MatchScorer:
 
     @classmethod
     def of(cls, model: Any, pictures: Iterable[Image], texts: Sequence[str], *, batch_size: int = 64) -> Self:
-        """The second look at pictures and texts as they are.
+        """The second stage for pictures and texts as they are.
 
         Raises:
             UserError: the model is no `FusionModel`.
@@ -121,7 +121,7 @@ class Reranker:
 
     Args:
         scorer: gives `image_to_text` and `text_to_image`.
-        k: candidates a query that get the second look.
+        k: candidates a query that the second stage scores.
         batch_size: pairs at a time.
 
     Attributes:
@@ -161,7 +161,7 @@ class Reranker:
 
 
 def as_fusion(model: Any) -> FusionModel:
-    """The model, if it can look twice.
+    """The model, if it can re-rank.
 
     Raises:
         UserError: it is no `FusionModel`.

@@ -119,7 +119,7 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
             raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):
         config = _config(source) if isinstance(source, Mapping) else source
-        # A config that holds both towers stands for the one asked for.
+        # A config that holds both towers stands for the one requested.
         config = getattr(config, f"{modality}_config", config)
         backbone = _from_config(config)
     else:

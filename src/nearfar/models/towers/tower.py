@@ -104,7 +104,7 @@ class ImageTower(Tower):
             yield
         except (ValueError, AssertionError, RuntimeError, TypeError) as error:
             name = type(self.backbone).__name__
-            raise UserError(f"{name} cannot look at pictures of {image_size} pixels: {error}") from error
+            raise UserError(f"{name} cannot take pictures of {image_size} pixels: {error}") from error
 
     def _look(self, image_size: int) -> None:
         self.image_size = image_size
@@ -168,8 +168,8 @@ class TextTower(Tower):
             )
         if self.fixed_length:
             pad = getattr(self.backbone.config, "pad_token_id", None) or 0
-            told = ids if mask is None else ids.masked_fill(mask == 0, pad)  # the tokenizer's padding may be another
-            output = self.backbone(input_ids=F.pad(told, (0, self.fixed_length - ids.shape[1]), value=pad))
+            padded = ids if mask is None else ids.masked_fill(mask == 0, pad)  # the tokenizer's padding may be another
+            output = self.backbone(input_ids=F.pad(padded, (0, self.fixed_length - ids.shape[1]), value=pad))
         else:
             output = self.backbone(input_ids=ids, attention_mask=mask)
         states = output.last_hidden_state[:, : ids.shape[1]]
@@ -239,7 +239,7 @@ def _drop_pooler(backbone: Any) -> None:
 
 
 def _interpolation(backbone: nn.Module, image_size: int) -> dict[str, bool]:
-    """Ask for interpolated position embeddings when pictures come at another size than the backbone's own."""
+    """Request interpolated position embeddings when pictures come at another size than the backbone's own."""
     from inspect import signature
 
     own = getattr(getattr(backbone, "config", None), "image_size", image_size)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError
+from nearfar.search.index.damage import damaged, first_line, table_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from PIL.Image import Image
+
+    from nearfar.search.index.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,25 @@ def to_parquet(items: list[Item]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=schema()), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def read_table(directory: Path, manifest: Manifest) -> pa.Table:
+    """The items of an index, one row a vector, in the vectors' order. Raises UserError when they are damaged."""
+    if not manifest.items:
+        return schema().empty_table()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = directory / manifest.items
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        fault = table_fault(table, schema(), manifest)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        fault = f"{path} cannot be read ({first_line(error)})"
+    if fault:
+        raise damaged(directory, fault)
+    return table
 
 
 def to_item(values: dict[str, Any]) -> Item:

@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nearfar import files
 from nearfar.errors import UserError
-from nearfar.search.index.damage import REQUIRED, damaged, file_fault, manifest_fault
+from nearfar.search.index.damage import MOST, damaged, file_fault
+from nearfar.search.index.neighbours import KINDS
 
 FORMAT = 1
 NAME = "manifest.json"
+REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
+WIDEST = 2**20
+"""No embedding has as many numbers."""
+NAMES = {
+    "vectors": r"vectors-\d{1,20}\.f32",
+    "pictures": r"pictures-\d{1,20}\.bin",
+    "items": r"items-\d{1,20}\.parquet|",
+    "graph": r"(hnsw|ivf)-\d{1,20}\.faiss",
+}
+"""What the files of an index may be called: what the writer calls them, so never a path."""
 
 
 @dataclass(kw_only=True)
@@ -77,6 +90,46 @@ def load_manifest(directory: Path | str) -> Manifest:
     return manifest
 
 
+def manifest_fault(values: Any) -> str | None:
+    """What is wrong with the content of `manifest.json`, if anything.
+
+    >>> manifest_fault([])
+    'manifest.json holds a list, not an object'
+    """
+    if not isinstance(values, dict):
+        return f"manifest.json holds a {type(values).__name__}, not an object"
+    if missing := sorted(REQUIRED - set(values)):
+        return f"manifest.json is not a manifest of an index (it has no {missing[0]!r})"
+    if unknown := sorted(set(values) - set(Manifest.__dataclass_fields__)):
+        return f"manifest.json has an unknown key {unknown[0]!r}"
+    bounds = {"dim": (1, WIDEST), **dict.fromkeys(("count", "serial", "picture_bytes"), (0, MOST))}
+    for key, (least, most) in bounds.items():
+        value = values.get(key, least)
+        if type(value) is not int or not least <= value <= most:
+            return f"{key} in manifest.json is {_short(value)}, not a whole number from {least} on"
+    if type(values.get("graph_sum")) not in (int, type(None)):
+        return f"graph_sum in manifest.json is {_short(values['graph_sum'])}, not a checksum"
+    for key, pattern in NAMES.items():
+        value = values.get(key, "")
+        if (key != "graph" or value is not None) and not (
+            isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)
+        ):
+            return f"{key} in manifest.json is {_short(value)}, not the name of a file that nearfar wrote"
+    if values.get("count") and not values.get("items"):
+        return "manifest.json counts pictures and names no items"
+    if not isinstance(values["model"], str):
+        return f"model in manifest.json is {_short(values['model'])}, not a name"
+    if values.get("kind", "flat") not in [*KINDS]:
+        return f"kind in manifest.json is {_short(values['kind'])}, not one of {', '.join(KINDS)}"
+    probe = values["probe"]
+    if not (isinstance(probe, list) and all(map(_is_vector, probe))):
+        return "probe in manifest.json is not vectors of numbers"
+    sources = values.get("sources", {})
+    if not (isinstance(sources, dict) and all(isinstance(counts, dict) for counts in sources.values())):
+        return "sources in manifest.json are not counts by name"
+    return None
+
+
 def sync_directory(directory: Path) -> None:
     """Have the directory's renames reach the disk, where the system can."""
     if os.name == "nt":
@@ -86,3 +139,12 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and all(type(x) in (int, float) and abs(x) < 2 for x in value)  # NaN is not
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

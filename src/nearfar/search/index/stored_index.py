@@ -6,18 +6,16 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nearfar.errors import UserError
-from nearfar.search.index.damage import checksum, damaged, graph_fault, table_fault
-from nearfar.search.index.items import Hit, schema, to_item
+from nearfar.search.index.damage import checksum, damaged, first_line, graph_fault
+from nearfar.search.index.items import Hit, read_table, to_item
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import installed_faiss, neighbours, open_graph
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from nearfar.search.index.writer import Writer
 
 TOLERANCE = 1e-2
 """How far a vector's length may be from 1, and a score from the product of its vectors."""
@@ -35,7 +33,7 @@ class Index:
         self.directory = Path(directory)
         self.manifest: Manifest = load_manifest(self.directory)
         self.vectors = self._map_vectors()  # [N, D]
-        self.table = self._read_table()
+        self.table = read_table(self.directory, self.manifest)
         self.graph = self._open_graph()
         self._pictures = self._map_pictures()
         installed_faiss()  # imported now, not within the time of the first search
@@ -129,8 +127,6 @@ class Index:
     def remove(self, keys: Iterable[str]) -> Index:
         """The index without these items, on disk and as returned; `self` stays what it was. Raises KeyError for an
         unknown key."""
-        from nearfar.search.index.writer import Writer
-
         with Writer.extend(self.directory) as writer:
             for key in keys:
                 writer.remove(key)
@@ -169,24 +165,6 @@ class Index:
             picture=None if item.path is None and not item.length else picture,
         )
 
-    def _read_table(self) -> pa.Table:
-        """The items, one row a vector, in the vectors' order."""
-        if not self.manifest.items:
-            return schema().empty_table()
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = self.directory / self.manifest.items
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read()
-            fault = table_fault(table, schema(), self.manifest)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            fault = f"{path} cannot be read ({_first_line(error)})"
-        if fault:
-            raise damaged(self.directory, fault)
-        return table
-
     def _open_graph(self) -> Any:
         """The faiss index, of a kind that has one."""
         if not self.manifest.graph:
@@ -198,7 +176,7 @@ class Index:
             graph = open_graph(path)
             fault = graph_fault(graph, self.manifest)
         except (RuntimeError, MemoryError, ValueError) as error:
-            fault = f"{path} cannot be read ({_first_line(error)})"
+            fault = f"{path} cannot be read ({first_line(error)})"
         if fault:
             raise damaged(self.directory, fault)
         return graph
@@ -214,7 +192,3 @@ class Index:
         if not m.picture_bytes:
             return np.empty(0, np.uint8)
         return np.memmap(self.directory / m.pictures, np.uint8, mode="r", shape=(m.picture_bytes,))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,10 +20,9 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.search.index.damage import damaged
-from nearfar.search.index.items import Item, to_item, to_parquet
+from nearfar.search.index.items import Item, read_table, to_item, to_parquet
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
 from nearfar.search.index.neighbours import build_graph, check_kind, has_graph
-from nearfar.search.index.stored_index import Index
 
 COPY_BYTES = 1 << 24
 
@@ -38,7 +37,7 @@ class Writer:
         self.rows = manifest.count
         self._lock = lock
         if manifest.items:
-            self.items = {item.key: item for item in map(to_item, Index(directory).table.to_pylist())}
+            self.items = {item.key: item for item in map(to_item, read_table(directory, manifest).to_pylist())}
         self._sweep()
         self._vectors, self._pictures = self._open_files()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Label(NamedTuple):
-    """A label of a picture: its `score` is a cosine, its `share` the softmax over all labels asked for."""
+    """A label of a picture: its `score` is a cosine, its `share` the softmax over all given labels."""
 
     name: str
     score: float

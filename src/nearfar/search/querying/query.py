@@ -33,7 +33,7 @@ class Query:
     weight: float = 1.0
 
     def embed(self, encoder: Any) -> np.ndarray:
-        """The query's unit vector `[D]`. Raises UserError when nothing is asked, or the terms cancel out."""
+        """The query's unit vector `[D]`. Raises UserError when the query is empty, or the terms cancel out."""
         signed = [(self.text, 1.0)] if self.text else []
         signed += [(text, self.weight) for text in self.plus] + [(text, -self.weight) for text in self.minus]
         signed = [(text.strip(), weight) for text, weight in signed if text.strip()]
@@ -115,21 +115,21 @@ def query(
         depth: how many candidates the re-ranker gets (at least `top`).
 
     Raises:
-        UserError: nothing is asked, the index is empty or of another width, the image is broken.
+        UserError: the query is empty, the index is empty or of another width, the image is broken.
     """
-    asked = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
+    full = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
     clock = Clock()
-    vector = asked.embed(encoder)
+    vector = full.embed(encoder)
     clock.lap("embed")
     scores, rows = index.search(vector, max(top, depth) if rerank else top)
     hits = index.hits(scores[0], rows[0])
     clock.lap("search")
     if rerank is None:
-        return Results(query=asked, hits=hits, seconds=clock.seconds)
+        return Results(query=full, hits=hits, seconds=clock.seconds)
     candidates = len(hits)
-    hits = reorder(hits, rerank(asked, hits))[:top]
+    hits = reorder(hits, rerank(full, hits))[:top]
     clock.lap("rerank")
-    return Results(query=asked, hits=hits, seconds=clock.seconds, reranked=candidates)
+    return Results(query=full, hits=hits, seconds=clock.seconds, reranked=candidates)
 
 
 def compose_query(image: np.ndarray, text: np.ndarray, *, sign: int = 1, weight: float = 1.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What questions and statements about scenes share: things with colours, what is not there, a relation told from either
+"""What questions and statements about scenes share: things with colours, what is not there, a relation from either
 side."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
 
 
-class Asked(NamedTuple):
+class SceneText(NamedTuple):
     """A text, what it calls for (an answer, or true or false), and the scene it is about."""
 
     text: str
@@ -25,8 +25,8 @@ class Asked(NamedTuple):
     relation: str | None = None
 
 
-class AskedScenes(Source):
-    """A source in which the text is drawn first, then a scene that fits it. Subclasses have a `_ask_KIND(draw)` for
+class ScenesWithText(Source):
+    """A source in which the text is drawn first, then a scene that fits it. Subclasses have a `_draw_KIND(draw)` for
     each kind of text, which draws what the text calls for before the scene, so that it is even whatever the words."""
 
     domains = world.STYLES
@@ -42,20 +42,20 @@ class AskedScenes(Source):
     def __len__(self) -> int:
         return self.plan.n
 
-    def asked(self, kind: str, draw: Draw) -> tuple[Asked, Record]:
-        """The text, and the fields of its record that tell of the scene."""
+    def drawn(self, kind: str, draw: Draw) -> tuple[SceneText, Record]:
+        """The text, and the fields of its record that describe the scene."""
         plan = self.plan
         style = draw.one(chosen_styles(plan.styles, plan.held_out_style, plan.split))
-        asked: Asked = getattr(self, f"_ask_{kind}")(draw)
-        for thing in asked.things:
+        chosen: SceneText = getattr(self, f"_draw_{kind}")(draw)
+        for thing in chosen.things:
             thing.style = style
         ground = draw.one(PALE) if plan.ground == "varied" else PALE[0]
-        return asked, {
-            "image": arrange(asked.things, asked.relation, plan.size, ground, draw),
-            "group": digest(asked.relation, *((t.name, t.colour) for t in asked.things)),
+        return chosen, {
+            "image": arrange(chosen.things, chosen.relation, plan.size, ground, draw),
+            "group": digest(chosen.relation, *((t.name, t.colour) for t in chosen.things)),
             "domain": world.STYLES.index(style),
-            "objects": [asdict(thing) for thing in asked.things],
-            "relation": asked.relation,
+            "objects": [asdict(thing) for thing in chosen.things],
+            "relation": chosen.relation,
             "style": style,
         }
 
@@ -74,7 +74,7 @@ class AskedScenes(Source):
                 return name
         return draw.one([name for name in self._nouns if name not in there])
 
-    def _told(self, things: list[Thing], relation: str, draw: Draw) -> tuple[Thing, str, Thing]:
+    def _phrased(self, things: list[Thing], relation: str, draw: Draw) -> tuple[Thing, str, Thing]:
         """The relation said from either side."""
         first, second = things
         if draw.below(2) == 1:
@@ -84,7 +84,7 @@ class AskedScenes(Source):
     def _related(self, draw: Draw) -> tuple[tuple[str, str, str], bool, list[Thing], str]:
         """Two nouns with a relation between them, whether it holds that way round, and the scene."""
         things, relation = self._things(draw, 2), draw.one(self.plan.possible_relations)
-        first, phrase, second = self._told(things, relation, draw)
+        first, phrase, second = self._phrased(things, relation, draw)
         true = draw.below(2) == 1
         if not true:
             first, second = second, first
