@@ -12,6 +12,7 @@ EPILOG = """examples:
   nearfar train world data.train=photos/           the same recipe on a folder of images with captions
   nearfar train my.yaml --trust my_module          a recipe that names a method or model of your own
   nearfar train --resume runs/world                go on where a stopped run was
+  nearfar train two-stages stages.whole.lr=1e-5    a recipe of stages, with a setting of one changed
   accelerate launch -m nearfar.cli train world     on all devices of this machine"""
 
 
@@ -27,19 +28,23 @@ def train(arguments: Sequence[str]) -> None:
 
     recipe = load(asked.resume or asked.recipe, settings, trust=asked.trust)
     out = asked.resume or asked.out or Path("runs") / recipe.name
-    processes.start(recipe.training.device)
+    processes.start(recipe.device)
     if processes.is_main():
         print(recipe.as_yaml())
     if asked.dry_run:
         return
-    run = recipe.run(out, resume=asked.resume is not None)
+    ran = recipe.run(out, resume=asked.resume is not None)
     if processes.is_main():
         from rich.console import Console
 
         console = Console(highlight=False)
-        for result in run.results.values():
-            for table in result.tables():
-                console.print(table)
+        stages = ran if isinstance(ran, list) else [ran]
+        for stage in stages:
+            if len(stages) > 1:
+                console.print(f"stage {stage.name}", style="bold", markup=False)
+            for result in stage.results.values():
+                for table in result.tables():
+                    console.print(table)
         for written in ("report.html", "model"):
             if (out / written).exists():
                 console.print(f"{written}: {out / written}", markup=False, soft_wrap=True)
@@ -55,7 +60,12 @@ def parser() -> ArgumentParser:
         "nearfar train", description=train.__doc__, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
     )
     flags.add_argument("recipe", nargs="?", help="a YAML file, a run folder, or the name of a shipped recipe")
-    flags.add_argument("setting", nargs="*", help="section.setting=value; without a section it is one of training")
+    flags.add_argument(
+        "setting",
+        nargs="*",
+        help="section.setting=value; without a section it is one of training; stages.NAME.section.setting=value in "
+        "one stage",
+    )
     flags.add_argument("--out", type=Path, help="the run folder (default: runs/NAME)")
     flags.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     flags.add_argument(

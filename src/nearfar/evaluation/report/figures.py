@@ -63,15 +63,16 @@ def draw(paint: Callable[[Any], None], *, width: float, height: float, describe:
     return _inline(buffer.getvalue(), describe)
 
 
-def curves(history: Rows) -> list[tuple[Markup, dict[str, str]]]:
-    """An SVG and its legend for each figure of the training history, training and validation of the same together."""
-    names = [name for name in dict.fromkeys(key for row in history for key in row) if _is_curve(name, history)]
+def curves(history: Rows, name: str = "curve") -> list[tuple[Markup, dict[str, str]]]:
+    """An SVG and its legend for each figure of the training history, training and validation of the same together.
+    `name` keeps several histories of a page apart."""
+    figures = [key for key in dict.fromkeys(key for row in history for key in row) if _is_curve(key, history)]
     panels: dict[str, list[str]] = {}
-    for name in names:
-        panels.setdefault(name.removeprefix("val_"), []).append(name)
+    for figure in figures:
+        panels.setdefault(figure.removeprefix("val_"), []).append(figure)
     # The loss comes first, then what validation measured, then the rest in the order it was logged.
     order = sorted(panels, key=lambda panel: (panel != "loss", not any(n.startswith("val_") for n in panels[panel])))
-    return [_curve(panel, panels[panel], history, i) for i, panel in enumerate(order[:12])]
+    return [_curve(panel, panels[panel], history, f"{name}{i}") for i, panel in enumerate(order[:12])]
 
 
 def scatter(
@@ -106,7 +107,7 @@ def histograms(series: dict[str, NDArray[np.float64]], *, label: str, describe: 
     return draw(paint, width=4.2, height=2.6, describe=describe, name=name)
 
 
-def _curve(title: str, names: Sequence[str], history: Rows, number: int) -> tuple[Markup, dict[str, str]]:
+def _curve(title: str, names: Sequence[str], history: Rows, called: str) -> tuple[Markup, dict[str, str]]:
     series = {name: _points(name, history) for name in names}
 
     def paint(axes: Any) -> None:
@@ -122,7 +123,7 @@ def _curve(title: str, names: Sequence[str], history: Rows, number: int) -> tupl
         f"{'validation' if name.startswith('val_') else 'training'}, at the end {y[-1]:.4g}": colour
         for colour, (name, (_, y)) in zip(PALETTE, series.items(), strict=False)
     }
-    return draw(paint, width=4.2, height=2.4, describe=describe, name=f"curve{number}"), legend
+    return draw(paint, width=4.2, height=2.4, describe=describe, name=called), legend
 
 
 def _points(name: str, history: Rows, most: int = 800) -> NDArray[np.float64]:

@@ -28,11 +28,12 @@ def check_run(config: TrainConfig, *, validated: bool) -> None:
         )
 
 
-def check_method(config: TrainConfig, method: Method) -> None:
-    """Settings that are for the other kind of method."""
-    if config.chunk and not isinstance(method, EmbeddingMethod):
-        raise UserError(f"chunk is for methods with embeddings; {type(method).__name__} has none: use accumulate.")
-    if config.accumulate > 1 and isinstance(method, EmbeddingMethod):
+def check_method(config: TrainConfig, method: Method | type[Method]) -> None:
+    """Settings that are for the other kind of method. Its class is enough."""
+    kind = method if isinstance(method, type) else type(method)
+    if config.chunk and not issubclass(kind, EmbeddingMethod):
+        raise UserError(f"chunk is for methods with embeddings; {kind.__name__} has none: use accumulate.")
+    if config.accumulate > 1 and issubclass(kind, EmbeddingMethod):
         raise UserError(
             "accumulate would cut the negatives of this method to one small batch: raise batch_size and set chunk "
             "instead, which gives the gradient of the whole batch in the same memory."

@@ -1,5 +1,7 @@
-"""Recipes: a run as one YAML file. `load` reads and checks one."""
+"""Recipes: a run, or several stages of one, as one YAML file. `load` reads and checks one."""
 
-from nearfar.training.recipe.recipe_file import Recipe, comment, find, launch_configurations, load, shipped
+from nearfar.training.recipe.load_recipe import comment, find, launch_configurations, load, shipped
+from nearfar.training.recipe.recipe_file import Recipe
+from nearfar.training.recipe.staged_recipe import StagedRecipe
 
-__all__ = ["Recipe", "comment", "find", "launch_configurations", "load", "shipped"]
+__all__ = ["Recipe", "StagedRecipe", "comment", "find", "launch_configurations", "load", "shipped"]

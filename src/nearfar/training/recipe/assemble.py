@@ -27,6 +27,7 @@ from nearfar.training.loop.training_loop import Loop, alone
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data as hard_negatives
 from nearfar.training.recipe.sections import MODEL_SETTINGS, Spec, check_names, maker
+from nearfar.training.stages.columns import fields_of, join
 from nearfar.training.state import random_state, sharding
 
 if TYPE_CHECKING:
@@ -90,40 +91,86 @@ class Assembled:
             write_report(out, title=self.recipe.name, skipped=run.skipped or None, **shown)
 
 
-def assemble(recipe: Recipe) -> Assembled:
-    """Open the data, make the model and the method. Every process makes the same."""
-    config = recipe.training
-    device = processes.start(config.device)
-    # What can be known to be wrong is said before anything is read at length.
-    check_run(config, validated=recipe.data.validation is not None)
+@dataclass
+class Opened:
+    """A recipe's data, opened and not yet read."""
+
+    source: Any
+    validated_on: Any
+    held_out: Any
+
+
+def open_data(recipe: Recipe) -> Opened:
+    """Open a recipe's data. What can be known to be wrong is said before anything is read at length."""
+    config, data = recipe.training, recipe.data
+    processes.start(config.device)
+    check_run(config, validated=data.validation is not None)
     share_of_batch(config)
+    check_method(config, chosen(recipe.method, recipe.trust)[0])
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
-    validated_on = open_spec("data.validation", recipe.data.validation) if recipe.data.validation else None
+    validated_on = open_spec("data.validation", data.validation) if data.validation else None
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on)
-    random_state.seed_everything(config.seed)
-    source = open_spec("data.train", recipe.data.train, limit=recipe.data.limit)
+    source = open_spec("data.train", data.train, limit=data.limit)
     if hasattr(source, "__len__"):
-        check_data(config, len(source) * (2 if recipe.data.hard_images else 1))
+        check_data(config, len(source) * (2 if data.hard_images else 1))
+    return Opened(source, validated_on, held_out)
+
+
+def assemble(
+    recipe: Recipe, opened: Opened | None = None, *, before_reading: Callable[[Any], None] | None = None
+) -> Assembled:
+    """Open the data, make the model and the method. Every process makes the same.
+
+    Args:
+        recipe: what to train.
+        opened: its data, where they are open.
+        before_reading: is called with the model before the data are read at length.
+    """
+    opened = opened or open_data(recipe)
+    held_out, validated_on, source = opened.held_out, opened.validated_on, opened.source
+    random_state.seed_everything(recipe.training.seed)
+    if recipe.data.columns:
+        columns = {key: _column(key, where) for key, where in recipe.data.columns.items()}
+        source = join(source, columns, max_skipped=recipe.data.max_skipped)
+    fields = fields_of(source)
     if recipe.data.hard_captions:
         source = hard_negatives.with_captions(source)
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
-    for model in parts:
-        check_made(model, kind)
-    with named("method"):
-        method = kind(*parts, **settings)
-    check_method(config, method)
-    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, model=method.encoder)
-    method.to(device)
+    method = build_method(recipe, kind, settings, parts, opened)
+    if before_reading:
+        before_reading(method.encoder)
+    method.to(processes.start(recipe.training.device))
     options = data_settings(method) | recipe.data.loader_options()
     order: Any = None
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
 
         order = PairedOrder(hard_negatives.mined_images(source, method.encoder, k))
-    loader = _loader(recipe, method, source, {**options, "order": order}, training=True)
+    loader = _loader(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
     validation = _validation(recipe, method, validated_on, options)
     return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
+
+
+def build_method(
+    recipe: Recipe, kind: type[Method], settings: Mapping[str, Any], parts: list[Any], opened: Opened
+) -> Method:
+    """The method of a recipe around its model (`parts` is empty where it takes none), and whether they fit."""
+    for model in parts:
+        check_made(model, kind)
+    with named("method"):
+        method = kind(*parts, **settings)
+    check_method(recipe.training, method)
+    check_evaluation(recipe.evaluation, data=opened.held_out, validation=opened.validated_on, model=method.encoder)
+    return method
+
+
+def _column(key: str, where: str) -> tuple[Path, str]:
+    """The folder of a stage, and the column it kept."""
+    folder, slash, column = where.rpartition("/")
+    if not slash or not folder or not column:
+        raise UserError(f"recipe, data.columns.{key}: write FOLDER/COLUMN, not {where!r}.")
+    return Path(folder), column
 
 
 def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
@@ -173,24 +220,38 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
                 f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
             )
         model = models.load(settings["load"])
-        if size is not None:
-            if not hasattr(model, "resize_images"):
-                raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
-            model.resize_images(size)
     else:
+        size = None
         make = maker(settings, trust)
         if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(values):
             with named("model"):
                 values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
         with named("model"):
             model = make(**values)
+    return change_model(model, settings, size)
+
+
+def change_model(model: Any, settings: Mapping[str, Any], image_size: int | None) -> Any:
+    """Change what a recipe changes of a model: the size of its pictures, adapters, which parts are frozen. A model that
+    was loaded keeps its frozen parts, unless `freeze` says which they are now."""
+    if image_size is not None:
+        if not hasattr(model, "resize_images"):
+            raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
+        model.resize_images(image_size)
+    frozen = settings.get("freeze")
+    if "load" in settings and frozen is not None and (thawed := _thawed(model)):
+        model.unfreeze(*thawed)
     for tower, options in _adapters(settings.get("lora") or {}).items():
         with named("model.lora"):
             model.add_lora(tower, **options)
-    if settings.get("freeze"):
-        parts = settings["freeze"]
-        model.freeze(*([parts] if isinstance(parts, str) else parts))
+    if frozen:
+        model.freeze(*([frozen] if isinstance(frozen, str) else frozen))
     return model
+
+
+def _thawed(model: Any) -> list[str]:
+    """The frozen parts that can be trained: not the weights below adapters."""
+    return [part for part in getattr(model, "frozen", ()) if part not in getattr(model, "adapters", ())]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True)
 class Document:
-    """What a file holds, and the line of each key of its first two levels."""
+    """What a file holds, and the line of each key of its first two levels, of a list's items likewise."""
 
     value: Any
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -191,9 +191,14 @@ def _line(mark: Any) -> str:
 
 
 def _lines(root: yaml.Node) -> dict[tuple[str, ...], int]:
+    """Lines of the keys of the first two levels; those of mappings in a list (stages) stand below their number."""
     lines: dict[tuple[str, ...], int] = {}
     for key, section in root.value if isinstance(root, yaml.MappingNode) else ():
         lines[(key.value,)] = key.start_mark.line + 1
+        if isinstance(section, yaml.SequenceNode):
+            for number, item in enumerate(section.value):
+                lines[(key.value, str(number))] = item.start_mark.line + 1
+                lines |= {(key.value, str(number), *rest): line for rest, line in _lines(item).items()}
         for inner, _ in section.value if isinstance(section, yaml.MappingNode) else ():
             if isinstance(inner, yaml.ScalarNode):
                 lines[(key.value, inner.value)] = inner.start_mark.line + 1

@@ -20,13 +20,16 @@ Spec = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on. All but the first six are settings of `nearfar.data.Loader`."""
+    """What is trained on. All but the first seven are settings of `nearfar.data.Loader`."""
 
     train: Spec = "world/emoji+clipart"
     validation: Spec | None = None
     """Data whose mean loss is measured in training."""
     limit: int | None = None
     """Use the first so many records only."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Further keys of the records of `train`, from columns that a stage kept: `{label: previous/cluster}`; instead of
+    `previous` another stage's name, or the folder of a stage that was run before."""
     precompute: list[str] | None = None
     """Where the image tower is frozen: read the data once for each of these views, and train on what the tower gave;
     see `nearfar.training.precompute`."""
@@ -62,7 +65,7 @@ class DataConfig:
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit", "precompute", "hard_captions", "hard_images")
+        own = ("train", "validation", "limit", "columns", "precompute", "hard_captions", "hard_images")
         return {name: value for name, value in vars(self).items() if name not in own and value is not None}
 
 

@@ -26,12 +26,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.training.state import sharded_checkpoint as shards
+from nearfar.training.state import sharding
 
 
 class Checkpoints:
@@ -187,6 +188,23 @@ def _load_shards(
 
 def _load(path: Path) -> Any:
     return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Put a checkpoint's weights and buffers into `module`, the averaged weights where it has some, as the run's model
+    has them."""
+    from safetensors import SafetensorError
+
+    try:
+        if (folder / shards.FOLDER).is_dir():
+            parts = shards.load(folder, {"method": module.state_dict(), "average": dict(module.named_parameters())})
+        else:
+            parts = _load_whole(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder} is damaged or no whole checkpoint: {str(error).partition(chr(10))[0]}") from None
+    sharding.load_tensors(module.state_dict(), parts["method"])
+    if average := parts["average"]:
+        sharding.load_tensors({name: p for name, p in module.named_parameters() if name in average}, average)
 
 
 def _save(state: Any, path: Path) -> None:

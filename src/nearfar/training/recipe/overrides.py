@@ -1,0 +1,57 @@
+"""Settings of a recipe that are changed from outside: `section.setting=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from nearfar.errors import UserError
+from nearfar.training.config import TrainConfig
+from nearfar.training.recipe.reading import parse
+from nearfar.training.recipe.recipe_file import SECTIONS
+
+
+def pairs_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Settings and their values."""
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for line in overrides:
+        key, equals, value = line.partition("=")
+        if not equals:
+            raise UserError(f"{line!r} is no setting: write section.setting=value.")
+        pairs.append((key.strip(), parse(value, line).value))
+    return pairs
+
+
+def override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
+    """Put a value in its place among a recipe's sections; a name without a section is one of `training`."""
+    section, *path = key.split(".")
+    if not all([section, *path]):
+        raise UserError(f"{key!r} is no setting: write section.setting=value.")
+    if not path:
+        known = [field.name for field in fields(TrainConfig)]
+        if section not in known:
+            raise UserError(f"{key!r}: name the section too ({', '.join(SECTIONS)}), as in data.{key}=...")
+        section, path = "training", [section]
+    place: Any = values.setdefault(section, {})
+    if (section, path) == ("model", ["load"]) and value is not None:
+        # A model to go on from takes the place of the one that the recipe makes.
+        values["model"] = place = {name: place[name] for name in ("freeze", "lora") if name in place}
+    for name in path[:-1]:
+        if isinstance(place.get(name), str) and section in ("data", "evaluation"):
+            place[name] = {"spec": place[name]}  # `data.train.split=val` where `train` was a plain name
+        inner = place.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{key!r}: {name} is {inner!r}, which holds no settings such as {path[-1]!r}.")
+        place = inner
+    place[path[-1]] = value
+
+
+def modules_of(key: str, value: Any) -> list[str]:
+    """Modules of code that an override names: whoever wrote it means them."""
+    if isinstance(value, Mapping):
+        return [module for name, inner in value.items() for module in modules_of(f"{key}.{name}", inner)]
+    names_code = key == "model.make" or (key.startswith("method.") and key.endswith(".name"))
+    return [value.partition(":")[0]] if names_code and isinstance(value, str) and ":" in value else []

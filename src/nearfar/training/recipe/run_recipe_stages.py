@@ -1,0 +1,69 @@
+"""Run the stages of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar import distributed as processes
+from nearfar import trust as trusted
+from nearfar.models import load
+from nearfar.training.recipe.assemble import Opened, assemble, build_method, change_model, chosen, open_data
+from nearfar.training.stages import columns
+from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
+from nearfar.training.state import random_state, sharding
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe.recipe_file import Recipe
+    from nearfar.training.recipe.staged_recipe import RecipeStage, StagedRecipe
+
+
+def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]:
+    """See `StagedRecipe.run`."""
+    stages = recipe.stages
+    left = [n for n, stage in enumerate(stages) if not (resume and is_finished(out / f"{n + 1}-{stage.name}"))]
+    # All stages are checked before the first one reads its data.
+    opened = {number: open_data(stages[number].recipe) for number in left}
+
+    def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
+        stage = stages[number]
+        following = [(stages[n].recipe, opened[n]) for n in range(number + 1, len(stages))]
+        built = assemble(
+            stage.after(before),
+            opened.pop(number),
+            before_reading=lambda model: check_following(model, following),
+        )
+        done = built.run(folder, resume=True)
+        if stage.keep and processes.is_main():
+            model = load(folder / "model") if sharding.wanted() else done.model
+            keep_columns(stage, folder, model, built.source)
+        processes.barrier()
+
+    names = [stage.name for stage in stages]
+    finished = run_in_order(out, names, run_one, resume=resume, device=recipe.device, config=recipe.as_yaml())
+    if stages[-1].recipe.training.report:
+        write_report(out, recipe.name, finished)
+    return finished
+
+
+def check_following(model: Any, following: Sequence[tuple[Recipe, Opened]]) -> None:
+    """Whether the stages that go on with this model, trained or not, can do what they are to do with it."""
+    with random_state.untouched():
+        for recipe, opened in following:
+            if recipe.model.get("load") != PREVIOUS:
+                return
+            model = change_model(deepcopy(model), recipe.model, recipe.model.get("image_size"))
+            kind, settings = chosen(recipe.method, recipe.trust)
+            build_method(recipe, kind, settings, [model], opened)
+
+
+def keep_columns(stage: RecipeStage, folder: Path, model: Any, source: Any) -> None:
+    """Write what a stage keeps of its training data."""
+    trust = stage.recipe.trust
+    keep = {
+        name: trusted.find(f"keep.{name}", column, {}, trust) if isinstance(column, str) and ":" in column else column
+        for name, column in stage.keep.items()
+    }
+    columns.save(folder, keep, model, source, max_skipped=stage.recipe.data.max_skipped)

@@ -1,0 +1,108 @@
+"""Stages in Python: `nearfar.training.run_stages`, for methods and data that one has in hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nearfar import distributed as processes
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.training.config import TrainConfig
+from nearfar.training.loop import checks
+from nearfar.training.loop.training_loop import train
+from nearfar.training.stages import columns
+from nearfar.training.stages.finished import FinishedStage, is_finished, run_in_order, write_report
+from nearfar.training.state import random_state, sharding
+
+
+@dataclass
+class Stage:
+    """One training among several.
+
+    Args:
+        name: a plain word, which no other stage has.
+        method: what to train, or a function of the :class:`FinishedStage` before (None in the first) that makes it.
+        data: as `nearfar.train` takes it, or a function likewise.
+        validation: as `nearfar.train` takes it.
+        config: all settings of the training, the seed among them.
+        keep: columns to compute of the data after the training, for later stages; see
+            `nearfar.training.stages.columns`.
+    """
+
+    name: str
+    method: Method | Callable[[FinishedStage | None], Method]
+    data: Any
+    validation: Any = None
+    config: TrainConfig = field(default_factory=TrainConfig)
+    keep: Mapping[str, columns.Column] = field(default_factory=dict)
+
+
+def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False) -> list[FinishedStage]:
+    """Train stages one after the other, each in a folder of its own: `out/1-NAME`, `out/2-NAME`.
+
+    Args:
+        stages: in their order.
+        out: the run folder. `out/model` is the last stage's model, `out/report.html` shows all stages.
+        resume: go on where `out` stopped: inside a stage, or between two. A finished stage is not run again. On the CPU
+            the weights at the end are the same to the bit as those of a run that was never stopped.
+
+    Returns:
+        The stages as they lie on the disk.
+
+    Raises:
+        UserError: two stages of one name, settings that do not fit, an `out` that already holds a run.
+
+    >>> import tempfile, torch
+    >>> from nearfar.methods.base import Method
+    >>> class Fit(Method):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.slope = torch.nn.Parameter(torch.zeros(1))
+    ...     def forward(self, batch):
+    ...         return {"loss": (batch["image"] * self.slope - 1).square().mean()}
+    >>> batches = [{"index": torch.arange(4), "image": torch.ones(4, 1)}]
+    >>> quick = TrainConfig(steps=2, progress=False, report=False)
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     first = Stage("first", Fit(), batches, config=quick)
+    ...     second = Stage("second", lambda previous: previous.restore(Fit()), batches, config=quick)
+    ...     [stage.folder.name for stage in run_stages([first, second], out)]
+    ['1-first', '2-second']
+    """
+    names = [stage.name for stage in stages]
+    for stage in stages:
+        checks.check_run(stage.config, validated=stage.validation is not None)
+        columns.check_keep(stage.keep)
+        if wrong := [name for name, column in stage.keep.items() if isinstance(column, str) and ":" in column]:
+            raise UserError(f"stage {stage.name!r}, keep.{wrong[0]}: give the function itself here, not its name.")
+        if isinstance(stage.method, Method):
+            checks.check_method(stage.config, type(stage.method))
+
+    def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
+        stage = stages[number]
+        previous = before[-1] if before else None
+        # A method in hand may share its model with one of an earlier stage, which must be as that one ended.
+        for done, earlier in zip(before, stages, strict=False):
+            if isinstance(earlier.method, Method) and done.name in restore:
+                done.restore(earlier.method)
+                restore.remove(done.name)
+        random_state.seed_everything(stage.config.seed)
+        method = stage.method if isinstance(stage.method, Method) else stage.method(previous)
+        data = stage.data(previous) if callable(stage.data) else stage.data
+        method.zero_grad(set_to_none=True)
+        run = train(method, data, out=folder, validation=stage.validation, resume=True, config=stage.config)
+        if stage.keep and processes.is_main():
+            from nearfar.models import load
+
+            model = load(folder / "model") if sharding.wanted() else run.model
+            columns.save(folder, stage.keep, model, getattr(data, "source", data))
+        processes.barrier()
+
+    out = Path(out)
+    restore = {name for number, name in enumerate(names, start=1) if is_finished(out / f"{number}-{name}")}
+    finished = run_in_order(out, names, run_one, resume=resume, device=stages[0].config.device if stages else None)
+    if stages[-1].config.report:
+        write_report(out, out.resolve().name, finished)
+    return finished

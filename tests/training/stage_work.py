@@ -1,0 +1,48 @@
+"""Runs of two stages that the tests stop and kill: one of a recipe, one of methods in hand."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from killed import Shuffled
+from toy import Pairs, batch
+
+from nearfar.training import FinishedStage, Stage, TrainConfig, run_stages
+from nearfar.training.recipe import load
+
+STEPS = 12
+
+
+def run_recipe(recipe: str | Path, out: str | Path) -> None:
+    torch.set_num_threads(1)
+    load(recipe).run(out, resume=True)
+
+
+def in_hand(out: str | Path, *, resume: bool = True, slow: float = 0.0) -> list[FinishedStage]:
+    """The second method is around the first one's weights, which both have in hand."""
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    first = Pairs(dropout=0.3)
+    second = Slow(first, slow)
+    config = {"lr": 0.02, "log_every": 1, "save_every": 2, "chunk": 5, "progress": False, "report": False}
+    stages = [
+        Stage("first", first, Shuffled(), config=TrainConfig(steps=4, ema=0.9, **config)),
+        Stage("second", second, Shuffled(), [batch(12, 9)], TrainConfig(steps=STEPS, seed=1, ema=0.9, **config)),
+    ]
+    return run_stages(stages, out, resume=resume)
+
+
+class Slow(Pairs):
+    """Pairs around the towers of another method."""
+
+    def __init__(self, other: Pairs, seconds: float) -> None:
+        super().__init__(dropout=0.3)
+        self.seconds = seconds
+        for name, module in other.named_children():
+            setattr(self, name, module)
+
+    def after_step(self, step: int) -> None:
+        super().after_step(step)
+        time.sleep(self.seconds)
