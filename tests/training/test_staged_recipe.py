@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import ranks
 import torch
 import yaml
-from stage_work import run_recipe
+from stage_work import on_ranks, run_recipe
 
 import nearfar
 from nearfar import cli
@@ -175,3 +176,23 @@ def test_all_stages_are_checked_before_the_first_trains(staged, changes, message
     with pytest.raises(ValueError, match=message):
         load(change(staged, **changes)).run(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*/checkpoints"))
+
+
+def test_on_two_processes(staged, tmp_path):
+    """Both pass every boundary together, and a run of which the second stage is gone goes on with both."""
+    first = ranks.run(on_ranks, 2, str(staged), str(tmp_path / "run"))
+    assert first[0] == first[1]
+    shutil.rmtree(tmp_path / "run" / "2-whole")
+    assert ranks.run(on_ranks, 2, str(staged), str(tmp_path / "run")) == first
+
+
+def test_the_shipped_recipe_runs(tmp_path):
+    """Heads on frozen towers, then the image tower, too: the second stage trains what the first froze."""
+    quick = {"data.limit": 32, "steps": 1, "batch_size": 8, "progress": False, "report": False, "workers": 0}
+    small = {"evaluation.data": None, "data.validation": None, "stages.whole.training.chunk": 4}
+    first, second = load("two-stages", quick | small).run(tmp_path)
+    assert first.model.frozen == ("image", "text")
+    one, two = first.model, second.model
+    assert two.frozen == ("text",)
+    assert not all(map(torch.equal, one.image.parameters(), two.image.parameters()))
+    assert all(map(torch.equal, one.text.parameters(), two.text.parameters()))
