@@ -42,6 +42,14 @@ def test_under_the_trainer_of_transformers(tmp_path, monkeypatch):
     assert 0 <= found["retrieval"].metrics["text_to_image_R@1"].value <= 1
 
 
+def test_two_stages_go_on_where_they_stopped(tmp_path, monkeypatch):
+    found = run("two_stages", 2, tmp_path, monkeypatch)
+    assert [stage.folder.name for stage in found["finished"]] == ["1-clip", "2-siglip"]
+    assert all(0 <= recall <= 1 for recall in found["recalls"])
+    monkeypatch.setattr("nearfar.training.stages.run_stages.train", None)  # a finished stage is not run again
+    assert run("two_stages", 2, tmp_path, monkeypatch)["recalls"] == found["recalls"]
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_an_example_is_one_page_that_says_how_it_is_run(path):
     text = path.read_text("utf-8")

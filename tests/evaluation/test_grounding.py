@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import nearfar.models.fusion.attention_maps
+import nearfar.models.fusion.fusion_model
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.scenes import scenes
 from nearfar.data.sources.source import Records
@@ -50,7 +50,7 @@ def looks_left(monkeypatch):
         heat = torch.tensor([[4.0, 2.0], [1.0, 0.0]]) * tokens["attention_mask"][:, :, None, None]
         return heat if layer is None else heat.flip(-1)
 
-    monkeypatch.setattr(nearfar.models.fusion.attention_maps, "ground", look)
+    monkeypatch.setattr(nearfar.models.fusion.fusion_model, "ground", look)
 
 
 def picture(size=(32, 32)):

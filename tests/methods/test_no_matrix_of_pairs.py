@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from nearfar.models.projection import Heads
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
+from nearfar.models.dual.projection import Heads
 
 B = 2048
 

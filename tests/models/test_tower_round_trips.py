@@ -156,5 +156,5 @@ def test_pictures_of_a_size_that_patches_do_not_divide(name, size, tokenizer, tm
 
 def test_a_size_too_small_for_the_tower_is_explained(tokenizer):
     vit = {"model_type": "vit", **SMALL, "patch_size": 16}
-    with pytest.raises(UserError, match="ViTModel cannot look at pictures of 8 pixels"):
+    with pytest.raises(UserError, match="ViTModel cannot take pictures of 8 pixels"):
         create(image=vit, text=BERT, tokenizer=tokenizer, image_size=8)

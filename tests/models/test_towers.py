@@ -60,7 +60,7 @@ def test_positions_are_interpolated_bicubically():
 
 def test_a_tower_that_keeps_its_size_says_so():
     tower, _ = image_tower(VIT, image_size=32)
-    with pytest.raises(UserError, match="ViTModel cannot look at pictures of 4 pixels"):
+    with pytest.raises(UserError, match="ViTModel cannot take pictures of 4 pixels"):
         tower.resize(4)
     assert tower.image_size == 32
     assert tower(torch.zeros(1, 3, 32, 32)).shape[1] == 17

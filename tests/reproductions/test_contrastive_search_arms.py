@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nearfar.reproductions.contrastive_search as module
-from nearfar.models.language import language_model as language
+from nearfar.models.language import model as language
 
 
 def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):

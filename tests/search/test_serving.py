@@ -82,7 +82,7 @@ def test_the_desk_sees_an_index_that_was_made_anew(index, encoder, uploads, phot
     assert build(encoder, folder_source(photos), index.directory).manifest.serial == index.manifest.serial
     _, hits, said, _ = desk.search("red", None, "", "", 1.0, 3)
     assert [hit.caption for hit in hits] == ["a yellow disc"]
-    assert "1 of 1 pictures" in said
+    assert "1 of 1 picture" in said
     # Made anew by a model that sees otherwise: no hits by a stranger's vectors, but a sentence.
     shutil.rmtree(index.directory)
     build(ColourEncoder(turn=0.5), folder_source(photos), index.directory)
