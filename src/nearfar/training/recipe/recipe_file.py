@@ -32,6 +32,7 @@ SECTIONS = ("data", "model", "method", "training", "evaluation")
 class Recipe:
     """A checked recipe. `load` makes one.
 
+    >>> from nearfar.training.recipe import load
     >>> recipe = load("world", ["steps=3", "model.embed_dim=32"])
     >>> recipe.training.steps, recipe.model["embed_dim"]
     (3, 32)
