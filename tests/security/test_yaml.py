@@ -11,7 +11,7 @@ SOUND = "data: {train: world/emoji}\nmodel: {preset: tiny}\nmethod: {name: clip}
 WRONG = {
     "a section twice": (SOUND + "data: {train: other}\n", "line 4: 'data' is given twice, first in line 1"),
     "a setting twice": ("training:\n  lr: 1\n  steps: 2\n  lr: 3\n", "line 4: 'lr' is given twice, first in line 2"),
-    "no file at all": ("", "is empty: a recipe holds the sections data, model"),
+    "no file at all": ("", "is empty: a recipe must hold the sections data, model"),
     "only a comment": ("# Mine.\n", "is empty"),
     "a list": ("- data\n- model\n", "is not a recipe"),
     "a word": ("words", "is not a recipe"),

@@ -1,11 +1,11 @@
 """A disk that takes no more ends a run with the file and the remedy, and the state before stays whole."""
 
 import errno
-import resource
 import shutil
 
 import pytest
 import ranks
+from full_disk_work import OPTIONS, with_small_files
 from killed import go
 from toy import Pairs, loader
 
@@ -13,25 +13,6 @@ from nearfar import train
 from nearfar.errors import UserError
 from nearfar.training.state import run_checkpoint as checkpoint
 from nearfar.training.state.run_checkpoint import Checkpoints
-
-OPTIONS = {"steps": 6, "save_every": 2, "log_every": 1, "progress": False, "report": False}
-
-
-def with_small_files(out, at, largest):
-    """What a run says whose files may hold `largest` bytes from step `at` on, as under `ulimit -f`."""
-
-    class Limited(Pairs):
-        def after_step(self, step):
-            super().after_step(step)
-            if step == at:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
-
-    try:
-        train(Limited(), loader(), out=out, **OPTIONS)
-    except UserError as error:
-        return str(error)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.parametrize(("largest", "file"), [(900, "checkpoints/step-00000004"), (300, "history.jsonl")])
