@@ -130,8 +130,8 @@ def judge(copy: Path, mutant: Mutant, verbose: bool) -> bool:
         status, output = run(copy, mutant.tests, SECONDS)
     finally:
         path.write_text(right, "utf-8")
-    if status in (4, 5):  # pytest: wrong arguments, no tests
-        raise SystemExit(f"{mutant.name}: its tests cannot be run:\n{output[-2000:]}")
+    if status is not None and (status < 0 or status in (3, 4, 5)):  # killed, pytest's own fault, wrong words, no tests
+        raise SystemExit(f"{mutant.name}: pytest ended with {status}, which judges nothing:\n{output[-2000:]}")
     how = {0: "SURVIVED", None: "caught (hangs)"}.get(status, "caught")
     print(f"{how:14} {time.perf_counter() - began:5.1f} s  {mutant.name}", flush=True)
     if verbose:
