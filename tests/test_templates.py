@@ -17,7 +17,9 @@ EVIL = "<evil a='\">"
 PICTURE = blocks.Picture(EVIL, alt=EVIL, title=EVIL, kind=EVIL, remark=EVIL)
 BLOCKS = [
     (
-        blocks.Table(EVIL, [EVIL], [blocks.Row(EVIL, [blocks.Cell(EVIL, EVIL), blocks.Cell(EVIL, EVIL, strong=True)])]),
+        blocks.Table(
+            EVIL, [EVIL], [blocks.TableRow(EVIL, [blocks.Cell(EVIL, EVIL), blocks.Cell(EVIL, EVIL, strong=True)])]
+        ),
         7,
     ),
     (blocks.Examples([blocks.Example(EVIL, [EVIL], [PICTURE])], EVIL, EVIL), 9),

@@ -72,7 +72,9 @@ def _self() -> dict[str, Any]:
 def _who(holder: Path) -> str:
     """What the holder wrote of itself; nothing where it is about to."""
     try:
-        told = json.loads(holder.read_text("utf-8"))
-        return f" (process {int(told['pid'])} on {told['host']!s:.64}, since {told['since']!s:.32})"
+        holder_info = json.loads(holder.read_text("utf-8"))
+        return (
+            f" (process {int(holder_info['pid'])} on {holder_info['host']!s:.64}, since {holder_info['since']!s:.32})"
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nearfar.data import Field, Key, Loader, Records
+from nearfar.data import BatchKey, Field, Loader, Records
 from nearfar.data.batches import batch as batches
 from nearfar.data.fields.number_field import NumberField
 from nearfar.data.sources.skipped import BadRecord
@@ -22,7 +22,7 @@ class Waveform(Field):
     columns = ("sound",)
 
     def __init__(self, length):
-        self.length, self.keys = length, {"waveform": Key()}
+        self.length, self.keys = length, {"waveform": BatchKey()}
 
     def prepare(self, record, chance):
         sound = torch.as_tensor(record["sound"])
@@ -42,7 +42,7 @@ class Clip(Field):
     columns, fixed = ("frames",), True
 
     def __init__(self):
-        self.keys, self.reads = {"clip": Key(), "clips": Key(axis=1)}, 0
+        self.keys, self.reads = {"clip": BatchKey(), "clips": BatchKey(axis=1)}, 0
 
     def prepare(self, record, chance):
         self.reads += 1
@@ -60,7 +60,7 @@ class Boxes(Field):
     columns = ("boxes",)
 
     def __init__(self):
-        self.keys = {"boxes": Key(), "box_count": Key(per_sample=True)}
+        self.keys = {"boxes": BatchKey(), "box_count": BatchKey(per_sample=True)}
 
     def prepare(self, record, chance):
         return torch.tensor(record["boxes"], dtype=torch.float32).view(-1, 4)
@@ -205,8 +205,8 @@ def test_fields_that_do_not_fit_are_explained():
         Loader(Records(records()), [Waveform(8), Waveform(4)], batch_size=1)
     with pytest.raises(UserError, match="Silent made 'silence', which its `keys` do not declare"):
         next(iter(Loader(Records(records()), [Silent(8)], batch_size=1)))
-    with pytest.raises(UserError, match=r"batch key 'views' is declared as Key\(axis=1.*already"):
-        batches.declare("views", Key())
+    with pytest.raises(UserError, match=r"batch key 'views' is declared as BatchKey\(axis=1.*already"):
+        batches.declare("views", BatchKey())
 
 
 def test_what_nobody_declared_lies_along_the_first_dimension():

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records, train_tokenizer
-from nearfar.data.fields.views import Preset, Views
+from nearfar.data.fields.views import ViewPreset, Views
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 
@@ -298,7 +298,7 @@ def test_unequal_pictures_and_where_they_went():
     width, height = 96, 48
     ramp = Image.new("RGB", (width, height))
     ramp.putdata([(2 * x, 2 * y, 0) for y in range(height) for x in range(width)])
-    preset = Preset(crop=(0.5, 1.0), flip=0.5, canvas=2.0)
+    preset = ViewPreset(crop=(0.5, 1.0), flip=0.5, canvas=2.0)
     batches = Loader(
         Records([{"image": ramp}] * 8), batch_size=8, image_size=32, views=preset, mean=(0, 0, 0), std=(1 / 255,) * 3
     )

@@ -6,7 +6,7 @@ import pytest
 
 from data.scene_truth import holds, told
 from nearfar.data import open_source
-from nearfar.data.scenes import TOLD, VERDICTS, statements
+from nearfar.data.scenes import STATEMENT_KINDS, VERDICTS, statements
 from nearfar.errors import UserError
 
 NUMBERS = ["no", "one", "two", "three"]
@@ -38,7 +38,7 @@ def test_the_words_do_not_give_it_away():
     found = defaultdict(lambda: defaultdict(Counter))
     for record in statements("train", vocabulary="shapes", size=32, n=6000):
         found[record["statement_kind"]][record["text"]][record["label"]] += 1
-    assert set(found) == set(TOLD)
+    assert set(found) == set(STATEMENT_KINDS)
     for kind, said in found.items():
         often = [labels for labels in said.values() if labels.total() >= 30]
         guessed = sum(max(labels.values()) for labels in often) / max(1, sum(labels.total() for labels in often))

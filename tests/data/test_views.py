@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nearfar.data.fields import colour
 from nearfar.data.fields import view_geometry as geometry
-from nearfar.data.fields.views import PRESETS, Preset, Views
+from nearfar.data.fields.views import PRESETS, ViewPreset, Views
 
 
 def generator(seed=0):
@@ -58,7 +58,7 @@ def test_geometry_is_in_pixels_of_the_original(name):
 
 
 def test_a_flip_is_a_mirror():
-    views = Views(Preset(flip=1.0), size=16)
+    views = Views(ViewPreset(flip=1.0), size=16)
     images = torch.rand(3, 3, 16, 16)
     pixels, matrices = views(images, views.draw(3, generator()))
     assert torch.allclose(pixels[0], images.flip(-1), atol=1e-5)

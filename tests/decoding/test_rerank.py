@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.decoding import contrastive_rerank, degeneration_penalty
-from nearfar.decoding.contrastive.growing import Growing
+from nearfar.decoding.contrastive.growing import GrowingTensor
 
 
 def states_with_penalties(penalties):
@@ -72,7 +72,7 @@ def test_a_zero_state_is_like_nothing():
 
 
 def test_growing_keeps_one_of_many():
-    store, kept = Growing(dim=2), []
+    store, kept = GrowingTensor(dim=2), []
     for step in range(300):
         leaves = torch.randn(2, 3, 4, 5)  # [batch, heads, leaves, dim]
         choice = torch.randint(4, (2,))

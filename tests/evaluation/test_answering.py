@@ -10,7 +10,7 @@ from nearfar.data.scenes import questions
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import answering, evaluate, load_results
-from nearfar.evaluation.measures.answer_match import QuestionPrior, exact, left_out, plain_answer, soft
+from nearfar.evaluation.measures.answer_match import QuestionPrior, exact, leave_one_out, plain_answer, soft
 from nearfar.evaluation.report import write_report
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "white": (255, 255, 255)}
@@ -43,9 +43,9 @@ def test_rules_by_hand():
     assert [soft(answer, ten) for answer in ten] == pytest.approx([1, 1, 2 / 3, 1 / 3])
     # The mean over the ten sets of nine: a voter of "rose" is left out twice, and then one vote remains.
     by_sets = [(2 * 1 + 8 * 2) / 30, (1 * 0 + 9 * 1) / 30]
-    assert [left_out(answer, ten) for answer in ("rose", "wine")] == pytest.approx(by_sets)
-    assert left_out("blue", ten) == 0
-    assert left_out("red", ten) == 1
+    assert [leave_one_out(answer, ten) for answer in ("rose", "wine")] == pytest.approx(by_sets)
+    assert leave_one_out("blue", ten) == 0
+    assert leave_one_out("red", ten) == 1
 
 
 def test_answers_are_compared_plainly():

@@ -12,7 +12,7 @@ from nearfar.data.mining.grammar import tags, words
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.aro import aro_cases
 from nearfar.evaluation.compositionality.blind import NgramBaseline
-from nearfar.evaluation.compositionality.choice import Case, choice_accuracy
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion, choice_accuracy
 from nearfar.evaluation.compositionality.measure import measure
 from nearfar.evaluation.compositionality.perturb import (
     ORDER,
@@ -159,17 +159,17 @@ def test_nan_scores_are_refused():
 
 def test_a_bag_of_words_scores_at_chance():
     red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
-    swaps = [Case(im, ("a red car and a blue dog", "a blue car and a red dog"), "swap") for im in (red, blue)]
+    swaps = [ChoiceQuestion(im, ("a red car and a blue dog", "a blue car and a red dog"), "swap") for im in (red, blue)]
     result = multiple_choice(BagOfWords(), swaps)
     assert result["accuracy"] == 0.5
     assert result["tied"] == 1.0
-    order = [Case(im, tuple(order_options(CAPTION)), "order") for im in (red, blue)]
+    order = [ChoiceQuestion(im, tuple(order_options(CAPTION)), "order") for im in (red, blue)]
     assert multiple_choice(BagOfWords(), order)["accuracy"] == pytest.approx(0.2)
 
 
 def test_blind_baselines_stand_beside_every_score():
     image = Image.new("RGB", (8, 8), "red")
-    cases = [Case(image, tuple(order_options(CAPTION)), "order")]
+    cases = [ChoiceQuestion(image, tuple(order_options(CAPTION)), "order")]
     blind = NgramBaseline().fit([CAPTION, "two small cats near the old house", "a big red dog"])
     result = multiple_choice(BagOfWords(), cases, blind=blind)
     assert result["text_only"] == 1.0  # solved without the image
@@ -185,7 +185,7 @@ def test_ngram_shares_sum_to_one():
 
 
 def test_flawed_cases_are_counted():
-    case = Case(Image.new("RGB", (8, 8)), ("dog", "dog"), "g")
+    case = ChoiceQuestion(Image.new("RGB", (8, 8)), ("dog", "dog"), "g")
     assert case.flawed
     assert multiple_choice(BagOfWords(), [case]).details["flawed_cases"] == 1
 

@@ -13,8 +13,8 @@ from nearfar.data.scenes import scenes
 from nearfar.errors import UserError
 from nearfar.evaluation import evaluate, load_results
 from nearfar.evaluation.compositionality import compositionality, order_probe, scene_tasks
-from nearfar.evaluation.compositionality.choice import Case
-from nearfar.evaluation.compositionality.probe import Shuffled
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion
+from nearfar.evaluation.compositionality.probe import ShuffledPatches
 from nearfar.evaluation.compositionality.scenes import training_captions
 from nearfar.evaluation.report import write_report
 
@@ -138,8 +138,8 @@ def test_a_small_group_counts_where_all_are_small(knowing):
 
 def test_intervals_resample_whole_images(knowing):
     image = SCENES[0]["image"]
-    wrong = [Case(image, ("b", SCENES[0]["text"][0]), "g") for _ in range(50)]
-    right = [Case(SCENES[1]["image"], (SCENES[1]["text"][0], "b"), "g") for _ in range(50)]
+    wrong = [ChoiceQuestion(image, ("b", SCENES[0]["text"][0]), "g") for _ in range(50)]
+    right = [ChoiceQuestion(SCENES[1]["image"], (SCENES[1]["text"][0], "b"), "g") for _ in range(50)]
     metric = compositionality(knowing, {"t": wrong + right}).metrics["t_accuracy"]
     assert metric.high - metric.low > 0.3  # two images, not a hundred cases
 
@@ -160,7 +160,7 @@ def test_pictures_that_do_not_divide_keep_their_size():
             return pixels
 
     pixels = torch.rand(2, 3, 32, 32) + 1
-    shuffled = Shuffled(Seen(), (3, 3)).encode_image(pixels)
+    shuffled = ShuffledPatches(Seen(), (3, 3)).encode_image(pixels)
     assert shuffled.shape == pixels.shape
     assert (shuffled == 0).float().mean() == pytest.approx(1 - (30 / 32) ** 2)
 

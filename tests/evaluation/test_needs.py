@@ -5,7 +5,7 @@ import pytest
 from nearfar.data.sources.source import Records, Stream
 from nearfar.errors import UserError
 from nearfar.evaluation import PROTOCOLS, evaluate
-from nearfar.evaluation.needs import lacking, unable
+from nearfar.evaluation.needs import missing_in_model, missing_in_source
 
 
 class InOrder(Stream):
@@ -47,7 +47,7 @@ def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colo
     source, encoder = MADE[kind](colours), make_encoder()
     if not reads:
         monkeypatch.delattr(make_encoder, "encode_text")
-    refused = lacking(protocol, source) or unable(protocol, encoder, source)
+    refused = missing_in_source(protocol, source) or missing_in_model(protocol, encoder, source)
     if refused is None:
         assert list(evaluate(encoder, source, [protocol])) == [protocol]
     else:
@@ -56,22 +56,22 @@ def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colo
 
 
 def test_captions_that_do_not_count(encoder, colours):
-    assert lacking("retrieval", colours, captions=0) == "captions is 0: no caption counts"
-    assert lacking("retrieval", colours, captions=1) is None
-    assert lacking("zero_shot", colours, captions=0) is None
+    assert missing_in_source("retrieval", colours, captions=0) == "captions is 0: no caption counts"
+    assert missing_in_source("retrieval", colours, captions=1) is None
+    assert missing_in_source("zero_shot", colours, captions=0) is None
 
 
 def test_options_may_bring_what_the_data_lack(colours):
-    assert "names no classes" in lacking("zero_shot", nameless(colours))
-    assert lacking("zero_shot", nameless(colours), options={"classes": list("abcdef")}) is None
-    assert lacking("compositionality", without(colours, "text"), options={"aro": "ARO/"}) is None
+    assert "names no classes" in missing_in_source("zero_shot", nameless(colours))
+    assert missing_in_source("zero_shot", nameless(colours), options={"classes": list("abcdef")}) is None
+    assert missing_in_source("compositionality", without(colours, "text"), options={"aro": "ARO/"}) is None
 
 
 def test_a_column_that_a_map_brought_unsaid(colours):
     plain = without(colours, "text")
-    assert "no captions" in lacking("retrieval", plain)
-    assert lacking("retrieval", plain.map(lambda record: {**record, "text": "a thing"})) is None
+    assert "no captions" in missing_in_source("retrieval", plain)
+    assert missing_in_source("retrieval", plain.map(lambda record: {**record, "text": "a thing"})) is None
 
 
 def test_an_empty_source_lacks_everything():
-    assert "nothing has no pictures" in lacking("geometry", Records([], name="nothing"))
+    assert "nothing has no pictures" in missing_in_source("geometry", Records([], name="nothing"))

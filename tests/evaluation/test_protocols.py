@@ -6,7 +6,7 @@ from nearfar.commands.evaluate import parser, protocol_options
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import PROTOCOLS, Metric, Protocol, Result, embed, evaluate, left_out, register
-from nearfar.evaluation.needs import lacking, missing, unable
+from nearfar.evaluation.needs import missing_in_embeddings, missing_in_model, missing_in_source
 from nearfar.evaluation.protocols.signature import options
 from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.blocks import Note
@@ -85,10 +85,10 @@ def test_its_options_are_read_from_flags_and_words(own):
 def test_the_checks_before_training_know_what_it_needs(own, encoder, colours):
     columns = ", ".join(colours.columns)
     remedy = f"(its columns are: {columns}): name the column with lamp=NAME or sun=NAME"
-    assert lacking("brightness", colours) == f"colours has no `lamp` or `sun` {remedy}"
+    assert missing_in_source("brightness", colours) == f"colours has no `lamp` or `sun` {remedy}"
     rooms = with_lamps(colours)
-    assert lacking("brightness", rooms) is None
-    assert unable("brightness", encoder) == "a ColourEncoder has no `shine`"
+    assert missing_in_source("brightness", rooms) is None
+    assert missing_in_model("brightness", encoder) == "a ColourEncoder has no `shine`"
     settings = EvaluationConfig(data="rooms", protocols=["brightness"], options={"brightness": {"above": 1.0}})
     with pytest.raises(UserError, match=r"brightness cannot be measured on evaluation\.data, as colours has no `lamp`"):
         check_evaluation(settings, data=colours, validation=None)
@@ -116,8 +116,8 @@ def test_what_is_usual_is_left_out_with_its_reason(encoder, colours):
     register(row)
     try:
         data = embed(encoder, colours)
-        assert missing("lamps", data, encoder) == "colours has no `lamp`"
-        assert missing("lamps", embed(encoder, with_lamps(colours)), encoder) is None
+        assert missing_in_embeddings("lamps", data, encoder) == "colours has no `lamp`"
+        assert missing_in_embeddings("lamps", embed(encoder, with_lamps(colours)), encoder) is None
         assert left_out(encoder, data) == {}
     finally:
         del PROTOCOLS["lamps"]
@@ -134,7 +134,7 @@ def test_the_report_shows_its_headline_and_examples(own, encoder, colours, tmp_p
 
 
 def test_a_function_of_the_job_is_the_shortest_protocol(encoder, colours):
-    register(Protocol("size", "how many?", lambda job: Result("size", {"n": Metric(len(job.embeddings), n=1)})))
+    register(Protocol("size", "how many?", lambda inputs: Result("size", {"n": Metric(len(inputs.embeddings), n=1)})))
     try:
         assert evaluate(encoder, colours, ["size"])["size"]["n"] == 12
         with pytest.raises(UserError, match="there is a protocol 'size' already"):
@@ -151,4 +151,4 @@ def test_options_are_read_alike_from_source_and_from_the_function():
     assert {option.name for option in read} >= {"ks", "seed", "batch_size"}
     assert [option.help for option in read] == [option.help for option in imported]
     assert all(option.help for option in read)
-    assert options(lambda job, **anything: anything) is None
+    assert options(lambda inputs, **anything: anything) is None

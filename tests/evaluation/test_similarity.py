@@ -9,7 +9,7 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import evaluate
-from nearfar.evaluation.needs import lacking, unable
+from nearfar.evaluation.needs import missing_in_model, missing_in_source
 from nearfar.evaluation.protocols.similarity import similarity, weighted_ranks
 from nearfar.models.language.model import language_model
 
@@ -92,8 +92,8 @@ def test_a_collapsed_model_has_no_correlation():
 def test_columns_may_have_other_names_and_what_is_missing_is_named():
     table = Records([{"text": "red", "b": "red blue", "s": "4.5"}, {"text": "red", "b": "green", "s": 0}], name="sts")
     options = {"second": "b", "score": "s"}
-    assert lacking("similarity", table, options=options) is None
-    assert lacking("similarity", table).startswith("sts has no `text2` (its columns are: text, b, s)")
+    assert missing_in_source("similarity", table, options=options) is None
+    assert missing_in_source("similarity", table).startswith("sts has no `text2` (its columns are: text, b, s)")
     assert similarity(Sentences(), table, **options)["spearman"] == pytest.approx(1)
     for change, message in (
         ({"b": ""}, "record 0 has no 'b'"),
@@ -110,8 +110,8 @@ def test_a_language_model_is_evaluated_as_it_is():
     source = pairs(30)
     model = language_model("tiny", tokenizer=train_tokenizer(source.texts(), 300))
     assert not hasattr(model, "image_size")
-    assert unable("retrieval", model) == "a LanguageModel does not embed pictures"
-    assert unable("geometry", model, source) is None
+    assert missing_in_model("retrieval", model) == "a LanguageModel does not embed pictures"
+    assert missing_in_model("geometry", model, source) is None
     results = evaluate(model, source, ["geometry", "similarity"], batch_size=7)
     assert {"text_uniformity", "text_effective_rank", "text_spread"} <= set(results["geometry"].metrics)
     assert not any(name.startswith("image") for name in results["geometry"].metrics)

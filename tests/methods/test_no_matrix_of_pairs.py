@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
-from nearfar.models.dual.projection import Heads
+from nearfar.models.dual.projection import ProjectionHeads
 
 B = 2048
 
@@ -96,7 +96,7 @@ def test_a_step_of_an_ensemble():
     class Two(Points):
         def __init__(self):
             super().__init__()
-            self.image_projection = Heads([torch.nn.Linear(8, 8) for _ in range(2)])
+            self.image_projection = ProjectionHeads([torch.nn.Linear(8, 8) for _ in range(2)])
 
         def image_summary(self, pixels):
             return pixels

@@ -24,7 +24,7 @@ def test_training_and_test_share_no_pair_of_shapes(small):
 
 def test_a_text_only_model_sees_word_order_and_nothing_else(small):
     train, test = (aro_negclip.scenes(split, 0) for split in ("train", "test"))
-    blind = aro_negclip.Examination(train, test).text_only()
+    blind = aro_negclip.SceneTests(train, test).text_only()
     assert blind["order"] > 2 * 0.2
     assert abs(blind["relation"] - 0.5) < 0.25
 

@@ -11,7 +11,7 @@ from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build, query
-from nearfar.search.index.writer import Writer
+from nearfar.search.index.writer import IndexWriter
 from search.colours import ColourEncoder, draw, folder_source
 
 
@@ -134,7 +134,7 @@ def test_another_model_is_refused(encoder, photos, tmp_path):
 
 def test_one_writer_at_a_time(encoder, photos, tmp_path):
     build(encoder, folder_source(photos), tmp_path / "index")
-    with Writer.extend(tmp_path / "index"), pytest.raises(UserError, match="another process is writing"):
+    with IndexWriter.extend(tmp_path / "index"), pytest.raises(UserError, match="another process is writing"):
         build(encoder, folder_source(photos), tmp_path / "index")
     build(encoder, folder_source(photos), tmp_path / "index")
 
@@ -143,7 +143,7 @@ def test_what_was_not_committed_is_gone_and_leaves_no_trace(encoder, photos, tmp
     index = build(encoder, folder_source(photos), tmp_path / "index")
     before = sorted(p.name for p in (tmp_path / "index").iterdir())
     size = (tmp_path / "index" / index.manifest.vectors).stat().st_size
-    with Writer.extend(tmp_path / "index") as writer:
+    with IndexWriter.extend(tmp_path / "index") as writer:
         item = next(iter(writer.items.values()))
         writer.put(item, np.ones(7, "f4"))
         writer.remove(item.key)
@@ -202,7 +202,7 @@ def test_every_kind_finds_the_nearest(encoder, kind, tmp_path):
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((300, 24)).astype("f4")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with Writer.create(tmp_path / "index", model="m", dim=24, probe=[], kind=kind) as writer:
+    with IndexWriter.create(tmp_path / "index", model="m", dim=24, probe=[], kind=kind) as writer:
         from nearfar.search.index.items import Item
 
         for row, vector in enumerate(vectors):

@@ -6,7 +6,7 @@ from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, Query, build, compose_query, query, zero_shot_labels
 from nearfar.search.index.identity import check_model
-from nearfar.search.index.writer import Writer
+from nearfar.search.index.writer import IndexWriter
 from search.colours import ColourEncoder, draw, folder_source, png
 
 
@@ -112,7 +112,7 @@ def test_a_weight_that_is_no_number_is_refused(index, encoder, weight):
 
 
 def test_an_empty_index_and_another_width_say_so(encoder, tmp_path):
-    Writer.create(tmp_path / "index", model="m", dim=7, probe=[]).close()
+    IndexWriter.create(tmp_path / "index", model="m", dim=7, probe=[]).close()
     with pytest.raises(UserError, match="is empty"):
         query(Index(tmp_path / "index"), encoder, text="red")
 

@@ -109,18 +109,18 @@ def test_the_commands_index_and_search_a_table_of_texts(tmp_path, monkeypatch, c
 
 def test_the_page_of_a_text_only_model_has_no_box_for_pictures(index):
     gradio = pytest.importorskip("gradio")
-    from nearfar.search.page.search_page import Desk, make_page
+    from nearfar.search.page.search_page import SearchService, make_page
     from nearfar.search.page.uploads import Uploads
 
     uploads = Uploads()
     page = make_page(index, Sentences(), uploads)
     boxes = {block.elem_id: block for block in page.blocks.values() if isinstance(block, gradio.Image)}
     assert not boxes["picture"].visible
-    desk = Desk(index, Sentences(), uploads)
-    assert "4 texts" in desk.heading()
-    shown, hits, told, _ = desk.search("red car", None, "", "", 1.0, 3)
+    service = SearchService(index, Sentences(), uploads)
+    assert "4 texts" in service.heading()
+    shown, hits, told, _ = service.search("red car", None, "", "", 1.0, 3)
     assert "3 of 4 texts" in told
     assert len(shown) == 3
-    _, like, *_ = desk.like(hits, 1, None, 1.0, 2)
+    _, like, *_ = service.like(hits, 1, None, 1.0, 2)
     assert like[0].caption == hits[1].caption
-    assert "takes one of them" in desk.label(None, "a, b")[1]
+    assert "takes one of them" in service.label(None, "a, b")[1]

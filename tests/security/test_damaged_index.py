@@ -16,7 +16,7 @@ from nearfar import cli
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build, query
-from nearfar.search.index.writer import Writer
+from nearfar.search.index.writer import IndexWriter
 from search.colours import COLOURS, ColourEncoder, draw, png
 
 REMEDY = "is damaged: .*; delete it and make it anew with `nearfar index MODEL SOURCE --out "
@@ -232,7 +232,7 @@ def test_names_that_lead_outside_are_refused_and_nothing_there_is_touched(copy, 
     outside.write_bytes(bytes(10_000))
     (where / "sub").mkdir()
     change(where, **{key: name.format(outside=outside) if isinstance(name, str) else name})
-    for use_it in (Index, Writer.extend, lambda place: build(ColourEncoder(), pictures(14), place)):
+    for use_it in (Index, IndexWriter.extend, lambda place: build(ColourEncoder(), pictures(14), place)):
         with pytest.raises(UserError, match=REMEDY):
             use_it(where)
     assert outside.read_bytes() == bytes(10_000)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from nearfar.errors import UserError
-from nearfar.search.page.visitors import Password, Visitors, password
+from nearfar.search.page.visitors import Password, VisitorCookies, password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
@@ -232,7 +232,7 @@ def test_where_the_password_comes_from():
 
 
 def test_a_cookie_that_was_not_given_is_none():
-    visitors, others = Visitors(), Visitors()
+    visitors, others = VisitorCookies(), VisitorCookies()
     cookie, name = visitors.welcome()
     assert visitors.name(cookie) == name
     assert name not in cookie

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nearfar.search.page.search_page import Desk
+from nearfar.search.page.search_page import SearchService
 from nearfar.search.page.serving import make_app
 from nearfar.search.page.uploads import GONE
 from search.colours import ColourEncoder, draw, png
@@ -117,12 +117,12 @@ def test_a_choice_that_is_none_is_no_choice(visitor, chosen):
 
 
 def test_the_page_itself_takes_no_other_file_whatever_the_gate_lets_through(index, uploads, private):
-    desk = Desk(index, ColourEncoder(), uploads)
+    service = SearchService(index, ColourEncoder(), uploads)
     for path in private.values():
-        assert desk.search("red", path, "", "", 1, 3)[::3] == ([], None)
-        assert GONE in desk.search("red", path, "", "", 1, 3)[2]
-        assert GONE in desk.label(path, "red, green")[1]
-        assert desk.like([], 0, path, 1, 3)[3] is None
+        assert service.search("red", path, "", "", 1, 3)[::3] == ([], None)
+        assert GONE in service.search("red", path, "", "", 1, 3)[2]
+        assert GONE in service.label(path, "red, green")[1]
+        assert service.like([], 0, path, 1, 3)[3] is None
 
 
 def test_the_librarys_own_check_is_on(index, uploads, monkeypatch):

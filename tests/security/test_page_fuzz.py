@@ -68,15 +68,15 @@ def test_a_search_takes_on_only_so_much(address):
 
 
 def test_numbers_out_of_their_range_are_refused(index, uploads):
-    from nearfar.search.page.search_page import Desk
+    from nearfar.search.page.search_page import SearchService
     from search.colours import ColourEncoder
 
-    desk = Desk(index, ColourEncoder(), uploads)
+    service = SearchService(index, ColourEncoder(), uploads)
     for weight, top, said in (
         (float("nan"), 3, "weight must be"), ("1", 3, "weight must be"), (9, 3, "weight must be"),
         (1, 10**9, "hits must be"), (1, None, "hits must be"), (1, float("inf"), "hits must be"),
     ):  # fmt: skip
-        assert said in desk.search("red", None, "", "", weight, top)[2]
+        assert said in service.search("red", None, "", "", weight, top)[2]
 
 
 def test_halves_of_characters_are_text_like_any_other(address):

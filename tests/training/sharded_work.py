@@ -13,7 +13,7 @@ from toy import Deep, batch
 from nearfar import distributed as processes
 from nearfar import train
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop.training_loop import Loop
+from nearfar.training.loop.training_loop import TrainingLoop
 from nearfar.training.state import sharding
 
 SETTINGS = {"ema": 0.9, "lr": 0.02, "save_every": 3, "steps": 8, "progress": False, "report": False}
@@ -51,7 +51,7 @@ def begin(out: str) -> None:
 
 def go_on(out: str) -> dict[str, Any]:
     """What a resumed run begins with, and what it ends with, as whole tensors."""
-    loop = Loop(Tied(), data(), Path(out), None, True, TrainConfig().with_overrides(SETTINGS))
+    loop = TrainingLoop(Tied(), data(), Path(out), None, True, TrainConfig().with_overrides(SETTINGS))
     assert loop.average
     moments = loop.optimizer.state_dict()["state"]
     found = {

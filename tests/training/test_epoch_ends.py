@@ -8,7 +8,7 @@ from toy import Pairs, batch
 
 from nearfar import train
 from nearfar.training.adapters import for_trainer, lightning_module
-from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.endless import EndlessBatches
 
 QUIET = {"progress": False, "report": False}
 
@@ -75,11 +75,11 @@ def test_data_without_a_length():
 
 def test_looking_ahead_does_not_move_the_place():
     loader = NoLength()
-    batches = Endless(loader)
+    batches = EndlessBatches(loader)
     handed = [b["image"] for b in islice(iter(batches), 2)]
     assert batches.finished() == 0
     assert loader.read == 3
-    again = Endless(NoLength())
+    again = EndlessBatches(NoLength())
     again.load_state_dict(batches.state_dict())
     iterator = iter(again)
     torch.testing.assert_close(next(iterator)["image"], batch(12, 2)["image"])

@@ -11,7 +11,7 @@ from toy import Pairs, Plain, batch, loader
 from nearfar import train
 from nearfar.training import TrainConfig
 from nearfar.training.loop.ema import MovingAverage
-from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.optim import Lamb, build_optimizer, lr_factor
 from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
@@ -115,15 +115,15 @@ class NamedByEpoch:
 
 def test_endless_batches_name_their_epoch_and_go_on_from_any_place():
     expected = [(epoch, i) for epoch in range(4) for i in range(3)]
-    batches = Endless(NamedByEpoch())
+    batches = EndlessBatches(NamedByEpoch())
     iterator = iter(batches)
     assert [next(iterator) for _ in range(12)] == expected
     for place in range(11):
-        first = Endless(NamedByEpoch())
+        first = EndlessBatches(NamedByEpoch())
         iterator = iter(first)
         for _ in range(place):
             next(iterator)
-        again = Endless(NamedByEpoch())
+        again = EndlessBatches(NamedByEpoch())
         again.load_state_dict(first.state_dict())
         iterator = iter(again)
         assert [next(iterator) for _ in range(12 - place)] == expected[place:]

@@ -79,8 +79,8 @@ def mark(styles: list[str], train: Any) -> list[str]:
     >>> mark(["noto", "fluent-3d"], {"spec": "world/emoji", "styles": ["noto"]})
     ['noto', 'fluent-3d (not in training)']
     """
-    seen = train.get("styles", styles) if isinstance(train, Mapping) else styles
-    return [style if style in seen else style + UNSEEN for style in styles]
+    trained_on = train.get("styles", styles) if isinstance(train, Mapping) else styles
+    return [style if style in trained_on else style + UNSEEN for style in styles]
 
 
 def index(model: Any, source: Any, out: Path) -> None:
@@ -96,13 +96,13 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
 
     retrieval, zero_shot = results["retrieval"], results["zero_shot"]
     recalls = ["R@1", "R@5", "R@10"]
-    asked = {
+    measured = {
         "A name finds its picture (text to image)": (retrieval, [f"text_to_image_{name}" for name in recalls]),
         "A picture finds its name (image to text)": (retrieval, [f"image_to_text_{name}" for name in recalls]),
         "Zero-shot classification": (zero_shot, ["top1", "top5"]),
     }
     made = []
-    for title, (result, metrics) in asked.items():
+    for title, (result, metrics) in measured.items():
         table = Table(title=f"{title}, %, chance in brackets", title_justify="left", title_style="bold")
         table.add_column("style", min_width=32)
         for name in metrics:

@@ -17,7 +17,7 @@ from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure a model on data by one or more protocols. Every figure comes with its 95 % interval and what chance would
     reach; data of several domains (drawing styles) gets a table of each."""
-    asked = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     from rich.console import Console
 
     from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
@@ -25,44 +25,44 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.models import load
     from nearfar.models.fusion.reranker import as_fusion
 
-    options = protocol_options(asked)
-    at_least(1, **{"--limit": asked.limit, "--batch-size": asked.batch_size})
-    if asked.json:
-        files.place(asked.json)
-    if asked.report:
-        files.folder(asked.report)
-    source = open_data(asked.on, asked.split, asked, otherwise="test")
-    if asked.limit is not None:
+    options = protocol_options(args)
+    at_least(1, **{"--limit": args.limit, "--batch-size": args.batch_size})
+    if args.json:
+        files.place(args.json)
+    if args.report:
+        files.folder(args.report)
+    source = open_data(args.on, args.split, args, otherwise="test")
+    if args.limit is not None:
         if not hasattr(source, "first"):
             raise UserError(f"--limit is for data that can be counted, and {source.name} is a stream")
-        source = source.first(asked.limit)
-    encoder = load(asked.model)
-    if asked.rerank is not None:
+        source = source.first(args.limit)
+    encoder = load(args.model)
+    if args.rerank is not None:
         as_fusion(encoder)
     embeddings = None
-    if asked.report or asked.rerank is not None or asked.protocols is None:
-        embeddings = embed(encoder, source, batch_size=asked.batch_size, captions=asked.captions, progress=True)
+    if args.report or args.rerank is not None or args.protocols is None:
+        embeddings = embed(encoder, source, batch_size=args.batch_size, captions=args.captions, progress=True)
     results = run(
         encoder,
         source,
-        asked.protocols,
-        train=open_data(asked.train, asked.train_split, asked, otherwise="train") if asked.train else None,
-        seed=asked.seed,
-        batch_size=asked.batch_size,
-        captions=asked.captions,
+        args.protocols,
+        train=open_data(args.train, args.train_split, args, otherwise="train") if args.train else None,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        captions=args.captions,
         progress=True,
         embeddings=embeddings,
         options=options,
     )
     reranker = None
-    if asked.rerank is not None and embeddings is not None:
-        reranker = second_look(encoder, source, embeddings, asked)
-        results["reranked_retrieval"] = reranked_retrieval(embeddings, reranker, seed=asked.seed)
+    if args.rerank is not None and embeddings is not None:
+        reranker = match_reranker(encoder, source, embeddings, args)
+        results["reranked_retrieval"] = reranked_retrieval(embeddings, reranker, seed=args.seed)
         cost = {"k": reranker.k, "pairs": reranker.pairs, "seconds": reranker.seconds}
         results["reranked_retrieval"].details |= cost
     console = Console(highlight=False)
-    console.print(f"{asked.model} on {source!r}", markup=False, soft_wrap=True)
-    if asked.protocols is None and embeddings is not None:
+    console.print(f"{args.model} on {source!r}", markup=False, soft_wrap=True)
+    if args.protocols is None and embeddings is not None:
         for name, reason in left_out(encoder, embeddings).items():
             console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)
     for result in results.values():
@@ -70,14 +70,14 @@ def evaluate(arguments: Sequence[str]) -> None:
             console.print(table)
     if reranker is not None:
         console.print(f"re-ranking: {reranker.cost}", markup=False, soft_wrap=True)
-    about = {name: getattr(asked, name) for name in ("model", "on", "split", "seed", "captions")}
-    if asked.json:
-        console.print(f"written to {save_results(results, asked.json, **about)}", markup=False, soft_wrap=True)
-    if asked.report:
+    about = {name: getattr(args, name) for name in ("model", "on", "split", "seed", "captions")}
+    if args.json:
+        console.print(f"written to {save_results(results, args.json, **about)}", markup=False, soft_wrap=True)
+    if args.report:
         from nearfar.evaluation.report import write_report
 
         written = write_report(
-            asked.report, source=source, embeddings=embeddings, results=results, title=f"{asked.model} on {asked.on}"
+            args.report, source=source, embeddings=embeddings, results=results, title=f"{args.model} on {args.on}"
         )
         console.print(f"report: {written}", markup=False, soft_wrap=True)
 
@@ -91,7 +91,7 @@ def parser() -> ArgumentParser:
     made = ArgumentParser(
         "nearfar evaluate",
         description=cleandoc(evaluate.__doc__ or ""),
-        epilog="\n".join(["protocols, with their options:", *map(told, PROTOCOLS.values())]),
+        epilog="\n".join(["protocols, with their options:", *map(protocol_help, PROTOCOLS.values())]),
         formatter_class=RawDescriptionHelpFormatter,
     )
     made.add_argument("model", help="a folder that nearfar or transformers saved, or a model's name")
@@ -128,7 +128,7 @@ def parser() -> ArgumentParser:
                 nargs="*" if own[name].is_list else None,
                 choices=own[name].choices,
                 metavar=None if own[name].choices else "VALUE",
-                help=f"{protocol.name}: {own[name].told}".replace("%", "%%"),
+                help=f"{protocol.name}: {own[name].help_text}".replace("%", "%%"),
             )
     made.add_argument(
         "--train",
@@ -152,18 +152,18 @@ def parser() -> ArgumentParser:
     return made
 
 
-def open_data(spec: str, split: str | None, asked: Namespace, *, otherwise: str) -> Any:
+def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) -> Any:
     """The source behind a word of the command line. Of the embedded world, where no split is named, the split
     `otherwise` is meant: models are measured on what was held out of training."""
     from nearfar.data import open_source
 
     if split is None and spec.startswith("world/"):
         split = otherwise
-    columns = {name: getattr(asked, name) for name in ("image", "text", "label", "answers")}
+    columns = {name: getattr(args, name) for name in ("image", "text", "label", "answers")}
     return open_source(spec, split=split, **columns)
 
 
-def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) -> Any:
+def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:
     """The re-ranker over the pictures and captions that were embedded."""
     from nearfar.data.fields.images import load_image
     from nearfar.models import MatchScorer, Reranker
@@ -171,20 +171,20 @@ def second_look(encoder: Any, source: Any, embeddings: Any, asked: Namespace) ->
     if not hasattr(source, "__getitem__"):
         raise UserError(f"--rerank reads the data twice, and {source.name} is a stream: leave out streaming")
     pictures = (load_image(source[row]["image"], near=encoder.image_size) for row in embeddings.row.tolist())
-    scorer = MatchScorer.of(encoder, pictures, embeddings.captions, batch_size=asked.batch_size)
-    return Reranker(scorer, k=asked.rerank)
+    scorer = MatchScorer.of(encoder, pictures, embeddings.captions, batch_size=args.batch_size)
+    return Reranker(scorer, k=args.rerank)
 
 
-def protocol_options(asked: Namespace) -> dict[str, dict[str, Any]]:
+def protocol_options(args: Namespace) -> dict[str, dict[str, Any]]:
     """Each protocol's own settings: those that have flags of their own, then those of `--options`."""
     options: dict[str, dict[str, Any]] = {}
     for protocol in PROTOCOLS.values():
         for flag, name in protocol.flags.items():
             option = next(option for option in protocol.options if option.name == name)
-            if (given := getattr(asked, f"{protocol.name}.{name}")) is not None:
+            if (given := getattr(args, f"{protocol.name}.{name}")) is not None:
                 value = given if option.is_words else read(given, flag)
                 options.setdefault(protocol.name, {})[name] = value
-    for word in asked.options:
+    for word in args.options:
         where, key, value = setting(word)
         options.setdefault(where, {})[key] = value
     return options
@@ -210,11 +210,13 @@ def read(text: str, flag: str) -> Any:
         raise UserError(f"{flag}: {text!r} is no value: put it in quotes") from None
 
 
-def told(protocol: Protocol) -> str:
+def protocol_help(protocol: Protocol) -> str:
     """The help on a protocol: what it measures, and its options."""
     return "\n".join([f"\n  {protocol.name}: {protocol.about}", *_options(protocol)])
 
 
 def _options(protocol: Protocol) -> Iterator[str]:
     for option in protocol.options:
-        yield textwrap.fill(f"{option.name}: {option.told}", 100, initial_indent="    ", subsequent_indent="      ")
+        yield textwrap.fill(
+            f"{option.name}: {option.help_text}", 100, initial_indent="    ", subsequent_indent="      "
+        )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 def recipes(arguments: Sequence[str]) -> None:
     """List the recipes that come with nearfar, or copy one out to edit: nearfar recipes copy NAME [DEST]."""
-    asked = parser().parse_args(arguments)
-    if asked.action == "copy":
-        copy(asked.name, asked.dest)
+    args = parser().parse_args(arguments)
+    if args.action == "copy":
+        copy(args.name, args.dest)
         return
     from nearfar.training.recipe import comment, launch_configurations, shipped
 

@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 
 def search(arguments: Sequence[str]) -> None:
     """Search an index by text, by image, or by both: q = text + image + weight * plus - weight * minus."""
-    asked = parser().parse_args(arguments)
-    if asked.html:
-        files.place(asked.html)
+    args = parser().parse_args(arguments)
+    if args.html:
+        files.place(args.html)
     from rich.console import Console
 
     from nearfar.search import query
     from nearfar.search.page.gallery import write_gallery
     from nearfar.search.querying.opening import open_index
 
-    index, encoder = open_index(asked.index, model=asked.model)
+    index, encoder = open_index(args.index, model=args.model)
     rerank = None
-    if asked.rerank is not None:
+    if args.rerank is not None:
         from nearfar.search import match_reranker
 
         rerank = match_reranker(encoder)
     results = query(
         index,
         encoder,
-        text=asked.text,
-        image=asked.image,
-        plus=asked.plus,
-        minus=asked.minus,
-        weight=asked.weight,
-        top=asked.top,
+        text=args.text,
+        image=args.image,
+        plus=args.plus,
+        minus=args.minus,
+        weight=args.weight,
+        top=args.top,
         rerank=rerank,
-        depth=asked.top if asked.rerank is None else asked.rerank,
+        depth=args.top if args.rerank is None else args.rerank,
     )
-    if asked.html:
-        write_gallery(results, asked.html)
-    if asked.json:
+    if args.html:
+        write_gallery(results, args.html)
+    if args.json:
         print(json.dumps([hit.as_dict() for hit in results], ensure_ascii=False, indent=1))
         return
     console = Console()
     console.print(table(results))
     console.print(f"{index.counted}; {results.cost}", highlight=False, markup=False)
-    if asked.html:
-        console.print(f"gallery: {asked.html}", highlight=False, markup=False)
+    if args.html:
+        console.print(f"gallery: {args.html}", highlight=False, markup=False)
 
 
 # Its one positional argument may be left out, which flags made from a signature cannot say.
@@ -88,11 +88,11 @@ def table(results: Results) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
+    result_table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("#", "right"), ("score", "right"), ("caption", "left"), ("where", "left")):
-        shown.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        result_table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for hit in results:
         where = Text(hit.path or hit.key, style="dim")
         caption = Text.assemble(hit.caption, (f"  {hit.domain_name}" if hit.domain_name else "", "dim"))
-        shown.add_row(str(hit.rank), f"{hit.score:.3f}", caption, where)
-    return shown
+        result_table.add_row(str(hit.rank), f"{hit.score:.3f}", caption, where)
+    return result_table

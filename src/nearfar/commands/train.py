@@ -19,21 +19,21 @@ EPILOG = """examples:
 def train(arguments: Sequence[str]) -> None:
     """Train a method by a recipe, then evaluate and report. The resolved recipe is printed, and kept in the run folder
     as config.yaml, from which the run can be repeated."""
-    asked = parser().parse_intermixed_args(arguments)
-    if (asked.recipe is None) == (asked.resume is None):
+    args = parser().parse_intermixed_args(arguments)
+    if (args.recipe is None) == (args.resume is None):
         parser().error("name a recipe, or a run folder with --resume")
-    settings = asked.setting
+    settings = args.setting
     from nearfar import distributed as processes
     from nearfar.training.recipe import load
 
-    recipe = load(asked.resume or asked.recipe, settings, trust=asked.trust)
-    out = asked.resume or asked.out or Path("runs") / recipe.name
+    recipe = load(args.resume or args.recipe, settings, trust=args.trust)
+    out = args.resume or args.out or Path("runs") / recipe.name
     processes.start(recipe.device)
     if processes.is_main():
         print(recipe.as_yaml())
-    if asked.dry_run:
+    if args.dry_run:
         return
-    ran = recipe.run(out, resume=asked.resume is not None)
+    ran = recipe.run(out, resume=args.resume is not None)
     if processes.is_main():
         from rich.console import Console
 

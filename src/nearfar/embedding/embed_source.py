@@ -226,19 +226,19 @@ class _Reader:
         self.owner: list[int] = []
 
     def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
-        seen, read = 0, partial(_read, sides=self.sides, near=self.near)
+        read_count, read = 0, partial(_read, sides=self.sides, near=self.near)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             for part in _batches(self._items(), size):
                 good = []
                 places, items = zip(*part, strict=True)
-                for row, place, (record, values) in zip(count(seen), places, pool.map(read, items), strict=False):
+                for row, place, (record, values) in zip(count(read_count), places, pool.map(read, items), strict=False):
                     if isinstance(values, Exception):
                         self.skipped.add(_name(record, row), str(values))
                     else:
                         good.append(values)
                         self._keep(row, record_id(record, place, name=self.name), record)
-                seen += len(part)
-                self.skipped.check(seen, limit=self.max_skipped, name=self.name, total=self.total)
+                read_count += len(part)
+                self.skipped.check(read_count, limit=self.max_skipped, name=self.name, total=self.total)
                 if good:
                     yield good
 

@@ -173,11 +173,11 @@ class Embeddings:
         alone = torch.arange(len(self))
         if self.group is not None or not self.captions:
             return self.image_group
-        told: dict[int, set[str]] = {}
+        captions_of: dict[int, set[str]] = {}
         for image, caption in zip(self.image_of_text.tolist(), self.captions, strict=True):
-            told.setdefault(image, set()).add(caption)
+            captions_of.setdefault(image, set()).add(caption)
         first: dict[frozenset[str], int] = {}
-        for image, words in told.items():
+        for image, words in captions_of.items():
             alone[image] = first.setdefault(frozenset(words), image)
         return alone
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from nearfar.data import Loader
-from nearfar.data.batches.batch import Key, per_sample
+from nearfar.data.batches.batch import BatchKey, per_sample
 from nearfar.data.batches.data_info import DataInfo
-from nearfar.data.batches.order import Order, Plan, Share, SourceOrder, mix
+from nearfar.data.batches.order import BatchSplit, Order, OrderPlan, SourceOrder, mix
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.image_field import ImageField
-from nearfar.data.fields.views import Preset
+from nearfar.data.fields.views import ViewPreset
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Record, Source, captions
 from nearfar.errors import UserError
@@ -32,7 +32,7 @@ def precompute(
     source: Source,
     *,
     batch_size: int,
-    views: Sequence[str | Preset] = ("none",),
+    views: Sequence[str | ViewPreset] = ("none",),
     n_views: int = 1,
     caption: Caption | None = None,
     order: Order | None = None,
@@ -101,7 +101,7 @@ def precompute(
         {name: values[usable] for name, values in numbers.items()},
         name=source.name,
         skipped=skipped,
-        share=Share(batch_size, rank, world_size, drop_last=shuffle),
+        split=BatchSplit(batch_size, rank, world_size, drop_last=shuffle),
         n_views=n_views,
         caption=caption,
         order=order,
@@ -130,7 +130,7 @@ class FeatureLoader:
         *,
         name: str,
         skipped: Skipped,
-        share: Share,
+        split: BatchSplit,
         n_views: int,
         caption: Caption | None = None,
         order: Order | None = None,
@@ -143,9 +143,9 @@ class FeatureLoader:
         self.model, self.image, self.texts, self.text, self.numbers = model, image, texts, text, dict(numbers)
         self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
         self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
-        self.world_size, self._share = share.world_size, share
+        self.world_size, self._split = split.world_size, split
         self.order = SourceOrder() if order is None else order
-        self._plan = Plan(_Places(len(texts), name), share, seed, shuffle)
+        self._plan = OrderPlan(_PositionSource(len(texts), name), split, seed, shuffle)
         self.order.check(self._plan)
         self.epoch, self._state = 0, dict[str, int]()
 
@@ -162,7 +162,7 @@ class FeatureLoader:
             self.numbers,
             name=self.name,
             skipped=self.skipped,
-            share=Share(batch_size, 0, 1, drop_last=True),
+            split=BatchSplit(batch_size, 0, 1, drop_last=True),
             n_views=n_views,
             shuffle=True,
             seed=seed,
@@ -180,7 +180,7 @@ class FeatureLoader:
             {name: values[kept] for name, values in self.numbers.items()},
             name=self.name,
             skipped=self.skipped,
-            share=Share(batch_size, 0, 1, drop_last=False),
+            split=BatchSplit(batch_size, 0, 1, drop_last=False),
             n_views=self.n_views,
             shuffle=False,
             seed=self.seed,
@@ -197,11 +197,16 @@ class FeatureLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data."""
-        return {"epoch": self.epoch, "seed": self.seed, "global_batch": self._share.whole, "place": dict(self._state)}
+        return {
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "global_batch": self._split.global_batch_size,
+            "place": dict(self._state),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        for key, mine in (("seed", self.seed), ("global_batch", self._share.whole)):
+        for key, mine in (("seed", self.seed), ("global_batch", self._split.global_batch_size)):
             if state[key] != mine:
                 raise UserError(f"cannot go on inside an epoch: its {key} was {state[key]} and now is {mine}")
         self.epoch, self._state = state["epoch"], dict(state["place"])
@@ -234,7 +239,7 @@ class FeatureLoader:
         return choose_caption(self.caption, len(self.texts[row]), self.seed, self.epoch, row, _CAPTION)
 
 
-class _Places(Source):
+class _PositionSource(Source):
     """As many places as there are features, to be put in order."""
 
     def __init__(self, count: int, name: str) -> None:
@@ -247,11 +252,11 @@ class _Places(Source):
         return {"index": index}
 
 
-class _PlaceField(Field):
+class _PositionField(Field):
     """The place of each record in its source, where its captions are to be found."""
 
     def __init__(self) -> None:
-        self.keys = {"place": Key(per_sample=True)}
+        self.keys = {"place": BatchKey(per_sample=True)}
 
     def prepare(self, record: Record, chance: RecordChance) -> int:
         return chance.place
@@ -262,11 +267,11 @@ class _PlaceField(Field):
 
 @torch.no_grad()
 def _pictures(
-    model: Any, source: Source, views: str | Preset, reading: Mapping[str, Any], progress: bool
+    model: Any, source: Source, views: str | ViewPreset, reading: Mapping[str, Any], progress: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor], Skipped]:
     """Of all pictures that can be read: the summaries `[N, W]`, or all tokens for a model that fuses, their places,
     their ids and numbers; and what was skipped."""
-    fields = [_PlaceField(), ImageField(model.image_size, mean=model.mean, std=model.std, views=views)]
+    fields = [_PositionField(), ImageField(model.image_size, mean=model.mean, std=model.std, views=views)]
     loader = Loader(source, fields, shuffle=False, drop_last=False, cache=0, device=model.device, **reading)
     features, numbers = [], []
     tower = model.image.for_inference()

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
     from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
     from nearfar.evaluation.protocols.zero_shot import zero_shot
-    from nearfar.evaluation.run_protocols import USUAL, Job, evaluate, left_out
+    from nearfar.evaluation.run_protocols import USUAL, EvaluationInputs, evaluate, left_out
     from nearfar.ops.top_k import nearest
     from nearfar.prompting.templates import TEMPLATES, templates
 
 _HOME = {
     "Embeddings": "nearfar.embedding.embeddings",
-    "Job": "nearfar.evaluation.run_protocols",
+    "EvaluationInputs": "nearfar.evaluation.run_protocols",
     "Metric": "nearfar.evaluation.measures.result",
     "PROTOCOLS": "nearfar.evaluation.protocols",
     "Protocol": "nearfar.evaluation.protocols",
@@ -67,7 +67,7 @@ __all__ = [
     "TEMPLATES",
     "USUAL",
     "Embeddings",
-    "Job",
+    "EvaluationInputs",
     "Metric",
     "Protocol",
     "Ranks",

@@ -35,7 +35,7 @@ UNABLE = {
 """What is said of a model without a method."""
 
 
-def lacking(
+def missing_in_source(
     protocol: str, source: Any, *, captions: int | None = None, options: Mapping[str, Any] | None = None
 ) -> str | None:
     """Why a protocol cannot be measured on data; None where nothing speaks against it.
@@ -49,8 +49,8 @@ def lacking(
 
     >>> from nearfar.data import Records
     >>> photos = Records([{"image": "a.png", "text": "a cat"}], name="photos")
-    >>> lacking("retrieval", photos)
-    >>> lacking("zero_shot", photos)
+    >>> missing_in_source("retrieval", photos)
+    >>> missing_in_source("zero_shot", photos)
     'photos has no labels (its columns are: image, text): name the column with label=NAME'
     """
     options, row = options or {}, lookup.find("protocol", protocol, PROTOCOLS)
@@ -71,20 +71,20 @@ def lacking(
     return None
 
 
-def unable(protocol: str, model: Any, source: Any = None) -> str | None:
+def missing_in_model(protocol: str, model: Any, source: Any = None) -> str | None:
     """Why a model cannot be measured by a protocol, on a source where one is given; None where nothing speaks against
     it.
 
     >>> class Pictures:
     ...     def encode_image(self, pixels): ...
-    >>> unable("geometry", Pictures())
-    >>> unable("retrieval", Pictures())
+    >>> missing_in_model("geometry", Pictures())
+    >>> missing_in_model("retrieval", Pictures())
     'a Pictures does not embed texts'
     """
     row = lookup.find("protocol", protocol, PROTOCOLS)
     for ability in row.needed_abilities:
         if not any(hasattr(model, name) for name in ability.split("|")):
-            return f"a {type(model).__name__} {_unable(ability)}"
+            return f"a {type(model).__name__} {_missing_ability(ability)}"
     if source is not None and "image|text" in row.columns:
         try:
             shared_sides(model, source)
@@ -93,12 +93,12 @@ def unable(protocol: str, model: Any, source: Any = None) -> str | None:
     return None
 
 
-def missing(protocol: str, data: Embeddings, model: Any = None) -> str | None:
+def missing_in_embeddings(protocol: str, data: Embeddings, model: Any = None) -> str | None:
     """Why a protocol cannot be measured on data that is embedded already; None where nothing speaks against it.
 
     >>> import torch
     >>> pictures = Embeddings(torch.eye(3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), source="photos")
-    >>> missing("retrieval", pictures)
+    >>> missing_in_embeddings("retrieval", pictures)
     'photos has no captions'
     """
     row = lookup.find("protocol", protocol, PROTOCOLS)
@@ -109,7 +109,7 @@ def missing(protocol: str, data: Embeddings, model: Any = None) -> str | None:
         return f"{data.source} names no classes"
     for ability in row.abilities:
         if "|" not in ability and not hasattr(model, ability):
-            return f"the model {_unable(ability)}"
+            return f"the model {_missing_ability(ability)}"
     return None
 
 
@@ -126,7 +126,7 @@ def _called(key: str) -> str:
     return CALLED.get(key, f"`{key.replace('|', '` or `')}`")
 
 
-def _unable(ability: str) -> str:
+def _missing_ability(ability: str) -> str:
     return UNABLE.get(ability, f"has no `{ability}`")
 
 

@@ -11,12 +11,12 @@ from nearfar import lookup
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Result
-from nearfar.evaluation.needs import missing
+from nearfar.evaluation.needs import missing_in_embeddings
 from nearfar.evaluation.protocols import PROTOCOLS
 
 
 @dataclass
-class Job:
+class EvaluationInputs:
     """What a protocol is given: the model, the data, and their embeddings, which are made when first asked for and then
     shared.
 
@@ -91,13 +91,13 @@ def evaluate(
     lookup.check("protocol", (*(protocols or ()), *options), PROTOCOLS)
     for name, settings in options.items():
         PROTOCOLS[name].check_options(settings)
-    job = Job(encoder, source, train, seed, batch_size, captions, progress, options)
+    inputs = EvaluationInputs(encoder, source, train, seed, batch_size, captions, progress, options)
     if embeddings is not None:
-        job.embeddings = embeddings
+        inputs.embeddings = embeddings
     if protocols is None:
-        without = left_out(encoder, job.embeddings)
+        without = left_out(encoder, inputs.embeddings)
         protocols = [name for name in USUAL if name not in without]
-    return {name: PROTOCOLS[name].run(job, **options.get(name, {})) for name in protocols}
+    return {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
 
 
 def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:
@@ -108,5 +108,5 @@ def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:
     >>> left_out(None, pictures)["retrieval"]
     'photos has no captions'
     """
-    reasons = {name: missing(name, data, encoder) for name in USUAL}
+    reasons = {name: missing_in_embeddings(name, data, encoder) for name in USUAL}
     return {name: why for name, why in reasons.items() if why}

@@ -172,5 +172,5 @@ def _tensors(weights: Path) -> int | None:
 
 
 def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+    short = repr(value)
+    return short if len(short) <= 60 else f"{short[:57]}..."

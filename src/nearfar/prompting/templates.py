@@ -24,7 +24,7 @@ _MEDIA = (
     "3D rendering", "pixel art picture", "silhouette",
 )  # fmt: skip
 
-_LOOKS = (
+_STYLES = (
     "small", "big", "bright", "dark", "blurred", "sharp", "simple", "detailed", "colourful", "black and white", "clean",
     "worn", "cropped", "lone", "typical", "strange", "pretty", "plain", "hidden", "funny",
 )  # fmt: skip
@@ -42,7 +42,7 @@ FULL = (
     "a {}",
     "the {}",
     *(f"{'an' if medium[0] in 'aeiou' else 'a'} {medium} of a {{}}" for medium in _MEDIA),
-    *(f"a picture of a {look} {{}}" for look in _LOOKS),
+    *(f"a picture of a {style} {{}}" for style in _STYLES),
     *_SCENES,
     *(f"{medium} of the {{}}" for medium in ("a good picture", "a bad picture", "a poor drawing", "a careful drawing")),
     *(f"{{}}, {medium}" for medium in ("a photo", "a drawing", "an icon", "a cartoon", "an emoji", "a sign", "a toy")),

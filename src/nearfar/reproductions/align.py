@@ -31,27 +31,27 @@ CONFIG: dict[str, Any] = {
 
 def run(seed: int) -> Arms:
     """All arms on one seed."""
-    emoji, config = Pairs.of("emoji"), CONFIG["emoji"]
+    emoji, config = PairFeatures.of("emoji"), CONFIG["emoji"]
     held_out = emoji.where("style", config["held_out_style"])
     four = emoji.where("style", config["held_out_style"], equal=False)
     one = emoji.where("style", config["clean_style"])
-    art = Pairs.of("clipart")
+    art = PairFeatures.of("clipart")
     rng = random.Random(seed)
     clean = [i for i, is_clean in enumerate(art.columns["clean"]) if is_clean]
     rng.shuffle(clean)
-    unseen, rest = clean[: CONFIG["clipart"]["held_out"]], clean[CONFIG["clipart"]["held_out"] :]
-    raw = art.take(sorted(set(range(len(art))) - set(unseen)))
+    test_drawings, rest = clean[: CONFIG["clipart"]["held_out"]], clean[CONFIG["clipart"]["held_out"] :]
+    raw = art.take(sorted(set(range(len(art))) - set(test_drawings)))
     arms = {
         "emoji: 1 style, clean": (one, held_out),
         "emoji: 1 style, half wrong": (one.with_noise(config["noise"], seed), held_out),
         "emoji: 4 styles, half wrong": (four.with_noise(config["noise"], seed), held_out),
-        "clip art: small clean subset": (art.take(rest[: CONFIG["clipart"]["clean_pairs"]]), art.take(unseen)),
-        "clip art: all, raw titles": (raw, art.take(unseen)),
+        "clip art: small clean subset": (art.take(rest[: CONFIG["clipart"]["clean_pairs"]]), art.take(test_drawings)),
+        "clip art: all, raw titles": (raw, art.take(test_drawings)),
     }
     return {name: {"pairs": float(len(data)), **trained(data, test, seed)} for name, (data, test) in arms.items()}
 
 
-def trained(data: Pairs, test: Pairs, seed: int) -> dict[str, float]:
+def trained(data: PairFeatures, test: PairFeatures, seed: int) -> dict[str, float]:
     """Train fresh projections on `data`, retrieve on `test`: the mean of both directions."""
     import nearfar
     from nearfar.evaluation import Embeddings, retrieval
@@ -64,7 +64,7 @@ def trained(data: Pairs, test: Pairs, seed: int) -> dict[str, float]:
     settings = dict(CONFIG["method"])
     method: Any = find(settings.pop("name"))(model, **settings)
     training = dict(CONFIG["training"])
-    batches = Batches(data, training.pop("batch_size"))
+    batches = PairBatches(data, training.pop("batch_size"))
     nearfar.train(method, batches, seed=seed, progress=False, report=False, **training)
     with torch.no_grad():
         image, text = model.encode_image(test.image), model.encode_text(test.text)
@@ -81,7 +81,7 @@ def towers() -> Any:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairFeatures:
     """Pairs as what the frozen towers make of them: row i of `image` belongs to row i of `text`."""
 
     image: Tensor
@@ -91,7 +91,7 @@ class Pairs:
 
     @staticmethod
     @cache
-    def of(kind: str) -> Pairs:
+    def of(kind: str) -> PairFeatures:
         """All training pairs of a part of the world, read once: emoji by name, clip art by title."""
         from nearfar.data import world
         from nearfar.embedding.features import precompute
@@ -111,32 +111,32 @@ class Pairs:
         rows = [place[identity] for identity in read.numbers["index"].tolist()]
         text = torch.stack([read.text[captions[0]] for captions in read.texts])
         kept = {name: [values[row] for row in rows] for name, values in columns.items()}
-        return Pairs(read.image[0], text, read.numbers["group"], kept)
+        return PairFeatures(read.image[0], text, read.numbers["group"], kept)
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def take(self, rows: list[int]) -> Pairs:
+    def take(self, rows: list[int]) -> PairFeatures:
         """These rows only."""
         columns = {name: [values[row] for row in rows] for name, values in self.columns.items()}
-        return Pairs(self.image[rows], self.text[rows], self.group[rows], columns)
+        return PairFeatures(self.image[rows], self.text[rows], self.group[rows], columns)
 
-    def where(self, column: str, value: Any, *, equal: bool = True) -> Pairs:
+    def where(self, column: str, value: Any, *, equal: bool = True) -> PairFeatures:
         """The rows whose `column` is, or is not, `value`."""
         return self.take([row for row, found in enumerate(self.columns[column]) if (found == value) == equal])
 
-    def with_noise(self, share: float, seed: int) -> Pairs:
+    def with_noise(self, share: float, seed: int) -> PairFeatures:
         """A share of the rows with the text of another row."""
         rng = random.Random(seed)
         source = [rng.randrange(len(self)) if rng.random() < share else row for row in range(len(self))]
-        return Pairs(self.image, self.text[source], self.group, self.columns)
+        return PairFeatures(self.image, self.text[source], self.group, self.columns)
 
 
 @dataclass(frozen=True)
-class Batches:
+class PairBatches:
     """Shuffled batches of pairs, one pass an iteration; another order each time."""
 
-    pairs: Pairs
+    pairs: PairFeatures
     batch_size: int
 
     def __len__(self) -> int:

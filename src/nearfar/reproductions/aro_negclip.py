@@ -70,9 +70,9 @@ def run(seed: int) -> Arms:
     start = nearfar.models.create(**config["model"], tokenizer=tokenizer)
     fit(start, train, seed, config["pretraining"])
     hard = with_hard_captions(train)
-    looks = embed_images(start, train.column("image"))
-    near = mine_hard_images(looks, k=config["hard_images"], group=torch.tensor(train.column("group")))
-    examination = Examination(train, test)
+    pictures = embed_images(start, train.column("image"))
+    near = mine_hard_images(pictures, k=config["hard_images"], group=torch.tensor(train.column("group")))
+    examination = SceneTests(train, test)
     arms = {
         "chance": {**CHANCE, **{f"R@{k}": k / config["scenes"]["retrieval"] for k in (1, 5)}},
         "text only": examination.text_only(),
@@ -134,7 +134,7 @@ def fit(model: Any, data: Any, seed: int, settings: dict[str, Any], *, neighbour
     )
 
 
-class Examination:
+class SceneTests:
     """The test scenes: three tasks of choice, and retrieval by the fullest caption."""
 
     def __init__(self, train: Any, test: Any) -> None:

@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
 def run(seed: int) -> Arms:
     """All arms on one seed."""
     data = CONFIG["data"]
-    test, seen = (emoji(data[style], data["concepts"], seed) for style in ("held_out_style", "seen_style"))
+    test, trained_style = (emoji(data[style], data["concepts"], seed) for style in ("held_out_style", "seen_style"))
     arms: Arms = {}
     for name, weights in CONFIG["weights"].items():
         model = trained(
@@ -46,17 +46,21 @@ def run(seed: int) -> Arms:
             **CONFIG["method"],
         )
         across = retrieved(model, test, k=CONFIG["k"])
-        arms[name] = {**across["alone"], "re-ranked R@1": across["re-ranked"]["R@1"], **within(model, test, seen)}
+        arms[name] = {
+            **across["alone"],
+            "re-ranked R@1": across["re-ranked"]["R@1"],
+            **within(model, test, trained_style),
+        }
     return arms
 
 
-def within(model: Any, test: Any, seen: Any) -> dict[str, float]:
+def within(model: Any, test: Any, trained_style: Any) -> dict[str, float]:
     """R@1 from images of one style to those of another, and from names to the longest other caption."""
     import torch
 
     from nearfar.evaluation import embed, embed_texts, rank
 
-    queries, gallery = embed(model, test, captions=0), embed(model, seen, captions=0)
+    queries, gallery = embed(model, test, captions=0), embed(model, trained_style, captions=0)
     images = rank(queries.image, gallery.image, queries.image_group, gallery.image_group)
     records = [record for record in test if len(record["text"]) > 1]
     names = embed_texts(model, [record["text"][0] for record in records])

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.optim import build_optimizer, lr_factor
 from nearfar.training.loop.refresh import refresher
 from nearfar.training.state.random_state import shared_randomness
@@ -32,7 +32,7 @@ def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
     """
     from transformers import TrainerCallback
 
-    batches, refresh = Batches(loader), _begin(method, loader)
+    batches, refresh = BatchDataset(loader), _begin(method, loader)
 
     class Steps(TrainerCallback):
         ended: int | None = None
@@ -54,14 +54,14 @@ def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
             return sum(end < used for end in batches.ends) if self.ended is None else self.ended
 
     return {
-        "model": Unpacked(method),
+        "model": KeywordMethod(method),
         "train_dataset": batches,
         "data_collator": _only,
         "callbacks": [Steps()],
     }
 
 
-class Unpacked(nn.Module):
+class KeywordMethod(nn.Module):
     """A method that takes the keys of its batch as arguments, as models of transformers do."""
 
     accepts_loss_kwargs = False
@@ -74,12 +74,12 @@ class Unpacked(nn.Module):
         return self.method(batch)
 
 
-class Batches(IterableDataset):
+class BatchDataset(IterableDataset):
     """The batches of a loader, epoch after epoch, as a dataset whose items are whole batches."""
 
     def __init__(self, loader: Iterable[Batch]) -> None:
         self.loader = loader
-        self._now = Endless(loader)
+        self._now = EndlessBatches(loader)
 
     @property
     def ends(self) -> list[int]:
@@ -87,7 +87,7 @@ class Batches(IterableDataset):
         return self._now.ends
 
     def __iter__(self) -> Iterator[Batch]:
-        self._now = Endless(self.loader)
+        self._now = EndlessBatches(self.loader)
         return iter(self._now)
 
 

@@ -16,7 +16,7 @@
 | `domain` | `[B]` long | drawing style, corpus, sensor |
 | `weight` | `[B]` float | the sample's weight |
 
-A field (`nearfar.data.fields.field`) adds keys of its own and says how they lie by a `Key`. What nobody declared lies
+A field (`nearfar.data.fields.field`) adds keys of its own and says how they lie by a `BatchKey`. What nobody declared lies
 along dimension 0 with one row a sample, and is one number a sample where it is a tensor `[B]`.
 """
 
@@ -33,7 +33,7 @@ from nearfar.errors import UserError
 
 
 @dataclass(frozen=True)
-class Key:
+class BatchKey:
     """How the samples of a batch lie in the value of a key.
 
     Attributes:
@@ -48,16 +48,16 @@ class Key:
     many: bool = False
 
 
-_UNDECLARED = Key()
+_UNDECLARED = BatchKey()
 _KEYS = {
-    **dict.fromkeys(("index", "group", "label", "domain", "weight"), Key(per_sample=True)),
-    **dict.fromkeys(("image", "text", "answer_weight"), Key()),
-    **dict.fromkeys(("views", "geometry"), Key(axis=1)),
-    **dict.fromkeys(("negative_text", "answers"), Key(many=True)),
+    **dict.fromkeys(("index", "group", "label", "domain", "weight"), BatchKey(per_sample=True)),
+    **dict.fromkeys(("image", "text", "answer_weight"), BatchKey()),
+    **dict.fromkeys(("views", "geometry"), BatchKey(axis=1)),
+    **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }
 
 
-def declare(name: str, key: Key) -> None:
+def declare(name: str, key: BatchKey) -> None:
     """Say how the samples lie in the batches' key `name`, for all batches from here on. A `Loader` does it for its
     fields; call it for batches that come from elsewhere.
 
@@ -71,7 +71,7 @@ def declare(name: str, key: Key) -> None:
         )
 
 
-def key(name: str) -> Key:
+def key(name: str) -> BatchKey:
     """How the samples lie in the key `name`.
 
     >>> key("views").axis, key("label").per_sample, key("anything else").axis

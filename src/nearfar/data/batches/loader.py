@@ -12,12 +12,12 @@ from typing import Any, Unpack
 import torch
 
 from nearfar.data.batches.batch import declare, to_device
-from nearfar.data.batches.order import BLOCK, Order, Part, Plan, Row, Share, State, usual_order
+from nearfar.data.batches.order import BLOCK, BatchRow, BatchSplit, LocalBatch, Order, OrderPlan, State, usual_order
 from nearfar.data.batches.part_cache import PartCache
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.images import describe
 from nearfar.data.fields.number_field import numbers_of
-from nearfar.data.fields.usual import Usual, usual_fields
+from nearfar.data.fields.usual import FieldOptions, usual_fields
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Source, Stream, record_id
 from nearfar.errors import UserError
@@ -92,7 +92,7 @@ class Loader:
         replace: bool | None = None,
         block: int = BLOCK,
         device: torch.device | str | None = None,
-        **usual: Unpack[Usual],
+        **usual: Unpack[FieldOptions],
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size} and rank {rank} of {world_size} do not fit")
@@ -106,11 +106,11 @@ class Loader:
         ]
         self._check_fields()
         self.order = usual_order(source, block) if order is None else order
-        self._plan = Plan(source, Share(batch_size, rank, world_size, drop_last), seed, shuffle)
+        self._plan = OrderPlan(source, BatchSplit(batch_size, rank, world_size, drop_last), seed, shuffle)
         self.order.check(self._plan)
         self._total = len(source) if isinstance(source, Source) else None
         self._cache = PartCache(cache if self._total is not None else 0)
-        self._unusable, self._bad, self._seen = Skipped(), set[int](), 0
+        self._unusable, self._bad, self._rows_read = Skipped(), set[int](), 0
         self.epoch, self._state, self._resume = 0, State(), State()
 
     def __len__(self) -> int:
@@ -132,12 +132,12 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the data: the batches handed out so far are not given again after `load_state_dict`."""
-        whole = self._plan.share.whole
+        whole = self._plan.split.global_batch_size
         return {"epoch": self.epoch, "seed": self.seed, "global_batch": whole, "place": dict(self._state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there. The number of processes may have changed, the size of the global batch may not."""
-        for key, mine in (("seed", self.seed), ("global_batch", self._plan.share.whole)):
+        for key, mine in (("seed", self.seed), ("global_batch", self._plan.split.global_batch_size)):
             if state[key] != mine:
                 raise UserError(f"cannot go on inside an epoch: its {key} was {state[key]} and now is {mine}")
         self.epoch, self._state, self._resume = state["epoch"], dict(state["place"]), dict(state["place"])
@@ -147,14 +147,14 @@ class Loader:
         self._state = dict(start)
         for part, samples in self._ahead(self.order.batches(self._plan, self.epoch, start)):
             self._state = part.state
-            self._seen += len(part.rows)
+            self._rows_read += len(part.rows)
             self._judge()
             if samples:
                 yield self._batch(samples, part.state["step"])
         self._judge(at_end=not start)
         self.epoch, self._state = self.epoch + 1, State()
 
-    def _ahead(self, parts: Iterable[Part]) -> Iterator[tuple[Part, list[Sample]]]:
+    def _ahead(self, parts: Iterable[LocalBatch]) -> Iterator[tuple[LocalBatch, list[Sample]]]:
         """Each part with its samples, read by threads up to two batches a thread ahead."""
         epoch = self.epoch
         if not self.workers:
@@ -162,7 +162,7 @@ class Loader:
                 yield part, self._samples(part, epoch)
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="nearfar-loader")
-        waiting: deque[tuple[Part, Future[list[Sample]]]] = deque()
+        waiting: deque[tuple[LocalBatch, Future[list[Sample]]]] = deque()
         try:
             for part in parts:
                 waiting.append((part, pool.submit(self._samples, part, epoch)))
@@ -175,12 +175,12 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _samples(self, part: Part, epoch: int) -> list[Sample]:
+    def _samples(self, part: LocalBatch, epoch: int) -> list[Sample]:
         """The part's samples, without those that cannot be used."""
         prepared = [(part.start + i, self._prepared(row, epoch)) for i, row in enumerate(part.rows)]
         return [Sample(row, parts) for row, parts in prepared if parts is not None]
 
-    def _prepared(self, row: Row, epoch: int) -> list[Any] | None:
+    def _prepared(self, row: BatchRow, epoch: int) -> list[Any] | None:
         for attempt in range(ATTEMPTS if self.replace else 1):
             place, read = row.candidate(attempt)
             if place in self._bad:
@@ -212,7 +212,7 @@ class Loader:
 
     def _batch(self, samples: list[Sample], step: int) -> dict[str, Any]:
         rows = [sample.row for sample in samples]
-        chance = BatchChance(self.seed, self.epoch, step, self._plan.share.whole, rows, self.device)
+        chance = BatchChance(self.seed, self.epoch, step, self._plan.split.global_batch_size, rows, self.device)
         batch: dict[str, Any] = {}
         for number, field in enumerate(self.fields):
             made = field.collate([sample.parts[number] for sample in samples], chance)
@@ -239,8 +239,8 @@ class Loader:
         """Stop when too much is unusable: of at least a hundred records in mid-epoch, of all there were at its end."""
         unusable = self._unusable if self._total is not None else self.skipped  # a stream finds them as it is read
         if unusable.count:
-            total = self._seen if at_end else self._total
-            unusable.check(self._seen, limit=self.max_skipped, name=self.source.name, total=total)
+            total = self._rows_read if at_end else self._total
+            unusable.check(self._rows_read, limit=self.max_skipped, name=self.source.name, total=total)
 
 
 def _where(source: Source | Stream, place: int, record: Record) -> str:

@@ -35,7 +35,7 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-class Row(NamedTuple):
+class BatchRow(NamedTuple):
     """A row of a batch. `candidate(0)` is the record that belongs there: its place in the source and a function that
     reads it. The further ones, `candidate(1)` and so on, stand in if it cannot be used; they too depend on the seed
     alone."""
@@ -43,16 +43,16 @@ class Row(NamedTuple):
     candidate: Callable[[int], tuple[int, Callable[[], Record]]]
 
 
-class Part(NamedTuple):
+class LocalBatch(NamedTuple):
     """This process's part of a batch: its rows, where they lie in the whole batch, and the state that follows."""
 
-    rows: list[Row]
+    rows: list[BatchRow]
     start: int
     state: State
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchSplit:
     """How batches are made and divided: `batch_size` rows for each of `world_size` processes."""
 
     batch_size: int
@@ -61,11 +61,11 @@ class Share:
     drop_last: bool
 
     @property
-    def whole(self) -> int:
+    def global_batch_size(self) -> int:
         """Rows of a whole batch, over all processes."""
         return self.batch_size * self.world_size
 
-    def mine(self, count: int) -> tuple[int, int]:
+    def local_rows(self, count: int) -> tuple[int, int]:
         """This process's rows of a batch of `count`. A last batch that does not divide evenly loses the rest, so that
         all processes have equally many."""
         each = count // self.world_size
@@ -73,11 +73,11 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Plan:
+class OrderPlan:
     """What is put in order: a source, how its batches are divided, the seed, and whether each epoch is shuffled."""
 
     source: Any
-    share: Share
+    split: BatchSplit
     seed: int
     shuffle: bool
 
@@ -86,13 +86,13 @@ class Order(Protocol):
     """Which record comes when. A `Loader` takes any object of this form; it holds its own settings, and no place in
     the data, so that a batch follows from plan, epoch and state alone."""
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: OrderPlan) -> None:
         """Refuse, by a `UserError`, a plan that this order cannot follow."""
 
-    def length(self, plan: Plan) -> int | None:
+    def length(self, plan: OrderPlan) -> int | None:
         """Batches an epoch; None where nobody knows."""
 
-    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
+    def batches(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[LocalBatch]:
         """This process's parts of the batches of an epoch, from a state on (`{}` is its beginning)."""
 
 
@@ -104,24 +104,24 @@ def usual_order(source: Source | Stream, block: int = BLOCK) -> Order:
 class SourceOrder:
     """The order of a source: a permutation of all of it for each epoch."""
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: OrderPlan) -> None:
         if isinstance(plan.source, Stream):
             raise UserError(f"{plan.source.name} is a stream: it has no records by number; use order=StreamOrder()")
 
-    def length(self, plan: Plan) -> int:
-        whole, rest = divmod(len(plan.source), plan.share.whole)
-        return whole + (not plan.share.drop_last and rest >= plan.share.world_size)
+    def length(self, plan: OrderPlan) -> int:
+        full_batches, rest = divmod(len(plan.source), plan.split.global_batch_size)
+        return full_batches + (not plan.split.drop_last and rest >= plan.split.world_size)
 
-    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
-        places, whole = epoch_places(plan, epoch), plan.share.whole
+    def batches(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[LocalBatch]:
+        places, global_batch_size = epoch_places(plan, epoch), plan.split.global_batch_size
         for step in range(state.get("step", 0), self.length(plan)):
-            first = step * whole
-            start, stop = plan.share.mine(min(whole, len(places) - first))
-            rows = [Row(candidates(plan, places, epoch, first + i)) for i in range(start, stop)]
-            yield Part(rows, start, {"step": step + 1})
+            first = step * global_batch_size
+            start, stop = plan.split.local_rows(min(global_batch_size, len(places) - first))
+            rows = [BatchRow(candidates(plan, places, epoch, first + i)) for i in range(start, stop)]
+            yield LocalBatch(rows, start, {"step": step + 1})
 
 
-def epoch_places(plan: Plan, epoch: int) -> list[int]:
+def epoch_places(plan: OrderPlan, epoch: int) -> list[int]:
     """All places of a source in the order of an epoch."""
     if not plan.shuffle:
         return list(range(len(plan.source)))
@@ -129,7 +129,7 @@ def epoch_places(plan: Plan, epoch: int) -> list[int]:
     return torch.randperm(len(plan.source), generator=generator).tolist()
 
 
-def candidates(plan: Plan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+def candidates(plan: OrderPlan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
     """The record at a position of the order, and those that may take its place."""
 
     def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
@@ -150,23 +150,23 @@ class StreamOrder:
     def __init__(self, block: int = BLOCK) -> None:
         self.block = block
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: OrderPlan) -> None:
         if not isinstance(plan.source, Stream):
             raise UserError(f"{plan.source.name} is no stream: use order=SourceOrder(), which shuffles all of it")
 
-    def length(self, plan: Plan) -> None:
+    def length(self, plan: OrderPlan) -> None:
         return None
 
-    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
-        step, rows, share = state.get("step", 0), self._rows(plan, epoch, state), plan.share
-        while taken := list(islice(rows, share.whole)):
-            if len(taken) < share.whole and (share.drop_last or len(taken) < share.world_size):
+    def batches(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[LocalBatch]:
+        step, rows, split = state.get("step", 0), self._rows(plan, epoch, state), plan.split
+        while taken := list(islice(rows, split.global_batch_size)):
+            if len(taken) < split.global_batch_size and (split.drop_last or len(taken) < split.world_size):
                 return
-            start, stop = share.mine(len(taken))
+            start, stop = split.local_rows(len(taken))
             step += 1
-            yield Part([row for row, _ in taken[start:stop]], start, {"step": step, **taken[-1][1]})
+            yield LocalBatch([row for row, _ in taken[start:stop]], start, {"step": step, **taken[-1][1]})
 
-    def _rows(self, plan: Plan, epoch: int, state: State) -> Iterator[tuple[Row, State]]:
+    def _rows(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[tuple[BatchRow, State]]:
         seed, parts = plan.seed, list(range(plan.source.parts))
         if plan.shuffle:
             generator = torch.Generator().manual_seed(mix(seed, epoch))
@@ -180,7 +180,7 @@ class StreamOrder:
                 order = torch.randperm(len(block), generator=generator).tolist()
             for i in range(done, len(block)):
                 after = {"part": part, "skip": skip, "block": number, "done": i + 1}
-                yield Row(_in_block(block, order, i, mix(seed, epoch, number))), after
+                yield BatchRow(_in_block(block, order, i, mix(seed, epoch, number))), after
             part, skip = block[-1][0], block[-1][1] + 1
             number, done = number + 1, 0
 

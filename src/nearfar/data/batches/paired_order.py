@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfar.data.batches.order import Part, Plan, Row, State, candidates, epoch_places, mix
+from nearfar.data.batches.order import BatchRow, LocalBatch, OrderPlan, State, candidates, epoch_places, mix
 from nearfar.data.sources.source import Record, Stream
 from nearfar.errors import UserError
 
@@ -36,14 +36,13 @@ class PairedOrder:
     def __init__(self, neighbours: Tensor) -> None:
         self.neighbours = neighbours
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: OrderPlan) -> None:
         source, near = plan.source, self.neighbours
         if isinstance(source, Stream):
             raise UserError(f"{source.name} is a stream: neighbours are for data that can be read by number")
-        if plan.share.whole % 2:
-            raise UserError(
-                f"half of a batch are neighbours of the other half: {plan.share.whole} samples do not divide"
-            )
+        if plan.split.global_batch_size % 2:
+            count = plan.split.global_batch_size
+            raise UserError(f"half of a batch are neighbours of the other half: {count} samples do not divide")
         if near.ndim != 2 or len(near) != len(source) or not near.shape[1]:
             raise UserError(
                 f"neighbours {tuple(near.shape)} do not fit {source.name}: expected [{len(source)}, K], a row for each "
@@ -52,27 +51,27 @@ class PairedOrder:
         if near.numel() and not 0 <= int(near.min()) <= int(near.max()) < len(source):
             raise UserError(f"neighbours name places outside of {source.name}, which has {len(source)} records")
 
-    def length(self, plan: Plan) -> int:
-        whole, rest = divmod(2 * len(plan.source), plan.share.whole)
-        return whole + (not plan.share.drop_last and rest >= plan.share.world_size)
+    def length(self, plan: OrderPlan) -> int:
+        full_batches, rest = divmod(2 * len(plan.source), plan.split.global_batch_size)
+        return full_batches + (not plan.split.drop_last and rest >= plan.split.world_size)
 
-    def batches(self, plan: Plan, epoch: int, state: State) -> Iterator[Part]:
-        places, half = epoch_places(plan, epoch), plan.share.whole // 2
+    def batches(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[LocalBatch]:
+        places, half = epoch_places(plan, epoch), plan.split.global_batch_size // 2
         for step in range(state.get("step", 0), self.length(plan)):
             first = step * half
             drawn = min(half, len(places) - first)
-            start, stop = plan.share.mine(2 * drawn)
+            start, stop = plan.split.local_rows(2 * drawn)
             rows = [
-                Row(
+                BatchRow(
                     candidates(plan, places, epoch, first + i)
                     if i < drawn
                     else self._neighbour(plan, places, epoch, first + i - drawn)
                 )
                 for i in range(start, stop)
             ]
-            yield Part(rows, start, {"step": step + 1})
+            yield LocalBatch(rows, start, {"step": step + 1})
 
-    def _neighbour(self, plan: Plan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+    def _neighbour(self, plan: OrderPlan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
         row = self.neighbours[places[position]].tolist()
         first = mix(plan.seed, epoch, position, _NEIGHBOUR)
 

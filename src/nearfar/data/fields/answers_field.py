@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.answers import answer_shares
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.text_field import Tokens
+from nearfar.data.fields.text_field import FieldTokenizer
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record
 
@@ -24,9 +24,9 @@ class AnswersField(Field):
 
     columns = ("answers",)
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: FieldTokenizer) -> None:
         self.tokens = tokens
-        self.keys = {"answers": Key(many=True), "answer_weight": Key()}
+        self.keys = {"answers": BatchKey(many=True), "answer_weight": BatchKey()}
 
     def prepare(self, record: Record, chance: RecordChance) -> dict[str, float]:
         answers = answer_shares(record.get("answers"))

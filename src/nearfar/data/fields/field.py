@@ -15,7 +15,7 @@ from zlib import crc32
 
 import torch
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.batches.order import mix
 from nearfar.data.sources.source import Record
 
@@ -71,12 +71,12 @@ class Field(ABC):
 
     Attributes:
         columns: the record's keys that it reads; a source without them is refused.
-        keys: the batch's keys that it makes, and how samples lie in each (`nearfar.data.batches.batch.Key`).
+        keys: the batch's keys that it makes, and how samples lie in each (`nearfar.data.batches.batch.BatchKey`).
         fixed: whether `prepare` returns the same in every epoch, so that the loader may keep it in its cache.
     """
 
     columns: Sequence[str] = ()
-    keys: Mapping[str, Key]
+    keys: Mapping[str, BatchKey]
     fixed: bool = False
 
     @abstractmethod

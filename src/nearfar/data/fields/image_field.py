@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.images import decode, resize
-from nearfar.data.fields.views import Preset, Views
+from nearfar.data.fields.views import ViewPreset, Views
 from nearfar.data.sources.source import Record
 
 
@@ -23,7 +23,7 @@ class ImageField(Field):
     Args:
         size: side of the pictures in pixels.
         mean, std: three numbers each that colours from 0 to 1 are normalised with.
-        views: a preset of `nearfar.data.fields.views`, or a `Preset`.
+        views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
     """
 
@@ -36,11 +36,13 @@ class ImageField(Field):
         *,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
-        views: str | Preset = "clip",
+        views: str | ViewPreset = "clip",
         n_views: int = 1,
     ) -> None:
         self.views = Views(views, size=size, n_views=n_views, mean=mean, std=std)
-        self.keys = {"image": Key(), "geometry": Key(axis=1)} | ({"views": Key(axis=1)} if n_views > 1 else {})
+        self.keys = {"image": BatchKey(), "geometry": BatchKey(axis=1)} | (
+            {"views": BatchKey(axis=1)} if n_views > 1 else {}
+        )
 
     def prepare(self, record: Record, chance: RecordChance) -> tuple[Tensor, tuple[int, int]]:
         """The canvas, uint8 `[3, S, S]`, and the original's width and height."""

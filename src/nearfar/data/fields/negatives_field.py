@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.text_field import Tokens, chosen_caption
+from nearfar.data.fields.text_field import FieldTokenizer, chosen_caption
 from nearfar.data.sources.source import Record, captions
 
 
@@ -22,9 +22,9 @@ class NegativesField(Field):
 
     columns = ("text", "negative_text")
 
-    def __init__(self, tokens: Tokens, count: int, *, caption: Caption = "random") -> None:
+    def __init__(self, tokens: FieldTokenizer, count: int, *, caption: Caption = "random") -> None:
         self.tokens, self.count, self.caption = tokens, count, check_caption(caption)
-        self.keys = {"negative_text": Key(many=True)}
+        self.keys = {"negative_text": BatchKey(many=True)}
 
     def prepare(self, record: Record, chance: RecordChance) -> list[str]:
         wrong = false_captions(record, chosen_caption(record, self.caption, chance)[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record
@@ -23,7 +23,7 @@ class NumberField(Field):
 
     def __init__(self, name: str, absent: int | float) -> None:
         self.name, self.absent = name, absent
-        self.columns, self.keys = (name,), {name: Key(per_sample=True)}
+        self.columns, self.keys = (name,), {name: BatchKey(per_sample=True)}
 
     def prepare(self, record: Record, chance: RecordChance) -> int | float:
         value = record.get(self.name)

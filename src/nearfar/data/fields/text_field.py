@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.text import tokenize
@@ -14,7 +14,7 @@ from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record, captions
 
 
-class Tokens:
+class FieldTokenizer:
     """Texts to tokens, in one way for all fields of a model.
 
     Args:
@@ -42,9 +42,9 @@ class TextField(Field):
 
     columns = ("text",)
 
-    def __init__(self, tokens: Tokens, *, caption: Caption = "random") -> None:
+    def __init__(self, tokens: FieldTokenizer, *, caption: Caption = "random") -> None:
         self.tokens, self.caption = tokens, check_caption(caption)
-        self.keys = {"text": Key()}
+        self.keys = {"text": BatchKey()}
 
     def prepare(self, record: Record, chance: RecordChance) -> str:
         return chosen_caption(record, self.caption, chance)[1]

@@ -10,8 +10,8 @@ from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import Field
 from nearfar.data.fields.image_field import ImageField
 from nearfar.data.fields.negatives_field import NegativesField
-from nearfar.data.fields.text_field import TextField, Tokens
-from nearfar.data.fields.views import Preset
+from nearfar.data.fields.text_field import FieldTokenizer, TextField
+from nearfar.data.fields.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
 from nearfar.errors import UserError
 
@@ -19,14 +19,14 @@ OF_A_MODEL = ("image_size", "mean", "std", "tokenizer", "max_length")
 """Settings that a model gives by attributes of these names; it gets no pictures, or no texts, where it lacks them."""
 
 
-class Usual(TypedDict, total=False):
+class FieldOptions(TypedDict, total=False):
     """The settings of `usual_fields`, each optional."""
 
     image_size: int | None
     mean: Sequence[float]
     std: Sequence[float]
     tokenizer: Any
-    views: str | Preset
+    views: str | ViewPreset
     n_views: int
     max_length: int | None
     pad_to: int | None
@@ -43,7 +43,7 @@ def usual_fields(
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
     tokenizer: Any = None,
-    views: str | Preset = "clip",
+    views: str | ViewPreset = "clip",
     n_views: int = 1,
     max_length: int | None = None,
     pad_to: int | None = None,
@@ -59,7 +59,7 @@ def usual_fields(
         image_size: side of the pictures in pixels; None leaves pictures out.
         mean, std: what the model's pixels are normalised with.
         tokenizer: any tokenizer of `transformers`; None leaves texts out.
-        views: a preset of `nearfar.data.fields.views`, or a `Preset`.
+        views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
         max_length: tokens a caption is cut to (default: what the tokenizer says).
         pad_to: pad to a fixed length.
@@ -75,7 +75,7 @@ def usual_fields(
     caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
     count = _count_negatives(source, negatives)
     if tokenizer is not None:
-        tokens = Tokens(tokenizer, max_length, pad_to)
+        tokens = FieldTokenizer(tokenizer, max_length, pad_to)
         fields.append(TextField(tokens, caption=caption))
         if count:
             fields.append(NegativesField(tokens, count, caption=caption))

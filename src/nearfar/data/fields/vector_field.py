@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.data.batches.batch import Key
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record
@@ -24,7 +24,7 @@ class VectorField(Field):
 
     def __init__(self, name: str, size: int) -> None:
         self.name, self.size = name, size
-        self.columns, self.keys, self.fixed = (name,), {name: Key()}, True
+        self.columns, self.keys, self.fixed = (name,), {name: BatchKey()}, True
 
     def prepare(self, record: Record, chance: RecordChance) -> Tensor:
         value = record.get(self.name)

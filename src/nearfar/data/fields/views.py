@@ -19,7 +19,7 @@ from nearfar.data.fields import view_geometry as geometry
 
 
 @dataclass(frozen=True)
-class Preset:
+class ViewPreset:
     """How a view is made, in this order: crop, flip and RandAugment's movements as one sampling; colour jitter, grey,
     blur, solarise; RandAugment's colours. `dataclasses.replace` changes one.
 
@@ -52,13 +52,13 @@ class Preset:
 
 
 PRESETS = {
-    "none": Preset(fit="crop"),
-    "mirror": Preset(fit="crop", flip=1.0),
-    "clip": Preset(crop=(0.9, 1.0), canvas=1.125),
-    "align": Preset(window=True, flip=0.5, canvas=346 / 289),
-    "simclr": Preset(crop=(0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
-    "moco": Preset(crop=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2, blur=(0.5,), canvas=1.5),
-    "byol": Preset(
+    "none": ViewPreset(fit="crop"),
+    "mirror": ViewPreset(fit="crop", flip=1.0),
+    "clip": ViewPreset(crop=(0.9, 1.0), canvas=1.125),
+    "align": ViewPreset(window=True, flip=0.5, canvas=346 / 289),
+    "simclr": ViewPreset(crop=(0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
+    "moco": ViewPreset(crop=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2, blur=(0.5,), canvas=1.5),
+    "byol": ViewPreset(
         crop=(0.08, 1.0),
         flip=0.5,
         jitter=(0.4, 0.4, 0.2, 0.1),
@@ -67,8 +67,8 @@ PRESETS = {
         solarise=(0.0, 0.2),
         canvas=1.5,
     ),
-    "albef": Preset(crop=(0.2, 1.0), flip=0.5, randaugment=(2, 7), canvas=1.5),
-    "tcl": Preset(
+    "albef": ViewPreset(crop=(0.2, 1.0), flip=0.5, randaugment=(2, 7), canvas=1.5),
+    "tcl": ViewPreset(
         crop=(0.2, 1.0),
         flip=0.5,
         jitter=(0.4, 0.4, 0.4, 0.1),
@@ -105,26 +105,27 @@ _MOVES = _FACTORS.stop
 
 
 @dataclass(frozen=True)
-class Draws:
+class ViewDraws:
     """The chance of one step: `uniform` `[V, N, K]`, a row a sample, and the `order` `[V, 4]` of the jitter."""
 
     uniform: Tensor
     order: Tensor
 
-    def rows(self, start: int, stop: int) -> Draws:
+    def rows(self, start: int, stop: int) -> ViewDraws:
         """Those of samples `start:stop`."""
-        return Draws(self.uniform[:, start:stop], self.order)
+        return ViewDraws(self.uniform[:, start:stop], self.order)
 
-    def take(self, places: Sequence[int]) -> Draws:
+    def take(self, places: Sequence[int]) -> ViewDraws:
         """Those of the samples at these places."""
-        return Draws(self.uniform[:, list(places)], self.order)
+        return ViewDraws(self.uniform[:, list(places)], self.order)
 
 
 class Views:
     """Augmented, normalised views of a batch, with the matrix that made each.
 
     Args:
-        preset: a name in `PRESETS` (`none`, `clip`, `align`, `simclr`, `moco`, `byol`, `albef`, `tcl`) or a `Preset`.
+        preset: a name in `PRESETS` (`none`, `clip`, `align`, `simclr`, `moco`, `byol`, `albef`, `tcl`), or a
+            `ViewPreset`.
         size: side of the output in pixels.
         n_views: how many views of each picture.
         mean, std: three numbers each, for colours from 0 to 1; the default changes nothing.
@@ -138,7 +139,7 @@ class Views:
 
     def __init__(
         self,
-        preset: str | Preset = "clip",
+        preset: str | ViewPreset = "clip",
         *,
         size: int,
         n_views: int = 1,
@@ -154,13 +155,13 @@ class Views:
         self.canvas = math.ceil(size * self.preset.canvas - 1e-6)
         self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
 
-    def draw(self, count: int, generator: torch.Generator) -> Draws:
+    def draw(self, count: int, generator: torch.Generator) -> ViewDraws:
         """The chance of a step with `count` samples in all. `generator` lives on the CPU, wherever the pictures do."""
         moves = self.preset.randaugment[0] if self.preset.randaugment else 0
         uniform = torch.rand(self.n_views, count, _MOVES + 3 * moves, generator=generator)
-        return Draws(uniform, torch.rand(self.n_views, 4, generator=generator).argsort(1))
+        return ViewDraws(uniform, torch.rand(self.n_views, 4, generator=generator).argsort(1))
 
-    def __call__(self, images: Tensor, draws: Draws, *, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, draws: ViewDraws, *, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Make the views.
 
         Args:
@@ -194,8 +195,8 @@ class Views:
         if preset.window:
             box = geometry.window(chance, side, min(self.size, side))
         elif preset.crop is not None:
-            seen = sizes if preset.fit == "squash" else torch.ones_like(sizes)
-            box = geometry.random_box(chance[:, _CROP], seen, preset.crop, preset.ratio)
+            proportions = sizes if preset.fit == "squash" else torch.ones_like(sizes)
+            box = geometry.random_box(chance[:, _CROP], proportions, preset.crop, preset.ratio)
         else:
             box = chance.new_tensor([0, 0, 1, 1]).expand(len(source), 4)
         matrix = geometry.from_box(box, chance[:, _FLIP] < preset.flip)

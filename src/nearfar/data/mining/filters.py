@@ -79,7 +79,7 @@ class AltTextFilter:
             if passed:
                 kept[index] = passed
             report.kept += len(passed)
-        return Pairs(source, kept), report
+        return FilteredPairs(source, kept), report
 
     def _count(self, source: Source) -> tuple[Counter[Any], Counter[str], Counter[Any]]:
         """Texts of each image, images of each text, and how often each word and pair of words occurs."""
@@ -130,7 +130,7 @@ class AltTextFilter:
         return rare if frequent is not None and any(gram not in frequent for gram in _grams(text)) else None
 
 
-class Pairs(Source):
+class FilteredPairs(Source):
     """Some records of a source, each with the texts that were chosen for it."""
 
     def __init__(self, source: Source, texts: dict[int, list[str]]) -> None:

@@ -95,9 +95,9 @@ class CaptionSwapper:
                 continue
             negatives[kind] = negative
             self.report.made[kind] += 1
-            seen = self.report.examples.setdefault(kind, [])
-            if len(seen) < self._examples:
-                seen.append((caption, negative))
+            examples = self.report.examples.setdefault(kind, [])
+            if len(examples) < self._examples:
+                examples.append((caption, negative))
         self.report.captions += 1
         self.report.with_negatives += bool(negatives)
         return negatives

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from nearfar.data.scenes.layout import RELATIONS
 from nearfar.data.scenes.questions import KINDS
 from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
-from nearfar.data.scenes.scene_source import ATTRIBUTES, Plan
+from nearfar.data.scenes.scene_source import ATTRIBUTES, ScenePlan
 from nearfar.data.scenes.scene_source import SceneSource as _SceneSource
-from nearfar.data.scenes.statements import TOLD, VERDICTS
+from nearfar.data.scenes.statements import STATEMENT_KINDS, VERDICTS
 from nearfar.data.scenes.statements import StatementSource as _StatementSource
 from nearfar.data.scenes.video import MOTIONS
 from nearfar.data.scenes.video import VideoSource as _VideoSource
@@ -30,9 +30,9 @@ __all__ = [
     "MOTIONS",
     "RELATIONS",
     "SHAPES",
-    "TOLD",
+    "STATEMENT_KINDS",
     "VERDICTS",
-    "Plan",
+    "ScenePlan",
     "questions",
     "scenes",
     "statements",
@@ -88,7 +88,7 @@ def scenes(
     the orange circle and the purple cross | attribution | the purple circle and the orange cross
     a purple cross lower than an orange circle | relation | an orange circle lower than a purple cross
     """
-    plan = Plan(
+    plan = ScenePlan(
         split=split,
         n=_default(split) if n is None else n,
         seed=seed,
@@ -155,7 +155,7 @@ def statements(
     seed: int = 0,
     size: int = 64,
     objects: int = 3,
-    kinds: Sequence[str] = TOLD,
+    kinds: Sequence[str] = STATEMENT_KINDS,
     relations: Sequence[str] = RELATIONS,
     vocabulary: str | Sequence[str] | None = None,
     styles: Sequence[str] | None = None,
@@ -167,9 +167,9 @@ def statements(
 
     Args:
         objects: the most things in a scene, 2 to 5; a statement about a colour or a relation shows two.
-        kinds: some of `TOLD`, drawn evenly: "thing" (there is a cat), "colour" (the cat is red; false with the other
-            thing's colour, or one that is not there), "count" (there are two red things), "relation" (the cat is left
-            of the dog; false the other way round).
+        kinds: some of `STATEMENT_KINDS`, drawn evenly: "thing" (there is a cat), "colour" (the cat is red; false with
+            the other thing's colour, or one that is not there), "count" (there are two red things), "relation" (the
+            cat is left of the dog; false the other way round).
         n, seed, size, relations, vocabulary, styles, held_out_style, ground: as for `scenes`.
 
     Returns:
@@ -237,10 +237,10 @@ def _text_plan(
     styles: Sequence[str] | None,
     held_out_style: str | None,
     ground: str,
-) -> Plan:
+) -> ScenePlan:
     if not 2 <= objects <= 5:
         raise UserError(f"{name}: objects={objects}; scenes to tell of hold up to 2 to 5 things")
-    return Plan(
+    return ScenePlan(
         split=split,
         n=_default(split) if n is None else n,
         seed=seed,

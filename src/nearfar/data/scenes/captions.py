@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from nearfar.data.scenes.draw import Draw
-from nearfar.data.scenes.layout import INVERSE, Thing
+from nearfar.data.scenes.draw import SeededDraw
+from nearfar.data.scenes.layout import INVERSE, SceneObject
 
 PHRASES = {
     "left of": ("left of", "to the left of", "on the left side of"),
@@ -36,7 +36,7 @@ class Caption(NamedTuple):
     kind: str = ""
 
 
-def describe(things: list[Thing], relation: str | None, draw: Draw) -> list[Caption]:
+def describe(things: list[SceneObject], relation: str | None, draw: SeededDraw) -> list[Caption]:
     """The captions of a scene, the fullest first."""
     if relation is None:
         return _alone(things, draw)
@@ -44,16 +44,16 @@ def describe(things: list[Thing], relation: str | None, draw: Draw) -> list[Capt
     frame, phrase, back = draw.one(_FRAMES), draw.one(PHRASES[relation]), draw.one(PHRASES[INVERSE[relation]])
     rest = f", with {' and '.join(indefinite(thing) for thing in others)}" if others else ""
 
-    def full(a: Thing, b: Thing) -> str:
+    def full(a: SceneObject, b: SceneObject) -> str:
         return frame.format(a=indefinite(a), r=phrase, b=indefinite(b)) + rest
 
-    def related(a: Thing, b: Thing) -> str:
+    def related(a: SceneObject, b: SceneObject) -> str:
         return f"the {a.name} is {phrase} the {b.name}"
 
-    def both(a: Thing, b: Thing) -> str:
+    def both(a: SceneObject, b: SceneObject) -> str:
         return f"the {_named(a)} and the {_named(b)}"
 
-    def turned_round(a: Thing, b: Thing) -> str:
+    def turned_round(a: SceneObject, b: SceneObject) -> str:
         return f"{indefinite(b)} {back} {indefinite(a)}"
 
     swapped = _swap_adjectives(first, second)
@@ -67,27 +67,27 @@ def describe(things: list[Thing], relation: str | None, draw: Draw) -> list[Capt
     return [pair if pair.true != pair.false else Caption(pair.true) for pair in pairs]
 
 
-def _alone(things: list[Thing], draw: Draw) -> list[Caption]:
+def _alone(things: list[SceneObject], draw: SeededDraw) -> list[Caption]:
     (thing,) = things
     frame = draw.one(("{a}", "a picture of {a}", "there is {a}"))
     return [Caption(frame.format(a=indefinite(thing))), Caption(f"the {_named(thing)}")]
 
 
-def _swap_adjectives(one: Thing, other: Thing) -> tuple[Thing, Thing]:
-    def with_looks_of(thing: Thing, looks: Thing) -> Thing:
-        return replace(thing, colour=looks.colour, size=looks.size, turned=looks.turned)
+def _swap_adjectives(one: SceneObject, other: SceneObject) -> tuple[SceneObject, SceneObject]:
+    def with_attributes_of(thing: SceneObject, described: SceneObject) -> SceneObject:
+        return replace(thing, colour=described.colour, size=described.size, turned=described.turned)
 
-    return with_looks_of(one, other), with_looks_of(other, one)
+    return with_attributes_of(one, other), with_attributes_of(other, one)
 
 
-def _named(thing: Thing) -> str:
+def _named(thing: SceneObject) -> str:
     return " ".join(word for word in (thing.size, thing.turned, thing.colour, thing.name) if word)
 
 
-def indefinite(thing: Thing) -> str:
+def indefinite(thing: SceneObject) -> str:
     """The thing and its looks with "a" or "an".
 
-    >>> indefinite(Thing("cat", colour="orange")), indefinite(Thing("unicorn"))
+    >>> indefinite(SceneObject("cat", colour="orange")), indefinite(SceneObject("unicorn"))
     ('an orange cat', 'a unicorn')
     """
     words = _named(thing)

@@ -10,10 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Draw:
+class SeededDraw:
     """A stream of draws that depends on the parts of its seed alone.
 
-    >>> Draw(0, "train", 7).below(100) == Draw(0, "train", 7).below(100)
+    >>> SeededDraw(0, "train", 7).below(100) == SeededDraw(0, "train", 7).below(100)
     True
     """
 

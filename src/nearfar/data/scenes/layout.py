@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
-from nearfar.data.scenes.draw import Draw
+from nearfar.data.scenes.draw import SeededDraw
 from nearfar.data.scenes.sprites import sprite
 
 RELATIONS = ("left of", "right of", "above", "below", "inside", "bigger than", "smaller than")
@@ -24,7 +24,7 @@ _PLACED = {"left of": (0, 1), "right of": (0, -1), "above": (1, 0), "below": (-1
 
 
 @dataclass
-class Thing:
+class SceneObject:
     """One thing in a scene. Without a `colour` it has its own; `size` and `turned` are None where the scene is not
     about them."""
 
@@ -38,7 +38,7 @@ class Thing:
 
 
 def arrange(
-    things: list[Thing], relation: str | None, size: int, ground: tuple[int, int, int], draw: Draw
+    things: list[SceneObject], relation: str | None, size: int, ground: tuple[int, int, int], draw: SeededDraw
 ) -> Image.Image:
     """Paint the things so that the relation holds between the first and the second, and fill in boxes and masks."""
     canvas = Image.new("RGB", (size, size), ground)
@@ -71,7 +71,7 @@ def _hole(canvas: Image.Image, side: int, place: tuple[int, int], ground: tuple[
     return np.asarray(hole) > 0
 
 
-def _paint(canvas: Image.Image, things: list[Thing], which: int, side: int, place: tuple[int, int]) -> None:
+def _paint(canvas: Image.Image, things: list[SceneObject], which: int, side: int, place: tuple[int, int]) -> None:
     thing, (x, y) = things[which], place
     cut = sprite(thing.name, thing.style, thing.colour, side, 2 if thing.turned == "upside-down" else 0)
     canvas.paste(cut.image, (x, y), cut.alpha)
@@ -84,7 +84,7 @@ def _paint(canvas: Image.Image, things: list[Thing], which: int, side: int, plac
             other.mask &= ~thing.mask
 
 
-def _side(thing: Thing, count: int, size: int, draw: Draw) -> int:
+def _side(thing: SceneObject, count: int, size: int, draw: SeededDraw) -> int:
     if thing.size == "big":
         return _extent(size, count, 100)
     if thing.size == "small":
@@ -101,7 +101,7 @@ def _grid(count: int) -> int:
     return 1 if count == 1 else 2 if count == 2 else 3
 
 
-def _cells(sides: list[int], relation: str | None, size: int, draw: Draw) -> list[tuple[int, int]]:
+def _cells(sides: list[int], relation: str | None, size: int, draw: SeededDraw) -> list[tuple[int, int]]:
     """Each thing in a cell of its own, shaken within it; the first two in one row or column where the relation says
     so. With two things the row or column itself lies anywhere."""
     grid = _grid(len(sides))
@@ -126,7 +126,7 @@ def _direction(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return ((down > 0) - (down < 0), (right > 0) - (right < 0))
 
 
-def _nested(sides: list[int], size: int, draw: Draw) -> list[tuple[int, int]]:
+def _nested(sides: list[int], size: int, draw: SeededDraw) -> list[tuple[int, int]]:
     """The first at the middle of the second."""
     corner = [draw.between(0, size - sides[1]) for _ in range(2)]
     slack = size // 32

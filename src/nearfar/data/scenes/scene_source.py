@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 from nearfar.data import world
 from nearfar.data.scenes.captions import describe
-from nearfar.data.scenes.draw import Draw, digest
-from nearfar.data.scenes.layout import RELATIONS, Thing, arrange
+from nearfar.data.scenes.draw import SeededDraw, digest
+from nearfar.data.scenes.layout import RELATIONS, SceneObject, arrange
 from nearfar.data.scenes.vocabulary import COLOURS, SHAPES, chosen_styles, nouns, pair_split
 from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
@@ -21,7 +21,7 @@ PALE = ((255, 255, 255), (244, 236, 220), (224, 238, 250), (230, 244, 224), (246
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """What a source of scenes shows. Checked when it is made; small, so that worker processes get it cheaply."""
 
     split: str
@@ -76,7 +76,7 @@ class SceneSource(Source):
     )
     domains = world.STYLES
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ScenePlan) -> None:
         self.plan = plan
         self.name = f"world/scenes:{plan.split}"
         self.classes = list(nouns(plan.vocabulary, plan.split))
@@ -91,9 +91,9 @@ class SceneSource(Source):
 
     def record(self, index: int) -> Record:
         plan = self.plan
-        draw = Draw("scene", plan.seed, plan.split, index)
+        draw = SeededDraw("scene", plan.seed, plan.split, index)
         style = draw.one(chosen_styles(plan.styles, plan.held_out_style, plan.split))
-        things = [Thing(noun, style=style) for noun in draw_nouns(plan, self.classes or [], plan.objects, draw)]
+        things = [SceneObject(noun, style=style) for noun in draw_nouns(plan, self.classes or [], plan.objects, draw)]
         relation = draw.one(plan.possible_relations) if plan.objects > 1 else None
         _dress(things, relation, plan.attributes, draw)
         ground = draw.one(PALE) if plan.ground == "varied" else PALE[0]
@@ -115,7 +115,7 @@ class SceneSource(Source):
         }
 
 
-def draw_nouns(plan: Plan, vocabulary: list[str], count: int, draw: Draw) -> list[str]:
+def draw_nouns(plan: ScenePlan, vocabulary: list[str], count: int, draw: SeededDraw) -> list[str]:
     """Different nouns; where the splits share them, the first two are a pair that the split owns."""
     while True:
         drawn = draw.some(vocabulary, count)
@@ -123,7 +123,7 @@ def draw_nouns(plan: Plan, vocabulary: list[str], count: int, draw: Draw) -> lis
             return drawn
 
 
-def _dress(things: list[Thing], relation: str | None, attributes: tuple[str, ...], draw: Draw) -> None:
+def _dress(things: list[SceneObject], relation: str | None, attributes: tuple[str, ...], draw: SeededDraw) -> None:
     """Give the things different values of one attribute. Sizes are left to the relation where it is about them."""
     sized = relation in ("inside", "bigger than", "smaller than")
     possible = [name for name in attributes if not (name == "size" and sized)]

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from nearfar.data import world
 from nearfar.data.scenes.captions import PHRASES
-from nearfar.data.scenes.draw import Draw, digest
-from nearfar.data.scenes.layout import INVERSE, Thing, arrange
-from nearfar.data.scenes.scene_source import PALE, Plan, draw_nouns
+from nearfar.data.scenes.draw import SeededDraw, digest
+from nearfar.data.scenes.layout import INVERSE, SceneObject, arrange
+from nearfar.data.scenes.scene_source import PALE, ScenePlan, draw_nouns
 from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
 from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
@@ -21,7 +21,7 @@ class SceneText(NamedTuple):
 
     text: str
     answer: str
-    things: list[Thing]
+    things: list[SceneObject]
     relation: str | None = None
 
 
@@ -31,7 +31,9 @@ class ScenesWithText(Source):
 
     domains = world.STYLES
 
-    def __init__(self, plan: Plan, *, name: str, most: int, kinds: tuple[str, ...], known: tuple[str, ...]) -> None:
+    def __init__(
+        self, plan: ScenePlan, *, name: str, most: int, kinds: tuple[str, ...], known: tuple[str, ...]
+    ) -> None:
         unknown = [kind for kind in kinds if kind not in known]
         if unknown or not kinds:
             raise UserError(f"{name}: kinds={list(kinds)}; choose some of: {', '.join(known)}")
@@ -42,7 +44,7 @@ class ScenesWithText(Source):
     def __len__(self) -> int:
         return self.plan.n
 
-    def drawn(self, kind: str, draw: Draw) -> tuple[SceneText, Record]:
+    def drawn(self, kind: str, draw: SeededDraw) -> tuple[SceneText, Record]:
         """The text, and the fields of its record that describe the scene."""
         plan = self.plan
         style = draw.one(chosen_styles(plan.styles, plan.held_out_style, plan.split))
@@ -59,13 +61,13 @@ class ScenesWithText(Source):
             "style": style,
         }
 
-    def _things(self, draw: Draw, count: int) -> list[Thing]:
+    def _things(self, draw: SeededDraw, count: int) -> list[SceneObject]:
         """Different things in different colours."""
         names = draw_nouns(self.plan, self._nouns, count, draw)
         colours = draw.some(list(COLOURS), count)
-        return [Thing(name, colour=colour) for name, colour in zip(names, colours, strict=True)]
+        return [SceneObject(name, colour=colour) for name, colour in zip(names, colours, strict=True)]
 
-    def _absent(self, there: set[str], draw: Draw) -> str:
+    def _absent(self, there: set[str], draw: SeededDraw) -> str:
         """A noun that is not there, as common as those that are: out of another scene of the split, or out of all where
         the split has hardly another."""
         for _ in range(20):
@@ -74,14 +76,16 @@ class ScenesWithText(Source):
                 return name
         return draw.one([name for name in self._nouns if name not in there])
 
-    def _phrased(self, things: list[Thing], relation: str, draw: Draw) -> tuple[Thing, str, Thing]:
+    def _phrased(
+        self, things: list[SceneObject], relation: str, draw: SeededDraw
+    ) -> tuple[SceneObject, str, SceneObject]:
         """The relation said from either side."""
         first, second = things
         if draw.below(2) == 1:
             return first, PHRASES[relation][0], second
         return second, PHRASES[INVERSE[relation]][0], first
 
-    def _related(self, draw: Draw) -> tuple[tuple[str, str, str], bool, list[Thing], str]:
+    def _related(self, draw: SeededDraw) -> tuple[tuple[str, str, str], bool, list[SceneObject], str]:
         """Two nouns with a relation between them, whether it holds that way round, and the scene."""
         things, relation = self._things(draw, 2), draw.one(self.plan.possible_relations)
         first, phrase, second = self._phrased(things, relation, draw)
@@ -90,7 +94,7 @@ class ScenesWithText(Source):
             first, second = second, first
         return (first.name, phrase, second.name), true, things, relation
 
-    def _counted(self, draw: Draw, count: int, colour: str, others: list[str]) -> list[Thing]:
+    def _counted(self, draw: SeededDraw, count: int, colour: str, others: list[str]) -> list[SceneObject]:
         """`count` things of a colour among others, in any order, of which there is one at least."""
         rest = draw.between(0 if count else 1, self.most - count)
         things = self._things(draw, count + rest)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from nearfar.data import world
 from nearfar.data.scenes.vocabulary import COLOURS, SHAPES, concept_of
 
-SEEN = 96
+OPAQUE = 96
 """Opacity from which a pixel counts as part of the thing, for boxes and masks."""
 
 _LARGEST = 96
@@ -38,7 +38,7 @@ def sprite(noun: str, style: str, colour: str | None, side: int, turns: int = 0)
         flat = noun in SHAPES or style == "openmoji-line"
         scaled = _tinted(scaled, COLOURS[colour], low, high, flat=flat)
     alpha = scaled.getchannel("A")
-    return Sprite(scaled.convert("RGB"), alpha, np.asarray(alpha) >= SEEN)
+    return Sprite(scaled.convert("RGB"), alpha, np.asarray(alpha) >= OPAQUE)
 
 
 @lru_cache(maxsize=4096)
@@ -48,13 +48,13 @@ def _cut_out(noun: str, style: str) -> tuple[Image.Image, int, int]:
         return _shape(noun), 0, 255
     picture = _square(Image.open(io.BytesIO(world.picture(concept_of()[noun], style))).convert("RGBA"))
     pixels = np.asarray(picture)
-    light = _brightness(pixels)[pixels[..., 3] >= SEEN]
+    light = _brightness(pixels)[pixels[..., 3] >= OPAQUE]
     return (picture, int(light.min()), int(light.max())) if light.size else (picture, 0, 255)
 
 
 def _square(picture: Image.Image) -> Image.Image:
     """Cut to what is drawn and centred, so that a size in a scene is the size of the thing and not of its margins."""
-    solid = np.asarray(picture.getchannel("A")) >= SEEN
+    solid = np.asarray(picture.getchannel("A")) >= OPAQUE
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
     if not len(rows):
         return picture

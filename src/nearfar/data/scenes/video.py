@@ -9,8 +9,8 @@ from PIL import Image
 
 from nearfar.data import world
 from nearfar.data.scenes.captions import indefinite
-from nearfar.data.scenes.draw import Draw, digest
-from nearfar.data.scenes.layout import Thing
+from nearfar.data.scenes.draw import SeededDraw, digest
+from nearfar.data.scenes.layout import SceneObject
 from nearfar.data.scenes.sprites import sprite
 from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
 from nearfar.data.sources.source import Record, Source
@@ -74,9 +74,9 @@ class VideoSource(Source):
         return self.n
 
     def record(self, index: int) -> Record:
-        draw = Draw("video", self.seed, self.split, index)
+        draw = SeededDraw("video", self.seed, self.split, index)
         motion = draw.one(list(MOTIONS))
-        thing = Thing(draw.one(self.nouns), colour=draw.one(list(COLOURS)), style=draw.one(self.styles))
+        thing = SceneObject(draw.one(self.nouns), colour=draw.one(list(COLOURS)), style=draw.one(self.styles))
         shake = (draw.between(-60, 60), draw.between(-60, 60))
         poses = [MOTIONS[motion](t, self.frames - 1) for t in range(self.frames)]
         video, boxes = zip(*(self._frame(thing, pose, shake) for pose in poses), strict=True)
@@ -98,7 +98,9 @@ class VideoSource(Source):
             "boxes": list(boxes),
         }
 
-    def _frame(self, thing: Thing, pose: Pose, shake: Sequence[int]) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    def _frame(
+        self, thing: SceneObject, pose: Pose, shake: Sequence[int]
+    ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
         side = max(2, pose[2] * self.size // 1000)
         cut = sprite(thing.name, thing.style, thing.colour, side, pose[3])
         canvas = Image.new("RGB", (self.size, self.size), "white")

@@ -34,7 +34,7 @@ ADDRESSES = ("url", "image_url", "URL")
 
 
 @dataclass(frozen=True)
-class Roles:
+class ColumnRoles:
     """Which columns play which part. `text` may be several columns: each is a caption of the row; so may `answers`,
     each an annotator's."""
 
@@ -56,13 +56,13 @@ def find_roles(
     domain: str | None = None,
     group: str | None = None,
     answers: str | Sequence[str] | None = None,
-) -> Roles:
+) -> ColumnRoles:
     """Columns for the roles: those named, else those with usual names.
 
     Raises `UserError`, with the columns there are, when a named one is missing or neither image nor text is found.
 
     >>> find_roles(["file_name", "Caption", "n"], where="pets.csv")
-    Roles(image='file_name', text=('Caption',), label=None, domain=None, group=None, answers=())
+    ColumnRoles(image='file_name', text=('Caption',), label=None, domain=None, group=None, answers=())
     """
     texts, answered = _several(text), _several(answers)
     for role, column in [
@@ -87,7 +87,9 @@ def find_roles(
     texts = texts or tuple(filter(None, [guess("text")]))
     taken.update(texts)
     answered = answered or tuple(filter(None, [guess("answers")]))
-    roles = Roles(image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered)
+    roles = ColumnRoles(
+        image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered
+    )
     if roles.image is None and not roles.text:
         remedy = "Name them with image=COLUMN and text=COLUMN."
         if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
@@ -111,7 +113,7 @@ class ArrowSource(Source):
     """The rows of a `datasets.Dataset` as records. Paths in them are relative to `root`."""
 
     def __init__(
-        self, dataset: Dataset, roles: Roles, *, name: str, root: str | os.PathLike[str] | None = None
+        self, dataset: Dataset, roles: ColumnRoles, *, name: str, root: str | os.PathLike[str] | None = None
     ) -> None:
         self.name = name
         self._rows = undecoded(dataset)
@@ -139,7 +141,7 @@ class ArrowStream(Stream):
     """A `datasets.IterableDataset`, read in its own order, as one part per shard. Labels that are text stay text, in
     their own column, since nobody knows all of them yet."""
 
-    def __init__(self, dataset: IterableDataset, roles: Roles, *, name: str) -> None:
+    def __init__(self, dataset: IterableDataset, roles: ColumnRoles, *, name: str) -> None:
         self.name = name
         features = dataset.features or {}
         texts: dict[str, Any] = {
@@ -162,7 +164,7 @@ class ArrowStream(Stream):
 class RowReader:
     """Turns a row, a dict of columns, into a record."""
 
-    def __init__(self, roles: Roles, features: Mapping[str, Any], *, root: str | os.PathLike[str] | None) -> None:
+    def __init__(self, roles: ColumnRoles, features: Mapping[str, Any], *, root: str | os.PathLike[str] | None) -> None:
         self.roles, self.root, self.features = roles, root, features
         self.names: dict[str, dict[Any, int]] = {}
         if roles.label is not None and hasattr(features.get(roles.label), "names"):

@@ -58,16 +58,16 @@ class Skipped:
             if len(self.problems) < LISTED:
                 self.problems.append(Problem(where, why))
 
-    def check(self, seen: int, *, limit: float, name: str, total: int | None = None) -> None:
+    def check(self, read: int, *, limit: float, name: str, total: int | None = None) -> None:
         """Stop when more than `limit` of the records seen so far could not be used.
 
         Raises `UserError` that lists the first problems.
         """
-        judged = max(seen, min(JUDGED, total) if total is not None else JUDGED)
+        judged = max(read, min(JUDGED, total) if total is not None else JUDGED)
         if self.count <= limit * judged:
             return
         raise UserError(
-            f"{name}: {self.count} of the {seen} records read could not be used, more than the {limit:.0%} allowed:\n"
+            f"{name}: {self.count} of the {read} records read could not be used, more than the {limit:.0%} allowed:\n"
             f"{self.listing(5)}\nMend or remove them, or allow more with max_skipped=SHARE (between 0 and 1)."
         )
 

@@ -116,12 +116,12 @@ def quiet() -> Iterator[None]:
     """Without the progress bars of `datasets`, which would cover our own."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not are_progress_bars_disabled()
+    bars_enabled = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if bars_enabled:
             enable_progress_bars()
 
 

@@ -48,7 +48,7 @@ def shards(
         UserError: no such shards, no samples with images in them, or more than `max_skipped` of them lost.
     """
     paths = expand(pattern)
-    roles = _Roles(image, text, label)
+    roles = _MemberRoles(image, text, label)
     name = Path(paths[0]).stem if len(paths) == 1 else f"{Path(paths[0]).stem}...{Path(paths[-1]).stem}"
     if streaming:
         return TarStream(paths, roles, name=name)
@@ -61,7 +61,7 @@ def shards(
 
 
 @dataclass(frozen=True)
-class Member:
+class TarMember:
     """A file inside a tar file, not yet read."""
 
     path: str
@@ -75,14 +75,14 @@ class Member:
             return shard.read(self.size)
 
 
-Sample = dict[str, Member]
+Sample = dict[str, TarMember]
 """The members of one sample by their ending, such as `jpg`."""
 
 
 class TarSource(Source):
     """Shards whose samples have been listed, so that any can be read by number."""
 
-    def __init__(self, paths: Sequence[str], roles: _Roles, *, name: str) -> None:
+    def __init__(self, paths: Sequence[str], roles: _MemberRoles, *, name: str) -> None:
         self.name, self._roles = name, roles
         self._samples: list[tuple[str, Sample]] = []
         broken: list[tuple[str, str, int]] = []
@@ -115,7 +115,7 @@ class TarSource(Source):
 class TarStream(Stream):
     """Shards read in order, one part each."""
 
-    def __init__(self, paths: Sequence[str], roles: _Roles, *, name: str) -> None:
+    def __init__(self, paths: Sequence[str], roles: _MemberRoles, *, name: str) -> None:
         self.name, self.paths, self.parts, self._roles = name, list(paths), len(paths), roles
         first = next(iter(self), None)
         if first is None:
@@ -149,7 +149,7 @@ def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
                     yield key, sample
                     found, sample = found + 1, {}
                 key = stem
-                sample[ending.lower()] = Member(path, f"{path}/{entry.name}", entry.offset_data, entry.size)
+                sample[ending.lower()] = TarMember(path, f"{path}/{entry.name}", entry.offset_data, entry.size)
             stopped = shard.offset
         if not _ends_with_zeros(path, stopped):
             trouble.append(f"truncated or broken after {found} samples")
@@ -241,7 +241,7 @@ def _is_number(key: str, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
-def _notes(member: Member) -> str | None:
+def _notes(member: TarMember) -> str | None:
     """The text of a member; None where it cannot be read or is too long."""
     try:
         return decode_text(member.read()) if member.size <= NOTES else None
@@ -250,7 +250,7 @@ def _notes(member: Member) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Roles:
+class _MemberRoles:
     image: str | None
     text: str | None
     label: str | None

@@ -39,15 +39,15 @@ def vqa(
     A table with columns for image, question and answers does as well, and needs no file of this kind.
     """
     file = Path(questions)
-    asked = _read(file, "questions")
-    split = str(asked.get("data_subtype", ""))
+    content = _read(file, "questions")
+    split = str(content.get("data_subtype", ""))
     beside = file.with_name(file.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     answered = Path(annotations) if annotations is not None else beside if beside != file and beside.is_file() else None
     found = {each["question_id"]: each for each in _read(answered, "annotations")["annotations"]} if answered else None
     own = file.parent / split
     named = _namer(pattern or COCO, split)
     folder = Path(images) if images is not None else own if split and own.is_dir() else file.parent
-    return VQASource(file.name, asked["questions"], found, lambda image_id: str(folder / named(image_id)))
+    return VQASource(file.name, content["questions"], found, lambda image_id: str(folder / named(image_id)))
 
 
 COCO = "COCO_{split}_{image_id:012}.jpg"
@@ -79,15 +79,15 @@ class VQASource(Source):
         return len(self._questions)
 
     def record(self, index: int) -> Record:
-        asked = self._questions[index]
+        question = self._questions[index]
         record: Record = {
-            "image": self._path(asked["image_id"]),
-            "text": asked["question"],
-            "group": asked["image_id"],
-            "question_id": asked["question_id"],
+            "image": self._path(question["image_id"]),
+            "text": question["question"],
+            "group": question["image_id"],
+            "question_id": question["question_id"],
         }
         if self._answered is not None:
-            found = self._answered[asked["question_id"]]
+            found = self._answered[question["question_id"]]
             record["answers"] = [each["answer"] for each in found["answers"]]
             record |= {key: found.get(key) for key in ("question_type", "answer_type")}
         return record

@@ -17,8 +17,8 @@ from nearfar.errors import UserError
 _CACHES = ("past_key_values", "cache_params")
 
 
-class Copies:
-    """Steps any generating model through contrastive search; the interface of `leaves.Leaves`."""
+class CopyingStepper:
+    """Steps any generating model through contrastive search; the interface of `leaves.LeafStepper`."""
 
     def __init__(self, model: Any, model_kwargs: dict[str, Any]) -> None:
         self.model = model
@@ -48,7 +48,7 @@ class Copies:
         return self.kwargs.get("past_key_values")
 
     def _forward(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        with last_states(self.model, lambda states: None) as seen:
+        with last_states(self.model, lambda states: None) as captured:
             outputs = self.model(**inputs, return_dict=True)
         encoder_decoder = self.model.config.is_encoder_decoder
         self.kwargs = self.model._update_model_kwargs_for_generation(
@@ -56,7 +56,7 @@ class Copies:
         )
         if all(getattr(outputs, name, None) is None for name in _CACHES):  # or it keeps its state to itself
             raise UserError(f"{type(self.model).__name__} returned no key-value cache; contrastive search needs one")
-        return seen[0], outputs.logits[:, -1]
+        return captured[0], outputs.logits[:, -1]
 
     def _spread(self, batch: int, among: int) -> None:
         """Make k rows of each sequence: of its one row, or of the chosen one of its k."""

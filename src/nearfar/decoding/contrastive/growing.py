@@ -7,11 +7,11 @@ from torch import Tensor
 _SPARE = 128  # positions added beyond the need, so that a short text never grows twice
 
 
-class Growing:
+class GrowingTensor:
     """Storage for a sequence of states that grows along dimension `dim`, at amortised constant cost a position.
 
     >>> import torch
-    >>> store = Growing(dim=1)
+    >>> store = GrowingTensor(dim=1)
     >>> store.write(torch.ones(2, 3, 4)); store.length = 3
     >>> store.write(torch.zeros(2, 1, 4)); store.length = 4
     >>> store.read().shape, store.read().sum().item()

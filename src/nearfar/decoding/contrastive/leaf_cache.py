@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from nearfar.decoding.contrastive.growing import Growing
+from nearfar.decoding.contrastive.growing import GrowingTensor
 
 
 class LeafCache(Cache):
@@ -54,13 +54,13 @@ class LeafLayer(CacheLayerMixin):
         super().__init__()
         self.window = window
         self.leafing = False
-        self._keys, self._values = Growing(dim=2), Growing(dim=2)
+        self._keys, self._values = GrowingTensor(dim=2), GrowingTensor(dim=2)
 
     @property
     def length(self) -> int:
         return self._keys.length
 
-    def first_seen(self) -> int:
+    def window_start(self) -> int:
         """The earliest committed position that a leaf may attend to."""
         return 0 if self.window is None else max(0, self.length - self.window + 1)
 
@@ -74,7 +74,7 @@ class LeafLayer(CacheLayerMixin):
         self._values.write(value_states)
         new = key_states.shape[-2]
         if self.leafing:
-            start = self.first_seen()
+            start = self.window_start()
             return self._keys.read(start, extra=new), self._values.read(start, extra=new)
         self._keys.length += new
         self._values.length += new

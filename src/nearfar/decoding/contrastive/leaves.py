@@ -22,7 +22,7 @@ Choose = Callable[[Tensor], Tensor]
 """Candidates' last-layer states `[B, k, D]` in, index of the chosen one `[B]` out."""
 
 
-class Leaves:
+class LeafStepper:
     """Steps a decoder-only model through contrastive search with one shared prefix cache."""
 
     def __init__(self, model: Any, model_kwargs: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Leaves:
         """Read the prompt: last-layer states `[B, L, D]` and the next token's logits `[B, V]`."""
         self.kwargs["past_key_values"] = self.cache
         inputs = self.model.prepare_inputs_for_generation(ids, is_first_iteration=True, **self.kwargs)
-        with last_states(self.model, lambda states: None) as seen:
+        with last_states(self.model, lambda states: None) as captured:
             logits = self.model(**inputs, return_dict=True).logits
         if self.cache.length != ids.shape[1]:
             raise UserError(
@@ -48,7 +48,7 @@ class Leaves:
         self.position = positions[..., -1:]
         self.prefix = None if mask is None else mask.bool()
         self.cache.sprout()
-        return seen[0], logits[:, -1]
+        return captured[0], logits[:, -1]
 
     def advance(self, candidates: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
         """Run the candidates `[B, k]`, keep the chosen one: its state `[B, D]` and next logits `[B, V]`."""
@@ -61,7 +61,7 @@ class Leaves:
             index = chosen[0].to(states.device).view(-1, 1, 1).expand(-1, 1, states.shape[-1])
             return states.gather(1, index)
 
-        with last_states(self.model, keep_one) as seen:
+        with last_states(self.model, keep_one) as captured:
             logits = self.model(
                 input_ids=candidates,
                 attention_mask=self._mask(among),
@@ -73,7 +73,7 @@ class Leaves:
         self.cache.commit(chosen[0], among)
         if self.prefix is not None:
             self.prefix = torch.cat([self.prefix, self.prefix.new_ones(len(self.prefix), 1)], dim=1)
-        return seen[0][:, 0], logits[:, -1]
+        return captured[0][:, 0], logits[:, -1]
 
     def finish(self) -> Any:
         """The cache, usable as any other."""
@@ -84,7 +84,7 @@ class Leaves:
         """What the leaves see, `[B or 1, 1, k, seen + k]`: one mask, or one a kind of layer where kinds differ."""
         if among == 1 and self.prefix is None:
             return None  # one leaf sees everything there is: the case of greedy search
-        kinds = {layer.window: layer.first_seen() for layer in self.cache.layers}
+        kinds = {layer.window: layer.window_start() for layer in self.cache.layers}
         masks = {window: self._mask_from(start, among) for window, start in kinds.items()}
         if len(masks) == 1:
             return next(iter(masks.values()))
@@ -126,11 +126,11 @@ def refusal(model: Any) -> str | None:
 def last_states(model: Any, replace: Callable[[Tensor], Tensor | None]) -> Iterator[list[Tensor]]:
     """Catch the states that the decoder hands to the language-model head, and hand on `replace(states)` in their
     place unless that is None. This costs nothing, where `output_hidden_states` would hold every layer's states."""
-    seen: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def hook(module: Any, args: Any, output: Any) -> Any:
         new = replace(output[0])
-        seen.append(output[0] if new is None else new)
+        captured.append(output[0] if new is None else new)
         if new is None:
             return None
         if isinstance(output, tuple):
@@ -145,8 +145,8 @@ def last_states(model: Any, replace: Callable[[Tensor], Tensor | None]) -> Itera
         raise UserError(f"{type(model).__name__} does not tell its decoder from its head: it has no `get_decoder()`")
     handle = decoder.register_forward_hook(hook)
     try:
-        yield seen
+        yield captured
     finally:
         handle.remove()
-    if not seen:
+    if not captured:
         raise UserError(f"{type(model).__name__} does not call its own decoder, so its hidden states cannot be read")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nearfar.decoding.contrastive.attention import grouped
 from nearfar.decoding.contrastive.checks import check_finite
-from nearfar.decoding.contrastive.copying import Copies
+from nearfar.decoding.contrastive.copying import CopyingStepper
 from nearfar.decoding.contrastive.few_rows import few_rows
-from nearfar.decoding.contrastive.growing import Growing
-from nearfar.decoding.contrastive.leaves import Leaves, refusal
+from nearfar.decoding.contrastive.growing import GrowingTensor
+from nearfar.decoding.contrastive.leaves import LeafStepper, refusal
 from nearfar.decoding.contrastive.rerank import Ranking, largest_cosine, rank, unit
 from nearfar.errors import UserError
 
@@ -38,13 +38,13 @@ def decode(
     """Decode until every sequence has ended. Arguments as `contrastive_search` and `generate` prepared them."""
     stepper = _stepper(model, model_kwargs, strategy)
     mask = model_kwargs.get("decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask")
-    sampler = Nucleus(sample_top_p, seed, ids.device) if sample_steps else None
+    sampler = NucleusSampler(sample_top_p, seed, ids.device) if sample_steps else None
     candidates_a_step = 1 if alpha == 0 else k  # without a penalty the likeliest wins: greedy search
-    record = Record(config)
+    record = StepRecord(config)
     sequences = Sequences(ids, stopping_criteria, config, streamer)
-    with _leafy(model, candidates_a_step) if isinstance(stepper, Leaves) else nullcontext():
+    with _leafy(model, candidates_a_step) if isinstance(stepper, LeafStepper) else nullcontext():
         hidden, logits = stepper.prefill(ids)
-        context = Context(hidden, mask)
+        context = ContextStates(hidden, mask)
         del hidden
         while not sequences.finished:
             scores = logits_processor(sequences.ids, _precise(logits, ids.device))
@@ -53,7 +53,7 @@ def decode(
                 candidates = sampler(probs)
             else:
                 candidates = _likeliest(probs, scores, candidates_a_step)
-            choice = Choice(probs.gather(1, candidates), context, alpha, sequences.added)
+            choice = TokenChoice(probs.gather(1, candidates), context, alpha, sequences.added)
             raw = logits
             hidden, logits = stepper.advance(candidates, choice)
             context.append(hidden)
@@ -62,11 +62,11 @@ def decode(
     return record.output(sequences, stepper, model, model_kwargs)
 
 
-class Context:
+class ContextStates:
     """The running matrix of normalised hidden states `[B, L, D]`. Padding is left out of every maximum."""
 
     def __init__(self, hidden: Tensor, mask: Tensor | None) -> None:
-        self.states = Growing(dim=1)
+        self.states = GrowingTensor(dim=1)
         self.mask = None if mask is None else mask.bool().to(hidden.device)
         self._write(hidden)
 
@@ -83,10 +83,10 @@ class Context:
         self.states.length += hidden.shape[1]
 
 
-class Choice:
+class TokenChoice:
     """Called with the candidates' states in the middle of the forward pass; remembers what it chose."""
 
-    def __init__(self, probs: Tensor, context: Context, alpha: float, step: int) -> None:
+    def __init__(self, probs: Tensor, context: ContextStates, alpha: float, step: int) -> None:
         self.probs, self.context, self.alpha, self.step = probs, context, alpha, step
 
     def __call__(self, hidden: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class Sequences:
             self.streamer.end()
 
 
-class Nucleus:
+class NucleusSampler:
     """Samples from the smallest set of tokens that holds `top_p` of the probability, with a generator of its own."""
 
     def __init__(self, top_p: float, seed: int, device: torch.device) -> None:
@@ -139,7 +139,7 @@ class Nucleus:
         return ids.gather(1, drawn)
 
 
-class Record:
+class StepRecord:
     """Scores, confidences and penalties by step, if they were requested."""
 
     def __init__(self, config: Any) -> None:
@@ -150,7 +150,7 @@ class Record:
         self.confidences: list[Tensor] = []
         self.penalties: list[Tensor] = []
 
-    def add(self, choice: Choice, scores: Tensor, logits: Tensor, running: Tensor) -> None:
+    def add(self, choice: TokenChoice, scores: Tensor, logits: Tensor, running: Tensor) -> None:
         if not self.wanted:
             return
         self.confidences.append(choice.confidence.masked_fill(~running, torch.nan))
@@ -160,7 +160,9 @@ class Record:
         if self.config.output_logits:
             self.logits.append(logits)
 
-    def output(self, sequences: Sequences, stepper: Leaves | Copies, model: Any, model_kwargs: dict[str, Any]) -> Any:
+    def output(
+        self, sequences: Sequences, stepper: LeafStepper | CopyingStepper, model: Any, model_kwargs: dict[str, Any]
+    ) -> Any:
         if not self.wanted:
             return sequences.ids
         from nearfar.decoding.contrastive.output import ContrastiveSearchEncoderDecoderOutput, ContrastiveSearchOutput
@@ -184,13 +186,13 @@ def _leafy(model: Any, leaves: int) -> Iterator[None]:
         yield
 
 
-def _stepper(model: Any, model_kwargs: dict[str, Any], strategy: str) -> Leaves | Copies:
+def _stepper(model: Any, model_kwargs: dict[str, Any], strategy: str) -> LeafStepper | CopyingStepper:
     if strategy not in ("auto", "leaves", "copy"):
         raise UserError(f"strategy must be 'auto', 'leaves' or 'copy', not {strategy!r}")
     reason = refusal(model) if strategy != "copy" else ""
     if strategy == "leaves" and reason:
         raise UserError(f"{type(model).__name__} cannot run its candidates as leaves: {reason}. Use strategy='auto'")
-    return Leaves(model, model_kwargs) if reason is None else Copies(model, model_kwargs)
+    return LeafStepper(model, model_kwargs) if reason is None else CopyingStepper(model, model_kwargs)
 
 
 def _likeliest(probs: Tensor, scores: Tensor, k: int) -> Tensor:

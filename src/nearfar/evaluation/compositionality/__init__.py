@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "Case": "choice",
+    "ChoiceQuestion": "choice",
     "choice_accuracy": "choice",
     "NgramBaseline": "blind",
     "ORDER": "perturb",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nearfar.errors import UserError
-from nearfar.evaluation.compositionality.choice import Case
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 from nearfar.evaluation.compositionality.perturb import ORDER, order_options
 
 Task = Literal["relation", "attribution", "order"]
@@ -41,7 +41,7 @@ FILES: dict[str, tuple[str, str, Task]] = {
 
 def aro_tasks(
     folder: str | Path, *, leave_out: Collection[str] = SYMMETRIC, seed: int = 0
-) -> dict[str, Iterator[Case]]:
+) -> dict[str, Iterator[ChoiceQuestion]]:
     """The tasks whose published files lie in `folder`, laid out as the released code has them: `FILES`, with the
     pictures of Visual Genome in `images/` and those of COCO and Flickr30k where their files say.
 
@@ -67,7 +67,7 @@ def aro_cases(
     *,
     leave_out: Collection[str] = SYMMETRIC,
     seed: int = 0,
-) -> Iterator[Case]:
+) -> Iterator[ChoiceQuestion]:
     """The cases of one task.
 
     Args:
@@ -87,13 +87,13 @@ def aro_cases(
             if task == "order":
                 for caption in row["caption"]:
                     options = tuple(order_options(caption, seed=seed))
-                    yield Case(folder / row["image"], options, "order", kinds=tuple(ORDER))
+                    yield ChoiceQuestion(folder / row["image"], options, "order", kinds=tuple(ORDER))
                 continue
             group = row["relation_name"] if task == "relation" else "_".join(row["attributes"])
             if task == "relation" and group in leave_out:
                 continue
             captions = (row["true_caption"], row["false_caption"])
-            yield Case(folder / row["image_path"], captions, group, _box(row))
+            yield ChoiceQuestion(folder / row["image_path"], captions, group, _box(row))
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{path}, row {number}: not a row of ARO's {task} task ({error}); is this the published file?"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from nearfar.data.mining.grammar import words
-from nearfar.evaluation.compositionality.choice import Case
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 
 _START, _END = "<s>", "</s>"
 
@@ -62,15 +62,15 @@ class NgramBaseline:
         share = 1 / (len(self.counts[1]) + 1)  # one more for all unseen words
         for n in range(1, self.order + 1):
             context = history[len(history) - n + 1 :]
-            seen = self.histories[n][context]
-            share = (self.counts[n][(*context, word)] + self.kappa * share) / (seen + self.kappa)
+            total = self.histories[n][context]
+            share = (self.counts[n][(*context, word)] + self.kappa * share) / (total + self.kappa)
         return share
 
     def _tokens(self, caption: str) -> Sequence[str]:
         return [_START] * (self.order - 1) + words(caption.lower()) + [_END]
 
 
-def cross_fitted(cases: Sequence[Case], images: Sequence[int]) -> list[list[float]]:
+def cross_fitted(cases: Sequence[ChoiceQuestion], images: Sequence[int]) -> list[list[float]]:
     """Text-only scores of the cases' options where there are no training captions: those of half of the images are
     scored by a baseline fitted on the true captions of the other half.
 

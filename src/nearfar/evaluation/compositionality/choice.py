@@ -13,7 +13,7 @@ from nearfar.evaluation.measures.result import Metric, Result
 
 
 @dataclass(frozen=True)
-class Case:
+class ChoiceQuestion:
     """One question.
 
     Args:

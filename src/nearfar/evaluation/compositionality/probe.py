@@ -60,13 +60,13 @@ def order_probe(
     whole = retrieval(plain, ks=(1,), seed=seed)
     found = {"none": whole, **_texts(encoder, plain, seed=seed, batch_size=batch_size)}
     for name, grid in GRIDS.items():
-        shuffled = embed(Shuffled(encoder, grid, seed=seed), source, ["image"], batch_size=batch_size)
+        shuffled = embed(ShuffledPatches(encoder, grid, seed=seed), source, ["image"], batch_size=batch_size)
         found[f"{name} of pictures"] = retrieval(plain.with_side("image", shuffled.image), ks=(1,), seed=seed)
     parts = {name: {key: _bare(result.metrics[key]) for key in DIRECTIONS} for name, result in found.items()}
     return Result("order_probe", {key: whole.metrics[key] for key in DIRECTIONS}, {"perturbation": parts})
 
 
-class Shuffled:
+class ShuffledPatches:
     """An encoder that sees pictures cut into `grid` = (rows, columns) patches that changed places. A remainder that
     does not divide stays at the border as zeros, the mean colour."""
 

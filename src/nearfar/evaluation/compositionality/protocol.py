@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.evaluation.compositionality.blind import cross_fitted
-from nearfar.evaluation.compositionality.choice import Case, choice_accuracy
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion, choice_accuracy
 from nearfar.evaluation.compositionality.scorer import Scorer, blank, cosine_scorer, image_key
 from nearfar.evaluation.measures.result import Metric, Result
 
@@ -17,7 +17,11 @@ Blind = Callable[[str], float]
 
 
 def compositionality(
-    encoder: Any, tasks: Mapping[str, Iterable[Case]], *, fewest: Mapping[str, int] | None = None, **settings: Any
+    encoder: Any,
+    tasks: Mapping[str, Iterable[ChoiceQuestion]],
+    *,
+    fewest: Mapping[str, int] | None = None,
+    **settings: Any,
 ) -> Result:
     """Score several tasks as one result.
 
@@ -56,7 +60,7 @@ def compositionality(
 
 def multiple_choice(
     encoder: Any,
-    cases: Iterable[Case],
+    cases: Iterable[ChoiceQuestion],
     *,
     name: str = "multiple_choice",
     blind: Blind | None = None,
@@ -93,9 +97,9 @@ def multiple_choice(
     score = scorer or cosine_scorer(encoder, batch_size=batch_size)
     groups, images = [case.group for case in questions], _numbered([image_key(case) for case in questions])
     both = score([*questions, *map(blank, questions)])  # in one call, so that each caption is embedded once
-    seen, unseen = both[: len(questions)], both[len(questions) :]
-    result = choice_accuracy(seen, groups, name=name, cluster=images, fewest=fewest, seed=seed)
-    baselines = {"blank_image": unseen}
+    picture_scores, blank_scores = both[: len(questions)], both[len(questions) :]
+    result = choice_accuracy(picture_scores, groups, name=name, cluster=images, fewest=fewest, seed=seed)
+    baselines = {"blank_image": blank_scores}
     if blind is not None:
         baselines["text_only"] = [[blind(caption) for caption in case.captions] for case in questions]
     elif len(set(images)) > 1:
@@ -103,16 +107,16 @@ def multiple_choice(
     for kind, scores in baselines.items():
         found = choice_accuracy(scores, groups, name=kind, cluster=images, fewest=fewest, seed=seed)
         result.metrics[kind] = found.metrics["accuracy"]
-    if options := _by_option(questions, seen, images, seed):
+    if options := _by_option(questions, picture_scores, images, seed):
         result.by["option"] = options
     result.details["flawed_cases"] = sum(case.flawed for case in questions)
-    wrong = [i for i, s in enumerate(seen) if max(s) > s[0]]
-    result.details["failures"] = [_failure(questions[i], seen[i]) for i in wrong[:failures]]
+    wrong = [i for i, s in enumerate(picture_scores) if max(s) > s[0]]
+    result.details["failures"] = [_failure(questions[i], picture_scores[i]) for i in wrong[:failures]]
     return result
 
 
 def _by_option(
-    cases: Sequence[Case], scores: Sequence[Sequence[float]], images: Sequence[int], seed: int
+    cases: Sequence[ChoiceQuestion], scores: Sequence[Sequence[float]], images: Sequence[int], seed: int
 ) -> dict[str, dict[str, Metric]]:
     """For each kind of false caption the accuracy of choosing between it and the true one."""
     pairs: dict[str, list[tuple[Sequence[float], int]]] = {}
@@ -129,16 +133,16 @@ def _by_option(
     }
 
 
-def _failure(case: Case, scores: Sequence[float]) -> dict[str, Any]:
+def _failure(case: ChoiceQuestion, scores: Sequence[float]) -> dict[str, Any]:
     best = max(range(len(scores)), key=lambda k: scores[k])
-    told: dict[str, Any] = {"true": case.captions[0], "chosen": case.captions[best], "group": case.group}
+    entry: dict[str, Any] = {"true": case.captions[0], "chosen": case.captions[best], "group": case.group}
     if case.row is not None:
-        told["row"] = case.row
+        entry["row"] = case.row
     if isinstance(case.image, str | Path):
-        told["path"] = str(case.image)
+        entry["path"] = str(case.image)
     if case.box is not None:
-        told["box"] = list(case.box)
-    return told
+        entry["box"] = list(case.box)
+    return entry
 
 
 def _numbered(keys: Sequence[Any]) -> list[int]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
-from nearfar.evaluation.compositionality.choice import Case
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 from nearfar.evaluation.compositionality.perturb import ORDER, order_options
 
-LOOKS = ("colour", "size", "turned")
+ATTRIBUTES = ("colour", "size", "turned")
 
 
-def scene_tasks(source: Any, *, seed: int = 0, limit: int | None = None) -> dict[str, list[Case]]:
+def scene_tasks(source: Any, *, seed: int = 0, limit: int | None = None) -> dict[str, list[ChoiceQuestion]]:
     """The cases of each task.
 
     Args:
@@ -38,8 +38,8 @@ def scene_tasks(source: Any, *, seed: int = 0, limit: int | None = None) -> dict
     >>> tasks["relation"][0].captions
     ('the star is tinier than the ring', 'the ring is tinier than the star')
     """
-    tasks: dict[str, list[Case]] = {}
-    order: list[Case] = []
+    tasks: dict[str, list[ChoiceQuestion]] = {}
+    order: list[ChoiceQuestion] = []
     count = len(source) if limit is None else min(limit, len(source))
     for row in range(count):
         record = source[row]
@@ -50,10 +50,10 @@ def scene_tasks(source: Any, *, seed: int = 0, limit: int | None = None) -> dict
         kinds = record.get("negative_kind") or ["hard captions"] * len(false)
         owners = record.get("negative_of") or [0] * len(false)
         for caption, kind, of in zip(false, kinds, owners, strict=True):
-            case = Case(record["image"], (texts[of], caption), _group(record, kind), row=row)
+            case = ChoiceQuestion(record["image"], (texts[of], caption), _group(record, kind), row=row)
             tasks.setdefault(kind, []).append(case)
         options = tuple(order_options(texts[0], seed=seed))
-        order.append(Case(record["image"], options, "order", kinds=tuple(ORDER), row=row))
+        order.append(ChoiceQuestion(record["image"], options, "order", kinds=tuple(ORDER), row=row))
     if not order:
         raise UserError(f"compositionality needs captions, and {source.name} has none")
     return {**tasks, "order": order}
@@ -70,5 +70,9 @@ def _group(record: Mapping[str, Any], kind: str) -> str:
     if kind == "relation":
         return str(record.get("relation") or kind)
     things = record.get("objects") or ()
-    pairs = [sorted(str(thing[look]) for thing in things[:2]) for look in LOOKS if all(t.get(look) for t in things[:2])]
+    pairs = [
+        sorted(str(thing[attribute]) for thing in things[:2])
+        for attribute in ATTRIBUTES
+        if all(t.get(attribute) for t in things[:2])
+    ]
     return " and ".join(pairs[0]) if kind == "attribution" and pairs else kind

@@ -12,9 +12,9 @@ import torch
 
 from nearfar.data.fields.images import load_image
 from nearfar.embedding.embed_source import embed_images, embed_texts
-from nearfar.evaluation.compositionality.choice import Case
+from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 
-Scorer = Callable[[Sequence[Case]], list[list[float]]]
+Scorer = Callable[[Sequence[ChoiceQuestion]], list[list[float]]]
 """Cases in, the scores of their options out."""
 
 _ROWS = 8192
@@ -24,7 +24,7 @@ _ROWS = 8192
 def cosine_scorer(encoder: Any, *, batch_size: int = 64) -> Scorer:
     """Options scored by the cosine of image and text embedding; each different picture and caption is embedded once."""
 
-    def score(cases: Sequence[Case]) -> list[list[float]]:
+    def score(cases: Sequence[ChoiceQuestion]) -> list[list[float]]:
         pictures: dict[Hashable, int] = {}
         which = torch.tensor([pictures.setdefault((image_key(case), case.box), len(pictures)) for case in cases])
         first = dict(zip(which.tolist()[::-1], cases[::-1], strict=True))
@@ -44,18 +44,18 @@ def cosine_scorer(encoder: Any, *, batch_size: int = 64) -> Scorer:
     return score
 
 
-def picture(case: Case) -> Any:
+def picture(case: ChoiceQuestion) -> Any:
     """The case's image, cropped to its box."""
     image = load_image(case.image)
     return image.crop(case.box) if case.box else image
 
 
-def blank(case: Case) -> Case:
+def blank(case: ChoiceQuestion) -> ChoiceQuestion:
     """The case with a white image in place of its own."""
     return replace(case, image=_white(), box=None)
 
 
-def image_key(case: Case) -> Hashable:
+def image_key(case: ChoiceQuestion) -> Hashable:
     """Equal for cases about the same image: the file, or the object in memory."""
     return str(case.image) if isinstance(case.image, str | Path) else id(case.image)
 

@@ -46,11 +46,11 @@ def soft(answer: str, counts: Mapping[str, float]) -> float:
     return min(counts.get(answer, 0.0) / 3, 1.0)
 
 
-def left_out(answer: str, counts: Mapping[str, float]) -> float:
+def leave_one_out(answer: str, counts: Mapping[str, float]) -> float:
     """The mean of `soft` over the sets that leave one annotator out: what VQA v2's server reports, where humans are
     scored against each other.
 
-    >>> [round(left_out("red", {"red": n, "blue": 10 - n}), 2) for n in (1, 2, 3, 4)]
+    >>> [round(leave_one_out("red", {"red": n, "blue": 10 - n}), 2) for n in (1, 2, 3, 4)]
     [0.3, 0.6, 0.9, 1.0]
     """
     count, total = counts.get(answer, 0.0), sum(counts.values())
@@ -71,7 +71,7 @@ class QuestionPrior:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        self._answers_after: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
 
     def fit(self, pairs: Iterable[tuple[str, Mapping[str, float]]]) -> QuestionPrior:
         """Count the answers of (question, counts of its answers)."""
@@ -79,18 +79,18 @@ class QuestionPrior:
             words, total = _words(question), sum(counts.values())
             for n in range(len(words) + 1):
                 for answer, count in counts.items():
-                    self._seen[words[:n]][answer] += count / total  # type: ignore[assignment]
+                    self._answers_after[words[:n]][answer] += count / total  # type: ignore[assignment]
         return self
 
     def __call__(self, question: str) -> str:
         words = _words(question)
-        known = next(n for n in range(len(words), -1, -1) if words[:n] in self._seen)
-        return _commonest(self._seen[words[:known]])
+        known = next(n for n in range(len(words), -1, -1) if words[:n] in self._answers_after)
+        return _commonest(self._answers_after[words[:known]])
 
     @property
     def commonest(self) -> str:
         """The commonest answer of all."""
-        return _commonest(self._seen[()])
+        return _commonest(self._answers_after[()])
 
 
 def _words(question: str) -> tuple[str, ...]:

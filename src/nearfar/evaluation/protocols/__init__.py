@@ -124,12 +124,12 @@ _ROWS = (
     ),
     Protocol(
         "grounding",
-        "does a model, asked about a phrase, look at the thing?",
+        "does a model point at the thing that a phrase names?",
         f"{HERE}.grounding:grounding",
         takes=("encoder", "source"),
         columns=("image", "box|objects"),
         abilities=("encode_image", "locate"),
-        examples=("Where it looks", f"{EXAMPLES}:looks"),
+        examples=("Where it looks", f"{EXAMPLES}:phrase_maps"),
     ),
 )
 

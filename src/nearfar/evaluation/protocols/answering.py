@@ -18,10 +18,17 @@ from nearfar.data.fields.answers import answer_counts
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
-from nearfar.evaluation.measures.answer_match import QuestionPrior, exact, left_out, plain_answer, plain_counts, soft
+from nearfar.evaluation.measures.answer_match import (
+    QuestionPrior,
+    exact,
+    leave_one_out,
+    plain_answer,
+    plain_counts,
+    soft,
+)
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
-from nearfar.evaluation.protocols.picture_batches import halves, opened, seen
+from nearfar.evaluation.protocols.picture_batches import as_source, halves, read_pictures
 
 Rule = Callable[[str, Mapping[str, float]], float]
 """How right an answer is, given how often each was given."""
@@ -70,36 +77,36 @@ def answering(
     """
     if not hasattr(model, "answer"):
         raise UserError(f"a {type(model).__name__} answers no questions: train one with the method `answering`")
-    asked = _questions(source, limit)
-    fitted = opened(train) if train is not None else source.training() if hasattr(source, "training") else None
+    questions = _questions(source, limit)
+    fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _questions(fitted, None)
-    options = _candidates(candidates, asked if pool is None else pool, most)
+    options = _candidates(candidates, questions if pool is None else pool, most)
     skipped = Skipped()
-    asked, given = _answered(model, source, asked, options, skipped, max_skipped, k=k, batch_size=batch_size)
-    guesses = {"": given, "blank_image": _blank(model, asked, options, k=k, batch_size=batch_size)}
-    guesses |= _without_looking(asked, pool)
-    rules = _rules(asked)
+    questions, given = _answered(model, source, questions, options, skipped, max_skipped, k=k, batch_size=batch_size)
+    guesses = {"": given, "blank_image": _blank(model, questions, options, k=k, batch_size=batch_size)}
+    guesses |= _text_only_answers(questions, pool)
+    rules = _rules(questions)
     available = Counter(plain_answer(option) for option in options)
-    sheet = Sheet(asked, rules, guesses, available, seed)
-    metrics = {name: sheet.metric(name) for name in rules}
+    scores = AnswerScores(questions, rules, guesses, available, seed)
+    metrics = {name: scores.metric(name) for name in rules}
     head = list(rules)[-1]
-    metrics |= {name: sheet.metric(head, name) for name in guesses if name}
-    metrics["reachable"] = sheet.reachable(head)
+    metrics |= {name: scores.metric(head, name) for name in guesses if name}
+    metrics["reachable"] = scores.reachable(head)
     wrong = [
-        i for i, (answer, each) in enumerate(zip(given, asked, strict=True)) if not rules[head](answer, each.counts)
+        i for i, (answer, each) in enumerate(zip(given, questions, strict=True)) if not rules[head](answer, each.counts)
     ]
     details = {
         "candidates": len(options),
         "baselines_of": head,
         "fitted_on": "the other half" if pool is None else f"{len(pool)} questions of training",
         "skipped": skipped.count,
-        "failures": [asked[i].told(given[i]) for i in wrong[:12]],
+        "failures": [questions[i].as_failure(given[i]) for i in wrong[:12]],
     }
-    return Result("answering", metrics, sheet.by(head), details)
+    return Result("answering", metrics, scores.by(head), details)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question and the answers it got, as they are compared."""
 
     row: int
@@ -109,70 +116,73 @@ class Asked:
     group: int
     kinds: dict[str, str]
 
-    def told(self, answer: str) -> dict[str, Any]:
+    def as_failure(self, answer: str) -> dict[str, Any]:
         """For the list of failures."""
         return {"row": self.row, "question": self.question, "answers": self.answers, "given": answer}
 
 
-class Sheet:
+class AnswerScores:
     """Scores of all guesses by all rules, and figures of some or all questions."""
 
     def __init__(
         self,
-        asked: Sequence[Asked],
+        questions: Sequence[Question],
         rules: Mapping[str, Rule],
         guesses: Mapping[str, Sequence[str]],
         available: Mapping[str, int],
         seed: int,
     ) -> None:
-        self.asked, self.rules, self.seed = asked, rules, seed
-        self.group = np.array([each.group for each in asked])
+        self.questions, self.rules, self.seed = questions, rules, seed
+        self.group = np.array([each.group for each in questions])
         self.scores = {
-            (rule, name): np.array([score(plain_answer(g), each.counts) for g, each in zip(found, asked, strict=True)])
+            (rule, name): np.array(
+                [score(plain_answer(g), each.counts) for g, each in zip(found, questions, strict=True)]
+            )
             for rule, score in rules.items()
             for name, found in guesses.items()
         }
         total = sum(available.values())
         for rule, score in rules.items():
-            each = [[(score(a, q.counts), available.get(a, 0)) for a in q.counts] for q in asked]
+            each = [[(score(a, q.counts), available.get(a, 0)) for a in q.counts] for q in questions]
             self.scores[rule, "chance"] = np.array([sum(s * n for s, n in found) / total for found in each])
             self.scores[rule, "reachable"] = np.array([max([s for s, n in found if n], default=0.0) for found in each])
 
     def metric(self, rule: str, name: str = "", rows: NDArray[np.bool_] | None = None) -> Metric:
         """A guess's mean score, with its interval; of some questions only where `rows` says which."""
-        chosen = np.ones(len(self.asked), bool) if rows is None else rows
+        chosen = np.ones(len(self.questions), bool) if rows is None else rows
         values, chance = self.scores[rule, name][chosen], self.scores[rule, "chance"][chosen].mean()
         low, high = mean_interval(values, cluster=self.group[chosen], seed=self.seed)
         return Metric(float(values.mean()), float(low[0]), float(high[0]), float(chance), len(values), unit="%")
 
     def reachable(self, rule: str) -> Metric:
         """What the best candidate of each question would score."""
-        return Metric(float(self.scores[rule, "reachable"].mean()), n=len(self.asked), unit="%")
+        return Metric(float(self.scores[rule, "reachable"].mean()), n=len(self.questions), unit="%")
 
     def by(self, rule: str) -> dict[str, dict[str, dict[str, Metric]]]:
         """Score and text-only baseline of each part, by each way of parting the questions."""
         found: dict[str, dict[str, dict[str, Metric]]] = {}
-        shown = ["", *(name for name in ("text_only",) if (rule, name) in self.scores)]
-        for kind in self.asked[0].kinds:
-            of = np.array([each.kinds.get(kind, "") for each in self.asked])
+        columns = ["", *(name for name in ("text_only",) if (rule, name) in self.scores)]
+        for kind in self.questions[0].kinds:
+            of = np.array([each.kinds.get(kind, "") for each in self.questions])
             found[kind] = {
-                part: {name or rule: self.metric(rule, name, of == part) for name in shown} for part in sorted(set(of))
+                part: {name or rule: self.metric(rule, name, of == part) for name in columns}
+                for part in sorted(set(of))
             }
         return found
 
 
-def _rules(asked: Sequence[Asked]) -> dict[str, Rule]:
+def _rules(questions: Sequence[Question]) -> dict[str, Rule]:
     """The rules that the annotators allow, the one to compare by last."""
-    totals = [sum(each.counts.values()) for each in asked]
+    totals = [sum(each.counts.values()) for each in questions]
     rules: dict[str, Rule] = {"accuracy": exact}
     if max(totals) > 1:
         rules["soft_accuracy"] = soft
     if min(totals) == max(totals) == 10:
-        rules["vqa_v2_accuracy"] = left_out
+        rules["vqa_v2_accuracy"] = leave_one_out
     return rules
 
 
-def _questions(source: Any, limit: int | None) -> list[Asked]:
+def _questions(source: Any, limit: int | None) -> list[Question]:
     """The questions that have answers, without their pictures."""
     found = []
     for row, record in enumerate(islice(source, limit)):
@@ -182,7 +192,7 @@ def _questions(source: Any, limit: int | None) -> list[Asked]:
         kinds = {key: str(record[key]) for key in ("question_type", "answer_type") if record.get(key)}
         kinds = kinds or {"first_word": texts[0].split()[0].lower()}
         group = record["group"] if record.get("group") is not None else row
-        found.append(Asked(row, texts[0], counts, plain_counts(counts), group, kinds))
+        found.append(Question(row, texts[0], counts, plain_counts(counts), group, kinds))
     if not found:
         name = getattr(source, "name", "the data")
         raise UserError(
@@ -191,7 +201,7 @@ def _questions(source: Any, limit: int | None) -> list[Asked]:
     return found
 
 
-def _candidates(given: Sequence[str] | str | Path | None, pool: Sequence[Asked], most: int) -> list[str]:
+def _candidates(given: Sequence[str] | str | Path | None, pool: Sequence[Question], most: int) -> list[str]:
     if isinstance(given, str | Path):
         try:
             given = json.loads(Path(given).read_text("utf-8"))
@@ -210,53 +220,53 @@ def _candidates(given: Sequence[str] | str | Path | None, pool: Sequence[Asked],
 def _answered(
     model: Any,
     source: Any,
-    asked: Sequence[Asked],
+    questions: Sequence[Question],
     options: list[str],
     skipped: Skipped,
     max_skipped: float,
     *,
     k: int,
     batch_size: int,
-) -> tuple[list[Asked], list[str]]:
+) -> tuple[list[Question], list[str]]:
     """The questions whose picture can be read, and the model's answers."""
-    rows, near = [each.row for each in asked], getattr(model, "image_size", None)
-    kept: list[Asked] = []
+    rows, near = [each.row for each in questions], getattr(model, "image_size", None)
+    kept: list[Question] = []
     given: list[str] = []
-    reading = seen(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
+    reading = read_pictures(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
-        batch = [asked[place] for place in places]
-        questions = [each.question for each in batch]
-        given += [answer for answer, _ in model.answer(pictures, questions, options, k=k, batch_size=batch_size)]
+        batch = [questions[place] for place in places]
+        texts = [each.question for each in batch]
+        given += [answer for answer, _ in model.answer(pictures, texts, options, k=k, batch_size=batch_size)]
         kept += batch
     return kept, given
 
 
-def _blank(model: Any, asked: Sequence[Asked], options: list[str], *, k: int, batch_size: int) -> list[str]:
+def _blank(model: Any, questions: Sequence[Question], options: list[str], *, k: int, batch_size: int) -> list[str]:
     """The model's answers where it is shown white: each different question once."""
     from PIL import Image
 
-    questions = list(dict.fromkeys(each.question for each in asked))
-    white = [Image.new("RGB", (64, 64), "white")] * len(questions)
-    found = [answer for answer, _ in model.answer(white, questions, options, k=k, batch_size=batch_size)]
-    answer_to = dict(zip(questions, found, strict=True))
-    return [answer_to[each.question] for each in asked]
+    texts = list(dict.fromkeys(each.question for each in questions))
+    white = [Image.new("RGB", (64, 64), "white")] * len(texts)
+    found = [answer for answer, _ in model.answer(white, texts, options, k=k, batch_size=batch_size)]
+    answer_to = dict(zip(texts, found, strict=True))
+    return [answer_to[each.question] for each in questions]
 
 
-def _without_looking(asked: Sequence[Asked], pool: Sequence[Asked] | None) -> dict[str, list[str]]:
+def _text_only_answers(questions: Sequence[Question], pool: Sequence[Question] | None) -> dict[str, list[str]]:
     """The answers of the priors: of training, or of the other half of the pictures; none where there is one picture."""
     if pool is not None:
-        priors, half = [_prior(pool)], [0] * len(asked)
+        priors, half = [_prior(pool)], [0] * len(questions)
     else:
-        half = halves([each.group for each in asked])
+        half = halves([each.group for each in questions])
         if len(set(half)) < 2:
             return {}
-        priors = [_prior([e for e, h in zip(asked, half, strict=True) if h != fold]) for fold in (0, 1)]
-    pairs = list(zip(asked, half, strict=True))
+        priors = [_prior([e for e, h in zip(questions, half, strict=True) if h != fold]) for fold in (0, 1)]
+    pairs = list(zip(questions, half, strict=True))
     return {
         "text_only": [priors[h](each.question) for each, h in pairs],
         "most_frequent": [priors[h].commonest for _, h in pairs],
     }
 
 
-def _prior(pool: Sequence[Asked]) -> QuestionPrior:
+def _prior(pool: Sequence[Question]) -> QuestionPrior:
     return QuestionPrior().fit((each.question, each.counts) for each in pool)

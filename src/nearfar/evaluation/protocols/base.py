@@ -12,10 +12,11 @@ from nearfar.evaluation.protocols.signature import Option, load, options
 
 if TYPE_CHECKING:
     from nearfar.evaluation.measures.result import Result
-    from nearfar.evaluation.run_protocols import Job
+    from nearfar.evaluation.run_protocols import EvaluationInputs
 
 GIVEN = ("embeddings", "train", "captions", "seed", "batch_size", "progress")
-"""Keyword-only arguments that the job gives to a protocol that has them; an option of that name goes first."""
+"""Keyword-only arguments that a protocol gets from `EvaluationInputs` where it has them; an option of that name goes
+first."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Protocol:
         about: one line for the help.
         measure: a function that returns a `Result`, or where it is as "module:function". Its keyword-only arguments
             are the protocol's options; their help is what the docstring says of them under `Args`.
-        takes: what of the `Job` it gets, in order: "encoder", "source", "embeddings", "train_embeddings", or "job".
+        takes: what of the `EvaluationInputs` it gets, in order: "encoder", "source", "embeddings", "train_embeddings";
+            or "inputs", all of them.
         sides: the sides of the embeddings that it reads: "image", "text". Records need a column of that name, and the
             model an `encode_SIDE`.
         columns: what records need beside; "box|objects" needs either, "{second}" what the option `second` names.
@@ -51,7 +53,7 @@ class Protocol:
     name: str
     about: str
     measure: str | Callable[..., Result]
-    takes: tuple[str, ...] = ("job",)
+    takes: tuple[str, ...] = ("inputs",)
     sides: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     abilities: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class Protocol:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Its own settings, without those that the job gives."""
+        """Its own settings, without those that `EvaluationInputs` gives."""
         return tuple(option for option in options(self.measure) or () if option.name not in GIVEN)
 
     def check_options(self, names: Iterable[str], *, where: str = "") -> None:
@@ -86,7 +88,7 @@ class Protocol:
             given = [option.name for option in known if option.name in GIVEN]
             lookup.check("option", [name for name in names if name not in given], own, where=f"{where}{self.name}: ")
 
-    def run(self, job: Job, **options: Any) -> Result:
+    def run(self, inputs: EvaluationInputs, **options: Any) -> Result:
         """Measure.
 
         Raises:
@@ -96,5 +98,5 @@ class Protocol:
         function = load(self.measure) if isinstance(self.measure, str) else self.measure
         wanted = signature(function).parameters.values()
         given = [p.name for p in wanted if p.kind is p.KEYWORD_ONLY and p.name in GIVEN and p.name not in options]
-        taken = [job if name == "job" else getattr(job, name) for name in self.takes]
-        return function(*taken, **{name: getattr(job, name) for name in given}, **options)
+        taken = [inputs if name == "inputs" else getattr(inputs, name) for name in self.takes]
+        return function(*taken, **{name: getattr(inputs, name) for name in given}, **options)

@@ -19,7 +19,7 @@ from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.blind import NgramBaseline
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
-from nearfar.evaluation.protocols.picture_batches import halves, opened, seen
+from nearfar.evaluation.protocols.picture_batches import as_source, halves, read_pictures
 
 
 def entailment(
@@ -58,20 +58,20 @@ def entailment(
         raise UserError(
             f"a {type(model).__name__} does not sort pairs into classes: train one with the method `entailment`"
         )
-    stated = _statements(source, limit)
-    fitted = opened(train) if train is not None else source.training() if hasattr(source, "training") else None
+    statements = _statements(source, limit)
+    fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _statements(fitted, None)
     names = list(getattr(source, "classes", None) or [])
     skipped, near = Skipped(), getattr(model, "image_size", None)
-    rows, kept, told = [each.row for each in stated], [], []
-    reading = seen(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
+    rows, kept, predicted = [each.row for each in statements], [], []
+    reading = read_pictures(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
-        batch = [stated[place] for place in places]
+        batch = [statements[place] for place in places]
         probabilities = model.judge(pictures, [each.text for each in batch], batch_size=batch_size)
         names = _classes(names, probabilities.shape[1], batch)
-        told += probabilities.argmax(1).tolist()
+        predicted += probabilities.argmax(1).tolist()
         kept += batch
-    guesses = {"accuracy": told, "blank_image": _blank(model, kept, batch_size), **_without_looking(kept, pool)}
+    guesses = {"accuracy": predicted, "blank_image": _blank(model, kept, batch_size), **_text_only_classes(kept, pool)}
     label = np.array([each.label for each in kept])
     right = {name: (np.array(found) == label).astype(float) for name, found in guesses.items()}
     group = np.array([each.group for each in kept])
@@ -81,10 +81,10 @@ def entailment(
         low, high = mean_interval(values, cluster=group[chosen], seed=seed)
         return Metric(float(values.mean()), float(low[0]), float(high[0]), 1 / len(names), len(values), unit="%")
 
-    shown = [name for name in ("accuracy", "text_only") if name in right]
+    columns = [name for name in ("accuracy", "text_only") if name in right]
     parts = {"class": [names[each.label] for each in kept], "statement_kind": [each.kind for each in kept]}
     by: dict[str, dict[str, dict[str, Metric]]] = {
-        what: {part: {name: metric(name, np.array(of) == part) for name in shown} for part in sorted(set(of))}
+        what: {part: {name: metric(name, np.array(of) == part) for name in columns} for part in sorted(set(of))}
         for what, of in parts.items()
         if len(set(of)) > 1
     }
@@ -93,7 +93,7 @@ def entailment(
         "skipped": skipped.count,
         "failures": [
             {"row": each.row, "text": each.text, "label": names[each.label], "given": names[guess]}
-            for each, guess in zip(kept, told, strict=True)
+            for each, guess in zip(kept, predicted, strict=True)
             if guess != each.label
         ][:12],
     }
@@ -101,7 +101,7 @@ def entailment(
 
 
 @dataclass(frozen=True)
-class Stated:
+class Statement:
     """A statement about a picture and its class."""
 
     row: int
@@ -111,23 +111,23 @@ class Stated:
     kind: str
 
 
-def _statements(source: Any, limit: int | None) -> list[Stated]:
+def _statements(source: Any, limit: int | None) -> list[Statement]:
     found = []
     for row, record in enumerate(islice(source, limit)):
         texts, label = captions(record.get("text")), record.get("label")
         if texts and label is not None and label >= 0:
             group = record["group"] if record.get("group") is not None else row
-            found.append(Stated(row, texts[0], int(label), group, str(record.get("statement_kind") or "")))
+            found.append(Statement(row, texts[0], int(label), group, str(record.get("statement_kind") or "")))
     if not found:
         name = getattr(source, "name", "the data")
         raise UserError(f"{name} holds no statement with a label: name the columns with text=COLUMN and label=COLUMN")
     return found
 
 
-def _classes(names: list[str], known: int, stated: Sequence[Stated]) -> list[str]:
+def _classes(names: list[str], known: int, statements: Sequence[Statement]) -> list[str]:
     """The names of the model's classes; their numbers, where the data has no names."""
     found = names or [str(i) for i in range(known)]
-    most = max(len(found), 1 + max(each.label for each in stated))
+    most = max(len(found), 1 + max(each.label for each in statements))
     if most != known:
         raise UserError(
             f"the model sorts into {known} classes, and the data has {most}: {', '.join(names) or 'numbers'}"
@@ -135,34 +135,34 @@ def _classes(names: list[str], known: int, stated: Sequence[Stated]) -> list[str
     return found
 
 
-def _blank(model: Any, stated: Sequence[Stated], batch_size: int) -> list[int]:
+def _blank(model: Any, statements: Sequence[Statement], batch_size: int) -> list[int]:
     """The model's classes where it is shown white: each different statement once."""
     from PIL import Image
 
-    texts = list(dict.fromkeys(each.text for each in stated))
+    texts = list(dict.fromkeys(each.text for each in statements))
     white = [Image.new("RGB", (64, 64), "white")] * len(texts)
-    told = dict(zip(texts, model.judge(white, texts, batch_size=batch_size).argmax(1).tolist(), strict=True))
-    return [told[each.text] for each in stated]
+    predicted = dict(zip(texts, model.judge(white, texts, batch_size=batch_size).argmax(1).tolist(), strict=True))
+    return [predicted[each.text] for each in statements]
 
 
-def _without_looking(stated: Sequence[Stated], pool: Sequence[Stated] | None) -> Mapping[str, list[int]]:
+def _text_only_classes(statements: Sequence[Statement], pool: Sequence[Statement] | None) -> Mapping[str, list[int]]:
     """Classes told from the words, and the commonest class: of training, or of the other half of the pictures."""
-    half = [0] * len(stated) if pool is not None else halves([each.group for each in stated])
+    half = [0] * len(statements) if pool is not None else halves([each.group for each in statements])
     if pool is None and len(set(half)) < 2:
         return {}
-    pairs = list(zip(stated, half, strict=True))
+    pairs = list(zip(statements, half, strict=True))
     pools = [pool] if pool is not None else [[e for e, h in pairs if h != fold] for fold in (0, 1)]
-    blind = [BlindJudge(each) for each in pools]
+    blind = [TextOnlyClassifier(each) for each in pools]
     return {
         "text_only": [blind[h](each.text) for each, h in pairs],
         "most_frequent": [blind[h].commonest for _, h in pairs],
     }
 
 
-class BlindJudge:
+class TextOnlyClassifier:
     """Tells a statement's class from its words: the class whose statements, seen in training, make them likeliest."""
 
-    def __init__(self, pool: Sequence[Stated]) -> None:
+    def __init__(self, pool: Sequence[Statement]) -> None:
         self.counts = Counter(each.label for each in pool)
         self.commonest = min(self.counts, key=lambda label: (-self.counts[label], label))
         self.taste = {

@@ -1,4 +1,4 @@
-"""Grounding: does a model, asked about a phrase, look at the thing?"""
+"""Grounding: where a model looks for a phrase, and whether the thing is there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
-from nearfar.evaluation.protocols.picture_batches import seen
+from nearfar.evaluation.protocols.picture_batches import read_pictures
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels of the picture."""
@@ -57,17 +57,17 @@ def grounding(
     """
     if not hasattr(model, "locate"):
         raise UserError(f"a {type(model).__name__} has no maps to look at: train one with the method albef or tcl")
-    asked = _phrases(source, limit)
-    rows = sorted(asked)
+    phrases = _phrases(source, limit)
+    rows = sorted(phrases)
     skipped = Skipped()
-    looks: list[Look] = []
-    reading = seen(source, rows, near=None, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
+    phrase_maps: list[PhraseMap] = []
+    reading = read_pictures(source, rows, near=None, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
-        pairs = [(each, picture) for i, picture in zip(places, pictures, strict=True) for each in asked[rows[i]]]
-        looks += _looks(model, pairs, layer, batch_size)
-    group = np.array([look.phrase.group for look in looks])
-    domain = np.array([look.phrase.domain for look in looks])
-    found = [look.scores() for look in looks]
+        pairs = [(each, picture) for i, picture in zip(places, pictures, strict=True) for each in phrases[rows[i]]]
+        phrase_maps += _phrase_maps(model, pairs, layer, batch_size)
+    group = np.array([each.phrase.group for each in phrase_maps])
+    domain = np.array([each.phrase.domain for each in phrase_maps])
+    found = [each.scores() for each in phrase_maps]
     scores = {name: np.array([each[name] for each in found]) for name in found[0]}
 
     def metric(name: str, chosen: NDArray[np.bool_]) -> Metric:
@@ -79,7 +79,7 @@ def grounding(
             float(values.mean()), float(low[0]), float(high[0]), float(scores[of][chosen].mean()), len(values), unit="%"
         )
 
-    everything = np.ones(len(looks), bool)
+    everything = np.ones(len(phrase_maps), bool)
     several = not np.isnan(scores["choice"]).all()
     names = ["pointing", "centre", *(("choice", "largest") if several else ())]
     styles = {style: domain == i for i, style in enumerate(getattr(source, "domains", None) or ())}
@@ -90,7 +90,7 @@ def grounding(
             style: {name: metric(name, those) for name in names if name in ("pointing", "choice")}
             for style, those in styles.items()
         }
-    details = {"skipped": skipped.count, "looks": [look.told() for look in looks[:12]]}
+    details = {"skipped": skipped.count, "looks": [each.as_dict() for each in phrase_maps[:12]]}
     return Result("grounding", {name: metric(name, everything) for name in names}, by, details)
 
 
@@ -123,7 +123,7 @@ def overlap(heat: NDArray[np.floating], box: Box) -> float:
 
 
 @dataclass(frozen=True)
-class Look:
+class PhraseMap:
     """The map of a phrase `[H, W]`, the window that it covers in a picture of this size."""
 
     phrase: Phrase
@@ -157,18 +157,20 @@ class Look:
             found |= {"choice": _best(inside, place), "largest": _best(areas, place), "chance_choice": 1 / len(boxes)}
         return found
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For the report: plain values, the map in thousandths of its peak."""
         heat = np.rint(1000 * self.heat / max(float(self.heat.max()), 1e-12)).astype(int)
-        seen_at = {"row": self.phrase.row, "phrase": self.phrase.text, "box": self.phrase.box, "window": self.window}
-        return {**seen_at, "map": heat.tolist(), "pointing": self.scores()["pointing"] == 1}
+        entry = {"row": self.phrase.row, "phrase": self.phrase.text, "box": self.phrase.box, "window": self.window}
+        return {**entry, "map": heat.tolist(), "pointing": self.scores()["pointing"] == 1}
 
 
-def _looks(model: Any, pairs: Sequence[tuple[Phrase, Any]], layer: int | None, batch_size: int) -> list[Look]:
+def _phrase_maps(
+    model: Any, pairs: Sequence[tuple[Phrase, Any]], layer: int | None, batch_size: int
+) -> list[PhraseMap]:
     pictures, texts = [picture for _, picture in pairs], [phrase.text for phrase, _ in pairs]
     maps, windows = model.locate(pictures, texts, layer=layer, batch_size=batch_size)
     return [
-        Look(phrase, picture.size, heat, tuple(window))
+        PhraseMap(phrase, picture.size, heat, tuple(window))
         for (phrase, picture), heat, window in zip(pairs, maps.float().numpy(), windows.tolist(), strict=True)
     ]
 
@@ -191,11 +193,11 @@ def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
     """The phrases of each record that has any."""
     found: dict[int, list[Phrase]] = {}
     for row, record in enumerate(islice(source, limit)):
-        told = _told(record)
-        boxes = list(dict.fromkeys(box for _, box in told))
+        boxed = _boxed_phrases(record)
+        boxes = list(dict.fromkeys(box for _, box in boxed))
         group = record["group"] if record.get("group") is not None else row
         domain = record["domain"] if record.get("domain") is not None else -1
-        phrases = [Phrase(row, text, box, boxes, group, domain) for text, box in told if text and _area(box)]
+        phrases = [Phrase(row, text, box, boxes, group, domain) for text, box in boxed if text and _area(box)]
         if phrases:
             found[row] = phrases
     if not found:
@@ -206,7 +208,7 @@ def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
     return found
 
 
-def _told(record: Mapping[str, Any]) -> list[tuple[str, Box]]:
+def _boxed_phrases(record: Mapping[str, Any]) -> list[tuple[str, Box]]:
     if record.get("objects") is not None:
         return [(_phrase(each), _box(each["box"])) for each in record["objects"] if each.get("box") is not None]
     if record.get("box") is not None:
@@ -216,14 +218,16 @@ def _told(record: Mapping[str, Any]) -> list[tuple[str, Box]]:
 
 def _phrase(thing: Mapping[str, Any]) -> str:
     from nearfar.data.scenes.captions import indefinite
-    from nearfar.data.scenes.layout import Thing
+    from nearfar.data.scenes.layout import SceneObject
 
     if thing.get("phrase"):
         return str(thing["phrase"])
     if not thing.get("name"):
         return ""
-    looks = Thing(str(thing["name"]), colour=thing.get("colour"), size=thing.get("size"), turned=thing.get("turned"))
-    return indefinite(looks)
+    named = SceneObject(
+        str(thing["name"]), colour=thing.get("colour"), size=thing.get("size"), turned=thing.get("turned")
+    )
+    return indefinite(named)
 
 
 def _box(box: Sequence[float]) -> Box:

@@ -12,7 +12,7 @@ from nearfar.data.sources.skipped import Skipped
 from nearfar.errors import UserError
 
 
-def seen(
+def read_pictures(
     source: Any, rows: Sequence[int], *, near: int | None, batch_size: int, skipped: Skipped, max_skipped: float
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """The pictures of some records in batches, with their places in `rows` (ascending).
@@ -57,7 +57,7 @@ def halves(groups: Sequence[Hashable]) -> list[int]:
     return [order[group] % 2 for group in groups]
 
 
-def opened(data: Any) -> Any:
+def as_source(data: Any) -> Any:
     """A source; a recipe names it by its word, or by a mapping with `spec`."""
     from nearfar.data import open_source
 

@@ -15,13 +15,13 @@ from nearfar.evaluation.measures.ranks import Ranks, rank_scores
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.retrieval import rank_metrics
 
-SecondLook = Callable[[Tensor, Tensor, Tensor, str], Tensor]
+Rerank = Callable[[Tensor, Tensor, Tensor, str], Tensor]
 """`(similarity [q, c], query rows [q], candidate rows [c], direction) -> scores [q, c]` to rank by; rows are those of
 `Embeddings.image` and `Embeddings.text`, and the direction is "text_to_image" or "image_to_text"."""
 
 
 def reranked_retrieval(
-    data: Embeddings, second_look: SecondLook, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, batch_size: int = 256
+    data: Embeddings, rerank: Rerank, *, ks: Sequence[int] = (1, 5, 10), seed: int = 0, batch_size: int = 256
 ) -> Result:
     """Retrieval as `nearfar.evaluation.retrieval` measures it, by the scores that a second stage makes of the cosines.
 
@@ -57,7 +57,7 @@ def reranked_retrieval(
         for direction in ("text_to_image", "image_to_text"):
             (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
             found = [
-                rank_scores(second_look(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
+                rank_scores(rerank(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
                 for rows in torch.arange(len(q)).split(batch_size)
             ]
             metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)

@@ -99,8 +99,8 @@ def rank_metrics(
         prefix: goes before each name.
         seed: of the bootstrap.
     """
-    asked = found.answerable()
-    found, cluster = found[asked], np.asarray(group)[asked]
+    answerable = found.answerable()
+    found, cluster = found[answerable], np.asarray(group)[answerable]
     chance, n = found.chance(), len(found)
     columns = {f"R@{k}": (found.hit(k), chance.hit(k)) for k in ks}
     columns["MRR"] = (found.reciprocal(), chance.reciprocal())

@@ -46,7 +46,7 @@ class Option:
         return bool(kinds) and kinds <= {"Sequence", "Collection", "list", "tuple", "None"} and kinds != {"None"}
 
     @property
-    def told(self) -> str:
+    def help_text(self) -> str:
         """Its help, with the default where that is a plain value."""
         return self.help if self.value is None else f"{self.help} (default: {self.default})".strip()
 

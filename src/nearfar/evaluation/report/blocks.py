@@ -46,7 +46,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Tile:
+class KeyFigure:
     """A large figure at the top."""
 
     name: str
@@ -64,7 +64,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table, under its name."""
 
     name: str
@@ -78,7 +78,7 @@ class Table:
     template: ClassVar[str] = "table.html.jinja"
     caption: str
     head: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
 
 @dataclass(frozen=True)

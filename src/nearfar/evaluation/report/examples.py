@@ -48,12 +48,12 @@ def verdicts(results: Mapping[str, Result], source: Any) -> list[Examples]:
     return _examples(example, _details(results, "entailment", "failures"))
 
 
-def looks(results: Mapping[str, Result], source: Any) -> list[Block]:
+def phrase_maps(results: Mapping[str, Result], source: Any) -> list[Block]:
     """Phrases with their pictures, the map in red over it and the box around the thing."""
 
-    def example(look: Mapping[str, Any]) -> Example:
-        mark = "✓ points at it" if look["pointing"] else "✗ points elsewhere"
-        return _example(look["phrase"], [mark], _picture(look, source, lambda picture: overlaid(picture, look)))
+    def example(entry: Mapping[str, Any]) -> Example:
+        mark = "✓ points at it" if entry["pointing"] else "✗ points elsewhere"
+        return _example(entry["phrase"], [mark], _picture(entry, source, lambda picture: overlaid(picture, entry)))
 
     note = Note(
         "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
@@ -63,21 +63,21 @@ def looks(results: Mapping[str, Result], source: Any) -> list[Block]:
     return [note, *drawn] if drawn else []
 
 
-def overlaid(picture: Image.Image, look: Mapping[str, Any], *, side: int = 224) -> Image.Image:
+def overlaid(picture: Image.Image, entry: Mapping[str, Any], *, side: int = 224) -> Image.Image:
     """A picture with longer side `side`, the map of a look in red over its window, and its box in black and white."""
     scale = side / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     ground = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    heat = np.asarray(look["map"], dtype=np.float64)
+    heat = np.asarray(entry["map"], dtype=np.float64)
     heat = heat / max(float(heat.max()), 1e-12)
-    left, top, right, bottom = (round(edge * scale) for edge in look["window"])
+    left, top, right, bottom = (round(edge * scale) for edge in entry["window"])
     over = Image.fromarray((heat * 170).astype(np.uint8)).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR
     )
     mask = Image.new("L", size, 0)
     mask.paste(over, (left, top))
     ground.paste(Image.new("RGB", size, HEAT), mask=mask)
-    box = [round(edge * scale) for edge in look["box"]]
+    box = [round(edge * scale) for edge in entry["box"]]
     pen = ImageDraw.Draw(ground)
     pen.rectangle(box, outline="white", width=3)
     pen.rectangle(box, outline="black", width=1)

@@ -11,7 +11,7 @@ from typing import Any
 from nearfar import files, templates
 from nearfar.evaluation.measures.result import Metric, Result, label, load_results
 from nearfar.evaluation.report import figures, tables
-from nearfar.evaluation.report.blocks import Block, Cell, Figure, Figures, Note, Row, Section, Table, Verbatim
+from nearfar.evaluation.report.blocks import Block, Cell, Figure, Figures, Note, Section, Table, TableRow, Verbatim
 
 
 def write_stages_report(run_dir: str | Path, stages: Mapping[str, Path], *, title: str | None = None) -> Path:
@@ -60,7 +60,7 @@ def comparison(results: Mapping[str, Mapping[str, Result]]) -> list[Table]:
     ]
     every = {key: metric for column in columns for key, metric in column.items()}
     rows = [
-        Row(f"{key[0]}: {label(key[1], metric)}".replace("_", " "), [_cell(column.get(key)) for column in columns])
+        TableRow(f"{key[0]}: {label(key[1], metric)}".replace("_", " "), [_cell(column.get(key)) for column in columns])
         for key, metric in every.items()
     ]
     return [Table("after each stage", ["metric", *results], rows)] if rows else []

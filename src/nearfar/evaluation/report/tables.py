@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from nearfar.evaluation.measures.result import Metric, Result, directions, label
 from nearfar.evaluation.protocols import PROTOCOLS
-from nearfar.evaluation.report.blocks import Cell, Row, Table, Tile
+from nearfar.evaluation.report.blocks import Cell, KeyFigure, Table, TableRow
 
 MOST_PARTS = 20
 """A breakdown into more parts is shown by its best and worst."""
 
 
-def headline(results: Mapping[str, Result]) -> list[Tile]:
+def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
     """The figures that one looks for first."""
     found = [
         (name, results[protocol.name].metrics[metric])
@@ -20,7 +20,7 @@ def headline(results: Mapping[str, Result]) -> list[Tile]:
         for metric, name in protocol.headlines.items()
         if protocol.name in results and metric in results[protocol.name].metrics
     ]
-    return [Tile(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in found]
+    return [KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in found]
 
 
 def metric_tables(results: Mapping[str, Result]) -> list[Table]:
@@ -30,7 +30,7 @@ def metric_tables(results: Mapping[str, Result]) -> list[Table]:
         Table(
             result.name.replace("_", " "),
             head,
-            [Row(label(name, metric), _cells(metric)) for name, metric in result.metrics.items()],
+            [TableRow(label(name, metric), _cells(metric)) for name, metric in result.metrics.items()],
         )
         for result in results.values()
     ]
@@ -59,7 +59,7 @@ def _breakdown(result: Result, kind: str, called: str) -> list[Table]:
         Table(
             " ".join(f"{result.name} {prefix}".replace("_", " ").split()) + f" by {called}; chance in grey{note}",
             [called, *(label(name.removeprefix(prefix), units[name]) for name in names)],
-            [Row(part, [_with_chance(metrics.get(name)) for name in names]) for part, metrics in parts.items()],
+            [TableRow(part, [_with_chance(metrics.get(name)) for name in names]) for part, metrics in parts.items()],
         )
         for prefix, names in directions(units).items()
     ]

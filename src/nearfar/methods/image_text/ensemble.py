@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.models.dual.projection import Heads
+from nearfar.models.dual.projection import ProjectionHeads
 
 
 class Ensemble(EmbeddingMethod):
@@ -41,7 +41,7 @@ class Ensemble(EmbeddingMethod):
         from nearfar.methods import find
 
         super().__init__()
-        if not isinstance(getattr(model, "image_projection", None), Heads):
+        if not isinstance(getattr(model, "image_projection", None), ProjectionHeads):
             raise UserError("an ensemble trains several heads: create the model with image_heads=3, say")
         if "name" not in of:
             raise UserError("an ensemble is of some method: of={'name': 'clip'}, say")

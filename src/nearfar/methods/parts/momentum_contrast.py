@@ -18,7 +18,7 @@ from nearfar.methods.parts.pending import Pending
 from nearfar.ops import sample_hard_negatives
 
 
-class Keys(NamedTuple):
+class ContrastKeys(NamedTuple):
     """Candidates of a contrastive loss: the batch's momentum features first, then the queue. M = B + K, where B is the
     batch of all processes in training, this process's part before the others'."""
 
@@ -30,7 +30,7 @@ class Keys(NamedTuple):
     """`[M]` groups, -100 for the queue's random first rows; None when duplicates are taken for negatives."""
 
 
-class Features(NamedTuple):
+class QueueFeatures(NamedTuple):
     """What a forward pass has for the queues: the teacher's features `[B, D]`, and the groups and ids `[B]` of their
     samples."""
 
@@ -54,7 +54,7 @@ class MomentumContrast(Distillation):
         self.image_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.text_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.temperature = Temperature(temperature, parametrisation="divisor", bounds=(0.001, 0.5))
-        self._pending: Pending[Features] = Pending()
+        self._pending: Pending[QueueFeatures] = Pending()
 
     @torch.no_grad()
     def teach(self, pixels: Tensor, tokens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -63,23 +63,23 @@ class MomentumContrast(Distillation):
         image, text = teacher.image_tokens(pixels), teacher.text_tokens(tokens)
         return image, text, unit(teacher.image_projection(image[:, 0])), unit(teacher.text_projection(text[:, 0]))
 
-    def keys(self, v_m: Tensor, w_m: Tensor, group: Tensor | None) -> Keys:
+    def keys(self, v_m: Tensor, w_m: Tensor, group: Tensor | None) -> ContrastKeys:
         """The batch's momentum features `[B, D]`, then the queues. In training those of other processes join them, so
         that the loss is that of the whole batch; every process must call it."""
         if self.training:
             v_m, w_m, group = _of_all(v_m), _of_all(w_m), None if group is None else _of_all(group)
         images, texts = self.image_queue, self.text_queue
         if images is None or texts is None:
-            return Keys(v_m, w_m, group)
+            return ContrastKeys(v_m, w_m, group)
         groups = None if group is None else torch.cat([group, images.group.clone()])
-        return Keys(torch.cat([v_m, images.features]), torch.cat([w_m, texts.features]), groups)
+        return ContrastKeys(torch.cat([v_m, images.features]), torch.cat([w_m, texts.features]), groups)
 
     def queue_after(
         self, loss: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, index: Tensor | None = None
     ) -> None:
         """Queue these features when a step on `loss` was taken."""
         if self.training:
-            self._pending.after_backward(loss, Features(v_m, w_m, group, index))
+            self._pending.after_backward(loss, QueueFeatures(v_m, w_m, group, index))
 
     def hard_negatives(
         self, v: Tensor, w: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, *, evenly: bool = False

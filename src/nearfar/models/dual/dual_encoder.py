@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual import lora
-from nearfar.models.dual.projection import Heads, projection
+from nearfar.models.dual.projection import ProjectionHeads, projection
 from nearfar.models.folder_checks import PARTS
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.tokens import tokenize, with_padding
@@ -211,7 +211,7 @@ class DualEncoder(nn.Module):
         if count < 1 or (count > 1 and kind == "none"):
             raise UserError(f"image_heads={count} with image_projection={kind!r}: heads are one or more projections")
         heads = [projection(kind, width, embed_dim, side="image", dropout=drop) for _ in range(count)]
-        return heads[0] if count == 1 else Heads(heads)
+        return heads[0] if count == 1 else ProjectionHeads(heads)
 
     def _part(self, name: str) -> nn.Module:
         if name not in PARTS:

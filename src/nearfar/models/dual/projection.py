@@ -41,13 +41,13 @@ def projection(kind: str, width: int, embed_dim: int, *, side: str, dropout: flo
     raise UserError(f"{side}_projection={kind!r}: choose one of {', '.join(KINDS)}")
 
 
-class Heads(nn.ModuleList):
+class ProjectionHeads(nn.ModuleList):
     """Several heads from different starts; what they give together is the mean of their unit vectors `[..., D]`.
 
     Each errs in its own way, and the mean less than each: the cosine of the mean to a text is, but for its length, the
     mean of the cosines. The method `ensemble` trains each on a loss of its own, so that they stay apart.
 
-    >>> Heads(projection("linear", 8, 4, side="image") for _ in range(3))(torch.randn(2, 8)).shape
+    >>> ProjectionHeads(projection("linear", 8, 4, side="image") for _ in range(3))(torch.randn(2, 8)).shape
     torch.Size([2, 4])
     """
 

@@ -16,7 +16,7 @@ Context = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class LayerHalves:
     """How to run a family's layers in two halves. `attend` is self-attention with its residual and norm, `feed` the
     rest of the layer; `prenorm` says that norms stand before the halves, so that the stream itself is not normed."""
 
@@ -28,7 +28,7 @@ class Anatomy:
     prenorm: bool = False
 
 
-def anatomy(backbone: Any) -> Anatomy:
+def layer_halves(backbone: Any) -> LayerHalves:
     """The anatomy of a BERT-like model, named by its parts.
 
     Raises:
@@ -100,11 +100,11 @@ def _modernbert_feed(layer: Any, states: Tensor) -> Tensor:
     return states + layer.mlp(layer.mlp_norm(states))
 
 
-_BERT = Anatomy(lambda b: b.encoder.layer, _bert_embed, _mask, _bert_attend, _bert_feed)
-_DISTILBERT = Anatomy(
+_BERT = LayerHalves(lambda b: b.encoder.layer, _bert_embed, _mask, _bert_attend, _bert_feed)
+_DISTILBERT = LayerHalves(
     lambda b: b.transformer.layer, lambda b, ids: b.embeddings(ids), _mask, _distilbert_attend, _distilbert_feed
 )
-_MODERNBERT = Anatomy(
+_MODERNBERT = LayerHalves(
     lambda b: b.layers,
     lambda b, ids: b.embeddings(input_ids=ids),
     _modernbert_context,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
-from nearfar.models.fusion.bert_layers import Anatomy, anatomy
+from nearfar.models.fusion.bert_layers import LayerHalves, layer_halves
 from nearfar.models.towers.tower import longest_text
 
 
@@ -41,7 +41,7 @@ class FusionEncoder(nn.Module):
         self.backbone = backbone
         self.spec = dict(spec)
         config: Any = backbone.config
-        depth = len(self.anatomy.layers(backbone))
+        depth = len(self.layer_halves.layers(backbone))
         self.text_layers = depth // 2 if text_layers is None else text_layers
         if not 0 < self.text_layers < depth:
             raise UserError(f"text_layers={self.text_layers} of {depth}: leave at least one layer to each side")
@@ -51,7 +51,7 @@ class FusionEncoder(nn.Module):
         self.pooling = "cls"
         heads, dropout, spread = int(config.num_attention_heads), _dropout(config), _spread(config)
         # In a pre-norm model the stream is normed only at the end, and text states must leave half-way.
-        norm = self.anatomy.prenorm
+        norm = self.layer_halves.prenorm
         self.text_norm: nn.Module = nn.LayerNorm(self.width) if norm else nn.Identity()
         self.cross = nn.ModuleList(
             CrossAttention(self.width, image_width, heads, dropout=dropout, prenorm=norm, spread=spread)
@@ -59,9 +59,9 @@ class FusionEncoder(nn.Module):
         )
 
     @property
-    def anatomy(self) -> Anatomy:
+    def layer_halves(self) -> LayerHalves:
         """How the backbone's layers are run in halves."""
-        return anatomy(self.backbone)
+        return layer_halves(self.backbone)
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Text mode: states `[B, L, W]` of the text alone, the class token first."""
@@ -90,7 +90,7 @@ class FusionEncoder(nn.Module):
         made once, for all its texts. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each
         fusion layer, with its gradient: what grounding reads.
         """
-        run, layers = self.anatomy, self.anatomy.layers(self.backbone)
+        run, layers = self.layer_halves, self.layer_halves.layers(self.backbone)
         context = run.context(self.backbone, states, mask)
         for layer, cross in zip(layers[self.text_layers :], self.cross, strict=True):
             states = run.attend(layer, states, context)
@@ -113,7 +113,7 @@ class FusionEncoder(nn.Module):
         return self.backbone.get_input_embeddings().weight
 
     def _text(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        run = self.anatomy
+        run = self.layer_halves
         states = run.embed(self.backbone, ids)
         context = run.context(self.backbone, states, mask)
         for layer in run.layers(self.backbone)[: self.text_layers]:

@@ -17,7 +17,7 @@ SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
 """Width, layers and heads of the models made from nothing."""
 
 
-class States(NamedTuple):
+class LanguageModelOutput(NamedTuple):
     """`logits` `[B, T, V]` and the last-layer states `[B, T, D]` they were read from."""
 
     logits: Tensor
@@ -39,9 +39,9 @@ class LanguageModel(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"  # for training; `tokenize_prompts` pads on the left
 
-    def forward(self, tokens: dict[str, Tensor]) -> States:
+    def forward(self, tokens: dict[str, Tensor]) -> LanguageModelOutput:
         out = self.lm(**tokens, output_hidden_states=True, use_cache=False)
-        return States(out.logits, out.hidden_states[-1])
+        return LanguageModelOutput(out.logits, out.hidden_states[-1])
 
     @property
     def embed_dim(self) -> int:

@@ -83,12 +83,12 @@ def quiet() -> Iterator[None]:
     """No progress bars of transformers: they are in the way of ours, and weights from disk load in a moment."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if bars_enabled:
             logging.enable_progress_bar()
 
 

@@ -57,7 +57,7 @@ class ImageTower(Tower):
             raise UserError(f"{type(backbone).__name__} has no class token: choose pooling 'mean' or 'tower'")
         if self.pooling != "tower":
             _drop_pooler(backbone)
-        self._look(image_size)
+        self._measure(image_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
         pooled, tokens = self._features(pixels.to(next(self.parameters()).dtype))
@@ -96,7 +96,7 @@ class ImageTower(Tower):
             with self._explained(image_size):
                 self.backbone.set_input_size(img_size=image_size)
             self.spec["options"] = {**self.spec["options"], "img_size": image_size}
-        self._look(image_size)
+        self._measure(image_size)
 
     @contextmanager
     def _explained(self, image_size: int) -> Iterator[None]:
@@ -106,7 +106,7 @@ class ImageTower(Tower):
             name = type(self.backbone).__name__
             raise UserError(f"{name} cannot take pictures of {image_size} pixels: {error}") from error
 
-    def _look(self, image_size: int) -> None:
+    def _measure(self, image_size: int) -> None:
         self.image_size = image_size
         self._extra = _interpolation(self.backbone, image_size)
         # Measured, not read off the config: the width some configs state is not the width of their output.

@@ -10,7 +10,7 @@ PLACES = ("left of", "right of", "above", "below")
 CAPTION = 2  # "the red circle and the blue square"
 
 
-class Shapes(NamedTuple):
+class ShapeSplits(NamedTuple):
     """What a seed trains on and is tested on, as `FeatureLoader`s, and the test's captions with the colours swapped."""
 
     train: Any
@@ -19,7 +19,7 @@ class Shapes(NamedTuple):
 
 
 @cache
-def shapes(seed: int, *, scenes: int, size: int, held_out: int) -> Shapes:
+def shapes(seed: int, *, scenes: int, size: int, held_out: int) -> ShapeSplits:
     """Of `scenes` scenes, `held_out` per cent of the combinations of two shapes and two colours go to the test, each
     together with its swap, so that neither of the two is the better known. The test shows no combination twice."""
     from nearfar.data.scenes import scenes as made
@@ -27,16 +27,16 @@ def shapes(seed: int, *, scenes: int, size: int, held_out: int) -> Shapes:
 
     train, test = list[dict[str, Any]](), dict[int, dict[str, Any]]()
     for record in made("train", n=scenes, seed=seed, size=size, vocabulary="shapes", relations=PLACES):
-        looks = sorted((thing["name"], thing["colour"]) for thing in record["objects"])
-        kept = {"index": record["index"], "image": record["image"], "group": digest(looks)}
+        coloured = sorted((thing["name"], thing["colour"]) for thing in record["objects"])
+        kept = {"index": record["index"], "image": record["image"], "group": digest(coloured)}
         kept["text"] = [record["text"][CAPTION]]
-        if share(seed, [name for name, _ in looks], sorted(colour for _, colour in looks)) < held_out:
+        if share(seed, [name for name, _ in coloured], sorted(colour for _, colour in coloured)) < held_out:
             swapped = record["negative_text"][record["negative_of"].index(CAPTION)]
             test.setdefault(kept["group"], {**kept, "swapped": swapped})
         else:
             train.append(kept)
     swapped = [record.pop("swapped") for record in test.values()]
-    return Shapes(_read(train), _read(list(test.values())), swapped)
+    return ShapeSplits(_read(train), _read(list(test.values())), swapped)
 
 
 def _read(records: list[dict[str, Any]]) -> Any:
@@ -48,7 +48,7 @@ def _read(records: list[dict[str, Any]]) -> Any:
     return precompute(fresh_model(source.texts()), source, batch_size=1, shuffle=False)
 
 
-def examined(model: Any, data: Shapes, *, k: int) -> dict[str, dict[str, float]]:
+def examined(model: Any, data: ShapeSplits, *, k: int) -> dict[str, dict[str, float]]:
     """Of the embeddings ("alone"), of the matching score among their first k ("re-ranked") and over the whole gallery
     ("matching"): R@1 and R@5, the means of both directions, and "swap", how often the true caption beats the one with
     swapped colours."""

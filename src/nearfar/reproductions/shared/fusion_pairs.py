@@ -48,8 +48,8 @@ def features(concepts: int, seed: int, views: tuple[str, ...]) -> Any:
 
     styles = [style for style in world.STYLES if style != HELD_OUT_STYLE]
     common = set(emoji(HELD_OUT_STYLE, concepts, seed).column("group"))
-    seen = world.emoji("train", styles=styles).filter(lambda record: record["group"] in common)
-    return precompute(fresh_model(seen.texts()), seen, batch_size=1, views=views, shuffle=False)
+    training = world.emoji("train", styles=styles).filter(lambda record: record["group"] in common)
+    return precompute(fresh_model(training.texts()), training, batch_size=1, views=views, shuffle=False)
 
 
 def fresh_model(texts: Any, settings: Mapping[str, Any] = MODEL, vocabulary: int = 2000) -> Any:

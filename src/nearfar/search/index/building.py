@@ -23,9 +23,9 @@ from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.manifest import NAME
 from nearfar.search.index.neighbours import check_kind
-from nearfar.search.index.records import Found, decode, look, look_at_text
+from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record
 from nearfar.search.index.stored_index import Index
-from nearfar.search.index.writer import Writer
+from nearfar.search.index.writer import IndexWriter
 
 
 def build(
@@ -80,34 +80,34 @@ def build(
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
         known = {key for key, item in writer.items.items() if item.source == name}
         side = "image" if "image" in shared_sides(encoder, source) else "text"
-        intake = Intake(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
-        seen = shown = 0
+        indexer = BatchIndexer(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
+        read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
-            for seen, found in read(source, name, pool, skipped, side, count=4 * batch_size):
-                intake.take(found, pool, skipped)
-                skipped.check(seen, limit=max_skipped, name=name, total=total)
-                step(seen - shown)
-                shown = seen
-            intake.flush(pool, skipped)
-            skipped.check(seen, limit=max_skipped, name=name, total=seen)
-        if not intake.seen:
+            for read_count, found in read(source, name, pool, skipped, side, count=4 * batch_size):
+                indexer.take(found, pool, skipped)
+                skipped.check(read_count, limit=max_skipped, name=name, total=total)
+                step(read_count - reported)
+                reported = read_count
+            indexer.flush(pool, skipped)
+            skipped.check(read_count, limit=max_skipped, name=name, total=read_count)
+        if not indexer.keys:
             what = "picture" if side == "image" else "text"
             raise UserError(f"{name} holds no {what} that can be indexed:\n{skipped.listing(5)}")
-        for key in known - intake.seen:
+        for key in known - indexer.keys:
             writer.remove(key)
-        intake.counts |= {"removed": len(known - intake.seen), "skipped": skipped.count}
-        writer.manifest.sources[name] = intake.counts
+        indexer.counts |= {"removed": len(known - indexer.keys), "skipped": skipped.count}
+        writer.manifest.sources[name] = indexer.counts
         writer.commit(final=True)
     return Index(out)
 
 
-def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None) -> Writer:
+def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None) -> IndexWriter:
     """A writer of the index in `out`, made if it is not there, after a check that the model is the index's own."""
     if not (out / NAME).exists():
         probe = fingerprint(encoder)
         named = model or type(encoder).__name__
-        return Writer.create(out, model=named, dim=len(probe[0]), probe=probe, kind=kind or "flat")
-    writer = Writer.extend(out)
+        return IndexWriter.create(out, model=named, dim=len(probe[0]), probe=probe, kind=kind or "flat")
+    writer = IndexWriter.extend(out)
     try:
         check_model(writer.manifest, encoder, where=str(out))
         writer.manifest.kind = check_kind(kind or writer.manifest.kind)
@@ -118,30 +118,30 @@ def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None)
     return writer
 
 
-class Intake:
+class BatchIndexer:
     """Takes records in: passes by what is known, gathers the rest into batches, embeds and commits them."""
 
     def __init__(
-        self, encoder: Any, writer: Writer, known: set[str], side: str, *, batch_size: int, checkpoint: float
+        self, encoder: Any, writer: IndexWriter, known: set[str], side: str, *, batch_size: int, checkpoint: float
     ) -> None:
         self.encoder, self.writer, self.known, self.side = encoder, writer, known, side
         self.batch_size, self.checkpoint = batch_size, checkpoint
-        self.seen: set[str] = set()
+        self.keys: set[str] = set()
         self.counts: dict[str, int | str] = {"added": 0, "updated": 0, "unchanged": 0}
-        self._waiting: dict[str, Found] = {}
+        self._waiting: dict[str, UnreadItem] = {}
         self._committed = time.monotonic()
 
-    def take(self, found: list[Found], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
+    def take(self, found: list[UnreadItem], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
         """Take in some records."""
         for one in found:
             key = one.item.key
             if key in self._waiting:
-                self._waiting[key] = Found(with_captions(self._waiting[key].item, one.item), one.image)
-            elif key in self.seen:
+                self._waiting[key] = UnreadItem(with_captions(self._waiting[key].item, one.item), one.image)
+            elif key in self.keys:
                 self.writer.refresh(with_captions(self.writer.items[key], one.item))
             elif key in self.known and self.writer.items[key].stamp == one.item.stamp:
                 self.writer.refresh(one.item)
-                self.seen.add(key)
+                self.keys.add(key)
                 self._count("unchanged")
             else:
                 self._waiting[key] = one
@@ -166,7 +166,7 @@ class Intake:
             vectors = self._vectors([item for item, _, _ in good], [image for _, image, _ in good])
             for (item, _, kept), vector in zip(good, vectors.numpy(), strict=True):
                 self.writer.put(item, vector, kept)
-                self.seen.add(item.key)
+                self.keys.add(item.key)
                 self._count("updated" if item.key in self.known else "added")
         if time.monotonic() - self._committed > self.checkpoint:
             self.writer.commit(final=False)
@@ -180,7 +180,7 @@ class Intake:
         parts = embedded.split([len(item.captions) for item in items])
         return normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
 
-    def _decode(self, found: Found) -> Any:
+    def _decode(self, found: UnreadItem) -> Any:
         if self.side == "text":
             return None, None
         # Twice the model's own size, so that its resizing sees what it would have seen, and enough for a thumbnail.
@@ -193,17 +193,17 @@ class Intake:
 
 def read(
     source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, side: str, *, count: int
-) -> Iterator[tuple[int, list[Found]]]:
+) -> Iterator[tuple[int, list[UnreadItem]]]:
     """How many records were read so far, and the next of them, looked at."""
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     places: Iterable[tuple[int, Any]] = ((i, None) for i in range(len(source))) if by_number else enumerate(source)
 
-    def one(numbered: tuple[int, Any]) -> Found:
+    def one(numbered: tuple[int, Any]) -> UnreadItem:
         place, record = numbered
-        look_at = look if side == "image" else look_at_text
-        return look_at(source[place] if by_number else record, place, source=source, name=name)
+        read_record = read_image_record if side == "image" else read_text_record
+        return read_record(source[place] if by_number else record, place, source=source, name=name)
 
-    seen, places = 0, iter(places)
+    read_count, places = 0, iter(places)
     while numbered := list(islice(places, count)):
         found = []
         for (place, _), result in zip(numbered, pool.map(attempt(one), numbered), strict=True):
@@ -211,8 +211,8 @@ def read(
                 skipped.add(f"{name}, record {place}", str(result))
             else:
                 found.append(result)
-        seen += len(numbered)
-        yield seen, found
+        read_count += len(numbered)
+        yield read_count, found
 
 
 def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -29,11 +29,11 @@ def fingerprint(encoder: Any) -> list[list[float]]:
     """How the encoder sees the probe picture and the probe sentence: two unit vectors, or one where it takes only
     pictures or only texts."""
     sides = embeds(encoder)
-    seen = [*embed_images(encoder, [probe_picture()])] if "image" in sides else []
-    seen += [*embed_texts(encoder, [SENTENCE])] if "text" in sides else []
-    if not seen:
+    vectors = [*embed_images(encoder, [probe_picture()])] if "image" in sides else []
+    vectors += [*embed_texts(encoder, [SENTENCE])] if "text" in sides else []
+    if not vectors:
         raise UserError(f"a {type(encoder).__name__} embeds neither pictures nor texts: there is nothing to search by")
-    return [[round(x, 6) for x in vector.tolist()] for vector in seen]
+    return [[round(x, 6) for x in vector.tolist()] for vector in vectors]
 
 
 def check_model(manifest: Manifest, encoder: Any, *, where: str) -> None:

@@ -16,14 +16,14 @@ from nearfar.search.page.pictures import keep
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class UnreadItem:
     """A record looked at, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text."""
 
     item: Item
     image: Any
 
 
-def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Found:
+def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> UnreadItem:
     """The item a record makes, and where its picture is.
 
     A file is known by its path, and is held to be unchanged while its time of change and its size are; a picture of
@@ -44,7 +44,7 @@ def look(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Fo
     else:
         image = image.read() if hasattr(image, "read") else image
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
-    return Found(_item(record, key, stamp, path, source=source, name=name), path or image)
+    return UnreadItem(_item(record, key, stamp, path, source=source, name=name), path or image)
 
 
 def _item(record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, source: Any, name: str) -> Item:
@@ -64,7 +64,7 @@ def _item(record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, 
     )
 
 
-def look_at_text(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> Found:
+def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> UnreadItem:
     """The item that a record makes by its texts alone; it is known by its `index`, and changes with its texts.
 
     Raises UserError when the record has no text.
@@ -73,10 +73,12 @@ def look_at_text(record: Mapping[str, Any], place: int, *, source: Any, name: st
     if not texts:
         raise UserError(f"record {place} has no text, only {', '.join(record)}: name the column with text=NAME")
     stamp = stamp_of_content("\0".join(texts).encode())
-    return Found(_item(record, f"{name}:{record.get('index', place)}", stamp, None, source=source, name=name), None)
+    return UnreadItem(
+        _item(record, f"{name}:{record.get('index', place)}", stamp, None, source=source, name=name), None
+    )
 
 
-def decode(found: Found, *, near: int | None = None) -> tuple[Any, bytes | None]:
+def decode(found: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:
     """The picture as RGB, and the bytes to keep of one that is no file. A large JPEG is decoded no finer than `near`
     needs. Raises UserError for a broken picture."""
     from nearfar.data.fields.images import load_image

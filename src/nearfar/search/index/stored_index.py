@@ -15,7 +15,7 @@ from nearfar.search.index.damage import checksum, damaged, first_line, graph_fau
 from nearfar.search.index.items import Hit, read_table, to_item
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import installed_faiss, neighbours, open_graph
-from nearfar.search.index.writer import Writer
+from nearfar.search.index.writer import IndexWriter
 
 TOLERANCE = 1e-2
 """How far a vector's length may be from 1, and a score from the product of its vectors."""
@@ -127,7 +127,7 @@ class Index:
     def remove(self, keys: Iterable[str]) -> Index:
         """The index without these items, on disk and as returned; `self` stays what it was. Raises KeyError for an
         unknown key."""
-        with Writer.extend(self.directory) as writer:
+        with IndexWriter.extend(self.directory) as writer:
             for key in keys:
                 writer.remove(key)
             writer.commit(final=True)

@@ -27,7 +27,7 @@ from nearfar.search.index.neighbours import build_graph, check_kind, has_graph
 COPY_BYTES = 1 << 24
 
 
-class Writer:
+class IndexWriter:
     """The only writer of an index while it is open; a context manager. Nothing is real before `commit`."""
 
     def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
@@ -44,7 +44,7 @@ class Writer:
     @classmethod
     def create(
         cls, directory: Path | str, *, model: str, dim: int, probe: list[list[float]], kind: str = "flat"
-    ) -> Writer:
+    ) -> IndexWriter:
         """A new, empty index in `directory`, which is made if need be. Raises UserError when it holds one already."""
         directory = Path(directory)
         check_kind(kind)
@@ -65,7 +65,7 @@ class Writer:
             raise
 
     @classmethod
-    def extend(cls, directory: Path | str) -> Writer:
+    def extend(cls, directory: Path | str) -> IndexWriter:
         """The index in `directory`, to be changed. Raises UserError when there is none, or another process changes
         it."""
         directory = Path(directory)
@@ -77,7 +77,7 @@ class Writer:
             lock.release()
             raise
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> IndexWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,13 +17,13 @@ def gallery(results: Results) -> str:
     >>> gallery(Results(query=Query(text="<a>"), hits=[])).count("&lt;a&gt;")
     2
     """
-    asked = results.query
+    query = results.query
     return templates.render(
         __package__,
         "gallery.html.jinja",
-        title=describe(asked),
+        title=describe(query),
         note=f"{len(results)} hits. {results.cost}",
-        picture=data_uri(thumbnail(asked.picture(), 160)) if asked.image is not None else "",
+        picture=data_uri(thumbnail(query.picture(), 160)) if query.image is not None else "",
         cards=[card(hit, best=results.hits[0].score) for hit in results],
     )
 
@@ -33,15 +33,15 @@ def write_gallery(results: Results, path: Path) -> None:
     files.write(path, gallery(results))
 
 
-def describe(asked: Query) -> str:
+def describe(query: Query) -> str:
     """The query in one line.
 
     >>> describe(Query(text="a car", plus=("red",), minus=("people",)))
     'a car + red − people'
     """
-    parts = [text for text in (asked.text, "the picture" if asked.image is not None else None) if text]
-    line = " + ".join([*parts, *asked.plus])
-    return " \N{MINUS SIGN} ".join([line, *asked.minus])
+    parts = [text for text in (query.text, "the picture" if query.image is not None else None) if text]
+    line = " + ".join([*parts, *query.plus])
+    return " \N{MINUS SIGN} ".join([line, *query.minus])
 
 
 def card(hit: Hit, *, best: float) -> dict[str, Any]:

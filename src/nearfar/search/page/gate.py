@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from nearfar.errors import UserError
 from nearfar.search.page.uploads import MOST_BYTES, Uploads
-from nearfar.search.page.visitors import Password, Visitors
+from nearfar.search.page.visitors import Password, VisitorCookies
 
 READ = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon)|/(assets|static|svelte)/[\w./@+-]+"
@@ -39,7 +39,7 @@ PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "
 KEPT = {"cache-control": "private, max-age=600"}
 
 
-class Gate:
+class RequestFilter:
     """ASGI middleware. What `app` gets are requests for the page, each in a session of its visitor's own.
 
     Args:
@@ -50,7 +50,7 @@ class Gate:
 
     def __init__(self, app: App, uploads: Uploads, password: Password | None = None) -> None:
         self.app, self.uploads, self.password = app, uploads, password
-        self.visitors = Visitors()
+        self.visitors = VisitorCookies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -143,10 +143,10 @@ class Gate:
         """The page, with of the question only what the page's own questions hold, and only files that the visitor may
         name."""
         try:
-            asked = json.loads(await Request(request.scope, bounded(request.receive, MOST_QUESTION)).body())
-            kept = {name: asked[name] for name in ("data", "event_data", "fn_index", "trigger_id") if name in asked}
+            body = json.loads(await Request(request.scope, bounded(request.receive, MOST_QUESTION)).body())
+            kept = {name: body[name] for name in ("data", "event_data", "fn_index", "trigger_id") if name in body}
             kept = self.uploads.only(kept, visitor)
-            content = json.dumps({**kept, "session_hash": session(asked.get("session_hash"), visitor)}).encode()
+            content = json.dumps({**kept, "session_hash": session(body.get("session_hash"), visitor)}).encode()
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise HTTPException(400, "this is no question of the page") from None
         kind = {b"content-type": b"application/json", b"content-length": str(len(content)).encode()}

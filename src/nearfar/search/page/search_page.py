@@ -59,7 +59,7 @@ footer { display: none !important; }
 """
 
 
-class Desk:
+class SearchService:
     """Answers the page's questions. Sees the index as it is on disk, also after `nearfar index` has changed it."""
 
     def __init__(self, index: Index, encoder: Any, uploads: Uploads) -> None:
@@ -151,9 +151,9 @@ class Desk:
         try:
             index = self.index
             check_length(text, plus, minus)
-            asked = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
+            terms = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
             weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
-            results = query(index, self.encoder, **asked, weight=weight, top=top)
+            results = query(index, self.encoder, **terms, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
         sentence = Markup('<div class="found">{} of {} for <b>{}</b>, {}</div>')
@@ -170,9 +170,9 @@ class Desk:
 def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
     """The page as gradio Blocks; `serving` gives it an address."""
     gr = need("gradio", "serve")
-    desk, both = Desk(index, encoder, uploads), {"image", "text"} <= {*embeds(encoder)}
+    service, both = SearchService(index, encoder, uploads), {"image", "text"} <= {*embeds(encoder)}
     with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
-        heading = gr.HTML(desk.heading(), elem_id="title")
+        heading = gr.HTML(service.heading(), elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
@@ -213,19 +213,19 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
         private = {"api_visibility": "private"}
         quiet = {**private, "show_progress": "hidden"}
         # The index may have grown since the page was made: each visit and each search looks again.
-        page.load(desk.heading, None, heading, **quiet)
+        page.load(service.heading, None, heading, **quiet)
 
         def afterwards():
-            return None, desk.heading()
+            return None, service.heading()
 
         for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
-            event(desk.search, question, answer, **private).then(afterwards, None, [chosen, heading], **quiet)
-        gallery.select(selected_in(gr, desk), hits, [chosen, notice], **private)
+            event(service.search, question, answer, **private).then(afterwards, None, [chosen, heading], **quiet)
+        gallery.select(selected_in(gr, service), hits, [chosen, notice], **private)
         chosen_one = [hits, chosen, picture, weight, top]
-        like.click(desk.like, chosen_one, [*answer, text, plus, minus], **private).then(
+        like.click(service.like, chosen_one, [*answer, text, plus, minus], **private).then(
             afterwards, None, [chosen, heading], **quiet
         )
-        gr.on([name_it.click, labels.submit], desk.label, [picture, labels], [named, wrong], **private)
+        gr.on([name_it.click, labels.submit], service.label, [picture, labels], [named, wrong], **private)
     return page
 
 
@@ -246,12 +246,12 @@ def picture_box(gr: Any, *, visible: bool) -> Any:
     return box
 
 
-def selected_in(gr: Any, desk: Desk) -> Any:
+def selected_in(gr: Any, service: SearchService) -> Any:
     """A handler that says which picture of the gallery was chosen, and tells of it."""
 
     def selected(hits, event):
         chosen = event.index if is_place(event.index, hits) else None
-        return chosen, desk.tell(hits, chosen)
+        return chosen, service.tell(hits, chosen)
 
     selected.__annotations__["event"] = gr.SelectData
     return selected

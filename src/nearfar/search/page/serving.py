@@ -89,13 +89,13 @@ def make_app(
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from nearfar.search.page.gate import Gate
+    from nearfar.search.page.gate import RequestFilter
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Gate, uploads=uploads, password=password)
+    app.add_middleware(RequestFilter, uploads=uploads, password=password)
     if is_loopback(host):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
-    app.add_middleware(Headers)
+    app.add_middleware(SecurityHeaders)
     page = make_page(index, encoder, uploads).queue(api_open=False, max_size=MOST_WAITING)
     page.has_launched = page.is_running = True  # a mounted page is not launched, and gradio would not check files
     fonts = ["system-ui", "sans-serif"]  # plain names: gradio's default fonts are fetched from afar
@@ -114,7 +114,7 @@ def make_app(
     )
 
 
-class Headers:
+class SecurityHeaders:
     """Adds HEADERS to every answer, without holding back a streamed one."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:

@@ -115,15 +115,15 @@ class Uploads:
         content.name = Path(path).name
         return load_image(content)
 
-    def only(self, asked: Any, visitor: str) -> Any:
+    def only(self, content: Any, visitor: str) -> Any:
         """A request's JSON value in which each reference to a file, `{"path": ...}`, leads to one that the visitor may
         name, or nowhere; nothing else of a reference is passed on."""
-        if isinstance(asked, dict):
-            if "path" in asked:
-                found = self.find(asked["path"], visitor=visitor)
+        if isinstance(content, dict):
+            if "path" in content:
+                found = self.find(content["path"], visitor=visitor)
                 return {"path": str(found or self.gone), "meta": {"_type": "gradio.FileData"}}
-            return {name: self.only(value, visitor) for name, value in asked.items()}
-        return [self.only(value, visitor) for value in asked] if isinstance(asked, list) else asked
+            return {name: self.only(value, visitor) for name, value in content.items()}
+        return [self.only(value, visitor) for value in content] if isinstance(content, list) else content
 
     def keep(self, visitor: str, name: str, content: bytes) -> str:
         """Keep an upload under its own name in a folder of its own; its path. Raises UserError when it is too large, or

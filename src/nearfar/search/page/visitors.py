@@ -15,7 +15,7 @@ from nearfar.errors import UserError
 VARIABLE = "NEARFAR_AUTH"
 
 
-class Visitors:
+class VisitorCookies:
     """Knows its visitors again by a signed cookie. Nothing is remembered of them here, so that a thousand strangers
     cost nothing; a name that this server did not give is no name."""
 

@@ -118,7 +118,7 @@ def query(
         UserError: the query is empty, the index is empty or of another width, the image is broken.
     """
     full = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
-    clock = Clock()
+    clock = Stopwatch()
     vector = full.embed(encoder)
     clock.lap("embed")
     scores, rows = index.search(vector, max(top, depth) if rerank else top)
@@ -173,7 +173,7 @@ def reorder(hits: list[Hit], scores: Sequence[float]) -> list[Hit]:
     return [replace(hit, rank=rank, score=score) for rank, (score, hit) in enumerate(ranked, 1)]
 
 
-class Clock:
+class Stopwatch:
     """Seconds by step, each from the end of the one before."""
 
     def __init__(self) -> None:

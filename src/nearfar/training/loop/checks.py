@@ -68,7 +68,7 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
     Raises:
         UserError: protocols to watch without validation data; a protocol that cannot be measured.
     """
-    from nearfar.evaluation.needs import lacking, unable
+    from nearfar.evaluation.needs import missing_in_model, missing_in_source
 
     if settings.watch and validation is None:
         raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
@@ -78,9 +78,9 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
     measured += [("data.validation", validation, name, None) for name in settings.watch]
     for where, source, name, options in measured:
         if model is not None:
-            why = unable(name, model, source)
+            why = missing_in_model(name, model, source)
         else:
-            why = lacking(name, source, captions=settings.captions, options=options)
+            why = missing_in_source(name, source, captions=settings.captions, options=options)
         if why:
             raise UserError(f"recipe, section evaluation: {name} cannot be measured on {where}, as {why}.")
 

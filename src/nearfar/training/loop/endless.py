@@ -10,18 +10,18 @@ from nearfar.errors import UserError
 from nearfar.methods.base import Batch
 
 
-class Endless:
+class EndlessBatches:
     """Endless batches of a loader: epoch after epoch, with its place in the data as a state.
 
     The loader is anything that can be iterated once an epoch and gives the same batches each time it is asked for the
     same epoch. `set_epoch(epoch)`, where it has one, is called before each epoch. On resume its `load_state_dict` finds
     the place; without one the batches that were used already are read and dropped.
 
-    >>> batches = Endless(["a", "b", "c"])
+    >>> batches = EndlessBatches(["a", "b", "c"])
     >>> iterator = iter(batches)
     >>> [next(iterator) for _ in range(4)], batches.epoch
     (['a', 'b', 'c', 'a'], 1)
-    >>> again = Endless(["a", "b", "c"])
+    >>> again = EndlessBatches(["a", "b", "c"])
     >>> again.load_state_dict(batches.state_dict())
     >>> next(iter(again))
     'b'
@@ -43,7 +43,7 @@ class Endless:
     def __iter__(self) -> Iterator[Batch]:
         while True:
             self._rest = iter(self._rest_of_epoch())
-            while self._look_ahead():
+            while self._peek():
                 batch = self._ahead.pop()
                 self.used, self._total = self.used + 1, self._total + 1
                 yield batch
@@ -61,7 +61,7 @@ class Endless:
         try:
             return self.epoch + (0 < len(self.loader) <= self.used)  # type: ignore[arg-type]
         except TypeError:
-            return self.epoch + (not self._look_ahead())
+            return self.epoch + (not self._peek())
 
     def state_dict(self) -> dict[str, Any]:
         inner = self._place if self._ahead else self._loader_state()
@@ -71,7 +71,7 @@ class Endless:
         self.epoch, self.used = state["epoch"], state["used"]
         self._resumed = state
 
-    def _look_ahead(self) -> bool:
+    def _peek(self) -> bool:
         """Whether the epoch has a batch more, which is read and waits; the place in the data stays before it."""
         if not self._ahead:
             self._place = self._loader_state()

@@ -6,7 +6,7 @@ from typing import Any
 
 from nearfar import distributed as processes
 from nearfar import files
-from nearfar.training.loop.report_data import shown
+from nearfar.training.loop.report_data import report_contents
 from nearfar.training.loop.run import Run
 from nearfar.training.state import sharding
 
@@ -24,7 +24,7 @@ def save_model(run: Run) -> None:
 
 
 def save_report(
-    run: Run, model: Any, validation: Any, training: Any, *, seed: int, captions: int | None = None, **told: Any
+    run: Run, model: Any, validation: Any, training: Any, *, seed: int, captions: int | None = None, **options: Any
 ) -> str | None:
     """Write the HTML report, with pictures and figures of the validation data, else of some training data.
 
@@ -44,17 +44,17 @@ def save_report(
         return None
     from nearfar.evaluation.report import write_report
 
-    complaint, measured = None, {}
+    problem, measured = None, {}
     try:
-        measured = shown(model, validation, training, seed=seed, captions=captions)
+        measured = report_contents(model, validation, training, seed=seed, captions=captions)
     except Exception as error:
-        complaint = f"the report shows no pictures: {type(error).__name__}: {error}"
+        problem = f"the report shows no pictures: {type(error).__name__}: {error}"
     try:
         # Results that lie in the folder are of other data than what is shown here.
-        write_report(run.out, skipped=run.skipped or None, **{"results": {}, **measured}, **told)
+        write_report(run.out, skipped=run.skipped or None, **{"results": {}, **measured}, **options)
     except Exception as error:
-        complaint = f"the report was not written: {type(error).__name__}: {error}"
-    return complaint
+        problem = f"the report was not written: {type(error).__name__}: {error}"
+    return problem
 
 
 def save_skipped(run: Run) -> None:

@@ -137,9 +137,9 @@ def _check_alike(read: Mapping[str, Any]) -> None:
                 f"the objective reads {key!r}, which is no tensor and cannot be gathered: leave it out of reads"
             )
         if any(each != shapes[0] for each in shapes):
-            told = ", ".join("none" if each is None else str(each) for each in shapes)
+            listed = ", ".join("none" if each is None else str(each) for each in shapes)
             raise UserError(
-                f"the objective reads {key!r}, which the processes have in several shapes ({told}): make them alike "
+                f"the objective reads {key!r}, which the processes have in several shapes ({listed}): make them alike "
                 "(texts with the loader's pad_to), or leave it out of reads"
             )
 

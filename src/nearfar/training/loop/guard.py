@@ -27,9 +27,9 @@ def stop(step: int, scalars: dict[str, float], norm: float, used: Sequence[Batch
         files.write(path, json.dumps(story, indent=1))
         where = f" The ids of its samples are in {path}."
     what = "gradient" if all(map(_finite, scalars.values())) else "loss"
-    told = ", ".join(f"{name} {value:.6g}" for name, value in scalars.items())
+    logged = ", ".join(f"{name} {value:.6g}" for name, value in scalars.items())
     raise NotFinite(
-        f"the {what} is not finite in step {step} ({told}, gradient norm {norm:.6g}).{where} The weights are those "
+        f"the {what} is not finite in step {step} ({logged}, gradient norm {norm:.6g}).{where} The weights are those "
         "of the step before. Lower lr, lengthen warmup, set clip_norm, raise the temperature, or look at those samples."
     )
 

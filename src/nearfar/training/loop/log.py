@@ -16,10 +16,10 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.training.config import TrainConfig
 
-Row = dict[str, float]
+LogRow = dict[str, float]
 
 
-class Log:
+class TrainingLog:
     """The story of a run. Only the main process writes and prints.
 
     Rows go to `history.jsonl` (flushed at once), to the trackers, and to the terminal.
@@ -28,7 +28,7 @@ class Log:
     def __init__(self, out: Path | None, config: TrainConfig, steps: int) -> None:
         self.config = config
         self.steps = steps
-        self.rows: list[Row] = []
+        self.rows: list[LogRow] = []
         self._path = out / "history.jsonl" if out and processes.is_main() else None
         self._file: Any = None
         self._trackers = _start_trackers(config, out)
@@ -54,7 +54,7 @@ class Log:
         if self._bar:
             self._bar.update(0, completed=step)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: LogRow) -> None:
         """Record a row; it must have a `step`."""
         self.rows.append(row)
         if self._file and self._path:
@@ -66,9 +66,12 @@ class Log:
         for tracker in self._trackers:
             tracker.log(values, step=int(row["step"]))
         if self._bar:
-            self._bar.update(0, completed=row["step"], told=_told(row))
+            self._bar.update(0, completed=row["step"], figures=_formatted(row))
         if self._lines:
-            print(f"step {int(row['step'])}/{self.steps}  {_told(row)}  {self._left(row['step'])}".rstrip(), flush=True)
+            print(
+                f"step {int(row['step'])}/{self.steps}  {_formatted(row)}  {self._left(row['step'])}".rstrip(),
+                flush=True,
+            )
 
     def say(self, line: str) -> None:
         """A line for the reader, above the bar."""
@@ -92,7 +95,7 @@ class Log:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d} left"
 
 
-def read_history(path: Path) -> list[Row]:
+def read_history(path: Path) -> list[LogRow]:
     """The rows of a `history.jsonl`; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
@@ -105,9 +108,9 @@ def read_history(path: Path) -> list[Row]:
     return rows
 
 
-def _told(row: Mapping[str, float]) -> str:
-    shown = {name: value for name, value in row.items() if name not in ("step", "epoch", "seconds")}
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+def _formatted(row: Mapping[str, float]) -> str:
+    figures = {name: value for name, value in row.items() if name not in ("step", "epoch", "seconds")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def _bar(steps: int) -> Any:
@@ -122,7 +125,7 @@ def _bar(steps: int) -> Any:
         progress.TextColumn("{task.fields[told]}"),
         refresh_per_second=4,
     )
-    bar.add_task("training", total=steps, told="")
+    bar.add_task("training", total=steps, figures="")
     return bar
 
 

@@ -45,7 +45,7 @@ def watched() -> Iterator[None]:
     if _active or processes.world_size() == 1:
         yield
         return
-    watch, why = Watch(), None
+    watch, why = PeerMonitor(), None
     _active = True
     try:
         yield
@@ -60,7 +60,7 @@ def watched() -> Iterator[None]:
         watch.close(why)
 
 
-class Watch:
+class PeerMonitor:
     """This rank's connections: of rank 0 to every other, of the others to rank 0."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Watch:
             dist.broadcast_object_list([(server.getsockname()[1], key, me)], src=0)
             self._peers = _accept(server, key, world - 1)
         else:
-            told: list[Any] = [None]
-            dist.broadcast_object_list(told, src=0)
-            port, key, first = told[0]
+            message: list[Any] = [None]
+            dist.broadcast_object_list(message, src=0)
+            port, key, first = message[0]
             line = socket.create_connection((address, port), timeout=CONNECT)
             line.sendall(_line({"key": key, **me}))
             self._peers = [(line, first)]

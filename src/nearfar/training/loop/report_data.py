@@ -17,7 +17,9 @@ VALIDATION = "the validation data"
 TRAINING = "training data, which the model has seen"
 
 
-def shown(model: Any, validation: Any, training: Any, *, seed: int = 0, captions: int | None = None) -> dict[str, Any]:
+def report_contents(
+    model: Any, validation: Any, training: Any, *, seed: int = 0, captions: int | None = None
+) -> dict[str, Any]:
     """The part of `write_report`'s arguments that is measured now.
 
     Args:
@@ -40,7 +42,7 @@ def shown(model: Any, validation: Any, training: Any, *, seed: int = 0, captions
         source = _source(data)
         if source is None or "image" not in source.columns:
             continue
-        source = some(source, most, seed=seed)
+        source = sample_of(source, most, seed=seed)
         # Whether too many are broken was judged in training, on all of them.
         found = embed(model, source, captions=captions, max_skipped=1.0)
         results = evaluate(model, source, embeddings=found, seed=seed)
@@ -48,15 +50,15 @@ def shown(model: Any, validation: Any, training: Any, *, seed: int = 0, captions
     return {}
 
 
-def some(source: Source | Stream, most: int | None, *, seed: int = 0) -> Source:
+def sample_of(source: Source | Stream, most: int | None, *, seed: int = 0) -> Source:
     """At most so many records: of a source drawn by `seed`, in their order; of a stream the first. None takes all, but
     of a stream no more than `SAMPLE`, as they are held in memory.
 
     >>> numbers = Records([{"text": str(i)} for i in range(1000)], name="numbers")
-    >>> sample = some(numbers, 3, seed=1)
+    >>> sample = sample_of(numbers, 3, seed=1)
     >>> sample.name, [int(record["text"]) for record in sample] == sorted(int(text) for text in sample.texts())
     ('3 of the 1,000 records of numbers', True)
-    >>> some(numbers, 1000) is numbers
+    >>> sample_of(numbers, 1000) is numbers
     True
     """
     if isinstance(source, Stream):

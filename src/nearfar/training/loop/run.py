@@ -8,7 +8,7 @@ from typing import Any
 
 from nearfar.data.sources.skipped import Skipped
 from nearfar.methods.base import Method
-from nearfar.training.loop.log import Row
+from nearfar.training.loop.log import LogRow
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Run:
     out: Path | None
     """The run folder: `history.jsonl`, `checkpoints/`, `model/`, `report.html`."""
     step: int
-    history: list[Row] = field(repr=False)
+    history: list[LogRow] = field(repr=False)
     """The rows of `history.jsonl`."""
     seconds: float
     """Time spent in the loop, over all its parts where the run was resumed."""

@@ -24,10 +24,10 @@ from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop import checks, finish, guard, peers
 from nearfar.training.loop.ema import MovingAverage
-from nearfar.training.loop.endless import Endless
+from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.gradients import backward, total_norm
 from nearfar.training.loop.loaders import as_batches
-from nearfar.training.loop.log import Log, Row
+from nearfar.training.loop.log import LogRow, TrainingLog
 from nearfar.training.loop.optim import build_optimizer, lr_factor, set_lr
 from nearfar.training.loop.precision import autocast_for, grad_scaler
 from nearfar.training.loop.refresh import refresher
@@ -84,7 +84,7 @@ def train(
     config = (config or TrainConfig()).with_overrides(overrides)
     folder = Path(out) if out else None
     with alone(folder, config.device):
-        return Loop(method, data, folder, validation, resume, config).run()
+        return TrainingLoop(method, data, folder, validation, resume, config).run()
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def alone(out: Path | None, device: str | None) -> Iterator[None]:
 _EPOCH = 31  # a stream of chance
 
 
-class Loop:
+class TrainingLoop:
     """The state of a run and the steps that change it."""
 
     def __init__(
@@ -141,7 +141,7 @@ class Loop:
             sharding.shard(method)
 
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
-        self.batches = Endless(loader)
+        self.batches = EndlessBatches(loader)
         self.steps, self.steps_an_epoch = _length(loader, config)
         config.warmup_steps(self.steps)  # says so where the warm-up is longer than the run
         self.optimizer = build_optimizer(method, config)
@@ -160,7 +160,7 @@ class Loop:
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         if self.checkpoints:
             self._open(self.checkpoints, resume)
-        self.log = Log(out, config, self.steps)
+        self.log = TrainingLog(out, config, self.steps)
 
     def run(self) -> Run:
         """Train to the end, then save the model and write the report."""
@@ -188,7 +188,7 @@ class Loop:
         self.seconds += time.perf_counter() - began
         return self._finish()
 
-    def _step(self, used: list[Batch]) -> Row:
+    def _step(self, used: list[Batch]) -> LogRow:
         """One optimiser step on the batches `used`."""
         epoch = self.batches.epoch
         self.method.before_step()
@@ -260,10 +260,10 @@ class Loop:
         if self.config.report:
             # A split model needs every process to embed.
             model, config = None if sharding.wanted() else run.model, self.config
-            told: dict[str, Any] = {"seed": config.seed, "config": asdict(config)}
-            complaint = finish.save_report(run, model, self.validation, self.batches.loader, **told)
-            if complaint:
-                self.log.say(complaint)
+            options: dict[str, Any] = {"seed": config.seed, "config": asdict(config)}
+            problem = finish.save_report(run, model, self.validation, self.batches.loader, **options)
+            if problem:
+                self.log.say(problem)
         if skipped:
             self.log.say(str(skipped))
         return run

@@ -23,10 +23,10 @@ from nearfar.training.loop import finish
 from nearfar.training.loop.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loop.loaders import data_settings, make_loader
 from nearfar.training.loop.run import Run
-from nearfar.training.loop.training_loop import Loop, alone
+from nearfar.training.loop.training_loop import TrainingLoop, alone
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data as hard_negatives
-from nearfar.training.recipe.sections import MODEL_SETTINGS, Spec, check_names, maker
+from nearfar.training.recipe.sections import MODEL_SETTINGS, DataSpec, check_names, maker
 from nearfar.training.stages.columns import fields_of, join
 from nearfar.training.state import random_state, sharding
 
@@ -38,7 +38,7 @@ CORPUS = 200_000
 
 
 @dataclass
-class Assembled:
+class AssembledRun:
     """A recipe's parts, ready to train."""
 
     recipe: Recipe
@@ -59,7 +59,7 @@ class Assembled:
         with alone(out, config.device):
             if processes.is_main() and not list(out.glob("checkpoints/step-*")):
                 files.write(out / "config.yaml", self.recipe.as_yaml())
-            run = Loop(self.method, self.loader, out, self.validation, resume, config).run()
+            run = TrainingLoop(self.method, self.loader, out, self.validation, resume, config).run()
             if processes.is_main():
                 # A split model needs every process to embed: this one takes the whole model that was saved.
                 self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
@@ -73,9 +73,13 @@ class Assembled:
         settings, config = self.recipe.evaluation, self.recipe.training
         if self.held_out is None:
             if config.report:
-                told: dict[str, Any] = {"seed": config.seed, "captions": settings.captions, "title": self.recipe.name}
-                if complaint := finish.save_report(run, model, self.validated_on, self.source, **told):
-                    print(complaint)
+                options: dict[str, Any] = {
+                    "seed": config.seed,
+                    "captions": settings.captions,
+                    "title": self.recipe.name,
+                }
+                if problem := finish.save_report(run, model, self.validated_on, self.source, **options):
+                    print(problem)
             return
         found = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
         if settings.protocols is None and config.progress:
@@ -87,12 +91,17 @@ class Assembled:
         save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
         run.results = results
         if config.report:
-            shown: dict[str, Any] = {"results": results, "embeddings": found, "source": self.held_out, "encoder": model}
-            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **shown)
+            contents: dict[str, Any] = {
+                "results": results,
+                "embeddings": found,
+                "source": self.held_out,
+                "encoder": model,
+            }
+            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **contents)
 
 
 @dataclass
-class Opened:
+class OpenedData:
     """A recipe's data, opened and not yet read."""
 
     source: Any
@@ -100,7 +109,7 @@ class Opened:
     held_out: Any
 
 
-def open_data(recipe: Recipe) -> Opened:
+def open_data(recipe: Recipe) -> OpenedData:
     """Open a recipe's data. What can be known to be wrong is said before anything is read at length."""
     config, data = recipe.training, recipe.data
     processes.start(config.device)
@@ -113,12 +122,12 @@ def open_data(recipe: Recipe) -> Opened:
     source = open_spec("data.train", data.train, limit=data.limit)
     if hasattr(source, "__len__"):
         check_data(config, len(source) * (2 if data.hard_images else 1))
-    return Opened(source, validated_on, held_out)
+    return OpenedData(source, validated_on, held_out)
 
 
 def assemble(
-    recipe: Recipe, opened: Opened | None = None, *, before_reading: Callable[[Any], None] | None = None
-) -> Assembled:
+    recipe: Recipe, opened: OpenedData | None = None, *, before_reading: Callable[[Any], None] | None = None
+) -> AssembledRun:
     """Open the data, make the model and the method. Every process makes the same.
 
     Args:
@@ -149,11 +158,11 @@ def assemble(
         order = PairedOrder(hard_negatives.mined_images(source, method.encoder, k))
     loader = _loader(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
     validation = _validation(recipe, method, validated_on, options)
-    return Assembled(recipe, method, loader, validation, held_out, source, validated_on)
+    return AssembledRun(recipe, method, loader, validation, held_out, source, validated_on)
 
 
 def build_method(
-    recipe: Recipe, kind: type[Method], settings: Mapping[str, Any], parts: list[Any], opened: Opened
+    recipe: Recipe, kind: type[Method], settings: Mapping[str, Any], parts: list[Any], opened: OpenedData
 ) -> Method:
     """The method of a recipe around its model (`parts` is empty where it takes none), and whether they fit."""
     for model in parts:
@@ -173,7 +182,7 @@ def _column(key: str, where: str) -> tuple[Path, str]:
     return Path(folder), column
 
 
-def open_spec(where: str, spec: Spec, *, limit: int | None = None) -> Any:
+def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
     """The source of a recipe's setting `where`."""
     from nearfar.data import open_source
 

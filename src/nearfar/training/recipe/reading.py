@@ -23,14 +23,14 @@ _TAG = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True)
-class Document:
+class RecipeDocument:
     """What a file holds, and the line of each key of its first two levels, of a list's items likewise."""
 
     value: Any
     lines: dict[tuple[str, ...], int] = field(default_factory=dict)
 
 
-def read(path: Path) -> tuple[str, Document]:
+def read(path: Path) -> tuple[str, RecipeDocument]:
     """A file's text and what it says.
 
     Raises:
@@ -51,7 +51,7 @@ def read(path: Path) -> tuple[str, Document]:
     return text, parse(text, str(path))
 
 
-def parse(text: str, name: str, *, values: int = VALUES) -> Document:
+def parse(text: str, name: str, *, values: int = VALUES) -> RecipeDocument:
     """What a YAML text says.
 
     Args:
@@ -71,7 +71,7 @@ def parse(text: str, name: str, *, values: int = VALUES) -> Document:
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is None:
-            return Document(None)
+            return RecipeDocument(None)
         _check(node, name, values)
         loader = _Loader("")
         try:
@@ -91,7 +91,7 @@ def parse(text: str, name: str, *, values: int = VALUES) -> Document:
         raise UserError(f"{name} is not YAML that a recipe may hold: {error}") from None
     except RecursionError:
         raise UserError(f"{name} is not a recipe: its values are nested more than {DEPTH} deep") from None
-    return Document(value, _lines(node))
+    return RecipeDocument(value, _lines(node))
 
 
 def dump(value: Any) -> str:
@@ -174,7 +174,7 @@ def _check_keys(node: yaml.MappingNode, name: str) -> None:
         if key.tag == f"{_TAG}merge":
             continue
         if key.tag != f"{_TAG}str":
-            raise UserError(f"{name}, line {line}: {_shown(key)} is no name: put it in quotes if it is meant as one")
+            raise UserError(f"{name}, line {line}: {_key_text(key)} is no name: put it in quotes if it is meant as one")
         if key.value in first:
             raise UserError(
                 f"{name}, line {line}: {key.value!r} is given twice, first in line {first[key.value]}: leave one out"
@@ -182,7 +182,7 @@ def _check_keys(node: yaml.MappingNode, name: str) -> None:
         first[key.value] = line
 
 
-def _shown(key: yaml.Node) -> str:
+def _key_text(key: yaml.Node) -> str:
     return repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar import distributed as processes
 from nearfar import trust as trusted
 from nearfar.models import load
-from nearfar.training.recipe.assemble import Opened, assemble, build_method, change_model, chosen, open_data
+from nearfar.training.recipe.assemble import OpenedData, assemble, build_method, change_model, chosen, open_data
 from nearfar.training.stages import columns
 from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
 from nearfar.training.state import random_state, sharding
@@ -48,7 +48,7 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
     return finished
 
 
-def check_following(model: Any, following: Sequence[tuple[Recipe, Opened]]) -> None:
+def check_following(model: Any, following: Sequence[tuple[Recipe, OpenedData]]) -> None:
     """Whether the stages that go on with this model, trained or not, can do what they are to do with it."""
     with random_state.untouched():
         for recipe, opened in following:

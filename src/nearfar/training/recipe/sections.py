@@ -14,7 +14,7 @@ from nearfar.errors import UserError
 from nearfar.training import ranges
 from nearfar.training.recipe import kinds
 
-Spec = str | dict[str, Any]
+DataSpec = str | dict[str, Any]
 """What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
 
 
@@ -22,8 +22,8 @@ Spec = str | dict[str, Any]
 class DataConfig:
     """What is trained on. All but the first seven are settings of `nearfar.data.Loader`."""
 
-    train: Spec = "world/emoji+clipart"
-    validation: Spec | None = None
+    train: DataSpec = "world/emoji+clipart"
+    validation: DataSpec | None = None
     """Data whose mean loss is measured in training."""
     limit: int | None = None
     """Use the first so many records only."""
@@ -73,7 +73,7 @@ class DataConfig:
 class EvaluationConfig:
     """What is measured at the end, and shown in the report."""
 
-    data: Spec | None = None
+    data: DataSpec | None = None
     """Held-out data; None measures nothing."""
     protocols: list[str] | None = None
     """Names in `nearfar.evaluation.PROTOCOLS`; None: retrieval, zero_shot and geometry, as far as the data allows."""

@@ -28,7 +28,7 @@ from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training.recipe.lines import Lines, located, sections
 from nearfar.training.recipe.overrides import modules_of, override
-from nearfar.training.recipe.reading import Document, dump
+from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep
 from nearfar.training.stages.finished import PREVIOUS, FinishedStage, check_names
@@ -94,7 +94,12 @@ class StagedRecipe:
 
 
 def load_stages(
-    path: Path, name: str, about: str, document: Document, overrides: Sequence[tuple[str, Any]], trust: Sequence[str]
+    path: Path,
+    name: str,
+    about: str,
+    document: RecipeDocument,
+    overrides: Sequence[tuple[str, Any]],
+    trust: Sequence[str],
 ) -> StagedRecipe:
     """The recipe of a file that holds `stages`.
 
@@ -183,10 +188,10 @@ def _check_function(column: Any, trust: Collection[str]) -> None:
 
 def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[str]) -> None:
     """What a stage takes from others must be made by an earlier one."""
-    lacking = "this is the first stage" if names else "this recipe has no stages"
+    reason = "this is the first stage" if names else "this recipe has no stages"
     if recipe.model.get("load") == PREVIOUS and not before:
         raise UserError(
-            f"model.load: {PREVIOUS!r} is the model of the stage before, and {lacking}: make a model, or name a folder "
+            f"model.load: {PREVIOUS!r} is the model of the stage before, and {reason}: make a model, or name a folder "
             f"(./{PREVIOUS}, where it is called so)."
         )
     kept: dict[str, Mapping[str, Any]] = {stage.name: stage.keep for stage in before}
@@ -196,7 +201,7 @@ def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[
         stage, _, column = where.partition("/")
         if stage not in kept:
             if stage == PREVIOUS:
-                raise UserError(f"data.columns.{key}: {where!r} is of the stage before, and {lacking}.")
+                raise UserError(f"data.columns.{key}: {where!r} is of the stage before, and {reason}.")
             if stage in names:
                 raise UserError(f"data.columns.{key}: {stage!r} is no earlier stage than this one.")
         elif column not in kept[stage]:

@@ -217,11 +217,11 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     # safetensors refuses tensors that share memory (tied weights): each gets its own copy in the file.
-    seen: set[int] = set()
+    written: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
         pointer = tensor.untyped_storage().data_ptr()
-        separate[name] = tensor.clone() if pointer in seen else tensor
-        seen.add(pointer)
+        separate[name] = tensor.clone() if pointer in written else tensor
+        written.add(pointer)
     save_file(separate, path)
