@@ -149,12 +149,11 @@ def test_what_cannot_be_loaded_is_explained(what, message, monkeypatch):
         load(what)
 
 
-def test_one_tower_is_not_an_encoder(tokenizer, tmp_path):
-    from transformers import BertConfig, BertModel
+def test_a_tower_of_pictures_is_no_encoder(tmp_path):
+    from transformers import ViTConfig, ViTModel
 
-    BertModel(BertConfig(vocab_size=20, **TOWER)).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="one tower only"):
+    ViTModel(ViTConfig(image_size=8, patch_size=4, **TOWER)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no encoder of texts, nor of pictures and texts"):
         load(tmp_path)
 
 

@@ -14,11 +14,12 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.models import FusionAnswerer, FusionClassifier, create
 from nearfar.models.language.model import language_model
+from nearfar.models.language.text_encoder import text_encoder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {"model_type": "vit", "image_size": 16, "patch_size": 8, **SMALL}
 BERT = {"model_type": "bert", "max_position_embeddings": 32, "vocab_size": 300, **SMALL}
-KINDS = ["dual", "ensemble", "fusion", "answerer", "classifier", "language"]
+KINDS = ["dual", "ensemble", "fusion", "answerer", "classifier", "language", "texts"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,7 @@ def saved(tokenizer, tmp_path_factory):
     FusionAnswerer.of(fusion).save_pretrained(where / "answerer")
     FusionClassifier.of(fusion).save_pretrained(where / "classifier")
     language_model("tiny", tokenizer=tokenizer).save_pretrained(where / "language")
+    text_encoder(BERT, tokenizer=tokenizer).save_pretrained(where / "texts")
     return where
 
 
@@ -165,6 +167,12 @@ def test_a_config_that_cannot_be_is_a_sentence_that_names_the_file(copy, path):
         ("ensemble", "image_heads", -2),
         ("fusion", "model", "DualEncoder"),
         ("dual", "model", "FusionModel"),
+        ("dual", "model", "TextEncoder"),
+        ("texts", "model", "DualEncoder"),
+        ("texts", "max_length", 0),
+        ("texts", "text", 3),
+        ("texts", "text.spec.library", "os"),
+        ("texts", "embed_dim", 8),
     ],
 )
 def test_the_configs_of_every_kind_are_looked_through(copy, kind, path, value):

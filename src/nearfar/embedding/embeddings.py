@@ -151,6 +151,21 @@ class Embeddings:
         """`[M]`: the record of each text, and so the row of its picture."""
         return self.sides["text"].owner if "text" in self.sides else torch.zeros(0, dtype=torch.long)
 
+    @property
+    def counted(self) -> str:
+        """How much of each side there is, for people.
+
+        >>> Embeddings(torch.eye(3)).counted
+        '3 images'
+        """
+        different = len(self.distinct_texts())
+        counts = {name: f"{len(side.vectors):,} {name}" for name, side in self.sides.items() if len(side.vectors)}
+        if "image" in counts:
+            counts["image"] += "s"
+        if "text" in counts:
+            counts["text"] = f"{different:,} different {'captions' if len(counts) > 1 else 'texts'}"
+        return ", ".join(counts.values())
+
     def require(self, *sides: str, by: str) -> None:
         """Raise a `UserError` unless every side holds vectors; `by` is what needs them."""
         for name in sides:

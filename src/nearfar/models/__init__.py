@@ -49,7 +49,10 @@ _HOME = {
     "rank_answers": "fusion.answer_decoder",
     "rerank": "fusion.reranker",
 }
-MAKERS = {"language_model": "nearfar.models.language:language_model"}
+MAKERS = {
+    "language_model": "nearfar.models.language:language_model",
+    "text_encoder": "nearfar.models.language:text_encoder",
+}
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
 
 __all__ = [

@@ -96,21 +96,25 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
     Raises:
         UserError: a key that is missing or not known, or a value of a wrong type or out of its range.
     """
-    missing = [key for key in NEEDED if key not in config]
+    needed = getattr(made, "NEEDED", NEEDED)
+    missing = [key for key in needed if key not in config]
     if missing:
         raise UserError(f"{file} has no {missing[0]!r}: {REMEDY}")
     _check(config, KEYS, file)
-    _check(config["image"], TOWER, file, "image.")
-    _check(config["text"], TOWER, file, "text.")
-    _check(config["pixels"], PIXELS, file, "pixels.")
-    for tower, settings in config["adapters"].items():
+    if foreign := [key for key in NEEDED if key in config and key not in needed]:
+        raise UserError(f"{file} has {foreign[0]!r}, which a {made.__name__} has not: {REMEDY}")
+    sides = [side for side in ("image", "text") if side in needed]
+    for side in sides:
+        _check(config[side], TOWER, file, f"{side}.")
+    _check(config.get("pixels", {}), PIXELS, file, "pixels.")
+    for tower, settings in config.get("adapters", {}).items():
         if tower not in ("image", "text") or not isinstance(settings, dict):
             raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
         _check(settings, ADAPTER, file, f"adapters.{tower}.")
-    unknown = [part for part in config["frozen"] if part not in PARTS]
+    unknown = [part for part in config.get("frozen", []) if part not in PARTS]
     if unknown:
         raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
-    for side in ("image", "text"):
+    for side in sides:
         check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
 
 

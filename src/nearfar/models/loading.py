@@ -1,4 +1,4 @@
-"""One door to every encoder: our folders, CLIP-like checkpoints of transformers, open_clip models, presets."""
+"""One door to every encoder: our folders, transformers checkpoints of pairs and of texts, open_clip models, presets."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.folder_checks import first_line
+from nearfar.models.language.model import language_model
+from nearfar.models.language.sentence_folder import SentenceFolder
+from nearfar.models.language.text_encoder import text_encoder
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones, pixels
 from nearfar.models.towers.tower import ImageTower, TextTower
 
+ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
+"""What an encoder has: one of these pairs, or both."""
+
 
 def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
-    """An encoder: `encode_image`, `encode_text`, `preprocess`, `tokenize`, `image_size`, `mean`, `std`, `embed_dim`.
+    """An encoder: `encode_image`, `encode_text`, `preprocess`, `tokenize`, `image_size`, `mean`, `std`, `embed_dim`;
+    of a model that reads texts alone `encode_text`, `tokenize` and `embed_dim`.
 
     Args:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers
-            CLIPModel, SiglipModel or AlignModel; an open_clip model; the name of a pretrained preset (`"towers"`); or
-            an encoder already.
+            CLIPModel, SiglipModel or AlignModel; a folder or hub name of a sentence encoder, a language model or
+            another transformers model that reads texts; an open_clip model; the name of a pretrained preset
+            (`"towers"`) or of what comes in packages (`"minilm"`, `"smollm2"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
         preprocess: needed beside an open_clip model: its evaluation transform.
 
     Returns:
         A `DualEncoder`, whose parts can be frozen, adapted and saved, except for open_clip models, which stay as they
-        are behind an `OpenClipEncoder`. In evaluation mode if it came by name or folder.
+        are behind an `OpenClipEncoder`. Of texts alone a `LanguageModel`, where the checkpoint continues texts and is
+        no sentence encoder, else a `TextEncoder`. In evaluation mode if it came by name or folder.
 
     Raises:
         UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer.
@@ -41,7 +50,7 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     """
     if isinstance(model, (str, Path)):
         return _named(model, tokenizer)
-    if all(hasattr(model, name) for name in ("encode_image", "encode_text", "preprocess", "tokenize")):
+    if any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return model
     if all(hasattr(model, name) for name in ("vision_model", "text_model", "config")):
         return from_transformers(model, tokenizer)
@@ -86,7 +95,7 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
     folder = Path(name)
     if (folder / "model" / checkpoint.CONFIG).is_file():
         folder = folder / "model"  # a run's folder
-    if folder.is_dir():
+    if folder.is_dir() and not (folder / "modules.json").is_file():
         config = checkpoint.read_config(folder)
         if "nearfar" in config:
             return checkpoint.read(folder)
@@ -94,29 +103,56 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         if PRESETS[str(name)]["image"] != backbones.LITE:
             raise UserError(f"{name!r} starts from scratch: train it, or make it with nearfar.models.create({name!r})")
         return create(str(name)).eval()
-    return _checkpoint(name, tokenizer)
+    elif str(name) == "smollm2":
+        return language_model(name)
+    return _checkpoint(folder if folder.is_dir() else name, tokenizer)
 
 
-def _checkpoint(name: str | Path, tokenizer: Any) -> DualEncoder:
-    from transformers import AutoModel, ImageProcessingMixin
+def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
+    from transformers import AutoConfig, AutoModel, ImageProcessingMixin
 
     try:
+        stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
+        config: Any = AutoConfig.from_pretrained(stated.weights, trust_remote_code=False)
+        if _reads_texts_alone(config):
+            if stated.weights == name and stated.pooling is None and _continues_texts(config):
+                return language_model(name)
+            return text_encoder(name, tokenizer=tokenizer)
         with backbones.quiet():
-            model = AutoModel.from_pretrained(name, trust_remote_code=False)
+            model: Any = AutoModel.from_pretrained(name, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # a folder's files are refused with every kind of error
         raise UserError(f"no model {str(name)!r} here or on the hub: {first_line(error)}") from error
-    tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
     if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
         raise UserError(
-            f"{name} holds a {type(model).__name__}, one tower only: give it to nearfar.models.create as image=... or "
-            "text=..."
+            f"{name} holds a {type(model).__name__}, which is no encoder of texts, nor of pictures and texts: give it "
+            "to nearfar.models.create as image=..."
         )
+    tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(name)
     except OSError:
         return from_transformers(model, tokenizer)
     size = pixels.output_size(processor, getattr(model.config.vision_config, "image_size", 224))
     return from_transformers(model, tokenizer, prepare=pixels.from_processor(processor, size))
+
+
+def _reads_texts_alone(config: Any) -> bool:
+    """Whether a checkpoint's model takes token ids and nothing else."""
+    from transformers import MODEL_MAPPING
+
+    if hasattr(config, "vision_config") or type(config) not in MODEL_MAPPING:
+        return False
+    made: Any = MODEL_MAPPING[type(config)]
+    return getattr(made[0] if isinstance(made, tuple) else made, "main_input_name", "") == "input_ids"
+
+
+def _continues_texts(config: Any) -> bool:
+    """Whether a checkpoint holds a language model, with the layer that gives the next word."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return any(name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in config.architectures or ())
 
 
 def _spec(tower: nn.Module) -> dict[str, Any]:

@@ -23,6 +23,7 @@ MODELS = {
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",
     "FusionModel": "nearfar.models.fusion.fusion_model",
+    "TextEncoder": "nearfar.models.language.text_encoder",
 }
 """The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and `tokenizer`."""
 

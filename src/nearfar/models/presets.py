@@ -11,7 +11,7 @@ from nearfar.models.fusion.fusion_encoder import FusionEncoder
 from nearfar.models.fusion.fusion_model import FusionModel
 from nearfar.models.towers import backbones
 from nearfar.models.towers.backbones import Source
-from nearfar.models.towers.tokens import with_padding
+from nearfar.models.towers.tokens import fitted, with_padding
 from nearfar.models.towers.tower import TextTower
 
 
@@ -159,7 +159,7 @@ def create(
         image = {"image_size": size, **image}
     tokenizer = with_padding(_tokenizer(tokenizer))
     if isinstance(text, Mapping) and tokenizer is not None:
-        text = _fitted(text, tokenizer)
+        text = fitted(text, tokenizer)
     image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)
     text_tower, own = backbones.text_tower(text, pooling=text_pooling, pretrained=pretrained)
     split = text_layers or defaults.get("text_layers")
@@ -221,10 +221,3 @@ def _tokenizer(tokenizer: Any) -> Any:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer {tokenizer!r}: {str(error).splitlines()[0]}") from error
-
-
-def _fitted(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """The text config with the tokenizer's vocabulary and special tokens, where it does not state its own."""
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    stated = {"vocab_size": len(tokenizer), **{name: value for name, value in ids.items() if value is not None}}
-    return {**stated, **config}

@@ -16,6 +16,7 @@ from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
 from nearfar.evaluation.report import figures, gallery, space, tables
 from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
+from nearfar.evaluation.report.text_neighbours import text_neighbours
 from nearfar.evaluation.run_protocols import evaluate
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
@@ -96,7 +97,7 @@ def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result
     return [
         Section("Results", _results(results)),
         Section("By part", tables.breakdowns(results, _kinds(data))),
-        Section("Retrieval gallery", _gallery(data, source, seed)),
+        Section("Retrieval gallery" if data is None or len(data.image) else "Neighbours", _gallery(data, source, seed)),
         *_examples(results, source),
         Section("Embedding map", space.embedding_map(data, seed=seed) if data is not None else []),
         Section("Geometry", _geometry(data, results, seed)),
@@ -107,7 +108,7 @@ def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str
     parts = []
     if data is not None:
         on = f"{about} ({data.source})" if about else data.source
-        parts.append(f"Measured on {on}: {len(data):,} images, {len(data.distinct_texts()):,} different captions.")
+        parts.append(f"Measured on {on}: {data.counted}.")
     if rows:
         parts.append(f"Trained for {max(row.get('step', 0) for row in rows):,.0f} steps.")
     return " ".join(parts)
@@ -135,6 +136,10 @@ def _kinds(data: Embeddings | None) -> dict[str, str]:
 def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
     if data is None or source is None or isinstance(source, Embeddings):
         return []
+    if not len(data.image):
+        note = Note("Texts, and the other texts nearest to each, with their cosine.")
+        listed = text_neighbours(data, seed=seed)
+        return [note, *listed] if listed else []
     note = Note(
         "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
         "them is right, the best right one stands at the end with its rank."

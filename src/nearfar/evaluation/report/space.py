@@ -1,4 +1,4 @@
-"""The embedding space in pictures: a map by category, images beside texts, and how near pairs are."""
+"""The embedding space in pictures: maps by category, images beside texts, and how near pairs are."""
 
 from __future__ import annotations
 
@@ -20,20 +20,26 @@ MAPPED = 1000
 
 
 def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
-    """A map of the images in two dimensions, coloured by category (or class, or domain, whichever there is).
+    """A map of each side in two dimensions, coloured by category (or class, or domain, whichever there is): of the
+    images and whatever else the records have; of the texts where there is nothing else.
 
     By t-SNE where scikit-learn is installed, which keeps neighbours together; by the two principal axes otherwise.
     """
-    if len(data.image) < 3:
-        return []
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:MAPPED]
-    kind, what = _kinds(data.select(rows))
-    x = normalize(data.image[rows], dim=1)
+    sides = [name for name in data.sides if name != "text"] or list(data.sides)
+    return [_map(data, side, seed) for side in sides if len(data.sides[side].vectors) >= 3]
+
+
+def _map(data: Embeddings, side: str, seed: int) -> Figures:
+    vectors, owner = data.sides[side]
+    rows = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:MAPPED]
+    kind, what = _kinds(data.select(owner[rows]))
+    x = normalize(vectors[rows], dim=1)
     points, how = (_tsne(x, seed), "t-SNE") if len(x) >= 30 and find_spec("sklearn") else (principal_axes(x), "PCA")
     colours = _colours(kind)
-    svg = scatter(points, kind, colours, describe=f"Map of {len(rows)} image embeddings by {what}", name="map")
-    remark = f"{len(rows):,} image embeddings, laid out by {how}, coloured by {what}."
-    return [Figures([Figure(svg, colours, remark)], wide=True)]
+    describe = f"Map of {len(rows)} {side} embeddings by {what}"
+    svg = scatter(points, kind, colours, describe=describe, name="map" if side == "image" else f"map-{side}")
+    remark = f"{len(rows):,} {side} embeddings, laid out by {how}, coloured by {what}."
+    return Figures([Figure(svg, colours, remark)], wide=True)
 
 
 def pair_figures(data: Embeddings, *, seed: int = 0) -> list[Figures]:

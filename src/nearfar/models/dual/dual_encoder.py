@@ -17,7 +17,7 @@ from nearfar.models.dual import lora
 from nearfar.models.dual.projection import ProjectionHeads, projection
 from nearfar.models.folder_checks import PARTS
 from nearfar.models.towers.pixels import Pixels
-from nearfar.models.towers.tokens import tokenize, with_padding
+from nearfar.models.towers.tokens import check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DualEncoder(nn.Module):
         bias: float | None = None,
     ) -> None:
         super().__init__()
-        _check_tokenizer(with_padding(tokenizer), text)
+        check_tokenizer(with_padding(tokenizer), text)
         self.image, self.text = image, text
         self._projections: dict[str, Any] = {
             "image_projection": image_projection,
@@ -97,8 +97,6 @@ class DualEncoder(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
-        if isinstance(texts, str):
-            raise UserError("tokenize takes a list of texts, not one text: write [text]")
         return tokenize(self.tokenizer, texts, self.max_length)
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
@@ -289,17 +287,4 @@ def _check_pixels(pixels: Tensor, tower: ImageTower) -> None:
     if tower.prefix and tuple(pixels.shape[2:]) != (size, size):
         raise UserError(
             f"{wanted}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
-        )
-
-
-def _check_tokenizer(tokenizer: Any, text: TextTower) -> None:
-    if tokenizer is None:
-        raise UserError(
-            "this text tower brings no tokenizer: pass tokenizer=..., a transformers tokenizer, or train one on your "
-            "captions with nearfar.data.train_tokenizer(texts, vocab_size)"
-        )
-    if len(tokenizer) > text.vocabulary:
-        raise UserError(
-            f"the tokenizer has {len(tokenizer)} tokens and the text tower {text.vocabulary}: set the text config's "
-            f"vocab_size={len(tokenizer)}, or use the tower's own tokenizer"
         )

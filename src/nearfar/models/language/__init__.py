@@ -1,4 +1,4 @@
-"""Language models behind one interface, SmolLM2 among them."""
+"""Models that read texts alone: language models, SmolLM2 among them, and encoders of texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {"LanguageModel": "model", "language_model": "model", "smollm2": "smollm"}
-__all__ = ["LanguageModel", "language_model", "smollm2"]
+_HOME |= {"TextEncoder": "text_encoder", "text_encoder": "text_encoder"}
+__all__ = ["LanguageModel", "TextEncoder", "language_model", "smollm2", "text_encoder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from nearfar.errors import UserError
 from nearfar.models.folder_checks import first_line
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
+from nearfar.models.towers.backbones import quiet
 
 SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
 """Width, layers and heads of the models made from nothing."""
@@ -74,10 +76,14 @@ class LanguageModel(nn.Module):
             real[width - len(row) :] = 1
         return {"input_ids": ids.to(self.lm.device), "attention_mask": mask.to(self.lm.device)}
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that transformers, and `language_model`, read."""
+    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write a folder that transformers, `language_model` and `nearfar.load` read.
+
+        `state_dict` gives the weights where the module does not hold them all (sharded training).
+        """
         self.lm.config.tokenizer_sum = tokenizer_sum(self.tokenizer)
-        self.lm.save_pretrained(folder)
+        weights = {name.removeprefix("lm."): value for name, value in (state_dict or {}).items()}
+        self.lm.save_pretrained(folder, state_dict=weights or None)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -111,7 +117,8 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
 
         name = str(smollm2())
     try:
-        lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+        with quiet():
+            lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
     except Exception as error:  # a folder's files are refused with every kind of error
         why = first_line(error)
         raise UserError(f"no language model at {name!r} ({why}); there are also: smollm2, tiny, small") from None

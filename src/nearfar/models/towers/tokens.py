@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +23,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str,
     """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded on the right to the longest text:
     on the left, as some tokenizers of language models would have it, the first token were padding and positions
     shifted. Some (SigLIP's) give no mask of their own accord."""
+    if isinstance(texts, str):
+        raise UserError("tokenize takes a list of texts, not one text: write [text]")
     tokens = tokenizer(
         list(texts),
         padding=True,
@@ -33,3 +35,25 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str,
         return_tensors="pt",
     )
     return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+
+def check_tokenizer(tokenizer: Any, text: Any) -> None:
+    """Raise a `UserError` where a text tower has no tokenizer, or one with more tokens than the tower has."""
+
+    if tokenizer is None:
+        raise UserError(
+            "this text tower brings no tokenizer: pass tokenizer=..., a transformers tokenizer, or train one on your "
+            "captions with nearfar.data.train_tokenizer(texts, vocab_size)"
+        )
+    if len(tokenizer) > text.vocabulary:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the text tower {text.vocabulary}: set the text config's "
+            f"vocab_size={len(tokenizer)}, or use the tower's own tokenizer"
+        )
+
+
+def fitted(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The text config with the tokenizer's vocabulary and special tokens, where it does not state its own."""
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    stated = {"vocab_size": len(tokenizer), **{name: value for name, value in ids.items() if value is not None}}
+    return {**stated, **config}

@@ -31,16 +31,18 @@ def report_contents(
         captions: how many captions of each image count; None: all.
 
     Returns:
-        Embeddings, results, and `about`: what the data is to the model. Nothing where the model does not read pictures
-        and texts, or where neither data has pictures.
+        Embeddings, results, and `about`: what the data is to the model. Nothing where the model reads no texts, or
+        where neither data has what it reads: pictures, or texts for a model of texts alone.
     """
-    if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
+    if not hasattr(model, "encode_text"):
         return {}
     from nearfar.evaluation import embed, evaluate
 
+    side = "image" if hasattr(model, "encode_image") else "text"
+
     for data, about, most in ((validation, VALIDATION, None), (training, TRAINING, SAMPLE)):
         source = _source(data)
-        if source is None or "image" not in source.columns:
+        if source is None or side not in source.columns:
             continue
         source = sample_of(source, most, seed=seed)
         # Whether too many are broken was judged in training, on all of them.

@@ -232,7 +232,7 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
     else:
         size = None
         make = maker(settings, trust)
-        if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(values):
+        if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(settings):
             with named("model"):
                 values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
         with named("model"):
@@ -333,12 +333,16 @@ def _validation(
     return figures
 
 
-def _needs_vocabulary(values: Mapping[str, Any]) -> bool:
+def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
     """Whether the text tower starts from a config, and so has no tokenizer of its own."""
-    from nearfar.models import PRESETS
+    from nearfar.models import MAKERS, PRESETS
+    from nearfar.models.language.model import SIZES
 
-    preset = PRESETS.get(str(values.get("preset")), {})
-    text = values.get("text", preset.get("text"))
+    if settings.get("make") in MAKERS:
+        name = settings.get("name")
+        return isinstance(name, Mapping) or name in SIZES
+    preset = PRESETS.get(str(settings.get("preset")), {})
+    text = settings.get("text", preset.get("text"))
     return isinstance(text, Mapping) or (text is None and not preset)
 
 

@@ -1,0 +1,114 @@
+"""Models that read texts alone: every kind of folder opens by `load`, and embeds as its own library does."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import nearfar
+from nearfar.errors import UserError
+from nearfar.models.language.model import LanguageModel, language_model
+from nearfar.models.language.text_encoder import TextEncoder, text_encoder
+
+TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 20}
+TEXTS = ["a red fox", "the ship at sea runs", "cat"]
+
+
+@pytest.fixture
+def bert(tokenizer, tmp_path):
+    """A folder that transformers wrote, and the model."""
+    from transformers import BertConfig, BertModel
+
+    model = BertModel(BertConfig(**TOWER)).eval()
+    model.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert", model
+
+
+def states(model, encoder):
+    tokens = encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        return model(**tokens).last_hidden_state, tokens["attention_mask"][..., None].float()
+
+
+def sentence_encoder(folder, pooling, *, kinds=("Transformer", "Pooling", "Normalize"), **settings):
+    paths = ["" if kind == "Transformer" else f"{i}_{kind}" for i, kind in enumerate(kinds)]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+
+
+def test_a_transformers_folder_is_pooled_by_the_mean(bert):
+    folder, model = bert
+    encoder = nearfar.load(folder)
+    assert (type(encoder), encoder.text.pooling, encoder.training) == (TextEncoder, "mean", False)
+    hidden, real = states(model, encoder)
+    expected = F.normalize((hidden * real).sum(1) / real.sum(1), dim=1)
+    torch.testing.assert_close(encoder.encode_text(encoder.tokenize(TEXTS), normalize=True), expected)
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["flags", "a word"])
+@pytest.mark.parametrize(("mode", "flag"), [("cls", "cls_token"), ("mean", "mean_tokens"), ("lasttoken", "lasttoken")])
+def test_a_sentence_encoder_is_pooled_as_its_folder_states(bert, mode, flag, older):
+    folder, model = bert
+    flags = {f"pooling_mode_{name}": name == flag for name in ("cls_token", "mean_tokens", "lasttoken", "max_tokens")}
+    sentence_encoder(folder, flags if older else {"pooling_mode": mode}, max_seq_length=4)
+    encoder = nearfar.load(folder)
+    assert encoder.max_length == 4
+    hidden, real = states(model, encoder)
+    last = real[..., 0].sum(1).long() - 1
+    expected = {
+        "cls": hidden[:, 0],
+        "mean": (hidden * real).sum(1) / real.sum(1),
+        "lasttoken": hidden[torch.arange(len(TEXTS)), last],
+    }[mode]
+    torch.testing.assert_close(encoder.encode_text(encoder.tokenize(TEXTS)), expected)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "kinds", "message"),
+    [
+        ({"pooling_mode_max_tokens": True}, ("Transformer", "Pooling"), "pools by max_tokens, which is not done here"),
+        ({}, ("Transformer", "Pooling"), "pools by nothing"),
+        ({"pooling_mode": "mean"}, ("Transformer", "Pooling", "Dense"), r"not read here \(Dense\)"),
+        ({"pooling_mode": "mean"}, ("Pooling",), r"not read here \(modules.json\)"),
+    ],
+)
+def test_what_a_sentence_encoder_does_beside_is_a_sentence(bert, pooling, kinds, message):
+    sentence_encoder(bert[0], pooling, kinds=kinds)
+    with pytest.raises(UserError, match=message):
+        nearfar.load(bert[0])
+
+
+def test_a_language_model_that_was_saved_opens_as_one(tokenizer, tmp_path):
+    model = language_model("tiny", tokenizer=tokenizer)
+    model.save_pretrained(tmp_path / "whole")
+    weights = {name: value + 1 for name, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "given", state_dict=weights)  # as a split training gives them
+    whole, given = nearfar.load(tmp_path / "whole"), nearfar.load(tmp_path / "given")
+    assert type(whole) is type(given) is LanguageModel
+    for name, value in model.state_dict().items():
+        assert torch.equal(whole.state_dict()[name], value)
+        assert torch.equal(given.state_dict()[name], value + 1)
+
+
+def test_a_text_encoder_is_saved_and_loaded_bit_by_bit(tokenizer, tmp_path):
+    model = text_encoder({"model_type": "bert", **TOWER}, tokenizer=tokenizer, pooling="cls", max_length=5).eval()
+    model.save_pretrained(tmp_path)
+    again = nearfar.load(tmp_path)
+    assert (again.text.pooling, again.max_length, again.embed_dim) == ("cls", 5, 32)
+    tokens = model.tokenize(TEXTS)
+    assert torch.equal(again.encode_text(again.tokenize(TEXTS)), model.encode_text(tokens))
+
+
+def test_an_encoder_of_texts_is_handed_on(tokenizer):
+    for model in (language_model("tiny", tokenizer=tokenizer), text_encoder("minilm")):
+        assert nearfar.load(model) is model
+    with pytest.raises(UserError, match="brings no tokenizer"):
+        text_encoder({"model_type": "bert", **TOWER})
