@@ -38,7 +38,19 @@ ALLOWED = {
     "reproductions": None,  # these know all
     "commands": None,
 }
-GROUND = {"console", "distributed", "errors", "files", "locks", "lookup", "modes", "papers", "templates", "trust"}
+GROUND = {
+    "console",
+    "distributed",
+    "errors",
+    "files",
+    "locks",
+    "lookup",
+    "machine",
+    "modes",
+    "papers",
+    "templates",
+    "trust",
+}
 
 
 def executed(tree: ast.Module) -> list[ast.AST]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from nearfar import files
+from nearfar import files, machine
 from nearfar.errors import UserError
 
 COMMANDS = {
@@ -36,9 +36,7 @@ def load(command: str) -> Callable[..., Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `nearfar` on `argv` (default: the process's arguments)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Before torch is loaded: OpenMP's threads spin while they wait, and beside one other busy process a training then
-    # takes ten times as long. Processes that are started from here inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    machine.prepare()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return

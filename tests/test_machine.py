@@ -1,0 +1,85 @@
+"""Threads that wait do not spin and freed memory is used again: every command sees to it before torch is loaded, unless
+the user has settings of his own."""
+
+import ctypes
+import os
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from nearfar.machine import KEPT, prepare
+
+CODE = """
+import os, subprocess, sys
+from nearfar import cli
+
+def command(words):
+    assert "torch" not in sys.modules
+    child = [sys.executable, "-c", "import os; print(os.environ['OMP_WAIT_POLICY'])"]
+    print(subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip())
+    import torch
+    torch.ones(2) + 1
+
+command.raw = True
+cli.load = lambda name: command
+cli.main(["train"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP that torch brings on Linux")
+@pytest.mark.parametrize(("policy", "spins"), [(None, "0"), ("active", "30000000000")])
+def test_threads_wait_quietly_unless_the_user_says_otherwise(policy, spins):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"OMP_WAIT_POLICY": policy} if policy else {})
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == [policy or "passive"], "what processes started from here inherit"
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr, "what OpenMP took"
+
+
+FAULTS = """
+import resource, sys
+from nearfar.machine import prepare
+
+if sys.argv[1] == "prepared":
+    prepare()
+for _ in range(12):
+    block = bytearray(64 << 20)
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+PAGES = (64 << 20) // resource.getpagesize()
+
+
+def faults(kind, **environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"))}
+    words = [sys.executable, "-c", FAULTS, kind]
+    return int(subprocess.run(words, env=clean | environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is changed")
+def test_freed_memory_is_used_again_and_not_mapped_page_by_page_each_time():
+    # Twelve times 64 MiB: all their pages anew, or those of the first block (huge pages would need fewer).
+    plain, prepared = faults("plain"), faults("prepared")
+    assert prepared < 2 * PAGES + 10_000
+    if plain > 11 * PAGES:  # no huge pages here
+        assert prepared < plain / 4
+    assert faults("plain", MALLOC_MMAP_MAX_="0", MALLOC_TRIM_THRESHOLD_=str(KEPT)) < 2 * PAGES + 10_000, "inherited"
+
+
+@pytest.mark.parametrize(
+    "own", [{"MALLOC_ARENA_MAX": "1"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, {"LD_PRELOAD": "libjemalloc.so"}]
+)
+def test_settings_of_the_user_stay(own, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "OMP_"))]:
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("the allocator was changed"))
+    before = dict(os.environ)
+    prepare()
+    assert dict(os.environ) == before | {"OMP_WAIT_POLICY": "passive"}
