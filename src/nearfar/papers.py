@@ -68,7 +68,14 @@ PAPERS = (
             "nearfar.methods.image_text.answering",
             "nearfar.losses.soft_target",
         ),
-        recipes=("albef", "albef-paper", "albef-vqa", "albef-vqa-paper", "albef-entailment-paper"),
+        recipes=(
+            "albef",
+            "albef-paper",
+            "albef-retrieval-paper",
+            "albef-vqa",
+            "albef-vqa-paper",
+            "albef-entailment-paper",
+        ),
     ),
     Paper(
         "align",
@@ -261,7 +268,7 @@ PAPERS = (
         "2202.10401",
         "image-text",
         home=("nearfar.methods.image_text.tcl", "nearfar.losses.global_local"),
-        recipes=("tcl", "tcl-paper"),
+        recipes=("tcl", "tcl-paper", "tcl-retrieval-paper"),
     ),
     Paper(
         "visually-grounded-language",

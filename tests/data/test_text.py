@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from nearfar.data.fields.text import SPECIAL, clean_caption, load_tokenizer, tokenize, train_tokenizer
+from nearfar.data.fields.text import SPECIAL, clean_caption, cleaning, load_tokenizer, tokenize, train_tokenizer
 from nearfar.errors import UserError
 
 CORPUS = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("car", "cat", "bicycle")] * 5
@@ -104,3 +104,19 @@ def test_caption_cleaner(raw, clean):
 def test_caption_cleaner_cuts():
     assert clean_caption("w " * 40) == " ".join("w" * 30)
     assert clean_caption("w " * 40, max_words=None) == " ".join("w" * 40)
+
+
+@pytest.mark.parametrize("text", ["A <PERSON>'s well-known cat/dog, (really)!", "two  cats\n", "", "- / -"])
+def test_a_cleaning_tokenizer_reads_a_text_as_the_cleaner_leaves_it(text, tmp_path):
+    plain = train_tokenizer(["a person's well known cat", "a dog really"] * 9, 320)
+    tokenizer = cleaning(plain)
+    expected = plain(clean_caption(text, max_words=None))["input_ids"]
+    assert tokenizer(text)["input_ids"] == expected
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path)(text)["input_ids"] == expected
+    assert plain("well-known")["input_ids"] != tokenizer("well-known")["input_ids"], "the first stays as it was"
+
+
+def test_a_tokenizer_in_python_cannot_clean():
+    with pytest.raises(UserError, match="captions cannot be cleaned by a object"):
+        cleaning(object())

@@ -5,6 +5,7 @@ import torch
 
 from nearfar.losses.functional import info_nce, sigmoid_loss
 from nearfar.methods.image_text.clip import CLIP
+from nearfar.methods.image_text.negclip import NegCLIP
 from nearfar.methods.image_text.siglip import SigLIP
 
 
@@ -46,9 +47,11 @@ def test_siglip_counts_duplicates_as_positives_where_it_should(share, batch):
     assert (out["temperature"].item(), out["bias"].item()) == pytest.approx((0.3, -2.0))
 
 
-def test_a_step_brings_the_temperature_back_within_its_bounds():
-    method = CLIP(Identity())
-    with torch.no_grad():
-        method.loss.temperature.value.fill_(50.0)  # tau = e^-50
-    method.after_step(1)
-    assert method.loss.temperature().item() == pytest.approx(0.01)
+@pytest.mark.parametrize("make", [CLIP, NegCLIP])
+def test_a_step_brings_the_scale_back_within_1_and_100_as_released(make):
+    method = make(Identity())
+    for log_scale, tau in ((50.0, 0.01), (-50.0, 1.0)):
+        with torch.no_grad():
+            method.loss.temperature.value.fill_(log_scale)
+        method.after_step(1)
+        assert method.loss.temperature().item() == pytest.approx(tau)

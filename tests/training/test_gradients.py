@@ -5,6 +5,7 @@ import torch
 from toy import Pairs, batch, gradients
 
 from nearfar.data.batches.batch import rows
+from nearfar.training import train
 from nearfar.training.loop.gradients import backward
 
 
@@ -58,6 +59,43 @@ def test_the_random_stream_goes_on_as_after_one_forward_pass():
     torch.manual_seed(3)
     backward(method, data, chunk=4)
     assert torch.equal(torch.rand(1), expected)
+
+
+class Normed(Pairs):
+    """Pairs whose image tower has a batch norm."""
+
+    def __init__(self, momentum=0.1):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(5, momentum=momentum)
+
+    def embed(self, batch):
+        return super().embed({**batch, "image": self.norm(batch["image"])})
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_takes_each_chunk_for_its_batch_and_counts_it_once(momentum):
+    data = batch() | {"image": batch()["image"].double()}
+    method, plain = Normed(momentum).double().train(), Normed(momentum).double().train()
+    pieces = [rows(data, start, start + 4, 12) for start in range(0, 12, 4)]
+    embedded = [plain.embed(piece) for piece in pieces]
+    whole = {name: torch.cat([piece[name] for piece in embedded]) for name in embedded[0]}
+    plain.objective(whole, data)["loss"].backward()
+    backward(method, data, chunk=4)
+    expected = gradients(plain)
+    for name, grad in gradients(method).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-10, atol=1e-12)
+    assert method.norm.num_batches_tracked == plain.norm.num_batches_tracked == 3
+    torch.testing.assert_close(method.norm.running_mean, plain.norm.running_mean)
+    torch.testing.assert_close(method.norm.running_var, plain.norm.running_var)
+
+
+def test_a_run_says_that_batch_norm_sees_chunks(capsys):
+    quick = {"steps": 1, "lr": 1e-3, "warmup": 0, "report": False}
+    train(Normed(), [batch()], chunk=4, batch_size=12, **quick)
+    assert "1 batch norms normalise each chunk of 4 samples by itself" in capsys.readouterr().out
+    for method, chunk in ((Normed(), None), (Normed(), 12), (Pairs(), 4)):
+        train(method, [batch()], chunk=chunk, batch_size=12, **quick)
+        assert "batch norm" not in capsys.readouterr().out
 
 
 def test_several_rows_a_sample_and_targets_without_gradient():

@@ -161,6 +161,23 @@ def test_best_follows_the_monitored_figure(tmp_path):
         train(Plain(), loader(2), epochs=1, validation=lambda method: {"recall": 1.0}, monitor="val_typo", **QUIET)
 
 
+def test_a_run_may_end_with_its_best_weights(tmp_path):
+    kept = []
+
+    def validation(method):
+        kept.append({name: value.clone() for name, value in method.state_dict().items()})
+        return {"recall": [0.1, 0.5, 0.3][len(kept) - 1]}
+
+    quick = {"epochs": 3, "monitor": "val_recall", "keep": 1, **QUIET}
+    run = train(Plain(), loader(2), out=tmp_path / "run", validation=validation, final="best", **quick)
+    assert all(torch.equal(value, kept[1][name]) for name, value in run.method.state_dict().items())
+    assert any(not torch.equal(value, kept[2][name]) for name, value in run.method.state_dict().items())
+    with pytest.raises(UserError, match=r"training\.final is best, but there is no validation data to find it by"):
+        train(Plain(), loader(2), out=tmp_path / "blind", final="best", **QUIET)
+    with pytest.raises(UserError, match="but there is no run folder to keep it in"):
+        train(Plain(), loader(2), validation=validation, final="best", **quick)
+
+
 class Breaks(Plain):
     def __init__(self, value, where):
         super().__init__()

@@ -144,6 +144,9 @@ def test_a_model_to_go_on_from_takes_the_place_of_the_one_made():
     recipe = load("negclip", ["model.freeze=[image]", "model.load=runs/clip"])
     assert recipe.model == {"freeze": ["image"], "load": "runs/clip"}
     assert load("negclip", ["model.load=null"]).model == {**load("negclip").model, "load": None}
+    # Where the recipe goes on from a model, another takes that one's place, and what is changed of it stays.
+    fine = load("albef-retrieval-paper", ["model.load=runs/mine"])
+    assert fine.model == {"load": "runs/mine", "image_size": 384, "max_length": 30}
 
 
 OWN = """

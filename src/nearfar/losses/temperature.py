@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from nearfar.errors import UserError
 from nearfar.losses.groups import lifted
 
+RELEASED_BY_CLIP = (0.01, 1.0)
+"""Bounds of tau: open_clip, NegCLIP's fork of it among them, keeps the scale 1 / tau within [1, 100]."""
+
 
 class Temperature(nn.Module):
     """A temperature `tau`, by which similarities are divided.

@@ -30,7 +30,8 @@ class TrainConfig:
     """Samples in a batch, over all processes together. Only used where `nearfar.train` makes the loader itself."""
     chunk: int | None = None
     """Gradient caching: embed this many samples at a time, so that memory for activations does not grow with the
-    batch. The gradient is that of the whole batch. Only for an `EmbeddingMethod`; costs up to one more forward pass."""
+    batch. The gradient is that of the whole batch. Only for an `EmbeddingMethod`; costs up to one more forward pass.
+    Batch norm in training mode normalises each chunk by itself (a virtual batch), which the run says at its start."""
     accumulate: int = 1
     """Batches whose gradients are averaged in one step, for methods that are not an `EmbeddingMethod` (those have
     `chunk`, which keeps the negatives of the whole batch)."""
@@ -69,6 +70,9 @@ class TrainConfig:
     """Checkpoints kept, beside the best."""
     monitor: str = "val_loss"
     """The validation figure that picks the best checkpoint: lower is better if its name ends in `loss`, else higher."""
+    final: Literal["last", "best"] = "last"
+    """The weights that a run ends with, saves as its model and evaluates: those of the last step, or of the checkpoint
+    that `monitor` found best."""
     trackers: tuple[str, ...] = ()
     """Accelerate's trackers by name: tensorboard, wandb, mlflow, ..."""
     progress: bool = True

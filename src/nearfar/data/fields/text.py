@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 """The special tokens of a vocabulary learnt here; their ids are their places."""
+
+PUNCTUATION, JOINS = r"[,.'!?\"()*#:;~]", "[-/]"
+"""What ALBEF's caption cleaner removes, and what it turns into spaces."""
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
@@ -120,7 +124,40 @@ def clean_caption(caption: str, max_words: int | None = 30) -> str:
     >>> clean_caption("A <PERSON>'s well-known cat/dog, (really)!")
     'a persons well known cat dog really'
     """
-    text = re.sub(r"[,.'!?\"()*#:;~]", "", caption.lower())
-    text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
+    text = re.sub(PUNCTUATION, "", caption.lower())
+    text = re.sub(JOINS, " ", text).replace("<person>", "person")
     words = text.split()
     return " ".join(words if max_words is None else words[:max_words])
+
+
+def cleaning(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that cleans each text first, as `clean_caption` does. It is saved with the model, so that
+    captions of training, evaluation and search are all cleaned. No text is cut to 30 words: cut tokens (`max_length`).
+
+    Raises:
+        UserError: the tokenizer is not one of the `tokenizers` package.
+
+    >>> tokenizer = cleaning(train_tokenizer(["a red car"] * 9, 300))
+    >>> tokenizer.decode(tokenizer("A red-car, (red)!")["input_ids"])
+    '[CLS] a red car red[SEP]'
+    """
+    from tokenizers import Regex, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise UserError(
+            f"captions cannot be cleaned by a {type(tokenizer).__name__}, which runs in Python: clean them in the data "
+            "(nearfar.data.fields.text.clean_caption), or take a tokenizer with a tokenizer.json."
+        )
+    backend = deepcopy(tokenizer.backend_tokenizer)
+    replaced = ((PUNCTUATION, ""), (JOINS, " "), ("<person>", "person"), (r"\s+", " "))
+    steps = [normalizers.Lowercase(), *(normalizers.Replace(Regex(old), new) for old, new in replaced)]
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([*steps, normalizers.Strip(), *own])
+    # A class of one kind of model (BertTokenizer) would make its own normaliser anew when it is read from disk.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=tokenizer.model_max_length,
+        clean_up_tokenization_spaces=False,
+        **tokenizer.special_tokens_map,
+    )

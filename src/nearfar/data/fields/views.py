@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -78,9 +78,11 @@ PRESETS = {
         canvas=1.5,
     ),
 }
+# Fine-tuning crops less.
+PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in ("albef", "tcl")}
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `moco` (version 2, 2003.04297), `byol` (2006.07733), `albef` (2107.07651), `tcl`
-(2202.10401)."""
+(2202.10401); `albef-fine` and `tcl-fine` are theirs for fine-tuning."""
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 MOVES = (
@@ -124,7 +126,7 @@ class Views:
     """Augmented, normalised views of a batch, with the matrix that made each.
 
     Args:
-        preset: a name in `PRESETS` (`none`, `clip`, `align`, `simclr`, `moco`, `byol`, `albef`, `tcl`), or a
+        preset: a name in `PRESETS` (`none`, `clip`, `align`, `simclr`, `moco`, `byol`, `albef`, `tcl`, ...), or a
             `ViewPreset`.
         size: side of the output in pixels.
         n_views: how many views of each picture.

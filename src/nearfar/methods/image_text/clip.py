@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from nearfar.losses import InfoNCE
+from nearfar.losses.temperature import RELEASED_BY_CLIP, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
 
@@ -16,7 +17,7 @@ class CLIP(EmbeddingMethod):
 
     Args:
         model: the dual encoder to train; `.model` is what to evaluate and save.
-        temperature: initial temperature, learned on a log scale and kept >= 0.01 (paper: 0.07).
+        temperature: initial temperature, learned on a log scale and kept within [0.01, 1] (paper: 0.07).
         learn_temperature: whether it is trained.
         label_smoothing: the paper has none.
         exclude_duplicates: leave samples of one `group` out of each other's negatives.
@@ -42,7 +43,8 @@ class CLIP(EmbeddingMethod):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = InfoNCE(temperature, learnable=learn_temperature, label_smoothing=label_smoothing)
+        tau = Temperature(temperature, learnable=learn_temperature, bounds=RELEASED_BY_CLIP)
+        self.loss = InfoNCE(tau, label_smoothing=label_smoothing)
         self.exclude_duplicates = exclude_duplicates
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from nearfar.losses import InfoNCE
+from nearfar.losses.temperature import RELEASED_BY_CLIP, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
 
@@ -33,8 +34,8 @@ class NegCLIP(EmbeddingMethod):
 
     Args:
         model: the dual encoder to fine-tune; `.model` is what to evaluate and save.
-        temperature: initial temperature, learned on a log scale and kept >= 0.01. None goes on from the model's own
-            (0.01 for OpenAI's CLIP), or from 0.07 where it has none.
+        temperature: initial temperature, learned on a log scale and kept within [0.01, 1]. None goes on from the
+            model's own (0.01 for OpenAI's CLIP), or from 0.07 where it has none.
         exclude_duplicates: leave samples of one `group` out of each other's negatives; neighbour images often share
             captions. The paper does not.
 
@@ -54,7 +55,8 @@ class NegCLIP(EmbeddingMethod):
     def __init__(self, model: nn.Module, *, temperature: float | None = None, exclude_duplicates: bool = False) -> None:
         super().__init__()
         self.model = model
-        self.loss = InfoNCE(temperature or getattr(model, "temperature", None) or 0.07)
+        start = temperature or getattr(model, "temperature", None) or 0.07
+        self.loss = InfoNCE(Temperature(start, bounds=RELEASED_BY_CLIP))
         self.exclude_duplicates = exclude_duplicates
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:

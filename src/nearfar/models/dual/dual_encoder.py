@@ -95,6 +95,13 @@ class DualEncoder(nn.Module):
         """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
         return self.pixels(pictures)
 
+    def cut_texts(self, max_length: int) -> Self:
+        """Cut texts at so many tokens from now on, at most what the text tower can take."""
+        self.max_length = min(max_length, self.text.longest)
+        # A tokenizer learnt for shorter texts would cut them still.
+        self.tokenizer.model_max_length = max(self.tokenizer.model_max_length, self.max_length)
+        return self
+
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
         return tokenize(self.tokenizer, texts, self.max_length)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from nearfar import distributed as processes
 from nearfar.errors import UserError
 from nearfar.methods.base import EmbeddingMethod, Method
@@ -26,6 +28,24 @@ def check_run(config: TrainConfig, *, validated: bool) -> None:
             f"training.monitor is {config.monitor!r}, but there is nothing to measure it on: name validation data "
             "(validation=..., in a recipe data.validation), or leave training.monitor out."
         )
+
+
+def check_final(config: TrainConfig, *, validated: bool, out: bool) -> None:
+    """Raise a `UserError` where a run is to end with its best checkpoint and will have none."""
+    if config.final == "best" and not (validated and out):
+        lacks = "no run folder to keep it in (out=...)" if validated else "no validation data to find it by"
+        raise UserError(f"training.final is best, but there is {lacks}: name one, or leave training.final out.")
+
+
+def note_on_batch_norm(config: TrainConfig, method: Method) -> str | None:
+    """What to know where batch norm sees a batch in chunks; None where it does not."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm) and module.training]
+    if not norms or config.chunk is None or config.chunk >= share_of_batch(config):
+        return None
+    return (
+        f"{len(norms)} batch norms normalise each chunk of {config.chunk} samples by itself: the gradient is that of "
+        "virtual batches of this size, and another training.chunk gives another run."
+    )
 
 
 def check_method(config: TrainConfig, method: Method | type[Method]) -> None:

@@ -7,18 +7,22 @@ For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
 3. run the objective on them as leaves: the loss, its gradient by embedding, and the gradient of its own parameters;
 4. send the local slice of those gradients back through each chunk, embedded again with its own random state.
 
+Batch norm in training mode normalises each chunk by itself, in both passes alike: the chunk is its virtual batch. Its
+running statistics count each chunk once.
+
 The objective sees the whole batch on every rank, so the gradient of its own parameters is whole there already. The
 slice is scaled by the number of ranks, so that the one mean over ranks which follows is right for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar import distributed as processes
 from nearfar.data.batches import batch as batches
@@ -92,13 +96,25 @@ def _cached(
     _send_back(last, gradients, (len(pieces) - 1) * step, total)
     if states:
         after = RandomState.take()
-        for i, (piece, state) in enumerate(zip(pieces[:-1], states, strict=True)):
-            state.restore()
-            with autocast:
-                embeddings = method.embed(piece)
-            _send_back(embeddings, gradients, i * step, total)
+        with _statistics_kept(method):
+            for i, (piece, state) in enumerate(zip(pieces[:-1], states, strict=True)):
+                state.restore()
+                with autocast:
+                    embeddings = method.embed(piece)
+                _send_back(embeddings, gradients, i * step, total)
         after.restore()
     return {name: value.detach().clone() for name, value in outputs.items()}
+
+
+@contextmanager
+def _statistics_kept(method: nn.Module) -> Iterator[None]:
+    """Running statistics of batch norms as they are now: the first pass has counted every chunk."""
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm) and module.training]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+    yield
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)
 
 
 def gathered(batch: Batch, reads: Sequence[str]) -> dict[str, Any]:

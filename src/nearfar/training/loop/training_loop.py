@@ -127,6 +127,7 @@ class TrainingLoop:
         config: TrainConfig,
     ) -> None:
         checks.check_run(config, validated=validation is not None)
+        checks.check_final(config, validated=validation is not None, out=out is not None)
         checks.check_method(config, method)
         self.config, self.method, self.out = config, method, out
         self.device = processes.start(config.device)
@@ -165,6 +166,8 @@ class TrainingLoop:
     def run(self) -> Run:
         """Train to the end, then save the model and write the report."""
         self.log.start(self.done)
+        if note := checks.note_on_batch_norm(self.config, self.method):
+            self.log.say(note)
         began, window, samples = time.perf_counter(), time.perf_counter(), 0
         iterator = iter(self.batches)
         try:
@@ -249,9 +252,12 @@ class TrainingLoop:
         return size_of_gradient, self.scaler.get_scale() >= scale  # lowered if, and only if, it skipped
 
     def _finish(self) -> Run:
-        """Put the averaged weights in place, save the model, write the report, say what was skipped."""
+        """Put the averaged weights, or the best ones, in place, save the model, write the report, say what was
+        skipped."""
         if self.average:
             self.average.put_in(self.method)
+        if self.config.final == "best" and self.checkpoints:
+            checkpoint.load_weights(self.checkpoints.folder / "best", self.method)
         self.method.eval()
         skipped = getattr(self.batches.loader, "skipped", None)
         run = Run(self.method, self.out, self.done, self.log.rows, self.seconds, skipped)

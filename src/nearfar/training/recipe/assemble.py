@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import nn
 from nearfar import distributed as processes
 from nearfar import files, methods
 from nearfar import trust as trusted
+from nearfar.data.fields.text import clean_caption, cleaning
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
@@ -26,7 +26,7 @@ from nearfar.training.loop.run import Run
 from nearfar.training.loop.training_loop import TrainingLoop, alone
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data as hard_negatives
-from nearfar.training.recipe.sections import MODEL_SETTINGS, DataSpec, check_names, maker
+from nearfar.training.recipe.sections import MODEL_SETTINGS, OF_A_LOADED_MODEL, DataSpec, check_names, maker
 from nearfar.training.stages.columns import fields_of, join
 from nearfar.training.state import random_state, sharding
 
@@ -143,7 +143,7 @@ def assemble(
         source = join(source, columns, max_skipped=recipe.data.max_skipped)
     fields = fields_of(source)
     if recipe.data.hard_captions:
-        source = hard_negatives.with_captions(source)
+        source = hard_negatives.with_captions(source, drop=recipe.data.drop_without_hard)
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
     method = build_method(recipe, kind, settings, parts, opened)
@@ -222,31 +222,40 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
     from nearfar import models
 
     values = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
-    if "load" in settings:
-        size = values.pop("image_size", None)
+    if settings.get("load") is not None:
+        values = {name: value for name, value in values.items() if name not in OF_A_LOADED_MODEL}
         if values:
             raise UserError(
                 f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
             )
         model = models.load(settings["load"])
     else:
-        size = None
         make = maker(settings, trust)
         if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(settings):
             with named("model"):
-                values["tokenizer"] = _vocabulary(source, settings.get("vocab_size", 4096), values.get("max_length"))
+                values["tokenizer"] = _vocabulary(source, settings)
         with named("model"):
             model = make(**values)
-    return change_model(model, settings, size)
+    return change_model(model, settings)
 
 
-def change_model(model: Any, settings: Mapping[str, Any], image_size: int | None) -> Any:
-    """Change what a recipe changes of a model: the size of its pictures, adapters, which parts are frozen. A model that
-    was loaded keeps its frozen parts, unless `freeze` says which they are now."""
-    if image_size is not None:
-        if not hasattr(model, "resize_images"):
-            raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
-        model.resize_images(image_size)
+def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
+    """Change what a recipe changes of a model: the size of its pictures and the length of its texts, where it was
+    loaded; how it cleans captions; adapters, which parts are frozen. A model that was loaded keeps its frozen parts,
+    unless `freeze` says which they are now."""
+    if settings.get("load") is not None:
+        if (size := settings.get("image_size")) is not None:
+            if not hasattr(model, "resize_images"):
+                raise UserError(f"recipe, section model: a {type(model).__name__} keeps its image_size.")
+            model.resize_images(size)
+        if (length := settings.get("max_length")) is not None:
+            if not hasattr(model, "cut_texts"):
+                raise UserError(f"recipe, section model: a {type(model).__name__} keeps its max_length.")
+            model.cut_texts(length)
+    if settings.get("clean_captions"):
+        if getattr(model, "tokenizer", None) is None:
+            raise UserError(f"recipe, model.clean_captions: a {type(model).__name__} has no tokenizer to clean with.")
+        model.tokenizer = cleaning(model.tokenizer)
     frozen = settings.get("freeze")
     if "load" in settings and frozen is not None and (thawed := _thawed(model)):
         model.unfreeze(*thawed)
@@ -346,14 +355,16 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
     return isinstance(text, Mapping) or (text is None and not preset)
 
 
-def _vocabulary(source: Any, size: int, max_length: int | None) -> Any:
+def _vocabulary(source: Any, settings: Mapping[str, Any]) -> Any:
     from nearfar.data.fields.answers import answer_counts
     from nearfar.data.fields.text import train_tokenizer
     from nearfar.data.sources.source import captions
 
     records = source if hasattr(source, "select") else islice(source, CORPUS)
-    texts = (
+    texts: Iterator[str] = (
         text for record in records for text in [*captions(record.get("text")), *answer_counts(record.get("answers"))]
     )
-    train_on = partial(train_tokenizer, texts, size)
-    return train_on(max_length=max_length) if max_length else train_on()
+    if settings.get("clean_captions"):
+        texts = (clean_caption(text, max_words=None) for text in texts)
+    longest = {"max_length": length} if (length := settings.get("max_length")) else {}
+    return train_tokenizer(texts, settings.get("vocab_size", 4096), **longest)

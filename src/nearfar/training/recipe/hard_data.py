@@ -10,12 +10,12 @@ from nearfar import distributed as processes
 from nearfar.errors import UserError
 
 
-def with_captions(source: Any) -> Any:
-    """The source with hard negative captions, and a word of how many there are."""
+def with_captions(source: Any, *, drop: bool = False) -> Any:
+    """The source with hard negative captions, and a word of how many there are. `drop` leaves out records without."""
     from nearfar.data import CaptionSwapper, with_hard_captions
 
     swapper = CaptionSwapper()
-    made = with_hard_captions(source, swapper)
+    made = with_hard_captions(source, swapper, drop=drop)
     if processes.is_main():
         print(f"hard captions of {source.name}: {swapper.report}", flush=True)
     return made

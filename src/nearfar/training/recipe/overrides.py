@@ -36,7 +36,7 @@ def override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
             raise UserError(f"{key!r}: name the section too ({', '.join(SECTIONS)}), as in data.{key}=...")
         section, path = "training", [section]
     place: Any = values.setdefault(section, {})
-    if (section, path) == ("model", ["load"]) and value is not None:
+    if (section, path) == ("model", ["load"]) and value is not None and place.get("load") is None:
         # A model to go on from takes the place of the one that the recipe makes.
         values["model"] = place = {name: place[name] for name in ("freeze", "lora") if name in place}
     for name in path[:-1]:

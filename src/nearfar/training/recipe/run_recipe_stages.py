@@ -54,7 +54,7 @@ def check_following(model: Any, following: Sequence[tuple[Recipe, OpenedData]]) 
         for recipe, opened in following:
             if recipe.model.get("load") != PREVIOUS:
                 return
-            model = change_model(deepcopy(model), recipe.model, recipe.model.get("image_size"))
+            model = change_model(deepcopy(model), recipe.model)
             kind, settings = chosen(recipe.method, recipe.trust)
             build_method(recipe, kind, settings, [model], opened)
 

@@ -35,6 +35,8 @@ class DataConfig:
     see `nearfar.training.precompute`."""
     hard_captions: bool = False
     """Make hard negative captions by swapping units of the captions (English); `negatives: 1` draws one a sample."""
+    drop_without_hard: bool = False
+    """Train on the records with a hard caption alone, as NegCLIP does; else the others come with an empty one."""
     hard_images: int | None = None
     """Fill half of each batch with neighbours of the other half: one of the so many pictures that look most alike to
     the model before training."""
@@ -60,13 +62,16 @@ class DataConfig:
             for preset in presets or ():
                 if preset is not None and preset not in PRESETS:
                     raise UserError(f"data.{name}: no views {preset!r}; there are: {', '.join(PRESETS)}.")
+        if self.drop_without_hard and not self.hard_captions:
+            raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         if self.caption is not None:
             check_caption(self.caption)
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit", "columns", "precompute", "hard_captions", "hard_images")
-        return {name: value for name, value in vars(self).items() if name not in own and value is not None}
+        own = ("train", "validation", "limit", "columns", "precompute")
+        hard = ("hard_captions", "drop_without_hard", "hard_images")
+        return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,17 @@ MODEL_SETTINGS = {
     "load": str | None,
     "make": str,
     "vocab_size": int,
+    "clean_captions": bool,
     "freeze": str | list[str] | None,
     "lora": Any,
 }
 """Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker (one of
 `nearfar.models.MAKERS`, or `module:function` of a trusted module) that takes the place of `create`; entries of the
-vocabulary learnt from the captions, where the text tower brings none; parts to freeze; adapters by tower, as
-`{image: {rank: 8}}`."""
+vocabulary learnt from the captions, where the text tower brings none; whether the model's tokenizer cleans each text
+first, as ALBEF does; parts to freeze; adapters by tower, as `{image: {rank: 8}}`."""
+
+OF_A_LOADED_MODEL = ("image_size", "max_length")
+"""Settings of `nearfar.models.create` that may stand beside `load`: the loaded model is changed to them."""
 
 
 def maker(model: Mapping[str, Any], trust: Collection[str] = ()) -> Callable[..., Any]:
