@@ -106,7 +106,7 @@ def test_other_errors_stay_what_they_are():
 
 def test_an_output_that_cannot_be_written_is_a_sentence():
     with open("/dev/full", "w") as full:
-        child = [sys.executable, "-m", "nearfar.cli", "papers"]
+        child = [sys.executable, "-m", "nearfar", "papers"]
         out = subprocess.run(child, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert out.returncode == 1
     assert out.stderr == f"nearfar papers: the output: No space left on device; {files.REMEDIES[errno.ENOSPC]}\n"

@@ -16,6 +16,7 @@ from nearfar import cli, methods
 from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
 from nearfar.papers import PAPERS
+from nearfar.reproductions import module_of
 
 SOURCE = Path(nearfar.__file__).parent
 ROOT = SOURCE.parent.parent
@@ -119,6 +120,14 @@ def test_a_room_holds_sixteen_files_at_most():
     assert {str(room.relative_to(SOURCE)): count for room, count in counts.items() if count > 16} == {}
 
 
+def test_no_file_name_stands_in_two_rooms():
+    rooms: dict[str, list[str]] = {}
+    for path in FILES:
+        rooms.setdefault(path.name, []).append(str(path.parent.relative_to(SOURCE)))
+    del rooms["__init__.py"]
+    assert {name: where for name, where in rooms.items() if len(where) > 1} == {}
+
+
 def test_every_folder_has_its_floor():
     folders = {p.name for p in SOURCE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
     assert folders <= set(ALLOWED)
@@ -177,7 +186,7 @@ def test_every_row_of_protocols_names_real_things(name):
 
 
 def test_a_reader_that_has_had_enough_is_no_error():
-    papers = [sys.executable, "-m", "nearfar.cli", "papers", "--format", "json"]
+    papers = [sys.executable, "-m", "nearfar", "papers", "--format", "json"]
     with subprocess.Popen(papers, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -202,7 +211,7 @@ def test_unknown_command_lists_the_commands():
 
 
 def test_every_command_module_is_listed():
-    modules = {p.stem for p in (SOURCE / "commands").glob("*.py")} - {"__init__"}
+    modules = {p.stem.removesuffix("_command") for p in (SOURCE / "commands").glob("*.py")} - {"__init__"}
     assert modules == set(cli.COMMANDS)
 
 
@@ -221,7 +230,7 @@ def test_the_table_of_papers_names_real_things():
             assert list(SOURCE.glob(f"recipes/*/{recipe}.yaml")), f"{paper.slug}: {recipe}"
         if paper.is_in:
             assert (ROOT / "docs" / "papers" / f"{paper.slug}.md").is_file(), paper.slug
-            assert find_spec(f"nearfar.reproductions.{paper.slug.replace('-', '_')}"), paper.slug
+            assert find_spec(module_of(paper.slug)), paper.slug
             assert paper.arxiv in (SOURCE / Path(*paper.home[0].split(".")[1:])).with_suffix(".py").read_text("utf-8")
 
 

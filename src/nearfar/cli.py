@@ -30,7 +30,7 @@ COMMANDS = {
 
 def load(command: str) -> Callable[..., Any]:
     """The function behind a command; imports that command's module only."""
-    return getattr(import_module(f"nearfar.commands.{command}"), command)
+    return getattr(import_module(f"nearfar.commands.{command}_command"), command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,5 +95,5 @@ def usage() -> str:
     return f"usage: nearfar COMMAND ...\n\n{rows}\n\nnearfar COMMAND --help tells more."
 
 
-if __name__ == "__main__":  # `accelerate launch -m nearfar.cli ...`
+if __name__ == "__main__":  # `python -m nearfar.cli`, as older scripts write it
     main()

@@ -142,8 +142,8 @@ PAPERS = (
         "2210.14140",
         "decoding",
         home=(
-            "nearfar.decoding.contrastive.search",
-            "nearfar.losses.simctg",
+            "nearfar.decoding.contrastive.contrastive_search",
+            "nearfar.losses.simctg_loss",
             "nearfar.methods.text.simctg",
             "nearfar.evaluation.language.isotropy",
         ),

@@ -9,7 +9,7 @@ import yaml
 
 import nearfar
 from nearfar.cli import main
-from nearfar.commands.demo import mark, vacant
+from nearfar.commands.demo_command import mark, vacant
 from nearfar.evaluation import load_results
 from nearfar.search import Index
 from nearfar.training.recipe import load

@@ -12,7 +12,7 @@ from nearfar.cli import main
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.evaluation import load_results
 from nearfar.search import match_reranker
-from nearfar.search.querying.opening import open_index
+from nearfar.search.querying.open_index import open_index
 from nearfar.search.querying.query import Query
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "black": (9, 9, 9)}

@@ -14,6 +14,7 @@ from nearfar.evaluation.compositionality.aro import aro_cases
 from nearfar.evaluation.compositionality.blind import NgramBaseline
 from nearfar.evaluation.compositionality.choice import ChoiceQuestion, choice_accuracy
 from nearfar.evaluation.compositionality.measure import measure
+from nearfar.evaluation.compositionality.multiple_choice import multiple_choice
 from nearfar.evaluation.compositionality.perturb import (
     ORDER,
     normalise,
@@ -22,7 +23,6 @@ from nearfar.evaluation.compositionality.perturb import (
     shuffle_within_trigrams,
     trigrams,
 )
-from nearfar.evaluation.compositionality.protocol import multiple_choice
 from oracles import negclip as oracle
 
 CAPTION = "a big red dog quickly chases two small cats near the old house"

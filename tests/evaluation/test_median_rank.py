@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nearfar.evaluation.measures.median_rank import median_rank, median_rank_interval
-from nearfar.evaluation.measures.ranks import Ranks, rank_scores
+from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank_scores
 
 
 def at_places(places, candidates=100):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearfar.commands.evaluate import parser, protocol_options
+from nearfar.commands.evaluate_command import parser, protocol_options
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import PROTOCOLS, Metric, Protocol, Result, embed, evaluate, left_out, register
@@ -10,7 +10,7 @@ from nearfar.evaluation.needs import missing_in_embeddings, missing_in_model, mi
 from nearfar.evaluation.protocols.signature import options
 from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.blocks import Note
-from nearfar.training.loop.checks import check_evaluation
+from nearfar.training.loop.setting_checks import check_evaluation
 from nearfar.training.recipe.sections import EvaluationConfig
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.evaluation.measures.ranks import Ranks, rank, rank_scores
+from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
 from nearfar.ops.top_k import nearest
 
 

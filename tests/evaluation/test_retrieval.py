@@ -4,7 +4,7 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.evaluation import Embeddings, embed, retrieval
-from nearfar.evaluation.measures.ranks import rank_scores
+from nearfar.evaluation.measures.retrieval_ranks import rank_scores
 from nearfar.evaluation.protocols.retrieval import rank_metrics
 
 

@@ -4,8 +4,8 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.evaluation import TEMPLATES, ZeroShotClassifier, class_prototypes, embed, embed_texts, templates, zero_shot
-from nearfar.evaluation.measures.ranks import rank_scores
-from nearfar.evaluation.protocols.zero_shot import accuracies
+from nearfar.evaluation.measures.retrieval_ranks import rank_scores
+from nearfar.evaluation.protocols.zero_shot_accuracy import accuracies
 
 
 def test_prototype_is_the_normalised_mean_of_normalised_sentences(encoder):

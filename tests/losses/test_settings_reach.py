@@ -5,7 +5,7 @@ import torch
 
 from nearfar import losses
 from nearfar.losses import functional as F
-from nearfar.losses.simctg import simctg_loss
+from nearfar.losses.simctg_loss import simctg_loss
 
 
 @pytest.fixture

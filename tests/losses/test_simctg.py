@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.losses.simctg import SimCTGLoss, simctg_loss
+from nearfar.losses.simctg_loss import SimCTGLoss, simctg_loss
 
 RECORDED = json.loads((Path(__file__).parents[1] / "decoding" / "released" / "simctg.json").read_text())
 
@@ -33,7 +33,7 @@ def slow(hidden, mask, margin, reduction):
 @pytest.mark.parametrize("reduction", ["pairs", "sequence"])
 @pytest.mark.parametrize("margin", [0.5, 0.9, 0.1])
 def test_value_and_gradient_equal_the_slow_formula(reduction, margin, monkeypatch):
-    monkeypatch.setattr("nearfar.losses.simctg._TILE", 40)  # several tiles
+    monkeypatch.setattr("nearfar.losses.simctg_loss._TILE", 40)  # several tiles
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(3, 7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0]])

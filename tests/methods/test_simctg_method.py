@@ -7,7 +7,7 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.sources.text_corpus import corpus
 from nearfar.decoding import contrastive_search
 from nearfar.evaluation.language.isotropy import isotropy
-from nearfar.losses.simctg import simctg_loss
+from nearfar.losses.simctg_loss import simctg_loss
 from nearfar.methods.text.simctg import SimCTG
 from nearfar.models.language.model import LanguageModel, language_model
 

@@ -8,7 +8,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from nearfar import ops
 from nearfar.errors import UserError
-from nearfar.ops.soft_target import strip_rows
+from nearfar.ops.fused_soft_target import strip_rows
 
 
 def unit(*shape, seed=0):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nearfar.reproductions import aro_negclip, find
+from nearfar.reproductions import aro_negclip_reproduction as aro_negclip
+from nearfar.reproductions import find
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nearfar.reproductions import albef, tcl
+from nearfar.reproductions import albef_reproduction as albef
+from nearfar.reproductions import tcl_reproduction as tcl
 from nearfar.reproductions.shared import coloured_shapes, fusion_pairs
 
 

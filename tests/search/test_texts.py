@@ -10,7 +10,7 @@ from nearfar.cli import main
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build, query
-from nearfar.search.page.gallery import write_gallery
+from nearfar.search.page.hit_gallery import write_gallery
 from nearfar.search.page.pictures import hit_thumbnail
 
 WORDS = ("red", "green", "blue", "car", "cat")

@@ -36,7 +36,7 @@ ALLOWED = {
     "__init__.py": "names of the table _LAZY, or of nearfar's own rooms",
     "cli.py": "a command of the table COMMANDS",
     "data/__init__.py": "names of the table _LAZY",
-    "data/sources/opening.py": "a function of nearfar.data, by a table",
+    "data/sources/open_source.py": "a function of nearfar.data, by a table",
     "errors.py": "optional packages, by names that stand in nearfar's own code",
     "evaluation/compositionality/__init__.py": "names of the table _LAZY",
     "evaluation/__init__.py": "names of the table _HOME",

@@ -9,7 +9,7 @@ from toy import Pairs, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
-from nearfar.training.adapters import Batches, for_trainer, lightning_module
+from nearfar.training.adapters import BatchDataset, for_trainer, lightning_module
 
 STEPS = 10
 CONFIG = TrainConfig(steps=STEPS, lr=0.02, warmup=0, schedule="linear", weight_decay=0.0, clip_norm=None)
@@ -68,6 +68,6 @@ def test_in_a_lightning_module(ours, tmp_path):
             default_root_dir=tmp_path,
         )
         trainer.fit(
-            lightning_module(method, steps=STEPS, config=CONFIG), DataLoader(Batches(loader()), batch_size=None)
+            lightning_module(method, steps=STEPS, config=CONFIG), DataLoader(BatchDataset(loader()), batch_size=None)
         )
     check(method.state_dict(), ours)

@@ -9,9 +9,9 @@ from nearfar import distributed
 from nearfar.data import Records
 from nearfar.errors import UserError
 from nearfar.training import TrainConfig
-from nearfar.training.loop.checks import share_of_batch
 from nearfar.training.loop.loaders import make_loader
 from nearfar.training.loop.precision import autocast_for, grad_scaler
+from nearfar.training.loop.setting_checks import share_of_batch
 
 
 @pytest.fixture

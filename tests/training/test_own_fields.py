@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nearfar import train
-from nearfar.data import Field, Key, Records
+from nearfar.data import BatchKey, Field, Records
 from nearfar.methods.base import EmbeddingMethod
 
 QUIET = {"progress": False, "report": False, "warmup": 0, "schedule": "constant"}
@@ -15,7 +15,7 @@ class Waveform(Field):
     columns = ("sound",)
 
     def __init__(self, length, *, random):
-        self.length, self.random, self.keys = length, random, {"waveform": Key()}
+        self.length, self.random, self.keys = length, random, {"waveform": BatchKey()}
 
     def prepare(self, record, chance):
         start = chance.number("waveform") % (len(record["sound"]) - self.length) if self.random else 0

@@ -223,7 +223,7 @@ def test_align_normalises_virtual_batches_of_sixteen(tmp_path, capsys):
 
 def test_negclip_trains_on_rows_with_a_hard_caption_and_ends_with_the_best_epoch(tmp_path, monkeypatch):
     import nearfar
-    from nearfar.data.sources.opening import open_source
+    from nearfar.data.sources.open_source import open_source
     from nearfar.training.recipe import assemble
 
     rows = [{**row, "text": row["text"][0]} for row in open_source(**SCENES)]

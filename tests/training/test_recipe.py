@@ -227,7 +227,7 @@ def test_accelerate_launch(flags, recipe, tmp_path):
     load(recipe, quick).run(tmp_path / "one")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *flags]
     subprocess.run(
-        [*launch, "-m", "nearfar.cli", "train", str(recipe), *quick, "--out", str(tmp_path / "two")],
+        [*launch, "-m", "nearfar", "train", str(recipe), *quick, "--out", str(tmp_path / "two")],
         check=True,
         timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.classifiers.base import Classifier, examples
+from nearfar.classifiers.classifier import Classifier, examples
 
 
 class NearestMean(Classifier):

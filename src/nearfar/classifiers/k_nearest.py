@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from nearfar.classifiers.base import Classifier, examples
+from nearfar.classifiers.classifier import Classifier, examples
 from nearfar.ops.top_k import nearest
 
 

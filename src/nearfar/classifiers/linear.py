@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from nearfar.classifiers.base import Classifier, examples
+from nearfar.classifiers.classifier import Classifier, examples
 from nearfar.errors import UserError, need
 
 CS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)

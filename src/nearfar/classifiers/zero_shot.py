@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.classifiers.base import Classifier
+from nearfar.classifiers.classifier import Classifier
 from nearfar.embedding.embed_source import embed_texts
 from nearfar.errors import UserError
 from nearfar.prompting.class_texts import ClassTexts

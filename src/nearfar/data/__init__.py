@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "open_source": "sources.opening",
+    "open_source": "sources.open_source",
     "folder": "sources.image_folder",
     "table": "sources.table_files",
     "shards": "sources.tar_shards",

@@ -4,8 +4,8 @@
 `model.generate(custom_generate=...)`; `contrastive_rerank` is the rule itself, over plain tensors.
 """
 
+from nearfar.decoding.contrastive.contrastive_search import contrastive_search, contrastive_search_generate
 from nearfar.decoding.contrastive.rerank import Ranking, contrastive_rerank, degeneration_penalty
-from nearfar.decoding.contrastive.search import contrastive_search, contrastive_search_generate
 
 __all__ = [
     "Ranking",

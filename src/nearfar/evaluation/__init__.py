@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
-    from nearfar.evaluation.measures.ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
+    from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
-    from nearfar.evaluation.protocols.answering import answering
-    from nearfar.evaluation.protocols.entailment import entailment
+    from nearfar.evaluation.protocols.answer_accuracy import answering
+    from nearfar.evaluation.protocols.entailment_accuracy import entailment
     from nearfar.evaluation.protocols.geometry import geometry
     from nearfar.evaluation.protocols.grounding import grounding
     from nearfar.evaluation.protocols.probes import knn, linear_probe
     from nearfar.evaluation.protocols.reranked_retrieval import reranked_retrieval
     from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
-    from nearfar.evaluation.protocols.zero_shot import zero_shot
+    from nearfar.evaluation.protocols.zero_shot_accuracy import zero_shot
     from nearfar.evaluation.run_protocols import USUAL, EvaluationInputs, evaluate, left_out
     from nearfar.ops.top_k import nearest
-    from nearfar.prompting.templates import TEMPLATES, templates
+    from nearfar.prompting.prompt_templates import TEMPLATES, templates
 
 _HOME = {
     "Embeddings": "nearfar.embedding.embeddings",
@@ -33,17 +33,17 @@ _HOME = {
     "Metric": "nearfar.evaluation.measures.result",
     "PROTOCOLS": "nearfar.evaluation.protocols",
     "Protocol": "nearfar.evaluation.protocols",
-    "Ranks": "nearfar.evaluation.measures.ranks",
+    "Ranks": "nearfar.evaluation.measures.retrieval_ranks",
     "Result": "nearfar.evaluation.measures.result",
-    "TEMPLATES": "nearfar.prompting.templates",
+    "TEMPLATES": "nearfar.prompting.prompt_templates",
     "USUAL": "nearfar.evaluation.run_protocols",
     "ZeroShotClassifier": "nearfar.classifiers.zero_shot",
-    "answering": "nearfar.evaluation.protocols.answering",
+    "answering": "nearfar.evaluation.protocols.answer_accuracy",
     "class_prototypes": "nearfar.classifiers.zero_shot",
     "embed": "nearfar.embedding.embed_source",
     "embed_images": "nearfar.embedding.embed_source",
     "embed_texts": "nearfar.embedding.embed_source",
-    "entailment": "nearfar.evaluation.protocols.entailment",
+    "entailment": "nearfar.evaluation.protocols.entailment_accuracy",
     "evaluate": "nearfar.evaluation.run_protocols",
     "geometry": "nearfar.evaluation.protocols.geometry",
     "grounding": "nearfar.evaluation.protocols.grounding",
@@ -52,15 +52,15 @@ _HOME = {
     "linear_probe": "nearfar.evaluation.protocols.probes",
     "load_results": "nearfar.evaluation.measures.result",
     "nearest": "nearfar.ops.top_k",
-    "rank": "nearfar.evaluation.measures.ranks",
+    "rank": "nearfar.evaluation.measures.retrieval_ranks",
     "rank_metrics": "nearfar.evaluation.protocols.retrieval",
-    "rank_scores": "nearfar.evaluation.measures.ranks",
+    "rank_scores": "nearfar.evaluation.measures.retrieval_ranks",
     "register": "nearfar.evaluation.protocols",
     "reranked_retrieval": "nearfar.evaluation.protocols.reranked_retrieval",
     "retrieval": "nearfar.evaluation.protocols.retrieval",
     "save_results": "nearfar.evaluation.measures.result",
-    "templates": "nearfar.prompting.templates",
-    "zero_shot": "nearfar.evaluation.protocols.zero_shot",
+    "templates": "nearfar.prompting.prompt_templates",
+    "zero_shot": "nearfar.evaluation.protocols.zero_shot_accuracy",
 }
 __all__ = [
     "PROTOCOLS",

@@ -7,7 +7,7 @@ from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.nt_xent import NTXent
 from nearfar.losses.sigmoid import SigmoidLoss
-from nearfar.losses.simctg import SimCTGLoss
+from nearfar.losses.simctg_loss import SimCTGLoss
 from nearfar.losses.soft_target import SoftTargetInfoNCE
 from nearfar.losses.supcon import SupCon
 from nearfar.losses.temperature import Temperature

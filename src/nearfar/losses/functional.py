@@ -5,7 +5,7 @@ from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.nt_xent import nt_xent
 from nearfar.losses.sigmoid import sigmoid_loss
-from nearfar.losses.simctg import simctg_loss
+from nearfar.losses.simctg_loss import simctg_loss
 from nearfar.losses.soft_target import soft_target_info_nce
 from nearfar.losses.supcon import supcon
 

@@ -6,12 +6,12 @@
 matrix of all pairs, but for `backend="dense"`.
 """
 
+from nearfar.ops.fused_info_nce import info_nce
+from nearfar.ops.fused_nt_xent import nt_xent
+from nearfar.ops.fused_sigmoid import sigmoid
+from nearfar.ops.fused_soft_target import soft_target
 from nearfar.ops.hard_negatives import sample_hard_negatives
-from nearfar.ops.info_nce import info_nce
 from nearfar.ops.log_partition import log_partition
-from nearfar.ops.nt_xent import nt_xent
-from nearfar.ops.sigmoid import sigmoid
-from nearfar.ops.soft_target import soft_target
 from nearfar.ops.softplus import pairwise_softplus
 
 __all__ = [

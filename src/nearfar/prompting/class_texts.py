@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from nearfar.errors import UserError
-from nearfar.prompting.templates import templates as sentences_of
+from nearfar.prompting.prompt_templates import templates as sentences_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClassTexts:
 
     @classmethod
     def of(cls, names: Sequence[str], templates: str | Sequence[str] = "short") -> ClassTexts:
-        """Every name put into every template (`nearfar.prompting.templates`)."""
+        """Every name put into every template (`nearfar.prompting.prompt_templates`)."""
         if isinstance(names, str):
             raise UserError(f"classes are a list of names, not {names!r}")
         forms = sentences_of(templates)

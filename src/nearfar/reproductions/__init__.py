@@ -21,11 +21,15 @@ def find(slug: str) -> Reproduction:
     """
     from nearfar.papers import PAPERS
 
-    module = f"nearfar.reproductions.{slug.replace('-', '_')}"
-    if slug not in {paper.slug for paper in PAPERS} or find_spec(module) is None:
-        known = [p.slug for p in PAPERS if find_spec(f"nearfar.reproductions.{p.slug.replace('-', '_')}")]
+    if slug not in {paper.slug for paper in PAPERS} or find_spec(module_of(slug)) is None:
+        known = [paper.slug for paper in PAPERS if find_spec(module_of(paper.slug))]
         raise UserError(f"no reproduction of {slug!r}; there are: {', '.join(known)}")
-    return import_module(module).reproduction
+    return import_module(module_of(slug)).reproduction
+
+
+def module_of(slug: str) -> str:
+    """Where a paper's reproduction is, or would be."""
+    return f"nearfar.reproductions.{slug.replace('-', '_')}_reproduction"
 
 
 __all__ = ["Claim", "Reproduction", "find"]

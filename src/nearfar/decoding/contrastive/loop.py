@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.decoding.contrastive.argument_checks import check_finite
 from nearfar.decoding.contrastive.attention import grouped
-from nearfar.decoding.contrastive.checks import check_finite
 from nearfar.decoding.contrastive.copying import CopyingStepper
 from nearfar.decoding.contrastive.few_rows import few_rows
 from nearfar.decoding.contrastive.growing import GrowingTensor

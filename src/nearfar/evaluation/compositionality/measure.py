@@ -10,7 +10,7 @@ from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.aro import SYMMETRIC, aro_tasks
 from nearfar.evaluation.compositionality.blind import NgramBaseline
-from nearfar.evaluation.compositionality.protocol import compositionality
+from nearfar.evaluation.compositionality.multiple_choice import compositionality
 from nearfar.evaluation.compositionality.scenes import scene_tasks, training_captions
 from nearfar.evaluation.measures.result import Result
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.evaluation.measures.bootstrap import clusters, resample
-from nearfar.evaluation.measures.ranks import Ranks
+from nearfar.evaluation.measures.retrieval_ranks import Ranks
 
 EVEN = 1e-12
 """A share this near to one half is one half: sums of probabilities round."""
@@ -27,7 +27,7 @@ def median_rank(found: Ranks) -> float:
         The rank, the mean of two where exactly half of the queries lie on either side; NaN for no queries.
 
     >>> import torch
-    >>> from nearfar.evaluation.measures.ranks import rank
+    >>> from nearfar.evaluation.measures.retrieval_ranks import rank
     >>> one = torch.zeros(1, 3)
     >>> median_rank(rank(one, torch.zeros(9, 3), torch.tensor([0]), torch.arange(9)))
     5.0

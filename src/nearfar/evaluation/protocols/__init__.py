@@ -7,7 +7,7 @@ This module is light: what measures is imported when it runs.
 from __future__ import annotations
 
 from nearfar.errors import UserError
-from nearfar.evaluation.protocols.base import Protocol
+from nearfar.evaluation.protocols.protocol import Protocol
 from nearfar.evaluation.protocols.signature import Option
 
 __all__ = ["PROTOCOLS", "Option", "Protocol", "register"]
@@ -33,7 +33,7 @@ _ROWS = (
     Protocol(
         "zero_shot",
         "class names as classifiers",
-        f"{HERE}.zero_shot:zero_shot",
+        f"{HERE}.zero_shot_accuracy:zero_shot",
         takes=("encoder", "embeddings"),
         sides=("image",),
         columns=("label",),
@@ -106,7 +106,7 @@ _ROWS = (
     Protocol(
         "answering",
         "answers to questions, beside what is guessed without looking",
-        f"{HERE}.answering:answering",
+        f"{HERE}.answer_accuracy:answering",
         takes=("encoder", "source"),
         columns=("image", "text", "answers"),
         abilities=("encode_image", "answer"),
@@ -116,7 +116,7 @@ _ROWS = (
     Protocol(
         "entailment",
         "does a picture entail a statement, contradict it, or neither?",
-        f"{HERE}.entailment:entailment",
+        f"{HERE}.entailment_accuracy:entailment",
         takes=("encoder", "source"),
         columns=("image", "text", "label"),
         abilities=("encode_image", "judge"),

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.classifiers.base import Classifier, blocks
+from nearfar.classifiers.classifier import Classifier, blocks
 from nearfar.classifiers.k_nearest import KNearest
 from nearfar.classifiers.linear import CS, LinearProbe, split
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
-from nearfar.evaluation.measures.ranks import Ranks, rank_scores
 from nearfar.evaluation.measures.result import Result
-from nearfar.evaluation.protocols.zero_shot import accuracies, labelled
+from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank_scores
+from nearfar.evaluation.protocols.zero_shot_accuracy import accuracies, labelled
 
 
 def knn(

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.measures.ranks import Ranks, rank_scores
 from nearfar.evaluation.measures.result import Metric, Result
+from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank_scores
 from nearfar.evaluation.protocols.retrieval import rank_metrics
 
 Rerank = Callable[[Tensor, Tensor, Tensor, str], Tensor]

@@ -14,8 +14,8 @@ from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.median_rank import median_rank, median_rank_interval
-from nearfar.evaluation.measures.ranks import TILE, Ranks, rank
 from nearfar.evaluation.measures.result import Metric, Result
+from nearfar.evaluation.measures.retrieval_ranks import TILE, Ranks, rank
 
 
 def retrieval(

@@ -14,7 +14,7 @@ from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Result, load_results
 from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
-from nearfar.evaluation.report import figures, gallery, space, tables
+from nearfar.evaluation.report import figures, retrieval_gallery, space, tables
 from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
 from nearfar.evaluation.report.text_neighbours import text_neighbours
 from nearfar.evaluation.run_protocols import evaluate
@@ -144,7 +144,7 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
         "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
         "them is right, the best right one stands at the end with its rank."
     )
-    found = gallery.gallery(data, source, seed=seed)
+    found = retrieval_gallery.gallery(data, source, seed=seed)
     return [note, *found] if found else []
 
 

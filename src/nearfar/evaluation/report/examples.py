@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
 from nearfar.evaluation.report.blocks import Block, Example, Examples, Note, Picture
-from nearfar.evaluation.report.gallery import data_url, thumbnail
+from nearfar.evaluation.report.retrieval_gallery import data_url, thumbnail
 
 HEAT = (214, 39, 40)
 """The colour of a map that lies over a picture."""

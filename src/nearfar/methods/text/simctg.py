@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nearfar.distributed import mean_weight
-from nearfar.losses.simctg import Reduction, SimCTGLoss
+from nearfar.losses.simctg_loss import Reduction, SimCTGLoss
 from nearfar.methods.base import Batch, Method
 
 
@@ -18,7 +18,7 @@ class SimCTG(Method):
         model: a `nearfar.models.language.model.LanguageModel`; `.model.lm` is what to decode with.
         margin: rho, 0.5 in the paper.
         weight: of L_CL; 1 in the paper, 0 trains by likelihood alone (the baseline).
-        reduction: see `nearfar.losses.simctg.SimCTGLoss`.
+        reduction: see `nearfar.losses.simctg_loss.SimCTGLoss`.
 
     The batch's `text` holds `input_ids` and `attention_mask` `[B, T]`, padded on the right. The mask says what is
     padding: an end token inside a text counts, even where it doubles as the padding token. With several processes both

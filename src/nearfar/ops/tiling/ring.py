@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.ops.tiling.kernels import partition_backward, partition_forward
 from nearfar.ops.tiling.operators import flat
-from nearfar.ops.tiling.ranks import block_sizes, next_block, second_derivatives
+from nearfar.ops.tiling.process_ranks import block_sizes, next_block, second_derivatives
 from nearfar.ops.tiling.tiles import LN2, Pairs, grid, needs_gradient, tiles_to_keep, usual_budget, wide
 
 

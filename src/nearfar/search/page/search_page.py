@@ -17,7 +17,7 @@ from nearfar.search.index.identity import check_model
 from nearfar.search.index.items import Hit
 from nearfar.search.index.manifest import load_manifest
 from nearfar.search.index.stored_index import Index
-from nearfar.search.page.gallery import describe
+from nearfar.search.page.hit_gallery import describe
 from nearfar.search.page.pictures import hit_thumbnail, thumbnail
 from nearfar.search.page.uploads import Uploads
 from nearfar.search.querying.labels import label_classifier, rank_labels

@@ -10,7 +10,7 @@ from nearfar import distributed as processes
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop.checks import share_of_batch
+from nearfar.training.loop.setting_checks import share_of_batch
 
 
 def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool = True) -> Any:

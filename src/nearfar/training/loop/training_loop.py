@@ -22,7 +22,7 @@ from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop import checks, finish, guard, peers
+from nearfar.training.loop import finish, guard, peers, setting_checks
 from nearfar.training.loop.ema import MovingAverage
 from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.gradients import backward, total_norm
@@ -126,9 +126,9 @@ class TrainingLoop:
         resume: bool,
         config: TrainConfig,
     ) -> None:
-        checks.check_run(config, validated=validation is not None)
-        checks.check_final(config, validated=validation is not None, out=out is not None)
-        checks.check_method(config, method)
+        setting_checks.check_run(config, validated=validation is not None)
+        setting_checks.check_final(config, validated=validation is not None, out=out is not None)
+        setting_checks.check_method(config, method)
         self.config, self.method, self.out = config, method, out
         self.device = processes.start(config.device)
         self.done = 0
@@ -166,7 +166,7 @@ class TrainingLoop:
     def run(self) -> Run:
         """Train to the end, then save the model and write the report."""
         self.log.start(self.done)
-        if note := checks.note_on_batch_norm(self.config, self.method):
+        if note := setting_checks.note_on_batch_norm(self.config, self.method):
             self.log.say(note)
         began, window, samples = time.perf_counter(), time.perf_counter(), 0
         iterator = iter(self.batches)

@@ -20,9 +20,9 @@ from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training.loop import finish
-from nearfar.training.loop.checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loop.loaders import data_settings, make_loader
 from nearfar.training.loop.run import Run
+from nearfar.training.loop.setting_checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loop.training_loop import TrainingLoop, alone
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data as hard_negatives

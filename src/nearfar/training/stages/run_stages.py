@@ -11,7 +11,7 @@ from nearfar import distributed as processes
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop import checks
+from nearfar.training.loop import setting_checks
 from nearfar.training.loop.training_loop import train
 from nearfar.training.stages import columns
 from nearfar.training.stages.finished import FinishedStage, is_finished, run_in_order, write_report
@@ -73,12 +73,12 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
     """
     names = [stage.name for stage in stages]
     for stage in stages:
-        checks.check_run(stage.config, validated=stage.validation is not None)
+        setting_checks.check_run(stage.config, validated=stage.validation is not None)
         columns.check_keep(stage.keep)
         if wrong := [name for name, column in stage.keep.items() if isinstance(column, str) and ":" in column]:
             raise UserError(f"stage {stage.name!r}, keep.{wrong[0]}: give the function itself here, not its name.")
         if isinstance(stage.method, Method):
-            checks.check_method(stage.config, type(stage.method))
+            setting_checks.check_method(stage.config, type(stage.method))
 
     def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
         stage = stages[number]

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.partition import partition
-from nearfar.ops.tiling.ranks import rank_mean, sample_ids
+from nearfar.ops.tiling.process_ranks import rank_mean, sample_ids
 
 
 def nt_xent(

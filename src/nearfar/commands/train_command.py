@@ -13,7 +13,7 @@ EPILOG = """examples:
   nearfar train my.yaml --trust my_module          a recipe that names a method or model of your own
   nearfar train --resume runs/world                go on where a stopped run was
   nearfar train two-stages stages.whole.lr=1e-5    a recipe of stages, with a setting of one changed
-  accelerate launch -m nearfar.cli train world     on all devices of this machine"""
+  accelerate launch -m nearfar train world     on all devices of this machine"""
 
 
 def train(arguments: Sequence[str]) -> None:

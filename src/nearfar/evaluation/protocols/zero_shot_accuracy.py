@@ -16,9 +16,9 @@ from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings, by_name
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
-from nearfar.evaluation.measures.ranks import Ranks, rank
 from nearfar.evaluation.measures.result import Metric, Result
-from nearfar.prompting.templates import templates as sentences
+from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank
+from nearfar.prompting.prompt_templates import templates as sentences
 
 
 def zero_shot(

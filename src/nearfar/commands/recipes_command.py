@@ -33,7 +33,7 @@ def copy(name: str, dest: Path) -> None:
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
     files.write(target, source.read_bytes())
-    launch = f"accelerate launch --config_file {target} -m nearfar.cli train RECIPE"
+    launch = f"accelerate launch --config_file {target} -m nearfar train RECIPE"
     print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")
 
 

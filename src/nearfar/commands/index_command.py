@@ -42,7 +42,7 @@ def index(
     from nearfar.data.sources.skipped import Skipped
     from nearfar.models import load
     from nearfar.search.index.building import build
-    from nearfar.search.querying.opening import resolve
+    from nearfar.search.querying.open_index import resolve
 
     records = open_source(source, split=split, image=image, text=text, label=label)
     name = resolve(source) + (f":{split}" if split else "")

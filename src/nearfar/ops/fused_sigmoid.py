@@ -16,7 +16,7 @@ from nearfar.ops.tiling.dense import dense_softplus
 from nearfar.ops.tiling.kernels import finish_gradients
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import flat, operator, pairs_of
-from nearfar.ops.tiling.ranks import block_sizes, next_block, second_derivatives
+from nearfar.ops.tiling.process_ranks import block_sizes, next_block, second_derivatives
 from nearfar.ops.tiling.tiles import Pairs, own_logits, wide
 
 LARGE, SIDE = 4096, 2048  # from so many rows and columns on, tiles of that side: keys are read half as often

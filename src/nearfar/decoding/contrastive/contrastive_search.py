@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nearfar.decoding.contrastive.checks import check_call, check_settings, check_values
+from nearfar.decoding.contrastive.argument_checks import check_call, check_settings, check_values
 from nearfar.errors import UserError
 
 Strategy = Literal["auto", "leaves", "copy"]

@@ -28,7 +28,7 @@ def serve(
     """
     from nearfar.search.page.serving import serve as serve_page
     from nearfar.search.page.visitors import password
-    from nearfar.search.querying.opening import open_index
+    from nearfar.search.querying.open_index import open_index
 
     needed = password(auth)
     opened, encoder = open_index(index, model=model)

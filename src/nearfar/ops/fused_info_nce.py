@@ -15,7 +15,7 @@ from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.partition import partition
-from nearfar.ops.tiling.ranks import rank_mean
+from nearfar.ops.tiling.process_ranks import rank_mean
 from nearfar.ops.tiling.tiles import LN2, needs_gradient, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32

@@ -24,8 +24,8 @@ def search(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from nearfar.search import query
-    from nearfar.search.page.gallery import write_gallery
-    from nearfar.search.querying.opening import open_index
+    from nearfar.search.page.hit_gallery import write_gallery
+    from nearfar.search.querying.open_index import open_index
 
     index, encoder = open_index(args.index, model=args.model)
     rerank = None
