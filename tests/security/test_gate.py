@@ -7,7 +7,7 @@ import time
 import pytest
 
 from nearfar.errors import UserError
-from nearfar.search.page.visitors import Password, VisitorCookies, password
+from nearfar.search.page.visitors import Password, VisitorCookies, WrongGuesses, password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
@@ -172,10 +172,11 @@ def test_a_form_that_is_none_is_refused(visitor):
     assert {visitor.http.post("/gradio_api/upload", **form).status_code for form in forms} == {400}
 
 
-def test_the_password_is_needed_at_every_address(index):
-    word = "me:a long password"
+def test_the_password_is_needed_at_every_address(index, monkeypatch):
     from nearfar.search.page.serving import uploads_folder
 
+    monkeypatch.setattr("nearfar.search.page.visitors.FREE_GUESSES", 1000)
+    word = "me:a long password"
     with uploads_folder() as uploads, served(index, ColourEncoder(), uploads, password=Password(word)) as address:
         http = httpx.Client(base_url=address)
         paths = [
@@ -198,6 +199,45 @@ def test_the_password_is_needed_at_every_address(index):
         visitor = Visitor(address, headers={"authorization": basic(word)})
         assert visitor.search("blue")[0][0].endswith("a blue disc")
         assert visitor.search("", ("mine.png", png(draw("red"))))[0][0].endswith("a red disc")
+
+
+def test_guessing_passwords_takes_time_and_stops_nobody_who_is_in(index, monkeypatch):
+    from nearfar.search.page.serving import uploads_folder
+
+    monkeypatch.setattr("nearfar.search.page.visitors.PAUSE", 0.5)
+    word = "me:a long password"
+    with uploads_folder() as uploads, served(index, ColourEncoder(), uploads, password=Password(word)) as address:
+        inside = httpx.Client(base_url=address, headers={"authorization": basic(word)})
+        assert inside.get("/config").status_code == 200
+        outside = httpx.Client(base_url=address)
+        assert [outside.get("/config").status_code for _ in range(30)] == [401] * 30, "asking is no guess"
+        answers = [outside.get("/config", headers={"authorization": basic(f"me:guess {i}")}) for i in range(13)]
+        assert [answer.status_code for answer in answers] == [401] * 10 + [429] * 3
+        assert outside.get("/config", headers={"authorization": basic(word)}).status_code == 429, "nothing is learnt"
+        assert inside.get("/config").status_code == 200
+        time.sleep(0.6)
+        assert outside.get("/config", headers={"authorization": basic("me:one more")}).status_code == 401
+        assert outside.get("/config", headers={"authorization": basic(word)}).status_code == 429
+        time.sleep(0.6)
+        assert outside.get("/config", headers={"authorization": basic(word)}).status_code == 200
+
+
+def test_wrong_guesses_are_forgotten_and_never_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("nearfar.search.page.visitors.MOST_ADDRESSES", 3)
+    now = [1000.0]
+    guesses = WrongGuesses(lambda: now[0])
+    for _ in range(10):
+        guesses.add("a")
+    assert guesses.must_wait("a")
+    now[0] += 700
+    guesses.add("a")
+    assert not guesses.must_wait("a"), "ten minutes later it begins anew"
+    for _ in range(10):
+        guesses.add("b")
+    for other in "cde":
+        guesses.add(other)
+    assert len(guesses._guesses) == 3
+    assert not guesses.must_wait("b"), "the oldest went"
 
 
 def basic(words):

@@ -2,8 +2,12 @@
 
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +156,48 @@ def test_a_name_stays_a_name(uploads, name):
     assert os.path.dirname(os.path.dirname(kept)) == str(uploads.visits / "ann")
     assert kept.isprintable()
     assert uploads.read(kept, visitor="ann") == b"1"
+
+
+KILLED = """
+import sys, time
+from nearfar.search.page.uploads import Uploads
+
+uploads = Uploads()
+uploads.keep("ann", "cat.png", b"a picture")
+print(uploads.root, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_folder_of_a_killed_server_goes_with_the_next_start_and_a_living_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    servers = [
+        subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        dead, living = (Path(server.stdout.readline().strip()) for server in servers)
+        servers[0].kill()
+        servers[0].wait()
+        others = tmp_path / "nearfar-serve-of-another-kind"
+        others.mkdir()
+        for folder in (dead, living, others):
+            os.utime(folder, (time.time() - 100, time.time() - 100))
+        with Uploads():
+            assert not dead.exists()
+            assert living.is_dir()
+            assert others.is_dir()
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+def test_a_folder_that_has_just_been_made_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    young = Uploads()
+    young._alive.release()
+    with Uploads():
+        assert young.root.is_dir()
+    young.close()

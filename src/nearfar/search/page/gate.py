@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from nearfar.errors import UserError
 from nearfar.search.page.uploads import MOST_BYTES, Uploads
-from nearfar.search.page.visitors import Password, VisitorCookies
+from nearfar.search.page.visitors import Password, VisitorCookies, WrongGuesses
 
 READ = re.compile(
     r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon)|/(assets|static|svelte)/[\w./@+-]+"
@@ -50,7 +50,7 @@ class RequestFilter:
 
     def __init__(self, app: App, uploads: Uploads, password: Password | None = None) -> None:
         self.app, self.uploads, self.password = app, uploads, password
-        self.visitors = VisitorCookies()
+        self.visitors, self.wrong_guesses = VisitorCookies(), WrongGuesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -64,17 +64,30 @@ class RequestFilter:
 
     def refusal(self, request: Request) -> Response | None:
         """What is said to those who may not come in."""
-        if self.password and not self.password.opens(request.headers.get("authorization")):
-            challenge = {"www-authenticate": 'Basic realm="nearfar", charset="UTF-8"'}
-            return PlainTextResponse("this page has a password", 401, challenge)
+        if self.password and (answer := self.without_password(request, self.password)):
+            return answer
         if is_from_elsewhere(request):
             return PlainTextResponse("this page answers to no other site", 403)
         return None
 
+    def without_password(self, request: Request, password: Password) -> Response | None:
+        """What is said to those who have not given the password; None to those who have. Only they get a cookie, and
+        who has one never waits because of a neighbour's wrong guesses."""
+        given = request.headers.get("authorization")
+        address = request.client.host if request.client else ""
+        known = self.visitors.name(request.cookies.get(cookie_name(request))) is not None
+        if given and not known and self.wrong_guesses.must_wait(address):
+            return PlainTextResponse("too many wrong passwords: wait a few seconds", 429, {"retry-after": "2"})
+        if password.opens(given):
+            return None
+        if given:
+            self.wrong_guesses.add(address)
+        challenge = {"www-authenticate": 'Basic realm="nearfar", charset="UTF-8"'}
+        return PlainTextResponse("this page has a password", 401, challenge)
+
     async def let_in(self, request: Request, send: Send) -> None:
         """Answer a request in the name of its visitor, who gets one if he has none yet."""
-        port = (request.scope.get("server") or ("", 0))[1]
-        name = f"nearfar-{port}"  # the servers of one machine share a browser's cookies
+        name = cookie_name(request)
         visitor = self.visitors.name(request.cookies.get(name))
         if visitor is None:
             cookie, visitor = self.visitors.welcome()
@@ -156,6 +169,11 @@ class RequestFilter:
             await self.app({**scope, "headers": [*headers, *kind.items()]}, preceded(content, receive), send)
 
         return page
+
+
+def cookie_name(request: Request) -> str:
+    """The cookie of this server: the servers of one machine share a browser's cookies."""
+    return f"nearfar-{(request.scope.get('server') or ('', 0))[1]}"
 
 
 def is_from_elsewhere(request: Request) -> bool:

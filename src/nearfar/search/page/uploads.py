@@ -19,11 +19,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError
+from nearfar.locks import Lock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +39,9 @@ LINGER = 60.0
 """Seconds from a visitor's last open request (an open page holds one) to the end of the visit."""
 OLDEST = 3600.0
 """Seconds after which a file goes, even while its visitor stays."""
+PREFIX, LOCKED = "nearfar-serve-", "serving from"
+YOUNG = 60.0
+"""Seconds in which a new server's folder may not be locked yet."""
 GONE = "the upload is gone: drop the picture again"
 
 
@@ -53,7 +57,9 @@ class Uploads:
 
     def __init__(self, *, linger: float = LINGER, oldest: float = OLDEST) -> None:
         self.linger, self.oldest = linger, oldest
-        self.root = Path(tempfile.mkdtemp(prefix="nearfar-serve-")).resolve()  # mode 0700
+        remove_folders_of_dead_servers()
+        self.root = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()  # mode 0700
+        self._alive = Lock(self.root, LOCKED)
         self.visits, self.shown = self.root / "visits", self.root / "shown"
         self.visits.mkdir(mode=0o700)
         self.shown.mkdir(mode=0o700)
@@ -74,6 +80,7 @@ class Uploads:
     def close(self) -> None:
         """Remove the folder."""
         self._closed.set()
+        self._alive.release()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def find(self, path: Any, *, visitor: str | None = None) -> Path | None:
@@ -190,6 +197,18 @@ class Uploads:
                 self.sweep()
             except OSError:  # the folder went while it was looked through
                 continue
+
+
+def remove_folders_of_dead_servers() -> None:
+    """Remove the folders of servers that were killed and so could not do it themselves: this user's own, whose lock
+    nobody holds."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError, UserError):
+            about = folder.lstat()
+            mine = stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+            if mine and time.time() - about.st_mtime > YOUNG and (folder / ".lock").is_file():
+                Lock(folder, LOCKED).release()
+                shutil.rmtree(folder)
 
 
 def plain_name(name: str) -> str:

@@ -8,11 +8,20 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 
 from nearfar.errors import UserError
 
 VARIABLE = "NEARFAR_AUTH"
+FREE_GUESSES = 10
+"""Wrong passwords from one address until it has to wait after each."""
+PAUSE = 1.0
+"""Seconds to wait then. At a guess a second, ten small letters and digits drawn at random last 100 million years."""
+REMEMBERED = 600.0
+"""Seconds without a wrong password after which an address begins anew."""
+MOST_ADDRESSES = 10_000
 
 
 class VisitorCookies:
@@ -64,6 +73,34 @@ class Password:
         except (binascii.Error, ValueError):
             return False
         return hmac.compare_digest(hashlib.sha256(words).digest(), self._digest) and scheme.lower() == "basic"
+
+
+class WrongGuesses:
+    """Who has given wrong passwords lately, and must wait before the next is looked at.
+
+    >>> guesses = WrongGuesses()
+    >>> for _ in range(FREE_GUESSES):
+    ...     guesses.add("192.0.2.7")
+    >>> guesses.must_wait("192.0.2.7"), guesses.must_wait("192.0.2.8")
+    (True, False)
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._guesses: OrderedDict[str, tuple[int, float]] = OrderedDict()  # address -> how many, when the last was
+
+    def add(self, address: str) -> None:
+        """One more wrong password from there."""
+        count, last = self._guesses.pop(address, (0, 0.0))
+        now = self._clock()
+        self._guesses[address] = (1 if now - last > REMEMBERED else count + 1, now)
+        if len(self._guesses) > MOST_ADDRESSES:
+            self._guesses.popitem(last=False)  # the one that has been silent longest
+
+    def must_wait(self, address: str) -> bool:
+        """Whether its next password is not even looked at yet, right or wrong."""
+        count, last = self._guesses.get(address, (0, 0.0))
+        return count >= FREE_GUESSES and self._clock() - last < PAUSE
 
 
 def password(auth: str | None, environment: Mapping[str, str] = os.environ) -> Password | None:
