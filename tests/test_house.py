@@ -49,6 +49,7 @@ GROUND = {
     "machine",
     "modes",
     "papers",
+    "tally",
     "templates",
     "trust",
 }

@@ -7,13 +7,13 @@ A paper without `home` is not in yet.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from nearfar.errors import UserError
+from nearfar.tally import tally
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,13 +44,10 @@ class Paper:
 
     @property
     def verdict(self) -> str:
-        """What the recorded reproduction found, such as '2 hold, 1 reversed'; '' where none is recorded."""
+        """What the recorded reproduction found, such as '3 of 4 decided: 2 hold, 1 reversed'; '' where none is
+        recorded. Claims against a constant and premises are counted apart."""
         record = files("nearfar") / "reproductions" / "results" / f"{self.slug}.json"
-        if not record.is_file():
-            return ""
-        found = Counter(claim["verdict"] for claim in json.loads(record.read_text("utf-8"))["claims"])
-        words = {"holds": "hold" if found["holds"] > 1 else "holds", "not shown": "not shown", "reversed": "reversed"}
-        return ", ".join(f"{found[verdict]} {word}" for verdict, word in words.items() if found[verdict])
+        return tally(json.loads(record.read_text("utf-8")).get("claims", [])) if record.is_file() else ""
 
 
 PAPERS = (

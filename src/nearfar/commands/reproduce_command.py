@@ -6,9 +6,10 @@ from pathlib import Path
 
 
 def reproduce(slug: str, out: Path | None = None, workers: int = 1) -> None:
-    """Run a paper's reproduction: every arm on every seed, then the verdict of each claim.
+    """Run a paper's reproduction: settings chosen on validation data, seeds planned, then the verdict of each claim.
 
-    A run that was stopped goes on where it was. The record holds configuration, seeds, figures and the commit.
+    A run that was stopped goes on where it was. The record holds configuration, grid, plan, seeds, figures, the commit
+    and the files that the figures came from.
 
     Args:
         slug: the paper's, as `nearfar papers` lists it.
@@ -19,13 +20,15 @@ def reproduce(slug: str, out: Path | None = None, workers: int = 1) -> None:
 
     from nearfar.reproductions import find
     from nearfar.reproductions.shared.harness import reproduce as run
-    from nearfar.reproductions.shared.result_tables import arms_table, claims_table
+    from nearfar.reproductions.shared.result_tables import arms_table, claims_table, facts, remark
 
     path = out or Path("runs") / "reproductions" / f"{slug}.json"
     record = run(find(slug), path, workers=workers)
     console = Console()
     console.print(arms_table(record))
     console.print(claims_table(record))
+    for words in [*filter(None, map(remark, record["claims"])), *facts(record)]:
+        console.print(f"{words}.", highlight=False)
     if record["note"]:
         console.print(record["note"])
     console.print(f"recorded in {path}")

@@ -1,6 +1,6 @@
 """Claims of papers, re-run: same data, same encoders, same budget, only the paper's idea differs.
 
-One file a paper holds `reproduction`, a `nearfar.reproductions.shared.harness.Reproduction`; `results/` holds the
+One file a paper holds `reproduction`, a `nearfar.reproductions.shared.claims.Reproduction`; `results/` holds the
 recorded runs. `nearfar reproduce SLUG` runs one.
 """
 
@@ -10,7 +10,9 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from nearfar.errors import UserError
-from nearfar.reproductions.shared.harness import Claim, Reproduction
+from nearfar.reproductions.shared.choosing import Grid
+from nearfar.reproductions.shared.claims import Claim, Reproduction
+from nearfar.reproductions.shared.per_query import PerQuery
 
 
 def find(slug: str) -> Reproduction:
@@ -32,4 +34,4 @@ def module_of(slug: str) -> str:
     return f"nearfar.reproductions.{slug.replace('-', '_')}_reproduction"
 
 
-__all__ = ["Claim", "Reproduction", "find"]
+__all__ = ["Claim", "Grid", "PerQuery", "Reproduction", "find"]

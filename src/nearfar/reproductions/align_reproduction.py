@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "model": {"preset": "towers", "image_size": 96},
@@ -177,6 +177,7 @@ reproduction = Reproduction(
         ),
     ],
     seeds=(0, 1, 2, 3, 4),
+    pilot=0,
     config=CONFIG,
     note=(
         "Projections on frozen pretrained towers, where the paper trains both towers from scratch: tried from scratch "

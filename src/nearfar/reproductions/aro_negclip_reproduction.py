@@ -12,7 +12,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "scenes": {
@@ -175,17 +175,40 @@ reproduction = Reproduction(
     slug="aro-negclip",
     run=run,
     claims=[
-        Claim("CLIP retrieves, by 50 points above chance", "CLIP", "chance", "R@5", margin=0.5),
-        Claim("and is at most 5 points above chance on relation", "CLIP", "chance", "relation", "lower", -0.05),
-        Claim("and at most 5 points above chance on attribution", "CLIP", "chance", "attribution", "lower", -0.05),
-        Claim("and at most 5 points above chance on order", "CLIP", "chance", "order", "lower", -0.05),
-        Claim("hard captions raise relation", "+ hard captions", "CLIP, fine-tuned", "relation"),
-        Claim("hard captions raise attribution", "+ hard captions", "CLIP, fine-tuned", "attribution"),
-        Claim("hard captions raise order", "+ hard captions", "CLIP, fine-tuned", "order"),
+        Claim("CLIP retrieves, by 50 points above chance", "CLIP", "chance", "R@5", margin=0.5, premise=True),
+        Claim(
+            "and is at most 5 points above chance on relation",
+            "CLIP",
+            "chance",
+            "relation",
+            "lower",
+            -0.05,
+            constant=True,
+        ),
+        Claim(
+            "and at most 5 points above chance on attribution",
+            "CLIP",
+            "chance",
+            "attribution",
+            "lower",
+            -0.05,
+            constant=True,
+        ),
+        Claim("and at most 5 points above chance on order", "CLIP", "chance", "order", "lower", -0.05, constant=True),
+        Claim("hard captions raise relation", "+ hard captions", "CLIP, fine-tuned", "relation", floor="chance"),
+        Claim("hard captions raise attribution", "+ hard captions", "CLIP, fine-tuned", "attribution", floor="chance"),
+        Claim("hard captions raise order", "+ hard captions", "CLIP, fine-tuned", "order", floor="chance"),
         Claim("hard captions cost at most 5 points of R@5", "+ hard captions", "CLIP, fine-tuned", "R@5", margin=-0.05),
-        Claim("hard images add to hard captions on relation", "NegCLIP: both", "+ hard captions", "relation"),
+        Claim(
+            "hard images add to hard captions on relation",
+            "NegCLIP: both",
+            "+ hard captions",
+            "relation",
+            floor="chance",
+        ),
     ],
     seeds=(0, 1, 2),
+    pilot=0,
     config=CONFIG,
     note=(
         "Scenes of drawn shapes and a model of some half a million parameters, not photographs and ViT-B/32. Test "

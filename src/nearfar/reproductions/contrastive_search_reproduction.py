@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nearfar.evaluation.language.generation import coherence, diversity, repetition
 from nearfar.evaluation.language.isotropy import language_model_isotropy
-from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
+from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "corpus": "python",
@@ -231,7 +231,7 @@ reproduction = Reproduction(
         Claim("... than typical sampling.", "SmolLM2, contrastive", "SmolLM2, typical", "coherence"),
         Claim(
             "An off-the-shelf model is more isotropic than GPT-2 small.",
-            "SmolLM2", "GPT-2 small, published", "isotropy",
+            "SmolLM2", "GPT-2 small, published", "isotropy", constant=True,
         ),
         Claim("SimCTG makes a model more isotropic than likelihood alone.", "SimCTG", "likelihood", "isotropy"),
         Claim(
@@ -240,6 +240,7 @@ reproduction = Reproduction(
         ),
     ],
     seeds=(0, 1, 2),
+    pilot=0,
     config=CONFIG,
     note=(
         "Prompts are passages of the Python language reference, the one English text that every Python brings: few, "

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 from nearfar.reproductions.shared.fusion_pairs import HELD_OUT_STYLE, MODEL, emoji, features, retrieved, trained
-from nearfar.reproductions.shared.harness import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
     "model": MODEL,
@@ -84,6 +84,7 @@ reproduction = Reproduction(
         Claim("all three beat ALBEF's contrast across modalities", "CMA + IMC + LMI", "CMA", "R@10"),
     ],
     seeds=(0, 1, 2),
+    pilot=0,
     config=CONFIG,
     note=(
         "The terms have the paper's weights, a half each, so that the first arm is ALBEF and the others add to it. An "

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
+
+from nearfar.reproductions.shared.choosing import at_the_edge
+from nearfar.reproductions.shared.code_state import changed
+from nearfar.reproductions.shared.planning import sentence
+
+COLUMNS = ("claim", "metric", "difference", "interval", "over other", "p", "verdict")
+SECTIONS = {"claims": "claim", "constants": "claim against a constant", "premises": "premise"}
+"""Claims of the paper, those against a constant, and premises, each under a heading of its own."""
 
 
 def metrics_of(record: Mapping[str, Any]) -> list[str]:
@@ -21,7 +29,7 @@ def cell(record: Mapping[str, Any], arm: str, metric: str) -> str:
 
 def arms_table(record: Mapping[str, Any]) -> Table:
     """One row an arm, one column a metric."""
-    seeds = len(record["runs"])
+    seeds = len(record["plan"]["judged"])
     table = Table(title=f"{record['slug']}: mean ± standard deviation over {seeds} seeds")
     table.add_column("arm")
     for metric in metrics_of(record):
@@ -32,46 +40,106 @@ def arms_table(record: Mapping[str, Any]) -> Table:
 
 
 def claims_table(record: Mapping[str, Any]) -> Table:
-    """One row a claim: difference in the claimed direction, its 95 % interval over seeds, verdict."""
+    """One row a claim; premises and claims against a constant stand apart."""
     table = Table(title="claims")
-    for column in ("claim", "metric", "difference", "95 % interval", "verdict"):
+    for column in COLUMNS:
         table.add_column(column)
-    for row in claim_rows(record):
-        table.add_row(*row)
+    for title, rows in sections(record):
+        table.add_section()
+        if title != "claim":
+            table.add_row(f"[dim]{title}s[/]")
+        for row in rows:
+            table.add_row(*claim_row(row))
     return table
 
 
-def claim_rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """The cells of the claims table."""
-    return [
-        (
-            claim["text"],
-            claim["metric"],
-            f"{claim['difference']:+.3f}" + (f" (margin {claim['margin']:+g})" if claim["margin"] else ""),
-            f"{claim['low']:+.3f} to {claim['high']:+.3f}",
-            claim["verdict"],
+def sections(record: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The kinds of claims that there are, each with its claims."""
+    for name, title in SECTIONS.items():
+        if rows := [claim for claim in record["claims"] if kind_of(claim) == name]:
+            yield title, rows
+
+
+def kind_of(claim: Mapping[str, Any]) -> str:
+    """A key of `SECTIONS`."""
+    return "premises" if claim["premise"] else "constants" if claim["constant"] else "claims"
+
+
+def claim_row(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of one claim, in the order of `COLUMNS`."""
+    margin = f" (margin {claim['margin']:+g})" if claim["margin"] else ""
+    return (
+        claim["text"],
+        claim["metric"],
+        f"{claim['difference']:+.3f}{margin}",
+        f"{claim['low']:+.3f} to {claim['high']:+.3f}",
+        claim["about"],
+        "< 0.001" if claim["p"] < 0.001 else f"{claim['p']:.3f}",
+        claim["verdict"],
+    )
+
+
+def remark(claim: Mapping[str, Any]) -> str:
+    """What a claim that is not shown leaves open, or its floor; '' where there is nothing to add.
+
+    >>> remark({"text": "a beats b", "verdict": "not shown", "margin": 0.0, "low": -0.02, "high": 0.05,
+    ...         "detectable": 0.041})
+    'a beats b: above +0.050 and below -0.020 is excluded; +0.041 would have been found with 80 % power'
+    """
+    parts = []
+    if claim["verdict"] == "not shown":
+        found = claim["margin"] + claim["detectable"]
+        parts.append(
+            f"above {claim['high']:+.3f} and below {claim['low']:+.3f} is excluded; "
+            f"{found:+.3f} would have been found with 80 % power"
         )
-        for claim in record["claims"]
-    ]
+    if floor := claim.get("above_floor"):
+        parts.append(
+            f"the better arm, {floor['arm']!r}, is {floor['difference']:+.3f} above the floor of {claim['floor']!r} "
+            f"({floor['low']:+.3f} to {floor['high']:+.3f})"
+        )
+    return f"{claim['text']}: {'; '.join(parts)}" if parts else ""
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
-    """Both tables as Markdown: what `tools/write_tables.py` puts into the paper's page."""
+    """All of a record in Markdown: what `tools/write_tables.py` puts into the paper's page."""
     metrics = metrics_of(record)
-    runs = record["runs"].values()
-    commits = ", ".join(dict.fromkeys(run["commit"] for run in runs))
     lines = [
         "| arm | " + " | ".join(metrics) + " |",
         "|---|" + "---:|" * len(metrics),
         *(f"| {arm} | " + " | ".join(cell(record, arm, m) for m in metrics) + " |" for arm in record["arms"]),
-        "",
-        "| claim | metric | difference | 95 % interval | verdict |",
-        "|---|---|---:|---:|---|",
-        *("| " + " | ".join(row[:4]) + f" | **{row[4]}** |" for row in claim_rows(record)),
-        "",
-        f"{len(runs)} seeds; commit {commits}; {_cost(record)}.",
     ]
-    return "\n".join(lines)
+    for title, rows in sections(record):
+        lines += ["", "| " + " | ".join((title, *COLUMNS[1:])) + " |", "|---|---|---:|---:|---|---:|---|"]
+        lines += ["| " + " | ".join(cells[:-1]) + f" | **{cells[-1]}** |" for cells in map(claim_row, rows)]
+    if remarks := [f"- {words}." for words in map(remark, record["claims"]) if words]:
+        lines += ["", *remarks]
+    return "\n".join([*lines, "", *(f"{words}." for words in facts(record))])
+
+
+def facts(record: Mapping[str, Any]) -> list[str]:
+    """How the seeds and settings were chosen, and where the figures come from."""
+    of_plan = sentence(record["plan"])
+    found = [of_plan[0].upper() + of_plan[1:]]
+    if grid := record["grid"]:
+        choices = "; ".join(f"{arm}: {_setting(setting)}" for arm, setting in grid["chosen"].items())
+        edge = f" (at the edge of the grid: {', '.join(names)})" if (names := at_the_edge(grid)) else ""
+        found.append(f"Chosen for each arm by {grid['metric']} on validation data: {choices}{edge}")
+    commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in record["runs"].values()))
+    found.append(f"Commit {commits}; {changed_words(record)}; {_cost(record)}")
+    return found
+
+
+def changed_words(record: Mapping[str, Any]) -> str:
+    """How far the code has gone on since. `tools/write_tables.py --check` does not compare these words."""
+    since = changed(record)
+    return "files changed since: not known" if since is None else f"files changed since: {since[0]} of {since[1]}"
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in setting.items()
+    )
 
 
 def _cost(record: Mapping[str, Any]) -> str:
