@@ -1,4 +1,4 @@
-"""What commands show while they work: a progress bar on the error stream, where a person looks on."""
+"""What commands show while they work: a progress bar on the error stream, where it is a terminal."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def start(device: str | None = None) -> torch.device:
     """
     from accelerate import PartialState
 
-    # Without an accelerator Accelerate joins the others only if it is told that this is a run on CPUs.
+    # Without an accelerator Accelerate joins the others only with the setting for a run on CPUs.
     state = PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
     if not device:
         return state.device

@@ -89,7 +89,7 @@ def write(path: str | Path, content: str | bytes) -> Path:
 
 
 def place(path: str | Path) -> Path:
-    """The path, once a file can be written there: its folder is made. Asked early, it spares a run that could not keep
+    """The path, once a file can be written there: its folder is made. Called early, it spares a run that could not keep
     its result.
 
     Raises:

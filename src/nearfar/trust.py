@@ -81,7 +81,7 @@ def is_within(module: str, packages: Collection[str]) -> bool:
 
 def _imported(what: str, name: str, module: str, item: str, trust: Collection[str]) -> Any:
     if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # the command itself does not look there; last, so that no file hides a package
+        sys.path.append(here)  # the command itself does not search there; last, so that no file hides a package
     try:
         found = getattr(import_module(module), item)
     except (ImportError, AttributeError) as error:

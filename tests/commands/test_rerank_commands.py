@@ -67,7 +67,7 @@ def test_evaluate(folder, model, tmp_path, capsys):
     (folder / "broken.png").unlink()
     main(["evaluate", model, *flags])
     printed = capsys.readouterr().out
-    assert re.search(r"first 2 of each query looked at again: 16 pairs scored in [\d.]+ s", printed)
+    assert re.search(r"first 2 of each query scored again: 16 pairs scored in [\d.]+ s", printed)
     assert "reranked retrieval" in printed
     results = load_results(out)
     assert results["reranked_retrieval"].details["pairs"] == 16

@@ -1,4 +1,4 @@
-"""Accuracy of answers: by hand, beside what answers without looking reach."""
+"""Accuracy of answers: by hand, and baselines without the picture."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Accuracy of classes of pairs: by hand, beside what is told without looking."""
+"""Accuracy of classes of pairs: by hand, and baselines without the picture."""
 
 import pytest
 import torch

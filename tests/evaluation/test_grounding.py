@@ -160,6 +160,6 @@ def test_the_report_shows_where_it_looks(model, tmp_path):
     assert change[:100, :100].mean() > 20 > change[130:, 130:].mean()
     saved = load_results(save_results({"grounding": result}, tmp_path / "results.json"))
     page = write_report(tmp_path, source=source, results=saved).read_text()
-    assert "Where it looks" in page
+    assert "Where the model points" in page
     assert page.count("data:image/webp") == 6
     assert result.details["looks"][0]["phrase"] in page

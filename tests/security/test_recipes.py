@@ -8,7 +8,7 @@ import yaml
 from nearfar import cli, methods
 from nearfar.errors import UserError
 from nearfar.training.recipe import load
-from nearfar.training.recipe.assemble import build_model
+from nearfar.training.recipe.recipe_model import build_model
 
 CODE = """
 import pathlib

@@ -52,14 +52,14 @@ def begin(out: str) -> None:
 def go_on(out: str) -> dict[str, Any]:
     """What a resumed run begins with, and what it ends with, as whole tensors."""
     loop = TrainingLoop(Tied(), data(), Path(out), None, True, TrainConfig().with_overrides(SETTINGS))
-    assert loop.average
-    moments = loop.optimizer.state_dict()["state"]
+    assert loop.state.average
+    moments = loop.state.optimizer.state_dict()["state"]
     found = {
         "split": sum(map(processes.is_split, loop.method.parameters())),
-        "step": loop.done,
+        "step": loop.state.step,
         "drawn": torch.rand(1).item(),
         "method": whole(loop.method.state_dict()),
-        "average": whole(loop.average.average),
+        "average": whole(loop.state.average.average),
         "optimizer": {number: whole(values) for number, values in moments.items()},
     }
     method = loop.run().method

@@ -8,7 +8,7 @@ from toy import Pairs, batch
 
 from nearfar import train
 from nearfar.training.adapters import for_trainer, lightning_module
-from nearfar.training.loop.endless import EndlessBatches
+from nearfar.training.state.endless_batches import EndlessBatches
 
 QUIET = {"progress": False, "report": False}
 

@@ -17,9 +17,9 @@ from nearfar.methods.base import Method
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.models import create
 from nearfar.training import NotFinite, TrainConfig
-from nearfar.training.loop.ema import MovingAverage
 from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
+from nearfar.training.state.moving_average import MovingAverage
 
 QUIET = {"progress": False, "report": False}
 

@@ -10,11 +10,11 @@ from toy import Pairs, Plain, batch, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
-from nearfar.training.loop.ema import MovingAverage
-from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.optim import Lamb, build_optimizer, lr_factor
 from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
+from nearfar.training.state.endless_batches import EndlessBatches
+from nearfar.training.state.moving_average import MovingAverage
 
 QUIET = {"progress": False, "report": False}
 

@@ -180,7 +180,7 @@ def test_nothing_is_read_at_length_before(overrides, message, recipe, monkeypatc
         raise AssertionError("the pictures were read")
 
     monkeypatch.setattr("nearfar.embedding.features.precompute", read)
-    monkeypatch.setattr("nearfar.training.recipe.assemble.make_loader", read)
+    monkeypatch.setattr("nearfar.training.recipe.recipe_data.make_loader", read)
     with pytest.raises(AssertionError):  # so the next would be read, if nothing stopped it
         load(recipe).build()
     with pytest.raises(UserError, match=message):

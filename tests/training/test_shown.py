@@ -9,7 +9,7 @@ from PIL import Image
 import nearfar
 from nearfar import cli
 from nearfar.data.sources.source import Records, Stream
-from nearfar.training.loop import report_data
+from nearfar.training.loop import finish
 from nearfar.training.recipe import load
 
 SEEN = "training data, which the model has seen"
@@ -123,21 +123,21 @@ class Shard(Stream):
 
 
 def test_no_more_of_the_training_data_than_a_sample_is_embedded():
-    many, encoder = pictures(report_data.SAMPLE + 300), Encoder()
-    found = report_data.report_contents(encoder, None, many, seed=3)
-    assert encoder.seen == report_data.SAMPLE == len(found["embeddings"])
+    many, encoder = pictures(finish.SAMPLE + 300), Encoder()
+    found = finish.report_contents(encoder, None, many, seed=3)
+    assert encoder.seen == finish.SAMPLE == len(found["embeddings"])
     assert found["source"].name == "500 of the 800 records of numbers"
-    assert max(found["embeddings"].index) > report_data.SAMPLE, "drawn, not the first"
-    again, other = (report_data.report_contents(Encoder(), None, many, seed=seed)["embeddings"] for seed in (3, 4))
+    assert max(found["embeddings"].index) > finish.SAMPLE, "drawn, not the first"
+    again, other = (finish.report_contents(Encoder(), None, many, seed=seed)["embeddings"] for seed in (3, 4))
     assert again.captions == found["embeddings"].captions
     assert other.captions != again.captions
     # Validation data were all read before, so that they may be read once more.
-    assert len(report_data.report_contents(Encoder(), many, many)["embeddings"]) == len(many)
+    assert len(finish.report_contents(Encoder(), many, many)["embeddings"]) == len(many)
 
 
 def test_a_stream_is_read_no_further_than_a_sample():
     for data, about in (((None, Shard(900)), SEEN), ((Shard(900), None), "the validation data")):
-        found = report_data.report_contents(Encoder(), *data)
+        found = finish.report_contents(Encoder(), *data)
         assert found["about"] == about
         assert found["source"].name == "the first 500 records of shard"
         assert found["embeddings"].captions[-1] == "number 499"
@@ -145,14 +145,14 @@ def test_a_stream_is_read_no_further_than_a_sample():
 
 def test_what_cannot_be_shown_is_left_out():
     texts = Records([{"text": "a line of prose"}], name="prose")
-    assert report_data.report_contents(Encoder(), None, texts) == {}
-    assert report_data.report_contents(Encoder(), lambda method: {}, [{"index": 0}]) == {}, (
+    assert finish.report_contents(Encoder(), None, texts) == {}
+    assert finish.report_contents(Encoder(), lambda method: {}, [{"index": 0}]) == {}, (
         "a function, and batches of one's own"
     )
-    assert report_data.report_contents(SimpleNamespace(encode_image=len), None, pictures(3)) == {}, (
+    assert finish.report_contents(SimpleNamespace(encode_image=len), None, pictures(3)) == {}, (
         "a model that reads no texts"
     )
-    assert report_data.report_contents(None, None, pictures(3)) == {}, "a split model"
+    assert finish.report_contents(None, None, pictures(3)) == {}, "a split model"
 
 
 def test_a_loader_is_known_by_its_source(recipe, tmp_path):

@@ -222,7 +222,7 @@ def test_records_that_a_column_lacks_are_left_out_and_counted(tmp_path):
     assert [record["index"] for record in joined] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert str(joined.skipped.problems[0]) == f"record 3: {tmp_path.name}/words has nothing for it"
     assert [(field.name, type(field).__name__) for field in columns.fields_of(joined)] == [("size", "NumberField")]
-    with pytest.raises(UserError, match="1 of the 5 records of numbers are lacking"):
+    with pytest.raises(UserError, match="1 of the 5 records of numbers are missing"):
         columns.join(records(range(5)), names)
     with pytest.raises(UserError, match="4 of the 4 records"):
         columns.join(records(range(50, 54)), names)

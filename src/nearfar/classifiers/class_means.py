@@ -25,7 +25,11 @@ class NearestMean(Classifier):
     """
 
     def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike) -> Self:
-        """Take the mean of each class's embeddings `[N, D]`, by their labels `[N]`."""
+        """Take the mean of each class's embeddings `[N, D]`, floating point, by their labels `[N]`, of any dtype.
+
+        Raises:
+            UserError: no examples, or other numbers of them than of labels.
+        """
         x, y, known = examples(embeddings, labels)
         sums = torch.zeros(len(known), x.shape[1]).index_add_(0, y, x)
         self.classes_, self.prototypes_ = known, normalize(sums, dim=1)

@@ -35,7 +35,7 @@ class Classifier(ABC):
         """Scores `[N, C]` float32 of unit embeddings `[N, D]`; the greatest wins."""
 
     def decision_function(self, embeddings: Tensor | ArrayLike) -> NDArray[np.float32]:
-        """The score of each class for each embedding, `[N, C]`.
+        """The score `[N, C]` float32 of each class for each embedding `[N, D]`, floating point and of any length.
 
         Raises:
             UserError: it was not fitted yet, or the embeddings have another width than those it was fitted on.
@@ -49,16 +49,19 @@ class Classifier(ABC):
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)), np.float32)
 
     def predict(self, embeddings: Tensor | ArrayLike) -> NDArray[Any]:
-        """The class of the greatest score for each embedding, `[N]`."""
+        """The class of the greatest score for each embedding `[N, D]`: `[N]`, of the dtype of `classes_`. Raises as
+        `decision_function`."""
         best = self.decision_function(embeddings).argmax(axis=1)
         return self.classes_[best]
 
     def predict_proba(self, embeddings: Tensor | ArrayLike, *, temperature: float = 0.01) -> NDArray[np.float32]:
-        """Softmax of the scores over `temperature` (for cosines CLIP models end near 0.01), `[N, C]`."""
+        """Softmax of the scores over `temperature` (for cosines CLIP models end near 0.01): `[N, C]` float32 of
+        embeddings `[N, D]`. Raises as `decision_function`."""
         return torch.from_numpy(self.decision_function(embeddings) / temperature).softmax(dim=1).numpy()
 
     def score(self, embeddings: Tensor | ArrayLike, labels: ArrayLike) -> float:
-        """The share of embeddings whose predicted class is the right one of `labels [N]`."""
+        """Accuracy: the share of embeddings `[N, D]` whose predicted class is the one of `labels [N]`. Raises as
+        `decision_function`."""
         return float((self.predict(embeddings) == np.asarray(labels)).mean())
 
     def check_fitted(self) -> None:

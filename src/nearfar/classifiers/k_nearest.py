@@ -29,7 +29,12 @@ class KNearest(Classifier):
         self.k, self.temperature = k, temperature
 
     def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike, *, classes: ArrayLike | None = None) -> Self:
-        """Keep the examples `[N, D]` with their labels `[N]`. `classes` may name some that have no example."""
+        """Keep the examples `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may name some
+        that have no example.
+
+        Raises:
+            UserError: no examples, other numbers of them than of labels, or a label that is none of `classes`.
+        """
         self.examples_, self.places_, self.classes_ = examples(embeddings, labels, classes)
         self.n_features_in_ = self.examples_.shape[1]
         return self

@@ -42,8 +42,8 @@ class LinearProbe(Classifier):
         self.cs, self.validation, self.max_iter, self.seed = cs, validation, max_iter, seed
 
     def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike, *, classes: ArrayLike | None = None) -> Self:
-        """Fit the examples `[N, D]` with their labels `[N]`. `classes` may name some that have no example: those are
-        never predicted.
+        """Fit the examples `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may name some
+        that have no example: those are never predicted.
 
         Raises:
             UserError: scikit-learn is missing, or fewer than two classes have examples.
@@ -58,7 +58,7 @@ class LinearProbe(Classifier):
         return self
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Logits, `[N, C]`; of two classes 0 and what speaks for the second, mirrored."""
+        """Logits, `[N, C]`; of two classes the logit of the second, and its negative for the first."""
         found = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
         found = torch.stack([-found, found], dim=1) if found.ndim == 1 else found
         # A class without examples stands behind all others.

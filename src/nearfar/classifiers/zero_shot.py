@@ -23,8 +23,8 @@ def class_prototypes(
     templates: str | Sequence[str] = "short",
     batch_size: int = 64,
 ) -> Tensor:
-    """One unit vector a class, `[C, D]`: the normalised mean of the normalised embeddings of its sentences (CLIP, arXiv
-    2103.00020, section 3.1.4).
+    """One unit vector a class, `[C, D]` float32: the normalised mean of the normalised embeddings of its sentences
+    (CLIP, arXiv 2103.00020, section 3.1.4).
 
     Args:
         encoder: anything with `encode_text` and `tokenize`.

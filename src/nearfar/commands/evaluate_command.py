@@ -143,7 +143,7 @@ def parser() -> ArgumentParser:
         "--rerank",
         type=int,
         metavar="K",
-        help="also retrieval where a fusion model (albef, tcl) looks again at the first K of each query, with its cost",
+        help="also retrieval where a fusion model (albef, tcl) re-ranks the first K of each query, with its cost",
     )
     made.add_argument("--batch-size", type=int, default=64, help="for embedding (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of splits and intervals (default: %(default)s)")

@@ -75,7 +75,7 @@ def parser() -> ArgumentParser:
         "--rerank",
         type=int,
         metavar="K",
-        help="let a fusion model (albef, tcl) look again at the first K, and order them by its matching score",
+        help="let a fusion model (albef, tcl) re-rank the first K by its matching score",
     )
     made.add_argument("--model", help="the model, where it is not the one that the index names")
     made.add_argument("--json", action="store_true", help="print the hits as JSON")

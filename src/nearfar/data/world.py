@@ -37,7 +37,7 @@ def emoji(
     Arguments: `split` is "train", "val", "test" or "all"; `styles` some of `STYLES` (default: all five); `language` one
     of `LANGUAGES` (concepts without a name in it are left out); `tags` adds captions made of the tags after the name.
     `classes` are the names of the split's concepts and `label` counts them; `group` is the concept's number in the
-    whole world, equal in every style, split and language; `domain` the style's place in `STYLES`, whichever were asked
+    whole world, equal in every style, split and language; `domain` the style's place in `STYLES`, whichever were chosen
     for. Raises `UserError` for a split, style or language that is not there.
 
     >>> from nearfar.data import world

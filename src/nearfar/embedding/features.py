@@ -49,7 +49,7 @@ def precompute(
 
     Its batches hold, as `image`, the image tower's summaries `[B, W]` in the place of pixels, and as `text` those of
     the text tower where it is frozen too, tokens where it is not. `DualEncoder` takes both, so any method that calls
-    `encode_image` and `encode_text` trains on them unchanged. A `FusionModel` looks at patches and fuses the text's
+    `encode_image` and `encode_text` trains on them unchanged. A `FusionModel` reads patches and fuses the text's
     own states: for it, `image` holds all of the tower's tokens `[B, 1 + P, W]`, and `text` is always tokens.
 
     Args:

@@ -30,7 +30,7 @@ UNABLE = {
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "answer": "answers no questions: train one with the method `answering`",
     "judge": "does not sort pairs into classes: train one with the method `entailment`",
-    "locate": "has no maps to look at: train one with the method albef or tcl",
+    "locate": "gives no maps of phrases: train one with the method albef or tcl",
 }
 """What is said of a model without a method."""
 
@@ -42,7 +42,7 @@ def missing_in_source(
 
     Args:
         protocol: a name in `PROTOCOLS`.
-        source: a source or stream. Only its columns and classes are looked at, and its first record for a column that a
+        source: a source or stream. Only its columns and classes are checked, and its first record for a column that a
             `map` may have brought without saying so.
         captions: how many captions of each image count; None: all.
         options: the protocol's own settings.
@@ -67,7 +67,7 @@ def missing_in_source(
     if row.named_classes and not (source.classes or options.get("classes")):
         return f"{source.name} names no classes: give them as classes=[...] in the options of {protocol}"
     if row.by_number and not hasattr(source, "__getitem__"):
-        return f"{source.name} is a stream, and its records must be asked for by number"
+        return f"{source.name} is a stream, and its records must be readable by number"
     return None
 
 

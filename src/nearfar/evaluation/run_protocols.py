@@ -17,7 +17,7 @@ from nearfar.evaluation.protocols import PROTOCOLS
 
 @dataclass
 class EvaluationInputs:
-    """What a protocol is given: the model, the data, and their embeddings, which are made when first asked for and then
+    """What a protocol is given: the model, the data, and their embeddings, which are made when first used and then
     shared.
 
     `train` is labelled data to fit probes on, or questions to fit blind baselines on (None: half of the data),

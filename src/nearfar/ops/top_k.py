@@ -21,7 +21,7 @@ def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tu
         tile: queries and candidates at a time; memory does not depend on Q and N otherwise.
 
     Returns:
-        `(scores [Q, k] float32, rows [Q, k] int64)`.
+        `(scores [Q, k] float32, rows [Q, k] int64)`, on the CPU. Widths that differ raise torch's RuntimeError.
 
     >>> scores, rows = nearest(torch.eye(3), torch.eye(3), 1)
     >>> rows.flatten().tolist()

@@ -15,9 +15,9 @@ from torch.utils.data import IterableDataset
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop.endless import EndlessBatches
 from nearfar.training.loop.optim import build_optimizer, lr_factor
 from nearfar.training.loop.refresh import refresher
+from nearfar.training.state.endless_batches import EndlessBatches
 from nearfar.training.state.random_state import shared_randomness
 
 

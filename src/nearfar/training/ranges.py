@@ -49,7 +49,7 @@ TRAINING = {
         optional=True,
     ),
     "seed": Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1", "0, say", whole=True),
-    "workers": _count("0 reads when a batch is asked for", least=0),
+    "workers": _count("0 reads when a batch is needed", least=0),
     "log_every": _count("10, say"),
     "eval_every": _count("or null (None), which validates after each epoch", optional=True),
     "save_every": _count("or null (None), which saves after each epoch", optional=True),

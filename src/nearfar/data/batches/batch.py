@@ -3,7 +3,7 @@
 | key | shape and dtype | meaning |
 |---|---|---|
 | `image` | `[B, 3, H, W]` float | the picture, augmented and normalised as the model wants it (the first view) |
-| `views` | `[V, B, 3, H, W]` float | all views, when more than one was asked for; `views[0]` is `image` |
+| `views` | `[V, B, 3, H, W]` float | all views, when `n_views` is above 1; `views[0]` is `image` |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |

@@ -69,7 +69,7 @@ class DataInfo:
     @cached_property
     def ids(self) -> Tensor | None:
         """`[size]` int64: the records' stable ids, which batches have as `index`, in the order of the source; None of a
-        stream and of plain batches. Read when it is first asked for."""
+        stream and of plain batches. Read when it is first used."""
         return None if self._ids is None else torch.tensor(list(self._ids()), dtype=torch.long)
 
     def require_ids(self, who: str) -> Tensor:

@@ -52,7 +52,7 @@ class Loader:
         seed: all chance depends on it.
         rank, world_size: this process's number and how many there are.
         drop_last: leave out the last batch if it is not full.
-        workers: threads that read and decode ahead; 0 does it when a batch is asked for.
+        workers: threads that read and decode ahead; 0 does it when a batch is needed.
         cache: bytes of memory that may keep decoded pictures (and what else is `fixed`) from epoch to epoch, 0 for
             none. Only for a `Source`.
         max_skipped: share of records that may be unusable before loading stops.

@@ -18,7 +18,7 @@ from nearfar.data.sources.source import Record, Source, captions, with_id
 
 @dataclass
 class FilterReport:
-    """What a filter kept, and how many pairs of image and text each rule dropped, in the order the rules were asked."""
+    """What a filter kept, and how many pairs of image and text each rule dropped, in the order of the rules."""
 
     pairs: int = 0
     kept: int = 0

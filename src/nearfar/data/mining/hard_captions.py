@@ -35,7 +35,7 @@ def with_hard_captions(source: Any, swapper: CaptionSwapper | None = None, *, dr
     (['noun', 'adjective'], [1, 1])
     """
     if isinstance(source, Stream) or not hasattr(source, "select"):
-        raise UserError(f"{source.name} is a stream: hard captions are made for data that can be asked by number")
+        raise UserError(f"{source.name} is a stream: hard captions need records that can be read by number")
     swapper = swapper or CaptionSwapper()
     made = [_negatives(texts, swapper) for texts in source.column("text")]
     if not any(found["negative_text"] for found in made):

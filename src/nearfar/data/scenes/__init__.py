@@ -1,8 +1,8 @@
 """Scenes: emojis or shapes on a canvas, made on demand, with everything about them known.
 
-Each scene has a relation, looks (colour, size, way up), captions with paraphrases, boxes, masks, and for its captions
-false ones that differ in one swap: the material for compositionality, detection, grounding, hallucination and video.
-Made of whole numbers only: the same record on every machine.
+Each scene has a relation, attributes (colour, size, way up), captions with paraphrases, boxes, masks, and for its
+captions false ones that differ in one swap: the material for compositionality, detection, grounding, hallucination
+and video. Made of whole numbers only: the same record on every machine.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def scenes(
         seed: other seeds give other scenes; record i depends on (seed, split, i) and the arguments, not on `n`.
         size: pixels a side.
         objects: things in a scene, 1 to 5. The relation is between the first two.
-        attributes: of which looks a scene may be about; each scene draws one and gives its things different values of
+        attributes: which attributes a scene may be about; each scene draws one and gives its things different values of
             it. "colour", "size", "turned"; none at all leaves the pictures as they are.
         relations: some of `RELATIONS`.
         vocabulary: None for the split's own emoji concepts, so that test shows things never seen in training; "basic"

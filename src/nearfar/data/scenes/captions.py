@@ -63,7 +63,7 @@ def describe(things: list[SceneObject], relation: str | None, draw: SeededDraw) 
         Caption(both(first, second), both(*swapped), "attribution"),
         Caption(turned_round(first, second), turned_round(second, first), "relation"),
     ]
-    # Things that look as they always do have no looks to swap.
+    # Things without attributes of their own have none to swap.
     return [pair if pair.true != pair.false else Caption(pair.true) for pair in pairs]
 
 
@@ -85,7 +85,7 @@ def _named(thing: SceneObject) -> str:
 
 
 def indefinite(thing: SceneObject) -> str:
-    """The thing and its looks with "a" or "an".
+    """The thing and its attributes with "a" or "an".
 
     >>> indefinite(SceneObject("cat", colour="orange")), indefinite(SceneObject("unicorn"))
     ('an orange cat', 'a unicorn')

@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 
 class Source(ABC):
-    """A collection of records that can be asked for by number. A subclass gives `__len__` and `record`.
+    """A collection of records that can be read by number. A subclass gives `__len__` and `record`.
 
     Attributes: `name`; `columns`, the keys its records have; `classes` and `domains`, what the numbers in `label` and
     `domain` stand for (None where there are none); `skipped`, what could not be used and why.
@@ -129,7 +129,7 @@ class Source(ABC):
 
 
 class Stream(ABC):
-    """A collection of records that can only be read in order: too large, or too far away, to be asked by number.
+    """A collection of records that can only be read in order: too large, or too far away, to be read by number.
 
     It is a list of `parts` (shards, files), each read from its start. The loader shuffles the parts, and the records
     within blocks, so its place in an epoch is a part and a count, and resuming is exact.

@@ -279,7 +279,7 @@ class _MemberRoles:
 
     def label_of(self, sample: Sample) -> str:
         """The sample's label, a whole number or the name of a class; "" where there is none. Of its `.json` only a key
-        that was named is looked at: there is much in these that could be a label."""
+        that was named is read: there is much in these that could be a label."""
         member = next((sample[ending] for ending in self._labels if ending in sample), None)
         if member is not None:
             return _class(_notes(member))

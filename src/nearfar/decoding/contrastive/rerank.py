@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Ranking(NamedTuple):
-    """What the rule found. `choice` `[B]`: index of the best candidate. `score`, `penalty` `[B, k]`: every candidate's
-    score, and its largest cosine to the context."""
+    """The result of the rule. `choice` `[B]` int64: index of the best candidate. `score`, `penalty` `[B, k]`, floating
+    point: every candidate's score, and its largest cosine to the context."""
 
     choice: Tensor
     score: Tensor
@@ -32,6 +32,10 @@ def contrastive_rerank(
         alpha: weight of the penalty, in [0, 1]; 0 is greedy search, 0.6 the usual value.
         mask: `[B, L]`, non-zero at real tokens; padding never enters the maximum. Default: all are real.
 
+    Returns:
+        A `Ranking`, in the dtype of `probs` and float32 at least. Nothing is checked here: shapes that do not fit raise
+        torch's RuntimeError.
+
     >>> probs = torch.tensor([[0.5, 0.3, 0.2]])
     >>> hidden = torch.tensor([[[0.9, 0.19**0.5], [0.2, 0.96**0.5], [0.1, 0.99**0.5]]])
     >>> context = torch.tensor([[[1.0, 0.0]]])
@@ -42,7 +46,8 @@ def contrastive_rerank(
 
 
 def degeneration_penalty(hidden: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Largest cosine of each candidate `[B, k, D]` to the context `[B, L, D]`: `[B, k]`, in float32 at least.
+    """Largest cosine of each candidate `[B, k, D]` to the context `[B, L, D]`: `[B, k]`, in float32 at least; the
+    degeneration penalty of SimCTG (arXiv 2202.06417). `mask` `[B, L]` is non-zero at real tokens.
 
     >>> degeneration_penalty(torch.tensor([[[2.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 4.0]]]))
     tensor([[0.6000, 0.8000]])
@@ -51,14 +56,14 @@ def degeneration_penalty(hidden: Tensor, context: Tensor, *, mask: Tensor | None
 
 
 def rank(probs: Tensor, penalty: Tensor, alpha: float) -> Ranking:
-    """`contrastive_rerank` when the penalties are known already."""
+    """`contrastive_rerank` when the penalties `[B, k]` are known already."""
     score = (1 - alpha) * probs - alpha * penalty
     score = score.masked_fill(probs == 0, -torch.inf)
     return Ranking(score.argmax(dim=-1), score, penalty)
 
 
 def largest_cosine(hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-    """`degeneration_penalty` of vectors that are unit length already."""
+    """`degeneration_penalty` `[B, k]` of vectors that are unit length already."""
     cosine = torch.matmul(context, hidden.transpose(1, 2))  # [B, L, k]: the long side first reads the context in order
     if mask is not None:
         cosine = cosine.masked_fill(mask[..., None] == 0, -torch.inf)

@@ -17,7 +17,7 @@ class NgramBaseline:
     """Scores a caption by how plausible it is as a sentence: an interpolated n-gram model of training captions.
 
     p(w | h) = (c(h w) + kappa p(w | h')) / (c(h) + kappa) with h' one word shorter (Witten-Bell's form with a fixed
-    pseudo-count; MacKay and Peto's Dirichlet prior), down to a uniform share for words never seen.
+    pseudo-count; MacKay and Peto's Dirichlet prior), down to a uniform share for words not in training.
 
     Args:
         order: longest n-gram.

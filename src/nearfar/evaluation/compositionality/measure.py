@@ -50,7 +50,7 @@ def measure(
     if aro is not None:
         tasks: Any = aro_tasks(aro, leave_out=SYMMETRIC if leave_out is None else leave_out, seed=seed)
     elif isinstance(source, Embeddings) or not hasattr(source, "__getitem__"):
-        raise UserError("compositionality shows captions beside images: give it data that can be asked by number")
+        raise UserError("compositionality shows captions beside images: give it records that can be read by number")
     else:
         tasks = scene_tasks(source, seed=seed, limit=limit)
     texts = train.texts() if hasattr(train, "texts") else None if aro is not None else training_captions(source)

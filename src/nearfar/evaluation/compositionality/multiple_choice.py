@@ -85,7 +85,7 @@ def multiple_choice(
         failures: how many wrongly answered cases to keep in `details["failures"]` for the report.
         seed: of the bootstrap, which resamples whole images.
 
-    Returns a `Result`: `accuracy` (macro, as in the paper), `micro`, `tied`, `blank_image` (the same model shown
+    Returns a `Result`: `accuracy` (macro, as in the paper), `micro`, `tied`, `blank_image` (the same model on
     white), `text_only` (left out where there are no two images to fit it across), all with chance; accuracy by group,
     and by kind of false caption (`by["option"]`, each against the true caption alone); `details` counts flawed cases,
     in which a perturbation left the caption as it was.

@@ -64,6 +64,9 @@ def coherence(
         prompts, continuations: token ids of the judge's tokenizer, one list a text; a prompt has at least one token
             (the judge's BOS, if nothing else).
         batch_size: texts a pass.
+
+    Raises:
+        UserError: other numbers of prompts than of continuations, or one that is empty.
     """
     if len(prompts) != len(continuations):
         raise UserError(f"{len(prompts)} prompts but {len(continuations)} continuations")
@@ -82,7 +85,14 @@ def generation(
     texts: Sequence[str], *, coherences: Tensor | None = None, words: Words = str.split, seed: int = 0
 ) -> Result:
     """All figures of a set of continuations as a Result "generation": rep-2, rep-3, rep-4, diversity and, where
-    `coherence` was measured, coherence and perplexity (of the mean) with an interval over texts."""
+    `coherence` was measured, coherence and perplexity (of the mean) with an interval over texts.
+
+    Args:
+        texts: the generated continuations, without their prompts.
+        coherences: `[N]` float64, what `coherence` returned; None leaves both figures out.
+        words: cuts a text into words.
+        seed: of the bootstrap.
+    """
     n = len(texts)
     metrics = {f"rep-{k}": Metric(repetition(texts, k, words=words), n=n, unit="%") for k in (2, 3, 4)}
     metrics["diversity"] = Metric(diversity(texts, words=words), n=n, unit="%")

@@ -28,7 +28,11 @@ class Isotropy(NamedTuple):
 
 
 def isotropy(hidden: Tensor, mask: Tensor | None = None) -> Isotropy:
-    """Isotropy of states `[B, T, D]` of any length; `mask` `[B, T]` is non-zero at real tokens.
+    """Isotropy of states `[B, T, D]`, floating point and of any length: 1 minus the mean cosine of token pairs (SimCTG,
+    arXiv 2202.06417). `mask` `[B, T]` is non-zero at real tokens.
+
+    Raises:
+        ValueError: another shape.
 
     >>> isotropy(torch.eye(4)[None]).within
     1.0
@@ -51,7 +55,11 @@ class IsotropyMeter:
         self._squares = 0.0  # sum over sequences of its squared number of tokens
 
     def update(self, hidden: Tensor, mask: Tensor | None = None) -> None:
-        """Add states `[B, T, D]`."""
+        """Add states `[B, T, D]`, floating point; `mask` `[B, T]` is non-zero at real tokens.
+
+        Raises:
+            ValueError: another shape.
+        """
         if hidden.ndim != 3 or (mask is not None and mask.shape != hidden.shape[:2]):
             raise ValueError(f"hidden {tuple(hidden.shape)} must be [B, T, D] and mask [B, T]")
         states = F.normalize(hidden.detach().double(), dim=-1)
@@ -90,6 +98,9 @@ def language_model_isotropy(model: Any, batches: Iterable[Mapping[str, Tensor]],
     Returns:
         A Result "isotropy": `within` and `across` of the last layer, what contrastive search works on; under
         `by["layer"]` every layer from the embedding ("0") to the last.
+
+    Raises:
+        UserError: no texts.
     """
     meters: list[IsotropyMeter] = []
     texts = 0

@@ -21,7 +21,7 @@ REDO = 5  # starts of k-means, of which the best counts
 
 
 def mauve(generated: Tensor, human: Tensor, *, buckets: int | None = None, scale: float = 5.0, seed: int = 0) -> float:
-    """MAUVE of two sets of texts, from 0 to 1; 1 where the two cannot be told apart.
+    """MAUVE of two sets of texts, from 0 to 1; 1 where the two cannot be distinguished.
 
     Hundreds of texts a side make a figure, thousands a good one; it depends on their number, so compare only sets of
     one size. The settings are those of the paper's authors' library, which is GPL and so no dependency here.

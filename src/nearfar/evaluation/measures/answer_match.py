@@ -1,4 +1,4 @@
-"""When an answer counts as right, and what can be answered without looking."""
+"""When an answer counts as right, and a baseline that answers from the question alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def leave_one_out(answer: str, counts: Mapping[str, float]) -> float:
 
 class QuestionPrior:
     """Answers questions without the picture: with the commonest answer to the longest beginning of the question that
-    was seen in training, the whole question first, no word of it last.
+    occurred in training, the whole question first, no word of it last.
 
     >>> pairs = [("what colour is it", {"red": 1}), ("is it", {"yes": 2}), ("is it", {"no": 1, "yes": 1})]
     >>> prior = QuestionPrior().fit(pairs)

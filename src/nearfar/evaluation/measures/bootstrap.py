@@ -30,7 +30,7 @@ def mean_interval(
         level: the share of resamples inside the interval.
 
     Returns:
-        `(low, high)`, each `[V]` (`[1]` for a vector). NaN where there are no values.
+        `(low, high)`, each `[V]` float64 (`[1]` for a vector). NaN where there are no values.
 
     >>> low, high = mean_interval([0.0, 1.0] * 200)
     >>> bool(0.4 < low[0] < 0.5 < high[0] < 0.6)

@@ -23,7 +23,7 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the best right candidate of each query stands. All fields are `[Q]` int64.
+    """The rank of the best right candidate of each query, ties counted. All fields are `[Q]` int64.
 
     Args:
         better: wrong candidates with a strictly higher score.
@@ -47,7 +47,7 @@ class Ranks:
         return Ranks(*(field[rows] for field in fields))
 
     def answerable(self) -> NDArray[np.bool_]:
-        """Which queries have a right candidate at all."""
+        """`[Q]` bool: which queries have a right candidate at all."""
         return self.right > 0
 
     def chance(self) -> Ranks:
@@ -55,7 +55,7 @@ class Ranks:
         return Ranks(np.zeros_like(self.better), self.candidates - self.right, self.right, self.right, self.candidates)
 
     def hit(self, k: int) -> NDArray[np.float64]:
-        """`[Q]`: the probability that a right candidate is among the first `k`; 0 or 1 where nothing is tied.
+        """`[Q]` float64: the probability that a right candidate is among the first `k`; 0 or 1 where nothing is tied.
 
         Of t wrong and p right tied candidates m places remain: 1 - C(t, m) / C(t + p, m).
         """
@@ -66,11 +66,11 @@ class Ranks:
         return np.where(self.answerable(), 1.0 - none, 0.0).astype(np.float64)
 
     def rank(self) -> NDArray[np.float64]:
-        """`[Q]`: the expected rank of the first right candidate, counted from 1: 1 + better + t / (p + 1)."""
+        """`[Q]` float64: the expected rank of the first right candidate, counted from 1: 1 + better + t / (p + 1)."""
         return (1.0 + self.better + self.tied_wrong / (self.tied_right + 1.0)).astype(np.float64)
 
     def reciprocal(self) -> NDArray[np.float64]:
-        """`[Q]`: the expectation of 1 / rank."""
+        """`[Q]` float64: the expectation of 1 / rank."""
         cases = np.stack([self.better, self.tied_wrong, self.tied_right], axis=1)
         unique, inverse = np.unique(cases, axis=0, return_inverse=True)
         return np.array([_reciprocal(*case) for case in unique])[inverse.reshape(-1)]
@@ -119,8 +119,12 @@ def rank(
 
 
 def rank_scores(scores: Tensor, query_group: Tensor, candidate_group: Tensor) -> Ranks:
-    """Rank candidates by a given `[Q, G]` matrix of scores; only exactly equal scores are tied. For scores that are no
-    inner product, such as those of a matching head over a short list; `-inf` marks a candidate that is out.
+    """Rank candidates by a given `[Q, G]` matrix of scores, floating point; only exactly equal scores are tied. For
+    scores that are no inner product, such as those of a matching head over a short list; `-inf` marks a candidate that
+    is out. `query_group [Q]` and `candidate_group [G]` are int64; a candidate is right when the groups are equal.
+
+    Raises:
+        ValueError: a score is NaN.
 
     >>> rank_scores(torch.tensor([[0.2, 0.9]]), torch.tensor([0]), torch.tensor([0, 1])).rank()
     array([2.])

@@ -105,7 +105,7 @@ _ROWS = (
     ),
     Protocol(
         "answering",
-        "answers to questions, beside what is guessed without looking",
+        "answers to questions, beside baselines without the picture",
         f"{HERE}.answer_accuracy:answering",
         takes=("encoder", "source"),
         columns=("image", "text", "answers"),
@@ -129,7 +129,7 @@ _ROWS = (
         takes=("encoder", "source"),
         columns=("image", "box|objects"),
         abilities=("encode_image", "locate"),
-        examples=("Where it looks", f"{EXAMPLES}:phrase_maps"),
+        examples=("Where the model points", f"{EXAMPLES}:phrase_maps"),
     ),
 )
 

@@ -1,5 +1,5 @@
-"""Visual question answering: how often the likeliest candidate is the right answer, beside what answers without looking
-reach."""
+"""Visual question answering: how often the likeliest candidate is the right answer, compared with
+baselines that do not use the picture."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def answering(
     Returns:
         `accuracy`: the answer is the one that was given most often. Where questions have several annotators also
         `soft_accuracy`, min(count / 3, 1), and where all have ten `vqa_v2_accuracy`, its mean over the sets of nine, as
-        the server reports it. The last of these is also given for `blank_image` (the same model shown white),
+        the server reports it. The last of these is also given for `blank_image` (the same model on a white image),
         `text_only` (a prior of the question's words) and `most_frequent` (one answer to all), and by type.
         `reachable` is what the best candidates would score. Chance: any candidate.
 
@@ -242,7 +242,7 @@ def _answered(
 
 
 def _blank(model: Any, questions: Sequence[Question], options: list[str], *, k: int, batch_size: int) -> list[str]:
-    """The model's answers where it is shown white: each different question once."""
+    """The model's answers for a white image: each different question once."""
     from PIL import Image
 
     texts = list(dict.fromkeys(each.question for each in questions))

@@ -1,5 +1,5 @@
-"""Entailment and other classes of pairs: how often the class of picture and statement is told, beside what is told
-without looking."""
+"""Entailment and other classes of pairs: how often the class of picture and statement is predicted, compared with
+baselines that do not use the picture."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def entailment(
             `nearfar.models.FusionClassifier`.
         source: records with `image`, `text` (the statement; of several the first) and `label`; those without a label
             are left out. A `statement_kind` breaks the figures down.
-        train: such records, or what `open_source` takes, for the baselines that never look. By default the training
+        train: such records, or what `open_source` takes, for the baselines without pictures. By default the training
             split of generated statements; otherwise one half of the pictures is judged as fitted on the other half.
         limit: records that are used, from the first; None: all.
         seed: of the bootstrap, which resamples pictures (`group`) with all their statements.
@@ -47,8 +47,8 @@ def entailment(
         max_skipped: the share of broken pictures above which this stops.
 
     Returns:
-        `accuracy`, and beside it that of `blank_image` (the same model shown white), `text_only` (how likely the words
-        are among the statements of each class, by bigrams) and `most_frequent` (one class for all). SNLI-VE's
+        `accuracy`, and that of `blank_image` (the same model on a white image), `text_only` (how likely the words are
+        among the statements of each class, by bigrams) and `most_frequent` (one class for all). SNLI-VE's
         statements, for one, give much away without the picture. `accuracy` and `text_only` also by class and kind.
 
     Raises:
@@ -136,7 +136,7 @@ def _classes(names: list[str], known: int, statements: Sequence[Statement]) -> l
 
 
 def _blank(model: Any, statements: Sequence[Statement], batch_size: int) -> list[int]:
-    """The model's classes where it is shown white: each different statement once."""
+    """The model's classes for a white image: each different statement once."""
     from PIL import Image
 
     texts = list(dict.fromkeys(each.text for each in statements))
@@ -146,7 +146,7 @@ def _blank(model: Any, statements: Sequence[Statement], batch_size: int) -> list
 
 
 def _text_only_classes(statements: Sequence[Statement], pool: Sequence[Statement] | None) -> Mapping[str, list[int]]:
-    """Classes told from the words, and the commonest class: of training, or of the other half of the pictures."""
+    """Classes predicted from the words, and the commonest class: of training, or of the other half of the pictures."""
     half = [0] * len(statements) if pool is not None else halves([each.group for each in statements])
     if pool is None and len(set(half)) < 2:
         return {}
@@ -160,7 +160,7 @@ def _text_only_classes(statements: Sequence[Statement], pool: Sequence[Statement
 
 
 class TextOnlyClassifier:
-    """Tells a statement's class from its words: the class whose statements, seen in training, make them likeliest."""
+    """Predicts a statement's class from its words: the class whose training statements make them likeliest."""
 
     def __init__(self, pool: Sequence[Statement]) -> None:
         self.counts = Counter(each.label for each in pool)

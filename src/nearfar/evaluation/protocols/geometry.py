@@ -85,8 +85,9 @@ def geometry(
 
 
 def uniformity(x: Tensor, *, t: float = 2.0) -> float:
-    """log mean exp(-t |x_i - x_j|^2) over distinct pairs of the unit rows of `x [N, D]` (Wang and Isola, 2020);
-    NaN for fewer than two rows. Streamed: the N x N matrix is never held.
+    """log mean exp(-t |x_i - x_j|^2) over distinct pairs of the unit rows of `x [N, D]`, floating point (Wang and
+    Isola, arXiv 2005.10242); NaN for fewer than two rows. Normalises the rows itself, in float32. Streamed: the N x N
+    matrix is never held.
 
     >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), 6)
     -4.0
@@ -111,8 +112,8 @@ def uniformity_of_sphere(dim: int, *, t: float = 2.0) -> float:
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the singular values of `x [N, D]`, normalised to sum to 1 (Roy and Vetterli, 2007): from 1
-    to min(N, D). From the D x D Gram matrix in float64.
+    """exp of the entropy of the singular values of `x [N, D]`, floating point, normalised to sum to 1 (Roy and
+    Vetterli, EUSIPCO 2007): from 1 to min(N, D). From the D x D Gram matrix in float64.
 
     >>> round(effective_rank(torch.eye(5)), 4)
     5.0
@@ -128,7 +129,8 @@ def effective_rank(x: Tensor) -> float:
 
 
 def mean_cosine(x: Tensor) -> float:
-    """Mean cosine over distinct pairs of the unit rows of `x [N, D]`, in O(N D)."""
+    """Mean cosine over distinct pairs of the rows of `x [N, D]`, floating point and of unit length, in O(N D); NaN for
+    fewer than two rows. 0 where directions are even, 1 where all rows are one."""
     n = len(x)
     if n < 2:
         return math.nan
@@ -137,13 +139,14 @@ def mean_cosine(x: Tensor) -> float:
 
 
 def spread(x: Tensor) -> float:
-    """Mean standard deviation of the dimensions of `x [N, D]`, times sqrt(D)."""
+    """Mean standard deviation of the dimensions of `x [N, D]`, floating point, times sqrt(D): for unit rows 1 where
+    they spread evenly, 0 where they collapse (SimSiam, arXiv 2011.10566, section 4.1)."""
     return float(x.double().std(dim=0, correction=0).mean() * math.sqrt(x.shape[1]))
 
 
 def hubness(query: Tensor, candidate: Tensor, k: int = 10) -> float:
-    """Skewness of the number of queries that have a candidate among their `k` nearest (Radovanovic and others, 2010);
-    0 where every candidate is met equally often.
+    """Skewness of the number of queries that have a candidate among their `k` nearest (Radovanovic and others, JMLR
+    2010); 0 where every candidate is met equally often. `query [Q, D]` and `candidate [N, D]` are float32.
 
     >>> hubness(torch.eye(4), torch.eye(4), 1)
     0.0

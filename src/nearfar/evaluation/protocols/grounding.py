@@ -53,10 +53,10 @@ def grounding(
         largest. `pointing` and `choice` also by style, where the source has `domains`.
 
     Raises:
-        UserError: a model that cannot look, or data without boxes.
+        UserError: a model without `locate`, or data without boxes.
     """
     if not hasattr(model, "locate"):
-        raise UserError(f"a {type(model).__name__} has no maps to look at: train one with the method albef or tcl")
+        raise UserError(f"a {type(model).__name__} gives no maps of phrases: train one with the method albef or tcl")
     phrases = _phrases(source, limit)
     rows = sorted(phrases)
     skipped = Skipped()
@@ -132,7 +132,7 @@ class PhraseMap:
     window: Box
 
     def scores(self) -> dict[str, float]:
-        """Hits of the model and of those that do not look, and their chances; NaN where there is nothing to choose."""
+        """Hits of the model and of the baselines, and their chances; NaN where there is nothing to choose."""
         left, top, right, bottom = self.window
         own, boxes = self.phrase.box, self.phrase.boxes
         across, down = right - left, bottom - top

@@ -1,4 +1,4 @@
-"""What protocols that show a model picture after picture share: reading them, and data for those that never look."""
+"""What protocols share that give a model picture after picture: reading them, and halves of the data for baselines."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Protocol:
         abilities: the methods that a model needs beside; "encode_image|encode_text" needs either.
         usual: whether it is measured, where the data allows, when no protocol is named.
         named_classes: whether the data must name its classes, unless the option `classes` does.
-        by_number: whether records are asked for by number, so that a stream will not do.
+        by_number: whether records are read by number, so that a stream will not do.
         own_data: an option that brings data of its own, so that the source needs nothing.
         flags: options that have a flag of their own on the command line: {"--templates": "templates"}.
         headlines: figures, and what the report calls them on its first lines.

@@ -28,7 +28,7 @@ def reranked_retrieval(
     Args:
         data: the embedded data.
         second_look: what re-orders the first candidates of each query, such as a `nearfar.models.Reranker`; those it
-            does not look at should stay behind those it does.
+            does not score should stay behind those it does.
         ks: the k of R@k.
         seed: of the bootstrap.
         batch_size: queries whose scores are held at a time.

@@ -1,4 +1,4 @@
-"""Single pictures of a report with what was said of them: wrong choices, wrong answers, where a model looks."""
+"""Single pictures of a report and their results: wrong choices, wrong answers, where a model looks."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def phrase_maps(results: Mapping[str, Result], source: Any) -> list[Block]:
 
     note = Note(
         "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
-        "picture. The frame is where the thing is, which the model is not told."
+        "picture. The frame is where the thing is, which the model does not know."
     )
     drawn = _examples(example, _details(results, "grounding", "looks"))
     return [note, *drawn] if drawn else []
 
 
 def overlaid(picture: Image.Image, entry: Mapping[str, Any], *, side: int = 224) -> Image.Image:
-    """A picture with longer side `side`, the map of a look in red over its window, and its box in black and white."""
+    """A picture with longer side `side`, the map of a phrase in red over its window, and its box in black and white."""
     scale = side / max(picture.size)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     ground = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)

@@ -24,7 +24,7 @@ class Answering(Method):
     Args:
         model: a `FusionModel`, trained by ALBEF or TCL, say: its weights are copied into a `FusionAnswerer`, which is
             `.model`; or such an answerer already.
-        decoder_layers: of the decoder; None: as many as look at the picture (paper: 6). An answerer keeps its own.
+        decoder_layers: of the decoder; None: as many as the fusion layers (paper: 6). An answerer keeps its own.
         momentum: of the teacher, a copy of encoder and decoder.
         alpha: the teacher's share of the targets (paper: 0.4); 0 does without a teacher. The released code never passes
             it on, and so trains without.

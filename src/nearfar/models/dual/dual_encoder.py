@@ -129,20 +129,24 @@ class DualEncoder(nn.Module):
         return tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
 
     def encode_image(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:
-        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]`, or of the image tower's summaries `[B, W]`; of unit
-        length with `normalize=True`. `head` returns one of several `image_heads` alone."""
+        """Embeddings `[B, embed_dim]` of pixels `[B, 3, H, W]` float32, or of the image tower's summaries `[B, W]`; of
+        unit length with `normalize=True`. `head` returns one of several `image_heads` alone.
+
+        Raises:
+            UserError: pixels of another shape than the image tower takes.
+        """
         project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
         embedding = project(self.image_summary(pixels))
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def encode_text(self, tokens: Mapping[str, Tensor] | Tensor, normalize: bool = False) -> Tensor:
-        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`, or of the text tower's summaries `[B, W]`; of unit
-        length with `normalize=True`."""
+        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]` int64, or of the text tower's summaries `[B, W]`; of
+        unit length with `normalize=True`."""
         embedding = self.text_projection(self.text_summary(tokens))
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Both embeddings, unit length."""
+        """Both embeddings, `[B, embed_dim]` each, of unit length."""
         return self.encode_image(pixels, normalize=True), self.encode_text(tokens, normalize=True)
 
     def resize_images(self, image_size: int) -> Self:

@@ -84,7 +84,7 @@ class AnswerDecoder(nn.Module):
     def start_from(self, text: FusionEncoder, language: MaskedLanguageHead) -> list[str]:
         """Take the last layers of a trained fusion encoder and its masked language head, as the released code does:
         attention, cross-attention, feed-forward parts, embeddings and head, wherever a weight has its like there (BERT
-        and its near kin). Returns the names of those that have none and stay fresh."""
+        and similar models). Returns the names of those that have none and stay fresh."""
         given = {f"language.{name}": value for name, value in language.state_dict().items()}
         given |= {f"bert.{name}": value for name, value in text.backbone.state_dict().items() if "embeddings" in name}
         layers = getattr(getattr(text.backbone, "encoder", None), "layer", [])
@@ -127,14 +127,18 @@ def answer_loss(
     """The weighted negative log-likelihood of answers, a sum over answers divided by the number of questions.
 
     Args:
-        logits: `[A, L, V]` of an `AnswerDecoder`.
-        ids: `[A, L]`: class token, answer, separator, padding; `ids_mask` `[A, L]` is 1 where there is a token.
+        logits: `[A, L, V]`, floating point, of an `AnswerDecoder`.
+        ids: `[A, L]` int64: class token, answer, separator, padding; `ids_mask` `[A, L]` is 1 where there is a token.
         weights: `[A]`: each answer's share among those its question got (ALBEF: annotators' frequency).
         questions: how many questions the answers belong to.
         teacher_logits: a momentum teacher's `[A, L, V]`, for distillation with share `alpha`. The released code takes
             this softmax over places instead of words, and never passes alpha: there, distillation is off.
 
-    Returns a scalar; an answer counts with the sum over its tokens.
+    Returns:
+        A scalar; an answer counts with the sum over its tokens.
+
+    Raises:
+        ValueError: alpha above 0 without `teacher_logits`.
     """
     losses = token_losses(logits, ids, ids_mask)
     if alpha:
@@ -167,14 +171,14 @@ def rank_answers(
     The k candidates whose first token is likeliest are kept, then ordered by the log-likelihood of the whole answer.
 
     Args:
-        states, mask: fused states `[Q, N, W]` of the questions, and `[Q, N]`.
-        ids, ids_mask: the candidates, `[C, L]`, all beginning with the same token.
+        states, mask: fused states `[Q, N, W]` of the questions, floating point, and `[Q, N]`.
+        ids, ids_mask: the candidates, `[C, L]` int64, all beginning with the same token.
         k: candidates a question; more than C means all.
         exact: count the first token twice, as the released code does.
         batch_size: (question, candidate) pairs at a time.
 
     Returns:
-        Rows of the candidates `[Q, k]`, best first, and their probabilities `[Q, k]` among the k.
+        Rows of the candidates `[Q, k]` int64, best first, and their probabilities `[Q, k]` among the k.
 
     Raises:
         UserError: candidates that do not begin alike, or hold no token after the first.

@@ -43,7 +43,7 @@ def layer_halves(backbone: Any) -> LayerHalves:
         return _BERT
     raise UserError(
         f"{type(backbone).__name__} is not built like BERT: a fusion encoder takes BERT, RoBERTa, ELECTRA, DistilBERT, "
-        "ModernBERT or one of their kin"
+        "ModernBERT or a similar model"
     )
 
 

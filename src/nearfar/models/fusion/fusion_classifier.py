@@ -1,4 +1,4 @@
-"""A fusion model that sorts pairs of picture and text into classes: visual entailment and its kin."""
+"""A fusion model that sorts pairs of picture and text into classes: visual entailment and similar tasks."""
 
 from __future__ import annotations
 

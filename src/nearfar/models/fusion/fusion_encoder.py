@@ -22,7 +22,7 @@ class FusionEncoder(nn.Module):
     states, `multimodal` runs all layers on tokens.
 
     Args:
-        backbone: BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT or kin, with or without pretrained weights; the
+        backbone: BERT, RoBERTa, ELECTRA, DistilBERT, ModernBERT or similar, with or without pretrained weights; the
             cross-attention is fresh, N(0, `initializer_range`), 0.02 in BERT's own config.
         spec: what rebuilds the backbone (see `nearfar.models.towers.backbones`).
         image_width: width of the image tokens.

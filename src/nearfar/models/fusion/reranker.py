@@ -155,7 +155,7 @@ class Reranker:
         """The cost in one line."""
         each = 1000 * self.seconds / max(self.pairs, 1)
         return (
-            f"the first {self.k} of each query looked at again: {self.pairs:,} pairs scored in {self.seconds:.1f} s "
+            f"the first {self.k} of each query scored again: {self.pairs:,} pairs scored in {self.seconds:.1f} s "
             f"({each:.2f} ms a pair)"
         )
 

@@ -216,7 +216,7 @@ def _image_pooling(backbone: nn.Module, prefix: int) -> str:
 def _text_pooling(backbone: Any) -> str:
     if str(backbone.config.model_type).startswith(_OWN_POOLING):
         return "tower"
-    if type(backbone).__name__.endswith("EncoderModel"):  # T5's and kin have no class token
+    if type(backbone).__name__.endswith("EncoderModel"):  # T5's and similar encoders have no class token
         return "mean"
     return "eos" if _is_causal(backbone) else "cls"
 

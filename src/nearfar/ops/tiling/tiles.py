@@ -68,7 +68,7 @@ def grid(n: int, m: int, tile: tuple[int, int], *, upper: bool = False) -> list[
 
 
 def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: bool = False) -> tuple[int, int]:
-    """Rows and columns of a tile: as asked for, else near `SIDE` and evenly cut, so that no sliver is left over. One
+    """Rows and columns of a tile: as given, else near `SIDE` and evenly cut, so that no sliver is left over. One
     set is cut into squares."""
     if tile is not None:
         rows, cols = (tile, tile) if isinstance(tile, int) else tile

@@ -194,7 +194,7 @@ class BatchIndexer:
 def read(
     source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, side: str, *, count: int
 ) -> Iterator[tuple[int, list[UnreadItem]]]:
-    """How many records were read so far, and the next of them, looked at."""
+    """How many records were read so far, and the next items."""
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     places: Iterable[tuple[int, Any]] = ((i, None) for i in range(len(source))) if by_number else enumerate(source)
 

@@ -77,7 +77,7 @@ def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str
 
 
 def graph_fault(graph: Any, manifest: Manifest) -> str | None:
-    """What is wrong with the faiss index. Its search follows the numbers in it without a look, so every one must be of
+    """What is wrong with the faiss index. Its search follows the numbers in it unchecked, so every one must be of
     a vector that is there."""
     import faiss
 

@@ -17,7 +17,7 @@ from nearfar.search.page.pictures import keep
 
 @dataclass(frozen=True, slots=True)
 class UnreadItem:
-    """A record looked at, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text."""
+    """The item of a record, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text."""
 
     item: Item
     image: Any

@@ -54,7 +54,7 @@ def serve(
         app = make_app(index, encoder, uploads, host=host, password=password)
         print(f"nearfar search of {len(index):,} pictures: http://{host}:{port} (stop with Ctrl+C)", flush=True)
         print(opened_to(host, password), flush=True)
-        # An open page holds a connection: do not wait for it when asked to stop.
+        # An open page holds a connection: do not wait for it when the server is to stop.
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
@@ -146,8 +146,8 @@ def uploads_folder(*, linger: float = LINGER) -> Iterator[Uploads]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """End as by Ctrl+C when the terminal closes or the process is told to stop, so that the folder is removed. uvicorn
-    raises the signal again when it has stopped."""
+    """End as by Ctrl+C when the terminal closes or the process gets a signal to stop, so that the folder is removed.
+    uvicorn raises the signal again when it has stopped."""
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)

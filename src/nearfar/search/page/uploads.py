@@ -2,7 +2,7 @@
 
 A request names a picture by its path, and a path can say anything. Only two kinds are accepted: what this same visitor
 has uploaded to this server, and pictures of the index that the page has shown. A name that does not begin with the
-server's own folder is refused without a look at the disk, so that not even the existence of another file can be
+server's own folder is refused before the disk is read, so that not even the existence of another file can be
 learnt; links are followed before the second check; pipes, devices and folders are never opened.
 
 Whatever serves pictures to visitors, as a page or as JSON, goes through this one class.
@@ -195,7 +195,7 @@ class Uploads:
         while not self._closed.wait(min(self.linger, self.oldest) / 4):
             try:
                 self.sweep()
-            except OSError:  # the folder went while it was looked through
+            except OSError:  # the folder went while it was read
                 continue
 
 

@@ -23,10 +23,10 @@ def stop(step: int, scalars: dict[str, float], norm: float, used: Sequence[Batch
     if out:
         path = out / f"not-finite-{processes.rank()}.json"
         ids: list[Any] = [batch["index"].tolist() if "index" in batch else None for batch in used]
-        story = {"step": step, "scalars": {**scalars, "gradient_norm": norm}, "index": ids}
-        files.write(path, json.dumps(story, indent=1))
+        details = {"step": step, "scalars": {**scalars, "gradient_norm": norm}, "index": ids}
+        files.write(path, json.dumps(details, indent=1))
         where = f" The ids of its samples are in {path}."
-    what = "gradient" if all(map(_finite, scalars.values())) else "loss"
+    what = "gradient" if all(map(finite, scalars.values())) else "loss"
     logged = ", ".join(f"{name} {value:.6g}" for name, value in scalars.items())
     raise NotFinite(
         f"the {what} is not finite in step {step} ({logged}, gradient norm {norm:.6g}).{where} The weights are those "
@@ -34,5 +34,6 @@ def stop(step: int, scalars: dict[str, float], norm: float, used: Sequence[Batch
     )
 
 
-def _finite(value: float) -> bool:
+def finite(value: float) -> bool:
+    """Whether a number is neither NaN nor infinite."""
     return value - value == 0

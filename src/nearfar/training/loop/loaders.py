@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from nearfar import distributed as processes
 from nearfar.errors import UserError
-from nearfar.methods.base import Method
+from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.setting_checks import share_of_batch
 
@@ -31,6 +31,24 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
     if method.model is None:
         raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
     return make_loader(data, method.model, config, training=training, **data_settings(method))
+
+
+def run_length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int | None]:
+    """Steps of the run, and steps an epoch where that is known."""
+    try:
+        batches = len(loader)  # type: ignore[arg-type]
+    except TypeError:  # an iterator, or a loader of a stream
+        batches = None
+    if batches == 0:
+        raise UserError(
+            "the data gives no batch: it is empty, or holds fewer samples than one batch (lower training.batch_size)."
+        )
+    steps_an_epoch = max(1, batches // config.accumulate) if batches else None
+    if config.steps:
+        return config.steps, steps_an_epoch
+    if not batches:
+        raise UserError("the length of this data is not known: say how long to train with training.steps=...")
+    return max(1, round(config.epochs * batches / config.accumulate)), steps_an_epoch
 
 
 def data_settings(method: Method) -> dict[str, Any]:

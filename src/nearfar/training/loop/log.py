@@ -20,7 +20,7 @@ LogRow = dict[str, float]
 
 
 class TrainingLog:
-    """The story of a run. Only the main process writes and prints.
+    """The log of a run. Only the main process writes and prints.
 
     Rows go to `history.jsonl` (flushed at once), to the trackers, and to the terminal.
     """
@@ -122,7 +122,7 @@ def _bar(steps: int) -> Any:
         progress.TimeElapsedColumn(),
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[told]}"),
+        progress.TextColumn("{task.fields[figures]}"),
         refresh_per_second=4,
     )
     bar.add_task("training", total=steps, figures="")

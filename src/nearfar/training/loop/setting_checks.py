@@ -83,7 +83,7 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
     Args:
         settings: a recipe's section `evaluation`.
         data, validation: the sources of `evaluation.data` and `data.validation`; None where there are none.
-        model: what is to be trained: then it is asked, not the data.
+        model: what is to be trained: then the model is checked, not the data.
 
     Raises:
         UserError: protocols to watch without validation data; a protocol that cannot be measured.

@@ -12,7 +12,7 @@ from nearfar import distributed as processes
 from nearfar.data.batches.batch import size, to_device
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
-from nearfar.training.loop.ema import MovingAverage
+from nearfar.training.state.moving_average import MovingAverage
 from nearfar.training.state.random_state import untouched
 
 Validation = Callable[[Method], dict[str, float]] | Iterable[Batch]

@@ -35,7 +35,7 @@ def located(path: Path, lines: Lines, overrides: Sequence[tuple[str, Any]], abou
         path: the file.
         lines: those of its settings.
         overrides: settings that came from elsewhere.
-        about: the part of the recipe that is looked at, for the message.
+        about: the part of the recipe, for the message.
     """
     try:
         yield

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from nearfar import distributed as processes
 from nearfar import trust as trusted
 from nearfar.models import load
-from nearfar.training.recipe.assemble import OpenedData, assemble, build_method, change_model, chosen, open_data
+from nearfar.training.recipe.assemble import assemble
+from nearfar.training.recipe.recipe_data import OpenedData, open_data
+from nearfar.training.recipe.recipe_method import build_method, chosen
+from nearfar.training.recipe.recipe_model import change_model
 from nearfar.training.stages import columns
 from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
 from nearfar.training.state import random_state, sharding

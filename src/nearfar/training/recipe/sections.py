@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
@@ -174,6 +175,16 @@ def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> l
 def check_names(section: str, known: Sequence[str], values: Iterable[str], *, what: str = "setting") -> None:
     """Raise a `UserError` for the first of `values` whose name is not `known`."""
     lookup.check(what, values, known, where=f"recipe, section {section}: ")
+
+
+@contextmanager
+def named(section: str) -> Iterator[None]:
+    """A value that a maker refuses, as an error that names the recipe's section."""
+    try:
+        yield
+    except ValueError as error:
+        where = f"recipe, section {section}"
+        raise UserError(str(error) if str(error).startswith("recipe, ") else f"{where}: {error}") from error
 
 
 def _plain(message: str) -> str:

@@ -201,7 +201,7 @@ def join(source: Any, names: Mapping[str, tuple[Path, str]], *, max_skipped: flo
     left_out = len(own) - int(found.sum())
     if left_out > max_skipped * len(own):
         raise UserError(
-            f"data.columns: {left_out} of the {len(own)} records of {source.name} are lacking in what was "
+            f"data.columns: {left_out} of the {len(own)} records of {source.name} are missing from what was "
             "kept: take the same data, or allow more with max_skipped=SHARE (between 0 and 1)."
         )
     kept = np.flatnonzero(found)

@@ -26,7 +26,7 @@ from nearfar import distributed as processes
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
-from nearfar.training.loop.training_loop import alone
+from nearfar.training.loop.run_folder import alone
 from nearfar.training.stages import columns
 from nearfar.training.state import run_checkpoint
 
@@ -110,7 +110,7 @@ def run_in_order(
         started = [folder for folder in folders if is_finished(folder) or list(folder.glob("checkpoints/step-*"))]
         if (started or list(out.glob("checkpoints/step-*"))) and not resume:
             raise UserError(f"{out} already holds a run: resume it (resume=True, --resume), or name another folder.")
-        processes.barrier()  # all have looked before one writes
+        processes.barrier()  # all have checked before one writes
         if processes.is_main():
             with files.writing(out):
                 files.remove_leftovers(out)

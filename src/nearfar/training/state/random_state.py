@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar import distributed as processes
+
 
 @dataclass(frozen=True)
 class RandomState:
@@ -56,6 +58,11 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+def seed_process(seed: int, step: int) -> None:
+    """Give this process a random stream of its own, which depends on the step that it begins at."""
+    seed_everything(seed + 7919 * processes.rank() + 1_000_003 * step)
 
 
 def state_dict() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from nearfar.methods.base import EmbeddingMethod, Method
 
 
 def wanted() -> bool:
-    """Whether `accelerate launch` asked for FSDP."""
+    """Whether `accelerate launch` configured FSDP."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("true", "1"):
         return False
     if os.environ.get("FSDP_VERSION", "1") != "2":

@@ -13,9 +13,9 @@ from nearfar.methods.base import Batch
 class EndlessBatches:
     """Endless batches of a loader: epoch after epoch, with its place in the data as a state.
 
-    The loader is anything that can be iterated once an epoch and gives the same batches each time it is asked for the
-    same epoch. `set_epoch(epoch)`, where it has one, is called before each epoch. On resume its `load_state_dict` finds
-    the place; without one the batches that were used already are read and dropped.
+    The loader is anything that can be iterated once an epoch and gives the same batches for the same epoch each time.
+    `set_epoch(epoch)`, where it has one, is called before each epoch. On resume its `load_state_dict`
+    finds the place; without one the batches that were used already are read and dropped.
 
     >>> batches = EndlessBatches(["a", "b", "c"])
     >>> iterator = iter(batches)

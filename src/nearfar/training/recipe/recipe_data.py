@@ -1,0 +1,129 @@
+"""The data of a recipe: opened, joined with columns of earlier stages, and made into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar import distributed as processes
+from nearfar.errors import UserError
+from nearfar.methods.base import Method
+from nearfar.training.loop.loaders import make_loader
+from nearfar.training.loop.setting_checks import check_data, check_evaluation, check_method, check_run, share_of_batch
+from nearfar.training.loop.validation import mean_loss
+from nearfar.training.recipe import hard_data
+from nearfar.training.recipe.recipe_method import chosen
+from nearfar.training.recipe.sections import DataSpec
+from nearfar.training.stages.columns import join
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe.recipe_file import Recipe
+
+
+@dataclass
+class OpenedData:
+    """A recipe's data, opened and not yet read."""
+
+    source: Any
+    validated_on: Any
+    held_out: Any
+
+
+def open_data(recipe: Recipe) -> OpenedData:
+    """Open a recipe's data. What can be known to be wrong is said before anything is read at length."""
+    config, data = recipe.training, recipe.data
+    processes.start(config.device)
+    check_run(config, validated=data.validation is not None)
+    share_of_batch(config)
+    check_method(config, chosen(recipe.method, recipe.trust)[0])
+    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
+    validated_on = open_spec("data.validation", data.validation) if data.validation else None
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on)
+    source = open_spec("data.train", data.train, limit=data.limit)
+    if hasattr(source, "__len__"):
+        check_data(config, len(source) * (2 if data.hard_images else 1))
+    return OpenedData(source, validated_on, held_out)
+
+
+def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
+    """The source of a recipe's setting `where`."""
+    from nearfar.data import open_source
+
+    options = {"spec": spec} if isinstance(spec, str) else dict(spec)
+    if "spec" not in options:
+        raise UserError(f"recipe, {where}: name the data with `spec`.")
+    source = open_source(options.pop("spec"), **options)
+    if limit is None:
+        return source
+    if not hasattr(source, "first"):
+        raise UserError(f"recipe, {where}: limit is for data that can be counted; {source.name} is a stream.")
+    return source.first(limit)
+
+
+def with_columns(recipe: Recipe, source: Any) -> Any:
+    """The source with the columns that earlier stages kept (`data.columns`)."""
+    if not recipe.data.columns:
+        return source
+    columns = {key: _column(key, where) for key, where in recipe.data.columns.items()}
+    return join(source, columns, max_skipped=recipe.data.max_skipped)
+
+
+def _column(key: str, where: str) -> tuple[Path, str]:
+    """The folder of a stage, and the column it kept."""
+    folder, slash, column = where.rpartition("/")
+    if not slash or not folder or not column:
+        raise UserError(f"recipe, data.columns.{key}: write FOLDER/COLUMN, not {where!r}.")
+    return Path(folder), column
+
+
+def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
+    """Batches of pictures, or of what the frozen towers make of them."""
+    model, config, views = method.encoder, recipe.training, recipe.data.precompute
+    if views is None:
+        return make_loader(source, model, config, training=training, **options)
+    from nearfar.embedding.features import precompute
+
+    n_views = recipe.data.n_views or method.n_views
+    return precompute(
+        model,
+        source,
+        batch_size=share_of_batch(config),
+        views=views if training else ["none"] * n_views,
+        n_views=n_views,
+        caption=recipe.data.caption if training else None,
+        order=options.get("order"),
+        shuffle=training,
+        seed=config.seed,
+        rank=processes.rank(),
+        world_size=processes.world_size(),
+        workers=config.workers,
+        max_skipped=recipe.data.max_skipped,
+        progress=config.progress and processes.is_main(),
+    )
+
+
+def validation_of(
+    recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
+) -> Callable[[Method], dict[str, float]] | None:
+    """The mean loss over `data.validation`, and the figures of the protocols that are watched."""
+    if source is None:
+        return None
+    if recipe.data.hard_captions:
+        source = hard_data.with_captions(source)
+    loader = batches_of(recipe, method, source, options, training=False)
+
+    def figures(method: Method) -> dict[str, float]:
+        found = mean_loss(method, loader)
+        if recipe.evaluation.watch:
+            from nearfar.evaluation import evaluate
+
+            results = evaluate(
+                method.encoder, source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
+            )
+            for result in results.values():
+                found |= result.scalars()
+        return found
+
+    return figures

@@ -1,0 +1,84 @@
+"""A recipe that is ready to run: train, then evaluate and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar import distributed as processes
+from nearfar import files
+from nearfar.methods.base import Method
+from nearfar.models import load
+from nearfar.training.loop import finish
+from nearfar.training.loop.run import Run
+from nearfar.training.loop.run_folder import alone
+from nearfar.training.loop.training_loop import TrainingLoop
+from nearfar.training.state import sharding
+
+if TYPE_CHECKING:
+    from nearfar.training.recipe.recipe_file import Recipe
+
+
+@dataclass
+class AssembledRun:
+    """A recipe's parts, ready to train."""
+
+    recipe: Recipe
+    method: Method
+    loader: Any
+    validation: Callable[[Method], dict[str, float]] | None
+    held_out: Any
+    """The source of the evaluation, or None."""
+    source: Any
+    """The source that is trained on."""
+    validated_on: Any
+    """The source of the validation, or None."""
+
+    def run(self, out: Path, *, resume: bool = False) -> Run:
+        """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
+        # The report is written once, at the end, when there is something to show.
+        config = replace(self.recipe.training, report=False)
+        with alone(out, config.device):
+            if processes.is_main() and not list(out.glob("checkpoints/step-*")):
+                files.write(out / "config.yaml", self.recipe.as_yaml())
+            run = TrainingLoop(self.method, self.loader, out, self.validation, resume, config).run()
+            if processes.is_main():
+                # A split model needs every process to embed: this one takes the whole model that was saved.
+                self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
+            processes.barrier()
+        return run
+
+    def _evaluate(self, run: Run, model: Any, out: Path) -> None:
+        from nearfar.evaluation import embed, evaluate, left_out, save_results
+        from nearfar.evaluation.report import write_report
+
+        settings, config = self.recipe.evaluation, self.recipe.training
+        if self.held_out is None:
+            if config.report:
+                options: dict[str, Any] = {
+                    "seed": config.seed,
+                    "captions": settings.captions,
+                    "title": self.recipe.name,
+                }
+                if problem := finish.save_report(run, model, self.validated_on, self.source, **options):
+                    print(problem)
+            return
+        found = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        if settings.protocols is None and config.progress:
+            for name, reason in left_out(model, found).items():
+                print(f"evaluation: {name} is left out, as {reason}")
+        results = evaluate(
+            model, self.held_out, settings.protocols, seed=config.seed, embeddings=found, options=settings.options
+        )
+        save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
+        run.results = results
+        if config.report:
+            contents: dict[str, Any] = {
+                "results": results,
+                "embeddings": found,
+                "source": self.held_out,
+                "encoder": model,
+            }
+            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **contents)

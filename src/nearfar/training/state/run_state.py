@@ -1,0 +1,90 @@
+"""What changes in a run from step to step: what a checkpoint saves, and what comes back from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from nearfar import distributed as processes
+from nearfar.methods.base import Method
+from nearfar.training.config import TrainConfig
+from nearfar.training.state import random_state, run_checkpoint, sharding
+from nearfar.training.state.endless_batches import EndlessBatches
+from nearfar.training.state.moving_average import MovingAverage
+from nearfar.training.state.run_checkpoint import Checkpoints
+
+
+@dataclass
+class RunState:
+    """A run between two steps."""
+
+    config: TrainConfig
+    method: Method
+    batches: EndlessBatches
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler | None
+    average: MovingAverage | None
+    step: int = 0
+    """Steps done."""
+    ended: int = 0
+    """Epochs whose end the method has been called for."""
+    best: float | None = None
+    """The best monitored figure so far; of a loss, its negative."""
+    best_step: int | None = None
+    seconds: float = 0.0
+    """Time spent in the loop before this process began."""
+
+    def save(self, checkpoints: Checkpoints, *, seconds: float, best: bool) -> None:
+        """Write a checkpoint; every process calls it. `seconds` is the time spent until now."""
+        progress = {
+            "step": self.step,
+            "ended": self.ended,
+            "best": self.best,
+            "best_step": self.best_step,
+            "seconds": seconds,
+            "processes": processes.world_size(),
+            "config": asdict(self.config),
+        }
+        state = {
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "average": self.average.average if self.average else None,
+            "optimizer": {
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict() if self.scaler else None,
+                "average_updates": self.average.updates if self.average else 0,
+            },
+            "process": {"batches": self.batches.state_dict(), "random": random_state.state_dict()},
+            "progress": progress,
+        }
+        checkpoints.save(state, best=best)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint."""
+        like = {
+            "method": self.method.state_dict(),
+            "average": self.average.average if self.average else {},
+            "optimizer": sharding.numbered(self.optimizer),
+        }
+        state: dict[str, Any] = run_checkpoint.load(checkpoint, like)
+        progress = state["progress"]
+        self.step, self.best, self.seconds = progress["step"], progress["best"], progress["seconds"]
+        self.best_step = progress.get("best_step")
+        self.method.check_state(state["method"])
+        sharding.load_tensors(self.method.state_dict(), state["method"])
+        sharding.load_optimizer_state(self.optimizer, state["optimizer"]["optimizer"])
+        if self.average and state["average"] is not None:
+            sharding.load_tensors(self.average.average, state["average"])
+            self.average.updates = state["optimizer"]["average_updates"]
+        if self.scaler and state["optimizer"]["scaler"]:
+            self.scaler.load_state_dict(state["optimizer"]["scaler"])
+        self.batches.load_state_dict(state["process"]["batches"])
+        self.ended = progress.get("ended", self.batches.epoch)
+        if state["process"]["random"] is None:  # of another number of processes: new streams, that depend on the step
+            random_state.seed_process(self.config.seed, self.step)
+        else:
+            random_state.load_state_dict(state["process"]["random"])
