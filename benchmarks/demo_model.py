@@ -20,7 +20,7 @@ import torch
 
 from nearfar import train
 from nearfar.data import open_source
-from nearfar.data.batches.order import Share
+from nearfar.data.batches.order import BatchSplit
 from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.embedding.features import FeatureLoader, precompute
@@ -141,7 +141,7 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
         features["numbers"],
         name="train",
         skipped=Skipped(),
-        share=Share(512, 0, 1, drop_last=True),
+        split=BatchSplit(512, 0, 1, drop_last=True),
         n_views=1,
         caption=candidate.get("caption"),
         shuffle=True,
