@@ -52,7 +52,7 @@ def search(arguments: Sequence[str]) -> None:
         return
     console = Console()
     console.print(table(results))
-    console.print(f"{index.counted}; {results.cost}", highlight=False, markup=False)
+    console.print(f"{index.counted}; {results.cost}", highlight=False, markup=False, soft_wrap=True)
     if args.html:
         console.print(f"gallery: {args.html}", highlight=False, markup=False)
 
