@@ -56,6 +56,12 @@ def test_neighbours_are_mined_with_the_model_and_never_of_one_group():
     assert mined_images(source, Looks(), 1).flatten().tolist() == [2, 2, 1, 1]
 
 
+@pytest.mark.parametrize("setting", ["data.hard_captions=true", "data.negatives=1"])
+def test_features_that_are_read_ahead_come_without_hard_captions(setting):
+    with pytest.raises(UserError, match=r"data\.precompute keeps no hard captions"):
+        recipe.load("clip", ["data.precompute=[none]", setting])
+
+
 def test_what_cannot_be_mined_is_said():
     with pytest.raises(UserError, match="is a stream"):
         mined_images(type("S", (), {"name": "shards"})(), object(), 3)

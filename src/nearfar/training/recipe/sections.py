@@ -63,6 +63,11 @@ class DataConfig:
             for preset in presets or ():
                 if preset is not None and preset not in PRESETS:
                     raise UserError(f"data.{name}: no views {preset!r}; there are: {', '.join(PRESETS)}.")
+        if self.precompute and (self.hard_captions or self.negatives):
+            raise UserError(
+                "data.precompute keeps no hard captions: leave out data.hard_captions and data.negatives, or "
+                "data.precompute."
+            )
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         if self.caption is not None:
