@@ -26,16 +26,19 @@ def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):
     small = module.CONFIG["small"] | {"vocab_size": 400, "steps": 2, "batch_size": 2}
     monkeypatch.setitem(module.CONFIG, "small", small)
     monkeypatch.setitem(module.CONFIG, "fine_tuning", module.CONFIG["fine_tuning"] | {"steps": 1})
+    module.judge.cache_clear()
     arms = module.run(1)
+    module.judge.cache_clear()
     for claim in module.reproduction.claims:
         for arm in (claim.method, claim.baseline):
-            assert math.isfinite(arms[arm][claim.metric])
-    assert arms["human text"]["diversity_gap"] == 0
+            assert math.isfinite(float(arms[arm][claim.metric]))
+    assert float(arms["human text"]["diversity_gap"]) == 0
+    assert arms["SmolLM2, greedy"]["coherence"].group.tolist() == [4, 5, 6, 7], "seed 1's own prompts"
 
 
 def test_seeds_share_no_prompt():
     seen = [prompt for seed in module.reproduction.seeds for prompt in module.held_out(seed)[0]]
-    assert len(set(seen)) == len(seen) == 3 * module.CONFIG["prompts"]
+    assert len(set(seen)) == len(seen) == 6 * module.CONFIG["prompts"]
     with pytest.raises(ValueError, match="passages for"):
         module.held_out(100)
 
