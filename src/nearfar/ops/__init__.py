@@ -12,6 +12,7 @@ from nearfar.ops.fused_sigmoid import sigmoid
 from nearfar.ops.fused_soft_target import soft_target
 from nearfar.ops.hard_negatives import sample_hard_negatives
 from nearfar.ops.log_partition import log_partition
+from nearfar.ops.sinkhorn import sinkhorn
 from nearfar.ops.softplus import pairwise_softplus
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "pairwise_softplus",
     "sample_hard_negatives",
     "sigmoid",
+    "sinkhorn",
     "soft_target",
 ]

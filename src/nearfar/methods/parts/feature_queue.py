@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional as F
 
+from nearfar import distributed
 from nearfar.errors import UserError
+from nearfar.methods.parts.gathered_features import gather_finite
 
 EMPTY = -100
 """The group of a place that has never been filled: it equals no sample's."""
@@ -69,8 +70,8 @@ class FeatureQueue(nn.Module):
         known = index if index is not None else group
         if group is None:
             group = torch.full((len(features),), EMPTY, device=features.device)
-        features, group = _gather(features.detach().to(self.features.dtype)), _gather(group.to(self.group))
-        _require_finite(features, known)
+        features = gather_finite(features.detach().to(self.features.dtype), known, where="queue")
+        group = distributed.gather_rows(group.to(self.group))
         batch = len(features)
         if batch == 0 or size % batch:
             raise UserError(
@@ -90,26 +91,3 @@ class FeatureQueue(nn.Module):
         if f"{prefix}ids" in state_dict:  # what earlier versions called it
             state_dict[f"{prefix}group"] = state_dict.pop(f"{prefix}ids")
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _require_finite(features: Tensor, known: Tensor | None) -> None:
-    """Refuse gathered features that are not finite, by the samples' ids; every process refuses the same."""
-    bad = ~features.isfinite().all(dim=1)
-    if not bool(bad.any()):
-        return
-    ids = torch.arange(len(features), device=bad.device) if known is None else _gather(known.to(bad.device))
-    which = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
-    what = "rows" if known is None else "samples"
-    raise UserError(
-        f"features of {what} {which} are NaN or infinite, and would stay in the queue: look at those samples, lower "
-        "the learning rate, or raise the temperature"
-    )
-
-
-def _gather(local: Tensor) -> Tensor:
-    """The rows of all processes, in rank order."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return local
-    parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, local.contiguous())
-    return torch.cat(parts)

@@ -45,24 +45,32 @@ class MomentumEncoder(nn.Module):
         self.module: Any = deepcopy(module).requires_grad_(False)
         self.eval()
 
+    @property
+    def followed(self) -> nn.Module:
+        """The module that the copy follows."""
+        return self._online[0]
+
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the slow copy makes of the input. For its other methods, use `.module` under `torch.no_grad()`."""
         return self.module(*args, **kwargs)
 
     @torch.no_grad()
-    def update(self, momentum: float | None = None) -> None:
-        """Move the copy towards the module; `momentum` goes before the one set, for schedules."""
-        online, share = self._online[0], self.momentum if momentum is None else momentum
+    def update(self, momentum: float | None = None, *, buffers: bool = True) -> None:
+        """Move the copy towards the module; `momentum` goes before the one set, for schedules. `buffers=False` leaves
+        the copy's buffers to itself."""
+        online, share = self.followed, self.momentum if momentum is None else momentum
         slow, fast = list(_parameters(self.module)), list(_parameters(online))
         if len(slow) != len(fast):
             raise UserError(
                 f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
                 "first, then make the MomentumEncoder"
             )
-        torch._foreach_lerp_(slow, fast, 1.0 - share)
-        for copy, buffer in zip(self.module.buffers(), online.buffers(), strict=True):
-            copy.copy_(buffer)
+        if slow:
+            torch._foreach_lerp_(slow, fast, 1.0 - share)
+        if buffers:
+            for copy, buffer in zip(self.module.buffers(), online.buffers(), strict=True):
+                copy.copy_(buffer)
 
     def reset(self) -> None:
         """Make the copy equal to the module again."""

@@ -1,0 +1,35 @@
+"""Features for what outlives a step, a queue or a memory: those of all processes, none of them NaN or infinite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nearfar import distributed
+from nearfar.errors import UserError
+
+
+def gather_finite(features: Tensor, known: Tensor | None, *, where: str) -> Tensor:
+    """The features `[B, D]` of all processes, in rank order.
+
+    Args:
+        features: of this process; every process brings as many.
+        known: `[B]`, the samples' ids or groups, which an error names; None: the rows are named.
+        where: what they would stay in: "queue".
+
+    Raises:
+        UserError: one of them is not finite; every process refuses the same.
+    """
+    features = distributed.gather_rows(features)
+    bad = ~features.isfinite().all(dim=1)
+    if not bool(bad.any()):
+        return features
+    ids = torch.arange(len(features), device=bad.device)
+    if known is not None:
+        ids = distributed.gather_rows(known.to(bad.device))
+    which = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
+    what = "rows" if known is None else "samples"
+    raise UserError(
+        f"features of {what} {which} are NaN or infinite, and would stay in the {where}: look at those samples, lower "
+        "the learning rate, or raise the temperature"
+    )
