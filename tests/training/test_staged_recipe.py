@@ -13,9 +13,10 @@ import yaml
 from stage_work import on_ranks, run_recipe
 
 import nearfar
-from nearfar import cli
+from nearfar import cli, files
 from nearfar.errors import UserError
 from nearfar.training.recipe import load
+from nearfar.training.state.run_checkpoint import weights
 
 KEPT = "checkpoints/last/method.safetensors"
 
@@ -196,3 +197,50 @@ def test_the_shipped_recipe_runs(tmp_path):
     assert two.frozen == ("text",)
     assert not all(map(torch.equal, one.image.parameters(), two.image.parameters()))
     assert all(map(torch.equal, one.text.parameters(), two.text.parameters()))
+
+
+def test_the_second_stage_goes_on_from_the_best(staged, tmp_path):
+    """The best is said to be an early one, so that it is not the last."""
+    values = yaml.safe_load(staged.read_text())
+    values["stages"][0]["training"] = {"steps": 3, "eval_every": 1, "save_every": 1, "keep": 9}
+    values["stages"][1]["model"]["load"] = "previous/best"
+    values["stages"][1]["training"] = {"steps": 1, "lr": "1e-20"}
+    values["data"]["validation"] = values["data"]["train"]
+    staged.write_text(yaml.safe_dump(values))
+    load(staged).run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "2-whole")
+    shutil.rmtree(tmp_path / "run" / "1-heads" / "model-best")
+    files.point(tmp_path / "run" / "1-heads" / "checkpoints" / "best", "step-00000001")
+    first, second = load(staged).run(tmp_path / "run", resume=True)
+    best = (first.folder / "checkpoints" / "best").resolve()
+    saved = weights(best)
+    assert best.name == "step-00000001"
+    for name, value in second.model.state_dict().items():
+        torch.testing.assert_close(value, saved[f"model.{name}"], atol=1e-19, rtol=0)  # a step of 1e-20
+    assert torch.equal(first.best.state_dict()["text_projection.weight"], saved["model.text_projection.weight"])
+    recipe = load(second.folder)
+    assert recipe.model["load"] == str(first.folder / "model-best"), "the stage alone can be run again"
+
+    values["data"]["validation"] = None
+    staged.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"'heads' has no data\.validation to find the best by"):
+        load(staged)
+
+
+def test_the_validation_data_get_columns_too(staged, tmp_path):
+    """Of another folder than the training data; a stage that is not validated itself keeps them for one that is."""
+    values = yaml.safe_load(staged.read_text())
+    train = Path(values["data"]["train"])
+    other = tmp_path / "held out"
+    other.mkdir()
+    for path in sorted(train.glob("0[0-5].*")):
+        shutil.copy(path, other)
+    values["data"]["validation"] = None
+    values["stages"][1]["data"] |= {"validation": str(other)}
+    staged.write_text(yaml.safe_dump(values))
+    load(staged).run(tmp_path / "run")
+    built = load(tmp_path / "run" / "2-whole").build()
+    labels = dict(zip(built.source.texts(), built.source.column("label"), strict=True))
+    own = dict(zip(built.validated_on.texts(), built.validated_on.column("label"), strict=True))
+    assert len(own) == 6
+    assert own == {text: labels[text] for text in own}

@@ -16,6 +16,8 @@ from nearfar import files
 from nearfar.data import Records
 from nearfar.errors import UserError
 from nearfar.training import Stage, TrainConfig, run_stages
+from nearfar.training.stages import columns
+from nearfar.training.stages.joined_columns import fields_of, join
 from nearfar.training.state import run_checkpoint
 
 QUICK = TrainConfig(steps=2, progress=False, report=False, lr=0.05)
@@ -210,35 +212,157 @@ def test_columns_are_joined_by_record_id(tmp_path):
 
 def test_records_that_a_column_lacks_are_left_out_and_counted(tmp_path):
     """Those whose picture is broken have no embedding; too many are an error."""
-    from nearfar.training.stages import columns
 
     def words(model, source):
         return [None if record["index"] == 3 else f"pseudo {record['index']}" for record in source]
 
     columns.save(tmp_path, {"words": words, "size": lambda m, source: [0.5] * len(source)}, None, records(range(10)))
     names = {"text": (tmp_path, "words"), "size": (tmp_path, "size")}
-    joined = columns.join(records(range(10)), names)
+    joined = join(records(range(10)), names)
     assert [record["text"] for record in joined] == [f"pseudo {i}" for i in range(10) if i != 3]
     assert [record["index"] for record in joined] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert str(joined.skipped.problems[0]) == f"record 3: {tmp_path.name}/words has nothing for it"
-    assert [(field.name, type(field).__name__) for field in columns.fields_of(joined)] == [("size", "NumberField")]
+    assert [(field.name, type(field).__name__) for field in fields_of(joined)] == [("size", "NumberField")]
     with pytest.raises(UserError, match="1 of the 5 records of numbers are missing"):
-        columns.join(records(range(5)), names)
+        join(records(range(5)), names)
     with pytest.raises(UserError, match="4 of the 4 records"):
-        columns.join(records(range(50, 54)), names)
+        join(records(range(50, 54)), names)
 
 
 def test_columns_that_cannot_be_joined(tmp_path):
-    from nearfar.training.stages import columns
-
     columns.save(tmp_path, {"one": lambda model, source: [1, 2]}, None, records([0, 1]))
     with pytest.raises(UserError, match="computed of numbers, and the data here is others"):
-        columns.join(records([0, 1]).select([0], name="others"), {"label": (tmp_path, "one")})
+        join(records([0, 1]).select([0], name="others"), {"label": (tmp_path, "one")})
     with pytest.raises(UserError, match=r"no column 'two'. There are: one"):
-        columns.join(records([0]), {"label": (tmp_path, "two")})
+        join(records([0]), {"label": (tmp_path, "two")})
     with pytest.raises(UserError, match="that stage kept no columns"):
-        columns.join(records([0]), {"label": (tmp_path / "nowhere", "one")})
+        join(records([0]), {"label": (tmp_path / "nowhere", "one")})
     with pytest.raises(UserError, match="must return 2 values, one a record, not 3"):
         columns.save(tmp_path, {"one": lambda model, source: [1, 2, 3]}, None, records([0, 1]))
     with pytest.raises(UserError, match="records with the same `index`"):
         columns.save(tmp_path, {"one": lambda model, source: [1, 2]}, None, records([7, 7]))
+
+
+def labelled(shift=0):
+    """Ten records that differ in what they hold, and not in name, size or ids, from those of another `shift`."""
+    return Records([{"index": i, "text": f"number {i + shift}"} for i in range(10)], name="numbers")
+
+
+def test_columns_know_their_data_by_size_and_content(tmp_path):
+    columns.save(tmp_path, {"one": lambda model, source: list(range(len(source)))}, None, labelled())
+    names = {"label": (tmp_path, "one")}
+    assert join(labelled(), names).column("label") == list(range(10))
+    assert join(labelled().select([3, 1]), names).column("label") == [3, 1], "a part of the data"
+    moved = labelled().select(range(10), name="elsewhere/numbers")
+    assert join(moved, names).column("label") == list(range(10)), "the same data under another path"
+    for other in (labelled(1), labelled(1).select([4, 5])):
+        sizes = rf"\(10 records, fingerprint [0-9a-f]+; here {len(other)} records, fingerprint [0-9a-f]+\)"
+        with pytest.raises(UserError, match=rf"computed of numbers, and the data here is numbers {sizes}"):
+            join(other, names)
+    # Columns on top of columns are still of the first data.
+    second = tmp_path / "second"
+    columns.save(second, {"two": lambda model, source: [9] * len(source)}, None, join(labelled(), names))
+    assert join(labelled(), {"label": (tmp_path, "one"), "two": (second, "two")})[7]["two"] == 9
+
+
+def test_columns_of_validation_data(tmp_path):
+    """A stage computes them of both; clusters are those of the training data."""
+
+    class Line:
+        """Embeds `1 ... 9` as points on a quarter of a circle."""
+
+        embed_dim = 2
+
+        def tokenize(self, texts):
+            return torch.tensor([float(text) for text in texts])
+
+        def encode_text(self, tokens, normalize=False):
+            return torch.stack([torch.cos(tokens / 6), torch.sin(tokens / 6)], 1)
+
+    def data(values, name):
+        return Records([{"text": str(value)} for value in values], name=name)
+
+    train, held_out = data([1, 1.5, 2, 8, 8.5, 9], "train"), data([8.2, 1.2], "held out")
+    columns.save(tmp_path, {"cluster": {"of": "text", "clusters": 2}}, Line(), train, held_out)
+    names = {"label": (tmp_path, "cluster")}
+    low, high = join(train, names).column("label")[0], join(train, names).column("label")[-1]
+    assert low != high
+    assert join(held_out, names, part="validation").column("label") == [high, low]
+    with pytest.raises(UserError, match="computed of held out, and the data here is train"):
+        join(train, names, part="validation")
+    (tmp_path / "columns-validation.parquet").unlink()
+    with pytest.raises(UserError, match="that stage kept no columns of validation data"):
+        join(held_out, names, part="validation")
+
+
+class Reads(Pairs):
+    """Pairs over records of numbers, which notes the labels of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {True: [], False: []}
+
+    def embed(self, batch):
+        self.seen[self.training] += batch["label"].tolist()
+        return {"image": self.image[0].bias * batch["extra"].float()[:, None]}
+
+    def objective(self, embeddings, batch):
+        return {"loss": embeddings["image"].square().mean()}
+
+
+def test_stages_in_hand_pass_columns_to_validation(tmp_path):
+    class Texts(torch.nn.Module):
+        def fields(self, training):
+            return []
+
+    def tens(model, source):
+        return [record["index"] // 10 for record in source]
+
+    def halves(model, source):
+        return [record["index"] / 2 for record in source]
+
+    train, held_out = records([10, 20, 30, 40]), records([50, 60])
+    held_out.name = "held out"
+    second = Reads()
+    second.model = Texts()
+    second.model.one = torch.nn.Parameter(torch.zeros(1))
+    keep = {"tens": tens, "halves": halves}
+    config = TrainConfig(steps=2, batch_size=4, eval_every=2, progress=False, report=False, monitor="val_loss")
+
+    class Data:
+        source = train
+
+        def __iter__(self):
+            return iter([batch(12)])
+
+        def __len__(self):
+            return 1
+
+    class HeldOut(Data):
+        source = held_out
+
+    stages = [
+        Stage("a", Pairs(), Data(), HeldOut(), config, keep=keep),
+        Stage("b", second, train, held_out, config, columns={"label": "previous/tens", "extra": "a/halves"}),
+    ]
+    run_stages(stages, tmp_path)
+    assert sorted(set(second.seen[True])) == [1, 2, 3, 4]
+    assert sorted(second.seen[False]) == [5, 6]
+    with pytest.raises(UserError, match=r"stage 'b', columns.label: no kept column 'previous/ten'. Did you mean 'prev"):
+        run_stages([stages[0], Stage("b", second, train, columns={"label": "previous/ten"})], tmp_path / "other")
+
+
+def test_the_best_checkpoint_of_a_stage(tmp_path):
+    """The loss on the validation data rises after the first step: the best is not the last."""
+    figures = iter([3.0, 1.0, 2.0])
+    config = TrainConfig(steps=3, eval_every=1, progress=False, report=False, lr=0.05, monitor="val_loss")
+    first = Pairs()
+    (stage,) = run_stages([Stage("a", first, loader(), lambda method: {"loss": next(figures)}, config)], tmp_path)
+    best = stage.restore(Pairs(), best=True)
+    expected = run_checkpoint.weights(stage.folder / "checkpoints" / "step-00000002")
+    for name, value in best.state_dict().items():
+        assert torch.equal(value, expected[name])
+    assert not torch.equal(best.image[0].weight, stage.restore(Pairs()).image[0].weight)
+    (never,) = run_stages([Stage("b", Pairs(), loader(), config=QUICK)], tmp_path / "never")
+    with pytest.raises(UserError, match="'b' has no best checkpoint, as it was not validated"):
+        never.restore(Pairs(), best=True)

@@ -102,12 +102,28 @@ class DataInfo:
             return 0
         digest = sha256(repr((self.size, sorted(self.columns), self.classes, self.domains)).encode())
         digest.update(self.ids.numpy().tobytes())
-        for place in np.linspace(0, self.size - 1, min(self.size, SAMPLE)).round().astype(int).tolist():
-            try:
-                digest.update(_content(self._record(place)).encode())
-            except (BadRecord, OSError) as error:
-                digest.update(type(error).__name__.encode())
+        for place in self.sampled:
+            digest.update(self._told(place))
         return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+    @property
+    def sampled(self) -> list[int]:
+        """The places of the records that the fingerprint covers, evenly spread."""
+        size = self.size or 0
+        return np.linspace(0, size - 1, min(size, SAMPLE)).round().astype(int).tolist() if size else []
+
+    def content(self, place: int) -> int:
+        """63 bits that a record of other content does not have, its id left out; files by their names."""
+        return int.from_bytes(sha256(self._told(place, leave_out="index")).digest()[:8], "big") >> 1
+
+    def _told(self, place: int, *, leave_out: str | None = None) -> bytes:
+        """What a record holds, as text."""
+        assert self._record is not None
+        try:
+            record = self._record(place)
+        except (BadRecord, OSError) as error:
+            return type(error).__name__.encode()
+        return _content({key: value for key, value in record.items() if key != leave_out}).encode()
 
     def __repr__(self) -> str:
         return f"<DataInfo of {self.name}: {'an unknown number of' if self.size is None else f'{self.size:,}'} records>"

@@ -11,6 +11,7 @@ from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.setting_checks import share_of_batch
+from nearfar.training.stages.joined_columns import fields_of
 
 
 def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool = True) -> Any:
@@ -30,7 +31,8 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
         return data
     if method.model is None:
         raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
-    return make_loader(data, method.model, config, training=training, **data_settings(method))
+    options = {**data_settings(method), "fields": fields_of(data)}
+    return make_loader(data, method.model, config, training=training, **options)
 
 
 def run_length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ from nearfar.training.recipe.recipe_data import OpenedData, batches_of, open_dat
 from nearfar.training.recipe.recipe_method import build_method, chosen
 from nearfar.training.recipe.recipe_model import build_model
 from nearfar.training.recipe.recipe_run import AssembledRun
-from nearfar.training.stages.columns import fields_of
+from nearfar.training.stages.joined_columns import fields_of
 from nearfar.training.state import random_state
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def assemble(
     held_out, validated_on, source = opened.held_out, opened.validated_on, opened.source
     random_state.seed_everything(recipe.training.seed)
     source = with_columns(recipe, source)
+    if validated_on is not None:
+        validated_on = with_columns(recipe, validated_on, part="validation")
     fields = fields_of(source)
     if recipe.data.hard_captions:
         source = hard_data.with_captions(source, drop=recipe.data.drop_without_hard)
@@ -50,5 +52,5 @@ def assemble(
 
         order = PairedOrder(hard_data.mined_images(source, method.encoder, k))
     loader = batches_of(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
-    validation = validation_of(recipe, method, validated_on, options)
+    validation = validation_of(recipe, method, validated_on, {**options, "fields": fields_of(validated_on)})
     return AssembledRun(recipe, method, loader, validation, held_out, source, validated_on)

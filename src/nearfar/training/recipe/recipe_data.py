@@ -16,7 +16,8 @@ from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data
 from nearfar.training.recipe.recipe_method import chosen
 from nearfar.training.recipe.sections import DataSpec
-from nearfar.training.stages.columns import join
+from nearfar.training.stages.columns_file import Part
+from nearfar.training.stages.joined_columns import join
 
 if TYPE_CHECKING:
     from nearfar.training.recipe.recipe_file import Recipe
@@ -62,12 +63,12 @@ def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
     return source.first(limit)
 
 
-def with_columns(recipe: Recipe, source: Any) -> Any:
-    """The source with the columns that earlier stages kept (`data.columns`)."""
+def with_columns(recipe: Recipe, source: Any, *, part: Part = "training") -> Any:
+    """The training or validation data with the columns that earlier stages kept of them (`data.columns`)."""
     if not recipe.data.columns:
         return source
     columns = {key: _column(key, where) for key, where in recipe.data.columns.items()}
-    return join(source, columns, max_skipped=recipe.data.max_skipped)
+    return join(source, columns, part=part, max_skipped=recipe.data.max_skipped)
 
 
 def _column(key: str, where: str) -> tuple[Path, str]:

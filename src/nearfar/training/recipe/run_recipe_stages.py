@@ -15,7 +15,7 @@ from nearfar.training.recipe.recipe_data import OpenedData, open_data
 from nearfar.training.recipe.recipe_method import build_method, chosen
 from nearfar.training.recipe.recipe_model import change_model
 from nearfar.training.stages import columns
-from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
+from nearfar.training.stages.finished import BEST, PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
 from nearfar.training.state import random_state, sharding
 
 if TYPE_CHECKING:
@@ -33,15 +33,19 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
     def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
         stage = stages[number]
         following = [(stages[n].recipe, opened[n]) for n in range(number + 1, len(stages))]
+        data = opened.pop(number)
         built = assemble(
             stage.after(before),
-            opened.pop(number),
+            data,
             before_reading=lambda model: check_following(model, following),
         )
         done = built.run(folder, resume=True)
         if stage.keep and processes.is_main():
             model = load(folder / "model") if sharding.wanted() else done.model
-            keep_columns(stage, folder, model, built.source)
+            # A stage that is not validated itself keeps columns for the validation of those that read them.
+            later = (other.validated_on for recipe, other in following if recipe.data.columns)
+            validation = next((one for one in (built.validated_on, *later) if one is not None), None)
+            keep_columns(stage, folder, model, built.source, validation, data.source)
         processes.barrier()
 
     names = [stage.name for stage in stages]
@@ -55,18 +59,19 @@ def check_following(model: Any, following: Sequence[tuple[Recipe, OpenedData]]) 
     """Whether the stages that go on with this model, trained or not, can do what they are to do with it."""
     with random_state.untouched():
         for recipe, opened in following:
-            if recipe.model.get("load") != PREVIOUS:
+            if recipe.model.get("load") not in (PREVIOUS, BEST):
                 return
             model = change_model(deepcopy(model), recipe.model)
             kind, settings = chosen(recipe.method, recipe.trust)
             build_method(recipe, kind, settings, [model], opened)
 
 
-def keep_columns(stage: RecipeStage, folder: Path, model: Any, source: Any) -> None:
-    """Write what a stage keeps of its training data."""
+def keep_columns(stage: RecipeStage, folder: Path, model: Any, source: Any, validation: Any, original: Any) -> None:
+    """Write what a stage keeps of its training and validation data; `original` is the training data as opened."""
     trust = stage.recipe.trust
     keep = {
         name: trusted.find(f"keep.{name}", column, {}, trust) if isinstance(column, str) and ":" in column else column
         for name, column in stage.keep.items()
     }
-    columns.save(folder, keep, model, source, max_skipped=stage.recipe.data.max_skipped)
+    most = stage.recipe.data.max_skipped
+    columns.save(folder, keep, model, source, validation, original=original, max_skipped=most)

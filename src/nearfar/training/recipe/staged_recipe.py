@@ -31,7 +31,7 @@ from nearfar.training.recipe.overrides import modules_of, override
 from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep
-from nearfar.training.stages.finished import PREVIOUS, FinishedStage, check_names
+from nearfar.training.stages.finished import BEST, PREVIOUS, FinishedStage, check_names
 
 STAGES = "stages"
 Values = dict[str, dict[str, Any]]
@@ -51,8 +51,9 @@ class RecipeStage:
         folders = {stage.name: stage.folder for stage in before}
         if before:
             folders[PREVIOUS] = before[-1].folder
-        if recipe.model.get("load") == PREVIOUS:
-            recipe = replace(recipe, model={**recipe.model, "load": str(folders[PREVIOUS] / "model")})
+        if (model := recipe.model.get("load")) in (PREVIOUS, BEST):
+            found = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
+            recipe = replace(recipe, model={**recipe.model, "load": str(found)})
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
         columns = {
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"
@@ -164,7 +165,7 @@ def _apply(values: list[Values], names: Sequence[str], overrides: Sequence[tuple
     """Put overrides in their places, and return the modules of code that they name."""
     trust = []
     # A model that the stage before made has no settings of the one that is made first.
-    makes = [stage.get("model", {}).get("load") != PREVIOUS for stage in values]
+    makes = [stage.get("model", {}).get("load") not in (PREVIOUS, BEST) for stage in values]
     for key, value in overrides:
         outer, _, rest = key.partition(".")
         if outer != STAGES:
@@ -189,11 +190,14 @@ def _check_function(column: Any, trust: Collection[str]) -> None:
 def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[str]) -> None:
     """What a stage takes from others must be made by an earlier one."""
     reason = "this is the first stage" if names else "this recipe has no stages"
-    if recipe.model.get("load") == PREVIOUS and not before:
+    if (model := recipe.model.get("load")) in (PREVIOUS, BEST) and not before:
         raise UserError(
-            f"model.load: {PREVIOUS!r} is the model of the stage before, and {reason}: make a model, or name a folder "
+            f"model.load: {model!r} is the model of the stage before, and {reason}: make a model, or name a folder "
             f"(./{PREVIOUS}, where it is called so)."
         )
+    if model == BEST and not before[-1].recipe.data.validation:
+        name = before[-1].name
+        raise UserError(f"model.load: {BEST!r}, and the stage {name!r} has no data.validation to find the best by.")
     kept: dict[str, Mapping[str, Any]] = {stage.name: stage.keep for stage in before}
     if before:
         kept[PREVIOUS] = before[-1].keep

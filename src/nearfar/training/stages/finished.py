@@ -27,12 +27,15 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training.loop.run_folder import alone
-from nearfar.training.stages import columns
-from nearfar.training.state import run_checkpoint
+from nearfar.training.stages.columns_file import Part
+from nearfar.training.stages.joined_columns import join
+from nearfar.training.state import run_checkpoint, sharding
 
 MARK = "stage.json"
-PREVIOUS = "previous"
-"""What names the stage before, in recipes."""
+PREVIOUS, BEST = "previous", "previous/best"
+"""What names the stage before, and its best checkpoint, in recipes."""
+BEST_MODEL = "model-best"
+"""The folder of a stage with the model of its best checkpoint, where a later stage goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,37 @@ class FinishedStage:
         return load(self.folder / "model")
 
     @property
+    def best(self) -> Any:
+        """The model of its best checkpoint, by the figure that `training.monitor` names, loaded anew each time.
+
+        Raises:
+            UserError: it was not validated, its model is none that nearfar can save, or its method keeps its model
+                under another name than `model`; see `restore`.
+        """
+        model, saved = self.model, run_checkpoint.weights(self._checkpoint(best=True))
+        inside = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
+        if not inside:
+            raise UserError(
+                f"stage {self.name!r}: its method keeps its model under another name than `model`: make the method "
+                "anew and give it its weights with `previous.restore(method, best=True)`."
+            )
+        sharding.load_tensors(model.state_dict(), inside)
+        return model
+
+    def save_best(self) -> Path:
+        """Write the model of its best checkpoint into `model-best`, once, and return the folder. Every process calls
+        it."""
+        folder = self.folder / BEST_MODEL
+        if not folder.is_dir():
+            processes.barrier()  # all have looked before one writes
+            model = self.best
+            if processes.is_main():
+                with files.new_folder(folder) as temporary:
+                    model.save_pretrained(temporary)
+        processes.barrier()
+        return folder
+
+    @property
     def results(self) -> dict[str, Any]:
         """What its evaluation found, by protocol; empty where there was none."""
         from nearfar.evaluation import load_results
@@ -68,18 +102,29 @@ class FinishedStage:
         path = self.folder / "results.json"
         return load_results(path) if path.exists() else {}
 
-    def restore(self, method: Method) -> Method:
-        """Put the weights and buffers that this stage's method ended with, averaged where it kept a moving average,
-        into `method`, which is made as it was."""
+    def restore(self, method: Method, *, best: bool = False) -> Method:
+        """Put the weights and buffers that this stage's method ended with, or had at its best checkpoint, averaged
+        where it kept a moving average, into `method`, which is made as it was."""
+        run_checkpoint.load_weights(self._checkpoint(best=best), method)
+        return method
+
+    def join(self, source: Any, names: Mapping[str, str], *, part: Part = "training") -> Any:
+        """`source` with columns that this stage kept, by record id: `{key of the record: column}`. `part` says whether
+        it is the stage's training or validation data."""
+        return join(source, {key: (self.folder, column) for key, column in names.items()}, part=part)
+
+    def _checkpoint(self, *, best: bool) -> Path:
+        if best:
+            if not (self.folder / "checkpoints" / "best").is_dir():
+                raise UserError(
+                    f"stage {self.name!r} has no best checkpoint, as it was not validated: give it validation data, or "
+                    "go on from its last one."
+                )
+            return (self.folder / "checkpoints" / "best").resolve()
         latest = run_checkpoint.Checkpoints(self.folder / "checkpoints", keep=1).latest()
         if latest is None:
             raise UserError(f"{self.folder} holds no checkpoint any more, from which {self.name!r} could be restored.")
-        run_checkpoint.load_weights(latest, method)
-        return method
-
-    def join(self, source: Any, names: Mapping[str, str]) -> Any:
-        """`source` with columns that this stage kept, by record id: `{key of the record: column}`."""
-        return columns.join(source, {key: (self.folder, column) for key, column in names.items()})
+        return latest
 
 
 def run_in_order(

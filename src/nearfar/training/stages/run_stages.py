@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import distributed as processes
+from nearfar import lookup
+from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop import setting_checks
 from nearfar.training.loop.training_loop import train
 from nearfar.training.stages import columns
-from nearfar.training.stages.finished import FinishedStage, is_finished, run_in_order, write_report
+from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
+from nearfar.training.stages.joined_columns import join
 from nearfar.training.state import random_state, sharding
 
 
@@ -28,8 +31,10 @@ class Stage:
         data: as `nearfar.train` takes it, or a function likewise.
         validation: as `nearfar.train` takes it.
         config: all settings of the training, the seed among them.
-        keep: columns to compute of the data after the training, for later stages; see
-            `nearfar.training.stages.columns`.
+        keep: columns to compute of the data, and of validation data that are a source, after the training, for later
+            stages; see `nearfar.training.stages.columns`.
+        columns: columns of earlier stages that the records of the data and of the validation data get, as
+            `{"label": "previous/cluster"}` or `{"label": "STAGE/cluster"}`; both must be sources then.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Stage:
     validation: Any = None
     config: TrainConfig = field(default_factory=TrainConfig)
     keep: Mapping[str, columns.Column] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False) -> list[FinishedStage]:
@@ -72,7 +78,8 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
     ['1-first', '2-second']
     """
     names = [stage.name for stage in stages]
-    for stage in stages:
+    for number, stage in enumerate(stages):
+        _check_columns(stage, stages[:number])
         setting_checks.check_run(stage.config, validated=stage.validation is not None)
         columns.check_keep(stage.keep)
         if wrong := [name for name, column in stage.keep.items() if isinstance(column, str) and ":" in column]:
@@ -91,13 +98,18 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
         random_state.seed_everything(stage.config.seed)
         method = stage.method if isinstance(stage.method, Method) else stage.method(previous)
         data = stage.data(previous) if callable(stage.data) else stage.data
+        validation = stage.validation
+        if stage.columns:
+            names = {key: _place(where, before) for key, where in stage.columns.items()}
+            data = join(data, names)
+            validation = join(validation, names, part="validation") if isinstance(validation, Source) else validation
         method.zero_grad(set_to_none=True)
-        run = train(method, data, out=folder, validation=stage.validation, resume=True, config=stage.config)
+        run = train(method, data, out=folder, validation=validation, resume=True, config=stage.config)
         if stage.keep and processes.is_main():
             from nearfar.models import load
 
             model = load(folder / "model") if sharding.wanted() else run.model
-            columns.save(folder, stage.keep, model, getattr(data, "source", data))
+            columns.save(folder, stage.keep, model, _source(data), _source(validation))
         processes.barrier()
 
     out = Path(out)
@@ -106,3 +118,24 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
     if stages[-1].config.report:
         write_report(out, out.resolve().name, finished)
     return finished
+
+
+def _source(data: Any) -> Any:
+    """The source of a loader, or the data themselves."""
+    return getattr(data, "source", data) if not isinstance(data, Source) else data
+
+
+def _place(where: str, before: Sequence[FinishedStage]) -> tuple[Path, str]:
+    """The folder of the stage that `where` names, and its column."""
+    name, _, column = where.partition("/")
+    return next(stage.folder for stage in reversed(before) if name in (PREVIOUS, stage.name)), column
+
+
+def _check_columns(stage: Stage, before: Sequence[Stage]) -> None:
+    kept = {earlier.name: earlier.keep for earlier in before}
+    if before:
+        kept[PREVIOUS] = before[-1].keep
+    for key, where in stage.columns.items():
+        name, _, column = where.partition("/")
+        known = [f"{earlier}/{own}" for earlier, keep in kept.items() for own in keep]
+        lookup.check("kept column", [f"{name}/{column}"], known, where=f"stage {stage.name!r}, columns.{key}: ")

@@ -193,18 +193,24 @@ def _load(path: Path) -> Any:
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Put a checkpoint's weights and buffers into `module`, the averaged weights where it has some, as the run's model
     has them."""
+    like = {"method": module.state_dict(), "average": dict(module.named_parameters())}
+    sharding.load_tensors(module.state_dict(), weights(folder, like))
+
+
+def weights(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -> dict[str, Tensor]:
+    """A checkpoint's weights and buffers by their names in the method, the averaged weights where it has some. Of a
+    sharded one every process must call it; `like` as in :func:`load`.
+
+    Raises:
+        UserError: it is damaged or not whole.
+    """
     from safetensors import SafetensorError
 
     try:
-        if (folder / shards.FOLDER).is_dir():
-            parts = shards.load(folder, {"method": module.state_dict(), "average": dict(module.named_parameters())})
-        else:
-            parts = _load_whole(folder)
+        parts = shards.load(folder, like or {}) if (folder / shards.FOLDER).is_dir() else _load_whole(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder} is damaged or no whole checkpoint: {str(error).partition(chr(10))[0]}") from None
-    sharding.load_tensors(module.state_dict(), parts["method"])
-    if average := parts["average"]:
-        sharding.load_tensors({name: p for name, p in module.named_parameters() if name in average}, average)
+    return {**parts["method"], **(parts["average"] or {})}
 
 
 def _save(state: Any, path: Path) -> None:
