@@ -255,3 +255,23 @@ def test_nothing_is_pickled(encoder, world, tmp_path):
     for path in (tmp_path / "index").iterdir():
         assert path.suffix in (".json", ".f32", ".bin", ".parquet", "")
         assert not path.read_bytes().startswith(b"\x80\x04")
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes"])
+def test_five_rows_of_one_picture_are_one_hit_with_five_captions(encoder, tmp_path, kind):
+    import io
+
+    pictures = {}
+    for colour in ("red", "blue"):
+        buffer = io.BytesIO()
+        draw(colour).save(buffer, "PNG")
+        (tmp_path / f"{colour}.png").write_bytes(buffer.getvalue())
+        pictures[colour] = str(tmp_path / f"{colour}.png") if kind == "path" else buffer.getvalue()
+    rows = [{"image": pictures[c], "text": f"{c} in words {i}"} for i in range(5) for c in pictures]
+    for _ in range(2):
+        index = build(encoder, Records(rows, name="t"), tmp_path / "index")
+        hits = query(index, encoder, text="something red", top=5).hits
+        assert [len(hit.captions) for hit in hits] == [5, 5]
+        assert hits[0].captions == tuple(f"red in words {i}" for i in range(5))
+        assert len({hit.group for hit in hits}) == 2
+    assert counts(index, "t") == {"unchanged": 2}

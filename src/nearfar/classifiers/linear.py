@@ -24,7 +24,7 @@ class LinearProbe(Classifier):
 
     Args:
         cs: inverse strengths to choose from.
-        validation: share of each class's examples held out to choose (classes with one example keep it).
+        validation: share of each class's examples held out to choose (classes with one example, or one group, keep it).
         max_iter: iterations of L-BFGS.
         seed: of the part held out.
 
@@ -41,9 +41,16 @@ class LinearProbe(Classifier):
     ) -> None:
         self.cs, self.validation, self.max_iter, self.seed = cs, validation, max_iter, seed
 
-    def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike, *, classes: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        embeddings: Tensor | ArrayLike,
+        labels: ArrayLike,
+        *,
+        classes: ArrayLike | None = None,
+        group: Tensor | None = None,
+    ) -> Self:
         """Fit the examples `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may name some
-        that have no example: those are never predicted.
+        that have no example: those are never predicted. Examples of one `group` `[N]` are held out together.
 
         Raises:
             UserError: scikit-learn is missing, or fewer than two classes have examples.
@@ -52,7 +59,7 @@ class LinearProbe(Classifier):
         y = places.numpy()
         if len(np.unique(y)) < 2:
             raise UserError("a linear probe needs examples of two classes at least")
-        self.C_ = self._chosen(x.numpy(), y)
+        self.C_ = self._chosen(x.numpy(), y, group)
         self.model_ = _fit(x.numpy(), y, self.C_, self.max_iter)
         self.classes_, self.n_features_in_ = known, x.shape[1]
         return self
@@ -66,34 +73,48 @@ class LinearProbe(Classifier):
         scores[:, torch.from_numpy(self.model_.classes_)] = found
         return scores
 
-    def _chosen(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> float:
+    def _chosen(self, x: NDArray[np.float32], y: NDArray[np.int64], group: Tensor | None) -> float:
         if len(self.cs) == 1:
             return self.cs[0]
-        fit, held = (rows.numpy() for rows in split(torch.from_numpy(y), self.validation, self.seed))
+        parts = split(torch.from_numpy(y), self.validation, self.seed, group=group)
+        fit, held = (rows.numpy() for rows in parts)
         if not len(held) or len(np.unique(y[fit])) < 2:
             return 1.0
         right = [(_fit(x[fit], y[fit], c, self.max_iter).predict(x[held]) == y[held]).mean() for c in self.cs]
         return self.cs[int(np.argmax(right))]  # the strongest penalty among equals
 
 
-def split(label: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Two sets of rows, drawn within each class: `share` of each class (rounded, at least one of two or more) goes into
-    the second, a class with one image into the first. Unlabelled rows are in neither.
+def split(label: Tensor, share: float, seed: int, *, group: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Two sets of rows, drawn within each class: `share` of each class's groups (rounded, at least one of two or more)
+    goes into the second, a class with one group into the first. Unlabelled rows are in neither.
+
+    Args:
+        label: `[N]`, -1 where unknown.
+        share: of the second set.
+        seed: of the draw.
+        group: `[N]`: rows of one group stay together, so that no thing is on both sides; a group of several classes
+            goes with its first row's. Default: each row is its own.
 
     >>> first, second = split(torch.tensor([0, 0, 1, 1, 2, -1]), 0.5, seed=0)
     >>> len(first), len(second)
     (3, 2)
+    >>> first, second = split(torch.zeros(6), 0.5, seed=0, group=torch.tensor([7, 7, 7, 9, 9, 9]))
+    >>> sorted([first.tolist(), second.tolist()])
+    [[0, 1, 2], [3, 4, 5]]
     """
     generator = torch.Generator().manual_seed(seed)
-    first, second = [], []
-    for one in label[label >= 0].unique():
-        rows = (label == one).nonzero().flatten()
+    known = (label >= 0).nonzero().flatten()
+    thing = known if group is None else group[known]
+    first_row: dict[int, int] = {}
+    owner = torch.tensor([first_row.setdefault(g, r) for g, r in zip(thing.tolist(), known.tolist(), strict=True)])
+    held_out = [torch.empty(0, dtype=torch.long)]
+    heads = owner.unique() if len(owner) else known
+    for one in label[heads].unique():
+        rows = heads[label[heads] == one]
         rows = rows[torch.randperm(len(rows), generator=generator)]
-        held = min(max(1, round(share * len(rows))), len(rows) - 1)
-        first.append(rows[held:])
-        second.append(rows[:held])
-    empty = torch.empty(0, dtype=torch.long)
-    return torch.cat([empty, *first]).sort().values, torch.cat([empty, *second]).sort().values
+        held_out.append(rows[: min(max(1, round(share * len(rows))), len(rows) - 1)])
+    in_second = torch.isin(owner, torch.cat(held_out))
+    return known[~in_second], known[in_second]
 
 
 def _fit(x: NDArray[np.float32], y: NDArray[np.int64], c: float, max_iter: int) -> Any:

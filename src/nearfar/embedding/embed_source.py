@@ -16,8 +16,10 @@ from torch.nn.functional import normalize
 
 from nearfar import console, lookup
 from nearfar.data.batches.batch import to_device
+from nearfar.data.sources.record_groups import Groups, picture_key
+from nearfar.data.sources.record_numbers import own_group, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Stream, numbered, record_id
+from nearfar.data.sources.source import Stream, numbered
 from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError, at_least
@@ -87,6 +89,7 @@ def embed(
         row=torch.tensor(reader.rows, dtype=torch.long),
         index=torch.tensor(reader.ids, dtype=torch.long),
         group=reader.numbers("group") if reader.has("group") else None,
+        picture=reader.pictures(),
         label=reader.numbers("label") if reader.has("label") else None,
         domain=reader.numbers("domain") if reader.has("domain") else None,
         classes=getattr(source, "classes", None),
@@ -224,6 +227,9 @@ class _Reader:
         self.ids: list[int] = []
         self.captions: list[str] = []
         self.owner: list[int] = []
+        self._group_of = Groups(source).ready()
+        self._groups: list[Any] = []
+        self._pictures: list[Any] = []
 
     def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
         read_count, read = 0, partial(_read, sides=self.sides, near=self.near)
@@ -236,7 +242,7 @@ class _Reader:
                         self.skipped.add(_name(record, row), str(values))
                     else:
                         good.append(values)
-                        self._keep(row, record_id(record, place, name=self.name), record)
+                        self._keep(row, place, record)
                 read_count += len(part)
                 self.skipped.check(read_count, limit=self.max_skipped, name=self.name, total=self.total)
                 if good:
@@ -250,7 +256,7 @@ class _Reader:
             return ((i, lambda i=i: source[i]) for i in range(self.total))
         return numbered(source) if isinstance(source, Stream) else enumerate(source)
 
-    def _keep(self, row: int, identity: int, record: Mapping[str, Any]) -> None:
+    def _keep(self, row: int, place: int, record: Mapping[str, Any]) -> None:
         texts = clean_captions(record.get("text"))[: self.most]
         self.captions += texts
         self.owner += [len(self.records)] * len(texts)
@@ -259,20 +265,31 @@ class _Reader:
         if isinstance(image, str | PathLike):
             plain.setdefault("path", str(image))
         self.records.append(plain)
+        identity = record_id(record, place, name=self.name)
         self.rows.append(row)
         self.ids.append(identity)
+        self._groups.append(self._group_of(record, place, identity))
+        known = picture_key(image) if "image" in self.sides else None
+        # The same drawing in two styles is a candidate of each.
+        self._pictures.append(known and (known, record.get("domain")))
 
     def has(self, key: str) -> bool:
+        if key == "group":
+            return any(own_group(record) is not None for record in self.records)
         return any(record.get(key) is not None for record in self.records)
 
     def numbers(self, key: str) -> Tensor:
-        """One number a record; where it is missing: its id for `group`, -1 (unknown) otherwise."""
-        absent = self.ids if key == "group" else [-1] * len(self.ids)
-        values = [
-            unknown if record.get(key) is None else int(record[key])
-            for record, unknown in zip(self.records, absent, strict=True)
-        ]
-        return torch.tensor(values, dtype=torch.long)
+        """One number a record; -1 (unknown) where it is missing. Every record has a group."""
+        values = self._groups if key == "group" else [record.get(key) for record in self.records]
+        return torch.tensor([-1 if value is None else int(value) for value in values], dtype=torch.long)
+
+    def pictures(self) -> Tensor | None:
+        """The first row of each record's picture; None where all are different. Without groups of their own, records
+        form one where they show the same picture, copies of its file included."""
+        keys = self._pictures if self.has("group") else self._groups
+        first: dict[Any, int] = {}
+        rows = [row if key is None else first.setdefault(key, row) for row, key in enumerate(keys)]
+        return torch.tensor(rows) if "image" in self.sides and rows != list(range(len(rows))) else None
 
     def columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(key for record in self.records for key in record if key not in NUMBERS)

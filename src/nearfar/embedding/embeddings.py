@@ -16,7 +16,7 @@ from nearfar import files
 from nearfar.data.sources.skipped import Problem, Skipped
 from nearfar.errors import UserError
 
-NUMBERS = ("row", "index", "group", "label", "domain")
+NUMBERS = ("row", "index", "group", "picture", "label", "domain")
 WORDS = ("classes", "domains", "names", "captions", "columns", "source")
 
 
@@ -42,7 +42,9 @@ class Embeddings:
         sides: sides by name ("video"), each `[N, D]`, or a `Side` with owners; `image` and `text` go first.
         row: `[N]` int64, each record's place in the source (broken pictures leave gaps). Default: 0 to N - 1.
         index: `[N]` int64, its stable id. Default: `row`.
-        group: `[N]` int64, equal for records that the same captions fit; None: each is alone.
+        group: `[N]` int64, equal for records that the same captions fit; None: each picture is alone.
+        picture: `[N]` int64, equal for records of one and the same picture, as rows of a table with one caption each;
+            None: every record has its own.
         label, domain: `[N]` int64, -1 where unknown; None where the source has none.
         classes, domains: what their numbers stand for.
         names: N short names.
@@ -66,6 +68,7 @@ class Embeddings:
     row: Tensor
     index: Tensor
     group: Tensor | None
+    picture: Tensor | None
     label: Tensor | None
     domain: Tensor | None
     classes: list[str] | None
@@ -86,6 +89,7 @@ class Embeddings:
         row: Tensor | None = None,
         index: Tensor | None = None,
         group: Tensor | None = None,
+        picture: Tensor | None = None,
         label: Tensor | None = None,
         domain: Tensor | None = None,
         classes: list[str] | None = None,
@@ -109,7 +113,7 @@ class Embeddings:
         n = self._records() if row is None else len(row)
         self.row = torch.arange(n) if row is None else row
         self.index = self.row if index is None else index
-        self.group, self.label, self.domain = group, label, domain
+        self.group, self.picture, self.label, self.domain = group, picture, label, domain
         self.classes, self.domains = classes, domains
         self.names, self.captions, self.columns = names or [], captions or [], columns or {}
         self.source, self.skipped = source, Skipped() if skipped is None else skipped
@@ -178,28 +182,43 @@ class Embeddings:
 
     @property
     def image_group(self) -> Tensor:
-        """`[N]`: the group of each record; those without groups are each their own. What is resampled together."""
-        return torch.arange(len(self)) if self.group is None else self.group
+        """`[N]`: the group of each record; where there are no groups, its picture; else each is its own. What is
+        resampled together."""
+        known = self.picture if self.group is None else self.group
+        return torch.arange(len(self)) if known is None else known
 
     @property
     def match_group(self) -> Tensor:
         """`[N]`: equal for records that the same captions fit. The groups, where the data has them; else those with
         the very same captions are one."""
-        alone = torch.arange(len(self))
+        alone = self.image_group
         if self.group is not None or not self.captions:
-            return self.image_group
+            return alone
         captions_of: dict[int, set[str]] = {}
-        for image, caption in zip(self.image_of_text.tolist(), self.captions, strict=True):
+        for image, caption in zip(alone[self.image_of_text].tolist(), self.captions, strict=True):
             captions_of.setdefault(image, set()).add(caption)
         first: dict[frozenset[str], int] = {}
-        for image, words in captions_of.items():
-            alone[image] = first.setdefault(frozenset(words), image)
-        return alone
+        merged = {image: first.setdefault(frozenset(words), image) for image, words in captions_of.items()}
+        return torch.tensor([merged.get(image, image) for image in alone.tolist()], dtype=torch.long)
 
     @property
     def text_group(self) -> Tensor:
         """`[M]`: the match group of each caption, that of its image."""
         return self.match_group[self.image_of_text]
+
+    def distinct_images(self) -> Tensor:
+        """Rows of the records that are left when the same picture counts once: five rows of a table about one picture
+        are one query, and one candidate.
+
+        >>> Embeddings(torch.eye(2)[[0, 0, 1]], picture=torch.tensor([0, 0, 2])).distinct_images()
+        tensor([0, 2])
+        """
+        if self.picture is None:
+            return torch.arange(len(self))
+        first: dict[int, int] = {}
+        for row, picture in enumerate(self.picture.tolist()):
+            first.setdefault(picture, row)
+        return torch.tensor(list(first.values()), dtype=torch.long)
 
     def distinct_texts(self) -> Tensor:
         """Rows of the captions that are left when the same words for the same group count once: five drawings of one

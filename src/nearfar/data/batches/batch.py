@@ -11,7 +11,7 @@
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
 | `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
-| `group` | `[B]` long | equal for samples that match one another (captions of one image, one concept in five styles): never negatives of each other; the id where the record has none |
+| `group` | `[B]` long | equal for samples that match one another (rows of one picture, one concept in five styles): never negatives of each other; see `nearfar.data.sources.record_groups` |
 | `label` | `[B]` long | class |
 | `domain` | `[B]` long | drawing style, corpus, sensor |
 | `weight` | `[B]` float | the sample's weight |

@@ -18,8 +18,10 @@ from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.images import describe
 from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import FieldOptions, usual_fields
+from nearfar.data.sources.record_groups import Groups
+from nearfar.data.sources.record_numbers import record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Source, Stream, record_id
+from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
 
 ATTEMPTS = 50
@@ -109,6 +111,7 @@ class Loader:
         self._plan = OrderPlan(source, BatchSplit(batch_size, rank, world_size, drop_last), seed, shuffle)
         self.order.check(self._plan)
         self._total = len(source) if isinstance(source, Source) else None
+        self._groups = Groups(source)
         self._cache = PartCache(cache if self._total is not None else 0)
         self._unusable, self._bad, self._rows_read = Skipped(), set[int](), 0
         self.epoch, self._state, self._resume = 0, State(), State()
@@ -145,6 +148,7 @@ class Loader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         start, self._resume = self._resume, State()
         self._state = dict(start)
+        self._groups.ready()
         for part, samples in self._ahead(self.order.batches(self._plan, self.epoch, start)):
             self._state = part.state
             self._rows_read += len(part.rows)
@@ -200,8 +204,7 @@ class Loader:
 
     def _prepare(self, place: int, record: Record, epoch: int) -> list[Any]:
         identity = record_id(record, place, name=self.source.name)
-        group = record.get("group")
-        whole = {**record, "index": identity, "group": identity if group is None else group}
+        whole = {**record, "index": identity, "group": self._groups(record, place, identity)}
         chance = RecordChance(self.seed, epoch, place)
         return [
             self._cache.get((number, place), partial(field.prepare, whole, chance))

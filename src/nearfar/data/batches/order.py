@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from nearfar.data.sources.source import Record, Source, Stream, stream_place
+from nearfar.data.sources.record_numbers import stream_place
+from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
 
 BLOCK = 2048

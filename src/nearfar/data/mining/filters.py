@@ -12,8 +12,9 @@ from itertools import pairwise
 from typing import Any
 
 from nearfar.data.fields.images import image_size
+from nearfar.data.sources.record_numbers import with_id
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Source, captions, with_id
+from nearfar.data.sources.source import Record, Source, captions
 
 
 @dataclass

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +122,7 @@ class ArrowSource(Source):
         self._reader = RowReader(roles, dataset.features, root=root)
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
-            if column is not None and (names := _names(dataset, column, where=name)) is not None:
+            if column is not None and (names := _names(dataset, role, column, where=name)) is not None:
                 self._reader.names[role] = {value: i for i, value in enumerate(names)}
         self.classes, self.domains = self._reader.list_of("label"), self._reader.list_of("domain")
         self.columns = self._reader.columns
@@ -130,6 +132,13 @@ class ArrowSource(Source):
 
     def record(self, index: int) -> Record:
         return self._reader(self._rows[index], index)
+
+    def pictures(self) -> Iterator[tuple[Any, Any]]:
+        needed = [name for name in (self._reader.roles.image, self._reader.roles.group) if name is not None]
+        if not needed:
+            return ((None, None) for _ in range(len(self)))
+        rows = enumerate(self._rows.select_columns(needed))
+        return ((record.get("image"), record.get("group")) for record in (self._reader(row, i) for i, row in rows))
 
     def column(self, key: str, default: Any = None) -> list[Any]:
         needed = self._reader.needs(key)
@@ -146,7 +155,7 @@ class ArrowStream(Stream):
         features = dataset.features or {}
         texts: dict[str, Any] = {
             role: None
-            for role in ("label", "domain", "group")
+            for role in ("label", "domain")
             if getattr(features.get(getattr(roles, role)), "dtype", "") in STRINGS
         }
         roles = replace(roles, **texts)
@@ -227,10 +236,12 @@ class RowReader:
         return image
 
     def _number(self, role: str, value: Any) -> int:
-        if value is None:
+        if value is None or value == "" or value != value:
             return -1
         if role in self.names and not isinstance(value, int):
             return self.names[role].get(value, -1)
+        if isinstance(value, str) and not _is_whole(value):  # a group of a stream, whose names nobody knows all yet
+            return int.from_bytes(blake2b(value.encode(), digest_size=7).digest(), "big")
         return int(value)
 
 
@@ -252,15 +263,25 @@ def undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _names(dataset: Dataset, column: str, *, where: str) -> list[Any] | None:
+def _names(dataset: Dataset, role: str, column: str, *, where: str) -> list[Any] | None:
     """The sorted values of a column of strings, which then stand for its numbers; None for numbers."""
     feature = dataset.features[column]
+    kind = getattr(feature, "dtype", "")
     if hasattr(feature, "names"):
         return list(feature.names)
-    if getattr(feature, "dtype", "") in STRINGS:
-        return sorted(value for value in dataset.unique(column) if value not in (None, ""))
-    if getattr(feature, "dtype", "").startswith(("int", "uint", "bool")):
+    if kind in STRINGS:
+        values = sorted(value for value in dataset.unique(column) if value not in (None, ""))
+        return None if role == "group" and all(map(_is_whole, values)) else values
+    if kind.startswith(("int", "uint", "bool", "null")):
+        return None
+    # Readers make floats of a column of whole numbers in which some rows are blank.
+    if kind.startswith("float") and all(v is None or v != v or v == int(v) for v in dataset.unique(column)):
         return None
     raise UserError(
-        f"{where}: column {column!r} holds {getattr(feature, 'dtype', feature)}: a label must be text or a whole number"
+        f"{where}: column {column!r} holds {kind or feature}: a {role} must be text or a whole number; name another "
+        f"column with {role}=COLUMN, or rename this one if it is none"
     )
+
+
+def _is_whole(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,18}", text.strip()) is not None

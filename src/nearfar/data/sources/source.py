@@ -5,7 +5,7 @@
 | `image` | path, bytes, `PIL.Image` or anything with `read() -> bytes` | the picture, best left undecoded |
 | `text` | `str` or list of `str` | its captions; training takes one of them at a time |
 | `label`, `domain` | `int` | index into `source.classes` and `source.domains`; -1 where unknown |
-| `group` | `int` | equal for records that match one another, so that they are never each other's negatives |
+| `group` | `int` | equal for records that match, never each other's negatives; else those of one picture match |
 | `index` | `int` | the record's own id, one no other has; its place in the source where all are without |
 | `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
 | `negative_text` | list of `str` | captions that nearly fit, but do not |
@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import index
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
+from nearfar.data.sources.record_numbers import group_of_part, own_group, record_id, stream_place, with_id
 from nearfar.data.sources.skipped import Skipped
-from nearfar.errors import UserError
 
 Record = dict[str, Any]
 
@@ -82,6 +81,11 @@ class Source(ABC):
         if "index" not in self.columns and (not len(self) or self.record(0).get("index") is None):
             return range(len(self))
         return [record_id({"index": own}, place, name=self.name) for place, own in enumerate(self.column("index"))]
+
+    def pictures(self) -> Iterator[tuple[Any, Any]]:
+        """The picture, undecoded, and the `group` of each record, None where it has none: what says which records
+        belong together."""
+        return ((record.get("image"), record.get("group")) for record in self)
 
     def texts(self) -> list[str]:
         """Every caption of every record, in order: what a tokenizer is trained on.
@@ -268,9 +272,9 @@ class Concatenation(Source):
         part = next(p for p in range(len(self.sources)) if index < self._starts[p + 1])
         place = index - self._starts[part]
         record = self.sources[part].record(place)
-        group: int = record["group"] if "group" in record else record_id(record, place, name=self.sources[part].name)
-        # Groups of different sources have nothing to do with one another, so each source gets numbers of its own.
-        record |= {"index": index, "group": (part << 40) + group}
+        record["index"] = index
+        group = own_group(record)
+        record["group"] = group_of_part(part, group) if isinstance(group, SupportsIndex) else group
         record["domain"] = self._domains[part].get(record.get("domain", 0), -1)
         if "label" in record:
             label = record["label"]
@@ -292,45 +296,11 @@ def concat(*sources: Source, name: str | None = None) -> Source:
     return sources[0] if len(sources) == 1 else Concatenation(sources, name=name)
 
 
-def stream_place(part: int, number: int) -> int:
-    """The place of a stream's record: the id of a record that has none of its own."""
-    return (part << 32) + number
-
-
 def numbered(stream: Stream) -> Iterator[tuple[int, Record]]:
     """A stream's records in its own order, each with its place."""
     for part in range(stream.parts):
         for number, record in enumerate(stream.read(part)):
             yield stream_place(part, number), record
-
-
-def record_id(record: Mapping[str, Any], place: int, *, name: str = "source") -> int:
-    """A record's own id, or else its place.
-
-    Raises:
-        UserError: an id that is no whole number of 64 bits.
-
-    >>> record_id({"index": 17}, 3), record_id({}, 3)
-    (17, 3)
-    """
-    own = record.get("index")
-    if own is None:
-        return place
-    try:
-        number = None if isinstance(own, bool) else index(own)
-    except TypeError:
-        number = None
-    if number is None or not -(2**63) <= number < 2**63:
-        raise UserError(
-            f"{name}, record {place}: its index is {own!r}, but an id is a whole number below 2**63: number the "
-            "records, or give this key another name"
-        )
-    return number
-
-
-def with_id(record: Record, place: int) -> Record:
-    """The record with the id `place`, if it has none of its own."""
-    return record if record.get("index") is not None else {**record, "index": place}
 
 
 def captions(text: Any) -> list[str]:

@@ -77,8 +77,9 @@ def table(
     }
     if kind == "csv":
         roles = find_roles(_header(file, options), where=str(file), **named)
-        # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path.
-        written = (roles.image, *roles.text, *roles.answers)
+        # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
+        # beside blanks would become a float, and large ones would be rounded to one.
+        written = (roles.image, *roles.text, *roles.answers, roles.group)
         options = {**options, "converters": {column: str for column in written if column is not None}}
     rows = _rows(file, kind, options, cache_dir)
     roles = find_roles(rows.column_names, where=str(file), **named)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.fields.answers import answer_counts
+from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
@@ -185,13 +186,14 @@ def _rules(questions: Sequence[Question]) -> dict[str, Rule]:
 def _questions(source: Any, limit: int | None) -> list[Question]:
     """The questions that have answers, without their pictures."""
     found = []
+    group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         texts, counts = captions(record.get("text")), answer_counts(record.get("answers"))
         if not texts or not counts:
             continue
         kinds = {key: str(record[key]) for key in ("question_type", "answer_type") if record.get(key)}
         kinds = kinds or {"first_word": texts[0].split()[0].lower()}
-        group = record["group"] if record.get("group") is not None else row
+        group = group_of(record, row, row)
         found.append(Question(row, texts[0], counts, plain_counts(counts), group, kinds))
     if not found:
         name = getattr(source, "name", "the data")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
@@ -113,10 +114,11 @@ class Statement:
 
 def _statements(source: Any, limit: int | None) -> list[Statement]:
     found = []
+    group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         texts, label = captions(record.get("text")), record.get("label")
         if texts and label is not None and label >= 0:
-            group = record["group"] if record.get("group") is not None else row
+            group = group_of(record, row, row)
             found.append(Statement(row, texts[0], int(label), group, str(record.get("statement_kind") or "")))
     if not found:
         name = getattr(source, "name", "the data")

@@ -73,12 +73,15 @@ def geometry(
     metrics: dict[str, Metric] = {}
     if both:
         metrics["alignment"] = _alignment(image, text, data.image_of_text, group[data.image_of_text], alpha, seed)
+    match_group = data.match_group
     if len(image):
+        different = data.distinct_images()
+        image, group, match_group = image[different], group[different], match_group[different]
         metrics |= _one_side("image", image, group, t)
     if len(text):
         metrics |= _one_side("text", text[texts], text_group[texts], t)
     if both:
-        metrics["modality_gap"] = _gap(image, text[texts], data.match_group, text_group[texts], seed)
+        metrics["modality_gap"] = _gap(image, text[texts], match_group, text_group[texts], seed)
         metrics["hubness"] = Metric(hubness(text[texts], image, hubs), n=len(image))
     counts = {"images": len(image), "texts": len(texts)}
     return Result("geometry", metrics, details={"alpha": alpha, "t": t, **counts, "hubs": hubs})

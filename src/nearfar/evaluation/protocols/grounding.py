@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
@@ -192,10 +193,11 @@ def _area(box: Box) -> float:
 def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
     """The phrases of each record that has any."""
     found: dict[int, list[Phrase]] = {}
+    group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         boxed = _boxed_phrases(record)
         boxes = list(dict.fromkeys(box for _, box in boxed))
-        group = record["group"] if record.get("group") is not None else row
+        group = group_of(record, row, row)
         domain = record["domain"] if record.get("domain") is not None else -1
         phrases = [Phrase(row, text, box, boxes, group, domain) for text, box in boxed if text and _area(box)]
         if phrases:

@@ -33,8 +33,8 @@ def knn(
 
     Args:
         data: labelled images to classify.
-        train: labelled images that vote. Default: half of `data`, drawn within each class by `seed`; the other half is
-            classified then.
+        train: labelled images that vote. Default: half of `data`, drawn within each class by `seed`, pictures of one
+            group on the same side; the other half is classified then.
         k: neighbours; 1 gives the plain nearest-neighbour rule.
         temperature: smaller trusts the nearest more.
         ks: the k of the accuracies.
@@ -72,7 +72,8 @@ def linear_probe(
         data: labelled images to classify.
         train: labelled images to fit. Default: half of `data`, as for `knn`.
         cs: inverse strengths to choose from.
-        validation: share of each class's training images held out to choose (classes with one image keep it).
+        validation: share of each class's training images held out to choose (classes with one image, or images
+            of one group, keep them).
         max_iter: iterations of L-BFGS.
         ks, seed: as for `knn`.
 
@@ -89,7 +90,7 @@ def linear_probe(
             f"a linear probe needs training images of two classes at least; {train.source} has {len(known)}"
         )
     probe = LinearProbe(cs, validation=validation, max_iter=max_iter, seed=seed)
-    probe.fit(train.image, labelled(train), classes=ids)
+    probe.fit(train.image, labelled(train), classes=ids, group=train.image_group)
     details = {"C": probe.C_, "train": len(train), "classes": len(ids), "validation": validation}
     return _result("linear_probe", _ranks(probe, test, ids), test, ks, seed, details)
 
@@ -97,9 +98,11 @@ def linear_probe(
 def _sides(data: Embeddings, train: Embeddings | None, seed: int) -> tuple[Embeddings, Embeddings, Tensor]:
     """Training images, test images, and the labels that either has."""
     if train is None:
-        first, second = split(labelled(data), 0.5, seed)
+        first, second = split(labelled(data), 0.5, seed, group=data.image_group)
         if not len(second):
-            raise UserError(f"no class of {data.source} has two images, so none can be held out: pass train=...")
+            raise UserError(
+                f"no class of {data.source} has images of two things, so none can be held out: pass train=..."
+            )
         train, test = data.select(first), data.select(second)
     else:
         train = train.select((labelled(train) >= 0).nonzero().flatten())

@@ -46,9 +46,10 @@ def reranked_retrieval(
     """
     data.require("image", "text", by="retrieval")
 
-    def measured(images: Tensor) -> dict[str, Metric]:
-        part = data.select(images)
-        texts = torch.isin(data.image_of_text, images).nonzero().flatten()[part.distinct_texts()]
+    def measured(rows: Tensor) -> dict[str, Metric]:
+        part = data.select(rows)
+        images = rows[part.distinct_images()]
+        texts = torch.isin(data.image_of_text, rows).nonzero().flatten()[part.distinct_texts()]
         sides = {
             "image": (images, normalize(data.image[images], dim=1), data.match_group[images]),
             "text": (texts, normalize(data.text[texts], dim=1), data.text_group[texts]),
@@ -57,8 +58,8 @@ def reranked_retrieval(
         for direction in ("text_to_image", "image_to_text"):
             (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
             found = [
-                rank_scores(rerank(q[rows] @ c.T, query[rows], candidate, direction), q_group[rows], c_group)
-                for rows in torch.arange(len(q)).split(batch_size)
+                rank_scores(rerank(q[block] @ c.T, query[block], candidate, direction), q_group[block], c_group)
+                for block in torch.arange(len(q)).split(batch_size)
             ]
             metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
         return metrics
@@ -70,7 +71,7 @@ def reranked_retrieval(
         "reranked_retrieval",
         measured(torch.arange(len(data))),
         {"domain": domains} if domains else {},
-        {"images": len(data), "distinct_captions": len(data.distinct_texts())},
+        {"images": len(data.distinct_images()), "distinct_captions": len(data.distinct_texts())},
     )
 
 

@@ -31,7 +31,8 @@ def retrieval(
 
     A candidate is right when it belongs to the query's group: for an image any of its captions, and where the data has
     groups (one thing drawn in five styles) any caption of the group. Without groups, images with the very same captions
-    are one: a caption cannot tell which of them was meant. The same words for the same group count once.
+    are one: a caption cannot tell which of them was meant. The same words for the same group count once, and so does
+    the same picture: the rows of a table with one caption each and five a picture are one image with five captions.
     Ties count at their expectation, so a collapsed model scores at chance. Intervals resample whole groups.
 
     Args:
@@ -64,7 +65,7 @@ def retrieval(
         if len((part := data.select(rows)).text)
     }
     details = {
-        "images": len(data),
+        "images": len(data.distinct_images()),
         "captions": len(data.text),
         "distinct_captions": len(data.distinct_texts()),
         "groups": len(data.match_group.unique()),
@@ -76,14 +77,14 @@ def retrieval(
 def ranks(data: Embeddings, direction: str, *, tile: int = TILE) -> tuple[Ranks, Tensor]:
     """The ranks of one direction, "text_to_image" or "image_to_text", and which queries belong together: captions that
     ask for the same images, images of one group. Queries are the distinct captions (`data.distinct_texts()`), or the
-    images."""
-    texts = data.distinct_texts()
-    image, text = normalize(data.image, dim=1), normalize(data.text[texts], dim=1)
-    image_group, text_group = data.match_group, data.text_group[texts]
+    distinct images (`data.distinct_images()`)."""
+    images, texts = data.distinct_images(), data.distinct_texts()
+    image, text = normalize(data.image[images], dim=1), normalize(data.text[texts], dim=1)
+    image_group, text_group = data.match_group[images], data.text_group[texts]
     if direction == "text_to_image":
         return rank(text, image, text_group, image_group, tile=tile), text_group
     if direction == "image_to_text":
-        return rank(image, text, image_group, text_group, tile=tile), data.image_group
+        return rank(image, text, image_group, text_group, tile=tile), data.image_group[images]
     raise ValueError(f"direction is 'text_to_image' or 'image_to_text', not {direction!r}")
 
 

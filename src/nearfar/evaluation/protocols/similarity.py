@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.source import captions
 from nearfar.embedding.embed_source import embed_texts
 from nearfar.errors import UserError
@@ -121,6 +122,7 @@ def _pairs(source: Any, second: str, score: str, limit: int | None) -> tuple[Any
     """First sentences, second sentences, scores, groups and domains."""
     first, other, scores, group, domain = [], [], [], [], []
     name = getattr(source, "name", "the data")
+    group_of = Groups(source)
     for place, record in enumerate(source):
         if place == limit:
             break
@@ -131,7 +133,7 @@ def _pairs(source: Any, second: str, score: str, limit: int | None) -> tuple[Any
         first.append(texts[0])
         other.append(others[0])
         scores.append(_number(record.get(score), f"{name}, record {place}", score))
-        group.append(place if record.get("group") is None else int(record["group"]))
+        group.append(int(group_of(record, place, place)))
         domain.append(-1 if record.get("domain") is None else int(record["domain"]))
     if len(set(scores)) < 2:
         raise UserError(f"{name} holds {len(scores)} pairs of one score: similarity needs pairs that differ in it")

@@ -45,9 +45,11 @@ def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed:
 
 
 def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, top: int) -> Example:
+    different = data.distinct_images()
     images = normalize(data.image, dim=1)
     query = normalize(data.text[text : text + 1], dim=1)
-    cosine, rows = (found[0].tolist() for found in nearest(query, images, top))
+    found, places = nearest(query, images[different], top)
+    cosine, rows = found[0].tolist(), different[places[0]].tolist()
     right = data.match_group == data.text_group[text]
     hits = [
         _hit(data, thumbnails, row, f"{c:.2f}", "right" if right[row] else "")
@@ -57,7 +59,7 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
         candidates = right.nonzero().flatten()
         best = int(candidates[(images[candidates] @ query[0]).argmax()])
         hits.append(_hit(data, thumbnails, best, f"rank {place:.0f}", "missed"))
-    rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(data):,}"
+    rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
     return Example(data.captions[text], [rank], hits)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar import console
+from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
 from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sides
@@ -129,12 +130,16 @@ class BatchIndexer:
         self.keys: set[str] = set()
         self.counts: dict[str, int | str] = {"added": 0, "updated": 0, "unchanged": 0}
         self._waiting: dict[str, UnreadItem] = {}
+        self._first_of_bytes: dict[str, str] = {}
         self._committed = time.monotonic()
 
     def take(self, found: list[UnreadItem], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
         """Take in some records."""
         for one in found:
             key = one.item.key
+            if one.by_place:  # rows of a table with the same bytes are one picture, as those of the same path are
+                key = self._first_of_bytes.setdefault(one.item.stamp, key)
+                one = replace(one, item=replace(one.item, key=key))
             if key in self._waiting:
                 self._waiting[key] = UnreadItem(with_captions(self._waiting[key].item, one.item), one.image)
             elif key in self.keys:
@@ -201,8 +206,9 @@ def read(
     def one(numbered: tuple[int, Any]) -> UnreadItem:
         place, record = numbered
         read_record = read_image_record if side == "image" else read_text_record
-        return read_record(source[place] if by_number else record, place, source=source, name=name)
+        return read_record(source[place] if by_number else record, place, source=source, name=name, groups=groups)
 
+    groups = Groups(source).ready() if side == "image" else Groups(source)
     read_count, places = 0, iter(places)
     while numbered := list(islice(places, count)):
         found = []

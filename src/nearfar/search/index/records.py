@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nearfar.data.sources.record_groups import Groups
+from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.source import captions, readable
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
@@ -17,13 +19,15 @@ from nearfar.search.page.pictures import keep
 
 @dataclass(frozen=True, slots=True)
 class UnreadItem:
-    """The item of a record, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text."""
+    """The item of a record, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text.
+    `by_place` says that nothing but its place names it, so that rows of the same bytes are one picture."""
 
     item: Item
     image: Any
+    by_place: bool = False
 
 
-def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> UnreadItem:
+def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, name: str, groups: Groups) -> UnreadItem:
     """The item a record makes, and where its picture is.
 
     A file is known by its path, and is held to be unchanged while its time of change and its size are; a picture of
@@ -44,10 +48,14 @@ def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, nam
     else:
         image = image.read() if hasattr(image, "read") else image
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
-    return UnreadItem(_item(record, key, stamp, path, source=source, name=name), path or image)
+    group = groups.shared(record, place)
+    by_place = path is None and record.get("index") is None
+    return UnreadItem(_item(record, key, stamp, path, source=source, name=name, group=group), path or image, by_place)
 
 
-def _item(record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, source: Any, name: str) -> Item:
+def _item(
+    record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, source: Any, name: str, group: int | None
+) -> Item:
     label, domain = number(record, "label"), number(record, "domain")
     return Item(
         key=key,
@@ -58,13 +66,13 @@ def _item(record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, 
         captions=tuple(dict.fromkeys(captions(record.get("text")))),
         label=label,
         label_name=name_of(label, getattr(source, "classes", None)),
-        group=number(record, "group"),
+        group=None if group is None else int(group),
         domain=domain,
         domain_name=name_of(domain, getattr(source, "domains", None)),
     )
 
 
-def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name: str) -> UnreadItem:
+def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name: str, groups: Groups) -> UnreadItem:
     """The item that a record makes by its texts alone; it is known by its `index`, and changes with its texts.
 
     Raises UserError when the record has no text.
@@ -72,10 +80,8 @@ def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name
     texts = tuple(dict.fromkeys(captions(record.get("text"))))
     if not texts:
         raise UserError(f"record {place} has no text, only {', '.join(record)}: name the column with text=NAME")
-    stamp = stamp_of_content("\0".join(texts).encode())
-    return UnreadItem(
-        _item(record, f"{name}:{record.get('index', place)}", stamp, None, source=source, name=name), None
-    )
+    stamp, key = stamp_of_content("\0".join(texts).encode()), f"{name}:{record.get('index', place)}"
+    return UnreadItem(_item(record, key, stamp, None, source=source, name=name, group=own_group(record)), None)
 
 
 def decode(found: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:

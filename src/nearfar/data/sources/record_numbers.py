@@ -1,0 +1,70 @@
+"""The numbers that a record is known by: its id, and its group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from operator import index
+from typing import Any, SupportsIndex
+
+from nearfar.errors import UserError
+
+
+def record_id(record: Mapping[str, Any], place: int, *, name: str = "source") -> int:
+    """A record's own id, or else its place.
+
+    Raises:
+        UserError: an id that is no whole number of 64 bits.
+
+    >>> record_id({"index": 17}, 3), record_id({}, 3)
+    (17, 3)
+    """
+    own = record.get("index")
+    if own is None:
+        return place
+    try:
+        number = None if isinstance(own, bool) else index(own)
+    except TypeError:
+        number = None
+    if number is None or not -(2**63) <= number < 2**63:
+        raise UserError(
+            f"{name}, record {place}: its index is {own!r}, but an id is a whole number below 2**63: number the "
+            "records, or give this key another name"
+        )
+    return number
+
+
+def with_id(record: dict[str, Any], place: int) -> dict[str, Any]:
+    """The record with the id `place`, if it has none of its own."""
+    return record if record.get("index") is not None else {**record, "index": place}
+
+
+def stream_place(part: int, number: int) -> int:
+    """The place of a stream's record: the id of a record that has none of its own."""
+    return (part << 32) + number
+
+
+def own_group(record: Mapping[str, Any]) -> Any:
+    """The `group` that a record brings, None for a blank.
+
+    >>> own_group({"group": 3}), own_group({"group": -1}), own_group({"group": ""}), own_group({})
+    (3, None, None, None)
+    """
+    group = record.get("group")
+    if group is None or group == "" or group != group:
+        return None
+    return None if isinstance(group, int | float) and group < 0 else group
+
+
+def group_of_part(part: int, group: SupportsIndex) -> int:
+    """A group's number where sources are joined: groups of different sources have nothing to do with one another. Large
+    numbers, those of sources joined before among them, are mixed.
+
+    >>> group_of_part(1, 2) == (1 << 40) + 2, group_of_part(0, 1 << 40) == group_of_part(1, 0)
+    (True, False)
+    """
+    group = index(group)
+    if group < 1 << 40:
+        return (part << 40) + group
+    digest = sha256(f"{part}:{group}".encode()).digest()
+    return (1 << 61) + int.from_bytes(digest[:7], "big")
