@@ -208,6 +208,15 @@ def test_unknown_parts_and_towers_are_explained(model):
         model.add_lora("text", targets=("q_proj",))
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite0-deep"])
+def test_a_tower_that_adapters_do_not_fit_is_explained_and_stays_as_it_is(name):
+    model = create(image=name, text="minilm", image_size=32, pretrained=False)
+    with pytest.raises(UserError, match="adapters fit no layer of EfficientNet: LoRA adapts linear layers, or plain"):
+        model.add_lora("image", rank=2)
+    assert model.adapters == {}
+    assert all(parameter.requires_grad for parameter in model.image.parameters())
+
+
 def test_deep_copy_is_independent(model):
     twin = copy.deepcopy(model)
     randomise(twin)

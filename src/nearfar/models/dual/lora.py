@@ -15,11 +15,18 @@ def add(
     """Freeze `tower` and put adapters beside its linear layers (its plain convolutions if it has no linear layer).
 
     `targets` names the layers by how their names end: `("q_proj", "v_proj")`.
+
+    Raises:
+        UserError: a tower without such layers (EfficientNet-Lite), or no layer of that name.
     """
     peft = need("peft", "adapters")
-    names = _linear(tower) or [
-        name for name, module in tower.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1
-    ]
+    names = _linear(tower) or _plain_convolutions(tower)
+    if not names:
+        kind = type(getattr(tower, "backbone", tower)).__name__
+        raise UserError(
+            f"adapters fit no layer of {kind}: LoRA adapts linear layers, or plain convolutions (torch's Conv2d in one "
+            "group) where there are none; freeze this tower, train it whole, or take another"
+        )
     chosen = [name for name in names if not targets or name.endswith(tuple(targets))]
     if not chosen:
         endings = sorted({name.rpartition(".")[2] for name in names})
@@ -30,6 +37,12 @@ def add(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, fan_in_fan_out=transposed
     )
     peft.inject_adapter_in_model(settings, tower)
+
+
+def _plain_convolutions(tower: nn.Module) -> list[str]:
+    """Convolutions in one group that are torch's own: those that pad in a way of their own (EfficientNet-Lite's) are
+    others than the adapters that peft puts beside them."""
+    return [name for name, module in tower.named_modules() if type(module) is nn.Conv2d and module.groups == 1]
 
 
 def _linear(tower: nn.Module) -> list[str]:

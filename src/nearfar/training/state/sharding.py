@@ -30,12 +30,17 @@ def wanted() -> bool:
 
 
 def shard(method: Method) -> None:
-    """Split the method's parameters over all processes, in place."""
+    """Split the method's parameters over all processes, in place.
+
+    Raises:
+        UserError: a weight that several blocks share, which cannot be split with each of them.
+    """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() in ("true", "1")
     options = _options(method, offload)
     blocks = [block for module in method.modules() if isinstance(module, nn.ModuleList) for block in module]
+    _check_apart(method)
     for block in reversed(blocks):  # the inner ones first: a stage is made of layers
         if any(True for _ in block.parameters()):
             fully_shard(block, **options)
@@ -43,6 +48,28 @@ def shard(method: Method) -> None:
     if isinstance(method, EmbeddingMethod):
         for name in ("embed", "objective"):
             register_fsdp_forward_method(method, name)
+
+
+def _check_apart(method: nn.Module) -> None:
+    """Refuse a weight that two blocks of a list hold, or a block and a module outside of it: FSDP2 splits each block by
+    itself."""
+    lists = [name for name, module in method.named_modules() if isinstance(module, nn.ModuleList)]
+
+    def unit(name: str) -> str:
+        """The innermost block that a parameter lies in; "" outside of all."""
+        inside = [
+            f"{outer}.{name[len(outer) + 1 :].partition('.')[0]}" for outer in lists if name.startswith(f"{outer}.")
+        ]
+        return max(inside, key=len, default="")
+
+    first: dict[nn.Parameter, str] = {}
+    for name, parameter in method.named_parameters(remove_duplicate=False):
+        other = first.setdefault(parameter, name)
+        if parameter.ndim and unit(other) != unit(name):
+            raise UserError(
+                f"{other} and {name} are one weight in two blocks, and full sharding splits each block by itself: "
+                "untie them, or train without sharding (accelerate/ddp)."
+            )
 
 
 def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
