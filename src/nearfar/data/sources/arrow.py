@@ -11,14 +11,16 @@ from hashlib import blake2b
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.sources.source import Record, Source, Stream, captions
+from nearfar.data.sources.skipped import BadRecord
+from nearfar.data.sources.source import Record, Source, Stream, captions, field_of
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 USUAL = {
-    "image": "image image_path img img_path file_name filename filepath file path jpg jpeg png webp image_bytes bytes",
+    "image": "image image_path img img_path file_name filename filepath file path jpg jpeg png webp image_bytes bytes "
+    "photo photo_path picture picture_path pic image_file image_name imagename",
     "text": "text caption captions texts title alt_text alttext alt description sentence sentences txt question name",
     "answers": "answers answer",
     "label": "label class class_name category target cls fine_label labels",
@@ -33,6 +35,8 @@ RESERVED = ("image", "text", "answers", "label", "domain", "group")
 """Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
 
 ADDRESSES = ("url", "image_url", "URL")
+
+DOWNLOAD = "addresses of images, not images. Download them first (img2dataset does) and name the column of their paths"
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ def find_roles(
     domain: str | None = None,
     group: str | None = None,
     answers: str | Sequence[str] | None = None,
+    row: Mapping[str, Any] | None = None,
 ) -> ColumnRoles:
-    """Columns for the roles: those named, else those with usual names.
+    """Columns for the roles: those named, else those with usual names; for the image, else one that holds pictures or
+    names of pictures in `row`. A text may be a field inside of a column, `caption.en`.
 
     Raises `UserError`, with the columns there are, when a named one is missing or neither image nor text is found.
 
@@ -75,7 +81,7 @@ def find_roles(
         *(("text", t) for t in texts),
         *(("answers", a) for a in answered),
     ]:
-        if column is not None and column not in columns:
+        if column is not None and column not in columns and column.split(".")[0] not in columns:
             raise UserError(f"{where}: no column {column!r} for {role}; its columns are: {', '.join(columns)}")
     folded = {column.strip().lower(): column for column in reversed(columns)}
     taken = {image, label, domain, group, *texts, *answered}
@@ -84,7 +90,11 @@ def find_roles(
         found = (folded[name] for name in USUAL[role].split() if name in folded and folded[name] not in taken)
         return next(found, None)
 
-    image = image or guess("image")
+    image = (
+        image
+        or guess("image")
+        or next((c for c in columns if c not in taken and _is_picture((row or {}).get(c))), None)
+    )
     taken.add(image)
     texts = texts or tuple(filter(None, [guess("text")]))
     taken.update(texts)
@@ -100,11 +110,37 @@ def find_roles(
             f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. {remedy}"
         )
     if roles.image is None and any(name in columns for name in ADDRESSES):
-        raise UserError(
-            f"{where}: it holds addresses of images, not images. Download them first (img2dataset does) and name the "
-            f"column of their paths with image=COLUMN; its columns are: {', '.join(columns)}"
-        )
+        raise UserError(f"{where}: it holds {DOWNLOAD} with image=COLUMN; its columns are: {', '.join(columns)}")
     return roles
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a cell holds a picture, or what names one."""
+    from nearfar.data.fields.images import EXTENSIONS
+
+    if isinstance(value, Mapping):
+        return value.get("bytes") is not None and set(value) <= {"bytes", "path"}
+    return isinstance(value, str) and value.strip().lower().endswith(EXTENSIONS)
+
+
+def check_first(row: Mapping[str, Any], roles: ColumnRoles, where: str) -> None:
+    """Refuse data whose first row says that all of it cannot be used: addresses for pictures, objects for captions."""
+    image = row.get(roles.image) if roles.image is not None else None
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        raise UserError(f"{where}: column {roles.image!r} holds {DOWNLOAD} with image=COLUMN")
+    for column in roles.text:
+        try:
+            captions(cell(row, column))
+        except BadRecord as problem:
+            raise UserError(f"{where}: column {column!r}: {str(problem).replace('COLUMN', column)}") from None
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """A cell of a row, or the field inside it that `column` names with dots."""
+    if column in row:
+        return row[column]
+    name, *path = column.split(".")
+    return field_of(row.get(name), path)
 
 
 def _several(columns: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -119,6 +155,8 @@ class ArrowSource(Source):
     ) -> None:
         self.name = name
         self._rows = undecoded(dataset)
+        if len(self._rows):
+            check_first(self._rows[0], roles, name)
         self._reader = RowReader(roles, dataset.features, root=root)
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
@@ -178,7 +216,15 @@ class RowReader:
         self.names: dict[str, dict[Any, int]] = {}
         if roles.label is not None and hasattr(features.get(roles.label), "names"):
             self.names["label"] = {name: i for i, name in enumerate(features[roles.label].names)}
-        used = {roles.image, *roles.text, *roles.answers, roles.label, roles.domain, roles.group}
+        used = {
+            roles.image,
+            *roles.text,
+            *(name.split(".")[0] for name in roles.text),
+            *roles.answers,
+            roles.label,
+            roles.domain,
+            roles.group,
+        }
         self.extras = [name for name in features if name not in used and name not in RESERVED]
 
     @property
@@ -195,7 +241,8 @@ class RowReader:
     def needs(self, key: str) -> list[str] | None:
         """The columns that one key of the record is made of, or None if that may be any."""
         if key == "text":
-            return list(self.roles.text) or ([self.roles.label] if self.roles.label else None)
+            texts = [name if name in self.features else name.split(".")[0] for name in self.roles.text]
+            return list(dict.fromkeys(texts)) or ([self.roles.label] if self.roles.label else None)
         if key == "answers":
             return list(self.roles.answers) or None
         if key in ("image", "label", "domain", "group"):
@@ -211,7 +258,7 @@ class RowReader:
             record["weight"] = weight
         if roles.image is not None and roles.image in row:
             record["image"] = self._image(row[roles.image], place)
-        texts = [row[column] for column in roles.text if column in row]
+        texts = [cell(row, column) for column in roles.text]
         if texts:
             record["text"] = [caption for text in texts for caption in captions(text)]
         given = [row[column] for column in roles.answers if column in row]

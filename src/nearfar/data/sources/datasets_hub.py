@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.arrow import ArrowSource, ArrowStream, find_roles
+from nearfar.data.sources.arrow import ArrowSource, ArrowStream, check_first, find_roles, undecoded
 from nearfar.data.sources.source import Source, Stream
 from nearfar.data.sources.table_files import quiet
 from nearfar.errors import UserError
@@ -61,15 +61,34 @@ def hub(
                 )
     except Exception as error:  # Many kinds: no connection, no such name, no such configuration, broken files.
         raise UserError(f"the dataset {where!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    rows = _pick(found, split, where)
+    named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
+    return of_dataset(found, name=Path(where).name, split=split, streaming=streaming, answers=answers, **named)
+
+
+def of_dataset(
+    found: Any,
+    *,
+    name: str = "dataset",
+    split: str | None = None,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    answers: str | Sequence[str] | None = None,
+    streaming: bool = False,
+) -> Source | Stream:
+    """A source over a `datasets.Dataset`, a stream over an `IterableDataset`; of a dict of splits the one named."""
+    rows = _pick(found, split, name)
     if streaming and not hasattr(rows, "num_shards"):
         rows = rows.to_iterable_dataset()
-    columns = rows.column_names or list(next(iter(rows)))
-    roles = find_roles(
-        columns, where=where, image=image, text=text, label=label, domain=domain, group=group, answers=answers
-    )
-    short = Path(where).name
-    return ArrowStream(rows, roles, name=short) if streaming else ArrowSource(rows, roles, name=short)
+    first: dict[str, Any] = next(iter(undecoded(rows)), {})
+    named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
+    chosen = find_roles(rows.column_names or list(first), where=name, row=first, answers=answers, **named)
+    if hasattr(rows, "select"):
+        return ArrowSource(rows, chosen, name=name)
+    check_first(first, chosen, name)
+    return ArrowStream(rows, chosen, name=name)
 
 
 def _pick(found: Any, split: str | None, where: str) -> Any:

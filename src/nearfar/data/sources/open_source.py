@@ -14,6 +14,7 @@ from nearfar.errors import UserError
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
   world/questions, world/statements          questions about scenes with answers, statements true or false
+  SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
@@ -39,7 +40,7 @@ READERS_OF = {
 
 
 def open_source(
-    spec: str | os.PathLike[str] | Source | Stream,
+    spec: Any,
     *,
     split: str | None = None,
     image: str | None = None,
@@ -52,8 +53,8 @@ def open_source(
 
     Args:
         spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
-            files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, or a `.json` file of VQA's
-            questions. A source is given back as it is.
+            files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, a `.json` file of VQA's questions,
+            or several of these joined by " + ". A `datasets.Dataset` is opened, a source given back as it is.
         split: which split; for the world `train` by default.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
         answers: columns of the answers to the question in `text` (tables, datasets).
@@ -67,9 +68,18 @@ def open_source(
     """
     if isinstance(spec, Source | Stream):
         return spec
-    where = os.fspath(spec)
-    roles = {"image": image, "text": text, "label": label, "answers": answers}
+    roles: dict[str, Any] = {"image": image, "text": text, "label": label, "answers": answers}
     named = {key: value for key, value in roles.items() if value is not None}
+    if type(spec).__module__.startswith("datasets."):
+        return _call("sources.datasets_hub.of_dataset", spec, {"split": split, **named, **options}, "a dataset")
+    where = os.fspath(spec)
+    if " + " in where and not os.path.exists(where):
+        parts = [open_source(part.strip(), split=split, **roles, **options) for part in where.split(" + ")]
+        if streams := [part.name for part in parts if isinstance(part, Stream)]:
+            raise UserError(f"{where}: {streams[0]} is a stream, and only sources can be joined")
+        return concat(*parts, name=where)
+    if where.startswith(("http://", "https://")):
+        raise UserError(f"{where}: an address, not a file or folder here: download it first, and name its place")
     if where.startswith("text:"):
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
@@ -123,7 +133,7 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
     return concat(*opened, name=f"world/{names}") if len(opened) > 1 else opened[0]
 
 
-def _call(spec: str, first: str, options: dict[str, Any], where: str) -> Any:
+def _call(spec: str, first: Any, options: dict[str, Any], where: str) -> Any:
     """Call `module.function(first, **options)` and explain an option that the function does not have."""
     known = _known(spec)
     unknown = [key for key in options if key not in known]

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, overload
 
 from nearfar.data.sources.record_numbers import group_of_part, own_group, record_id, stream_place, with_id
-from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.skipped import BadRecord, Skipped
 
 Record = dict[str, Any]
 
@@ -304,13 +304,36 @@ def numbered(stream: Stream) -> Iterator[tuple[int, Record]]:
 
 
 def captions(text: Any) -> list[str]:
-    """The captions in a record's `text`, stripped, without the blank ones.
+    """The captions in a record's `text`, stripped, without the blank ones; of lists in lists all.
 
-    >>> captions([" a cat ", "", None]), captions("a dog"), captions(None)
-    (['a cat'], ['a dog'], [])
+    Raises:
+        BadRecord: an object (a dict) stands where a caption should, and nobody said which of its fields is one.
+
+    >>> captions([" a cat ", "", None]), captions("a dog"), captions([["a cat"], ["a dog"]]), captions(None)
+    (['a cat'], ['a dog'], ['a cat', 'a dog'], [])
     """
-    texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
-    return [stripped for t in texts if t is not None and (stripped := readable(t).strip())]
+    if isinstance(text, Mapping):
+        keys = ", ".join(map(str, text)) or "none"
+        raise BadRecord(
+            f"its text is an object with the fields {keys}: name the one that holds the caption with a dot, "
+            f"text=COLUMN.{next(iter(text), 'FIELD')}"
+        )
+    if isinstance(text, str) or not isinstance(text, Iterable):
+        return [stripped] if text is not None and (stripped := readable(text).strip()) else []
+    return [caption for each in text for caption in captions(each)]
+
+
+def field_of(value: Any, path: Sequence[str]) -> Any:
+    """What lies at a path of fields inside a value; of a list, what lies there in each.
+
+    >>> field_of({"en": "a cat", "fr": "un chat"}, ["fr"]), field_of([{"raw": "one"}, {"raw": "two"}], ["raw"])
+    ('un chat', ['one', 'two'])
+    """
+    if not path or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return field_of(value.get(path[0]), path[1:])
+    return [field_of(each, path) for each in value] if isinstance(value, list | tuple) else None
 
 
 def readable(value: Any) -> str:

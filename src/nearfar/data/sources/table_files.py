@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.arrow import ArrowSource, find_roles
+from nearfar.data.sources.arrow import ArrowSource, find_roles, undecoded
+from nearfar.data.sources.delimited import separated
 from nearfar.data.sources.encoding import REMEDY, line_not_utf8
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
@@ -76,13 +78,15 @@ def table(
         "answers": answers,
     }
     if kind == "csv":
-        roles = find_roles(_header(file, options), where=str(file), **named)
+        options = options | separated(file, options.get("sep", ","))
+        header, first = _top(file, options)
+        roles = find_roles(header, where=str(file), row=first, **named)
         # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
         # beside blanks would become a float, and large ones would be rounded to one.
         written = (roles.image, *roles.text, *roles.answers, roles.group)
         options = {**options, "converters": {column: str for column in written if column is not None}}
     rows = _rows(file, kind, options, cache_dir)
-    roles = find_roles(rows.column_names, where=str(file), **named)
+    roles = find_roles(rows.column_names, where=str(file), row=undecoded(rows)[0], **named)
     return ArrowSource(rows, roles, name=file.name, root=root or file.parent)
 
 
@@ -95,19 +99,22 @@ def _rows(file: Path, kind: str, options: dict[str, Any], cache_dir: str | os.Pa
         )
 
 
-def _header(file: Path, options: dict[str, Any]) -> list[str]:
-    """The columns of a CSV or TSV file."""
+def _top(file: Path, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The columns of a CSV or TSV file, and its first row as it is written."""
     from pandas import read_csv
 
     with _named(file):
-        return [str(column) for column in read_csv(file, nrows=0, **options).columns]
+        top = read_csv(file, nrows=1, dtype=str, **options)
+        return [str(column) for column in top.columns], {} if top.empty else top.iloc[0].to_dict()
 
 
 @contextmanager
 def _named(file: Path) -> Iterator[None]:
     """What a reader raises, as an error that names the file and what is wrong in it."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Length of header or names does not match")  # see `delimited`
+            yield
     except Exception as error:  # The readers of datasets raise what pandas and Arrow raise.
         raise UserError(f"{file}: cannot be read as {file.suffix[1:].upper()}: {_reason(file, error)}") from error
 

@@ -20,7 +20,7 @@ from typing import Any
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
-from nearfar.data.sources.source import Record, Source, Stream, captions, words
+from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, words
 from nearfar.errors import UserError
 
 
@@ -304,6 +304,6 @@ class _MemberRoles:
         for name in names:
             if name in sample:
                 return _notes(sample[name])  # None: no caption that can be read, and so none
-            if name in fields:
-                return fields[name]
+            if (value := field_of(fields, [name] if name in fields else name.split("."))) is not None:
+                return value
         return None
