@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def save_late(folder: str, late: str) -> tuple[str, dict, list[str], list[str]]:
     if late == "folder" and main:
         hold(Path, "mkdir")
     if late == "process" and not main:
-        hold(torch, "save")
+        # Only when the other has written all of its own may it be seen whether it waits, however busy the machine is.
+        hold(run_checkpoint, "_save", until=lambda: any(Path(folder).glob(".*.tmp/state.json")))
     if late == "rename" and main:
         hold(files, "replace_folder")
     if late == "prune" and main:
@@ -46,11 +48,14 @@ def save_late(folder: str, late: str) -> tuple[str, dict, list[str], list[str]]:
     return latest.name, run_checkpoint.load(latest)["process"], names, left
 
 
-def hold(owner: Any, name: str) -> None:
-    """Make a function wait before it begins."""
+def hold(owner: Any, name: str, *, until: Callable[[], bool] = lambda: True) -> None:
+    """Make a function wait before it begins, and first for `until`."""
     original = getattr(owner, name)
 
     def waiting(*args: Any, **settings: Any) -> Any:
+        deadline = time.monotonic() + 20
+        while not until() and time.monotonic() < deadline:
+            time.sleep(0.01)
         time.sleep(DELAY)
         return original(*args, **settings)
 
