@@ -1,11 +1,15 @@
 """Odd data that people really have: read right, or refused with the line and the remedy."""
 
+import io
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from nearfar.data import concat, open_source, table
+from nearfar.data import concat, folder, open_source, table
 from nearfar.errors import UserError
+from nearfar.training.recipe.recipe_data import open_spec
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +108,80 @@ def test_joined_sources_are_one_word(tmp_path):
 def test_an_address_is_one_message_with_its_remedy():
     with pytest.raises(UserError, match=r"an address.*download it first"):
         open_source("https://example.org/pairs.csv")
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def files(root, *names, **texts):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png())
+    for name, text in texts.items():
+        (root / name).write_text(text)
+    return root
+
+
+def test_the_layout_of_flickr8k_on_kaggle(tmp_path):
+    files(tmp_path, *(f"Images/{i}.jpg" for i in range(3)))
+    (tmp_path / "captions.txt").write_text("image,caption\n0.jpg,one\n0.jpg,two\n1.jpg,three\n")
+    source = folder(tmp_path)
+    assert source.texts() == ["one", "two", "three"]
+    assert source[2]["image"] == str(tmp_path / "Images" / "1.jpg")
+    assert [(Path(p.where).name, p.why) for p in source.skipped] == [
+        ("2.jpg", "no caption: captions.txt does not name it")
+    ]
+
+
+def test_metadata_in_folders_of_the_folder(tmp_path):
+    files(tmp_path, "train/a.png", "test/b.png")
+    for split, name in (("train", "a"), ("test", "b")):
+        row = {"file_name": f"{name}.png", "text": f"picture {name}"}
+        (tmp_path / split / "metadata.jsonl").write_text(json.dumps(row))
+    assert sorted(folder(tmp_path).texts()) == ["picture a", "picture b"]
+    assert folder(tmp_path, split="train").texts() == ["picture a"]
+
+
+def test_captions_named_after_the_whole_picture(tmp_path):
+    files(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.png.txt").write_text("one")
+    (tmp_path / "b.png.txt").write_text("two")
+    assert folder(tmp_path).texts() == ["one", "two"]
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path):
+    files(tmp_path, *(f"red_{c}.png" for c in "abcdefghijklmnopqrst"), "phone.heic")
+    source = folder(tmp_path)
+    assert len(source) == 20
+    assert source.skipped.count == 1
+    assert ".heic pictures are not read: convert it" in str(source.skipped)
+    with pytest.raises(UserError, match=r"only \.heic files"):
+        folder(files(tmp_path / "only", "x.heic"))
+
+
+def test_folders_of_one_name_in_different_ones_are_different_classes(tmp_path):
+    files(tmp_path, "dog/indoor/1.png", "car/indoor/1.png", "car/outdoor/1.png")
+    source = folder(tmp_path)
+    assert source.classes == ["car/indoor", "car/outdoor", "dog/indoor"]
+    assert source.texts() == ["car indoor", "car outdoor", "dog indoor"]
+
+
+def test_pictures_beside_class_folders_have_no_class(tmp_path):
+    files(tmp_path, *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(10)), "stray.png")
+    source = folder(tmp_path)
+    assert (len(source), source.classes) == (20, ["cat", "dog"])
+    assert "stray.png: it lies beside the class folders" in str(source.skipped)
+
+
+def test_names_of_a_camera_are_no_captions(tmp_path, capsys):
+    files(tmp_path, *(f"red_{c}.png" for c in "abcdefghijklmnopqrst"), "IMG_0001.png")
+    source = folder(tmp_path)
+    assert len(source) == 20
+    assert "IMG_0001.png says nothing" in str(source.skipped)
+    open_spec("data.train", str(tmp_path))
+    assert "names of the files are taken for captions" in capsys.readouterr().err
+    with pytest.raises(UserError, match="says nothing of the picture"):
+        folder(files(tmp_path / "b", "IMG_0001.png", "IMG_0002.png", "DSC-17.png"))

@@ -65,6 +65,7 @@ def test_a_batch_has_the_contract_s_keys():
         "index": (4,),
         "group": (4,),
         "label": (4,),
+        "has_negative": (4,),
         "image": (4, 3, 8, 8),
         "views": (2, 4, 3, 8, 8),
         "geometry": (2, 4, 3, 3),

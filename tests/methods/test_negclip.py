@@ -176,3 +176,18 @@ def test_the_temperature_goes_on_from_the_model_s():
     assert NegCLIP(encoder).loss.temperature().item() == pytest.approx(encoder.temperature)
     assert NegCLIP(encoder, temperature=0.5).loss.temperature().item() == pytest.approx(0.5)
     assert NegCLIP(Identity()).loss.temperature().item() == pytest.approx(0.07)
+
+
+def test_a_caption_without_a_swap_has_no_column():
+    """What stands in the place of its hard caption changes nothing: the loss is that of the other rows' alone."""
+    batch = random_batch() | {"has_negative": torch.tensor([1, 0, 1, 1, 0])}
+    other = batch | {"negative_text": batch["negative_text"].detach().clone()}
+    other["negative_text"][[1, 4]] = other["image"][[1, 4]].detach()
+    assert loss(batch, 0.5).item() == loss(other, 0.5).item()
+    right = info_nce(
+        batch["image"], batch["text"], temperature=0.5, negatives_b=batch["negative_text"][[0, 2, 3]]
+    ).item()
+    assert loss(batch, 0.5).item() == pytest.approx(right, abs=1e-12)
+    none = batch | {"has_negative": torch.zeros(5, dtype=torch.long)}
+    del batch["negative_text"]
+    assert loss(none, 0.5).item() == loss(batch, 0.5).item()

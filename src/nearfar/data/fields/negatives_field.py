@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
@@ -12,7 +14,8 @@ from nearfar.data.sources.source import Record, captions
 
 
 class NegativesField(Field):
-    """`negative_text`: `input_ids` and `attention_mask`, each `[B * K, L]` long, sample-major.
+    """`negative_text`: `input_ids` and `attention_mask`, each `[B * K, L]` long, sample-major; `has_negative` `[B]`
+    long, 0 for a sample without hard negatives, whose K texts are empty and are to be left out of a loss.
 
     Args:
         tokens: how texts become tokens.
@@ -24,7 +27,7 @@ class NegativesField(Field):
 
     def __init__(self, tokens: FieldTokenizer, count: int, *, caption: Caption = "random") -> None:
         self.tokens, self.count, self.caption = tokens, count, check_caption(caption)
-        self.keys = {"negative_text": BatchKey(many=True)}
+        self.keys = {"negative_text": BatchKey(many=True), "has_negative": BatchKey(per_sample=True)}
 
     def prepare(self, record: Record, chance: RecordChance) -> list[str]:
         wrong = false_captions(record, chosen_caption(record, self.caption, chance)[0])
@@ -32,7 +35,10 @@ class NegativesField(Field):
         return [wrong[(first + i) % len(wrong)] for i in range(self.count)]
 
     def collate(self, parts: list[list[str]], chance: BatchChance) -> dict[str, Any]:
-        return {"negative_text": self.tokens([text for texts in parts for text in texts])}
+        return {
+            "negative_text": self.tokens([text for texts in parts for text in texts]),
+            "has_negative": torch.tensor([int(any(texts)) for texts in parts]),
+        }
 
 
 def false_captions(record: Record, chosen: int) -> list[str]:

@@ -20,8 +20,8 @@ def with_hard_captions(source: Any, swapper: CaptionSwapper | None = None, *, dr
     Args:
         source: records with English `text`.
         swapper: by default a `CaptionSwapper` as the paper has it.
-        drop: leave out records none of whose captions has a negative, as the paper does. Otherwise such a record comes
-            with an empty hard caption in training.
+        drop: leave out records none of whose captions has a negative, as the paper does. Otherwise such a record trains
+            without a hard caption.
 
     Raises:
         UserError: a stream, or no caption in which two units may be swapped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,9 +11,21 @@ from typing import Literal, get_args
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.encoding import REMEDY, decode_text
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Records, Source, words
+from nearfar.data.sources.source import Record, Records, Source, concat, words
 from nearfar.data.sources.table_files import table
 from nearfar.errors import UserError
+
+UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng")
+"""Pictures of kinds that are not read: they are counted as skipped."""
+
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test")
+"""Folders whose name is no class."""
+
+CAMERA = r"(img|dsc[a-z]?|pict?|pic|image|photo|picture|screenshot|wp|pxl|mvi|gopr|p)?[\W_\d]*|[0-9a-f-]{16,}"
+"""File names that say nothing of the picture: IMG_0001, DSC-12, 4f1c0a9be2d37f60."""
+
+TABLES = ("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.parquet")
+"""Tables of captions beside a folder of pictures, as Kaggle's Flickr8k has them."""
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """A table inside the folder that describes its images, as `datasets` writes it."""
@@ -31,10 +44,12 @@ def folder(
     that leads back to a folder it lies in.
 
     Args:
-        path: the folder. If it holds `metadata.csv` (or `.jsonl`, `.parquet`) and `captions` is not given, that table
-            is opened instead.
+        path: the folder. If it, or folders in it, hold `metadata.csv` (or `.jsonl`, `.parquet`), or it holds a
+            `captions.txt` that is a table, and `captions` is not given, those tables are opened instead, and pictures
+            that they do not name are counted in `skipped`.
         split: a folder in it, such as `train`; by default everything.
-        captions: `txt`, each image `a/b.jpg` has its captions in `a/b.txt`, one a line, in UTF-8; `class`, the folder
+        captions: `txt`, each image `a/b.jpg` has its captions in `a/b.txt` or `a/b.jpg.txt`, one a
+            line, in UTF-8; `class`, the folder
             an image lies in is its class and its caption; `name`, the file's name is its caption, `_` and `-` read as
             spaces.
             By default `txt` if there is one such file, else `class` if the images lie in two or more folders, else
@@ -50,42 +65,112 @@ def folder(
     root = Path(path) / (split or "")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" + (_splits(Path(path)) if split else ""))
-    described = next((root / name for name in METADATA if (root / name).is_file()), None)
-    if described is not None and captions is None:
-        return table(described)
     files = sorted(_walk(root))
+    if captions is None and (described := _tables(root, files)):
+        return _described(root, described, files)
     pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
+    unreadable = [file for file in files if file.suffix.lower() in UNREADABLE]
     if not pictures:
-        raise UserError(f"{root}: no images in it (their names must end in {', '.join(EXTENSIONS)})")
-    # Of `a.TXT` and `a.txt` the latter, which sorts last.
+        found = f", only {unreadable[0].suffix} files, which are not read: convert them" if unreadable else ""
+        raise UserError(f"{root}: no images in it{found} (their names must end in {', '.join(EXTENSIONS)})")
+    # Of `a.TXT` and `a.txt` the latter, which sorts last; `a.jpg.txt` is found by its whole name.
     texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
     if captions is None:
-        if any(picture.with_suffix("") in texts for picture in pictures):
+        if any(picture.with_suffix("") in texts or picture in texts for picture in pictures):
             captions = "txt"
         else:
             captions = "class" if len({picture.parent for picture in pictures}) > 1 else "name"
-    classes = sorted({picture.parent.name for picture in pictures}) if captions == "class" else None
+    classes = _class_names(root, pictures) if captions == "class" else {}
+    names = sorted(set(classes.values()))
     skipped, records = Skipped(), []
     for picture in pictures:
         try:
-            records.append(_record(picture, captions, classes, texts))
+            records.append(_record(picture, captions, classes, names, texts))
         except BadRecord as problem:
             skipped.add(str(picture), str(problem))
         except OSError as problem:  # a link to nowhere, a file that may not be read
             skipped.add(str(picture), f"{problem.strerror} ({problem.filename})")
-    skipped.check(len(pictures), limit=max_skipped, name=str(root), total=len(pictures))
-    return Records(records, name=root.name, classes=classes, skipped=skipped)
+    for file in unreadable:
+        skipped.add(str(file), f"{file.suffix} pictures are not read: convert it to .jpg or .png")
+    total = len(pictures) + len(unreadable)
+    skipped.check(total, limit=max_skipped, name=str(root), total=total)
+    source = Records(records, name=root.name, classes=names or None, skipped=skipped)
+    if captions == "name":
+        source.remark = f"{root}: no captions were found: the names of the files are taken for captions"
+    return source
 
 
-def _record(picture: Path, captions: Captions, classes: list[str] | None, texts: Mapping[Path, Path]) -> Record:
+def _tables(root: Path, files: list[Path]) -> list[Path]:
+    """Tables that describe the pictures: one of the root, else those of its folders."""
+    own = next(
+        (root / name for name in (*METADATA, *TABLES) if (root / name).is_file() and _is_table(root / name)), None
+    )
+    if own is not None:
+        return [own]
+    found = {file.parent: file for file in reversed(files) if file.name in METADATA}
+    return [found[place] for place in sorted(found)]
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is a table: of `captions.txt` its header says so, as it may be the captions of `captions.jpg`."""
+    if file.suffix != ".txt":
+        return True
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return re.match(r"\W*(image|file|filename|file_name|image_name)\W*[,\t;|]", next(lines, ""), re.I) is not None
+
+
+def _described(root: Path, tables: list[Path], files: list[Path]) -> Source:
+    """The pictures that tables describe; those that none names are counted as skipped."""
+    sources, named = [], set()
+    for file in tables:
+        source = table(file)
+        first = next((image for image, _ in source.pictures() if isinstance(image, str)), None)
+        if first is not None and not os.path.exists(first):  # they lie in a folder beside the table
+            name = os.path.relpath(first, file.parent)
+            place = next((f.parent for f in files if f.name == os.path.basename(name) and f.suffix), None)
+            source = table(file, root=place) if place is not None else source
+        named |= {os.path.realpath(image) for image, _ in source.pictures() if isinstance(image, str)}
+        sources.append(source)
+    joined = concat(*sources, name=root.name)
+    for file in files:
+        if named and file.suffix.lower() in (*EXTENSIONS, *UNREADABLE) and os.path.realpath(file) not in named:
+            joined.skipped.add(str(file), f"no caption: {' and '.join(t.name for t in tables[:2])} does not name it")
+    return joined
+
+
+def _class_names(root: Path, pictures: list[Path]) -> dict[Path, str]:
+    """The class of each folder: its name, or its path where folders of one name lie in different ones (`dog/indoor` and
+    `car/indoor`). The root is none while there are others."""
+    parts = {}
+    for place in dict.fromkeys(picture.parent for picture in pictures):
+        path = place.relative_to(root).parts
+        parts[place] = path[1:] if len(path) > 1 and path[0].lower() in SPLITS else path
+    if set(parts) == {root}:
+        return {root: root.name}
+    paths: dict[str, set[tuple[str, ...]]] = {}
+    for path in parts.values():
+        if path:
+            paths.setdefault(path[-1], set()).add(path)
+    apart = any(len(each) > 1 for each in paths.values())
+    return {place: "/".join(path) if apart else path[-1] for place, path in parts.items() if path}
+
+
+def _record(
+    picture: Path, captions: Captions, classes: Mapping[Path, str], names: list[str], texts: Mapping[Path, Path]
+) -> Record:
     if picture.stat().st_size == 0:
         raise BadRecord("the file is empty")
     record: Record = {"image": str(picture)}
-    if classes is not None:
-        return record | {"text": [words(picture.parent.name)], "label": classes.index(picture.parent.name)}
+    if captions == "class":
+        if picture.parent not in classes:
+            raise BadRecord("it lies beside the class folders, in none of them; captions='name' takes names of files")
+        name = classes[picture.parent]
+        return record | {"text": [words(name.replace("/", " "))], "label": names.index(name)}
     if captions == "name":
+        if re.fullmatch(CAMERA, picture.stem, re.I):
+            raise BadRecord(f"no caption: a file's name such as {picture.name} says nothing of the picture")
         return record | {"text": [words(picture.stem)]}
-    beside = texts.get(picture.with_suffix(""))
+    beside = texts.get(picture.with_suffix(""), texts.get(picture))
     if beside is None:
         raise BadRecord(f"no caption: there is no {picture.with_suffix('.txt').name}")
     written = decode_text(beside.read_bytes())

@@ -40,6 +40,8 @@ class Source(ABC):
     columns: Sequence[str] = ("image", "text")
     classes: list[str] | None = None
     domains: list[str] | None = None
+    remark: str | None = None
+    """What whoever trains on it should know first."""
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -20,6 +20,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Without keep_default_na=False the captions "null", "None" and "NA" would count as missing.
     ".csv": ("csv", {"keep_default_na": False, "skipinitialspace": True}),
     ".tsv": ("csv", {"keep_default_na": False, "skipinitialspace": True, "sep": "\t"}),
+    ".txt": ("csv", {"keep_default_na": False, "skipinitialspace": True}),
     ".jsonl": ("json", {}),
     ".ndjson": ("json", {}),
     ".parquet": ("parquet", {}),

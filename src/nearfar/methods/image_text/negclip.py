@@ -8,8 +8,8 @@ A batch of B items becomes
 
     loss = ( CE(s X [T;H]^T, y) + CE(s T X^T, y) ) / 2 ,   y = 0..2B-1.
 
-Every hard caption is a negative of every image; no hard caption is ever a query. Without hard images and captions this
-is CLIP bit for bit.
+Every hard caption is a negative of every image; no hard caption is ever a query, and a row without one has none in H.
+Without hard images and captions this is CLIP bit for bit.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class NegCLIP(EmbeddingMethod):
         0.659835
     """
 
+    reads = (*EmbeddingMethod.reads, "has_negative")
+
     def __init__(self, model: nn.Module, *, temperature: float | None = None, exclude_duplicates: bool = False) -> None:
         super().__init__()
         self.model = model
@@ -63,10 +65,13 @@ class NegCLIP(EmbeddingMethod):
         return embed_pairs(self.model, batch)
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        hard, given = embeddings.get("negative_text"), batch.get("has_negative")
+        if hard is not None and given is not None:
+            hard = hard[given.bool().repeat_interleave(len(hard) // len(given))]
         loss = self.loss(
             embeddings["image"],
             embeddings["text"],
-            negatives_b=embeddings.get("negative_text"),
+            negatives_b=hard if hard is not None and len(hard) else None,
             group=batch.get("group") if self.exclude_duplicates else None,
         )
         return {"loss": loss, "temperature": self.loss.temperature().detach()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
     if "spec" not in options:
         raise UserError(f"recipe, {where}: name the data with `spec`.")
     source = open_source(options.pop("spec"), **options)
+    if remark := getattr(source, "remark", None):
+        print(remark, file=sys.stderr, flush=True)
     if limit is None:
         return source
     if not hasattr(source, "first"):

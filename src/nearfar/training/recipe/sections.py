@@ -37,7 +37,7 @@ class DataConfig:
     hard_captions: bool = False
     """Make hard negative captions by swapping units of the captions (English); `negatives: 1` draws one a sample."""
     drop_without_hard: bool = False
-    """Train on the records with a hard caption alone, as NegCLIP does; else the others come with an empty one."""
+    """Train on the records with a hard caption alone, as NegCLIP does; else the others train without one."""
     hard_images: int | None = None
     """Fill half of each batch with neighbours of the other half: one of the so many pictures that look most alike to
     the model before training."""
