@@ -87,6 +87,18 @@ def test_accumulated_batches_are_one_big_batch():
         torch.testing.assert_close(four[name], value)
 
 
+def test_accumulated_batches_of_unequal_sizes_are_one_big_batch():
+    """A small batch must not weigh as much as a large one: the mean of means is another gradient."""
+    settings = {"steps": 1, "optimizer": "sgd", "lr": 1e-3, "clip_norm": None, "warmup": 0, "log_every": 1}
+    unequal = [batch(12, 0), batch(3, 1)]
+    big = {key: torch.cat([data[key] for data in unequal]) for key in ("index", "image")}
+    one, two = train(Plain(), [big], **settings, **QUIET), train(Plain(), unequal, accumulate=2, **settings, **QUIET)
+    for name, value in weights(one.method).items():
+        torch.testing.assert_close(weights(two.method)[name], value)
+    assert two.history[0]["loss"] == pytest.approx(one.history[0]["loss"], rel=1e-6)
+    assert two.history[0]["grad_norm"] == pytest.approx(one.history[0]["grad_norm"], rel=1e-5)
+
+
 def test_accumulation_takes_the_mean_and_not_the_sum():
     """Plain gradient descent without clipping: what Adam and clipping would forgive shows here."""
     settings = {"steps": 2, "optimizer": "sgd", "betas": (0.0, 0.9), "lr": 1e-3, "clip_norm": None, "warmup": 0}

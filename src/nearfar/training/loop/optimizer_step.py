@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nearfar import distributed as processes
+from nearfar.data.batches.batch import size
 from nearfar.methods.base import Batch
 from nearfar.training.loop import guard
 from nearfar.training.loop.gradients import backward, total_norm
@@ -32,7 +35,7 @@ class OptimizerStep:
         self.autocast = autocast_for(next(state.method.parameters()).device, state.config.precision)
 
     def __call__(self, used: list[Batch]) -> LogRow:
-        """One step on the batches `used`, whose gradients are averaged. Returns the row to log.
+        """One step on the batches `used` as on one of all their samples. Returns the row to log.
 
         Raises:
             NotFinite: the loss or the gradient is NaN or infinite.
@@ -41,19 +44,20 @@ class OptimizerStep:
         method.before_step()
         set_lr(run.optimizer, lr_factor(run.step, self.steps, self.config))
         run.optimizer.zero_grad(set_to_none=True)
+        shares = shares_of(used, self.parameters[0].device)
         outputs = [
             backward(
                 method,
                 batch,
                 chunk=self.config.chunk,
                 autocast=self.autocast(),
-                scale=lambda loss: self._scale(loss) / len(used),
+                scale=partial(self._scale, share=share),
                 seed=self.config.seed * 1_000_003 + run.step,
             )
-            for batch in used
+            for batch, share in zip(used, shares, strict=True)
         ]
         processes.average_gradients(self.parameters)
-        scalars = processes.mean({name: _mean([o[name] for o in outputs]) for name in outputs[0]})
+        scalars = processes.mean({name: _mean([o[name] for o in outputs], shares) for name in outputs[0]})
         norm, taken = self._update(used, scalars)
         run.step += 1
         if taken:
@@ -64,8 +68,8 @@ class OptimizerStep:
         lr = run.optimizer.param_groups[0]["lr"]
         return {"step": run.step, "epoch": epoch, **values, "grad_norm": norm, "lr": lr}
 
-    def _scale(self, loss: Tensor) -> Tensor:
-        return self.state.scaler.scale(loss) if self.state.scaler else loss
+    def _scale(self, loss: Tensor, share: float) -> Tensor:
+        return (self.state.scaler.scale(loss) if self.state.scaler else loss) * share
 
     def _update(self, used: list[Batch], scalars: dict[str, Tensor]) -> tuple[float, bool]:
         """Check, clip and apply the gradient. Its norm before clipping, and whether the step was taken: a loss scaler
@@ -90,5 +94,18 @@ class OptimizerStep:
         return size_of_gradient, scaler.get_scale() >= scale  # lowered if, and only if, it skipped
 
 
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack([value.float() for value in values]).mean()
+def shares_of(used: Sequence[Batch], device: torch.device | str = "cpu") -> list[float]:
+    """What each batch's mean weighs in the mean over the samples of all: its share of them, on all ranks together.
+
+    >>> shares_of([{"index": torch.arange(3)}, {"index": torch.arange(1)}])
+    [0.75, 0.25]
+    """
+    if len(used) == 1:
+        return [1.0]
+    sizes = {str(i): torch.tensor(float(size(batch)), device=device) for i, batch in enumerate(used)}
+    everywhere = torch.stack(list(processes.mean(sizes).values()))
+    return (everywhere / everywhere.sum()).tolist()
+
+
+def _mean(values: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    return torch.stack([value.float() * share for value, share in zip(values, shares, strict=True)]).sum()
