@@ -99,6 +99,14 @@ def test_chance_goes_by_the_place_and_so_do_neighbours():
     assert all((b - a) % 10 == 2 for a, b in zip(drawn[:2].tolist(), drawn[2:].tolist(), strict=True))
 
 
+def test_some_with_an_id_and_some_without_is_an_error():
+    """The place of one could be the id of another."""
+    for first, second in (({"index": 1}, {}), ({}, {"index": 0})):
+        source = Records([{"text": "a cat", **first}, {"text": "a dog", **second}], name="pets")
+        with pytest.raises(UserError, match=r"pets: record [01] has no index, and 1 of 2 records have one"):
+            source.ids()
+
+
 def test_resuming_keeps_ids():
     source = pets().filter(odd)
     first = batches_of(source, batch_size=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from nearfar import distributed as processes
 from nearfar import train
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.training_loop import TrainingLoop
-from nearfar.training.state import sharding
+from nearfar.training.state import sharded_checkpoint, sharding
 
 SETTINGS = {"ema": 0.9, "lr": 0.02, "save_every": 3, "steps": 8, "progress": False, "report": False}
 
@@ -47,6 +49,22 @@ def begin(out: str) -> None:
     """A run that stops after its 5th step, its checkpoint being of the 3rd."""
     with contextlib.suppress(Stop):
         train(Stopped(), data(), out=out, **SETTINGS)
+
+
+def killed_while_saving(out: str, when: str) -> None:
+    """Rank 1 is killed in the second checkpoint, before or after it has written its parts."""
+    save, calls = sharded_checkpoint.save, []
+
+    def saving(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == 2 and when == "before" and processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(*args)
+        if len(calls) == 2 and when == "after" and processes.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sharded_checkpoint.save = saving
+    train(Tied(), data(), out=out, **SETTINGS)
 
 
 def go_on(out: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
 import ranks
 from safetensors import safe_open
-from sharded_work import begin, go_on
+from sharded_work import begin, go_on, killed_while_saving
 from toy import Pairs, loader
 
 from nearfar import train
@@ -63,6 +64,24 @@ def test_a_run_goes_on_with_another_number_of_processes(before, now, sharded, ru
         for name, value in alone["end"].items():
             np.testing.assert_allclose(rank["end"][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert len({rank["drawn"] for rank in found}) == now, "every process draws numbers of its own"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_while_parts_are_written_loses_nothing(when, runs, alone, tmp_path):
+    """SIGKILL of one of two processes in the second checkpoint: the first is whole, and the run goes on from it."""
+    out = tmp_path / "run"
+    with pytest.raises((BrokenProcessPool, UserError)):
+        ranks.run(killed_while_saving, 2, str(out), when, env=FSDP)
+    checkpoints = out / "checkpoints"
+    assert [path.name for path in checkpoints.glob("step-*")] == ["step-00000003"]
+    assert (checkpoints / "last").resolve().name == "step-00000003"
+    kept = run_checkpoint.load(runs / "2" / "checkpoints" / "last")
+    for rank in ranks.run(go_on, 2, str(out), env=FSDP):
+        assert rank["step"] == 3
+        equal(rank["method"], kept["method"])
+        for name, value in alone["end"].items():
+            np.testing.assert_allclose(rank["end"][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert not list(checkpoints.glob(".*.tmp")), "leftovers of the killed run"
 
 
 def test_each_process_writes_its_parts_and_no_whole_tensor(runs):

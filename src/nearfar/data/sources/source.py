@@ -25,6 +25,7 @@ from typing import Any, SupportsIndex, overload
 
 from nearfar.data.sources.record_numbers import group_of_part, own_group, record_id, stream_place, with_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
+from nearfar.errors import UserError
 
 Record = dict[str, Any]
 
@@ -77,12 +78,22 @@ class Source(ABC):
         """The stable id of each record, in order: its `index`, or its place where it has none. Batches have them as
         `index`.
 
+        Raises:
+            UserError: some records have an id and some have none, so that a place could be another record's id.
+
         >>> Records([{"text": c} for c in "abcdef"]).filter(lambda record: record["text"] > "c").ids()
         [3, 4, 5]
         """
         if "index" not in self.columns and (not len(self) or self.record(0).get("index") is None):
             return range(len(self))
-        return [record_id({"index": own}, place, name=self.name) for place, own in enumerate(self.column("index"))]
+        own = self.column("index")
+        without = own.count(None)
+        if 0 < without < len(own):
+            raise UserError(
+                f"{self.name}: {self.where(own.index(None))} has no index, and {len(own) - without} of {len(own)} "
+                "records have one: number all records, or none"
+            )
+        return [record_id({"index": each}, place, name=self.name) for place, each in enumerate(own)]
 
     def pictures(self) -> Iterator[tuple[Any, Any]]:
         """The picture, undecoded, and the `group` of each record, None where it has none: what says which records
