@@ -84,3 +84,21 @@ def test_no_pictures_and_bad_settings():
     for settings in ({"fit": "stretch"}, {"resample": "cubic"}, {"mean": (0.5,)}, {"std": (0.0, 1, 1)}):
         with pytest.raises(UserError):
             Pixels(8, **settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "shade"),
+    [
+        (np.full((8, 8), 32896, np.int32), 128),
+        (np.full((8, 8), 0.5, np.float32), 128),
+        (np.full((8, 8), 128, np.float32), 128),
+        (np.full((8, 8), 32896, np.uint16), 128),
+    ],
+)
+def test_deep_pictures_are_scaled_as_a_loader_scales_them(values, shade):
+    from nearfar.data import load_image
+
+    picture = Image.fromarray(values)
+    pixels = Pixels(8, mean=(0, 0, 0), std=(1, 1, 1))([picture])
+    assert load_image(picture).getpixel((0, 0)) == (shade,) * 3
+    torch.testing.assert_close(pixels, torch.full((1, 3, 8, 8), shade / 255))

@@ -100,16 +100,11 @@ class Pixels:
 
 
 def rgb(picture: Image) -> Image:
-    """The picture upright, in RGB, on white where it is transparent."""
-    from PIL import Image, ImageOps
+    """The picture upright, in RGB, on white where it is transparent, 32-bit and floating-point ones scaled, as a loader
+    reads them."""
+    from nearfar.data.fields.images import load_image
 
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # convert would cut off all but the darkest shades
-        return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    return load_image(picture)
 
 
 def from_processor(processor: Mapping[str, Any], size: int) -> Pixels:
