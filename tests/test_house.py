@@ -46,6 +46,7 @@ GROUND = {
     "files",
     "locks",
     "lookup",
+    "rgb",
     "machine",
     "modes",
     "papers",

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nearfar.data.sources.skipped import BadRecord
+from nearfar.rgb import to_rgb
 
 EXTENSIONS = (
     ".jpg",
@@ -77,7 +78,7 @@ def decode(
         opened.load()
         turned = ImageOps.exif_transpose(opened) or opened
         swapped = _is_turned(opened)
-        return _to_rgb(turned), ((height, width) if swapped else (width, height))
+        return to_rgb(turned), ((height, width) if swapped else (width, height))
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -169,24 +170,3 @@ def _is_turned(image: Image.Image) -> bool:
 def _draft_size(size: tuple[int, int], near: int) -> tuple[int, int]:
     scale = near / min(size)
     return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _scale_to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Grey pictures of 16 bits or floats. `convert` would cut off everything above 255."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    top = values.max(initial=0)
-    if image.mode == "F" and top <= 1:
-        values = values * 255
-    elif image.mode.startswith("I;16") or top > 255:
-        values = values * (255 / 65535)
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8)).convert("RGB")

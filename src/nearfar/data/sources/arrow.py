@@ -12,7 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Source, Stream, captions, field_of
+from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class RowReader:
             record["image"] = self._image(row[roles.image], place)
         texts = [cell(row, column) for column in roles.text]
         if texts:
-            record["text"] = [caption for text in texts for caption in captions(text)]
+            record["text"] = stored_captions(texts)
         given = [row[column] for column in roles.answers if column in row]
         if given:
             record["answers"] = given[0] if len(given) == 1 else given

@@ -98,7 +98,12 @@ class Source(ABC):
     def pictures(self) -> Iterator[tuple[Any, Any]]:
         """The picture, undecoded, and the `group` of each record, None where it has none: what says which records
         belong together."""
-        return ((record.get("image"), record.get("group")) for record in self)
+        for place in range(len(self)):
+            try:
+                record = self.record(place)
+                yield record.get("image"), record.get("group")
+            except (BadRecord, OSError):  # one that cannot be read belongs to no other
+                yield None, None
 
     def texts(self) -> list[str]:
         """Every caption of every record, in order: what a tokenizer is trained on.
@@ -334,6 +339,18 @@ def captions(text: Any) -> list[str]:
     if isinstance(text, str) or not isinstance(text, Iterable):
         return [stripped] if text is not None and (stripped := readable(text).strip()) else []
     return [caption for each in text for caption in captions(each)]
+
+
+def stored_captions(text: Any) -> Any:
+    """The captions for a record to hold; what is none stays as it is, for its reader to refuse with its place.
+
+    >>> stored_captions("a cat"), stored_captions({"en": "a cat"})
+    (['a cat'], {'en': 'a cat'})
+    """
+    try:
+        return captions(text)
+    except BadRecord:
+        return text
 
 
 def field_of(value: Any, path: Sequence[str]) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
-from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, words
+from nearfar.data.sources.source import Record, Source, Stream, field_of, stored_captions, words
 from nearfar.errors import UserError
 
 
@@ -264,7 +264,7 @@ class _MemberRoles:
         record["image"] = next((sample[e] for e in endings if e in sample), None)
         places = [self.text] if self.text else ["txt", *USUAL["text"].split()]
         text = self._value(sample, fields, places)
-        record["text"] = captions(text.splitlines() if isinstance(text, str) else text)
+        record["text"] = stored_captions(text.splitlines() if isinstance(text, str) else text)
         label = self.label_of(sample)
         if (
             label

@@ -34,7 +34,7 @@ def knn(
     Args:
         data: labelled images to classify.
         train: labelled images that vote. Default: half of `data`, drawn within each class by `seed`, pictures of one
-            group on the same side; the other half is classified then.
+            group on the same side (`things`); the other half is classified then.
         k: neighbours; 1 gives the plain nearest-neighbour rule.
         temperature: smaller trusts the nearest more.
         ks: the k of the accuracies.
@@ -90,7 +90,7 @@ def linear_probe(
             f"a linear probe needs training images of two classes at least; {train.source} has {len(known)}"
         )
     probe = LinearProbe(cs, validation=validation, max_iter=max_iter, seed=seed)
-    probe.fit(train.image, labelled(train), classes=ids, group=train.image_group)
+    probe.fit(train.image, labelled(train), classes=ids, group=things(train))
     details = {"C": probe.C_, "train": len(train), "classes": len(ids), "validation": validation}
     return _result("linear_probe", _ranks(probe, test, ids), test, ks, seed, details)
 
@@ -98,16 +98,22 @@ def linear_probe(
 def _sides(data: Embeddings, train: Embeddings | None, seed: int) -> tuple[Embeddings, Embeddings, Tensor]:
     """Training images, test images, and the labels that either has."""
     if train is None:
-        first, second = split(labelled(data), 0.5, seed, group=data.image_group)
+        first, second = split(labelled(data), 0.5, seed, group=things(data))
         if not len(second):
-            raise UserError(
-                f"no class of {data.source} has images of two things, so none can be held out: pass train=..."
-            )
+            raise UserError(f"no class of {data.source} has two images, so none can be held out: pass train=...")
         train, test = data.select(first), data.select(second)
     else:
         train = train.select((labelled(train) >= 0).nonzero().flatten())
         test = data.select((labelled(data) >= 0).nonzero().flatten())
     return train, test, torch.cat([labelled(train), labelled(test)]).unique()
+
+
+def things(data: Embeddings) -> Tensor | None:
+    """`[N]`: what stays on one side of a split. The groups; but where each class is one group (an emoji in five styles)
+    the class is the thing itself, and only rows of one and the same picture stay together."""
+    label, group = labelled(data), data.image_group
+    pairs = torch.stack([label, group])[:, label >= 0].unique(dim=1)
+    return group if len(pairs[0].unique()) < pairs.shape[1] else data.picture
 
 
 def _ranks(classifier: Classifier, test: Embeddings, ids: Tensor) -> Ranks:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
+from nearfar.rgb import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,9 +103,9 @@ class Pixels:
 def rgb(picture: Image) -> Image:
     """The picture upright, in RGB, on white where it is transparent, 32-bit and floating-point ones scaled, as a loader
     reads them."""
-    from nearfar.data.fields.images import load_image
+    from PIL import ImageOps
 
-    return load_image(picture)
+    return to_rgb(ImageOps.exif_transpose(picture))
 
 
 def from_processor(processor: Mapping[str, Any], size: int) -> Pixels:
