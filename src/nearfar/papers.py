@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from nearfar.errors import UserError
+from nearfar import lookup
 from nearfar.tally import tally
 
 if TYPE_CHECKING:
@@ -314,10 +314,7 @@ def find(slug: str) -> Paper:
     >>> find("align").arxiv
     '2102.05918'
     """
-    for paper in PAPERS:
-        if paper.slug == slug:
-            return paper
-    raise UserError(f"no paper {slug!r}; there are: {', '.join(paper.slug for paper in PAPERS)}")
+    return lookup.find("paper", slug, {paper.slug: paper for paper in PAPERS})
 
 
 def in_order(papers: Iterable[Paper]) -> list[Paper]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any
 
+from nearfar import lookup
 from nearfar.errors import UserError
 
 
@@ -37,7 +38,8 @@ def find(what: str, name: Any, known: Mapping[str, str], trust: Collection[str] 
         module, _, item = known.get(name, name).partition(":")
         return getattr(import_module(module), item)
     if ":" not in name:
-        raise UserError(f"no {what} {name!r}; there are: {', '.join(known)} (or your own, as module:name)")
+        like = lookup.near(name, known)
+        raise UserError(f"no {what} {name!r}.{like} There are: {', '.join(known)} (or your own, as module:name)")
     module, _, item = name.partition(":")
     if not (is_module(module) and item.isidentifier()):
         raise UserError(f"{what}: no {name!r} (write module:name)")

@@ -313,7 +313,7 @@ def test_open_source_by_kind(tmp_path):
         ("nowhere", {}, r"no such file or folder(.|\n)*world/emoji(.|\n)*hub:NAME"),
         ("world/birds", {}, "no 'birds'"),
         ("t.csv", {"split": "test"}, "no splits"),
-        ("t.csv", {"colour": 1}, "no option 'colour' here; there are: image"),
+        ("t.csv", {"colour": 1}, "no option 'colour'. There are: image"),
     ],
 )
 def test_open_source_explains(tmp_path, monkeypatch, spec, options, why):

@@ -101,7 +101,7 @@ def test_the_report_counts_and_shows():
 
 
 def test_unknown_kinds_are_named():
-    with pytest.raises(UserError, match=r"unknown kinds of units \['pronoun'\]"):
+    with pytest.raises(UserError, match=r"no kind of units 'pronoun'\."):
         CaptionSwapper(("pronoun",))
 
 

@@ -192,7 +192,7 @@ def test_byol_views_differ_in_kind():
 
 
 def test_wrong_settings_are_explained():
-    with pytest.raises(ValueError, match="there are: none, mirror, clip"):
+    with pytest.raises(ValueError, match="There are: none, mirror, clip"):
         Views("simlcr", size=8)
     with pytest.raises(ValueError, match="at least 1"):
         Views("clip", size=8, n_views=0)

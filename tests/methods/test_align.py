@@ -122,5 +122,5 @@ def test_find_knows_its_methods():
     from nearfar.errors import UserError
 
     assert find("align") is ALIGN
-    with pytest.raises(UserError, match="there are: albef, align"):
+    with pytest.raises(UserError, match="There are: albef, align"):
         find("algin")

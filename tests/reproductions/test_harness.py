@@ -196,7 +196,7 @@ def test_two_seeds_are_too_few():
 
 
 def test_unknown_slug_lists_what_there_is():
-    with pytest.raises(UserError, match="no reproduction of 'nothing'"):
+    with pytest.raises(UserError, match=r"no reproduction 'nothing'\. There are: albef, align"):
         find("nothing")
 
 

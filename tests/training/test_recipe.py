@@ -79,7 +79,7 @@ def test_overrides():
         (["training.learning_rate=1"], r"section training: no setting 'learning_rate'.*There are: epochs, steps"),
         (["training.batchsize=1"], "Did you mean 'batch_size'"),
         (["method.smoothing=1"], r"section method: no setting 'smoothing'.*temperature, learn_temperature"),
-        (["method.name=clop"], "no method 'clop'; there are: "),
+        (["method.name=clop"], r"no method 'clop'\. Did you mean 'clip'\? There are: "),
         (["model.size=1"], r"section model: no setting 'size'.*preset"),
         (["data.trian=x"], "Did you mean 'train'"),
         (["evaluation.on=x"], "section evaluation: no setting 'on'"),

@@ -118,7 +118,7 @@ def test_what_cannot_be_kept_is_refused_and_the_table_stays():
     wrong = [
         (torch.tensor([1, 2]), {"u": torch.ones(2)}, "samples 2 are not in the data"),
         (torch.tensor([1, 3]), {"u": torch.tensor([1.0, torch.nan])}, "'u' for samples 3 are NaN or infinite"),
-        (torch.tensor([1, 3]), {"v": torch.ones(2)}, "no column 'v'; there are: u"),
+        (torch.tensor([1, 3]), {"v": torch.ones(2)}, "no column 'v'. There are: u"),
         (torch.tensor([1, 3]), {"u": torch.ones(3)}, "3 values of 'u' for 2 samples"),
     ]
     for ids, values, told in wrong:

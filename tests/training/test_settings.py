@@ -104,7 +104,7 @@ def test_a_figure_that_nobody_measures():
         ("data.max_length=0", r"data\.max_length must be at least 1"),
         ("data.cache=-1", r"data\.cache must be at least 0"),
         ("data.max_skipped=2", r"data\.max_skipped must be a share from 0 to 1, not 2\.0"),
-        ("data.views=clop", r"data\.views: no views 'clop'; there are: none, mirror, clip"),
+        ("data.views=clop", r"data\.views: no views 'clop'\. Did you mean 'clip'\? There are: none, mirror, clip"),
         ("data.precompute=[none,clop]", r"data\.precompute: no views 'clop'"),
         ("data.precompute=[]", r"data\.precompute is empty"),
         ("data.caption=1.5", r"caption 1\.5: choose 'first', 'random', or a share"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from nearfar.errors import UserError
+from nearfar import lookup
 from nearfar.reproductions.shared.choosing import Grid
 from nearfar.reproductions.shared.claims import Claim, Reproduction
 from nearfar.reproductions.shared.per_query import PerQuery
@@ -23,10 +23,9 @@ def find(slug: str) -> Reproduction:
     """
     from nearfar.papers import PAPERS
 
-    if slug not in {paper.slug for paper in PAPERS} or find_spec(module_of(slug)) is None:
-        known = [paper.slug for paper in PAPERS if find_spec(module_of(paper.slug))]
-        raise UserError(f"no reproduction of {slug!r}; there are: {', '.join(known)}")
-    return import_module(module_of(slug)).reproduction
+    modules = {paper.slug: module_of(paper.slug) for paper in PAPERS}
+    there = {slug: module for slug, module in modules.items() if find_spec(module)}
+    return import_module(lookup.find("reproduction", slug, there)).reproduction
 
 
 def module_of(slug: str) -> str:

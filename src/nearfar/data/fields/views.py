@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nearfar import lookup
 from nearfar.data.fields import colour
 from nearfar.data.fields import view_geometry as geometry
 
@@ -148,11 +149,9 @@ class Views:
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
-        if isinstance(preset, str) and preset not in PRESETS:
-            raise ValueError(f"no views {preset!r}; there are: {', '.join(PRESETS)}")
         if n_views < 1 or size < 1:
             raise ValueError(f"size and n_views must be at least 1, not {size} and {n_views}")
-        self.preset = PRESETS[preset] if isinstance(preset, str) else preset
+        self.preset = lookup.find("views", preset, PRESETS) if isinstance(preset, str) else preset
         self.size, self.n_views = size, n_views
         self.canvas = math.ceil(size * self.preset.canvas - 1e-6)
         self._mean, self._std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from nearfar import lookup
 from nearfar.data.mining.grammar import Span, sentence, tags, units, words
-from nearfar.errors import UserError
 
 KINDS = ("noun", "adjective", "adverb", "verb_phrase", "noun_phrase")
 _LINKS = {"and", "or", ",", "&"}
@@ -70,9 +70,7 @@ class CaptionSwapper:
         fix_articles: bool = True,
         examples: int = 3,
     ) -> None:
-        unknown = set(kinds) - set(KINDS)
-        if unknown:
-            raise UserError(f"unknown kinds of units {sorted(unknown)}; there are: {', '.join(KINDS)}")
+        lookup.check("kind of units", kinds, KINDS)
         self.kinds = tuple(kinds)
         self.seed = seed
         self.keep_symmetric = keep_symmetric

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from nearfar import lookup
 from nearfar.data.sources.source import Source, Stream, concat
 from nearfar.errors import UserError
 
@@ -123,9 +124,7 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
         spec = f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
         parts.append((spec, f"world/{name}"))
     known = dict.fromkeys(key for spec, _ in parts for key in _known(spec))
-    for key in options:
-        if key not in known:
-            raise UserError(f"world/{names}: no option {key!r} here; there are: {', '.join(known)}")
+    lookup.check("option", options, known, where=f"world/{names}: ")
     opened = []
     for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
         given = {key: value for key, value in options.items() if key in _known(spec)}
@@ -136,9 +135,7 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
 def _call(spec: str, first: Any, options: dict[str, Any], where: str) -> Any:
     """Call `module.function(first, **options)` and explain an option that the function does not have."""
     known = _known(spec)
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise UserError(f"{where}: no option {unknown[0]!r} here; there are: {', '.join(known)}")
+    lookup.check("option", options, known, where=f"{where}: ")
     return _function(spec)(first, **options)
 
 

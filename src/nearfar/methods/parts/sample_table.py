@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearfar import distributed as processes
+from nearfar import lookup
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.methods.base import DataPart
@@ -135,8 +136,7 @@ class SampleTable(DataPart):
             self.register_buffer(name, first.to(self.ids.device).expand(count, *first.shape).clone())
 
     def _column(self, name: str) -> Tensor:
-        if name not in self._first:
-            raise UserError(f"the table has no column {name!r}; there are: {', '.join(self._first)}")
+        lookup.check("column", [name], self._first, where="table by sample: ")
         return self.get_buffer(name)
 
     def _rows(self, ids: Tensor) -> Tensor:

@@ -60,9 +60,8 @@ class DataConfig:
         for name, presets in (("views", [self.views]), ("precompute", self.precompute)):
             if presets == []:
                 raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
-            for preset in presets or ():
-                if preset is not None and preset not in PRESETS:
-                    raise UserError(f"data.{name}: no views {preset!r}; there are: {', '.join(PRESETS)}.")
+            named = [preset for preset in presets or () if preset is not None]
+            lookup.check("views", named, PRESETS, where=f"data.{name}: ")
         if self.precompute and (self.hard_captions or self.negatives):
             raise UserError(
                 "data.precompute keeps no hard captions: leave out data.hard_captions and data.negatives, or "
