@@ -35,7 +35,8 @@ def folder(tmp_path):
     for name, colour in COLOURS.items():
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(4):
-            Image.new("RGB", (9, 9), colour).save(tmp_path / "data" / name / f"{i}.png")
+            # Of different sizes: the same bytes would be one picture, which is not split.
+            Image.new("RGB", (9, 9 + i), colour).save(tmp_path / "data" / name / f"{i}.png")
     return tmp_path / "data"
 
 

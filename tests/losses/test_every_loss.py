@@ -170,7 +170,8 @@ def test_every_page_says_inputs_relations_and_variants(name):
 @pytest.mark.parametrize("name", ops.__all__)
 def test_every_op_says_shapes_errors_and_an_example(name):
     text = inspect.getdoc(getattr(ops, name))
-    for part in ("Args:", "[N, D]" if name != "nt_xent" else "[2N, D]", "Raises:", "UserError", ">>> "):
+    shape = {"nt_xent": "[2N, D]", "sinkhorn": "[B, P]"}.get(name, "[N, D]")
+    for part in ("Args:", shape, "Raises:", "UserError", ">>> "):
         assert part in text, part
     options = set(inspect.signature(getattr(ops, name)).parameters)
     assert not {"ids", "chunk"} & options

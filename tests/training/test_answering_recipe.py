@@ -76,6 +76,7 @@ def test_entailment_goes_on_from_the_same_model(tmp_path):
         "method.classes": 2,
         "training.precision": "no",
         "training.steps": 2,
+        "training.warmup": 0,
         "training.batch_size": 4,
         "training.progress": False,
         "training.report": True,
