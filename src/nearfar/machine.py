@@ -25,8 +25,8 @@ def prepare() -> None:
     OpenMP's threads spin while they wait, and beside one other busy process a training then takes ten times as long.
 
     glibc takes each large block from the system and gives it back when it is freed, so that every large tensor is
-    cleared and mapped page by page again: for an image tower on a CPU that is a third of the time and more. Here up to
-    `KEPT` bytes stay. On other C libraries nothing is changed.
+    cleared and mapped page by page again, which takes a good part of an image tower's time on a CPU. Here up to `KEPT`
+    bytes stay. On other C libraries nothing is changed.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if platform.libc_ver()[0] == "glibc" and not _allocator_is_set():
