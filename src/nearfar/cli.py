@@ -22,7 +22,7 @@ COMMANDS = {
     "search": "Search an index by text, by image, or by both.",
     "serve": "Open the search page.",
     "generate": "Generate text by contrastive search.",
-    "papers": "List the papers: what is in, where it lives, what its reproduction found.",
+    "papers": "List the papers: what is in, where it lives, the verdict of its reproduction.",
     "reproduce": "Run a paper's reproduction and compute its verdict.",
     "recipes": "List the recipes, or copy one out to edit.",
 }
@@ -92,7 +92,7 @@ def usage() -> str:
     """
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
-    return f"usage: nearfar COMMAND ...\n\n{rows}\n\nnearfar COMMAND --help tells more."
+    return f"usage: nearfar COMMAND ...\n\n{rows}\n\nnearfar COMMAND --help says more."
 
 
 if __name__ == "__main__":  # `python -m nearfar.cli`, as older scripts write it

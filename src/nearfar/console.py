@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(what: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int | None, show: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar that goes when the block ends; what it yields takes the number done since the last call.
 
     Args:
-        what: the words before the bar.
+        description: the words before the bar.
         total: how many there are; None where nobody knows.
         show: False shows nothing, and so does an error stream that is no terminal.
     """
@@ -21,5 +21,5 @@ def progress(what: str, total: int | None, show: bool) -> Iterator[Callable[[int
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(description, total=total)
         yield lambda done: bar.advance(task, done)

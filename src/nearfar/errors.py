@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and the one way to ask for an optional dependency."""
+"""Errors that a user can mend, and the one way to require an optional dependency."""
 
 from __future__ import annotations
 

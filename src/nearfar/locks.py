@@ -49,8 +49,8 @@ class Lock:
             try:
                 self._lock.acquire(timeout=WAIT)
             except Timeout:
-                who = _who(self._holder)
-                raise UserError(f"another process is {doing} {folder}{who}: wait for it to end{remedy}") from None
+                holder = _who(self._holder)
+                raise UserError(f"another process is {doing} {folder}{holder}: wait for it to end{remedy}") from None
         try:
             files.write(self._holder, json.dumps(_self()))
         except BaseException:

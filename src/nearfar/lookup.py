@@ -11,7 +11,7 @@ from nearfar.errors import UserError
 T = TypeVar("T")
 
 
-def find(what: str, name: str, known: Mapping[str, T]) -> T:
+def find(kind: str, name: str, known: Mapping[str, T]) -> T:
     """`known[name]`.
 
     Raises:
@@ -21,15 +21,15 @@ def find(what: str, name: str, known: Mapping[str, T]) -> T:
     Traceback (most recent call last):
     nearfar.errors.UserError: no template 'shrot'. Did you mean 'short'? There are: short, full
     """
-    check(what, [name], known)
+    check(kind, [name], known)
     return known[name]
 
 
-def check(what: str, names: Iterable[str], known: Iterable[str], *, where: str = "") -> None:
+def check(kind: str, names: Iterable[str], known: Iterable[str], *, where: str = "") -> None:
     """Raise a `UserError` for the first of `names` that is not `known`.
 
     Args:
-        what: the kind of thing: "protocol".
+        kind: the kind of thing: "protocol".
         names: as the user wrote them.
         known: as they are called.
         where: what the message begins with: "recipe, section data: ".
@@ -37,7 +37,7 @@ def check(what: str, names: Iterable[str], known: Iterable[str], *, where: str =
     known = list(known)
     for name in names:
         if name not in known:
-            raise UserError(f"{where}no {what} {name!r}.{near(name, known)} There are: {', '.join(known) or 'none'}")
+            raise UserError(f"{where}no {kind} {name!r}.{near(name, known)} There are: {', '.join(known) or 'none'}")
 
 
 def near(name: object, known: Iterable[str]) -> str:

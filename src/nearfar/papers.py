@@ -44,7 +44,7 @@ class Paper:
 
     @property
     def verdict(self) -> str:
-        """What the recorded reproduction found, such as '3 of 4 decided: 2 hold, 1 reversed'; '' where none is
+        """The verdict of the recorded reproduction, such as '3 of 4 decided: 2 hold, 1 reversed'; '' where none is
         recorded. Claims against a constant and premises are counted apart."""
         record = files("nearfar") / "reproductions" / "results" / f"{self.slug}.json"
         return tally(json.loads(record.read_text("utf-8")).get("claims", [])) if record.is_file() else ""
@@ -364,7 +364,7 @@ def as_table(papers: Sequence[Paper]) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in", box=None)
-    table.add_column("slug", no_wrap=True)  # what is typed and looked up stays in one piece, also in 80 columns
+    table.add_column("slug", no_wrap=True)  # what is typed stays in one piece, also in 80 columns
     table.add_column("arXiv", no_wrap=True)
     table.add_column("module, and recipes", no_wrap=True)
     table.add_column("verdict of its claims")

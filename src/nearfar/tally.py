@@ -20,8 +20,8 @@ def tally(claims: Sequence[Mapping[str, Any]]) -> str:
     premises, _ = _parted(claims, "premise")
     parts = []
     if compared:
-        found = Counter(claim["verdict"] for claim in compared)
-        counts = {"hold" if found["holds"] > 1 else "holds": found["holds"], "reversed": found["reversed"]}
+        verdicts = Counter(claim["verdict"] for claim in compared)
+        counts = {"hold" if verdicts["holds"] > 1 else "holds": verdicts["holds"], "reversed": verdicts["reversed"]}
         words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         decided = sum(counts.values())
         parts.append(f"{decided} of {len(compared)} decided" + (f": {words}" if words else ""))

@@ -17,11 +17,11 @@ from nearfar import lookup
 from nearfar.errors import UserError
 
 
-def find(what: str, name: Any, known: Mapping[str, str], trust: Collection[str] = ()) -> Any:
+def find(setting: str, name: Any, known: Mapping[str, str], trust: Collection[str] = ()) -> Any:
     """The object that a setting names: one of `known`, or `module:object` of a trusted module.
 
     Args:
-        what: the setting, for messages: `recipe, method.name`.
+        setting: the setting, for messages: `recipe, method.name`.
         name: what it says.
         known: nearfar's own by name, each as `module:object`; either spelling finds it.
         trust: modules that the user named; a package stands for its modules too.
@@ -33,24 +33,24 @@ def find(what: str, name: Any, known: Mapping[str, str], trust: Collection[str] 
     'loads'
     """
     if not isinstance(name, str):
-        raise UserError(f"{what} must be a name, not {name!r}; there are: {', '.join(known)}")
+        raise UserError(f"{setting} must be a name, not {name!r}; there are: {', '.join(known)}")
     if name in known or name in known.values():
         module, _, item = known.get(name, name).partition(":")
         return getattr(import_module(module), item)
     if ":" not in name:
         like = lookup.near(name, known)
-        raise UserError(f"no {what} {name!r}.{like} There are: {', '.join(known)} (or your own, as module:name)")
+        raise UserError(f"no {setting} {name!r}.{like} There are: {', '.join(known)} (or your own, as module:name)")
     module, _, item = name.partition(":")
     if not (is_module(module) and item.isidentifier()):
-        raise UserError(f"{what}: no {name!r} (write module:name)")
+        raise UserError(f"{setting}: no {name!r} (write module:name)")
     if is_within(module, ["nearfar"]):
-        raise UserError(f"{what}: {name!r} is none of nearfar's own; there are: {', '.join(known)}")
+        raise UserError(f"{setting}: {name!r} is none of nearfar's own; there are: {', '.join(known)}")
     if not is_within(module, trust):
         raise UserError(
-            f"{what}: {name!r} is code outside nearfar, which runs only where you name its module yourself: add "
+            f"{setting}: {name!r} is code outside nearfar, which runs only where you name its module yourself: add "
             f'--trust {module} (in Python, trust=["{module}"]), once you have read that code'
         )
-    return _imported(what, name, module, item, trust)
+    return _imported(setting, name, module, item, trust)
 
 
 def names(values: Collection[str]) -> tuple[str, ...]:
@@ -81,15 +81,15 @@ def is_within(module: str, packages: Collection[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def _imported(what: str, name: str, module: str, item: str, trust: Collection[str]) -> Any:
+def _imported(setting: str, name: str, module: str, item: str, trust: Collection[str]) -> Any:
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # the command itself does not search there; last, so that no file hides a package
     try:
-        found = getattr(import_module(module), item)
+        imported = getattr(import_module(module), item)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{what}: no {name!r} (write module:name): {error}") from None
+        raise UserError(f"{setting}: no {name!r} (write module:name): {error}") from None
     # A module's own imports are no part of it: `my_module:run` must not reach what it took from `subprocess`.
-    home = getattr(found, "__module__", None)
-    if not (callable(found) and isinstance(home, str) and is_within(home, trust)):
-        raise UserError(f"{what}: {name!r} is no class or function that {module} defines itself")
-    return found
+    home = getattr(imported, "__module__", None)
+    if not (callable(imported) and isinstance(home, str) and is_within(home, trust)):
+        raise UserError(f"{setting}: {name!r} is no class or function that {module} defines itself")
+    return imported

@@ -32,7 +32,7 @@ def test_the_first_version_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UserError, match="--fsdp_version 2"):
-        sharding.wanted()
+        sharding.enabled()
 
 
 def test_weights_that_two_blocks_share_are_refused_before_anything_is_split():

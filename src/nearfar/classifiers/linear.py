@@ -66,11 +66,11 @@ class LinearProbe(Classifier):
 
     def scores(self, embeddings: Tensor) -> Tensor:
         """Logits, `[N, C]`; of two classes the logit of the second, and its negative for the first."""
-        found = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
-        found = torch.stack([-found, found], dim=1) if found.ndim == 1 else found
+        logits = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
+        logits = torch.stack([-logits, logits], dim=1) if logits.ndim == 1 else logits
         # A class without examples stands behind all others.
-        scores = torch.full((len(found), len(self.classes_)), -torch.inf)
-        scores[:, torch.from_numpy(self.model_.classes_)] = found
+        scores = torch.full((len(logits), len(self.classes_)), -torch.inf)
+        scores[:, torch.from_numpy(self.model_.classes_)] = logits
         return scores
 
     def _chosen(self, x: NDArray[np.float32], y: NDArray[np.int64], group: Tensor | None) -> float:

@@ -140,8 +140,8 @@ class EmojiSource(Source):
         return len(self.members) * len(self.styles)
 
     def record(self, index: int) -> Record:
-        label, which = divmod(index, len(self.styles))
-        number, style = self.members[label], self.styles[which]
+        label, style_number = divmod(index, len(self.styles))
+        number, style = self.members[label], self.styles[style_number]
         concept, words = concepts()[number], _words(self.language)[number]
         return {
             "index": number * len(STYLES) + STYLES.index(style),
@@ -200,9 +200,9 @@ def _in_split(row: dict[str, Any], split: str) -> bool:
     return _known(split, [*SPLITS, "all"], "split") == "all" or row["split"] == split
 
 
-def _known(value: str, allowed: Sequence[str], what: str) -> str:
+def _known(value: str, allowed: Sequence[str], kind: str) -> str:
     if value not in allowed:
-        raise UserError(f"the world has no {what} {value!r}; choose from: {', '.join(allowed)}")
+        raise UserError(f"the world has no {kind} {value!r}; choose from: {', '.join(allowed)}")
     return value
 
 

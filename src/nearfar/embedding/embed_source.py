@@ -67,8 +67,8 @@ def embed(
     near = getattr(encoder, "image_size", None)
     reader = _Reader(source, sides=read, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}
-    what = "images" if "image" in read else "records"
-    with evaluating(encoder), console.progress(f"embedding {what}", reader.total, progress and bool(read)) as step:
+    noun = "images" if "image" in read else "records"
+    with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress and bool(read)) as step:
         for values in reader.batches(batch_size):
             for side in read:
                 vectors[side].append(_encode(encoder, side, [value[side] for value in values]))
@@ -124,16 +124,16 @@ def shared_sides(encoder: Any, source: Any) -> list[str]:
     """
     able, columns = embeds(encoder), getattr(source, "columns", None)
     if columns is None:
-        found = [side for side in able if side in ("image", "text")]
+        shared = [side for side in able if side in ("image", "text")]
     else:
-        found = [side for side in able if has_column(source, side)]
-    if not found:
+        shared = [side for side in able if has_column(source, side)]
+    if not shared:
         name, held = getattr(source, "name", "the data"), ", ".join(columns or ()) or "none"
         raise UserError(
             f"{name} has no {' and no '.join(able or ['side'])} for a {type(encoder).__name__} to embed (its columns "
             f"are: {held}): name the column with {able[0] if able else 'image'}=NAME"
         )
-    return found
+    return shared
 
 
 def has_column(source: Any, key: str) -> bool:

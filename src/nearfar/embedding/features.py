@@ -253,7 +253,7 @@ class _PositionSource(Source):
 
 
 class _PositionField(Field):
-    """The place of each record in its source, where its captions are to be found."""
+    """The place of each record in its source, where its captions are read."""
 
     def __init__(self) -> None:
         self.keys = {"place": BatchKey(per_sample=True)}

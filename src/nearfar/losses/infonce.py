@@ -164,7 +164,7 @@ class InfoNCE(nn.Module):
         - `NTXent` draws negatives from both sets at once.
         - `SupCon` has several positives; `SoftTargetInfoNCE` a teacher's.
         - `SoftTargetInfoNCE` with `alpha=0`, and `GlobalLocalInfoNCE` with one local, are its one direction.
-        - `SigmoidLoss` asks of each pair alone, without the sum over the batch.
+        - `SigmoidLoss` judges each pair alone, without the sum over the batch.
 
     Variants:
         - CLIP: `InfoNCE(0.07)`

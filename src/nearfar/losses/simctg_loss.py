@@ -1,5 +1,5 @@
 """The token-level contrastive loss of SimCTG (arXiv 2202.06417): within a sequence, hidden states of different tokens
-are pushed below a cosine of 1 - margin, so that they spread out and contrastive search can tell candidates apart."""
+are pushed below a cosine of 1 - margin, so that they spread out and contrastive search can separate candidates."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def find(name: str | type[Method], trust: Collection[str] = ()) -> type[Method]:
     """
     from nearfar.methods.base import Method
 
-    found = name if isinstance(name, type) else trusted.find("method", name, METHODS, trust)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    method = name if isinstance(name, type) else trusted.find("method", name, METHODS, trust)
+    if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"method: {name!r} is no method: it must be a subclass of nearfar.methods.base.Method")
-    return found
+    return method

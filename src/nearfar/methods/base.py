@@ -90,7 +90,7 @@ class Method(nn.Module, ABC):
     def begin(self, data: DataInfo) -> None:
         """Get to know the training data: their size, ids, classes and domains. Called once, before the first step, by
         `nearfar.train` and the adapters for other loops; on resume, too, before the saved state is loaded; on all
-        processes alike, with the same random draws. Here: tells each `DataPart` of the method.
+        processes alike, with the same random draws. Here: passes it to each `DataPart` of the method.
 
         Streams and plain batches have `size` and `ids` None: a method that cannot do without raises a `UserError`.
         """

@@ -61,9 +61,9 @@ the class's reads = ('index', 'label').
 
 def undeclared(method: str, keys: Sequence[str], reads: Sequence[str]) -> UserError:
     """The error for batch keys that an objective reads and its method does not declare."""
-    names, which = ", ".join(map(repr, keys)), "keys" if len(keys) > 1 else "key"
+    names, noun = ", ".join(map(repr, keys)), "keys" if len(keys) > 1 else "key"
     return UserError(
-        f"{method}'s objective reads the batch {which} {names}, which it does not declare: add "
+        f"{method}'s objective reads the batch {noun} {names}, which it does not declare: add "
         f"{'them' if len(keys) > 1 else 'it'} to the class's reads = {tuple(reads)!r}."
     )
 
@@ -95,15 +95,15 @@ def keys_of(objective: Callable[..., Any]) -> list[str]:
     def named(node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id == batch
 
-    found: list[ast.AST] = []
+    key_nodes: list[ast.AST] = []
     for node in ast.walk(function):
         if isinstance(node, ast.Subscript) and named(node.value):
-            found.append(node.slice)
+            key_nodes.append(node.slice)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and named(node.func.value):
-            found += node.args[:1] if node.func.attr == "get" else []
+            key_nodes += node.args[:1] if node.func.attr == "get" else []
         elif isinstance(node, ast.Compare) and any(map(named, node.comparators)):
-            found.append(node.left)
-    keys = [node.value for node in found if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+            key_nodes.append(node.left)
+    keys = [node.value for node in key_nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return sorted(set(keys))
 
 

@@ -2,8 +2,8 @@
 
 `create` makes a dual encoder from a preset, from names or from configs; `load` opens a saved or pretrained one; both
 give an *encoder*: `encode_image`, `encode_text`, `preprocess`, `tokenize`. The parts of methods that stood here before
-(`FeatureQueue`, `MomentumEncoder`, ...) are still found here; they live in `nearfar.methods.parts`. Importing this
-package imports none of the libraries behind it.
+(`FeatureQueue`, `MomentumEncoder`, ...) are still importable from here; they live in `nearfar.methods.parts`. Importing
+this package imports none of the libraries behind it.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def create(
         raise UserError(f"temperature={temperature}: similarities are divided by it, so it must be above 0")
     defaults = _preset(preset)
     image, text = (
-        given if given is not None else defaults.get(key) for key, given in (("image", image), ("text", text))
+        setting if setting is not None else defaults.get(key) for key, setting in (("image", image), ("text", text))
     )
     if image is None or text is None:
         raise UserError(f"create needs a preset ({', '.join(PRESETS)}), or both image=... and text=...")

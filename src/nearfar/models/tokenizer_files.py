@@ -1,6 +1,6 @@
 """A model's tokenizer on disk: the one it was trained with, or none.
 
-With another tokenizer a model's embeddings of texts are garbage, and nothing looks wrong: transformers makes one even
+With another tokenizer a model's embeddings of texts are garbage, and no error appears: transformers makes one even
 where the file with the vocabulary is missing. So a saved model keeps a checksum of what its tokenizer does.
 """
 
@@ -27,7 +27,7 @@ TEXTS = (
 
 def tokenizer_sum(tokenizer: Any) -> str:
     """A checksum of a tokenizer's vocabulary and of the ids it gives to some fixed texts. Another with the same sum
-    gives the same ids, whatever its files look like.
+    gives the same ids, whatever its files are.
 
     >>> from nearfar.data import train_tokenizer
     >>> first, second = (train_tokenizer([text] * 9, 262) for text in ("a red car", "two dogs"))
@@ -62,5 +62,5 @@ def read_tokenizer(name: str | Path, expected: Any = None) -> Any:
 
 
 def _has_vocabulary(folder: Path) -> bool:
-    found = {path.name for pattern in VOCABULARIES for path in folder.glob(pattern)}
-    return any(not name.endswith(".index.json") for name in found - SETTINGS - OTHERS)
+    names = {path.name for pattern in VOCABULARIES for path in folder.glob(pattern)}
+    return any(not name.endswith(".index.json") for name in names - SETTINGS - OTHERS)

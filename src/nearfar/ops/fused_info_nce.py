@@ -45,7 +45,7 @@ def info_nce(
         q: queries [N, D]. The positive of `q[i]` is `k[i]`.
         k: keys [M, D], M >= N; rows beyond N are extra negatives of every query.
         scale: inverse temperature, a number, a scalar tensor or one number a row [N].
-        symmetric: average with the other direction, in which each of the first N keys looks for its query.
+        symmetric: average with the other direction, in which each of the first N keys is matched with its query.
         group: integers [M] (or [N] when M = N). Entries of equal groups, but for the own pair, are left out: they
             would be false negatives (the same caption twice, two photos of one thing).
         reduction: "mean", or "none": losses [N], or [2, N] with `symmetric` (queries, then keys).

@@ -138,8 +138,8 @@ def _ring_sigmoid_kernel(*args: Any) -> tuple[Tensor, ...]:
     for step in range(len(sizes)):
         home = own if step == 0 else None
         loss, dq, dkeys, *others = sigmoid_kernel(q, keys, scale, bias, home, q_group, groups, *rest, gradients)
-        found = [loss, dq, *others]
-        totals = found if not totals else [a.add_(b) for a, b in zip(totals, found, strict=True)]
+        block = [loss, dq, *others]
+        totals = block if not totals else [a.add_(b) for a, b in zip(totals, block, strict=True)]
         if gradients:
             dk = dk.add_(dkeys, alpha=share)
         keys, groups, (dk,) = next_block(sizes, step, keys, groups, [dk])

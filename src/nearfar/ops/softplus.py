@@ -177,16 +177,16 @@ class _Softplus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
         *tensors, kept = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:4]
+        needed = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
             inputs_ = [t.view_as(t) for t in tensors[:4]]  # views: q and k may be one tensor
             q, k, scale, bias = inputs_
             sums = dense_softplus(pairs_of(q, k, scale, *tensors[4:], *ctx.rest), bias)
-            chosen = [t for t, want in zip(inputs_, wanted, strict=True) if want]
+            chosen = [t for t, want in zip(inputs_, needed, strict=True) if want]
             g = upstream[0].to(sums.dtype)
-            found = iter(torch.autograd.grad(sums, chosen, g, create_graph=True, materialize_grads=True))
-            out = [next(found) if want else None for want in wanted]
+            derivatives = iter(torch.autograd.grad(sums, chosen, g, create_graph=True, materialize_grads=True))
+            out = [next(derivatives) if want else None for want in needed]
         else:
             gradients = _backward(*tensors, *ctx.rest, kept, upstream[0])
-            out = [d if want else None for d, want in zip(gradients, wanted, strict=True)]
+            out = [d if want else None for d, want in zip(gradients, needed, strict=True)]
         return *out, *(None,) * 8

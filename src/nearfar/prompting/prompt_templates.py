@@ -56,7 +56,7 @@ TEMPLATES = {"name": NAME, "short": SHORT, "full": FULL}
 """`name`: the bare name. `short`: 7 sentences. `full`: 80 sentences, for pictures of any kind."""
 
 
-def templates(which: str | Sequence[str]) -> tuple[str, ...]:
+def templates(chosen: str | Sequence[str]) -> tuple[str, ...]:
     """Templates by the name of their set, or a sentence, or several sentences, of one's own.
 
     Raises:
@@ -67,15 +67,15 @@ def templates(which: str | Sequence[str]) -> tuple[str, ...]:
     >>> len(templates("full"))
     80
     """
-    if isinstance(which, str):
-        if which in TEMPLATES:
-            return TEMPLATES[which]
-        if "{}" not in which:
+    if isinstance(chosen, str):
+        if chosen in TEMPLATES:
+            return TEMPLATES[chosen]
+        if "{}" not in chosen:
             raise UserError(
-                f"no template set {which!r}: name one of {', '.join(TEMPLATES)}, or write a sentence with {{}}"
+                f"no template set {chosen!r}: name one of {', '.join(TEMPLATES)}, or write a sentence with {{}}"
             )
-        return (which,)
-    without = [sentence for sentence in which if "{}" not in sentence]
-    if without or not which:
+        return (chosen,)
+    without = [sentence for sentence in chosen if "{}" not in sentence]
+    if without or not chosen:
         raise UserError(f"every template needs a {{}} where the class name goes: {without or 'there is none'}")
-    return tuple(which)
+    return tuple(chosen)

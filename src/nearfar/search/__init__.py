@@ -1,4 +1,4 @@
-"""Search: index a source of pictures, ask by text, by picture, or by both, and serve the page.
+"""Search: index a source of pictures, query by text, by picture, or by both, and serve the page.
 
 import nearfar
 from nearfar.search import build, query

@@ -83,7 +83,7 @@ class BatchDataset(IterableDataset):
 
     @property
     def ends(self) -> list[int]:
-        """How many batches had been handed out, in all, when each epoch was found to end."""
+        """How many batches had been handed out, in all, when each epoch ended."""
         return self._now.ends
 
     def __iter__(self) -> Iterator[Batch]:

@@ -72,7 +72,7 @@ class TrainConfig:
     """The validation figure that picks the best checkpoint: lower is better if its name ends in `loss`, else higher."""
     final: Literal["last", "best"] = "last"
     """The weights that a run ends with, saves as its model and evaluates: those of the last step, or of the checkpoint
-    that `monitor` found best."""
+    that is best by `monitor`."""
     trackers: tuple[str, ...] = ()
     """Accelerate's trackers by name: tensorboard, wandb, mlflow, ..."""
     progress: bool = True

@@ -61,10 +61,10 @@ class DataInfo:
         source = data if isinstance(data, Source | Stream) else getattr(data, "source", None)
         if not isinstance(source, Source | Stream):
             return cls()
-        said: dict[str, Any] = {"columns": source.columns, "classes": source.classes, "domains": source.domains}
+        details: dict[str, Any] = {"columns": source.columns, "classes": source.classes, "domains": source.domains}
         if isinstance(source, Stream):
-            return cls(name=source.name, **said)
-        return cls(name=source.name, size=len(source), ids=source.ids, record=source.record, **said)
+            return cls(name=source.name, **details)
+        return cls(name=source.name, size=len(source), ids=source.ids, record=source.record, **details)
 
     @cached_property
     def ids(self) -> Tensor | None:
@@ -72,24 +72,24 @@ class DataInfo:
         stream and of plain batches. Read when it is first used."""
         return None if self._ids is None else torch.tensor(list(self._ids()), dtype=torch.long)
 
-    def require_ids(self, who: str) -> Tensor:
+    def require_ids(self, user: str) -> Tensor:
         """`ids`, each different.
 
         Args:
-            who: needs them, for the error.
+            user: needs them, for the error.
 
         Raises:
             UserError: the data have none, or one comes twice.
         """
         if self.ids is None:
             raise UserError(
-                f"{who} keeps something of each sample, and {self.name} cannot be counted: give a source, or a loader "
+                f"{user} keeps something of each sample, and {self.name} cannot be counted: give a source, or a loader "
                 "of one, in the place of a stream or of plain batches."
             )
         different, times = self.ids.unique(return_counts=True)
         if twice := different[times > 1][:5].tolist():
             raise UserError(
-                f"{who} keeps something of each sample by its id, and {self.name} has {', '.join(map(str, twice))} "
+                f"{user} keeps something of each sample by its id, and {self.name} has {', '.join(map(str, twice))} "
                 "more than once: give each record an `index` of its own."
             )
         return self.ids

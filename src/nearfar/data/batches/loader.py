@@ -249,5 +249,7 @@ class Loader:
 def _where(source: Source | Stream, place: int, record: Record) -> str:
     """Which record it is, as precisely as it says itself: its number, and its file or key."""
     image = record.get("image")
-    what = getattr(image, "name", None) or record.get("key") or (describe(image) if image is not None else "")
-    return f"{source.name}, {source.where(place)}" + (f" ({what})" if what and what != "image" else "")
+    image_name = getattr(image, "name", None) or record.get("key") or (describe(image) if image is not None else "")
+    return f"{source.name}, {source.where(place)}" + (
+        f" ({image_name})" if image_name and image_name != "image" else ""
+    )

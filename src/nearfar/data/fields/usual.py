@@ -98,11 +98,11 @@ def settings_of(model: Any) -> dict[str, Any]:
     return {name: getattr(model, name) for name in OF_A_MODEL if hasattr(model, name)}
 
 
-def _count_negatives(source: Source | Stream, wanted: int | None) -> int:
+def _count_negatives(source: Source | Stream, count: int | None) -> int:
     if "negative_text" not in source.columns:
-        if wanted:
-            raise UserError(f"{source.name} has no 'negative_text', of which negatives={wanted} are to be taken")
+        if count:
+            raise UserError(f"{source.name} has no 'negative_text', of which negatives={count} are to be taken")
         return 0
-    if wanted is not None:
-        return wanted
+    if count is not None:
+        return count
     return len(captions(next(iter(source), {}).get("negative_text")))

@@ -176,18 +176,20 @@ class Views:
             of the view.
         """
         source = images.float().div_(255) if images.dtype == torch.uint8 else images
-        given = sizes if sizes is not None else torch.tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
-        given = given.to(device=images.device, dtype=torch.float32)
+        original_sizes = (
+            sizes if sizes is not None else torch.tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
+        )
+        original_sizes = original_sizes.to(device=images.device, dtype=torch.float32)
         out = source.new_empty(self.n_views, len(images), 3, self.size, self.size)
         matrices = source.new_empty(self.n_views, len(images), 3, 3)
         mean, std = self._mean.to(source), self._std.to(source)
         for view in range(self.n_views):
             chance = draws.uniform[view].to(images.device)
-            pixels, matrix = self._move(source, chance, given)
+            pixels, matrix = self._move(source, chance, original_sizes)
             pixels = self._colour(pixels, chance, draws.order[view].tolist(), view)
             torch.sub(pixels, mean, out=out[view]).div_(std)
             cropped = self.preset.fit == "crop" and sizes is not None
-            matrices[view] = geometry.pixel_matrix(matrix, given, self.size, cropped=cropped)
+            matrices[view] = geometry.pixel_matrix(matrix, original_sizes, self.size, cropped=cropped)
         return out, matrices
 
     def _move(self, source: Tensor, chance: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,14 +212,14 @@ class Views:
     def _randaugment_moves(self, source: Tensor, chance: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         assert self.preset.randaugment is not None
         level = self.preset.randaugment[1] / 10
-        for which, sign in self._moves(chance):
+        for operation, sign in self._moves(chance):
             linear = torch.eye(2, device=chance.device).repeat(len(chance), 1, 1)
             shift = torch.zeros(len(chance), 2, device=chance.device)
-            linear[:, 0, 1] += (which == MOVES.index("shear x")) * sign * 0.3 * level
-            linear[:, 1, 0] += (which == MOVES.index("shear y")) * sign * 0.3 * level
-            shift[:, 0] = (which == MOVES.index("shift x")) * sign * level * 10 / 256
-            shift[:, 1] = (which == MOVES.index("shift y")) * sign * level * 10 / 256
-            angle = (which == MOVES.index("turn")) * sign * math.radians(30) * level
+            linear[:, 0, 1] += (operation == MOVES.index("shear x")) * sign * 0.3 * level
+            linear[:, 1, 0] += (operation == MOVES.index("shear y")) * sign * 0.3 * level
+            shift[:, 0] = (operation == MOVES.index("shift x")) * sign * level * 10 / 256
+            shift[:, 1] = (operation == MOVES.index("shift y")) * sign * level * 10 / 256
+            angle = (operation == MOVES.index("turn")) * sign * math.radians(30) * level
             cosine, sine = angle.cos(), angle.sin()
             turn = torch.stack([cosine, -sine, sine, cosine], dim=1).view(-1, 2, 2)
             matrix = matrix @ geometry.about_centre(linear @ turn, shift)
@@ -250,9 +252,9 @@ class Views:
                 "brightness": lambda x: x.mul(factor).clamp_(0, 1),
                 "sharpness": lambda x: colour.sharpness(x, factor),
             }
-            for which, _ in self._moves(chance):
+            for operation, _ in self._moves(chance):
                 for name, change in changes.items():
-                    rows = (which == MOVES.index(name)).nonzero()[:, 0]
+                    rows = (operation == MOVES.index(name)).nonzero()[:, 0]
                     if len(rows):
                         pixels[rows] = change(pixels[rows])
         return pixels
@@ -262,8 +264,8 @@ class Views:
         assert self.preset.randaugment is not None
         rounds = []
         for i in range(self.preset.randaugment[0]):
-            which, happens, sign = chance[:, _MOVES + 3 * i : _MOVES + 3 * i + 3].unbind(1)
-            which = (which * len(MOVES)).long().clamp(max=len(MOVES) - 1)
-            which = torch.where(happens < CHANCE_OF_MOVE, which, MOVES.index("identity"))
-            rounds.append((which, torch.where(sign < 0.5, -1.0, 1.0)))
+            operation, happens, sign = chance[:, _MOVES + 3 * i : _MOVES + 3 * i + 3].unbind(1)
+            operation = (operation * len(MOVES)).long().clamp(max=len(MOVES) - 1)
+            operation = torch.where(happens < CHANCE_OF_MOVE, operation, MOVES.index("identity"))
+            rounds.append((operation, torch.where(sign < 0.5, -1.0, 1.0)))
         return rounds

@@ -148,7 +148,7 @@ class FilteredPairs(Source):
 
 
 def _identity(image: Any) -> Any:
-    """What tells that two records show the same picture: the file, or a digest of the bytes."""
+    """What identifies a record's picture: the file, or a digest of the bytes."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     if isinstance(image, dict):

@@ -43,7 +43,7 @@ def words(caption: str) -> list[str]:
 
 def sentence(tokens: Sequence[str]) -> str:
     """Words joined by spaces, closing punctuation set close. True and perturbed captions both go through it, so that
-    spacing cannot tell them apart.
+    spacing cannot give them away.
 
     >>> sentence(["A", "dog", ",", "and", "a", "cat", "."])
     'A dog, and a cat.'

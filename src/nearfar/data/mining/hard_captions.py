@@ -38,13 +38,13 @@ def with_hard_captions(source: Any, swapper: CaptionSwapper | None = None, *, dr
         raise UserError(f"{source.name} is a stream: hard captions need records that can be read by number")
     swapper = swapper or CaptionSwapper()
     made = [_negatives(texts, swapper) for texts in source.column("text")]
-    if not any(found["negative_text"] for found in made):
+    if not any(negatives["negative_text"] for negatives in made):
         raise UserError(f"{source.name}: no caption has two units of one kind to swap; are they English sentences?")
     columns = [*dict.fromkeys([*source.columns, *COLUMNS])]
     whole = HardCaptions(source, made, columns)
     if not drop:
         return whole
-    return whole.select([i for i, found in enumerate(made) if found["negative_text"]])
+    return whole.select([i for i, negatives in enumerate(made) if negatives["negative_text"]])
 
 
 class HardCaptions(Mapped):

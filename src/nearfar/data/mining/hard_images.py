@@ -1,4 +1,4 @@
-"""Hard images (NegCLIP, arXiv 2210.01936, section 4): the records whose pictures look most alike to a model."""
+"""Hard images (NegCLIP, arXiv 2210.01936, section 4): the records whose pictures are most alike to a model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
     n = len(x)
     group = torch.arange(n) if group is None else group
     group, k = group.to(x.device), min(k, max(n - 1, 1))
-    found = torch.empty(n, k, dtype=torch.long)
+    hard_images = torch.empty(n, k, dtype=torch.long)
     for start in range(0, n, tile):
         rows = slice(start, start + tile)
         best = x.new_empty(len(x[rows]), 0)
@@ -54,5 +54,5 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
             alone = start + int((count == 0).nonzero()[0])
             raise UserError(f"picture {alone} has no hard image: all others are of its group")
         # Where there are fewer than k, those there are come again.
-        found[rows] = place.gather(1, torch.arange(k, device=x.device) % count[:, None]).cpu()
-    return found
+        hard_images[rows] = place.gather(1, torch.arange(k, device=x.device) % count[:, None]).cpu()
+    return hard_images

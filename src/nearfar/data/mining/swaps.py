@@ -50,7 +50,7 @@ class CaptionSwapper:
         seed: the choice of the two units depends on the seed and the caption alone.
         keep_symmetric: also swap two units that only "and", "or" or a comma joins ("a cat and a dog"), although the
             meaning stays. The paper does; by default we do not, as such a negative is a true caption.
-        fix_articles: let "a" and "an" agree with the word that now follows, so that grammar alone does not tell the
+        fix_articles: let "a" and "an" agree with the word that now follows, so that grammar alone does not reveal the
             negative from the original.
 
     Example:

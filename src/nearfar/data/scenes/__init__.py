@@ -64,18 +64,18 @@ def scenes(
         attributes: which attributes a scene may be about; each scene draws one and gives its things different values of
             it. "colour", "size", "turned"; none at all leaves the pictures as they are.
         relations: some of `RELATIONS`.
-        vocabulary: None for the split's own emoji concepts, so that test shows things never seen in training; "basic"
+        vocabulary: None for the split's own emoji concepts, so that training never shows the things of test; "basic"
             for 43 clear emojis of the training concepts, or "shapes" for 8 drawn shapes, or a list of emoji names. With
             these all splits share the nouns, and the pairs of nouns are held out instead.
         styles: drawing styles to draw from, all five by default.
-        held_out_style: a style seen in test only, and alone there.
+        held_out_style: the only style of the test split, which the other splits lack.
         ground: "white" or "varied" (pale colours).
 
     Returns:
         records with `image` (PIL), `text` (four captions, the fullest first), `negative_text` with `negative_kind`
         ("attribution" or "relation") and `negative_of` (which caption it falsifies), `objects` (a dict each: `name`,
         `colour`, `size`, `turned`, `style`, `box` as x0 y0 x1 y1, `mask` as bool [size, size] of the visible part),
-        `relation`, `style`, `label` (the first thing), `group` (equal where the same is to be seen), `domain` (style).
+        `relation`, `style`, `label` (the first thing), `group` (equal where pictures show the same), `domain` (style).
 
     Raises:
         UserError: an argument that is not understood.
@@ -132,7 +132,7 @@ def questions(
 
     Returns:
         records with `image`, `text` (the question), `answers` (a list of one), `question_type` (the kind), `objects`,
-        `relation`, `style`, `group` (equal where the same is to be seen) and `domain`.
+        `relation`, `style`, `group` (equal where pictures show the same) and `domain`.
 
     Raises:
         UserError: an argument that is not understood.
@@ -174,7 +174,7 @@ def statements(
 
     Returns:
         records with `image`, `text`, `label` (`classes` are the two `VERDICTS`), `statement_kind`, `objects`,
-        `relation`, `style`, `group` (equal where the same is to be seen) and `domain`.
+        `relation`, `style`, `group` (equal where pictures show the same) and `domain`.
 
     Raises:
         UserError: an argument that is not understood.
@@ -239,7 +239,7 @@ def _text_plan(
     ground: str,
 ) -> ScenePlan:
     if not 2 <= objects <= 5:
-        raise UserError(f"{name}: objects={objects}; scenes to tell of hold up to 2 to 5 things")
+        raise UserError(f"{name}: objects={objects}; scenes that are described hold 2 to 5 things")
     return ScenePlan(
         split=split,
         n=_default(split) if n is None else n,

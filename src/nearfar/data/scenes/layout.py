@@ -62,7 +62,7 @@ def arrange(
 
 
 def _hole(canvas: Image.Image, side: int, place: tuple[int, int], ground: tuple[int, int, int]) -> np.ndarray:
-    """Cut a round hole with a margin, so that what is inside something is seen against the ground."""
+    """Cut a round hole with a margin, so that what is inside something stands out against the ground."""
     margin = max(2, side // 8)
     x, y = place[0] - margin, place[1] - margin
     hole = Image.new("L", canvas.size)
@@ -71,8 +71,8 @@ def _hole(canvas: Image.Image, side: int, place: tuple[int, int], ground: tuple[
     return np.asarray(hole) > 0
 
 
-def _paint(canvas: Image.Image, things: list[SceneObject], which: int, side: int, place: tuple[int, int]) -> None:
-    thing, (x, y) = things[which], place
+def _paint(canvas: Image.Image, things: list[SceneObject], number: int, side: int, place: tuple[int, int]) -> None:
+    thing, (x, y) = things[number], place
     cut = sprite(thing.name, thing.style, thing.colour, side, 2 if thing.turned == "upside-down" else 0)
     canvas.paste(cut.image, (x, y), cut.alpha)
     thing.mask = np.zeros((canvas.height, canvas.width), bool)

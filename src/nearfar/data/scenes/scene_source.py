@@ -98,17 +98,17 @@ class SceneSource(Source):
         _dress(things, relation, plan.attributes, draw)
         ground = draw.one(PALE) if plan.ground == "varied" else PALE[0]
         image = arrange(things, relation, plan.size, ground, draw)
-        said = describe(things, relation, draw)
+        descriptions = describe(things, relation, draw)
         return {
             "index": index,
             "image": image,
-            "text": [caption.true for caption in said],
+            "text": [caption.true for caption in descriptions],
             "label": self._number[things[0].name],
             "group": digest(relation, *((t.name, t.colour, t.size, t.turned) for t in things)),
             "domain": world.STYLES.index(style),
-            "negative_text": [caption.false for caption in said if caption.false],
-            "negative_kind": [caption.kind for caption in said if caption.false],
-            "negative_of": [i for i, caption in enumerate(said) if caption.false],
+            "negative_text": [caption.false for caption in descriptions if caption.false],
+            "negative_kind": [caption.kind for caption in descriptions if caption.false],
+            "negative_of": [i for i, caption in enumerate(descriptions) if caption.false],
             "objects": [asdict(thing) for thing in things],
             "relation": relation,
             "style": style,

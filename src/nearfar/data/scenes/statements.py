@@ -62,8 +62,8 @@ class StatementSource(ScenesWithText):
         things = self._counted(draw, count, colour, others)
         if verdict == "contradiction":
             count = draw.one([n for n in range(self.most + 1) if n != count])
-        said = f"there is one {colour} thing" if count == 1 else f"there are {_NUMBERS[count]} {colour} things"
-        return SceneText(said, verdict, things)
+        statement = f"there is one {colour} thing" if count == 1 else f"there are {_NUMBERS[count]} {colour} things"
+        return SceneText(statement, verdict, things)
 
     def _draw_relation(self, draw: SeededDraw) -> SceneText:
         (first, phrase, second), true, things, relation = self._related(draw)

@@ -80,16 +80,16 @@ class VideoSource(Source):
         shake = (draw.between(-60, 60), draw.between(-60, 60))
         poses = [MOTIONS[motion](t, self.frames - 1) for t in range(self.frames)]
         video, boxes = zip(*(self._frame(thing, pose, shake) for pose in poses), strict=True)
-        what = indefinite(thing)
+        noun = indefinite(thing)
         return {
             "index": index,
             "video": np.stack(video),
             "image": Image.fromarray(video[self.frames // 2]),
-            "text": [f"{what} {motion}", f"the {thing.name} is {motion}"],
+            "text": [f"{noun} {motion}", f"the {thing.name} is {motion}"],
             "label": list(MOTIONS).index(motion),
             "group": digest(motion, thing.name, thing.colour),
             "domain": world.STYLES.index(thing.style),
-            "negative_text": [f"{what} {OPPOSITE[motion]}"],
+            "negative_text": [f"{noun} {OPPOSITE[motion]}"],
             "negative_kind": ["motion"],
             "motion": motion,
             "name": thing.name,

@@ -38,21 +38,21 @@ def nouns(vocabulary: str | tuple[str, ...] | None, split: str) -> tuple[str, ..
     """The nouns of a vocabulary in alphabetical order: "basic", "shapes", names of emojis, or None for all clear ones
     of a split's own concepts. Raises `UserError` for a name that no emoji has, or fewer than six names."""
     if vocabulary is None:
-        found = [c["name"] for c in world.concepts() if c["split"] == split and _clear(c)]
+        names = [c["name"] for c in world.concepts() if c["split"] == split and _clear(c)]
     elif vocabulary == "basic":
-        found = BASIC.split()
+        names = BASIC.split()
     elif vocabulary == "shapes":
-        found = SHAPES
+        names = SHAPES
     elif isinstance(vocabulary, str):
         raise UserError(f"vocabulary={vocabulary!r}: say 'basic', 'shapes', a list of emoji names, or leave it out")
     else:
-        found = list(vocabulary)
-    unknown = [name for name in found if name not in SHAPES and name not in concept_of()]
+        names = list(vocabulary)
+    unknown = [name for name in names if name not in SHAPES and name not in concept_of()]
     if unknown:
         raise UserError(f"vocabulary: no emoji is called {unknown[0]!r}; the names are in nearfar.data.world.names()")
-    if len(set(found)) < 6:
-        raise UserError(f"vocabulary: scenes need at least 6 different nouns, got {len(set(found))}")
-    return tuple(sorted(set(found)))
+    if len(set(names)) < 6:
+        raise UserError(f"vocabulary: scenes need at least 6 different nouns, got {len(set(names))}")
+    return tuple(sorted(set(names)))
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +62,7 @@ def concept_of() -> dict[str, int]:
 
 
 def pair_split(one: str, other: str) -> str:
-    """The split that owns a pair of nouns: 15 % of the pairs are seen in test only, 10 % in val only."""
+    """The split that owns a pair of nouns: 15 % of the pairs are in test only, 10 % in val only."""
     drawn = share(*sorted((one, other)))
     return "test" if drawn < 15 else "val" if drawn < 25 else "train"
 

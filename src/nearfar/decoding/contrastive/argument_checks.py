@@ -113,10 +113,10 @@ def check_finite(score: Tensor, probs: Tensor, step: int) -> None:
     if not broken.any():
         return
     rows = broken.nonzero().flatten().tolist()
-    what = "logits" if torch.isnan(probs).any() else "hidden states"
+    faulty = "logits" if torch.isnan(probs).any() else "hidden states"
     raise UserError(
-        f"the model's {what} are NaN at new token {step + 1} in rows {rows}: in float16 this is an overflow (load the "
-        "model in float32 or bfloat16); a logits processor that rules out every token does the same"
+        f"the model's {faulty} are NaN at new token {step + 1} in rows {rows}: in float16 this is an overflow (load "
+        "the model in float32 or bfloat16); a logits processor that rules out every token does the same"
     )
 
 

@@ -20,7 +20,7 @@ _FEW = 64  # above this many queries the repeated mask would outgrow what is sav
 def grouped_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Scaled dot product attention with the signature transformers asks for. The queries of all heads in a group
+    """Scaled dot product attention with the signature that transformers expects. The queries of all heads in a group
     become rows of one head: `[B, groups * share, q, d]` is read as `[B, groups, share * q, d]`."""
     batch, heads, queries, dim = query.shape
     share = heads // key.shape[1]

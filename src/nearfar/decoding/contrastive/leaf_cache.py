@@ -17,7 +17,7 @@ from nearfar.decoding.contrastive.growing import GrowingTensor
 class LeafCache(Cache):
     """A transformers `Cache` for decoder-only models whose layers attend to everything or to a sliding window.
 
-    Until `sprout` is called it is a plain growing cache. After it, what a forward pass adds are leaves: seen by that
+    Until `sprout` is called it is a plain growing cache. After it, what a forward pass adds are leaves: visible to that
     pass, kept only through `commit`. `settle` makes it a plain cache again.
     """
 

@@ -81,7 +81,7 @@ class LeafStepper:
         return self.cache
 
     def _mask(self, among: int) -> Any:
-        """What the leaves see, `[B or 1, 1, k, seen + k]`: one mask, or one a kind of layer where kinds differ."""
+        """The leaves' attention mask `[B or 1, 1, k, length + k]`: one, or one a kind of layer where kinds differ."""
         if among == 1 and self.prefix is None:
             return None  # one leaf sees everything there is: the case of greedy search
         kinds = {layer.window: layer.window_start() for layer in self.cache.layers}
@@ -142,7 +142,9 @@ def last_states(model: Any, replace: Callable[[Tensor], Tensor | None]) -> Itera
     if decoder is model:
         decoder = getattr(model, "model", model)
     if decoder is model:
-        raise UserError(f"{type(model).__name__} does not tell its decoder from its head: it has no `get_decoder()`")
+        raise UserError(
+            f"{type(model).__name__} does not separate its decoder from its head: it has no `get_decoder()`"
+        )
     handle = decoder.register_forward_hook(hook)
     try:
         yield captured

@@ -49,15 +49,15 @@ def aro_tasks(
         UserError: none of the files is there.
     """
     root = Path(folder)
-    found = {
+    tasks = {
         task: aro_cases(root / name, root / images, kind, leave_out=leave_out, seed=seed)
         for task, (name, images, kind) in FILES.items()
         if (root / name).is_file()
     }
-    if not found:
+    if not tasks:
         names = ", ".join(name for name, _, _ in FILES.values())
         raise UserError(f"{root}: no annotation file of ARO there; it may hold any of {names}")
-    return found
+    return tasks
 
 
 def aro_cases(

@@ -105,8 +105,8 @@ def multiple_choice(
     elif len(set(images)) > 1:
         baselines["text_only"] = cross_fitted(questions, images)
     for kind, scores in baselines.items():
-        found = choice_accuracy(scores, groups, name=kind, cluster=images, fewest=fewest, seed=seed)
-        result.metrics[kind] = found.metrics["accuracy"]
+        baseline = choice_accuracy(scores, groups, name=kind, cluster=images, fewest=fewest, seed=seed)
+        result.metrics[kind] = baseline.metrics["accuracy"]
     if options := _by_option(questions, picture_scores, images, seed):
         result.by["option"] = options
     result.details["flawed_cases"] = sum(case.flawed for case in questions)
@@ -126,10 +126,10 @@ def _by_option(
     return {
         kind: {
             "accuracy": choice_accuracy(
-                [pair for pair, _ in found], [kind] * len(found), cluster=[image for _, image in found], seed=seed
+                [pair for pair, _ in scored], [kind] * len(scored), cluster=[image for _, image in scored], seed=seed
             ).metrics["accuracy"]
         }
-        for kind, found in pairs.items()
+        for kind, scored in pairs.items()
     }
 
 

@@ -1,7 +1,7 @@
 """Perturbations of captions and images (ARO, arXiv 2210.01936, sections 2 and 3): the words stay, their order goes.
 
 Every function takes and returns words; captions go through `words` and `sentence` of `nearfar.data.mining.grammar` on
-both sides, so that spacing never tells a perturbed caption from the true one.
+both sides, so that spacing never distinguishes a perturbed caption from the true one.
 """
 
 from __future__ import annotations

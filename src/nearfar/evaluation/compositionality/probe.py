@@ -1,6 +1,6 @@
 """Retrieval under lost order (ARO, section 3): R@1 when captions are shuffled, and when pictures are cut up.
 
-A model whose R@1 hardly falls found its pairs without the order of words or the places of things; so did, then, the
+A model whose R@1 hardly falls matched its pairs without the order of words or the places of things; so did, then, the
 training data that rewarded it.
 """
 
@@ -58,11 +58,11 @@ def order_probe(
     if plain is None:
         plain = embed(encoder, source, batch_size=batch_size, captions=captions)
     whole = retrieval(plain, ks=(1,), seed=seed)
-    found = {"none": whole, **_texts(encoder, plain, seed=seed, batch_size=batch_size)}
+    results = {"none": whole, **_texts(encoder, plain, seed=seed, batch_size=batch_size)}
     for name, grid in GRIDS.items():
         shuffled = embed(ShuffledPatches(encoder, grid, seed=seed), source, ["image"], batch_size=batch_size)
-        found[f"{name} of pictures"] = retrieval(plain.with_side("image", shuffled.image), ks=(1,), seed=seed)
-    parts = {name: {key: _bare(result.metrics[key]) for key in DIRECTIONS} for name, result in found.items()}
+        results[f"{name} of pictures"] = retrieval(plain.with_side("image", shuffled.image), ks=(1,), seed=seed)
+    parts = {name: {key: _bare(result.metrics[key]) for key in DIRECTIONS} for name, result in results.items()}
     return Result("order_probe", {key: whole.metrics[key] for key in DIRECTIONS}, {"perturbation": parts})
 
 

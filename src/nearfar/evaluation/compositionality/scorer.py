@@ -26,12 +26,14 @@ def cosine_scorer(encoder: Any, *, batch_size: int = 64) -> Scorer:
 
     def score(cases: Sequence[ChoiceQuestion]) -> list[list[float]]:
         pictures: dict[Hashable, int] = {}
-        which = torch.tensor([pictures.setdefault((image_key(case), case.box), len(pictures)) for case in cases])
-        first = dict(zip(which.tolist()[::-1], cases[::-1], strict=True))
+        picture_number = torch.tensor(
+            [pictures.setdefault((image_key(case), case.box), len(pictures)) for case in cases]
+        )
+        first = dict(zip(picture_number.tolist()[::-1], cases[::-1], strict=True))
         images = embed_images(encoder, (picture(first[i]) for i in range(len(pictures))), batch_size=batch_size)
         texts = embed_texts(encoder, [caption for case in cases for caption in case.captions], batch_size=batch_size)
         sizes = [len(case.captions) for case in cases]
-        owner = which.repeat_interleave(torch.tensor(sizes))
+        owner = picture_number.repeat_interleave(torch.tensor(sizes))
         # Double precision, and each caption against its own image only: equal embeddings give exactly equal scores.
         cosine = torch.cat(
             [

@@ -1,5 +1,5 @@
 """Isotropy of a language model's token states (arXiv 2210.14140, section 3): 1 minus their mean cosine. Near 0 all
-tokens point one way, and contrastive search cannot tell candidates apart; near 1 it can.
+tokens point one way, and contrastive search cannot separate candidates; near 1 it can.
 
 Sums of cosines over all pairs need no pairs: over unit states `sum_ij <u_i, u_j> = |sum_i u_i|^2`.
 """

@@ -25,10 +25,10 @@ def plain_answer(answer: str) -> str:
 
 def plain_counts(counts: Mapping[str, float]) -> dict[str, float]:
     """Answers and how often each was given, those that are alike put together."""
-    found: dict[str, float] = defaultdict(float)
+    merged: dict[str, float] = defaultdict(float)
     for answer, count in counts.items():
-        found[plain_answer(answer)] += count
-    return dict(found)
+        merged[plain_answer(answer)] += count
+    return dict(merged)
 
 
 def exact(answer: str, counts: Mapping[str, float]) -> float:

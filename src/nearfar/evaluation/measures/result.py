@@ -191,8 +191,8 @@ def directions(names: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in names:
         if not name.endswith("MRR"):
-            found = re.match(r"[a-z]+_to_[a-z]+_", name)
-            groups.setdefault(found[0] if found else "", []).append(name)
+            direction = re.match(r"[a-z]+_to_[a-z]+_", name)
+            groups.setdefault(direction[0] if direction else "", []).append(name)
     return groups
 
 

@@ -83,8 +83,8 @@ def answering(
     pool = None if fitted is None else _questions(fitted, None)
     options = _candidates(candidates, questions if pool is None else pool, most)
     skipped = Skipped()
-    questions, given = _answered(model, source, questions, options, skipped, max_skipped, k=k, batch_size=batch_size)
-    guesses = {"": given, "blank_image": _blank(model, questions, options, k=k, batch_size=batch_size)}
+    questions, answers = _answered(model, source, questions, options, skipped, max_skipped, k=k, batch_size=batch_size)
+    guesses = {"": answers, "blank_image": _blank(model, questions, options, k=k, batch_size=batch_size)}
     guesses |= _text_only_answers(questions, pool)
     rules = _rules(questions)
     available = Counter(plain_answer(option) for option in options)
@@ -94,14 +94,16 @@ def answering(
     metrics |= {name: scores.metric(head, name) for name in guesses if name}
     metrics["reachable"] = scores.reachable(head)
     wrong = [
-        i for i, (answer, each) in enumerate(zip(given, questions, strict=True)) if not rules[head](answer, each.counts)
+        i
+        for i, (answer, each) in enumerate(zip(answers, questions, strict=True))
+        if not rules[head](answer, each.counts)
     ]
     details = {
         "candidates": len(options),
         "baselines_of": head,
         "fitted_on": "the other half" if pool is None else f"{len(pool)} questions of training",
         "skipped": skipped.count,
-        "failures": [questions[i].as_failure(given[i]) for i in wrong[:12]],
+        "failures": [questions[i].as_failure(answers[i]) for i in wrong[:12]],
     }
     return Result("answering", metrics, scores.by(head), details)
 
@@ -137,16 +139,18 @@ class AnswerScores:
         self.group = np.array([each.group for each in questions])
         self.scores = {
             (rule, name): np.array(
-                [score(plain_answer(g), each.counts) for g, each in zip(found, questions, strict=True)]
+                [score(plain_answer(g), each.counts) for g, each in zip(answers, questions, strict=True)]
             )
             for rule, score in rules.items()
-            for name, found in guesses.items()
+            for name, answers in guesses.items()
         }
         total = sum(available.values())
         for rule, score in rules.items():
             each = [[(score(a, q.counts), available.get(a, 0)) for a in q.counts] for q in questions]
-            self.scores[rule, "chance"] = np.array([sum(s * n for s, n in found) / total for found in each])
-            self.scores[rule, "reachable"] = np.array([max([s for s, n in found if n], default=0.0) for found in each])
+            self.scores[rule, "chance"] = np.array([sum(s * n for s, n in of_question) / total for of_question in each])
+            self.scores[rule, "reachable"] = np.array(
+                [max([s for s, n in of_question if n], default=0.0) for of_question in each]
+            )
 
     def metric(self, rule: str, name: str = "", rows: NDArray[np.bool_] | None = None) -> Metric:
         """A guess's mean score, with its interval; of some questions only where `rows` says which."""
@@ -161,15 +165,15 @@ class AnswerScores:
 
     def by(self, rule: str) -> dict[str, dict[str, dict[str, Metric]]]:
         """Score and text-only baseline of each part, by each way of parting the questions."""
-        found: dict[str, dict[str, dict[str, Metric]]] = {}
+        metrics: dict[str, dict[str, dict[str, Metric]]] = {}
         columns = ["", *(name for name in ("text_only",) if (rule, name) in self.scores)]
         for kind in self.questions[0].kinds:
             of = np.array([each.kinds.get(kind, "") for each in self.questions])
-            found[kind] = {
+            metrics[kind] = {
                 part: {name or rule: self.metric(rule, name, of == part) for name in columns}
                 for part in sorted(set(of))
             }
-        return found
+        return metrics
 
 
 def _rules(questions: Sequence[Question]) -> dict[str, Rule]:
@@ -185,7 +189,7 @@ def _rules(questions: Sequence[Question]) -> dict[str, Rule]:
 
 def _questions(source: Any, limit: int | None) -> list[Question]:
     """The questions that have answers, without their pictures."""
-    found = []
+    questions = []
     group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         texts, counts = captions(record.get("text")), answer_counts(record.get("answers"))
@@ -194,25 +198,29 @@ def _questions(source: Any, limit: int | None) -> list[Question]:
         kinds = {key: str(record[key]) for key in ("question_type", "answer_type") if record.get(key)}
         kinds = kinds or {"first_word": texts[0].split()[0].lower()}
         group = group_of(record, row, row)
-        found.append(Question(row, texts[0], counts, plain_counts(counts), group, kinds))
-    if not found:
+        questions.append(Question(row, texts[0], counts, plain_counts(counts), group, kinds))
+    if not questions:
         name = getattr(source, "name", "the data")
         raise UserError(
             f"{name} holds no question with an answer: name the columns with text=COLUMN and answers=COLUMN"
         )
-    return found
+    return questions
 
 
-def _candidates(given: Sequence[str] | str | Path | None, pool: Sequence[Question], most: int) -> list[str]:
-    if isinstance(given, str | Path):
+def _candidates(candidates: Sequence[str] | str | Path | None, pool: Sequence[Question], most: int) -> list[str]:
+    if isinstance(candidates, str | Path):
         try:
-            given = json.loads(Path(given).read_text("utf-8"))
+            candidates = json.loads(Path(candidates).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"candidates: {given} is not a JSON file with a list of answers: {error}") from None
-    if given is not None:
-        if not isinstance(given, Sequence) or not given or not all(isinstance(each, str) for each in given):
+            raise UserError(f"candidates: {candidates} is not a JSON file with a list of answers: {error}") from None
+    if candidates is not None:
+        if (
+            not isinstance(candidates, Sequence)
+            or not candidates
+            or not all(isinstance(each, str) for each in candidates)
+        ):
             raise UserError("candidates: a list of texts to choose from, or a JSON file that holds one")
-        return list(dict.fromkeys(given))
+        return list(dict.fromkeys(candidates))
     counted: Counter[str] = Counter()
     for each in pool:
         counted.update(each.answers)
@@ -233,14 +241,14 @@ def _answered(
     """The questions whose picture can be read, and the model's answers."""
     rows, near = [each.row for each in questions], getattr(model, "image_size", None)
     kept: list[Question] = []
-    given: list[str] = []
+    answers: list[str] = []
     reading = read_pictures(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:
         batch = [questions[place] for place in places]
         texts = [each.question for each in batch]
-        given += [answer for answer, _ in model.answer(pictures, texts, options, k=k, batch_size=batch_size)]
+        answers += [answer for answer, _ in model.answer(pictures, texts, options, k=k, batch_size=batch_size)]
         kept += batch
-    return kept, given
+    return kept, answers
 
 
 def _blank(model: Any, questions: Sequence[Question], options: list[str], *, k: int, batch_size: int) -> list[str]:
@@ -249,8 +257,8 @@ def _blank(model: Any, questions: Sequence[Question], options: list[str], *, k: 
 
     texts = list(dict.fromkeys(each.question for each in questions))
     white = [Image.new("RGB", (64, 64), "white")] * len(texts)
-    found = [answer for answer, _ in model.answer(white, texts, options, k=k, batch_size=batch_size)]
-    answer_to = dict(zip(texts, found, strict=True))
+    answers = [answer for answer, _ in model.answer(white, texts, options, k=k, batch_size=batch_size)]
+    answer_to = dict(zip(texts, answers, strict=True))
     return [answer_to[each.question] for each in questions]
 
 

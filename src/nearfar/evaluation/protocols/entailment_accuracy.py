@@ -74,7 +74,7 @@ def entailment(
         kept += batch
     guesses = {"accuracy": predicted, "blank_image": _blank(model, kept, batch_size), **_text_only_classes(kept, pool)}
     label = np.array([each.label for each in kept])
-    right = {name: (np.array(found) == label).astype(float) for name, found in guesses.items()}
+    right = {name: (np.array(guessed) == label).astype(float) for name, guessed in guesses.items()}
     group = np.array([each.group for each in kept])
 
     def metric(name: str, chosen: NDArray[np.bool_] | slice = slice(None)) -> Metric:
@@ -85,8 +85,8 @@ def entailment(
     columns = [name for name in ("accuracy", "text_only") if name in right]
     parts = {"class": [names[each.label] for each in kept], "statement_kind": [each.kind for each in kept]}
     by: dict[str, dict[str, dict[str, Metric]]] = {
-        what: {part: {name: metric(name, np.array(of) == part) for name in columns} for part in sorted(set(of))}
-        for what, of in parts.items()
+        kind: {part: {name: metric(name, np.array(of) == part) for name in columns} for part in sorted(set(of))}
+        for kind, of in parts.items()
         if len(set(of)) > 1
     }
     details = {
@@ -113,28 +113,28 @@ class Statement:
 
 
 def _statements(source: Any, limit: int | None) -> list[Statement]:
-    found = []
+    statements = []
     group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         texts, label = captions(record.get("text")), record.get("label")
         if texts and label is not None and label >= 0:
             group = group_of(record, row, row)
-            found.append(Statement(row, texts[0], int(label), group, str(record.get("statement_kind") or "")))
-    if not found:
+            statements.append(Statement(row, texts[0], int(label), group, str(record.get("statement_kind") or "")))
+    if not statements:
         name = getattr(source, "name", "the data")
         raise UserError(f"{name} holds no statement with a label: name the columns with text=COLUMN and label=COLUMN")
-    return found
+    return statements
 
 
 def _classes(names: list[str], known: int, statements: Sequence[Statement]) -> list[str]:
     """The names of the model's classes; their numbers, where the data has no names."""
-    found = names or [str(i) for i in range(known)]
-    most = max(len(found), 1 + max(each.label for each in statements))
+    class_names = names or [str(i) for i in range(known)]
+    most = max(len(class_names), 1 + max(each.label for each in statements))
     if most != known:
         raise UserError(
             f"the model sorts into {known} classes, and the data has {most}: {', '.join(names) or 'numbers'}"
         )
-    return found
+    return class_names
 
 
 def _blank(model: Any, statements: Sequence[Statement], batch_size: int) -> list[int]:

@@ -41,7 +41,7 @@ def geometry(
         alpha: exponent of the distance in alignment.
         t: sharpness of the Gaussian in uniformity.
         hubs: neighbours that hubness counts.
-        limit: records beyond this number are sampled (uniformity looks at all pairs); None takes all.
+        limit: records beyond this number are sampled (uniformity compares all pairs); None takes all.
         seed: of the sample and the bootstrap.
         batch_size: for embedding.
 

@@ -1,4 +1,4 @@
-"""Grounding: where a model looks for a phrase, and whether the thing is there."""
+"""Grounding: where on an image a model places a phrase, and whether the thing is there."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def grounding(
         phrase_maps += _phrase_maps(model, pairs, layer, batch_size)
     group = np.array([each.phrase.group for each in phrase_maps])
     domain = np.array([each.phrase.domain for each in phrase_maps])
-    found = [each.scores() for each in phrase_maps]
-    scores = {name: np.array([each[name] for each in found]) for name in found[0]}
+    scores_of_phrases = [each.scores() for each in phrase_maps]
+    scores = {name: np.array([each[name] for each in scores_of_phrases]) for name in scores_of_phrases[0]}
 
     def metric(name: str, chosen: NDArray[np.bool_]) -> Metric:
         chosen = chosen & ~np.isnan(scores[name])
@@ -84,12 +84,12 @@ def grounding(
     several = not np.isnan(scores["choice"]).all()
     names = ["pointing", "centre", *(("choice", "largest") if several else ())]
     styles = {style: domain == i for i, style in enumerate(getattr(source, "domains", None) or ())}
-    styles = {style: those for style, those in styles.items() if those.any()}
+    styles = {style: chosen for style, chosen in styles.items() if chosen.any()}
     by: dict[str, dict[str, dict[str, Metric]]] = {}
     if len(styles) > 1:
         by["domain"] = {
-            style: {name: metric(name, those) for name in names if name in ("pointing", "choice")}
-            for style, those in styles.items()
+            style: {name: metric(name, chosen) for name in names if name in ("pointing", "choice")}
+            for style, chosen in styles.items()
         }
     details = {"skipped": skipped.count, "looks": [each.as_dict() for each in phrase_maps[:12]]}
     return Result("grounding", {name: metric(name, everything) for name in names}, by, details)
@@ -140,7 +140,7 @@ class PhraseMap:
         rows, columns = np.nonzero(self.heat == self.heat.max())  # a map without a peak points everywhere alike
         xs = left + (columns + 0.5) / self.heat.shape[1] * across
         ys = top + (rows + 0.5) / self.heat.shape[0] * down
-        found = {
+        scores = {
             "pointing": float(np.mean([_lies_in(own, x, y) for x, y in zip(xs, ys, strict=True)])),
             "centre": _lies_in(own, self.size[0] / 2, self.size[1] / 2),
             "chance_pointing": min(1.0, _area(own) / (self.size[0] * self.size[1])),
@@ -155,8 +155,8 @@ class PhraseMap:
             ]
             inside = [overlap(self.heat, box) / max(area, 1e-9) ** 0.5 for box, area in zip(on_map, areas, strict=True)]
             place = boxes.index(own)
-            found |= {"choice": _best(inside, place), "largest": _best(areas, place), "chance_choice": 1 / len(boxes)}
-        return found
+            scores |= {"choice": _best(inside, place), "largest": _best(areas, place), "chance_choice": 1 / len(boxes)}
+        return scores
 
     def as_dict(self) -> dict[str, Any]:
         """For the report: plain values, the map in thousandths of its peak."""
@@ -192,7 +192,7 @@ def _area(box: Box) -> float:
 
 def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
     """The phrases of each record that has any."""
-    found: dict[int, list[Phrase]] = {}
+    phrases_of: dict[int, list[Phrase]] = {}
     group_of = Groups(source)
     for row, record in enumerate(islice(source, limit)):
         boxed = _boxed_phrases(record)
@@ -201,13 +201,13 @@ def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
         domain = record["domain"] if record.get("domain") is not None else -1
         phrases = [Phrase(row, text, box, boxes, group, domain) for text, box in boxed if text and _area(box)]
         if phrases:
-            found[row] = phrases
-    if not found:
+            phrases_of[row] = phrases
+    if not phrases_of:
         name = getattr(source, "name", "the data")
         raise UserError(
             f"{name} holds no phrase with a box: records need `text` and `box`, or `objects` with `phrase` and `box`"
         )
-    return found
+    return phrases_of
 
 
 def _boxed_phrases(record: Mapping[str, Any]) -> list[tuple[str, Box]]:

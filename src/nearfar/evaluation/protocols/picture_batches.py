@@ -26,15 +26,15 @@ def read_pictures(
     Raises:
         UserError: too many broken pictures, or no other.
     """
-    name, wanted = getattr(source, "name", "the data"), {row: place for place, row in enumerate(rows)}
+    name, place_of = getattr(source, "name", "the data"), {row: place for place, row in enumerate(rows)}
     places: list[int] = []
     pictures: list[Any] = []
     for row, record in enumerate(islice(source, rows[-1] + 1)):
-        if row not in wanted:
+        if row not in place_of:
             continue
         try:
             pictures.append(load_image(record.get("image"), near=near))
-            places.append(wanted[row])
+            places.append(place_of[row])
         except BadImage as error:
             skipped.add(f"{name}, record {row}", str(error))
         if len(pictures) == batch_size:

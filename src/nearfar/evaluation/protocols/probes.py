@@ -137,10 +137,10 @@ def _join(parts: Sequence[Ranks]) -> Ranks:
     return Ranks(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def _result(name: str, found: Ranks, test: Embeddings, ks: Sequence[int], seed: int, details: dict[str, Any]) -> Result:
+def _result(name: str, ranks: Ranks, test: Embeddings, ks: Sequence[int], seed: int, details: dict[str, Any]) -> Result:
     label, group = labelled(test), test.image_group
     by = {
-        part: accuracies(found[rows.numpy()], label[rows], group[rows], ks=ks, seed=seed)
+        part: accuracies(ranks[rows.numpy()], label[rows], group[rows], ks=ks, seed=seed)
         for part, rows in test.parts().items()
     }
-    return Result(name, accuracies(found, label, group, ks=ks, seed=seed), {"domain": by} if by else {}, details)
+    return Result(name, accuracies(ranks, label, group, ks=ks, seed=seed), {"domain": by} if by else {}, details)

@@ -85,8 +85,10 @@ class Protocol:
         known = options(self.measure)
         if known is not None:
             own = [option.name for option in self.options]
-            given = [option.name for option in known if option.name in GIVEN]
-            lookup.check("option", [name for name in names if name not in given], own, where=f"{where}{self.name}: ")
+            from_inputs = [option.name for option in known if option.name in GIVEN]
+            lookup.check(
+                "option", [name for name in names if name not in from_inputs], own, where=f"{where}{self.name}: "
+            )
 
     def run(self, inputs: EvaluationInputs, **options: Any) -> Result:
         """Measure.
@@ -96,7 +98,9 @@ class Protocol:
         """
         self.check_options(options)
         function = load(self.measure) if isinstance(self.measure, str) else self.measure
-        wanted = signature(function).parameters.values()
-        given = [p.name for p in wanted if p.kind is p.KEYWORD_ONLY and p.name in GIVEN and p.name not in options]
+        parameters = signature(function).parameters.values()
+        from_inputs = [
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in GIVEN and p.name not in options
+        ]
         taken = [inputs if name == "inputs" else getattr(inputs, name) for name in self.takes]
-        return function(*taken, **{name: getattr(inputs, name) for name in given}, **options)
+        return function(*taken, **{name: getattr(inputs, name) for name in from_inputs}, **options)

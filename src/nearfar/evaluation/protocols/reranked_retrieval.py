@@ -57,11 +57,11 @@ def reranked_retrieval(
         metrics: dict[str, Metric] = {}
         for direction in ("text_to_image", "image_to_text"):
             (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
-            found = [
+            ranks = [
                 rank_scores(rerank(q[block] @ c.T, query[block], candidate, direction), q_group[block], c_group)
                 for block in torch.arange(len(q)).split(batch_size)
             ]
-            metrics |= rank_metrics(_joined(found), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
+            metrics |= rank_metrics(_joined(ranks), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
         return metrics
 
     domains = {

@@ -31,7 +31,7 @@ def retrieval(
 
     A candidate is right when it belongs to the query's group: for an image any of its captions, and where the data has
     groups (one thing drawn in five styles) any caption of the group. Without groups, images with the very same captions
-    are one: a caption cannot tell which of them was meant. The same words for the same group count once, and so does
+    are one: a caption cannot say which of them was meant. The same words for the same group count once, and so does
     the same picture: the rows of a table with one caption each and five a picture are one image with five captions.
     Ties count at their expectation, so a collapsed model scores at chance. Intervals resample whole groups.
 
@@ -76,7 +76,7 @@ def retrieval(
 
 def ranks(data: Embeddings, direction: str, *, tile: int = TILE) -> tuple[Ranks, Tensor]:
     """The ranks of one direction, "text_to_image" or "image_to_text", and which queries belong together: captions that
-    ask for the same images, images of one group. Queries are the distinct captions (`data.distinct_texts()`), or the
+    have the same right images, images of one group. Queries are the distinct captions (`data.distinct_texts()`), or the
     distinct images (`data.distinct_images()`)."""
     images, texts = data.distinct_images(), data.distinct_texts()
     image, text = normalize(data.image[images], dim=1), normalize(data.text[texts], dim=1)
@@ -89,37 +89,42 @@ def ranks(data: Embeddings, direction: str, *, tile: int = TILE) -> tuple[Ranks,
 
 
 def rank_metrics(
-    found: Ranks, group: Tensor | NDArray[np.int64], *, ks: Sequence[int] = (1, 5, 10), prefix: str = "", seed: int = 0
+    query_ranks: Ranks,
+    group: Tensor | NDArray[np.int64],
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+    prefix: str = "",
+    seed: int = 0,
 ) -> dict[str, Metric]:
     """The figures of a set of ranks. Queries without a right candidate are left out.
 
     Args:
-        found: ranks of Q queries.
+        query_ranks: ranks of Q queries.
         group: `[Q]`; queries of one group are resampled together.
         ks: the k of R@k.
         prefix: goes before each name.
         seed: of the bootstrap.
     """
-    answerable = found.answerable()
-    found, cluster = found[answerable], np.asarray(group)[answerable]
-    chance, n = found.chance(), len(found)
-    columns = {f"R@{k}": (found.hit(k), chance.hit(k)) for k in ks}
-    columns["MRR"] = (found.reciprocal(), chance.reciprocal())
+    answerable = query_ranks.answerable()
+    query_ranks, cluster = query_ranks[answerable], np.asarray(group)[answerable]
+    chance, n = query_ranks.chance(), len(query_ranks)
+    columns = {f"R@{k}": (query_ranks.hit(k), chance.hit(k)) for k in ks}
+    columns["MRR"] = (query_ranks.reciprocal(), chance.reciprocal())
     low, high = mean_interval(np.stack([value for value, _ in columns.values()], axis=1), cluster=cluster, seed=seed)
     metrics = {
         prefix + name: Metric(_mean(value), float(low[i]), float(high[i]), _mean(random), n, _unit(name))
         for i, (name, (value, random)) in enumerate(columns.items())
     }
-    interval = median_rank_interval(found, cluster=cluster, seed=seed)
-    metrics[prefix + "median_rank"] = Metric(median_rank(found), *interval, chance=median_rank(chance), n=n)
+    interval = median_rank_interval(query_ranks, cluster=cluster, seed=seed)
+    metrics[prefix + "median_rank"] = Metric(median_rank(query_ranks), *interval, chance=median_rank(chance), n=n)
     return metrics
 
 
 def _both_ways(data: Embeddings, ks: Sequence[int], *, seed: int, tile: int) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for direction in ("text_to_image", "image_to_text"):
-        found, group = ranks(data, direction, tile=tile)
-        metrics |= rank_metrics(found, group, ks=ks, prefix=f"{direction}_", seed=seed)
+        query_ranks, group = ranks(data, direction, tile=tile)
+        metrics |= rank_metrics(query_ranks, group, ks=ks, prefix=f"{direction}_", seed=seed)
     return metrics
 
 

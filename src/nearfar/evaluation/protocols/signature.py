@@ -53,8 +53,8 @@ class Option:
     @property
     def choices(self) -> list[str] | None:
         """The values of a `Literal`; None for other types."""
-        found = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", self.type)
-        return [str(ast.literal_eval(value.strip())) for value in found[1].split(",")] if found else None
+        literal = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", self.type)
+        return [str(ast.literal_eval(value.strip())) for value in literal[1].split(",")] if literal else None
 
 
 @lru_cache
@@ -88,8 +88,8 @@ def options(function: str | Callable[..., Any]) -> tuple[Option, ...] | None:
 def load(function: str) -> Callable[..., Any]:
     """The function that "module:function" names."""
     module, _, name = function.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    loaded: Callable[..., Any] = getattr(import_module(module), name)
+    return loaded
 
 
 def described(docstring: str) -> dict[str, str]:
@@ -100,11 +100,11 @@ def described(docstring: str) -> dict[str, str]:
     """
     section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", docstring + "\n", re.MULTILINE)
     entries = re.split(r"^ {4}(?! )", section[1], flags=re.MULTILINE)[1:] if section else []
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     for entry in entries:
         names, _, text = entry.partition(":")
-        found |= {name.strip(): " ".join(text.split()).removesuffix(".") for name in names.split(",")}
-    return found
+        descriptions |= {name.strip(): " ".join(text.split()).removesuffix(".") for name in names.split(",")}
+    return descriptions
 
 
 def _of_object(function: Callable[..., Any]) -> tuple[Option, ...] | None:

@@ -79,8 +79,8 @@ def similarity(
 
     names = getattr(source, "domains", None) or []
     parts = {name: domain == i for i, name in enumerate(names)}
-    parts = {name: those for name, those in parts.items() if those.sum() > 1 and len(np.unique(scores[those])) > 1}
-    by = {"domain": {name: figures(those) for name, those in parts.items()}} if len(parts) > 1 else {}
+    parts = {name: rows for name, rows in parts.items() if rows.sum() > 1 and len(np.unique(scores[rows])) > 1}
+    by = {"domain": {name: figures(rows) for name, rows in parts.items()}} if len(parts) > 1 else {}
     return Result("similarity", figures(np.ones(len(scores), bool)), by, {"pairs": len(scores)})
 
 

@@ -61,44 +61,44 @@ def zero_shot(
     ids = label[kept].unique() if candidates == "present" else torch.arange(len(names))
     chosen = [names[i] for i in ids.tolist()]
     prototypes = class_prototypes(encoder, chosen, templates=templates, batch_size=batch_size)
-    found = rank(normalize(data.image[kept], dim=1), prototypes, label[kept], ids)
+    ranks = rank(normalize(data.image[kept], dim=1), prototypes, label[kept], ids)
     part = data.select(kept)
     assert part.label is not None
     by = {
         "domain": {
-            name: accuracies(found[rows.numpy()], part.label[rows], part.image_group[rows], ks=ks, seed=seed)
+            name: accuracies(ranks[rows.numpy()], part.label[rows], part.image_group[rows], ks=ks, seed=seed)
             for name, rows in part.parts().items()
         },
         "class": {
-            name: {"top1": accuracies(found[rows.numpy()], part.label[rows], None, ks=(1,), seed=seed)["top1"]}
+            name: {"top1": accuracies(ranks[rows.numpy()], part.label[rows], None, ks=(1,), seed=seed)["top1"]}
             for name, rows in by_name(part.label, names).items()
         },
     }
     details = {"classes": len(chosen), "candidates": candidates, "templates": list(sentences(templates))}
     return Result(
         "zero_shot",
-        accuracies(found, part.label, part.image_group, ks=ks, seed=seed),
+        accuracies(ranks, part.label, part.image_group, ks=ks, seed=seed),
         {kind: parts for kind, parts in by.items() if parts},
         details,
     )
 
 
 def accuracies(
-    found: Ranks, label: Tensor, group: Tensor | None, *, ks: Sequence[int] = (1, 5), seed: int = 0
+    ranks: Ranks, label: Tensor, group: Tensor | None, *, ks: Sequence[int] = (1, 5), seed: int = 0
 ) -> dict[str, Metric]:
     """Top-k accuracies and the mean over classes, from the rank of each image's true class.
 
     Args:
-        found: ranks of n images among the classes.
+        ranks: ranks of n images among the classes.
         label: `[n]`, the true classes.
         group: `[n]`, images resampled together; None: each alone.
         ks: the k; a k that is no smaller than the number of classes is left out.
         seed: of the bootstrap.
     """
-    chance, n = found.chance(), len(found)
-    count = int(found.candidates[0]) if n else 0
+    chance, n = ranks.chance(), len(ranks)
+    count = int(ranks.candidates[0]) if n else 0
     ks = [k for k in ks if k == 1 or k < count]
-    hits = np.stack([found.hit(k) for k in ks], axis=1)
+    hits = np.stack([ranks.hit(k) for k in ks], axis=1)
     low, high = mean_interval(hits, cluster=None if group is None else group.numpy(), seed=seed)
     metrics = {
         f"top{k}": Metric(

@@ -144,8 +144,8 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
         "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
         "them is right, the best right one stands at the end with its rank."
     )
-    found = retrieval_gallery.gallery(data, source, seed=seed)
-    return [note, *found] if found else []
+    examples = retrieval_gallery.gallery(data, source, seed=seed)
+    return [note, *examples] if examples else []
 
 
 def _examples(results: Mapping[str, Result], source: Any) -> list[Section]:
@@ -168,8 +168,8 @@ def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int)
 
 def _config(config: Any, folder: Path) -> list[Verbatim]:
     if config is None:
-        found = [folder / name for name in CONFIGS if (folder / name).exists()]
-        text = found[0].read_text(encoding="utf-8") if found else ""
+        config_files = [folder / name for name in CONFIGS if (folder / name).exists()]
+        text = config_files[0].read_text(encoding="utf-8") if config_files else ""
     elif isinstance(config, str):
         text = config
     else:

@@ -25,8 +25,8 @@ def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed:
     the first ten, but not the first) and as many failures, drawn by `seed`."""
     if not len(data.text) or not data.captions or not hasattr(source, "__getitem__"):
         return []
-    found, _ = ranks(data, "text_to_image")
-    place, texts = found.rank(), data.distinct_texts()
+    query_ranks, _ = ranks(data, "text_to_image")
+    place, texts = query_ranks.rank(), data.distinct_texts()
     rng = np.random.default_rng(seed)
     thumbnails = _Thumbnails(data, source)
     parts = []
@@ -35,8 +35,8 @@ def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed:
         ("Near misses", (place > 1) & (place <= 10)),
         ("Failures", place > 10),
     ):
-        rows = np.flatnonzero(chosen & found.answerable())
-        share = len(rows) / max(1, int(found.answerable().sum()))
+        rows = np.flatnonzero(chosen & query_ranks.answerable())
+        share = len(rows) / max(1, int(query_ranks.answerable().sum()))
         drawn = rng.permutation(rows)[:each]
         if len(drawn):
             queries = [_query(data, thumbnails, int(texts[row]), place[row], top) for row in drawn]
@@ -48,8 +48,8 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
     different = data.distinct_images()
     images = normalize(data.image, dim=1)
     query = normalize(data.text[text : text + 1], dim=1)
-    found, places = nearest(query, images[different], top)
-    cosine, rows = found[0].tolist(), different[places[0]].tolist()
+    cosines, places = nearest(query, images[different], top)
+    cosine, rows = cosines[0].tolist(), different[places[0]].tolist()
     right = data.match_group == data.text_group[text]
     hits = [
         _hit(data, thumbnails, row, f"{c:.2f}", "right" if right[row] else "")
@@ -65,9 +65,9 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
 
 def _hit(data: Embeddings, thumbnails: _Thumbnails, row: int, remark: str, kind: str) -> Picture:
     name = data.names[row] if data.names else f"image {row}"
-    said = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
+    verdict = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
     mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
-    return Picture(thumbnails(row), alt=said + name, title=name, kind=kind, remark=mark + remark)
+    return Picture(thumbnails(row), alt=verdict + name, title=name, kind=kind, remark=mark + remark)
 
 
 class _Thumbnails:

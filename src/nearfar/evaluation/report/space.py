@@ -32,13 +32,13 @@ def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
 def _map(data: Embeddings, side: str, seed: int) -> Figures:
     vectors, owner = data.sides[side]
     rows = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:MAPPED]
-    kind, what = _kinds(data.select(owner[rows]))
+    kind, colouring = _kinds(data.select(owner[rows]))
     x = normalize(vectors[rows], dim=1)
     points, how = (_tsne(x, seed), "t-SNE") if len(x) >= 30 and find_spec("sklearn") else (principal_axes(x), "PCA")
     colours = _colours(kind)
-    describe = f"Map of {len(rows)} {side} embeddings by {what}"
+    describe = f"Map of {len(rows)} {side} embeddings by {colouring}"
     svg = scatter(points, kind, colours, describe=describe, name="map" if side == "image" else f"map-{side}")
-    remark = f"{len(rows):,} {side} embeddings, laid out by {how}, coloured by {what}."
+    remark = f"{len(rows):,} {side} embeddings, laid out by {how}, coloured by {colouring}."
     return Figures([Figure(svg, colours, remark)], wide=True)
 
 
@@ -108,17 +108,17 @@ def _kinds(data: Embeddings) -> tuple[list[str], str]:
     candidates: list[tuple[str, list[Any]]] = []
     if "category" in data.columns:
         candidates.append(("category", data.columns["category"]))
-    for what, numbers, names in (("class", data.label, data.classes), ("domain", data.domain, data.domains)):
+    for colouring, numbers, names in (("class", data.label, data.classes), ("domain", data.domain, data.domains)):
         if numbers is not None:
             named = [names[i] if names and 0 <= i < len(names) else i for i in numbers.tolist()]
-            candidates.append((what, named))
+            candidates.append((colouring, named))
     # More classes than colours say nothing on a map: then the domain does.
     fitting = [c for c in candidates if 2 <= len(set(c[1])) <= 3 * len(PALETTE)] or candidates
-    what, values = fitting[0] if fitting else ("source", [data.source] * len(data))
+    colouring, values = fitting[0] if fitting else ("source", [data.source] * len(data))
     texts = [str(value) for value in values]
     common = sorted(set(texts), key=lambda text: (-texts.count(text), text))
     kept = common if len(common) <= len(PALETTE) else common[: len(PALETTE) - 1]
-    return [text if text in kept else "other" for text in texts], what
+    return [text if text in kept else "other" for text in texts], colouring
 
 
 def _colours(kind: list[str]) -> dict[str, str]:

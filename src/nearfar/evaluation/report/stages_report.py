@@ -55,8 +55,8 @@ def comparison(results: Mapping[str, Mapping[str, Result]]) -> list[Table]:
     (['metric', 'heads', 'whole'], [])
     """
     columns: list[dict[tuple[str, str], Metric]] = [
-        {(protocol, name): metric for protocol, result in found.items() for name, metric in result.metrics.items()}
-        for found in results.values()
+        {(protocol, name): metric for protocol, result in protocols.items() for name, metric in result.metrics.items()}
+        for protocols in results.values()
     ]
     every = {key: metric for column in columns for key, metric in column.items()}
     rows = [

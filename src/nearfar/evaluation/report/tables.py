@@ -14,13 +14,13 @@ MOST_PARTS = 20
 
 def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
     """The figures that one looks for first."""
-    found = [
+    figures = [
         (name, results[protocol.name].metrics[metric])
         for protocol in PROTOCOLS.values()
         for metric, name in protocol.headlines.items()
         if protocol.name in results and metric in results[protocol.name].metrics
     ]
-    return [KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in found]
+    return [KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in figures]
 
 
 def metric_tables(results: Mapping[str, Result]) -> list[Table]:

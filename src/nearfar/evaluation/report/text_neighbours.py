@@ -24,9 +24,9 @@ def text_neighbours(data: Embeddings, *, count: int = 12, top: int = 3, seed: in
         return []
     texts = normalize(data.text[places], dim=1)
     drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    found = nearest(texts[drawn], texts, min(top + 1, len(places)))
+    neighbours = nearest(texts[drawn], texts, min(top + 1, len(places)))
     rows = []
-    for text, cosines, others in zip(drawn.tolist(), *(values.tolist() for values in found), strict=True):
+    for text, cosines, others in zip(drawn.tolist(), *(values.tolist() for values in neighbours), strict=True):
         pairs = [(cosine, other) for cosine, other in zip(cosines, others, strict=True) if other != text][:top]
         cells = [Cell(_short(data.captions[places[other]]), f"{cosine:.2f}") for cosine, other in pairs]
         rows.append(TableRow(_short(data.captions[places[text]]), cells))

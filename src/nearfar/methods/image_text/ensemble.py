@@ -67,11 +67,11 @@ class Ensemble(EmbeddingMethod):
         }
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        found: list[dict[str, Tensor]] = []
+        losses: list[dict[str, Tensor]] = []
         for head, member in enumerate(self.members):
             own = {name.partition(".")[2]: value for name, value in embeddings.items() if name.startswith(f"{head}.")}
-            found.append(member.objective(own, member.for_objective(batch)))  # type: ignore[operator]
-        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}  # type: ignore[misc]
+            losses.append(member.objective(own, member.for_objective(batch)))  # type: ignore[operator]
+        return {name: sum(each[name] for each in losses) / len(losses) for name in losses[0]}  # type: ignore[misc]
 
     def before_step(self) -> None:
         for member in self.members:

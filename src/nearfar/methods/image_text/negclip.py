@@ -65,9 +65,9 @@ class NegCLIP(EmbeddingMethod):
         return embed_pairs(self.model, batch)
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        hard, given = embeddings.get("negative_text"), batch.get("has_negative")
-        if hard is not None and given is not None:
-            hard = hard[given.bool().repeat_interleave(len(hard) // len(given))]
+        hard, has_negative = embeddings.get("negative_text"), batch.get("has_negative")
+        if hard is not None and has_negative is not None:
+            hard = hard[has_negative.bool().repeat_interleave(len(hard) // len(has_negative))]
         loss = self.loss(
             embeddings["image"],
             embeddings["text"],

@@ -4,7 +4,7 @@ one from the global vector to local ones, all against the momentum teacher.
     L = (L_i2t + L_t2i + L_i2i + L_t2t + L_lmi_image + L_lmi_text) / 6  +  L_itm + L_mlm
 
 Cross-modal alignment (CMA) is ALBEF's ITC with distilled targets; intra-modal contrast (IMC) has hard targets; local
-mutual information (LMI) asks the online global vector to recognise the teacher's local features of its own sample.
+mutual information (LMI) trains the online global vector to recognise the teacher's local features of its own sample.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class TCL(Method):
 
 def pooled_patches(patches: Tensor) -> Tensor:
     """Unit patches `[B, P, D]` of a square grid, averaged to 4 x 4 cells `[B, 16, D]`. Cells are not made unit again,
-    so their length tells how much their patches agree.
+    so their length measures how much their patches agree.
 
     Raises UserError where P is no square of a multiple of four.
     """

@@ -1,4 +1,4 @@
-"""The clustered memory: past embeddings in clusters, in which a sample's neighbours are looked for, as BECLR (arXiv
+"""The clustered memory: past embeddings in clusters, in which a sample's neighbours are searched, as BECLR (arXiv
 2402.02444) keeps it."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Score = Literal["distance", "cosine", "official"]
 
 
 class Neighbours(NamedTuple):
-    """What a search found, nearest first. Where a sample has fewer than k neighbours, the rest is -1, 0 and -inf."""
+    """The result of a search, nearest first. Where a sample has fewer than k neighbours, the rest is -1, 0 and -inf."""
 
     features: Tensor
     """`[B, k, dim]`, unit rows, without gradient."""
@@ -104,7 +104,7 @@ class ClusteredMemory(nn.Module):
 
     @property
     def clustered(self) -> bool:
-        """Whether it has clusters, and neighbours can be looked for."""
+        """Whether it has clusters, and neighbours can be searched."""
         return bool(self.label[0] >= 0)
 
     @torch.no_grad()
@@ -158,9 +158,9 @@ class ClusteredMemory(nn.Module):
             )
         if distributed.is_main():
             kmeans = need("sklearn.cluster", "probes").KMeans(len(self.prototypes), n_init=10, random_state=self.seed)
-            found = kmeans.fit(self.features.float().cpu().numpy())
-            self.prototypes.copy_(torch.from_numpy(found.cluster_centers_))
-            self.label.copy_(torch.from_numpy(found.labels_))
+            clusters = kmeans.fit(self.features.float().cpu().numpy())
+            self.prototypes.copy_(torch.from_numpy(clusters.cluster_centers_))
+            self.label.copy_(torch.from_numpy(clusters.labels_))
         distributed.share_state(self)
 
     @torch.no_grad()
@@ -177,11 +177,11 @@ class ClusteredMemory(nn.Module):
             UserError: there are no clusters yet (see `clustered`).
         """
         if not self.clustered:
-            raise UserError("the memory has no clusters before it is full: look for neighbours once `clustered`")
+            raise UserError("the memory has no clusters before it is full: search for neighbours once `clustered`")
         if not 1 <= k <= len(self.features):
             raise UserError(f"k={k}: a memory of {len(self.features)} has from 1 to as many neighbours")
         centres = F.normalize(self.prototypes, dim=1)
-        found = []
+        nearest = []
         for start in range(0, len(features), TILE):
             unit = F.normalize(features[start : start + TILE].detach().to(self.features), dim=1)
             cosine = unit @ self.features.T
@@ -190,9 +190,9 @@ class ClusteredMemory(nn.Module):
                 cosine = cosine.masked_fill(own, -torch.inf)
             inside = (unit @ centres.T).argmax(1)[:, None] == self.label
             few = (inside & cosine.isfinite()).sum(1, keepdim=True) < k
-            found.append(cosine.masked_fill(~(inside | few), -torch.inf).topk(k))
-        cosine = torch.cat([values for values, _ in found])
-        rows = torch.cat([places for _, places in found])
+            nearest.append(cosine.masked_fill(~(inside | few), -torch.inf).topk(k))
+        cosine = torch.cat([values for values, _ in nearest])
+        rows = torch.cat([places for _, places in nearest])
         there = cosine.isfinite()
         return Neighbours(self.features[rows] * there[..., None], self.index[rows].where(there, -1), cosine)
 

@@ -27,9 +27,9 @@ def gather_finite(features: Tensor, known: Tensor | None, *, where: str) -> Tens
     ids = torch.arange(len(features), device=bad.device)
     if known is not None:
         ids = distributed.gather_rows(known.to(bad.device))
-    which = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
-    what = "rows" if known is None else "samples"
+    bad_ids = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
+    noun = "rows" if known is None else "samples"
     raise UserError(
-        f"features of {what} {which} are NaN or infinite, and would stay in the {where}: look at those samples, lower "
+        f"features of {noun} {bad_ids} are NaN or infinite and would stay in the {where}: check those samples, lower "
         "the learning rate, or raise the temperature"
     )

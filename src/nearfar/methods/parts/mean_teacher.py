@@ -121,7 +121,7 @@ class MeanTeacher(nn.Module):
             _copy(before, running)
 
     def forget(self) -> None:
-        """Drop what forward passes found for an update that never came."""
+        """Drop what forward passes computed for an update that never came."""
         self._seen = None
 
     @torch.no_grad()

@@ -101,9 +101,9 @@ class SampleTable(DataPart):
         for name, value in new.items():
             bad = ~value.flatten(1).isfinite().all(1) if value.ndim > 1 else ~value.isfinite()
             if bool(bad.any()):
-                which = ", ".join(map(str, ids[once][bad][:10].tolist()))
+                bad_ids = ", ".join(map(str, ids[once][bad][:10].tolist()))
                 raise UserError(
-                    f"values of {name!r} for samples {which} are NaN or infinite, and would stay in the table"
+                    f"values of {name!r} for samples {bad_ids} are NaN or infinite, and would stay in the table"
                 )
         for name, value in new.items():
             self._column(name)[rows] = value
@@ -144,6 +144,8 @@ class SampleTable(DataPart):
             raise UserError("the table has no rows yet: call begin(data) of the method first, as nearfar.train does")
         rows = torch.searchsorted(self.ids, ids.contiguous()).clamp_(max=len(self) - 1)
         if unknown := ids[self.ids[rows] != ids][:5].tolist():
-            which = ", ".join(map(str, unknown))
-            raise UserError(f"samples {which} are not in the data that the table was made for: their `index` must be")
+            unknown_ids = ", ".join(map(str, unknown))
+            raise UserError(
+                f"samples {unknown_ids} are not in the data that the table was made for: their `index` must be"
+            )
         return rows

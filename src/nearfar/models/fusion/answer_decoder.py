@@ -71,30 +71,32 @@ class AnswerDecoder(nn.Module):
     def forward(self, states: Tensor, mask: Tensor, ids: Tensor, ids_mask: Tensor | None = None) -> Tensor:
         """Logits `[A, L, V]`, at each place of the next token, for answers `[A, L]` and their questions' fused states
         `[A, N, W]` with `mask` `[A, N]`, row by row."""
-        found = self.bert(
+        output = self.bert(
             input_ids=ids,
             attention_mask=ids_mask,
             encoder_hidden_states=states,
             encoder_attention_mask=mask,
             use_cache=False,
         )
-        return self.language(found.last_hidden_state, self.bert.get_input_embeddings().weight)
+        return self.language(output.last_hidden_state, self.bert.get_input_embeddings().weight)
 
     @torch.no_grad()
     def start_from(self, text: FusionEncoder, language: MaskedLanguageHead) -> list[str]:
         """Take the last layers of a trained fusion encoder and its masked language head, as the released code does:
         attention, cross-attention, feed-forward parts, embeddings and head, wherever a weight has its like there (BERT
         and similar models). Returns the names of those that have none and stay fresh."""
-        given = {f"language.{name}": value for name, value in language.state_dict().items()}
-        given |= {f"bert.{name}": value for name, value in text.backbone.state_dict().items() if "embeddings" in name}
+        weights = {f"language.{name}": value for name, value in language.state_dict().items()}
+        weights |= {f"bert.{name}": value for name, value in text.backbone.state_dict().items() if "embeddings" in name}
         layers = getattr(getattr(text.backbone, "encoder", None), "layer", [])
         for mine, (layer, cross) in enumerate(_last(layers, text.cross, len(self.bert.encoder.layer))):
             name = f"bert.encoder.layer.{mine}."
-            given |= {name + part: value for part, value in layer.state_dict().items()}
+            weights |= {name + part: value for part, value in layer.state_dict().items()}
             for part, theirs in _CROSS.items():
-                given |= {f"{name}crossattention.{part}.{k}": v for k, v in getattr(cross, theirs).state_dict().items()}
+                weights |= {
+                    f"{name}crossattention.{part}.{k}": v for k, v in getattr(cross, theirs).state_dict().items()
+                }
         own = self.state_dict()
-        taken = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+        taken = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
         self.load_state_dict({**own, **taken})
         return [name for name in own if name not in taken]
 

@@ -78,11 +78,11 @@ def _modernbert_context(backbone: Any, states: Tensor, mask: Tensor | None) -> C
     from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
     where = torch.arange(states.shape[1], device=states.device)[None]
-    given = {"config": backbone.config, "inputs_embeds": states, "attention_mask": mask}
+    mask_options = {"config": backbone.config, "inputs_embeds": states, "attention_mask": mask}
     return {
         "mask": {
-            "full_attention": create_bidirectional_mask(**given),
-            "sliding_attention": create_bidirectional_sliding_window_mask(**given),
+            "full_attention": create_bidirectional_mask(**mask_options),
+            "sliding_attention": create_bidirectional_sliding_window_mask(**mask_options),
         },
         "positions": {kind: backbone.rotary_emb(states, where, kind) for kind in set(backbone.config.layer_types)},
     }

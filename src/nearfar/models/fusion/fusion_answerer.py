@@ -96,7 +96,7 @@ class FusionAnswerer(FusionModel):
                 "no candidate answers: give those to choose from, such as the commonest of the training data"
             )
         options = _on(self.device, self.tokenize(candidates))
-        found = []
+        batches = []
         with evaluating(self):
             for start in range(0, len(questions), batch_size):
                 part = slice(start, start + batch_size)
@@ -113,10 +113,10 @@ class FusionAnswerer(FusionModel):
                     exact=exact,
                     batch_size=4 * batch_size,
                 )
-                found.append([each.cpu() for each in ranked])
-        if not found:
+                batches.append([each.cpu() for each in ranked])
+        if not batches:
             return torch.zeros(0, min(k, len(candidates)), dtype=torch.long), torch.zeros(0, min(k, len(candidates)))
-        index, probability = zip(*found, strict=True)
+        index, probability = zip(*batches, strict=True)
         return torch.cat(index), torch.cat(probability)
 
     def answer(

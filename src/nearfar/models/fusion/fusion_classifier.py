@@ -49,14 +49,14 @@ class FusionClassifier(FusionModel):
         """
         if isinstance(texts, str) or len(pictures) != len(texts):
             raise UserError(f"{len(pictures)} pictures, {len(texts)} texts: give lists, with one picture a text")
-        found = [torch.zeros(0, self.classes)]
+        probabilities = [torch.zeros(0, self.classes)]
         with evaluating(self):
             for start in range(0, len(texts), batch_size):
                 part = slice(start, start + batch_size)
                 pixels = pictures[part] if isinstance(pictures, Tensor) else self.preprocess(pictures[part])
                 tokens = {name: value.to(self.device) for name, value in self.tokenize(texts[part]).items()}
-                found.append(self.classify(pixels.to(self.device), tokens).softmax(1).cpu())
-        return torch.cat(found)
+                probabilities.append(self.classify(pixels.to(self.device), tokens).softmax(1).cpu())
+        return torch.cat(probabilities)
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "classes": self.classes}

@@ -81,8 +81,8 @@ class FusionModel(DualEncoder):
         for start in range(0, len(texts), batch_size):
             part = slice(start, start + batch_size)
             tokens = self.tokenize(texts[part])
-            found = ground(self, self.preprocess(pictures[part]), tokens, layer=layer).cpu()
-            maps.append(found.sum(1) / tokens["attention_mask"].sum(1)[:, None, None])
+            token_maps = ground(self, self.preprocess(pictures[part]), tokens, layer=layer).cpu()
+            maps.append(token_maps.sum(1) / tokens["attention_mask"].sum(1)[:, None, None])
         windows = [self.pixels.window(*picture.size) for picture in pictures]
         return torch.cat(maps), torch.tensor(windows)
 

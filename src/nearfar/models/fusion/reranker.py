@@ -145,10 +145,10 @@ class Reranker:
             direction: "text_to_image" or "image_to_text".
         """
         score, began = getattr(self.scorer, direction), time.perf_counter()
-        found = rerank(similarity, lambda q, c: score(query[q], candidate[c]), k=self.k, batch_size=self.batch_size)
-        self.pairs += found.pairs
+        reranked = rerank(similarity, lambda q, c: score(query[q], candidate[c]), k=self.k, batch_size=self.batch_size)
+        self.pairs += reranked.pairs
         self.seconds += time.perf_counter() - began
-        return found.matrix(similarity)
+        return reranked.matrix(similarity)
 
     @property
     def cost(self) -> str:

@@ -53,8 +53,8 @@ class LanguageModel(nn.Module):
     def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
         """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end."""
         most = getattr(self.lm.config, "max_position_embeddings", None)
-        found = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
-        return {name: found[name] for name in ("input_ids", "attention_mask")}
+        tokens = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def encode_text(self, tokens: dict[str, Tensor], normalize: bool = False) -> Tensor:
         """`[B, D]`: the mean of the last layer's states over the tokens that are no padding."""

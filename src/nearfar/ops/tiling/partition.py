@@ -60,14 +60,14 @@ def _dense_gradients(pairs: Pairs, both: bool, gradients: tuple[Tensor, ...]) ->
     q, k, scale = inputs
     outputs = dense_partition(replace(pairs, q=q, k=q if pairs.one_set else k, scale=scale), both=both)
     chosen = [(out, g) for out, g in zip(outputs, gradients, strict=True) if out.requires_grad]
-    wanted = [t for t in inputs if t.requires_grad]
-    found = iter(
+    differentiable = [t for t in inputs if t.requires_grad]
+    derivatives = iter(
         torch.autograd.grad(
             [out for out, _ in chosen],
-            wanted,
+            differentiable,
             [g.to(out.dtype) for out, g in chosen],
             create_graph=True,
             materialize_grads=True,
         )
     )
-    return tuple(next(found) if t.requires_grad else None for t in inputs)
+    return tuple(next(derivatives) if t.requires_grad else None for t in inputs)

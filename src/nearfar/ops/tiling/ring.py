@@ -44,14 +44,14 @@ class _RingPartition(torch.autograd.Function):
             tiles = grid(len(q), len(keys), tile)
             keep = tiles_to_keep(tiles, budget, q.element_size())
             home = own if step == 0 else None
-            found = partition_forward(q, keys, scale, home, q_group, groups, admit, False, *tile, both, keep)
-            rows = torch.logaddexp2(rows, found[0])
+            block = partition_forward(q, keys, scale, home, q_group, groups, admit, False, *tile, both, keep)
+            rows = torch.logaddexp2(rows, block[0])
             if both:
-                gathered = torch.logaddexp2(gathered, found[1])
-            positives = found[2] if step == 0 else positives
-            kept.append(found[3])
-            shifts.append(found[4])
-            budget -= found[3].numel() * q.element_size()
+                gathered = torch.logaddexp2(gathered, block[1])
+            positives = block[2] if step == 0 else positives
+            kept.append(block[3])
+            shifts.append(block[4])
+            budget -= block[3].numel() * q.element_size()
             keys, groups, extra = next_block(sizes, step, keys, groups, [gathered] if both else [])
             gathered = extra[0] if both else gathered
         ctx.save_for_backward(q, k, scale, own, q_group, k_group, rows, gathered, *kept, *shifts)
@@ -73,12 +73,12 @@ class _RingPartition(torch.autograd.Function):
             home = own if step == 0 else None
             pairs_args = (q, keys, scale, home, q_group, groups, ctx.admit, False, *ctx.tile)
             totals = (rows, cols, stores[step], stores[world + step], g_rows, g_cols, g_own)
-            found = partition_backward(*pairs_args, *totals, dq is not None, want_k)
+            block = partition_backward(*pairs_args, *totals, dq is not None, want_k)
             if dq is not None:
-                dq += found[0]
-                dscale += found[2]
+                dq += block[0]
+                dscale += block[2]
             if want_k:
-                dk += found[1]
+                dk += block[1]
             keys, groups, extra = next_block(ctx.sizes, step, keys, groups, [dk, *([cols, g_cols] if both else [])])
             dk = extra[0]
             if both:

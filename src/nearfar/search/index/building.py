@@ -84,16 +84,16 @@ def build(
         indexer = BatchIndexer(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
-            for read_count, found in read(source, name, pool, skipped, side, count=4 * batch_size):
-                indexer.take(found, pool, skipped)
+            for read_count, items in read(source, name, pool, skipped, side, count=4 * batch_size):
+                indexer.take(items, pool, skipped)
                 skipped.check(read_count, limit=max_skipped, name=name, total=total)
                 step(read_count - reported)
                 reported = read_count
             indexer.flush(pool, skipped)
             skipped.check(read_count, limit=max_skipped, name=name, total=read_count)
         if not indexer.keys:
-            what = "picture" if side == "image" else "text"
-            raise UserError(f"{name} holds no {what} that can be indexed:\n{skipped.listing(5)}")
+            noun = "picture" if side == "image" else "text"
+            raise UserError(f"{name} holds no {noun} that can be indexed:\n{skipped.listing(5)}")
         for key in known - indexer.keys:
             writer.remove(key)
         indexer.counts |= {"removed": len(known - indexer.keys), "skipped": skipped.count}
@@ -133,9 +133,9 @@ class BatchIndexer:
         self._first_of_bytes: dict[str, str] = {}
         self._committed = time.monotonic()
 
-    def take(self, found: list[UnreadItem], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
+    def take(self, items: list[UnreadItem], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
         """Take in some records."""
-        for one in found:
+        for one in items:
             key = one.item.key
             if one.by_place:  # rows of a table with the same bytes are one picture, as those of the same path are
                 key = self._first_of_bytes.setdefault(one.item.stamp, key)
@@ -162,11 +162,11 @@ class BatchIndexer:
         keys = list(islice(self._waiting, self.batch_size))
         batch = [self._waiting.pop(key) for key in keys]
         good = []
-        for found, opened in zip(batch, pool.map(attempt(self._decode), batch), strict=True):
+        for unread, opened in zip(batch, pool.map(attempt(self._decode), batch), strict=True):
             if isinstance(opened, UserError):
-                skipped.add(found.item.path or found.item.key, str(opened))
+                skipped.add(unread.item.path or unread.item.key, str(opened))
             else:
-                good.append((found.item, *opened))
+                good.append((unread.item, *opened))
         if good:
             vectors = self._vectors([item for item, _, _ in good], [image for _, image, _ in good])
             for (item, _, kept), vector in zip(good, vectors.numpy(), strict=True):
@@ -185,15 +185,15 @@ class BatchIndexer:
         parts = embedded.split([len(item.captions) for item in items])
         return normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
 
-    def _decode(self, found: UnreadItem) -> Any:
+    def _decode(self, unread: UnreadItem) -> Any:
         if self.side == "text":
             return None, None
-        # Twice the model's own size, so that its resizing sees what it would have seen, and enough for a thumbnail.
+        # Twice the model's own size, so that resizing gives what the full picture gives, and enough for a thumbnail.
         size = getattr(self.encoder, "image_size", None)
-        return decode(found, near=max(2 * size, 256) if isinstance(size, int) else None)
+        return decode(unread, near=max(2 * size, 256) if isinstance(size, int) else None)
 
-    def _count(self, what: str) -> None:
-        self.counts[what] = int(self.counts[what]) + 1
+    def _count(self, outcome: str) -> None:
+        self.counts[outcome] = int(self.counts[outcome]) + 1
 
 
 def read(
@@ -211,14 +211,14 @@ def read(
     groups = Groups(source).ready() if side == "image" else Groups(source)
     read_count, places = 0, iter(places)
     while numbered := list(islice(places, count)):
-        found = []
+        items = []
         for (place, _), result in zip(numbered, pool.map(attempt(one), numbered), strict=True):
             if isinstance(result, UserError):
                 skipped.add(f"{name}, record {place}", str(result))
             else:
-                found.append(result)
+                items.append(result)
         read_count += len(numbered)
-        yield read_count, found
+        yield read_count, items
 
 
 def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -81,12 +81,12 @@ def graph_fault(graph: Any, manifest: Manifest) -> str | None:
     a vector that is there."""
     import faiss
 
-    wanted = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[str(manifest.graph).partition("-")[0]]
+    expected = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[str(manifest.graph).partition("-")[0]]
     count = manifest.count
     sizes = (graph.d, graph.ntotal, graph.metric_type)
-    if type(graph) is not wanted or sizes != (manifest.dim, count, faiss.METRIC_INNER_PRODUCT):
+    if type(graph) is not expected or sizes != (manifest.dim, count, faiss.METRIC_INNER_PRODUCT):
         return f"{manifest.graph} is not a graph of {count} vectors of {manifest.dim} numbers"
-    fits = _hnsw_fits(graph, count) if wanted is faiss.IndexHNSWFlat else _ivf_fits(graph, count)
+    fits = _hnsw_fits(graph, count) if expected is faiss.IndexHNSWFlat else _ivf_fits(graph, count)
     return None if fits else f"{manifest.graph} points to vectors that are not there"
 
 

@@ -1,6 +1,6 @@
 """Is this the model the index was made with?
 
-A name does not tell: the same path may hold other weights tomorrow, and one model has many names. So an index remembers
+A name is no proof: the same path may hold other weights tomorrow, and one model has many names. So an index remembers
 how its model saw a probe picture and a probe sentence, and a model that sees them otherwise is another one. That works
 for any encoder, and lets through what makes no difference: a copy, another device, a faster kernel.
 """
@@ -53,12 +53,12 @@ def check_model(manifest: Manifest, encoder: Any, *, where: str) -> None:
             f"{_sides(now)}: {remedy}"
         )
     names = ("picture", "sentence") if len(now) == 2 else (embeds(encoder)[0].replace("image", "picture"),)
-    for what, a, b in zip(names, now, then, strict=True):
+    for probe, a, b in zip(names, now, then, strict=True):
         cosine = float(np.dot(a, b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
         if not cosine > 1 - TOLERANCE:
             raise UserError(
                 f"this is not the model that made the index ({manifest.model!r}, perhaps with other weights): "
-                f"its embedding of the probe {what} has cosine {cosine:.3f} with the index's own; {remedy}"
+                f"its embedding of the probe {probe} has cosine {cosine:.3f} with the index's own; {remedy}"
             )
 
 

@@ -64,7 +64,7 @@ class Hit:
 
     @property
     def is_text(self) -> bool:
-        """Whether what was found is a text, without a picture."""
+        """Whether the item is a text, without a picture."""
         return self.picture is None and self.path is None
 
     @property

@@ -69,8 +69,8 @@ def load_manifest(directory: Path | str) -> Manifest:
     directory = Path(directory)
     path = directory / NAME
     if not path.is_file():
-        what = "holds no index" if directory.is_dir() else "does not exist"
-        raise UserError(f"{directory} {what}: make one with `nearfar index MODEL SOURCE --out {directory}`")
+        problem = "holds no index" if directory.is_dir() else "does not exist"
+        raise UserError(f"{directory} {problem}: make one with `nearfar index MODEL SOURCE --out {directory}`")
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The kinds of index, by name: `flat` and `exact` look at every vector, `hnsw` and `ivf` at a few.
+"""The kinds of index, by name: `flat` and `exact` compare every vector, `hnsw` and `ivf` a few.
 
 `flat` needs nothing but the vectors, memory-mapped as they lie on disk. The other two are faiss indexes in a file of
 their own, memory-mapped too; they pay from some hundred thousand pictures on.

@@ -84,15 +84,15 @@ def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name
     return UnreadItem(_item(record, key, stamp, None, source=source, name=name, group=own_group(record)), None)
 
 
-def decode(found: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:
+def decode(unread: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:
     """The picture as RGB, and the bytes to keep of one that is no file. A large JPEG is decoded no finer than `near`
     needs. Raises UserError for a broken picture."""
     from nearfar.data.fields.images import load_image
 
-    image = load_image(found.image, near=near)
-    if found.item.path is not None:
+    image = load_image(unread.image, near=near)
+    if unread.item.path is not None:
         return image, None
-    return image, keep(image, found.image if isinstance(found.image, bytes) else None)
+    return image, keep(image, unread.image if isinstance(unread.image, bytes) else None)
 
 
 def stamp_of_file(path: str) -> str:

@@ -60,8 +60,8 @@ class Index:
         """How many things it holds, and what they are: "3 pictures", "1 text"."""
         texts = 0 if not len(self) else self._texts()
         kinds = {"picture": len(self) - texts, "text": texts}
-        said = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
-        return " and ".join(said) or "0 pictures"
+        counts = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
+        return " and ".join(counts) or "0 pictures"
 
     def _texts(self) -> int:
         import pyarrow.compute as pc
@@ -95,28 +95,28 @@ class Index:
         return scores, rows
 
     def _check(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Scores are what the vectors give: a few products more tell a damaged file, which nobody reads as a whole."""
+        """Scores are what the vectors give: a few products reveal a damaged file, which nobody reads as a whole."""
         if self.graph is None and (rows < 0).any():
             raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
         for start in range(0, len(rows), 64):
             part = slice(start, start + 64)
-            query, found = np.nonzero(rows[part] >= 0)
-            vectors, q = self.vectors[rows[part][query, found]], queries[part][query]
+            query, column = np.nonzero(rows[part] >= 0)
+            vectors, q = self.vectors[rows[part][query, column]], queries[part][query]
             with np.errstate(all="ignore"):
-                length, given = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
-                off = np.abs(scores[part][query, found] - given) / np.maximum(np.linalg.norm(q, axis=1), 1)
-            # What is not a number is not less than anything, and so is found too.
+                length, expected = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
+                off = np.abs(scores[part][query, column] - expected) / np.maximum(np.linalg.norm(q, axis=1), 1)
+            # What is not a number is not less than anything, and so is caught too.
             if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < TOLERANCE)):
                 names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
                 raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
 
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
         """Scores and rows of one query as hits, best first."""
-        found = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
-        records = self.table.take([row for _, row in found]).to_pylist()
+        scored_rows = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
+        records = self.table.take([row for _, row in scored_rows]).to_pylist()
         return [
             self._hit(rank, score, values)
-            for rank, ((score, _), values) in enumerate(zip(found, records, strict=True), 1)
+            for rank, ((score, _), values) in enumerate(zip(scored_rows, records, strict=True), 1)
         ]
 
     def labels(self) -> list[str]:

@@ -1,6 +1,6 @@
 """The gate of the page's server: each request passes here before anything else reads it.
 
-It lets in those with the password, where there is one; keeps other sites' scripts out; tells visitors apart; opens the
+It lets in those with the password, where there is one; keeps other sites' scripts out; keeps visitors apart; opens the
 few addresses that the page needs and no other that its library may have; answers uploads and files itself; and makes
 every file reference of a request one that its visitor may name (`nearfar.search.page.uploads`).
 """
@@ -73,14 +73,14 @@ class RequestFilter:
     def without_password(self, request: Request, password: Password) -> Response | None:
         """What is said to those who have not given the password; None to those who have. Only they get a cookie, and
         who has one never waits because of a neighbour's wrong guesses."""
-        given = request.headers.get("authorization")
+        authorization = request.headers.get("authorization")
         address = request.client.host if request.client else ""
         known = self.visitors.name(request.cookies.get(cookie_name(request))) is not None
-        if given and not known and self.wrong_guesses.must_wait(address):
+        if authorization and not known and self.wrong_guesses.must_wait(address):
             return PlainTextResponse("too many wrong passwords: wait a few seconds", 429, {"retry-after": "2"})
-        if password.opens(given):
+        if password.opens(authorization):
             return None
-        if given:
+        if authorization:
             self.wrong_guesses.add(address)
         challenge = {"www-authenticate": 'Basic realm="nearfar", charset="UTF-8"'}
         return PlainTextResponse("this page has a password", 401, challenge)
@@ -185,11 +185,11 @@ def is_from_elsewhere(request: Request) -> bool:
     return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
-def session(given: str | None, visitor: str) -> str:
+def session(name: str | None, visitor: str) -> str:
     """The visitor's own session of that name: whoever guesses the name of another's reaches one of his own."""
-    if not isinstance(given, str) or not re.fullmatch(r"[\w-]{1,64}", given, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
         raise HTTPException(400, "this is no session of the page")
-    return f"{visitor[:16]}-{given}"
+    return f"{visitor[:16]}-{name}"
 
 
 def adding(send: Send, name: bytes, value: str) -> Send:

@@ -1,4 +1,4 @@
-"""The gallery: a search's hits as one HTML file that holds its pictures and asks nothing of the network."""
+"""The gallery: a search's hits as one HTML file that holds its pictures and needs no network."""
 
 from __future__ import annotations
 

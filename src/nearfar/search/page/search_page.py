@@ -39,13 +39,13 @@ CSS = """
 #title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
 #title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
 .notice { padding: 0; }
-#found { align-items: start; }
+#summary { align-items: start; }
 #notice { min-height: 1.6rem; }
 .notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
   border-radius: .35rem; }
-#notice .found { color: var(--body-text-color-subdued); }
-#notice .found b { color: var(--body-text-color); }
-@media (max-width: 48rem) { #found { flex-direction: column; align-items: stretch; } }
+#notice .summary { color: var(--body-text-color-subdued); }
+#notice .summary b { color: var(--body-text-color); }
+@media (max-width: 48rem) { #summary { flex-direction: column; align-items: stretch; } }
 #hits .grid-wrap { max-height: none !important; overflow: visible; padding: .5rem; }
 #hits .grid-container { gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); grid-auto-rows: auto; }
 @media (min-width: 60rem) { #hits .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
@@ -95,7 +95,7 @@ class SearchService:
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
     ) -> tuple[Shown, list[Hit], str, str | None]:
-        """Pictures with captions, the hits, a sentence on what was found, or on what was wrong, and the upload; None
+        """Pictures with captions, the hits, a sentence on the hits, or on what was wrong, and the upload; None
         instead of one that cannot be used, so that the page puts it away."""
         try:
             image = self.uploads.picture(upload) if upload else None
@@ -119,14 +119,14 @@ class SearchService:
             return self._show(hits), hits, alert(str(error)), still, "", "", ""
         return *self._find("", image, (), (), weight, top), self.uploads.show(image), "", "", ""
 
-    def tell(self, hits: list[Hit], chosen: int | None) -> str:
-        """What is known of a hit."""
+    def describe_hit(self, hits: list[Hit], chosen: int | None) -> str:
+        """What the index knows of a hit, as HTML."""
         if chosen is None:
             return ""
         hit = hits[chosen]
         about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
         known = ", ".join(part for part in about if part)
-        sentence = Markup('<div class="found">chosen: hit <b>{}</b>, score {:.3f}: {}</div>')
+        sentence = Markup('<div class="summary">chosen: hit <b>{}</b>, score {:.3f}: {}</div>')
         return sentence.format(hit.rank, hit.score, known)
 
     def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
@@ -156,9 +156,9 @@ class SearchService:
             results = query(index, self.encoder, **terms, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
-        sentence = Markup('<div class="found">{} of {} for <b>{}</b>, {}</div>')
-        found = sentence.format(len(results), index.counted, describe(results.query), results.cost)
-        return self._show(results.hits), results.hits, found
+        sentence = Markup('<div class="summary">{} of {} for <b>{}</b>, {}</div>')
+        summary = sentence.format(len(results), index.counted, describe(results.query), results.cost)
+        return self._show(results.hits), results.hits, summary
 
     def _show(self, hits: list[Hit]) -> Shown:
         return [(hit_thumbnail(hit), title(hit)) for hit in hits]
@@ -195,7 +195,7 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
                     wrong = gr.HTML(elem_classes="notice")
                     named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
             with gr.Column(scale=3, min_width=300):
-                with gr.Row(equal_height=True, elem_id="found"):
+                with gr.Row(equal_height=True, elem_id="summary"):
                     notice = gr.HTML(elem_id="notice", elem_classes="notice")
                     like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
                 gallery = gr.Gallery(
@@ -212,7 +212,7 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
         private = {"api_visibility": "private"}
         quiet = {**private, "show_progress": "hidden"}
-        # The index may have grown since the page was made: each visit and each search looks again.
+        # The index may have grown since the page was made: each visit and each search counts again.
         page.load(service.heading, None, heading, **quiet)
 
         def afterwards():
@@ -247,11 +247,11 @@ def picture_box(gr: Any, *, visible: bool) -> Any:
 
 
 def selected_in(gr: Any, service: SearchService) -> Any:
-    """A handler that says which picture of the gallery was chosen, and tells of it."""
+    """A handler that says which picture of the gallery was chosen, and describes it."""
 
     def selected(hits, event):
         chosen = event.index if is_place(event.index, hits) else None
-        return chosen, service.tell(hits, chosen)
+        return chosen, service.describe_hit(hits, chosen)
 
     selected.__annotations__["event"] = gr.SelectData
     return selected
@@ -262,16 +262,16 @@ def is_place(chosen: Any, hits: list[Hit]) -> bool:
     return isinstance(chosen, int) and not isinstance(chosen, bool) and 0 <= chosen < len(hits)
 
 
-def within(value: Any, bounds: tuple[float, float], what: str) -> float:
+def within(value: Any, bounds: tuple[float, float], name: str) -> float:
     """A number that came from a browser. Raises UserError when it is none, or out of bounds."""
     low, high = bounds
     if not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
-        raise UserError(f"{what} must be a number from {low} to {high}")
+        raise UserError(f"{name} must be a number from {low} to {high}")
     return value
 
 
 def check_length(text: str, plus: tuple[str, ...], minus: tuple[str, ...]) -> None:
-    """Raise UserError when there is more to look for than a search should take on."""
+    """Raise UserError when a query has more terms than a search should take on."""
     if max(map(len, (text or "", *plus, *minus))) > MOST_LETTERS:
         raise UserError(f"the text is longer than {MOST_LETTERS:,} letters: shorten it")
     if len(plus) + len(minus) > MOST_PHRASES:

@@ -71,7 +71,7 @@ def opened_to(host: str, password: Password | None) -> str:
             + (", and to no other machine.")
         )
     everyone = "whoever has the password" if password else "EVERYONE"
-    can = f"Open to {everyone} on other machines: all pictures and captions of the index can be searched and seen."
+    can = f"Open to {everyone} on other machines: all pictures and captions of the index can be searched and viewed."
     if password:
         return f"{can} Password and pictures travel unencrypted: outside a network that you trust, put TLS before it."
     return f"{can} For a password, set {VARIABLE}=user:password in the environment, or give --auth user:password."

@@ -127,8 +127,8 @@ class Uploads:
         name, or nowhere; nothing else of a reference is passed on."""
         if isinstance(content, dict):
             if "path" in content:
-                found = self.find(content["path"], visitor=visitor)
-                return {"path": str(found or self.gone), "meta": {"_type": "gradio.FileData"}}
+                file = self.find(content["path"], visitor=visitor)
+                return {"path": str(file or self.gone), "meta": {"_type": "gradio.FileData"}}
             return {name: self.only(value, visitor) for name, value in content.items()}
         return [self.only(value, visitor) for value in content] if isinstance(content, list) else content
 

@@ -1,4 +1,4 @@
-"""Who is at the door: a cookie tells one visitor from another, a password lets in those who know it."""
+"""Visitors: a cookie distinguishes one from another, a password lets in those who know it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class VisitorCookies:
 
 
 def named(token: str) -> str:
-    """A visitor's name. It stands in the paths of his uploads, and does not tell his cookie."""
+    """A visitor's name. It stands in the paths of his uploads, and does not reveal his cookie."""
     return hashlib.sha256(token.encode()).hexdigest()[:32]
 
 
@@ -67,16 +67,16 @@ class Password:
 
     def opens(self, authorization: str | None) -> bool:
         """Whether a request's `Authorization` header holds them. Takes the same time for every wrong one."""
-        scheme, _, given = (authorization or "").partition(" ")
+        scheme, _, encoded = (authorization or "").partition(" ")
         try:
-            words = base64.b64decode(given.strip(), validate=True)
+            words = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
             return False
         return hmac.compare_digest(hashlib.sha256(words).digest(), self._digest) and scheme.lower() == "basic"
 
 
 class WrongGuesses:
-    """Who has given wrong passwords lately, and must wait before the next is looked at.
+    """Who has given wrong passwords lately, and must wait before the next is checked.
 
     >>> guesses = WrongGuesses()
     >>> for _ in range(FREE_GUESSES):
@@ -98,7 +98,7 @@ class WrongGuesses:
             self._guesses.popitem(last=False)  # the one that has been silent longest
 
     def must_wait(self, address: str) -> bool:
-        """Whether its next password is not even looked at yet, right or wrong."""
+        """Whether its next password is not even checked yet, right or wrong."""
         count, last = self._guesses.get(address, (0, 0.0))
         return count >= FREE_GUESSES and self._clock() - last < PAUSE
 

@@ -23,7 +23,7 @@ Rerank = Callable[["Query", list[Hit]], Sequence[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """What is looked for: q = l2norm(text + image + weight * sum(plus) - weight * sum(minus)), every term of unit
+    """The query vector: q = l2norm(text + image + weight * sum(plus) - weight * sum(minus)), every term of unit
     length. Any of the terms may be left out, but not all."""
 
     text: str | None = None
@@ -104,7 +104,7 @@ def query(
     Args:
         index: an opened index, made by this encoder.
         encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
-        text: what to look for.
+        text: what to search for.
         image: a picture to start from: path, bytes or PIL.
         plus: texts to add to the query.
         minus: texts to take from it.

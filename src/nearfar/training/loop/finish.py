@@ -25,7 +25,7 @@ def save_model(run: Run) -> None:
     if not run.out or not hasattr(run.model, "save_pretrained"):
         return
     # A split model cannot say its weights alone: all processes put them together first.
-    weights = {"state_dict": sharding.full_tensors(run.model.state_dict())} if sharding.wanted() else {}
+    weights = {"state_dict": sharding.full_tensors(run.model.state_dict())} if sharding.enabled() else {}
     if processes.is_main():
         with files.new_folder(run.out / "model") as folder:
             run.model.save_pretrained(folder, **weights)
@@ -59,7 +59,7 @@ def save_report(
     except Exception as error:
         problem = f"the report shows no pictures: {type(error).__name__}: {error}"
     try:
-        # Results that lie in the folder are of other data than what is shown here.
+        # Results that lie in the folder are of other data than what this report shows.
         write_report(run.out, skipped=run.skipped or None, **{"results": {}, **measured}, **options)
     except Exception as error:
         problem = f"the report was not written: {type(error).__name__}: {error}"
@@ -101,9 +101,9 @@ def report_contents(
             continue
         source = sample_of(source, most, seed=seed)
         # Whether too many are broken was judged in training, on all of them.
-        found = embed(model, source, captions=captions, max_skipped=1.0)
-        results = evaluate(model, source, embeddings=found, seed=seed)
-        return {"encoder": model, "source": source, "embeddings": found, "results": results, "about": about}
+        embeddings = embed(model, source, captions=captions, max_skipped=1.0)
+        results = evaluate(model, source, embeddings=embeddings, seed=seed)
+        return {"encoder": model, "source": source, "embeddings": embeddings, "results": results, "about": about}
     return {}
 
 

@@ -26,11 +26,11 @@ def stop(step: int, scalars: dict[str, float], norm: float, used: Sequence[Batch
         details = {"step": step, "scalars": {**scalars, "gradient_norm": norm}, "index": ids}
         files.write(path, json.dumps(details, indent=1))
         where = f" The ids of its samples are in {path}."
-    what = "gradient" if all(map(finite, scalars.values())) else "loss"
+    failed = "gradient" if all(map(finite, scalars.values())) else "loss"
     logged = ", ".join(f"{name} {value:.6g}" for name, value in scalars.items())
     raise NotFinite(
-        f"the {what} is not finite in step {step} ({logged}, gradient norm {norm:.6g}).{where} The weights are those "
-        "of the step before. Lower lr, lengthen warmup, set clip_norm, raise the temperature, or look at those samples."
+        f"the {failed} is not finite in step {step} ({logged}, gradient norm {norm:.6g}).{where} The weights are those "
+        "of the step before. Lower lr, lengthen warmup, set clip_norm, raise the temperature, or check those samples."
     )
 
 

@@ -60,7 +60,7 @@ def data_settings(method: Method) -> dict[str, Any]:
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
     """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
-    in order and plain, otherwise. It has the usual fields that the model's attributes ask for (`image_size`,
+    in order and plain, otherwise. It has the usual fields that the model's attributes call for (`image_size`,
     `tokenizer` ...), and those that its `fields(training)` returns, where it has such a method."""
     from nearfar.data import Loader
     from nearfar.data.fields.usual import settings_of

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: rows of history, a progress bar or plain lines, and trackers."""
+"""What a run reports as it goes: rows of history, a progress bar or plain lines, and trackers."""
 
 from __future__ import annotations
 

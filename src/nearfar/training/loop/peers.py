@@ -39,7 +39,7 @@ def watched() -> Iterator[None]:
     """Inside the block a rank that ends early ends all of them. Every rank enters it; one process does nothing.
 
     Raises:
-        UserError: another rank ended; the message says which, and why where it could tell.
+        UserError: another rank ended; the message says which, and why where that is known.
     """
     global _active
     if _active or processes.world_size() == 1:
@@ -84,10 +84,10 @@ class PeerMonitor:
             line = socket.create_connection((address, port), timeout=CONNECT)
             line.sendall(_line({"key": key, **me}))
             self._peers = [(line, first)]
-        for line, who in self._peers:
+        for line, peer in self._peers:
             line.settimeout(None)
             _keep_alive(line)
-            threading.Thread(target=self._listen, args=(line, who), daemon=True).start()
+            threading.Thread(target=self._listen, args=(line, peer), daemon=True).start()
 
     def wait(self, seconds: float) -> str | None:
         """The sentence on the rank that was lost, if one is within so many seconds."""
@@ -105,7 +105,7 @@ class PeerMonitor:
                 line.sendall(_line({"end": why}))
                 line.shutdown(socket.SHUT_WR)
 
-    def _listen(self, line: socket.socket, who: dict[str, Any]) -> None:
+    def _listen(self, line: socket.socket, peer: dict[str, Any]) -> None:
         """Wait for the last word of another rank. None at all means that it was killed."""
         word: dict[str, Any] = {"end": "it said nothing, as a process that is killed"}
         with suppress(OSError, ValueError), line.makefile("rb") as lines:
@@ -113,15 +113,15 @@ class PeerMonitor:
         if "lost" in word:
             self._lose(word["lost"])
         elif word.get("end") is not None:
-            self._lose({**who, "why": word["end"]})
+            self._lose({**peer, "why": word["end"]})
 
-    def _lose(self, who: dict[str, Any]) -> None:
+    def _lose(self, peer: dict[str, Any]) -> None:
         with self._lock:
             if self._lost or self._closed:
                 return
             self._lost = (
-                f"rank {who['rank']} (process {who['pid']} on {who['host']}) ended before the run was over "
-                f"({who['why']}), so rank {self.rank} ends too: see what that rank printed, then go on from the last "
+                f"rank {peer['rank']} (process {peer['pid']} on {peer['host']}) ended before the run was over "
+                f"({peer['why']}), so rank {self.rank} ends too: see what that rank printed, then go on from the last "
                 "checkpoint (--resume, resume=True)"
             )
             self._timer = threading.Timer(GRACE, self._end)
@@ -131,7 +131,7 @@ class PeerMonitor:
         if self.rank == 0:
             for line, _ in self._peers:
                 with suppress(OSError):
-                    line.sendall(_line({"lost": who}))
+                    line.sendall(_line({"lost": peer}))
 
     def _end(self) -> None:
         """End this process in the middle of a collective that nothing else would end."""
@@ -156,20 +156,20 @@ def _serve(address: str, world: int) -> socket.socket:
 
 def _accept(server: socket.socket, key: str, ranks: int) -> list[tuple[socket.socket, dict[str, Any]]]:
     """The other ranks' connections."""
-    found: list[tuple[socket.socket, dict[str, Any]]] = []
+    connections: list[tuple[socket.socket, dict[str, Any]]] = []
     server.settimeout(CONNECT)
     with server:
-        while len(found) < ranks:
+        while len(connections) < ranks:
             line, _ = server.accept()
             line.settimeout(CONNECT)
             with suppress(OSError, ValueError):
                 with line.makefile("rb") as lines:
-                    who = json.loads(lines.readline(4096))
-                if secrets.compare_digest(str(who.pop("key", "")), key):
-                    found.append((line, who))
+                    peer = json.loads(lines.readline(4096))
+                if secrets.compare_digest(str(peer.pop("key", "")), key):
+                    connections.append((line, peer))
                     continue
             line.close()
-    return found
+    return connections
 
 
 def _line(word: dict[str, Any]) -> bytes:
@@ -177,7 +177,7 @@ def _line(word: dict[str, Any]) -> bytes:
 
 
 def _keep_alive(line: socket.socket) -> None:
-    """Let the system ask now and then whether the other machine is still there."""
+    """Let the system check now and then that the other machine is still there."""
     line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):

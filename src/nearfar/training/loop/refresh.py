@@ -1,4 +1,4 @@
-"""The training data embedded again, as a method may ask at the end of an epoch (to cluster them, say)."""
+"""The training data embedded again, as a method may request at the end of an epoch (to cluster them, say)."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def refresher(method: Method, loader: Any, config: TrainConfig) -> Callable[[], 
             for batch in _plain(method, loader, config):
                 batch = to_device(batch, next(method.parameters()).device)
                 numbers = {"index": batch["index"]} if "index" in batch else {}
-                found = {name: value.float() for name, value in _embeddings(method, batch).items()} | numbers
-                parts.append({name: value.cpu() for name, value in found.items()})
+                values = {name: value.float() for name, value in _embeddings(method, batch).items()} | numbers
+                parts.append({name: value.cpu() for name, value in values.items()})
         mine = {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-        shared = [mine] if sharding.wanted() else processes.gather_objects(mine)
+        shared = [mine] if sharding.enabled() else processes.gather_objects(mine)
         shared = [each for each in shared if each]
         if not shared:
             raise UserError("the training data give no batch to embed.")
@@ -55,7 +55,7 @@ def refresher(method: Method, loader: Any, config: TrainConfig) -> Callable[[], 
 def _plain(method: Method, loader: Any, config: TrainConfig) -> Iterable[Batch]:
     """This process's part of the training data, each record once, in order, unaugmented."""
     world, rank = processes.world_size(), processes.rank()
-    if sharding.wanted():  # the layers of a split model come from all processes: they embed the same
+    if sharding.enabled():  # the layers of a split model come from all processes: they embed the same
         world, rank = 1, 0
     size = config.chunk or max(1, config.batch_size // world)
     if isinstance(loader, FeatureLoader):

@@ -27,7 +27,7 @@ class Run:
     skipped: Skipped | None = field(default=None, repr=False)
     """What the loader of this process could not use, and why."""
     results: dict[str, Any] = field(default_factory=dict, repr=False)
-    """What a recipe's evaluation found, by protocol."""
+    """The results of a recipe's evaluation, by protocol."""
 
     @property
     def model(self) -> Any:

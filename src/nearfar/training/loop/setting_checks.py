@@ -78,7 +78,7 @@ def check_data(config: TrainConfig, records: int) -> None:
 
 
 def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, model: Any = None) -> None:
-    """Protocols that the data, or the model, cannot give, which would be found out after the training.
+    """Protocols that the data, or the model, cannot give, which would fail only after the training.
 
     Args:
         settings: a recipe's section `evaluation`.
@@ -93,8 +93,8 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
     if settings.watch and validation is None:
         raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
     # Every evaluation embeds the data, as geometry does.
-    protocols, given = settings.protocols or ["geometry"], settings.options
-    measured = [("evaluation.data", data, name, given.get(name)) for name in protocols] if data is not None else []
+    protocols, options_of = settings.protocols or ["geometry"], settings.options
+    measured = [("evaluation.data", data, name, options_of.get(name)) for name in protocols] if data is not None else []
     measured += [("data.validation", validation, name, None) for name in settings.watch]
     for where, source, name, options in measured:
         if model is not None:

@@ -107,7 +107,7 @@ class TrainingLoop:
         with random_state.shared_randomness(config.seed):
             method.begin(DataInfo.of(loader))
         processes.share_state(method)
-        if sharding.wanted():
+        if sharding.enabled():
             sharding.shard(method)
 
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
@@ -204,7 +204,7 @@ class TrainingLoop:
         finish.save_skipped(run)
         if config.report:
             # A split model needs every process to embed.
-            model = None if sharding.wanted() else run.model
+            model = None if sharding.enabled() else run.model
             options: dict[str, Any] = {"seed": config.seed, "config": asdict(config)}
             if problem := finish.save_report(run, model, self.validation, loader, **options):
                 self.log.say(problem)

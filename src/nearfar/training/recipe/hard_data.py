@@ -35,5 +35,5 @@ def mined_images(source: Any, model: Any, k: int) -> Tensor:
         raise UserError(f"data.hard_images is for data that can be read by number; {source.name} is a stream.")
     if not hasattr(model, "encode_image"):
         raise UserError(f"data.hard_images needs a model with encode_image; this one is a {type(model).__name__}.")
-    found = embed(model, source, captions=0, max_skipped=0, progress=processes.is_main())
-    return mine_hard_images(found.image, k=k, group=found.group)
+    embeddings = embed(model, source, captions=0, max_skipped=0, progress=processes.is_main())
+    return mine_hard_images(embeddings.image, k=k, group=embeddings.group)

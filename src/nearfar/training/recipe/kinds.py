@@ -21,7 +21,7 @@ WORDS: dict[Any, str] = {
 
 
 def of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function's arguments; none where they name what cannot be found."""
+    """The annotations of a function's arguments; none where they name something unknown."""
     try:
         return get_type_hints(getattr(function, "__init__", None) if isinstance(function, type) else function)
     except (NameError, TypeError):

@@ -38,8 +38,8 @@ def load(
     path = find(path_or_name)
     text, document = read(path)
     if not isinstance(document.value, dict):
-        what = "is empty" if document.value is None else "is not a recipe"
-        raise UserError(f"{path} {what}: a recipe must hold the sections {', '.join(SECTIONS)}.")
+        fault = "is empty" if document.value is None else "is not a recipe"
+        raise UserError(f"{path} {fault}: a recipe must hold the sections {', '.join(SECTIONS)}.")
     name = path.parent.name if path.name == "config.yaml" else path.stem
     about, pairs, trust = comment_of(text), pairs_of(overrides), list(trusted.names(trust))
     if STAGES in document.value:
@@ -77,8 +77,8 @@ def find(path_or_name: str | Path) -> Path:
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with nearfar, by name."""
-    found = [path for path in _folder().glob("*/*.yaml") if path.parent.name != LAUNCH]
-    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
+    recipes = [path for path in _folder().glob("*/*.yaml") if path.parent.name != LAUNCH]
+    return {path.stem: path for path in sorted(recipes, key=lambda path: path.stem)}
 
 
 def launch_configurations() -> dict[str, Path]:

@@ -119,7 +119,7 @@ def validation_of(
     loader = batches_of(recipe, method, source, options, training=False)
 
     def figures(method: Method) -> dict[str, float]:
-        found = mean_loss(method, loader)
+        values = mean_loss(method, loader)
         if recipe.evaluation.watch:
             from nearfar.evaluation import evaluate
 
@@ -127,7 +127,7 @@ def validation_of(
                 method.encoder, source, recipe.evaluation.watch, captions=recipe.evaluation.captions, progress=False
             )
             for result in results.values():
-                found |= result.scalars()
-        return found
+                values |= result.scalars()
+        return values
 
     return figures

@@ -46,7 +46,7 @@ class AssembledRun:
             run = TrainingLoop(self.method, self.loader, out, self.validation, resume, config).run()
             if processes.is_main():
                 # A split model needs every process to embed: this one takes the whole model that was saved.
-                self._evaluate(run, load(out / "model") if sharding.wanted() else run.model, out)
+                self._evaluate(run, load(out / "model") if sharding.enabled() else run.model, out)
             processes.barrier()
         return run
 
@@ -65,19 +65,19 @@ class AssembledRun:
                 if problem := finish.save_report(run, model, self.validated_on, self.source, **options):
                     print(problem)
             return
-        found = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        embeddings = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
         if settings.protocols is None and config.progress:
-            for name, reason in left_out(model, found).items():
+            for name, reason in left_out(model, embeddings).items():
                 print(f"evaluation: {name} is left out, as {reason}")
         results = evaluate(
-            model, self.held_out, settings.protocols, seed=config.seed, embeddings=found, options=settings.options
+            model, self.held_out, settings.protocols, seed=config.seed, embeddings=embeddings, options=settings.options
         )
         save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
         run.results = results
         if config.report:
             contents: dict[str, Any] = {
                 "results": results,
-                "embeddings": found,
+                "embeddings": embeddings,
                 "source": self.held_out,
                 "encoder": model,
             }

@@ -41,7 +41,7 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
         )
         done = built.run(folder, resume=True)
         if stage.keep and processes.is_main():
-            model = load(folder / "model") if sharding.wanted() else done.model
+            model = load(folder / "model") if sharding.enabled() else done.model
             # A stage that is not validated itself keeps columns for the validation of those that read them.
             later = (other.validated_on for recipe, other in following if recipe.data.columns)
             validation = next((one for one in (built.validated_on, *later) if one is not None), None)

@@ -39,7 +39,7 @@ class DataConfig:
     drop_without_hard: bool = False
     """Train on the records with a hard caption alone, as NegCLIP does; else the others train without one."""
     hard_images: int | None = None
-    """Fill half of each batch with neighbours of the other half: one of the so many pictures that look most alike to
+    """Fill half of each batch with neighbours of the other half: one of that many pictures most alike to
     the model before training."""
     views: str | None = None
     n_views: int | None = None
@@ -100,7 +100,7 @@ class EvaluationConfig:
 
         ranges.check("evaluation", ranges.EVALUATION, vars(self), get_type_hints(type(self)))
         for name in ("protocols", "watch", "options"):
-            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), what="protocol")
+            check_names(f"evaluation.{name}", list(PROTOCOLS), getattr(self, name) or (), kind="protocol")
         for name, settings in self.options.items():
             if not isinstance(settings, Mapping):
                 raise UserError(
@@ -176,9 +176,9 @@ def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> l
     return [name for name, p in signature(function).parameters.items() if p.kind not in kinds and name not in skip]
 
 
-def check_names(section: str, known: Sequence[str], values: Iterable[str], *, what: str = "setting") -> None:
+def check_names(section: str, known: Sequence[str], values: Iterable[str], *, kind: str = "setting") -> None:
     """Raise a `UserError` for the first of `values` whose name is not `known`."""
-    lookup.check(what, values, known, where=f"recipe, section {section}: ")
+    lookup.check(kind, values, known, where=f"recipe, section {section}: ")
 
 
 @contextmanager

@@ -52,8 +52,8 @@ class RecipeStage:
         if before:
             folders[PREVIOUS] = before[-1].folder
         if (model := recipe.model.get("load")) in (PREVIOUS, BEST):
-            found = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
-            recipe = replace(recipe, model={**recipe.model, "load": str(found)})
+            model_folder = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
+            recipe = replace(recipe, model={**recipe.model, "load": str(model_folder)})
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
         columns = {
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"

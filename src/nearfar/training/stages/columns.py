@@ -120,14 +120,14 @@ class _Embedded:
         if side not in self._sides:
             from nearfar.embedding.embed_source import embed
 
-            found = embed(self.model, self.source, [side], captions=1, max_skipped=self.max_skipped)
-            vectors, owner = found.sides[side]
-            self._sides[side] = (vectors.numpy(), found.row[owner].numpy())
+            embeddings = embed(self.model, self.source, [side], captions=1, max_skipped=self.max_skipped)
+            vectors, owner = embeddings.sides[side]
+            self._sides[side] = (vectors.numpy(), embeddings.row[owner].numpy())
         return self._sides[side]
 
 
 def _values(name: str, column: Column, embedded: _Embedded, clusters: dict[str, Any]) -> Any:
-    """One value a record, None where there is none. `clusters` are those that were found already, by column."""
+    """One value a record, None where there is none. `clusters` are those that were computed already, by column."""
     source = embedded.source
     if callable(column):
         values = column(embedded.model, source)
@@ -142,7 +142,7 @@ def _values(name: str, column: Column, embedded: _Embedded, clusters: dict[str, 
     count = column["clusters"]
     if name not in clusters:
         if len(vectors) < count:
-            raise UserError(f"keep.{name}: {len(vectors)} records cannot be put into {count} clusters: ask for fewer.")
+            raise UserError(f"keep.{name}: {len(vectors)} records cannot be put into {count} clusters: set fewer.")
         kmeans = need("sklearn.cluster", "probes").KMeans
         clusters[name] = kmeans(count, n_init=1, random_state=column.get("seed", 0)).fit(vectors)
     labels = clusters[name].predict(vectors).astype(np.int64)

@@ -86,7 +86,7 @@ class FinishedStage:
         it."""
         folder = self.folder / BEST_MODEL
         if not folder.is_dir():
-            processes.barrier()  # all have looked before one writes
+            processes.barrier()  # all have read before one writes
             model = self.best
             if processes.is_main():
                 with files.new_folder(folder) as temporary:
@@ -96,7 +96,7 @@ class FinishedStage:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What its evaluation found, by protocol; empty where there was none."""
+        """The results of its evaluation, by protocol; empty where there was none."""
         from nearfar.evaluation import load_results
 
         path = self.folder / "results.json"

@@ -34,23 +34,23 @@ def join(
     if not isinstance(source, Source):
         raise UserError(f"data.columns: {getattr(source, 'name', 'the data')} is a stream, whose records have no ids.")
     own = np.array(source.ids(), dtype=np.int64)
-    added, found = {}, np.full(len(own), True)
+    added, complete = {}, np.full(len(own), True)
     for key, (folder, column) in names.items():
         ids, values = read(folder, part, column, source)
         rows = np.searchsorted(ids, own).clip(max=max(0, len(ids) - 1))
         there = (ids[rows] == own) if len(ids) else np.full(len(own), False)
         there &= np.array([values[row] is not None for row in rows.tolist()], dtype=bool) if there.any() else there
-        for place in np.flatnonzero(found & ~there).tolist():
+        for place in np.flatnonzero(complete & ~there).tolist():
             source.skipped.add(f"record {own[place]}", f"{folder.name}/{column} has nothing for it")
         added[key] = (rows, values)
-        found &= there
-    left_out = len(own) - int(found.sum())
+        complete &= there
+    left_out = len(own) - int(complete.sum())
     if left_out > max_skipped * len(own):
         raise UserError(
             f"data.columns: {left_out} of the {len(own)} records of {source.name} are missing from what was "
             "kept: take the same data, or allow more with max_skipped=SHARE (between 0 and 1)."
         )
-    kept = np.flatnonzero(found)
+    kept = np.flatnonzero(complete)
     columns = {key: (rows[kept], values) for key, (rows, values) in added.items()}
     return WithColumns(source.select(kept.tolist()) if left_out else source, columns, original=source)
 

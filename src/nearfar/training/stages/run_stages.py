@@ -108,7 +108,7 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
         if stage.keep and processes.is_main():
             from nearfar.models import load
 
-            model = load(folder / "model") if sharding.wanted() else run.model
+            model = load(folder / "model") if sharding.enabled() else run.model
             columns.save(folder, stage.keep, model, _source(data), _source(validation))
         processes.barrier()
 

@@ -33,7 +33,7 @@ class EndlessBatches:
         self.used = 0
         """Batches of this epoch that were handed out."""
         self.ends: list[int] = []
-        """How many batches had been handed out, in all, when each epoch was found to end."""
+        """How many batches had been handed out, in all, when each epoch ended."""
         self._resumed: dict[str, Any] | None = None
         self._ahead: list[Batch] = []
         self._place: Any = None

@@ -104,7 +104,7 @@ class Checkpoints:
         kept = {best.resolve()} if best.is_symlink() else set()
         for path in sorted(self.folder.glob("step-*"))[: -self.keep]:
             if path.resolve() not in kept:
-                # Renamed first, so that a kill in the middle of deleting leaves no checkpoint that looks whole.
+                # Renamed first, so that a kill in the middle of deleting leaves no checkpoint that seems whole.
                 doomed = path.with_name(f".{path.name}.old")
                 shutil.rmtree(doomed, ignore_errors=True)
                 path.rename(doomed)

@@ -68,8 +68,8 @@ def load(folder: Path, like: Mapping[str, Mapping[str, Tensor]]) -> dict[str, An
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         if part == "optimizer":
-            number, _, what = rest.partition(".")
-            parts[part].setdefault(int(number), {})[what] = tensor
+            number, _, moment = rest.partition(".")
+            parts[part].setdefault(int(number), {})[moment] = tensor
         else:
             parts[part][rest] = tensor
     return parts | {"average": parts["average"] or None}

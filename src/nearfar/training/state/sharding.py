@@ -20,7 +20,7 @@ from nearfar.errors import UserError
 from nearfar.methods.base import EmbeddingMethod, Method
 
 
-def wanted() -> bool:
+def enabled() -> bool:
     """Whether `accelerate launch` configured FSDP."""
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() not in ("true", "1"):
         return False
