@@ -153,6 +153,21 @@ def test_import_stays_light():
     assert out.stdout.strip() == "[]"
 
 
+BARS = ("tqdm", "alive_progress", "progressbar", "rich.progress", "rich.live", "rich.status")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_only_progress_bar_is_that_of_console(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    own = path.name == "console.py"
+    assert own or not [name for name in names if any(name == bar or name.startswith(f"{bar}.") for bar in BARS)]
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_help(command, capsys):
     function = cli.load(command)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from nearfar import files, machine
+from nearfar import console, files, machine
 from nearfar.errors import UserError
 
 COMMANDS = {
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         sys.exit(f"nearfar: no command {command!r}.\n\n{usage()}")
     try:
-        run(load(command), command, rest)
+        with console.showing():
+            run(load(command), command, rest)
         sys.stdout.flush()
     except (UserError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         sys.exit(f"nearfar {command}: {error}")

@@ -1,6 +1,7 @@
 """What a run keeps: so many checkpoints, the best of all its parts, and whole ones however late a process is."""
 
 import json
+import time
 
 import pytest
 import ranks
@@ -11,6 +12,7 @@ from toy import Plain, loader
 from nearfar import train
 from nearfar.errors import UserError
 from nearfar.training.state import run_checkpoint
+from nearfar.training.state.run_checkpoint import Checkpoints
 
 QUIET = {"progress": False, "report": False}
 
@@ -63,6 +65,22 @@ def test_the_clock_and_the_settings_survive_a_resume(tmp_path):
     assert again.step == 4
     assert again.seconds > first.seconds > 0
     assert json.loads((tmp_path / "run" / "checkpoints" / "last" / "state.json").read_text())["config"]["steps"] == 4
+
+
+def test_a_slow_disk_takes_nothing_off_the_clock(tmp_path, monkeypatch):
+    """A checkpoint cannot hold the time of its own writing: the clock stands still meanwhile."""
+    save = Checkpoints.save
+
+    def slow(*args, **kwargs):
+        save(*args, **kwargs)
+        time.sleep(1)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    first = train(Plain(), loader(), out=tmp_path / "run", steps=2, save_every=2, **QUIET)
+    saved = json.loads((tmp_path / "run" / "checkpoints" / "last" / "state.json").read_text())["seconds"]
+    assert saved == first.seconds
+    again = train(Plain(), loader(), out=tmp_path / "run", steps=3, resume=True, **QUIET)
+    assert again.seconds > first.seconds
 
 
 @pytest.mark.parametrize("late", ["folder", "process", "rename", "prune"])

@@ -13,7 +13,8 @@ class Terminal(io.StringIO):
 
 
 def test_the_bar_shows_steps_and_the_last_figures(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     monkeypatch.setenv("COLUMNS", "120")
     log = TrainingLog(None, TrainConfig(), steps=8)
     log.start(0)

@@ -37,7 +37,7 @@ def embed(
     captions: int | None = None,
     max_skipped: float = 0.1,
     threads: int = 4,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Embeddings:
     """Embed a source: every picture, every caption, and what else both the model and the records have.
 
@@ -51,7 +51,7 @@ def embed(
         captions: how many captions of each record to take, from the first; None takes all, 0 none.
         max_skipped: the share of broken records above which this stops.
         threads: threads that read and decode images.
-        progress: show a progress bar.
+        progress: show a progress bar; None: within a command only.
 
     Returns:
         `Embeddings` with unit rows, float32, on the CPU. Each different caption is encoded once.
@@ -68,7 +68,7 @@ def embed(
     reader = _Reader(source, sides=read, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}
     noun = "images" if "image" in read else "records"
-    with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress and bool(read)) as step:
+    with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress if read else False) as step:
         for values in reader.batches(batch_size):
             for side in read:
                 vectors[side].append(_encode(encoder, side, [value[side] for value in values]))
@@ -152,7 +152,7 @@ def _known_sides(encoder: Any, sides: Sequence[str]) -> list[str]:
     return list(sides)
 
 
-def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool | None = None) -> Tensor:
     """Unit embeddings `[len(texts), D]` of texts, float32, on the CPU. Each different text is encoded once, and texts
     of like length together, so that little is spent on padding."""
     at_least(1, batch_size=batch_size)
@@ -169,7 +169,7 @@ def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, pro
     return torch.cat(encoded)[[place[text] for text in texts]]
 
 
-def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64) -> Tensor:
+def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64, progress: bool | None = None) -> Tensor:
     """Unit embeddings `[n, D]` of images given as paths, bytes or PIL images, float32, on the CPU.
 
     Raises:
@@ -179,7 +179,8 @@ def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64) -
 
     at_least(1, batch_size=batch_size)
     with evaluating(encoder):
-        batches = [_encode(encoder, "image", [load_image(i) for i in batch]) for batch in _batches(images, batch_size)]
+        parts = console.track(_batches(images, batch_size), "embedding images, by batch", progress)
+        batches = [_encode(encoder, "image", [load_image(image) for image in part]) for part in parts]
     return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
 
 

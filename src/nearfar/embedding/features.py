@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import console
 from nearfar.data import Loader
 from nearfar.data.batches.batch import BatchKey, per_sample
 from nearfar.data.batches.data_info import DataInfo
@@ -276,7 +277,7 @@ def _pictures(
     features, numbers = [], []
     tower = model.image.for_inference()
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
-    for batch in _track(loader, what, progress):
+    for batch in console.track(loader, what, progress, total=len(loader)):
         tokens = tower(batch["image"])
         features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
         numbers.append({name: values.cpu() for name, values in per_sample(batch).items()})
@@ -298,15 +299,6 @@ def _texts(model: Any, texts: list[list[str]], tower_batch: int, progress: bool)
     different = sorted({caption for each in texts for caption in each}, key=lambda caption: (len(caption), caption))
     parts = [different[first : first + tower_batch] for first in range(0, len(different), tower_batch)]
     features: dict[str, Tensor] = {}
-    for part in _track(parts, "reading captions", progress):
+    for part in console.track(parts, "reading captions", progress):
         features.update(zip(part, model.text_tokens(model.tokenize(part))[:, 0].cpu(), strict=True))
     return features
-
-
-def _track(parts: Any, what: str, progress: bool) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    show = progress and console.is_terminal
-    return track(parts, what, total=len(parts), console=console, transient=True, disable=not show)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from nearfar import lookup
+from nearfar import console, lookup
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Result
@@ -97,7 +97,8 @@ def evaluate(
     if protocols is None:
         without = left_out(encoder, inputs.embeddings)
         protocols = [name for name in USUAL if name not in without]
-    return {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
+    with console.showing(progress):
+        return {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
 
 
 def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:

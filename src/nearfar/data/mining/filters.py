@@ -11,6 +11,7 @@ from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
+from nearfar import console
 from nearfar.data.fields.images import image_size
 from nearfar.data.sources.record_numbers import with_id
 from nearfar.data.sources.skipped import BadRecord
@@ -66,7 +67,7 @@ class AltTextFilter:
         if self.vocabulary is not None and len(grams) > self.vocabulary:
             frequent = {gram for gram, _ in grams.most_common(self.vocabulary)}
         report, kept = FilterReport(dropped=dict.fromkeys(self._rules(), 0)), dict[int, list[str]]()
-        for index, record in enumerate(source):
+        for index, record in enumerate(console.track(source, f"filtering {source.name}")):
             texts = captions(record.get("text"))
             report.pairs += len(texts)
             reason = self._image_fault(record, texts_of)
@@ -87,7 +88,7 @@ class AltTextFilter:
         texts_of: Counter[Any] = Counter()
         images: dict[str, set[Any]] = {}
         grams: Counter[Any] = Counter()
-        for record in source:
+        for record in console.track(source, f"counting the words of {source.name}"):
             identity = _identity(record.get("image"))
             for text in captions(record.get("text")):
                 texts_of[identity] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nearfar import console
 from nearfar.data.mining.swaps import CaptionSwapper
 from nearfar.data.sources.source import Mapped, Record, Source, Stream, captions
 from nearfar.errors import UserError
@@ -37,7 +38,8 @@ def with_hard_captions(source: Any, swapper: CaptionSwapper | None = None, *, dr
     if isinstance(source, Stream) or not hasattr(source, "select"):
         raise UserError(f"{source.name} is a stream: hard captions need records that can be read by number")
     swapper = swapper or CaptionSwapper()
-    made = [_negatives(texts, swapper) for texts in source.column("text")]
+    texts_of = console.track(source.column("text"), f"swapping words of {source.name}")
+    made = [_negatives(texts, swapper) for texts in texts_of]
     if not any(negatives["negative_text"] for negatives in made):
         raise UserError(f"{source.name}: no caption has two units of one kind to swap; are they English sentences?")
     columns = [*dict.fromkeys([*source.columns, *COLUMNS])]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nearfar import console
 from nearfar.errors import UserError
 
 TILE = 2048
@@ -37,7 +38,7 @@ def mine_hard_images(embeddings: Tensor, *, k: int = 3, group: Tensor | None = N
     group = torch.arange(n) if group is None else group
     group, k = group.to(x.device), min(k, max(n - 1, 1))
     hard_images = torch.empty(n, k, dtype=torch.long)
-    for start in range(0, n, tile):
+    for start in console.track(range(0, n, tile), "finding hard images, by block"):
         rows = slice(start, start + tile)
         best = x.new_empty(len(x[rows]), 0)
         place = torch.empty(len(x[rows]), 0, dtype=torch.long, device=x.device)

@@ -16,6 +16,7 @@ from itertools import count
 from threading import Lock
 from typing import Any
 
+from nearfar import console
 from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Records, Source
@@ -123,7 +124,7 @@ class _Table:
 def _tabulate(source: Source) -> _Table:
     own: list[Any] = []
     keys: list[Picture | None] = []
-    for image, group in source.pictures():
+    for image, group in console.track(source.pictures(), f"comparing pictures of {source.name}", total=len(source)):
         own.append(own_group({"group": group}))
         keys.append(picture_key(image))
     keys = _one_key_for_copies(keys)

@@ -17,6 +17,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from nearfar import console
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
@@ -87,7 +88,7 @@ class TarSource(Source):
         self._samples: list[tuple[str, Sample]] = []
         broken: list[tuple[str, str, int]] = []
         names: set[str] = set()
-        for path in paths:
+        for path in console.track(paths, f"reading the shards of {name}"):
             before = len(self._samples)
             trouble: list[str] = []
             for key, sample in scan(path, trouble):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nearfar import console
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 
@@ -104,7 +105,7 @@ def _read(path: Path) -> Iterable[str]:
         files = [path]
     else:
         raise UserError(f"{path}: no such file or folder of text")
-    for file in files:
+    for file in console.track(files, f"reading {path}"):
         try:
             yield file.read_text("utf-8")
         except UnicodeDecodeError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import console
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
@@ -75,7 +76,7 @@ def coherence(
     if empty or bare:
         raise UserError(f"coherence needs tokens: continuations {empty} and prompts {bare} are empty")
     values = []
-    for start in range(0, len(prompts), batch_size):
+    for start in console.track(range(0, len(prompts), batch_size), "judging texts, by batch"):
         part = slice(start, start + batch_size)
         values.append(_mean_log_probability(judge, prompts[part], continuations[part]))
     return torch.cat(values) if values else torch.empty(0, dtype=torch.float64)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nearfar import console
+
 TILE = 2048
 """Rows of queries and of candidates whose scores are held at a time: 16 MiB of float32."""
 
@@ -108,7 +110,7 @@ def rank(
     right = _count_right(query_group, candidate_group)
     best, tied_right = _best_right(query, candidate, query_group, candidate_group, tile=tile, tie=tie)
     better, at_least = torch.zeros_like(right), torch.zeros_like(right)
-    for rows in _slices(len(query), tile):
+    for rows in console.track(_slices(len(query), tile), "ranking, by block"):
         above, below = best[rows, None] + tie, best[rows, None] - tie
         for columns in _slices(len(candidate), tile):
             score = query[rows] @ candidate[columns].T

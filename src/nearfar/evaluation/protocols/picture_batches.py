@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nearfar import console
 from nearfar.data.fields.images import BadImage, load_image
 from nearfar.data.sources.skipped import Skipped
 from nearfar.errors import UserError
@@ -29,7 +30,8 @@ def read_pictures(
     name, place_of = getattr(source, "name", "the data"), {row: place for place, row in enumerate(rows)}
     places: list[int] = []
     pictures: list[Any] = []
-    for row, record in enumerate(islice(source, rows[-1] + 1)):
+    records = console.track(islice(source, rows[-1] + 1), f"{name}: pictures", total=rows[-1] + 1)
+    for row, record in enumerate(records):
         if row not in place_of:
             continue
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nearfar import console
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank_scores
@@ -59,7 +60,7 @@ def reranked_retrieval(
             (query, q, q_group), (candidate, c, c_group) = (sides[side] for side in direction.split("_to_"))
             ranks = [
                 rank_scores(rerank(q[block] @ c.T, query[block], candidate, direction), q_group[block], c_group)
-                for block in torch.arange(len(q)).split(batch_size)
+                for block in console.track(torch.arange(len(q)).split(batch_size), f"re-ranking {direction}, by block")
             ]
             metrics |= rank_metrics(_joined(ranks), q_group, ks=ks, prefix=f"{direction}_", seed=seed)
         return metrics

@@ -128,7 +128,7 @@ class Reranker:
         pairs: scored so far.
         seconds: spent on them.
 
-    `nearfar.evaluation.reranked_retrieval` takes it as its `second_look`.
+    `nearfar.evaluation.reranked_retrieval` takes it as its `rerank`.
     """
 
     def __init__(self, scorer: MatchScorer, *, k: int = 128, batch_size: int = 256) -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
 
+from nearfar import console
 from nearfar.reproductions.shared.code_state import commit, loaded
 from nearfar.reproductions.shared.per_query import split
 
@@ -24,13 +25,13 @@ def each_done(
     """Each job's arguments and what it gave, as soon as it is there: `{"result", "seconds", "cpu_seconds", "commit",
     "files"}`."""
     if workers == 1 or len(jobs) < 2:
-        for job in jobs:
+        for job in console.track(jobs, "runs"):
             yield job, _measure(work, job)
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_set_threads, initargs=(threads,)) as pool:
         waiting = {pool.submit(_measure, work, job): job for job in jobs}
-        for done in as_completed(waiting):
+        for done in console.track(as_completed(waiting), "runs", total=len(waiting)):
             yield waiting[done], done.result()
 
 

@@ -42,7 +42,7 @@ def build(
     skipped: Skipped | None = None,
     checkpoint: float = 60.0,
     threads: int = 4,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Index:
     """Index a source's pictures, or its texts, in the directory `out`, or bring the index there up to date.
 
@@ -63,7 +63,7 @@ def build(
         skipped: collects what could not be used, and why.
         checkpoint: seconds between commits.
         threads: threads that read and decode.
-        progress: show a progress bar.
+        progress: show a progress bar; None: within a command only.
 
     Returns:
         The opened index. `index.manifest.sources[name]` counts what was added, updated, unchanged, removed, skipped.

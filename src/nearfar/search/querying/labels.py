@@ -60,7 +60,7 @@ def rank_labels(
 ) -> list[Label]:
     """The classifier's labels for a picture, best first."""
     temperature = temperature or getattr(classifier.encoder, "temperature", None) or 0.01
-    embedding = embed_images(classifier.encoder, [image])
+    embedding = embed_images(classifier.encoder, [image], progress=False)
     scores = classifier.decision_function(embedding)[0].tolist()
     shares = classifier.predict_proba(embedding, temperature=temperature)[0].tolist()
     named = map(Label, classifier.classes_.tolist(), scores, shares)

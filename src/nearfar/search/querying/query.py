@@ -44,10 +44,10 @@ class Query:
         if signed and "text" not in embeds(encoder):
             raise UserError(f"a {type(encoder).__name__} takes no texts: search by a picture")
         if self.image is not None:
-            vectors.append(embed_images(encoder, [self.image])[0].numpy())
+            vectors.append(embed_images(encoder, [self.image], progress=False)[0].numpy())
             weights.append(1.0)
         if signed:
-            vectors += list(embed_texts(encoder, [text for text, _ in signed]).numpy())
+            vectors += list(embed_texts(encoder, [text for text, _ in signed], progress=False).numpy())
             weights += [weight for _, weight in signed]
         if not vectors:
             raise UserError("nothing to look for: give a text, an image, or both")

@@ -7,12 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from nearfar import console, files
 from nearfar import distributed as processes
-from nearfar import files
 from nearfar.errors import UserError
 from nearfar.training.config import TrainConfig
 
@@ -32,8 +32,9 @@ class TrainingLog:
         self._path = out / "history.jsonl" if out and processes.is_main() else None
         self._file: Any = None
         self._trackers = _start_trackers(config, out)
-        self._bar = _bar(steps) if config.progress and processes.is_main() and sys.stdout.isatty() else None
-        self._lines = config.progress and processes.is_main() and self._bar is None
+        self._prints = config.progress and processes.is_main()
+        self._bar = console.ProgressBar()
+        self._open = ExitStack()
         self._began = time.perf_counter()
         self._first = 0
 
@@ -45,14 +46,14 @@ class TrainingLog:
             files.write(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
             with files.writing(self._path):
                 self._file = self._path.open("a", encoding="utf-8")
-        if self._bar:
-            self._bar.start()
-            self._bar.update(0, completed=step)
+        # Where the output is a file, lines go there, and no bar hides them.
+        shown = self._prints and sys.stdout.isatty()
+        self._bar = self._open.enter_context(console.bar("training", self.steps, shown))
+        self._bar.move(step)
 
     def step(self, step: int) -> None:
         """Move the bar."""
-        if self._bar:
-            self._bar.update(0, completed=step)
+        self._bar.move(step)
 
     def row(self, row: LogRow) -> None:
         """Record a row; it must have a `step`."""
@@ -65,18 +66,14 @@ class TrainingLog:
         values = {name: value for name, value in row.items() if name != "step"}
         for tracker in self._trackers:
             tracker.log(values, step=int(row["step"]))
-        if self._bar:
-            self._bar.update(0, completed=row["step"], figures=_formatted(row))
-        if self._lines:
-            print(
-                f"step {int(row['step'])}/{self.steps}  {_formatted(row)}  {self._left(row['step'])}".rstrip(),
-                flush=True,
-            )
+        self._bar.move(row["step"], _formatted(row))
+        if self._prints and not self._bar.is_shown:
+            print(f"{self._line(row)}  {self._left(row['step'])}".rstrip(), flush=True)
 
     def say(self, line: str) -> None:
         """A line for the reader, above the bar."""
-        if processes.is_main() and self.config.progress:
-            self._bar.console.print(line, markup=False) if self._bar else print(line, flush=True)
+        if self._prints:
+            self._bar.say(line)
 
     def close(self) -> None:
         for tracker in self._trackers:
@@ -84,8 +81,13 @@ class TrainingLog:
         if self._file:
             with suppress(OSError):  # a full disk refused a row, and has said so
                 self._file.close()
-        if self._bar:
-            self._bar.stop()
+        if self._bar.is_shown and self.rows:
+            self._bar.say(self._line(self.rows[-1]))  # the bar goes, its last figures stay
+        self._open.close()
+        self._bar = console.ProgressBar()
+
+    def _line(self, row: LogRow) -> str:
+        return f"step {int(row['step'])}/{self.steps}  {_formatted(row)}"
 
     def _left(self, step: float) -> str:
         done = step - self._first
@@ -111,22 +113,6 @@ def read_history(path: Path) -> list[LogRow]:
 def _formatted(row: Mapping[str, float]) -> str:
     figures = {name: value for name, value in row.items() if name not in ("step", "epoch", "seconds")}
     return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _bar(steps: int) -> Any:
-    from rich import progress
-
-    bar = progress.Progress(
-        progress.MofNCompleteColumn(),
-        progress.BarColumn(bar_width=24),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[figures]}"),
-        refresh_per_second=4,
-    )
-    bar.add_task("training", total=steps, figures="")
-    return bar
 
 
 def check_trackers(names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar import console
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.source import Source, Stream
@@ -37,7 +38,7 @@ def refresher(method: Method, loader: Any, config: TrainConfig) -> Callable[[], 
     def refresh() -> dict[str, Tensor]:
         parts: list[dict[str, Tensor]] = []
         with at_rest(method):
-            for batch in _plain(method, loader, config):
+            for batch in console.track(_plain(method, loader, config), "embedding the training data"):
                 batch = to_device(batch, next(method.parameters()).device)
                 numbers = {"index": batch["index"]} if "index" in batch else {}
                 values = {name: value.float() for name, value in _embeddings(method, batch).items()} | numbers

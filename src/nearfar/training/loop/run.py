@@ -23,7 +23,7 @@ class Run:
     history: list[LogRow] = field(repr=False)
     """The rows of `history.jsonl`."""
     seconds: float
-    """Time spent in the loop, over all its parts where the run was resumed."""
+    """Time spent on steps and validation, over all its parts where the run was resumed."""
     skipped: Skipped | None = field(default=None, repr=False)
     """What the loader of this process could not use, and why."""
     results: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nearfar import console
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import size, to_device
 from nearfar.data.batches.data_info import DataInfo
@@ -78,7 +79,9 @@ def train(
     config = (config or TrainConfig()).with_overrides(overrides)
     folder = Path(out) if out else None
     with alone(folder, config.device):
-        return TrainingLoop(method, data, folder, validation, resume, config).run()
+        loop = TrainingLoop(method, data, folder, validation, resume, config)
+        with console.showing(config.progress and processes.is_main()):
+            return loop.run()
 
 
 _EPOCH = 31  # a stream of chance
@@ -136,27 +139,36 @@ class TrainingLoop:
         self.log.start(state.step)
         if note := setting_checks.note_on_batch_norm(config, self.method):
             self.log.say(note)
-        began, window, samples = time.perf_counter(), time.perf_counter(), 0
+        self._counted_until = window = time.perf_counter()
+        samples = 0
         iterator = iter(state.batches)
         try:
             while state.step < self.steps:
                 used = [to_device(batch, self.device) for batch in islice(iterator, config.accumulate)]
                 row = self.take_step(used)
                 self._end_epochs()
+                now = self._count_seconds()
                 samples += sum(map(size, used)) * processes.world_size()
                 if state.step % config.log_every == 0 or state.step == self.steps:
-                    now = time.perf_counter()
-                    row = {**row, "samples_per_s": samples / (now - window), "seconds": state.seconds + now - began}
+                    row = {**row, "samples_per_s": samples / (now - window), "seconds": state.seconds}
                     self.log.row(row)
                     window, samples = now, 0
                 self.log.step(state.step)
                 best = self._validate() if self._due(config.eval_every) else False
+                self._count_seconds()
                 if self.checkpoints and (best or self._due(config.save_every)):
-                    state.save(self.checkpoints, seconds=state.seconds + time.perf_counter() - began, best=best)
+                    state.save(self.checkpoints, best=best)
+                    self._counted_until = time.perf_counter()
         finally:
             self.log.close()
-        state.seconds += time.perf_counter() - began
         return self._finish()
+
+    def _count_seconds(self) -> float:
+        """Add the time since this was last called to the run's; the time now."""
+        now = time.perf_counter()
+        self.state.seconds += now - self._counted_until
+        self._counted_until = now
+        return now
 
     def _end_epochs(self) -> None:
         """Call `after_epoch` for the epochs that ended with this step."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nearfar import console
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import size, to_device
 from nearfar.errors import UserError
@@ -35,7 +36,7 @@ def mean_loss(method: Method, batches: Iterable[Batch]) -> dict[str, float]:
     device = next(method.parameters()).device
     sums: dict[str, Any] = {}
     count = 0
-    for batch in batches:
+    for batch in console.track(batches, "validation"):
         batch = to_device(batch, device)
         samples = size(batch)
         for name, value in method(batch).items():

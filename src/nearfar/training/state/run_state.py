@@ -36,16 +36,17 @@ class RunState:
     """The best monitored figure so far; of a loss, its negative."""
     best_step: int | None = None
     seconds: float = 0.0
-    """Time spent in the loop before this process began."""
+    """Time spent on steps and validation, also before a resume. The writing of checkpoints is not counted: none could
+    hold the time of its own writing, so a resumed run would lose it."""
 
-    def save(self, checkpoints: Checkpoints, *, seconds: float, best: bool) -> None:
-        """Write a checkpoint; every process calls it. `seconds` is the time spent until now."""
+    def save(self, checkpoints: Checkpoints, *, best: bool) -> None:
+        """Write a checkpoint; every process calls it."""
         progress = {
             "step": self.step,
             "ended": self.ended,
             "best": self.best,
             "best_step": self.best_step,
-            "seconds": seconds,
+            "seconds": self.seconds,
             "processes": processes.world_size(),
             "config": asdict(self.config),
         }
