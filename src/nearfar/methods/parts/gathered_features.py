@@ -30,6 +30,6 @@ def gather_finite(features: Tensor, known: Tensor | None, *, where: str) -> Tens
     bad_ids = ", ".join(map(str, ids[bad].tolist()[:10])) + (", ..." if int(bad.sum()) > 10 else "")
     noun = "rows" if known is None else "samples"
     raise UserError(
-        f"features of {noun} {bad_ids} are NaN or infinite and would stay in the {where}: check those samples, lower "
+        f"features of {noun} {bad_ids} are NaN or infinite, and would stay in the {where}: check those samples, lower "
         "the learning rate, or raise the temperature"
     )
