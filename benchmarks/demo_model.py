@@ -20,10 +20,9 @@ import torch
 
 from nearfar import train
 from nearfar.data import open_source
-from nearfar.data.batches.order import BatchSplit
-from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.embedding.features import FeatureLoader, precompute
+from nearfar.embedding.feature_loader import FeatureLoader, Features, KeptTexts, captions_only
+from nearfar.embedding.features import precompute
 from nearfar.evaluation.protocols.retrieval import retrieval
 from nearfar.methods import CLIP, Ensemble
 from nearfar.models import create
@@ -122,7 +121,7 @@ def read(
         source = open_source(spec, **options)
         source = source if first is None else source.first(first)
         loader = precompute(model, source, batch_size=512, views=views, shuffle=False, progress=True)
-        made.append({name: getattr(loader, name) for name in ("image", "texts", "text", "numbers")})
+        made.append({**vars(loader.features), "texts": loader.texts, "numbers": loader.numbers})
     if cache:
         torch.save(made, cache)
     return made
@@ -133,19 +132,15 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
     torch.manual_seed(seed)
     model = create("towers", **candidate["model"]).freeze("image", "text")
     width = model.image.width  # the last map's channels come first
+    views, kept = candidate["views"], KeptTexts(features["text"])
+    image, geometry = features["image"][:views, :, :width], features["geometry"][:views]
     data = FeatureLoader(
-        model,
-        features["image"][: candidate["views"], :, :width],
-        features["texts"],
-        features["text"],
-        features["numbers"],
-        name="train",
-        skipped=Skipped(),
-        split=BatchSplit(512, 0, 1, drop_last=True),
-        n_views=1,
+        Features(features["records"], image, geometry, features["text"]),
+        captions_only(kept),
+        batch_size=512,
         caption=candidate.get("caption"),
-        shuffle=True,
         seed=seed,
+        name="train",
     )
     pairs = {"name": "clip", "exclude_duplicates": True}
     method = Ensemble(model, of=pairs) if "image_heads" in candidate["model"] else CLIP(model, exclude_duplicates=True)

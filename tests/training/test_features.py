@@ -9,6 +9,10 @@ from PIL import Image
 
 from nearfar import train
 from nearfar.data import Loader, PairedOrder, Records, train_tokenizer, world
+from nearfar.data.fields.number_field import NumberField
+from nearfar.data.fields.vector_field import VectorField
+from nearfar.data.scenes import questions as world_questions
+from nearfar.data.scenes import scenes as world_scenes
 from nearfar.errors import UserError
 from nearfar.methods.image_text.albef import ALBEF
 from nearfar.methods.image_text.clip import CLIP
@@ -32,7 +36,8 @@ def tiny(source):
 
 def pixels_of(model, source, views="none", batch_size=12, **options):
     settings = {"image_size": model.image_size, "mean": model.mean, "std": model.std, "tokenizer": model.tokenizer}
-    return Loader(source, batch_size=batch_size, max_length=model.max_length, views=views, **settings, **options)
+    settings |= {"max_length": model.max_length, "views": views} | options
+    return Loader(source, batch_size=batch_size, **settings)
 
 
 def test_features_are_what_the_towers_give(tiny, source):
@@ -45,13 +50,59 @@ def test_features_are_what_the_towers_give(tiny, source):
         torch.testing.assert_close(tiny.encode_text(batch["text"]), tiny.encode_text(plain["text"]))
 
 
+def held_against_pixels(model, source, fields=(), **options):
+    """Each batch of features has the keys of the batch of pictures, and all of its values but the pictures."""
+    read = precompute(model, source, fields, batch_size=4, seed=3, **options)
+    plain = pixels_of(model, source, fields=fields, batch_size=4, seed=3, **options)
+    assert len(read) == len(plain) > 1
+    for features, pixels in zip(read, plain, strict=True):
+        assert features.keys() == pixels.keys()
+        for name in features.keys() - {"image"}:
+            torch.testing.assert_close(features[name], pixels[name], rtol=0, atol=0)
+    return features
+
+
+def test_batches_of_features_hold_all_that_batches_of_pictures_do(tiny):
+    """Hard captions, their owners among them, scenes' labels and groups, answers, and fields of one's own."""
+    trains = copy.deepcopy(tiny).unfreeze("text")
+    scenes = world_scenes("train", n=12, size=32)
+    last = held_against_pixels(trains, scenes)
+    assert {"negative_text", "has_negative", "label", "domain", "geometry"} < last.keys()
+    held_against_pixels(trains, scenes, negatives=3, caption=0.5, max_length=6, pad_to=8)
+    held_against_pixels(trains, world_questions("train", n=12, size=32), answers=True)
+    rows = [record | {"loudness": i / 3, "seen": [i, i + 1]} for i, record in enumerate(scenes)]
+    last = held_against_pixels(trains, Records(rows), [NumberField("loudness", 0.0), VectorField("seen", 2)])
+    assert last["seen"].shape == (4, 2)
+
+
+def test_hard_captions_of_a_frozen_text_tower_are_read_ahead_too(tiny):
+    scenes = world_scenes("train", n=12, size=32, vocabulary="shapes")
+    mixed = [record | ({} if i % 3 else {"negative_text": []}) for i, record in enumerate(scenes)]
+    read = precompute(tiny, Records(mixed), batch_size=4, seed=3, negatives=2)
+    for features, pixels in zip(read, pixels_of(tiny, Records(mixed), batch_size=4, seed=3, negatives=2), strict=True):
+        assert features["negative_text"].shape == (8, tiny.text.width)
+        assert torch.equal(features["has_negative"], pixels["has_negative"])
+        for name in ("text", "negative_text"):
+            given, made = (tiny.encode_text(batch[name]) for batch in (features, pixels))
+            torch.testing.assert_close(given, made, rtol=1e-4, atol=1e-5)
+
+
+def test_geometry_is_that_of_the_views_that_were_read(tiny, source):
+    mirror = next(iter(pixels_of(tiny, source, views="mirror", shuffle=False)))["geometry"][0, 0]
+    plain = next(iter(pixels_of(tiny, source, shuffle=False)))["geometry"][0, 0]
+    batch = next(iter(precompute(tiny, source, batch_size=12, views=("none", "mirror"), n_views=2, seed=1)))
+    for sample in range(12):
+        first, second = batch["geometry"][:, sample]
+        assert {torch.equal(first, plain), torch.equal(second, plain)} == {True, False}
+        assert {torch.equal(first, mirror), torch.equal(second, mirror)} == {True, False}
+
+
 def test_training_on_features_is_training_on_pictures(tiny, source):
     """Same order, same captions, no augmentation: the same weights."""
-    once = source.map(lambda record: record | {"text": record["text"][0]})
     first, second = CLIP(copy.deepcopy(tiny)), CLIP(copy.deepcopy(tiny))
     before = first.model.image_projection.weight.clone()
-    train(first, pixels_of(first.model, once, seed=3), epochs=2, lr=1e-2, **QUIET)
-    train(second, precompute(second.model, once, batch_size=12, seed=3), epochs=2, lr=1e-2, **QUIET)
+    train(first, pixels_of(first.model, source, seed=3), epochs=2, lr=1e-2, **QUIET)
+    train(second, precompute(second.model, source, batch_size=12, seed=3), epochs=2, lr=1e-2, **QUIET)
     assert not torch.equal(first.model.image_projection.weight, before)
     for name, value in first.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value, rtol=1e-3, atol=1e-5)

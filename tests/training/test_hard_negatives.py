@@ -56,10 +56,19 @@ def test_neighbours_are_mined_with_the_model_and_never_of_one_group():
     assert mined_images(source, Looks(), 1).flatten().tolist() == [2, 2, 1, 1]
 
 
-@pytest.mark.parametrize("setting", ["data.hard_captions=true", "data.negatives=1"])
-def test_features_that_are_read_ahead_come_without_hard_captions(setting):
-    with pytest.raises(UserError, match=r"data\.precompute keeps no hard captions"):
-        recipe.load("clip", ["data.precompute=[none]", setting])
+def test_features_that_are_read_ahead_keep_the_hard_captions(capsys):
+    """Those that are made, and those that the data bring, are in the batches as in those of pictures."""
+    settings = {"data.train": "world/scenes", "data.limit": 12, "data.validation": None, "evaluation.data": None}
+    settings |= {"model.freeze": ["image"], "training.batch_size": 4, "data.views": "none", "data.caption": "first"}
+    for hard in ({"data.hard_captions": True}, {"data.negatives": 2}):
+        read, plain = (
+            recipe.load("clip", {**settings, **hard, "data.precompute": views}).build().loader
+            for views in (["none"], None)
+        )
+        for features, pixels in zip(read, plain, strict=True):
+            assert features.keys() == pixels.keys()
+            assert torch.equal(features["negative_text"]["input_ids"], pixels["negative_text"]["input_ids"])
+            assert torch.equal(features["has_negative"], pixels["has_negative"])
 
 
 def test_what_cannot_be_mined_is_said():

@@ -2,6 +2,7 @@
 
 from nearfar.embedding.embed_source import embed, embed_images, embed_texts
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.embedding.features import FeatureLoader, precompute
+from nearfar.embedding.feature_loader import FeatureLoader
+from nearfar.embedding.features import precompute
 
 __all__ = ["Embeddings", "FeatureLoader", "embed", "embed_images", "embed_texts", "precompute"]

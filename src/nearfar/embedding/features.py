@@ -6,7 +6,8 @@ small matrix products instead of two networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,28 +15,34 @@ from torch import Tensor
 
 from nearfar import console
 from nearfar.data import Loader
-from nearfar.data.batches.batch import BatchKey, per_sample
+from nearfar.data.batches.batch import BatchKey
 from nearfar.data.batches.data_info import DataInfo
-from nearfar.data.batches.order import BatchSplit, Order, OrderPlan, SourceOrder, mix
-from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
+from nearfar.data.batches.order import Order
+from nearfar.data.fields.caption_choice import Caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.image_field import ImageField
+from nearfar.data.fields.number_field import numbers_of
+from nearfar.data.fields.usual import count_negatives, text_fields
 from nearfar.data.fields.views import ViewPreset
-from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Source, captions
+from nearfar.embedding.feature_loader import FeatureLoader, Features, KeptTexts, tokens_of
 from nearfar.errors import UserError
-
-_VIEW, _CAPTION = 11, 12  # streams of chance
 
 
 def precompute(
     model: Any,
     source: Source,
+    fields: Sequence[Field] = (),
     *,
     batch_size: int,
     views: Sequence[str | ViewPreset] = ("none",),
     n_views: int = 1,
     caption: Caption | None = None,
+    negatives: int | None = None,
+    answers: bool = False,
+    max_length: int | None = None,
+    pad_to: int | None = None,
     order: Order | None = None,
     shuffle: bool = True,
     seed: int = 0,
@@ -51,11 +58,13 @@ def precompute(
     Its batches hold, as `image`, the image tower's summaries `[B, W]` in the place of pixels, and as `text` those of
     the text tower where it is frozen too, tokens where it is not. `DualEncoder` takes both, so any method that calls
     `encode_image` and `encode_text` trains on them unchanged. A `FusionModel` reads patches and fuses the text's
-    own states: for it, `image` holds all of the tower's tokens `[B, 1 + P, W]`, and `text` is always tokens.
+    own states: for it, `image` holds all of the tower's tokens `[B, 1 + P, W]`, and `text` is always tokens. Everything
+    else is as in the batches of a `nearfar.data.Loader`: ids, groups, labels, hard captions, answers, `geometry`.
 
     Args:
         model: a `DualEncoder` with `model.freeze("image")`, or `freeze("image", "text")`.
         source: a `Source` with pictures and captions; it is read once for each of `views`.
+        fields: what batches hold beside what a loader's batches usually do; of each record what they read is kept.
         batch_size: samples of a batch of this process.
         views: presets of `nearfar.data.fields.views`, one a pass: `("none", "mirror")` keeps each picture as it is and
             in the mirror, and training sees one of the two at random each epoch.
@@ -63,6 +72,7 @@ def precompute(
             `[n_views, B, ...]`, the first of which is `image`.
         caption: one of a record's captions at `random`, always its `first`, or a share of draws that take the first,
             as in `nearfar.data.Loader`. By default `random` if `shuffle`.
+        negatives, answers, max_length, pad_to: of the texts, as in `nearfar.data.Loader`.
         order: which record comes when, as in `nearfar.data.Loader`, such as a `PairedOrder`: one of numbered records.
         shuffle: a new order and view each epoch; False gives the first view, in order, and all of the data.
         seed: all chance depends on it.
@@ -85,206 +95,107 @@ def precompute(
         raise UserError(f"{source.name} is a stream: features are kept of data that can be counted")
     if not 1 <= n_views <= len(views):
         raise UserError(f"n_views={n_views} of {len(views)} views ({', '.join(map(str, views))}): name as many to read")
+    tokens, count = tokens_of(model, max_length, pad_to), count_negatives(source, negatives)
+
+    def make_fields(caption: Caption, kept: KeptTexts | None = None) -> list[Field]:
+        return [*text_fields(tokens, kept, caption=caption, negatives=count, answers=answers), *fields]
+
     reading = {"batch_size": tower_batch, "seed": seed, "workers": workers, "max_skipped": max_skipped}
-    pictures = [_pictures(model, source, preset, reading, progress) for preset in views]
-    kept, numbers, skipped = pictures[0][1], pictures[0][2], pictures[0][3]
-    texts = [captions(text) for text in source.column("text")]
-    usable = torch.tensor([bool(texts[row]) for row in kept.tolist()], dtype=torch.bool)
-    for row in kept[~usable].tolist():
-        skipped.add(f"{source.name}, record {row}", "no caption")
-    skipped.check(len(source), limit=max_skipped, name=source.name, total=len(source))
-    chosen = [texts[row] for row in kept[usable].tolist()]
+    features, skipped = _read(model, source, views, make_fields("first"), reading, progress)
+    text = None
+    if "text" in model.frozen and not _fuses(model):
+        hard = ["", *_of_all(features.records, "negative_text")] if count else []
+        text = _texts(model, {*_of_all(features.records, "text"), *hard}, tower_batch, progress)
+    kept = None if text is None else KeptTexts(text)
     return FeatureLoader(
-        model,
-        torch.stack([features for features, *_ in pictures])[:, usable],
-        chosen,
-        _texts(model, chosen, tower_batch, progress) if "text" in model.frozen and not _fuses(model) else None,
-        {name: values[usable] for name, values in numbers.items()},
+        replace(features, text=text),
+        lambda caption: make_fields(caption, kept),
+        order,
+        batch_size=batch_size,
+        n_views=n_views,
+        shuffle=shuffle,
+        caption=caption,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
         name=source.name,
         skipped=skipped,
-        split=BatchSplit(batch_size, rank, world_size, drop_last=shuffle),
-        n_views=n_views,
-        caption=caption,
-        order=order,
-        shuffle=shuffle,
-        seed=seed,
         info=DataInfo.of(source),
     )
 
 
-class FeatureLoader:
-    """Batches of features; `precompute` makes one. Its batches depend on seed and epoch alone, whatever the number of
-    processes, and it goes on inside an epoch where it was stopped, as a `nearfar.data.Loader` does.
+class _RecordField(Field):
+    """Of each record what batches need beside its picture, and its place in its source."""
 
-    Attributes: `image` `[V, N, W]` (of a `FusionModel` `[V, N, 1 + P, W]`), the features of N pictures in V views;
-    `texts`, the captions of each; `skipped`, what could not be used; `info`, the
-    `DataInfo` of the source.
-    """
+    def __init__(self, columns: Collection[str]) -> None:
+        self.kept = columns
+        self.keys = {"record": BatchKey(), "place": BatchKey(per_sample=True)}
 
-    def __init__(
-        self,
-        model: Any,
-        image: Tensor,
-        texts: list[list[str]],
-        text: Mapping[str, Tensor] | None,
-        numbers: Mapping[str, Tensor],
-        *,
-        name: str,
-        skipped: Skipped,
-        split: BatchSplit,
-        n_views: int,
-        caption: Caption | None = None,
-        order: Order | None = None,
-        shuffle: bool,
-        seed: int,
-        info: DataInfo | None = None,
-    ) -> None:
-        self.info = info
-        self.n_views = n_views
-        self.model, self.image, self.texts, self.text, self.numbers = model, image, texts, text, dict(numbers)
-        self.name, self.skipped, self.shuffle, self.seed = name, skipped, shuffle, seed
-        self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
-        self.world_size, self._split = split.world_size, split
-        self.order = SourceOrder() if order is None else order
-        self._plan = OrderPlan(_PositionSource(len(texts), name), split, seed, shuffle)
-        self.order.check(self._plan)
-        self.epoch, self._state = 0, dict[str, int]()
+    def prepare(self, record: Record, chance: RecordChance) -> tuple[Record, int]:
+        kept = {name: record[name] for name in self.kept if name in record}
+        return kept | {"text": captions(record.get("text"))}, chance.place
 
-    def again(
-        self, model: Any, texts: list[list[str]], *, batch_size: int, n_views: int = 1, seed: int = 0
-    ) -> FeatureLoader:
-        """The same pictures with other captions, shuffled, for a model with the same frozen image tower whose text
-        tower trains: many trainings on one reading."""
-        return FeatureLoader(
-            model,
-            self.image,
-            texts,
-            None,
-            self.numbers,
-            name=self.name,
-            skipped=self.skipped,
-            split=BatchSplit(batch_size, 0, 1, drop_last=True),
-            n_views=n_views,
-            shuffle=True,
-            seed=seed,
-            info=self.info,
-        )
-
-    def plain(self, rows: Sequence[int], *, batch_size: int) -> FeatureLoader:
-        """Some of the pictures, in order, each with its first view and caption."""
-        kept = list(rows)
-        return FeatureLoader(
-            self.model,
-            self.image[:, kept],
-            [self.texts[row] for row in kept],
-            self.text,
-            {name: values[kept] for name, values in self.numbers.items()},
-            name=self.name,
-            skipped=self.skipped,
-            split=BatchSplit(batch_size, 0, 1, drop_last=False),
-            n_views=self.n_views,
-            shuffle=False,
-            seed=self.seed,
-        )
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return self.order.length(self._plan) or 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next. Without it they follow one another."""
-        if epoch != self.epoch:
-            self.epoch, self._state = epoch, {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the data."""
-        return {
-            "epoch": self.epoch,
-            "seed": self.seed,
-            "global_batch": self._split.global_batch_size,
-            "place": dict(self._state),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
-        for key, mine in (("seed", self.seed), ("global_batch", self._split.global_batch_size)):
-            if state[key] != mine:
-                raise UserError(f"cannot go on inside an epoch: its {key} was {state[key]} and now is {mine}")
-        self.epoch, self._state = state["epoch"], dict(state["place"])
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        start, self._state = self._state, {}
-        for part in self.order.batches(self._plan, self.epoch, start):
-            self._state = part.state
-            yield self._batch([row.candidate(0)[0] for row in part.rows])
-        self.epoch, self._state = self.epoch + 1, {}
-
-    def _batch(self, rows: list[int]) -> dict[str, Any]:
-        first = torch.tensor([self._choose_view(row) for row in rows])
-        chosen = [self.texts[row][self._choose_caption(row)] for row in rows]
-        batch: dict[str, Any] = {name: values[rows] for name, values in self.numbers.items()}
-        views = [self.image[(first + step) % len(self.image), rows] for step in range(self.n_views)]
-        batch["image"] = views[0]
-        if self.n_views > 1:
-            batch["views"] = torch.stack(views)
-        if self.text is None:
-            batch["text"] = self.model.tokenize(chosen)
-        else:
-            batch["text"] = torch.stack([self.text[caption] for caption in chosen])
-        return batch
-
-    def _choose_view(self, row: int) -> int:
-        return mix(self.seed, self.epoch, row, _VIEW) % len(self.image) if self.shuffle else 0
-
-    def _choose_caption(self, row: int) -> int:
-        return choose_caption(self.caption, len(self.texts[row]), self.seed, self.epoch, row, _CAPTION)
+    def collate(self, parts: list[tuple[Record, int]], chance: BatchChance) -> dict[str, Any]:
+        return {"record": [record for record, _ in parts], "place": torch.tensor([place for _, place in parts])}
 
 
-class _PositionSource(Source):
-    """As many places as there are features, to be put in order."""
-
-    def __init__(self, count: int, name: str) -> None:
-        self.count, self.name = count, name
-
-    def __len__(self) -> int:
-        return self.count
-
-    def record(self, index: int) -> dict[str, Any]:
-        return {"index": index}
-
-
-class _PositionField(Field):
-    """The place of each record in its source, where its captions are read."""
-
-    def __init__(self) -> None:
-        self.keys = {"place": BatchKey(per_sample=True)}
-
-    def prepare(self, record: Record, chance: RecordChance) -> int:
-        return chance.place
-
-    def collate(self, parts: list[int], chance: BatchChance) -> dict[str, Tensor]:
-        return {"place": torch.tensor(parts)}
+def _read(
+    model: Any,
+    source: Source,
+    views: Sequence[str | ViewPreset],
+    fields: Sequence[Field],
+    reading: Mapping[str, Any],
+    progress: bool,
+) -> tuple[Features, Skipped]:
+    """What the image tower gives for all records that can be used in each view; and what was skipped."""
+    columns = {name for field in [*numbers_of(source.columns), *fields] for name in field.columns}
+    columns |= {name for field in fields for name in field.optional_columns}
+    first, *others = views
+    keep = _RecordField(sorted(columns))
+    image, geometry, records, places, skipped = _pictures(model, source, first, [keep], reading, progress)
+    usable = []
+    for row, (record, place) in enumerate(zip(records, places, strict=True)):
+        try:
+            for field in fields:
+                field.prepare(record, RecordChance(reading["seed"], 0, place))
+            usable.append(row)
+        except BadRecord as problem:
+            skipped.add(f"{source.name}, record {place}", str(problem))
+    skipped.check(len(source), limit=reading["max_skipped"], name=source.name, total=len(source))
+    read = [(image[usable], geometry[:, usable])]
+    part = source.select([places[row] for row in usable])
+    read += [_pictures(model, part, preset, [], reading, progress)[:2] for preset in others]
+    images, geometries = zip(*read, strict=True)
+    return Features([records[row] for row in usable], torch.stack(images), torch.cat(geometries)), skipped
 
 
 @torch.no_grad()
 def _pictures(
-    model: Any, source: Source, views: str | ViewPreset, reading: Mapping[str, Any], progress: bool
-) -> tuple[Tensor, Tensor, dict[str, Tensor], Skipped]:
-    """Of all pictures that can be read: the summaries `[N, W]`, or all tokens for a model that fuses, their places,
-    their ids and numbers; and what was skipped."""
-    fields = [_PositionField(), ImageField(model.image_size, mean=model.mean, std=model.std, views=views)]
-    loader = Loader(source, fields, shuffle=False, drop_last=False, cache=0, device=model.device, **reading)
-    features, numbers = [], []
+    model: Any,
+    source: Source,
+    views: str | ViewPreset,
+    fields: Sequence[Field],
+    reading: Mapping[str, Any],
+    progress: bool,
+) -> tuple[Tensor, Tensor, list[Record], list[int], Skipped]:
+    """Of all pictures that can be read: the summaries `[N, W]`, or all tokens for a model that fuses, their geometry
+    `[1, N, 3, 3]`, and by a `_RecordField` the records and places; and what was skipped."""
+    pictures = ImageField(model.image_size, mean=model.mean, std=model.std, views=views)
+    loader = Loader(
+        source, [*fields, pictures], shuffle=False, drop_last=False, cache=0, device=model.device, **reading
+    )
     tower = model.image.for_inference()
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
+    features, geometry, records, places = [], [], list[Record](), list[int]()
     for batch in console.track(loader, what, progress, total=len(loader)):
-        tokens = tower(batch["image"])
-        features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
-        numbers.append({name: values.cpu() for name, values in per_sample(batch).items()})
+        seen = tower(batch["image"])
+        features.append((seen if _fuses(model) else seen[:, 0]).cpu())
+        geometry.append(batch["geometry"].cpu())
+        records += batch.get("record", [])
+        places += batch["place"].tolist() if "place" in batch else []
     if not features:
         raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
-    joined = {name: torch.cat([part[name] for part in numbers]) for name in numbers[0]}
-    return torch.cat(features), joined.pop("place"), joined, loader.skipped
+    return torch.cat(features), torch.cat(geometry, 1), records, places, loader.skipped
 
 
 def _fuses(model: Any) -> bool:
@@ -293,10 +204,15 @@ def _fuses(model: Any) -> bool:
     return isinstance(model, FusionModel)
 
 
+def _of_all(records: Sequence[Record], column: str) -> Iterator[str]:
+    """The texts of all records."""
+    return (text for record in records for text in captions(record.get(column)))
+
+
 @torch.no_grad()
-def _texts(model: Any, texts: list[list[str]], tower_batch: int, progress: bool) -> dict[str, Tensor]:
-    """The summary of each different caption. Captions of like length go together: little is spent on padding."""
-    different = sorted({caption for each in texts for caption in each}, key=lambda caption: (len(caption), caption))
+def _texts(model: Any, texts: Collection[str], tower_batch: int, progress: bool) -> dict[str, Tensor]:
+    """The summary of each caption. Captions of like length go together: little is spent on padding."""
+    different = sorted(texts, key=lambda caption: (len(caption), caption))
     parts = [different[first : first + tower_batch] for first in range(0, len(different), tower_batch)]
     features: dict[str, Tensor] = {}
     for part in console.track(parts, "reading captions", progress):

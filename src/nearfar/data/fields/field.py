@@ -71,11 +71,13 @@ class Field(ABC):
 
     Attributes:
         columns: the record's keys that it reads; a source without them is refused.
+        optional_columns: keys that it reads where a record has them.
         keys: the batch's keys that it makes, and how samples lie in each (`nearfar.data.batches.batch.BatchKey`).
         fixed: whether `prepare` returns the same in every epoch, so that the loader may keep it in its cache.
     """
 
     columns: Sequence[str] = ()
+    optional_columns: Sequence[str] = ()
     keys: Mapping[str, BatchKey]
     fixed: bool = False
 

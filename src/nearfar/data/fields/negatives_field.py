@@ -9,7 +9,7 @@ import torch
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.text_field import FieldTokenizer, chosen_caption
+from nearfar.data.fields.text_field import ReadTexts, chosen_caption
 from nearfar.data.sources.source import Record, captions
 
 
@@ -18,14 +18,15 @@ class NegativesField(Field):
     long, 0 for a sample without hard negatives, whose K texts are empty and are to be left out of a loss.
 
     Args:
-        tokens: how texts become tokens.
+        tokens: how texts become tokens, or what else a batch holds of them.
         count: K, hard negatives a sample. Those that falsify the chosen caption come first (`negative_of`).
         caption: as for the `TextField` beside this one, so that both choose the same caption.
     """
 
     columns = ("text", "negative_text")
+    optional_columns = ("negative_of",)
 
-    def __init__(self, tokens: FieldTokenizer, count: int, *, caption: Caption = "random") -> None:
+    def __init__(self, tokens: ReadTexts, count: int, *, caption: Caption = "random") -> None:
         self.tokens, self.count, self.caption = tokens, count, check_caption(caption)
         self.keys = {"negative_text": BatchKey(many=True), "has_negative": BatchKey(per_sample=True)}
 

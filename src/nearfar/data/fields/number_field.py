@@ -45,7 +45,7 @@ class NumberField(Field):
         return {self.name: torch.tensor(parts, dtype=dtype)}
 
 
-def numbers_of(columns: Sequence[str]) -> list[Field]:
+def numbers_of(columns: Sequence[str]) -> list[NumberField]:
     """The fields that every loader has: the record's id and group, and label, domain and weight where there are any."""
     absent = {"label": -1, "domain": -1, "weight": 1.0}
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,9 @@ from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.text import tokenize
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record, captions
+
+ReadTexts = Callable[[list[str]], Any]
+"""Texts to what a batch holds of them: tokens by a `FieldTokenizer`, or what a frozen tower gave for them before."""
 
 
 class FieldTokenizer:
@@ -35,14 +39,14 @@ class TextField(Field):
     """`text`: `input_ids` and `attention_mask`, each `[B, L]` long.
 
     Args:
-        tokens: how texts become tokens.
+        tokens: how texts become tokens, or what else a batch holds of them.
         caption: take one of a record's captions at `random`, another each epoch, or always its `first`; a number such
             as 0.5 takes the first so often, and else one at random.
     """
 
     columns = ("text",)
 
-    def __init__(self, tokens: FieldTokenizer, *, caption: Caption = "random") -> None:
+    def __init__(self, tokens: ReadTexts, *, caption: Caption = "random") -> None:
         self.tokens, self.caption = tokens, check_caption(caption)
         self.keys = {"text": BatchKey()}
 

@@ -10,7 +10,7 @@ from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import Field
 from nearfar.data.fields.image_field import ImageField
 from nearfar.data.fields.negatives_field import NegativesField
-from nearfar.data.fields.text_field import FieldTokenizer, TextField
+from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
 from nearfar.data.fields.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
 from nearfar.errors import UserError
@@ -73,19 +73,33 @@ def usual_fields(
     """
     fields: list[Field] = []
     caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
-    count = _count_negatives(source, negatives)
+    count = count_negatives(source, negatives)
     if tokenizer is not None:
         tokens = FieldTokenizer(tokenizer, max_length, pad_to)
-        fields.append(TextField(tokens, caption=caption))
-        if count:
-            fields.append(NegativesField(tokens, count, caption=caption))
-        if answers:
-            fields.append(AnswersField(tokens))
+        fields += text_fields(tokens, caption=caption, negatives=count, answers=answers)
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
     if image_size:
         fields.append(ImageField(image_size, mean=mean, std=std, views=views, n_views=n_views))
     return fields
+
+
+def text_fields(
+    tokens: FieldTokenizer, read: ReadTexts | None = None, *, caption: Caption, negatives: int, answers: bool
+) -> list[Field]:
+    """The fields of texts: a caption, `negatives` hard ones where that is above 0, and answers.
+
+    Args:
+        tokens: how texts become tokens.
+        read: what a batch holds of captions where it is not tokens; answers, which are to be produced, always are.
+        caption, negatives, answers: as for `usual_fields`.
+    """
+    read = tokens if read is None else read
+    return [
+        TextField(read, caption=caption),
+        *([NegativesField(read, negatives, caption=caption)] if negatives else []),
+        *([AnswersField(tokens)] if answers else []),
+    ]
 
 
 def settings_of(model: Any) -> dict[str, Any]:
@@ -98,7 +112,8 @@ def settings_of(model: Any) -> dict[str, Any]:
     return {name: getattr(model, name) for name in OF_A_MODEL if hasattr(model, name)}
 
 
-def _count_negatives(source: Source | Stream, count: int | None) -> int:
+def count_negatives(source: Source | Stream, count: int | None) -> int:
+    """How many hard captions a sample has: `count`, or as many as the first record; 0 where there are none."""
     if "negative_text" not in source.columns:
         if count:
             raise UserError(f"{source.name} has no 'negative_text', of which negatives={count} are to be taken")

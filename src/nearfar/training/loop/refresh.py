@@ -12,7 +12,7 @@ from nearfar import console
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.source import Source, Stream
-from nearfar.embedding.features import FeatureLoader
+from nearfar.embedding.feature_loader import FeatureLoader
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod, Method
 from nearfar.training.config import TrainConfig

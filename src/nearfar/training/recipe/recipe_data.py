@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from nearfar.training.recipe.recipe_file import Recipe
 
 
+OF_PIXELS = ("views", "cache")
+"""Settings of a loader that reads pictures in each epoch: features have views and a place in memory of their own."""
+
+
 @dataclass
 class OpenedData:
     """A recipe's data, opened and not yet read."""
@@ -89,22 +93,27 @@ def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, A
         return make_loader(source, model, config, training=training, **options)
     from nearfar.embedding.features import precompute
 
-    n_views = recipe.data.n_views or method.n_views
+    options = {name: value for name, value in options.items() if value is not None and name not in OF_PIXELS}
+    n_views = options.pop("n_views", 1)
+    own = model.fields(training) if hasattr(model, "fields") else []
+    fields = [*own, *options.pop("fields", [])]
+    share: dict[str, Any] = {"batch_size": config.batch_size}  # every process measures all, as by `make_loader`
+    if training:
+        share = {"batch_size": share_of_batch(config), "rank": processes.rank(), "world_size": processes.world_size()}
+    else:
+        options |= {"caption": "first"}
     return precompute(
         model,
         source,
-        batch_size=share_of_batch(config),
+        fields,
         views=views if training else ["none"] * n_views,
         n_views=n_views,
-        caption=recipe.data.caption if training else None,
-        order=options.get("order"),
         shuffle=training,
         seed=config.seed,
-        rank=processes.rank(),
-        world_size=processes.world_size(),
         workers=config.workers,
-        max_skipped=recipe.data.max_skipped,
         progress=config.progress and processes.is_main(),
+        **share,
+        **options,
     )
 
 

@@ -62,11 +62,6 @@ class DataConfig:
                 raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
             named = [preset for preset in presets or () if preset is not None]
             lookup.check("views", named, PRESETS, where=f"data.{name}: ")
-        if self.precompute and (self.hard_captions or self.negatives):
-            raise UserError(
-                "data.precompute keeps no hard captions: leave out data.hard_captions and data.negatives, or "
-                "data.precompute."
-            )
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         if self.caption is not None:
