@@ -199,6 +199,12 @@ def test_views_of_one_batch_differ_and_the_first_is_the_image(tiny, source):
         precompute(tiny, source, batch_size=12, views=("none", "mirror"), n_views=3)
 
 
+def test_a_preset_that_comes_twice_is_drawn_anew(tiny, source):
+    one, two, again = precompute(tiny, source.first(4), batch_size=4, views=("moco", "moco", "none")).image
+    assert bool((one != two).any(dim=1).all())
+    assert bool((two != again).any(dim=1).all())
+
+
 def test_features_keep_the_records_ids(tiny, source):
     """Of a filtered source, shuffled, gone on with, and with neighbours: the ids that the pictures' loader gives."""
     part = source.filter(lambda record: record["index"] % 3 == 1).first(8)

@@ -67,7 +67,7 @@ def precompute(
         fields: what batches hold beside what a loader's batches usually do; of each record what they read is kept.
         batch_size: samples of a batch of this process.
         views: presets of `nearfar.data.fields.views`, one a pass: `("none", "mirror")` keeps each picture as it is and
-            in the mirror, and training sees one of the two at random each epoch.
+            in the mirror, and training sees one of the two at random each epoch. `("moco", "moco")` draws twice.
         n_views: how many different ones of these a batch holds of each picture: more than one come as `views`
             `[n_views, B, ...]`, the first of which is `image`.
         caption: one of a record's captions at `random`, always its `first`, or a share of draws that take the first,
@@ -152,7 +152,7 @@ def _read(
     columns |= {name for field in fields for name in field.optional_columns}
     first, *others = views
     keep = _RecordField(sorted(columns))
-    image, geometry, records, places, skipped = _pictures(model, source, first, [keep], reading, progress)
+    image, geometry, records, places, skipped = _pictures(model, source, first, 0, [keep], reading, progress)
     usable = []
     for row, (record, place) in enumerate(zip(records, places, strict=True)):
         try:
@@ -164,7 +164,7 @@ def _read(
     skipped.check(len(source), limit=reading["max_skipped"], name=source.name, total=len(source))
     read = [(image[usable], geometry[:, usable])]
     part = source.select([places[row] for row in usable])
-    read += [_pictures(model, part, preset, [], reading, progress)[:2] for preset in others]
+    read += [_pictures(model, part, preset, turn, [], reading, progress)[:2] for turn, preset in enumerate(others, 1)]
     images, geometries = zip(*read, strict=True)
     return Features([records[row] for row in usable], torch.stack(images), torch.cat(geometries)), skipped
 
@@ -174,6 +174,7 @@ def _pictures(
     model: Any,
     source: Source,
     views: str | ViewPreset,
+    turn: int,
     fields: Sequence[Field],
     reading: Mapping[str, Any],
     progress: bool,
@@ -184,6 +185,7 @@ def _pictures(
     loader = Loader(
         source, [*fields, pictures], shuffle=False, drop_last=False, cache=0, device=model.device, **reading
     )
+    loader.set_epoch(turn)  # so that a preset that comes twice is drawn anew
     tower = model.image.for_inference()
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
     features, geometry, records, places = [], [], list[Record](), list[int]()
