@@ -1,0 +1,54 @@
+"""TCL's reproduction at a tiny size: what its arms train on, what they are tested on, and one seed of two steps."""
+
+import pytest
+
+from nearfar.reproductions import tcl_reproduction as tcl
+
+CACHES = (tcl._emoji, tcl._read_emoji, tcl._scenes, tcl._read_scenes)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Ten concepts, and some scenes: the same code, in seconds."""
+    scenes = {**tcl.CONFIG["scenes"], "size": 64, "train": 24, "val": 6, "test": 12}
+    settings = {"emoji": {**tcl.CONFIG["emoji"], "concepts": 10, "validation": 3}, "scenes": scenes}
+    settings |= {"training": {**tcl.CONFIG["training"], "batch_size": 8}}
+    settings |= {"method": {**tcl.CONFIG["method"], "queue_size": 16}}
+    for name, value in settings.items():
+        monkeypatch.setitem(tcl.CONFIG, name, value)
+    yield
+    for each in CACHES:
+        each.cache_clear()
+
+
+def test_a_seed_measures_what_the_claims_compare_and_settings_are_chosen_beside_it(small):
+    arms = tcl.run(0, {arm: {"lr": 1e-3, "steps": 2} for arm in tcl.ARMS})
+    for claim in tcl.reproduction.claims:
+        for arm in (claim.method, claim.baseline, claim.floor):
+            assert arm is None or 0 <= float(arms[arm][claim.metric]) <= 1
+    assert arms["emoji: chance"]["R@1"] == arms["emoji: chance"]["image to image R@1"] == pytest.approx(0.1)
+    assert arms["scenes: chance"]["R@10"] == pytest.approx(10 / 12)
+    assert len(arms["emoji: CMA"]["R@10"].values) == 2 * 7  # the seven concepts that chose no setting, both ways
+    assert 0 <= tcl.validated("emoji: CMA + IMC", {"lr": 1e-3, "steps": 1}, 1000) <= 1
+
+    test, val = tcl.data_of("emoji: CMA", "test"), tcl.data_of("emoji: CMA", "val")
+    assert sorted(test.queries + val.queries) == list(range(10))
+    assert test.train is val.train
+    assert len(test.train.texts) == 4 * 10
+    assert test.train.image.shape[:2] == (2, 40)
+    assert bool((test.train.image[0] != test.train.image[1]).any())  # two views, not one twice
+    assert set(test.gallery.numbers["domain"].tolist()).isdisjoint(test.train.numbers["domain"].tolist())
+    shown, asked = (tcl.data_of("scenes: CMA", "test"), tcl.data_of("scenes: CMA", "val"))
+    assert set(shown.gallery.numbers["group"].tolist()).isdisjoint(asked.gallery.numbers["group"].tolist())
+    assert all(len(own) == 1 and ", with a" in own[0] for own in shown.train.texts)
+
+
+def test_arms_differ_by_their_terms_alone(monkeypatch):
+    weights = {}
+    monkeypatch.setattr(tcl, "trained", lambda *_, weights, **settings: (weights, settings))
+    for arm in tcl.ARMS:
+        weights[arm], settings = tcl.fitted(arm, None, 0, {"lr": 1e-3, "steps": 2})
+        assert settings["training"]["lr"] == 1e-3
+    assert weights["emoji: CMA"] == weights["scenes: CMA"] == (0.5, 0.5, 0, 0, 0, 0)
+    assert weights["emoji: CMA + IMC"] == (0.5, 0.5, 0.5, 0.5, 0, 0)
+    assert weights["scenes: CMA + IMC + LMI"] == (0.5,) * 6
