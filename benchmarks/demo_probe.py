@@ -78,9 +78,17 @@ def random_split(everything: dict[str, Any], seed: int) -> tuple[dict[str, Any],
 
 
 def _rows(features: dict[str, Any], chosen: torch.Tensor) -> dict[str, Any]:
-    texts = [text for text, keep in zip(features["texts"], chosen.tolist(), strict=True) if keep]
-    numbers = {name: values[chosen] for name, values in features["numbers"].items()}
-    return {"image": features["image"][:, chosen], "texts": texts, "text": features["text"], "numbers": numbers}
+    def kept(rows: list[Any]) -> list[Any]:
+        return [row for row, keep in zip(rows, chosen.tolist(), strict=True) if keep]
+
+    return {
+        "records": kept(features["records"]),
+        "image": features["image"][:, chosen],
+        "geometry": features["geometry"][:, chosen],
+        "text": features["text"],
+        "texts": kept(features["texts"]),
+        "numbers": {name: values[chosen] for name, values in features["numbers"].items()},
+    }
 
 
 if __name__ == "__main__":

@@ -75,10 +75,13 @@ class FeatureLoader(Loader):
         info: DataInfo | None = None,
     ) -> None:
         self.features, self.n_views, self.info, self._make_fields = features, n_views, info, make_fields
-        caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
+        self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
         super().__init__(
             Records(features.records, name=name, skipped=skipped),
-            [*make_fields(caption), FeatureField(features.image, features.geometry, n_views=n_views, random=shuffle)],
+            [
+                *make_fields(self.caption),
+                FeatureField(features.image, features.geometry, n_views=n_views, random=shuffle),
+            ],
             order,
             batch_size=batch_size,
             shuffle=shuffle,

@@ -245,7 +245,7 @@ reproduction = Reproduction(
         ARMS,
         {"lr": [1e-3, 2e-3, 4e-3], "steps": [150, 300]},
         validated,
-        "mean of what the claims compare, on validation data",
+        "mean of what the claims compare",
     ),
     config=CONFIG,
     note=(

@@ -124,7 +124,8 @@ def facts(record: Mapping[str, Any]) -> list[str]:
     if grid := record["grid"]:
         choices = "; ".join(f"{arm}: {_setting(setting)}" for arm, setting in grid["chosen"].items())
         edge = f" (at the edge of the grid: {', '.join(names)})" if (names := at_the_edge(grid)) else ""
-        found.append(f"Chosen for each arm by {grid['metric']} on validation data: {choices}{edge}")
+        where = "" if "validation" in grid["metric"] else " on validation data"
+        found.append(f"Chosen for each arm by {grid['metric']}{where}: {choices}{edge}")
     commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in record["runs"].values()))
     found.append(f"Commit {commits}; {changed_words(record)}; {_cost(record)}")
     return found
