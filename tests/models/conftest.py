@@ -14,15 +14,24 @@ def _seeded():
 @pytest.fixture(scope="session")
 def tokenizer():
     """A word-level tokenizer with BERT's special tokens: [CLS] text [SEP]."""
+    return _word_level(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+
+
+@pytest.fixture(scope="session")
+def end_is_last():
+    """The same, but [SEP] has the largest id, as the end of a text has in CLIP's tokenizer."""
+    return _word_level(["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS, "[SEP]"])
+
+
+def _word_level(words):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    vocabulary = {word: i for i, word in enumerate(words)}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", special_tokens=[(name, vocabulary[name]) for name in ("[CLS]", "[SEP]")]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,

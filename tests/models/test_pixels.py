@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from nearfar.errors import UserError
-from nearfar.models.towers.pixels import CLIP, Pixels, from_processor
+from nearfar.models.towers.pixels import CLIP, Pixels
+from nearfar.models.towers.processors import from_processor
 
 
 def noise(width, height, mode="RGB"):

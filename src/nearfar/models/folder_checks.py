@@ -60,6 +60,7 @@ def mapping(value: Any) -> bool:
 
 TOWER = {"spec": mapping, "image_size": whole(1), "pooling": text, "text_layers": whole(1), "image_width": whole(1)}
 PIXELS = {"size": whole(1), "mean": three, "std": three, "fit": text, "resize": absent_or(whole(1)), "resample": text}
+PIXELS |= {"patch": absent_or(whole(1)), "patches": absent_or(whole(1))}
 ADAPTER = {
     "rank": whole(1),
     "alpha": between(0, math.inf),

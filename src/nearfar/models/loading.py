@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
-from nearfar.models.dual.dual_encoder import DualEncoder
+from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
 from nearfar.models.language.model import language_model
 from nearfar.models.language.sentence_folder import SentenceFolder
 from nearfar.models.language.text_encoder import text_encoder
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
-from nearfar.models.towers import backbones, pixels
-from nearfar.models.towers.tower import ImageTower, TextTower
+from nearfar.models.towers import backbones
+from nearfar.models.towers.processors import read_processor
 
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 """What an encoder has: one of these pairs, or both."""
@@ -28,20 +28,25 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     of a model that reads texts alone `encode_text`, `tokenize` and `embed_dim`.
 
     Args:
-        model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers
-            CLIPModel, SiglipModel or AlignModel; a folder or hub name of a sentence encoder, a language model or
-            another transformers model that reads texts; an open_clip model; the name of a pretrained preset
-            (`"towers"`) or of what comes in packages (`"minilm"`, `"smollm2"`); or an encoder already.
+        model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
+            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...); a folder or
+            hub name of a sentence encoder, a language model or another transformers model that reads texts; an
+            open_clip model; the name of a pretrained preset (`"towers"`) or of what comes in packages (`"minilm"`,
+            `"smollm2"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
-        preprocess: needed beside an open_clip model: its evaluation transform.
+        preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
+            image processor; without one pictures are prepared as its family is known to be trained.
 
     Returns:
-        A `DualEncoder`, whose parts can be frozen, adapted and saved, except for open_clip models, which stay as they
-        are behind an `OpenClipEncoder`. Of texts alone a `LanguageModel`, where the checkpoint continues texts and is
-        no sentence encoder, else a `TextEncoder`. In evaluation mode if it came by name or folder.
+        A `DualEncoder` in float32, whose parts can be frozen, adapted and saved, and whose embeddings were compared
+        with the features that the model gives itself; it is a copy, and an instance stays as it is. For
+        open_clip models, which stay as they are, an `OpenClipEncoder`. Of texts alone a `LanguageModel`, where the
+        checkpoint continues texts and is no sentence encoder, else a `TextEncoder`. In evaluation mode if it came by
+        name or folder.
 
     Raises:
-        UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer.
+        UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer; a
+            model whose features or pixels would be others here than its own.
 
     >>> import nearfar
     >>> encoder = nearfar.load("towers")
@@ -52,8 +57,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         return _named(model, tokenizer)
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return model
-    if all(hasattr(model, name) for name in ("vision_model", "text_model", "config")):
-        return from_transformers(model, tokenizer)
+    if is_pair(model):
+        return from_transformers(model, tokenizer, preprocess=preprocess)
     if hasattr(model, "encode_image") and hasattr(model, "encode_text"):
         from nearfar.models.dual.open_clip import OpenClipEncoder
 
@@ -62,33 +67,6 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         f"cannot make an encoder of a {type(model).__name__}: pass a model with encode_image and encode_text, a "
         "CLIP-like transformers model, or the folder or name of one"
     )
-
-
-def from_transformers(model: Any, tokenizer: Any, *, prepare: pixels.Pixels | None = None) -> DualEncoder:
-    """A `DualEncoder` around the towers and projections of a CLIP-like transformers model; it shares their weights.
-
-    CLIP projects both sides without bias, SigLIP neither, ALIGN only the text; CLIP and SigLIP multiply by
-    `exp(logit_scale)` where ALIGN divides by its temperature.
-    """
-    config = model.config
-    vision, text = model.vision_model, model.text_model
-    kind = str(vision.config.model_type)
-    size = getattr(vision.config, "image_size", 224)
-    ours = DualEncoder(
-        ImageTower(vision, _spec(vision), image_size=size),
-        TextTower(text, _spec(text)),
-        tokenizer=tokenizer,
-        pixels=prepare or backbones.family_pixels(kind, size),
-        embed_dim=getattr(config, "projection_dim", None) or text.config.hidden_size,
-        image_projection=_kind(getattr(model, "visual_projection", None)),
-        text_projection=_kind(getattr(model, "text_projection", None)),
-        temperature=_temperature(model),
-        bias=model.logit_bias.item() if getattr(model, "logit_bias", None) is not None else None,
-    )
-    for side, head in (("image", "visual_projection"), ("text", "text_projection")):
-        if hasattr(model, head):
-            setattr(ours, f"{side}_projection", getattr(model, head))
-    return ours.train(model.training)
 
 
 def _named(name: str | Path, tokenizer: Any) -> Any:
@@ -109,7 +87,7 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
 
 
 def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
-    from transformers import AutoConfig, AutoModel, ImageProcessingMixin
+    from transformers import AutoConfig, AutoModel
 
     try:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
@@ -119,23 +97,18 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
                 return language_model(name)
             return text_encoder(name, tokenizer=tokenizer)
         with backbones.quiet():
-            model: Any = AutoModel.from_pretrained(name, trust_remote_code=False)
+            model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # a folder's files are refused with every kind of error
         raise UserError(f"no model {str(name)!r} here or on the hub: {first_line(error)}") from error
-    if not (hasattr(model, "vision_model") and hasattr(model, "text_model")):
+    if not is_pair(model):
         raise UserError(
             f"{name} holds a {type(model).__name__}, which is no encoder of texts, nor of pictures and texts: give it "
             "to nearfar.models.create as image=..."
         )
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(name)
-    except OSError:
-        return from_transformers(model, tokenizer)
-    size = pixels.output_size(processor, getattr(model.config.vision_config, "image_size", 224))
-    return from_transformers(model, tokenizer, prepare=pixels.from_processor(processor, size))
+    return from_transformers(model, tokenizer, preprocess=read_processor(name, default=image_size(model)), copy=False)
 
 
 def _reads_texts_alone(config: Any) -> bool:
@@ -153,21 +126,3 @@ def _continues_texts(config: Any) -> bool:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return any(name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in config.architectures or ())
-
-
-def _spec(tower: nn.Module) -> dict[str, Any]:
-    config: Any = tower.config
-    return {"library": "transformers", "architecture": type(tower).__name__, "config": config.to_dict()}
-
-
-def _kind(head: Any) -> str:
-    if head is None:
-        return "none"
-    return "linear" if head.bias is not None else "linear-no-bias"
-
-
-def _temperature(model: Any) -> float | None:
-    """What similarities are divided by."""
-    if getattr(model, "temperature", None) is not None:
-        return model.temperature.item()
-    return (-model.logit_scale).exp().item() if getattr(model, "logit_scale", None) is not None else None

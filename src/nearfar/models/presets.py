@@ -11,7 +11,7 @@ from nearfar.models.fusion.fusion_encoder import FusionEncoder
 from nearfar.models.fusion.fusion_model import FusionModel
 from nearfar.models.towers import backbones
 from nearfar.models.towers.backbones import Source
-from nearfar.models.towers.tokens import fitted, with_padding
+from nearfar.models.towers.tokens import check_tokenizer, fitted, read_at_the_end, with_padding
 from nearfar.models.towers.tower import TextTower
 
 
@@ -162,6 +162,9 @@ def create(
         text = fitted(text, tokenizer)
     image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)
     text_tower, own = backbones.text_tower(text, pooling=text_pooling, pretrained=pretrained)
+    if text_pooling is None and tokenizer is not None:
+        check_tokenizer(tokenizer, text_tower)
+        read_at_the_end(text_tower, tokenizer)
     split = text_layers or defaults.get("text_layers")
     sides = {"image": image_projection or projection, "text": text_projection or projection}
     settings: dict[str, Any] = {

@@ -16,6 +16,7 @@ from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.optim import build_optimizer, lr_factor
+from nearfar.training.loop.precision import with_float32_weights
 from nearfar.training.loop.refresh import refresher
 from nearfar.training.state.endless_batches import EndlessBatches
 from nearfar.training.state.random_state import shared_randomness
@@ -132,8 +133,9 @@ def lightning_module(
 
 
 def _begin(method: Method, loader: Any, config: TrainConfig | None = None) -> Callable[[], dict[str, Tensor]]:
-    """Make the method know its data; what embeds them again."""
+    """Make the method know its data, its weights in float32; what embeds the data again."""
     settings = config or TrainConfig()
+    with_float32_weights(method)
     with shared_randomness(settings.seed):
         method.begin(DataInfo.of(loader))
     return refresher(method, loader, settings)

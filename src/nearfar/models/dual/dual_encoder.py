@@ -154,7 +154,9 @@ class DualEncoder(nn.Module):
         changes with it; see `ImageTower.resize` for position embeddings and errors."""
         self.image.resize(image_size)
         old = self.pixels
-        self.pixels = replace(old, size=image_size, resize=old.resize and round(old.resize * image_size / old.size))
+        resize = old.resize and round(old.resize * image_size / old.size)
+        patches = old.patches and (image_size // (old.patch or 1)) ** 2
+        self.pixels = replace(old, size=image_size, resize=resize, patches=patches)
         return self
 
     def freeze(self, *parts: str) -> Self:
@@ -289,6 +291,8 @@ class DualEncoder(nn.Module):
 
 def _check_pixels(pixels: Tensor, tower: ImageTower) -> None:
     size = tower.image_size
+    if tower.patch_size is not None and pixels.ndim == 3 and pixels.shape[-1] == 3 * tower.patch_size**2 + 2:
+        return  # patches, as `preprocess` makes them of pictures of any shape
     wanted = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         hint = ": channels come second" if pixels.ndim == 4 and pixels.shape[-1] == 3 else ""

@@ -118,7 +118,7 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
         name = str(smollm2())
     try:
         with quiet():
-            lm = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+            lm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # a folder's files are refused with every kind of error
         why = first_line(error)
         raise UserError(f"no language model at {name!r} ({why}); there are also: smollm2, tiny, small") from None

@@ -14,7 +14,7 @@ from nearfar.models import model_folder
 from nearfar.models.language.sentence_folder import SentenceFolder
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
-from nearfar.models.towers.tokens import check_tokenizer, fitted, tokenize, with_padding
+from nearfar.models.towers.tokens import check_tokenizer, fitted, read_at_the_end, tokenize, with_padding
 from nearfar.models.towers.tower import TextTower
 
 
@@ -114,5 +114,8 @@ def text_encoder(
         tower.pooling = "mean"  # a class token that no one has trained as a summary says little
     if tokenizer is None and isinstance(stated.weights, (str, Path)):
         tokenizer = read_tokenizer(stated.weights)
+    if pooling is None and tokenizer is not None:
+        check_tokenizer(with_padding(tokenizer), tower)
+        read_at_the_end(tower, tokenizer)
     made = TextEncoder(tower, tokenizer=tokenizer, max_length=max_length or stated.max_length)
     return made.eval() if pretrained and isinstance(name, (str, Path)) else made

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from nearfar.errors import UserError, need
-from nearfar.models.towers import pixels
+from nearfar.models.towers import naflex, pixels
 from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.towers.pixels import Pixels
+from nearfar.models.towers.processors import read_processor
 from nearfar.models.towers.tower import ImageTower, TextTower
 
 Source = str | Path | Mapping[str, Any] | Any
@@ -37,7 +39,7 @@ def image_tower(
         backbone, spec = source, _timm_spec(source)
     else:
         backbone, spec = _transformers(source, "vision", pretrained)
-    size = image_size or _own_size(backbone)
+    size = image_size or own_size(backbone)
     tower = ImageTower(backbone, spec, image_size=size, pooling=pooling)
     return tower, _pixels(source, backbone, spec, size)
 
@@ -72,10 +74,15 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
         return lite
     import transformers
 
-    made: Any = getattr(transformers, str(spec["architecture"]), None)
+    name = str(spec["architecture"])
+    # What transformers keeps to itself (OwlViTVisionTransformer) is a part of what it gives out (OwlViTVisionModel).
+    made: Any = getattr(transformers, name, None) or getattr(
+        transformers, f"{name.removesuffix('Transformer')}Model", None
+    )
     if not hasattr(made, "_from_config"):
-        raise UserError(f"transformers {transformers.__version__} has no model {spec['architecture']!r}: update it")
-    return made._from_config(_config(spec["config"]))
+        raise UserError(f"transformers {transformers.__version__} has no model {name!r}: update it")
+    backbone = made._from_config(_config(spec["config"]))
+    return next((part for part in backbone.modules() if type(part).__name__ == name), backbone)
 
 
 @contextmanager
@@ -111,7 +118,7 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             with quiet():
                 backbone = (
-                    _auto(config).from_pretrained(source, trust_remote_code=False)
+                    _auto(config).from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
                     if pretrained
                     else _from_config(config)
                 )
@@ -200,8 +207,6 @@ def _timm_spec(backbone: Any) -> dict[str, Any]:
 
 
 def _lite(name: str, image_size: int, pooling: str | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
-    import torch
-
     if pooling not in (None, "mean"):
         raise UserError(f"{name} pools by the mean of its map: leave image pooling out")
     spec = {"library": "efficientnet_lite_pytorch", "name": LITE, "taps": TAPS[name]}
@@ -215,7 +220,11 @@ def _lite(name: str, image_size: int, pooling: str | None, pretrained: bool) -> 
     return ImageTower(backbone, spec, image_size=image_size, pooling="mean"), prepare
 
 
-def _own_size(backbone: nn.Module) -> int:
+def own_size(backbone: nn.Module) -> int:
+    """Side of the pictures that a backbone was made for."""
+    if naflex.is_naflex(backbone):
+        config: Any = backbone.config
+        return int(config.num_patches**0.5) * int(config.patch_size)
     size: Any = getattr(getattr(backbone, "config", None), "image_size", None)
     if size is None:
         size = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
@@ -232,18 +241,19 @@ def _pixels(source: Source, backbone: nn.Module, spec: Mapping[str, Any], size: 
         resize = round(size / known.get("crop_pct", 1.0))
         return Pixels(size, mean, std, "crop", resize, known.get("interpolation", "bicubic"))
     if isinstance(source, (str, Path)):
-        from transformers import ImageProcessingMixin
-
-        try:
-            processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
-        except OSError:
-            return family_pixels(spec["config"]["model_type"], size)
-        return pixels.from_processor(processor, size)
-    return family_pixels(spec["config"]["model_type"], size)
+        stated = read_processor(source, size)
+        if stated is not None:
+            return stated
+    return family_pixels(backbone, size)
 
 
-def family_pixels(kind: str, size: int) -> Pixels:
+def family_pixels(backbone: Any, size: int) -> Pixels:
     """What a model type is known to be trained with, when its checkpoint brings no image processor."""
+    kind = str(backbone.config.model_type)
+    if naflex.is_naflex(backbone):
+        patch = int(backbone.config.patch_size)
+        most = (size // patch) ** 2
+        return Pixels(size, *pixels.HALF, fit="naflex", resample="bilinear", patch=patch, patches=most)
     if kind.startswith(("clip", "chinese_clip", "metaclip")):
         return Pixels(size, *pixels.CLIP)
     if kind.startswith(("siglip", "align")):

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
+from nearfar.models.towers import naflex
 from nearfar.rgb import to_rgb
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of PIL's own numbers
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of PIL's own numbers
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Pixels:
     """How pictures become pixels: `Pixels(...)([picture, ...]) -> [B, 3, size, size]` float32.
 
     `fit` says what happens to a picture that is not square: `"crop"` scales its shorter side to `resize` (default
-    `size`) and crops the middle, `"squash"` ignores the aspect ratio, `"pad"` adds white. Transparent pictures lie on
-    white; EXIF rotation is applied.
+    `size`) and crops the middle, `"squash"` scales both sides to `resize` and crops the middle, `"pad"` adds white;
+    `"naflex"` keeps its shape and gives patches, `[B, patches, 3 * patch * patch + 2]` (see `towers.naflex`).
+    Transparent pictures lie on white; EXIF rotation is applied.
 
     >>> from PIL import Image
     >>> Pixels(size=8)([Image.new("RGB", (20, 10), "white")]).shape
@@ -42,12 +45,16 @@ class Pixels:
     fit: str = "crop"
     resize: int | None = None
     resample: str = "bicubic"
+    patch: int | None = None
+    patches: int | None = None
 
     def __post_init__(self) -> None:
-        if self.fit not in ("crop", "squash", "pad"):
-            raise UserError(f"fit={self.fit!r}: choose 'crop', 'squash' or 'pad'")
-        if self.resample not in _FILTERS:
-            raise UserError(f"resample={self.resample!r}: choose one of {', '.join(_FILTERS)}")
+        if self.fit not in ("crop", "squash", "pad", "naflex"):
+            raise UserError(f"fit={self.fit!r}: choose 'crop', 'squash', 'pad' or 'naflex'")
+        if self.fit == "naflex" and not (self.patch and self.patches):
+            raise UserError("fit='naflex' needs patch, the side of a patch, and patches, the most of a picture")
+        if self.resample not in FILTERS:
+            raise UserError(f"resample={self.resample!r}: choose one of {', '.join(FILTERS)}")
         for name in ("mean", "std"):
             values = tuple(float(v) for v in getattr(self, name))
             if len(values) != 3 or (name == "std" and min(values) <= 0):
@@ -57,12 +64,28 @@ class Pixels:
     def __call__(self, pictures: Sequence[Image]) -> Tensor:
         if not isinstance(pictures, Sequence):
             raise UserError(f"preprocess takes a list of pictures, not one {type(pictures).__name__}: write [picture]")
+        if self.fit == "naflex":
+            return self._patches(pictures)
         if not pictures:
             return torch.empty(0, 3, self.size, self.size)
         stack = np.stack([np.asarray(self._fit(rgb(picture))) for picture in pictures])  # (B, size, size, 3)
+        return self._normalised(stack).contiguous()
+
+    def _normalised(self, stack: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).float().div_(255)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return ((pixels - mean) / std).contiguous()
+        return (pixels - mean) / std
+
+    def _patches(self, pictures: Sequence[Image]) -> Tensor:
+        from PIL import Image
+
+        patch, most = self.patch or 1, self.patches or 1
+        method, made = Image.Resampling(FILTERS.index(self.resample)), []
+        for picture in map(rgb, pictures):
+            rows, columns = naflex.grid(picture.height, picture.width, patch, most)
+            resized = np.array(picture.resize((columns * patch, rows * patch), method))
+            made.append(naflex.packed(self._normalised(resized[None]), patch, most))
+        return torch.cat(made) if made else torch.empty(0, most, 3 * patch**2 + 2)
 
     def window(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom, in a picture's own coordinates, of the square that becomes its pixels; beyond
@@ -71,21 +94,23 @@ class Pixels:
         >>> Pixels(size=8).window(20, 10), Pixels(size=8, fit="pad").window(20, 10)
         ((5.0, 0.0, 15.0, 10.0), (0.0, -5.0, 20.0, 15.0))
         """
-        if self.fit == "squash":
+        if self.fit == "naflex":
             return 0.0, 0.0, float(width), float(height)
-        across = (
-            max(width, height) if self.fit == "pad" else min(width, height) * self.size / (self.resize or self.size)
-        )
+        share = self.size / (self.resize or self.size)
+        if self.fit == "squash":
+            left, top = width * (1 - share) / 2, height * (1 - share) / 2
+            return left, top, left + width * share, top + height * share
+        across = max(width, height) if self.fit == "pad" else min(width, height) * share
         left, top = (width - across) / 2, (height - across) / 2
         return left, top, left + across, top + across
 
     def _fit(self, picture: Image) -> Image:
         from PIL import Image
 
-        method = Image.Resampling(_FILTERS.index(self.resample))
+        method = Image.Resampling(FILTERS.index(self.resample))
         side = self.resize or self.size
         if self.fit == "squash":
-            return picture.resize((self.size, self.size), method)
+            return self._middle(picture.resize((side, side), method))
         width, height = picture.size
         if self.fit == "pad":
             long = max(width, height)
@@ -96,6 +121,9 @@ class Pixels:
         short = min(width, height)
         # Whole-number division, as in the image processors these models were trained with.
         picture = picture.resize((max(1, side * width // short), max(1, side * height // short)), method)
+        return self._middle(picture)
+
+    def _middle(self, picture: Image) -> Image:
         left, top = (picture.width - self.size) // 2, (picture.height - self.size) // 2
         return picture.crop((left, top, left + self.size, top + self.size))
 
@@ -106,33 +134,3 @@ def rgb(picture: Image) -> Image:
     from PIL import ImageOps
 
     return to_rgb(ImageOps.exif_transpose(picture))
-
-
-def from_processor(processor: Mapping[str, Any], size: int) -> Pixels:
-    """What the image processor saved beside a checkpoint does, for pictures of `size`."""
-    crop = bool(processor.get("do_center_crop"))
-    # Enlarged before the crop by the same share as it was at the processor's own size.
-    margin = _edge(processor.get("size"), size) / _edge(processor.get("crop_size"), size) if crop else 1
-    mean, std = processor.get("image_mean") or HALF[0], processor.get("image_std") or HALF[1]
-    if processor.get("do_normalize") is False:
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return Pixels(
-        size=size,
-        mean=tuple(mean),
-        std=tuple(std),
-        fit="crop" if crop else "squash",
-        resize=round(size * margin),
-        resample=_FILTERS[int(processor.get("resample", 3))],
-    )
-
-
-def output_size(processor: Mapping[str, Any], default: int) -> int:
-    """The side of the pictures that a saved image processor gives."""
-    return _edge(processor.get("crop_size") if processor.get("do_center_crop") else processor.get("size"), default)
-
-
-def _edge(size: Any, default: int) -> int:
-    """The side that a processor's `size` or `crop_size` states, in any of the forms it has had."""
-    if isinstance(size, Mapping):
-        size = size.get("shortest_edge") or size.get("height")
-    return int(size or default)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
+from nearfar.models.towers.tower import is_causal
+from nearfar.modes import evaluating
 
 
 def with_padding(tokenizer: Any) -> Any:
@@ -35,6 +38,26 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str,
         return_tensors="pt",
     )
     return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+
+PROBE = ("a dog", "two red birds sit on a long wire in the rain")
+"""Two texts of unequal length, to try a model on."""
+
+
+def read_at_the_end(text: Any, tokenizer: Any) -> bool:
+    """Make a causal text tower that pools by itself take the last token as the summary, if it would take another: CLIP
+    looks for the id that its own tokenizer ends a text with, and another tokenizer's texts have not that id, or have it
+    elsewhere. Whether it had to be done."""
+    if text.pooling != "tower" or text.fixed_length is not None or not is_causal(text.backbone):
+        return False
+    device = next(text.parameters()).device
+    tokens = {name: value.to(device) for name, value in tokenize(tokenizer, PROBE, text.longest).items()}
+    with evaluating(text):
+        own = text(tokens)[:, 0]
+        text.pooling = "eos"
+        same = torch.allclose(text(tokens)[:, 0], own, rtol=1e-5, atol=1e-5)
+    text.pool_by("tower" if same else "eos")
+    return not same
 
 
 def check_tokenizer(tokenizer: Any, text: Any) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
-from nearfar.models.towers import efficientnet_lite
+from nearfar.models.towers import efficientnet_lite, naflex
 from nearfar.models.towers.rotary import frequencies_kept
 from nearfar.modes import evaluating
 
 IMAGE_POOLING = ("cls", "mean", "tower")
 TEXT_POOLING = ("cls", "mean", "eos", "tower")
 
-_OWN_POOLING = ("clip", "chinese_clip", "metaclip", "siglip", "convnext")
+_OWN_POOLING = ("clip", "metaclip", "siglip", "convnext")
 """Model types whose own pooler is part of what was trained. Elsewhere (BERT, ViT) it is an untrained afterthought."""
 
 
@@ -27,11 +27,20 @@ class Tower(nn.Module):
     """What both towers have: a backbone, and the spec that it is made from again."""
 
     backbone: Any
+    pooling: str
 
     def __init__(self, backbone: nn.Module, spec: Mapping[str, Any]) -> None:
         super().__init__()
         self.backbone = backbone
         self.spec = dict(spec)
+
+    def pool_by(self, pooling: str) -> None:
+        """Make the summary this way from here on. A learned pooler that nothing reads is removed for good: unused
+        parameters stop distributed training."""
+        self.pooling = pooling
+        unread = getattr(self.backbone, "pooler", None) if pooling != "tower" else None
+        if isinstance(unread, nn.Module) and any(True for _ in unread.parameters()):
+            self.backbone.pooler = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         with frequencies_kept(self):
@@ -50,14 +59,18 @@ class ImageTower(Tower):
     ) -> None:
         super().__init__(backbone, spec)
         self.prefix = _prefix_tokens(backbone)
-        self.pooling = pooling or _image_pooling(backbone, self.prefix)
+        self.pooling = pooling or self.default_pooling()
         if self.pooling not in IMAGE_POOLING:
             raise UserError(f"image pooling {pooling!r}: choose one of {', '.join(IMAGE_POOLING)}")
         if self.pooling == "cls" and not self.prefix:
             raise UserError(f"{type(backbone).__name__} has no class token: choose pooling 'mean' or 'tower'")
-        if self.pooling != "tower":
-            _drop_pooler(backbone)
+        self.patch_size = naflex.patch_size(backbone)
+        self.pool_by(self.pooling)
         self._measure(image_size)
+
+    def default_pooling(self) -> str:
+        """The pooling that suits the backbone."""
+        return _image_pooling(self.backbone, self.prefix)
 
     def forward(self, pixels: Tensor) -> Tensor:
         pooled, tokens = self._features(pixels.to(next(self.parameters()).dtype))
@@ -133,7 +146,10 @@ class ImageTower(Tower):
             return pooled, features.flatten(1, 2) if last else _sequence(features)
         if library == "efficientnet_lite_pytorch":
             return None, _sequence(efficientnet_lite.maps(self.backbone, pixels, self.spec.get("taps", ())))
-        output = self.backbone(pixel_values=pixels, **self._extra)
+        if self.patch_size is not None:
+            output = self.backbone(**naflex.inputs(pixels, self.patch_size))
+        else:
+            output = self.backbone(pixel_values=pixels, **self._extra)
         return getattr(output, "pooler_output", None), _sequence(output.last_hidden_state)
 
 
@@ -147,16 +163,19 @@ class TextTower(Tower):
     def __init__(self, backbone: nn.Module, spec: Mapping[str, Any], *, pooling: str | None = None) -> None:
         super().__init__(backbone, spec)
         config: Any = backbone.config
-        self.width = int(config.hidden_size)
-        self.pooling = pooling or _text_pooling(backbone)
+        self.width = _text_width(backbone)
+        self.pooling = pooling or self.default_pooling()
         if self.pooling not in TEXT_POOLING:
             raise UserError(f"text pooling {pooling!r}: choose one of {', '.join(TEXT_POOLING)}")
-        if self.pooling != "tower":
-            _drop_pooler(backbone)
+        self.pool_by(self.pooling)
         self.vocabulary = int(config.vocab_size)
         self.longest = longest_text(config)
         # SigLIP reads its padding: always the full length, and no mask.
         self.fixed_length = self.longest if str(config.model_type).startswith("siglip") else None
+
+    def default_pooling(self) -> str:
+        """The pooling that suits the backbone."""
+        return _text_pooling(self.backbone)
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
         ids = tokens["input_ids"]
@@ -186,8 +205,14 @@ class TextTower(Tower):
             last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
             return states[torch.arange(len(states), device=states.device), last]
         pooled = getattr(output, "pooler_output", None)
+        name = type(self.backbone).__name__
         if pooled is None:
-            raise UserError(f"{type(self.backbone).__name__} does no pooling of its own: choose 'cls', 'mean' or 'eos'")
+            raise UserError(f"{name} does no pooling of its own: choose 'cls', 'mean' or 'eos'")
+        if pooled.shape[-1] != states.shape[-1]:
+            raise UserError(
+                f"{name} pools to width {pooled.shape[-1]} but its tokens have width {states.shape[-1]}: choose "
+                "pooling 'cls', 'mean' or 'eos'"
+            )
         return pooled
 
 
@@ -218,10 +243,18 @@ def _text_pooling(backbone: Any) -> str:
         return "tower"
     if type(backbone).__name__.endswith("EncoderModel"):  # T5's and similar encoders have no class token
         return "mean"
-    return "eos" if _is_causal(backbone) else "cls"
+    return "eos" if is_causal(backbone) else "cls"
 
 
-def _is_causal(backbone: Any) -> bool:
+def _text_width(backbone: Any) -> int:
+    """Width of the states. Measured, not read off the config: AltCLIP's are narrower than the width it states."""
+    like = next(backbone.parameters())
+    with evaluating(backbone):
+        ids = torch.zeros(1, 2, dtype=torch.long, device=like.device)
+        return int(backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.shape[-1])
+
+
+def is_causal(backbone: Any) -> bool:
     """Whether the first token knows nothing of the last, so that only the last has read the whole text. Tried out: no
     list of model types is complete."""
     like = next(backbone.parameters())
@@ -230,12 +263,6 @@ def _is_causal(backbone: Any) -> bool:
     with evaluating(backbone):
         first = backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     return torch.allclose(first[0], first[1], rtol=1e-5, atol=1e-6)
-
-
-def _drop_pooler(backbone: Any) -> None:
-    """Remove a learned pooler that nothing will read: unused parameters stop distributed training."""
-    if isinstance(getattr(backbone, "pooler", None), nn.Module) and any(True for _ in backbone.pooler.parameters()):
-        backbone.pooler = None
 
 
 def _interpolation(backbone: nn.Module, image_size: int) -> dict[str, bool]:

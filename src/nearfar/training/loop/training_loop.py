@@ -21,7 +21,7 @@ from nearfar.training.loop.loaders import as_batches, run_length
 from nearfar.training.loop.log import TrainingLog
 from nearfar.training.loop.optim import build_optimizer
 from nearfar.training.loop.optimizer_step import OptimizerStep
-from nearfar.training.loop.precision import grad_scaler
+from nearfar.training.loop.precision import grad_scaler, with_float32_weights
 from nearfar.training.loop.refresh import refresher
 from nearfar.training.loop.run import Run
 from nearfar.training.loop.run_folder import alone, open_folder
@@ -105,7 +105,7 @@ class TrainingLoop:
         self.config, self.method, self.out = config, method, out
         self.device = processes.start(config.device)
         random_state.seed_process(config.seed, step=0)
-        method.to(self.device).train()
+        with_float32_weights(method).to(self.device).train()
         loader = as_batches(data, method, config)
         with random_state.shared_randomness(config.seed):
             method.begin(DataInfo.of(loader))
