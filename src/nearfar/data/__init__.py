@@ -23,6 +23,7 @@ _LAZY = {
     "concat": "sources.source",
     "Skipped": "sources.skipped",
     "Loader": "batches.loader",
+    "hold_out": "batches.held_out",
     "PairedOrder": "batches.paired_order",
     "SourceOrder": "batches.order",
     "StreamOrder": "batches.order",
