@@ -3,19 +3,19 @@
 import pytest
 
 from nearfar.reproductions import tcl_reproduction as tcl
+from nearfar.reproductions.shared import views_read
 
-CACHES = (tcl._emoji, tcl._read_emoji, tcl._scenes, tcl._read_scenes)
+CACHES = (views_read._emoji, views_read._read_emoji, views_read._scenes, views_read._read_scenes)
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Ten concepts, and some scenes: the same code, in seconds."""
-    scenes = {**tcl.CONFIG["scenes"], "size": 64, "train": 24, "val": 6, "test": 12}
-    settings = {"emoji": {**tcl.CONFIG["emoji"], "concepts": 10, "validation": 3}, "scenes": scenes}
-    settings |= {"training": {**tcl.CONFIG["training"], "batch_size": 8}}
-    settings |= {"method": {**tcl.CONFIG["method"], "queue_size": 16}}
-    for name, value in settings.items():
-        monkeypatch.setitem(tcl.CONFIG, name, value)
+    monkeypatch.setitem(views_read.DATA, "emoji", {**views_read.DATA["emoji"], "concepts": 10, "validation": 3})
+    few = {**views_read.DATA["scenes"], "size": 64, "train": 24, "val": 6, "test": 12}
+    monkeypatch.setitem(views_read.DATA, "scenes", few)
+    monkeypatch.setitem(tcl.CONFIG, "training", {**tcl.CONFIG["training"], "batch_size": 8})
+    monkeypatch.setitem(tcl.CONFIG, "method", {**tcl.CONFIG["method"], "queue_size": 16})
     yield
     for each in CACHES:
         each.cache_clear()
@@ -31,14 +31,16 @@ def test_a_seed_measures_what_the_claims_compare_and_settings_are_chosen_beside_
     assert len(arms["emoji: CMA"]["R@10"].values) == 2 * 7  # the seven concepts that chose no setting, both ways
     assert 0 <= tcl.validated("emoji: CMA + IMC", {"lr": 1e-3, "steps": 1}, 1000) <= 1
 
-    test, val = tcl.data_of("emoji: CMA", "test"), tcl.data_of("emoji: CMA", "val")
+    test, val = tcl.data_of("emoji", "test"), tcl.data_of("emoji", "val")
     assert sorted(test.queries + val.queries) == list(range(10))
     assert test.train is val.train
     assert len(test.train.texts) == 4 * 10
-    assert test.train.image.shape[:2] == (2, 40)
+    assert test.train.image.shape == (2, 40, 17, 128)
+    spread = test.train.image[0][:, 1:].flatten(0, 1).std(0)
+    assert spread.tolist() == pytest.approx([1.0] * 128, rel=1e-2)
     assert bool((test.train.image[0] != test.train.image[1]).any())  # two views, not one twice
     assert set(test.gallery.numbers["domain"].tolist()).isdisjoint(test.train.numbers["domain"].tolist())
-    shown, asked = (tcl.data_of("scenes: CMA", "test"), tcl.data_of("scenes: CMA", "val"))
+    shown, asked = (tcl.data_of("scenes", "test"), tcl.data_of("scenes", "val"))
     assert set(shown.gallery.numbers["group"].tolist()).isdisjoint(asked.gallery.numbers["group"].tolist())
     assert all(len(own) == 1 and ", with a" in own[0] for own in shown.train.texts)
 

@@ -10,49 +10,42 @@ training never shows.
 
 from __future__ import annotations
 
-import random
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
+
+import torch
 
 from nearfar.reproductions.shared.choosing import Grid, Setting
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
-from nearfar.reproductions.shared.fusion_pairs import MODEL, fresh_model, trained
+from nearfar.reproductions.shared.fusion_pairs import MODEL, trained
 from nearfar.reproductions.shared.per_query import PerQuery
+from nearfar.reproductions.shared.views_read import DATA, Data, data_of
 
 CMA, IMC, LMI = (0.5, 0.5, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.5, 0.5, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
     "model": {
-        **MODEL,
-        "text": {**MODEL["text"], "hidden_size": 64, "intermediate_size": 128},
+        # Never run: it is as wide as what is kept of the tower's 4 x 4 places, which stands in its place.
+        "image": {
+            "model_type": "vit",
+            "hidden_size": DATA["tower"]["kept"],
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "intermediate_size": 1,
+            "patch_size": MODEL["image_size"] // 4,
+        },
+        "text": {**MODEL["text"], "hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.07},
+        "text_layers": 1,
+        "image_size": MODEL["image_size"],
+        "embed_dim": 64,
         "max_length": 24,
         "bridge": True,
     },
     "noise": 0.25,
-    "emoji": {"unseen": "fluent-3d", "seen": "noto", "concepts": None, "validation": 382},
-    "scenes": {
-        "make": {"objects": 3, "vocabulary": "basic", "styles": ["noto"], "relations": ["left of", "above"]},
-        "size": 128,
-        "train": 3000,
-        "val": 300,
-        "test": 1000,
-    },
-    # A mirror image or another colour would contradict the captions of scenes.
-    "views": {"emoji": ["moco", "moco"], "scenes": [{"crop": [0.5, 1.0], "canvas": 1.5, "blur": [0.5]}] * 2},
+    "data": DATA,
     "training": {"batch_size": 64, "warmup": 0.1, "weight_decay": 0.02},
     "method": {"queue_size": 512, "momentum": 0.99, "alpha": 0.4, "ramp_steps": 60, "share_duplicates": True},
 }
 TERMS = {"CMA": (CMA,), "CMA + IMC": (CMA, IMC), "CMA + IMC + LMI": (CMA, IMC, LMI)}
 ARMS = ("emoji: CMA", "emoji: CMA + IMC", "scenes: CMA", "scenes: CMA + IMC", "scenes: CMA + IMC + LMI")
-
-
-class Data(NamedTuple):
-    """What the frozen tower read, once for all seeds: what is trained on, in two views; what is tested or validated on,
-    with the rows of it that ask; and of emoji the same in a style that training shows."""
-
-    train: Any
-    gallery: Any
-    queries: list[int]
-    seen: Any = None
 
 
 def run(seed: int, chosen: dict[str, Setting]) -> Arms:
@@ -61,14 +54,14 @@ def run(seed: int, chosen: dict[str, Setting]) -> Arms:
     for world in ("emoji", "scenes"):
         arms[f"{world}: chance"] = dict(chance(data_of(world, "test")))
     for arm in ARMS:
-        data = data_of(arm, "test")
+        data = data_of(_world(arm), "test")
         arms[arm] = measured(fitted(arm, data.train, seed, chosen[arm]), data)
     return arms
 
 
 def validated(arm: str, setting: Setting, seed: int) -> float:
     """The mean of what the claims compare, on concepts or scenes that are never tested."""
-    data = data_of(arm, "val")
+    data = data_of(_world(arm), "val")
     found = measured(fitted(arm, data.train, seed, setting), data)
     compared = [name for name in found if name != "R@1"]
     return sum(float(found[name]) for name in compared) / len(compared)
@@ -76,7 +69,7 @@ def validated(arm: str, setting: Setting, seed: int) -> float:
 
 def fitted(arm: str, train: Any, seed: int, setting: Setting) -> Any:
     """A model trained as an arm."""
-    terms = TERMS[arm.split(": ")[1]]
+    terms = TERMS[arm.partition(": ")[2]]
     return trained(
         "tcl",
         seed,
@@ -90,68 +83,8 @@ def fitted(arm: str, train: Any, seed: int, setting: Setting) -> Any:
     )
 
 
-def data_of(arm: str, split: str) -> Data:
-    """The data of an arm: "test" to be tested on, "val" to choose settings on."""
-    return _emoji(split) if arm.startswith("emoji") else _scenes(split)
-
-
-@cache
-def _emoji(split: str) -> Data:
-    train, unseen, seen = _read_emoji()
-    rows = random.Random(0).sample(range(len(unseen.texts)), len(unseen.texts))
-    first = CONFIG["emoji"]["validation"]
-    return Data(train, unseen, sorted(rows[:first] if split == "val" else rows[first:]), seen)
-
-
-@cache
-def _read_emoji() -> tuple[Any, Any, Any]:
-    """The concepts that all styles draw: in four styles to train on, in the fifth, and in one of the four again."""
-    from nearfar.data import world
-
-    config = CONFIG["emoji"]
-    common = set.intersection(*(set(world.emoji("train", styles=[each]).column("group")) for each in world.STYLES))
-    concepts = set(sorted(common)[: config["concepts"]])
-
-    def of(styles: list[str]) -> Any:
-        return world.emoji("train", styles=styles).filter(lambda record: record["group"] in concepts)
-
-    shown = of([style for style in world.STYLES if style != config["unseen"]])
-    return _read(shown, CONFIG["views"]["emoji"]), _read(of([config["unseen"]])), _read(of([config["seen"]]))
-
-
-@cache
-def _scenes(split: str) -> Data:
-    config = CONFIG["scenes"]
-    gallery = _read(_made(split))
-    return Data(_read_scenes(), gallery, list(range(min(config[split], len(gallery.texts)))))
-
-
-@cache
-def _read_scenes() -> Any:
-    return _read(_made("train"), CONFIG["views"]["scenes"])
-
-
-def _made(split: str) -> Any:
-    """Scenes with their fullest caption, which names all things; the first two are a pair that the split owns."""
-    from nearfar.data.scenes import scenes
-
-    config = CONFIG["scenes"]
-    source = scenes(split, n=config[split], size=config["size"], **config["make"])
-    return source.map(lambda record: {**record, "text": record["text"][0]})
-
-
-@cache
-def _tower() -> Any:
-    """A model for its frozen image tower alone."""
-    return fresh_model(["a picture"], CONFIG["model"])
-
-
-def _read(source: Any, views: list[Any] | None = None) -> Any:
-    from nearfar.data.fields.views import ViewPreset
-    from nearfar.training import precompute
-
-    presets = [ViewPreset(**each) if isinstance(each, dict) else each for each in views or ["none"]]
-    return precompute(_tower(), source, batch_size=1, views=presets, negatives=0, shuffle=False)
+def _world(arm: str) -> str:
+    return arm.partition(": ")[0]
 
 
 def measured(model: Any, data: Data) -> dict[str, PerQuery | float]:
@@ -197,8 +130,6 @@ def _ranks(query: Any, candidates: Any, query_group: Any, candidate_group: Any, 
 
 
 def _pictures(model: Any, read: Any) -> Any:
-    import torch
-
     from nearfar.modes import evaluating
 
     with evaluating(model), torch.no_grad():
