@@ -17,6 +17,7 @@ from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
 from nearfar.papers import PAPERS
 from nearfar.reproductions import module_of
+from nearfar.tally import tally
 
 SOURCE = Path(nearfar.__file__).parent
 ROOT = SOURCE.parent.parent
@@ -220,6 +221,8 @@ def test_papers_fit_a_terminal_of_80_columns():
     text = console.export_text()
     for paper in PAPERS:
         assert {paper.slug, paper.arxiv, *paper.recipes} <= set(text.split())
+        assert all(part in text for part in paper.verdict.split("; "))
+    assert f"All claims: {tally([claim for paper in PAPERS for claim in paper.claims])}" in " ".join(text.split())
 
 
 def test_unknown_command_lists_the_commands():

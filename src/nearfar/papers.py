@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nearfar import lookup
 from nearfar.tally import tally
@@ -46,8 +46,13 @@ class Paper:
     def verdict(self) -> str:
         """The verdict of the recorded reproduction, such as '3 of 4 decided: 2 hold, 1 reversed'; '' where none is
         recorded. Claims against a constant and premises are counted apart."""
+        return tally(self.claims)
+
+    @property
+    def claims(self) -> list[dict[str, Any]]:
+        """The judged claims of the recorded reproduction; none where none is recorded."""
         record = files("nearfar") / "reproductions" / "results" / f"{self.slug}.json"
-        return tally(json.loads(record.read_text("utf-8")).get("claims", [])) if record.is_file() else ""
+        return json.loads(record.read_text("utf-8")).get("claims", []) if record.is_file() else []
 
 
 PAPERS = (
@@ -336,7 +341,12 @@ def as_markdown(papers: Iterable[Paper], pages: str = "docs/papers/") -> str:
             lines.append(
                 f"| {paper.kind} | {name} | {_arxiv(paper)} | `{paper.home[0]}` | {recipes} | {paper.verdict} |"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"All together: {_all_together(papers)}."])
+
+
+def _all_together(papers: Iterable[Paper]) -> str:
+    """The verdicts of all papers' claims, counted."""
+    return tally([claim for paper in papers for claim in paper.claims])
 
 
 def as_lists(papers: Iterable[Paper]) -> str:
@@ -363,11 +373,11 @@ def as_table(papers: Sequence[Paper]) -> Table:
     """The table for the terminal: the papers that are in, then the others, each part by kind."""
     from rich.table import Table
 
-    table = Table(title=f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in", box=None)
+    title = f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in"
+    table = Table(title=title, caption=f"All claims: {_all_together(papers)}", box=None)
     table.add_column("slug", no_wrap=True)  # what is typed stays in one piece, also in 80 columns
     table.add_column("arXiv", no_wrap=True)
-    table.add_column("module, and recipes", no_wrap=True)
-    table.add_column("verdict of its claims")
+    table.add_column("module, recipes, verdict of its claims", no_wrap=True)
     part = None
     for paper in in_order(papers):
         if part != (paper.is_in, paper.kind):
@@ -375,6 +385,7 @@ def as_table(papers: Sequence[Paper]) -> Table:
             heading = "bold" if paper.is_in else "bold dim"
             table.add_row(paper.kind, "", "" if paper.is_in else "not in yet", style=heading)
         where = [paper.home[0].removeprefix("nearfar."), *paper.recipes] if paper.is_in else []
+        where += [f"  {part}" for part in paper.verdict.split("; ") if part]
         style = None if paper.is_in else "dim"
-        table.add_row(paper.slug, paper.arxiv, "\n".join(where), paper.verdict, style=style)
+        table.add_row(paper.slug, paper.arxiv, "\n".join(where), style=style)
     return table
