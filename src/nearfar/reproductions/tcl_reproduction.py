@@ -4,7 +4,7 @@ modalities.
 Every arm trains the same small model, on the same frozen image tower, matching and masked words included, with a
 quarter of the captions wrong; only the contrastive terms differ. Contrast within is tested on emoji: trained in four
 styles, to be found in a fifth among all concepts; from a picture to another style, from a name to the rest of its
-description, and across. From global to local is tested on scenes of three coloured things, by pairs of things that
+description, and across. From global to local is tested on scenes of two coloured things, by pairs of things that
 training never shows.
 """
 
@@ -174,7 +174,7 @@ reproduction = Reproduction(
     pilot=3,
     grid=Grid(
         ARMS,
-        {"lr": [1e-3, 2e-3, 4e-3], "steps": [150, 300]},
+        {"lr": [2e-3, 4e-3, 8e-3], "steps": [150, 300]},
         validated,
         "mean of what the claims compare",
     ),

@@ -1,5 +1,5 @@
 """What TCL's reproduction trains and tests on, read once for all seeds by a frozen image tower: emoji in four styles
-and in a fifth, and scenes of three coloured things."""
+and in a fifth, and scenes of two coloured things."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DATA: dict[str, Any] = {
     "tower": {"image": MODEL["image"], "image_size": MODEL["image_size"], "kept": 128},
     "emoji": {"unseen": "fluent-3d", "seen": "noto", "concepts": None, "validation": 382},
     "scenes": {
-        "make": {"objects": 3, "vocabulary": "basic", "styles": ["noto"], "relations": ["left of", "above"]},
+        "make": {"objects": 2, "vocabulary": "basic", "styles": ["noto"], "relations": ["left of", "above"]},
         "size": 128,
         "train": 3000,
         "val": 300,
         "test": 1000,
     },
     # A mirror image or another colour would contradict the captions of scenes.
-    "views": {"emoji": ["moco", "moco"], "scenes": [{"crop": [0.5, 1.0], "canvas": 1.5, "blur": [0.5]}] * 2},
+    "views": {"emoji": ["moco", "moco"], "scenes": [{"crop": [0.8, 1.0], "canvas": 1.25, "blur": [0.5]}] * 2},
 }
 
 
@@ -83,7 +83,7 @@ def _read_scenes() -> tuple[Any, _Reduced]:
 
 
 def _made(split: str) -> Any:
-    """Scenes with their fullest caption, which names all things; the first two are a pair that the split owns."""
+    """Scenes with their fullest caption, which says all; the two things are a pair that the split owns."""
     from nearfar.data.scenes import scenes
 
     config = DATA["scenes"]
