@@ -10,6 +10,7 @@ import nearfar
 from nearfar.errors import UserError
 from nearfar.models.language.model import LanguageModel, language_model
 from nearfar.models.language.text_encoder import TextEncoder, text_encoder
+from nearfar.training.recipe.recipe_model import build_model
 
 TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 20}
 TEXTS = ["a red fox", "the ship at sea runs", "cat"]
@@ -112,3 +113,35 @@ def test_an_encoder_of_texts_is_handed_on(tokenizer):
         assert nearfar.load(model) is model
     with pytest.raises(UserError, match="brings no tokenizer"):
         text_encoder({"model_type": "bert", **TOWER})
+
+
+def test_an_instance_of_transformers_is_opened_with_its_tokenizer(bert, tokenizer):
+    folder, model = bert
+    encoder = nearfar.load(model, tokenizer=tokenizer)
+    assert (type(encoder), encoder.text.pooling, encoder.training) == (TextEncoder, "mean", False)
+    by_folder = nearfar.load(folder)
+    with torch.no_grad():
+        same = encoder.encode_text(encoder.tokenize(TEXTS)), by_folder.encode_text(by_folder.tokenize(TEXTS))
+    torch.testing.assert_close(*same)
+    assert next(encoder.parameters()) is not next(model.parameters()), "a copy: the instance stays as it is"
+    with pytest.raises(UserError, match=r"a BertModel comes without its tokenizer: load\(model, tokenizer=...\)"):
+        nearfar.load(model)
+
+
+def test_an_instance_with_a_head_of_words(tokenizer):
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+    gpt = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=len(tokenizer)))
+    model = nearfar.load(gpt, tokenizer=tokenizer)
+    assert isinstance(model, LanguageModel)
+    assert torch.equal(model.lm.transformer.wte.weight, gpt.transformer.wte.weight)
+    with pytest.raises(UserError, match=r"a BertForMaskedLM predicts words .*model.base_model"):
+        nearfar.load(BertForMaskedLM(BertConfig(**TOWER)), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("settings", [{"freeze": ["text"]}, {"lora": {"text": {"rank": 2}}}])
+def test_a_recipe_says_that_its_parts_are_neither_frozen_nor_adapted(settings, bert):
+    folder, _ = bert
+    setting = next(iter(settings))
+    with pytest.raises(UserError, match=rf"{setting}: a TextEncoder is trained whole.*leave model\.{setting} out"):
+        build_model({"load": str(folder), **settings}, None)

@@ -48,6 +48,15 @@ class Slow(Pairs):
         time.sleep(self.seconds)
 
 
+def best_of(recipe: str, out: str) -> list[bytes]:
+    """The best model of the first stage, the model that the second one made of it, and whether blocks were split."""
+    from nearfar.training.state import sharding
+
+    first, second = load(recipe).run(out, resume=True)
+    files = (first.folder / "model-best" / "model.safetensors", second.folder / "model" / "model.safetensors")
+    return [*(file.read_bytes() for file in files), bytes([sharding.enabled()])]
+
+
 def on_ranks(recipe: str, out: str) -> bytes:
     """Every process takes part in all stages; the main one computes what is kept."""
     load(recipe).run(out, resume=True)

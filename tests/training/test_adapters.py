@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from toy import Pairs, loader
+from toy import Pairs, Plain, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
@@ -71,3 +71,33 @@ def test_in_a_lightning_module(ours, tmp_path):
             lightning_module(method, steps=STEPS, config=CONFIG), DataLoader(BatchDataset(loader()), batch_size=None)
         )
     check(method.state_dict(), ours)
+
+
+class Counting(Plain):
+    """Without embeddings, so that our own loop accumulates, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def after_step(self, step):
+        self.steps.append(step)
+
+
+def test_accumulated_under_lightning_as_in_our_own_loop(tmp_path):
+    """Batches of one size; `after_step` comes once a step of the optimiser, not once a batch."""
+    import lightning
+
+    settings = CONFIG.with_overrides({"steps": 4, "accumulate": 2})
+    own = train(Counting(), loader(), config=settings, progress=False).method
+    method = Counting()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(
+            max_steps=4, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        module = lightning_module(method, steps=4, config=settings)
+        trainer.fit(module, DataLoader(BatchDataset(loader()), batch_size=None))
+    check(method.state_dict(), own.state_dict())
+    assert method.steps == own.steps == [1, 2, 3, 4]

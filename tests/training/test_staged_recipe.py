@@ -1,5 +1,6 @@
 """Recipes of stages: read, checked, overridden, run, killed and resumed."""
 
+import json
 import random
 import shutil
 import signal
@@ -10,7 +11,9 @@ import pytest
 import ranks
 import torch
 import yaml
-from stage_work import on_ranks, run_recipe
+from PIL import Image
+from safetensors import torch as safetensors
+from stage_work import best_of, on_ranks, run_recipe
 
 import nearfar
 from nearfar import cli, files
@@ -18,6 +21,7 @@ from nearfar.errors import UserError
 from nearfar.training.recipe import load
 from nearfar.training.state.run_checkpoint import weights
 
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 KEPT = "checkpoints/last/method.safetensors"
 
 
@@ -244,3 +248,49 @@ def test_the_validation_data_get_columns_too(staged, tmp_path):
     own = dict(zip(built.validated_on.texts(), built.validated_on.column("label"), strict=True))
     assert len(own) == 6
     assert own == {text: labels[text] for text in own}
+
+
+def test_a_protocol_may_watch_a_column_that_an_earlier_stage_keeps(staged, photos, tmp_path):
+    """`knn` needs labels, which the validation data get from the first stage: known before anything is trained."""
+    for i, path in enumerate(sorted(photos.glob("*.png"))):
+        if path.name != "07.png":  # the broken one
+            with Image.open(path) as picture:
+                picture.putpixel((i % 20, 3), (i, i, i))  # no two pictures are one thing
+                picture.save(path)
+    values = yaml.safe_load(staged.read_text())
+    values["data"]["validation"] = values["data"]["train"]
+    values["stages"][1]["evaluation"] = {"watch": ["knn"]}
+    values["stages"][1]["training"] |= {"monitor": "val_knn/top1", "eval_every": 3}
+    staged.write_text(yaml.safe_dump(values))
+    _, second = load(staged).run(tmp_path / "run")
+    rows = [json.loads(line) for line in (second.folder / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_knn/top1" in row] == [3, 6]
+    assert (second.folder / "checkpoints" / "best").is_dir()
+
+    values["stages"][1]["data"] = {"columns": {"other": "previous/group"}}
+    staged.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"knn cannot be measured on data\.validation, as .* has no labels"):
+        load(staged).run(tmp_path / "other")
+    assert not (tmp_path / "other" / "1-heads").exists(), "said before the first stage"
+
+
+def test_the_second_stage_goes_on_from_the_best_of_a_sharded_run(staged, tmp_path):
+    """Two processes that split the model find the same best as one, and go on from the same weights."""
+    values = yaml.safe_load(staged.read_text())
+    values["data"]["validation"] = values["data"]["train"]
+    values["training"] |= {"batch_size": 8, "chunk": 4}
+    values["stages"][0]["training"] = {"steps": 3, "eval_every": 1, "save_every": 1, "keep": 9}
+    values["stages"][1]["model"]["load"] = "previous/best"
+    values["stages"][1]["training"] = {"steps": 1, "lr": "1e-20"}
+    staged.write_text(yaml.safe_dump(values))
+    (best, end, split), other = ranks.run(best_of, 2, str(staged), str(tmp_path / "run"), env=FSDP)
+    assert [best, end, split] == other
+    assert split == b"\x01"
+    saved = weights((tmp_path / "run/1-heads/checkpoints/best").resolve())
+    for name, value in safetensors.load(best).items():
+        assert torch.equal(value, saved[f"model.{name}"]), name
+    alone = best_of(str(staged), str(tmp_path / "alone"))
+    for ours, theirs in zip((best, end), alone, strict=False):
+        tensors = safetensors.load(theirs)
+        for name, value in safetensors.load(ours).items():
+            torch.testing.assert_close(value, tensors[name], rtol=1e-3, atol=1e-4)

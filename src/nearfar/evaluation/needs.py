@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from nearfar import lookup
@@ -36,7 +36,12 @@ UNABLE = {
 
 
 def missing_in_source(
-    protocol: str, source: Any, *, captions: int | None = None, options: Mapping[str, Any] | None = None
+    protocol: str,
+    source: Any,
+    *,
+    captions: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    joined: Collection[str] = (),
 ) -> str | None:
     """Why a protocol cannot be measured on data; None where nothing speaks against it.
 
@@ -46,6 +51,7 @@ def missing_in_source(
             `map` may have brought without saying so.
         captions: how many captions of each image count; None: all.
         options: the protocol's own settings.
+        joined: columns that the source will get before it is measured.
 
     >>> from nearfar.data import Records
     >>> photos = Records([{"image": "a.png", "text": "a cat"}], name="photos")
@@ -58,7 +64,7 @@ def missing_in_source(
         return None
     for key in row.needed_columns:
         key = _filled(key, row, options)
-        if not any(has_column(source, column) for column in key.split("|")):
+        if not any(column in joined or has_column(source, column) for column in key.split("|")):
             columns = ", ".join(source.columns)
             remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in key.split("|")))
             return f"{source.name} has no {_called(key)} (its columns are: {columns}): {remedy}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
-from nearfar.models.language.model import language_model
+from nearfar.models.language.model import LanguageModel, language_model
 from nearfar.models.language.sentence_folder import SentenceFolder
 from nearfar.models.language.text_encoder import text_encoder
 from nearfar.models.presets import PRESETS, create
@@ -29,10 +30,10 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
 
     Args:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
-            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...); a folder or
-            hub name of a sentence encoder, a language model or another transformers model that reads texts; an
-            open_clip model; the name of a pretrained preset (`"towers"`) or of what comes in packages (`"minilm"`,
-            `"smollm2"`); or an encoder already.
+            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of a
+            language model, or of another transformers model that reads texts; a folder or hub name of a sentence
+            encoder; an open_clip model; the name of a pretrained preset (`"towers"`) or of what comes in packages
+            (`"minilm"`, `"smollm2"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
             image processor; without one pictures are prepared as its family is known to be trained.
@@ -63,10 +64,28 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         from nearfar.models.dual.open_clip import OpenClipEncoder
 
         return OpenClipEncoder(model, tokenizer=tokenizer, preprocess=preprocess)
+    if getattr(model, "main_input_name", None) == "input_ids" and hasattr(model, "get_input_embeddings"):
+        return _of_texts(model, tokenizer)
     raise UserError(
         f"cannot make an encoder of a {type(model).__name__}: pass a model with encode_image and encode_text, a "
         "CLIP-like transformers model, or the folder or name of one"
     )
+
+
+def _of_texts(model: Any, tokenizer: Any) -> Any:
+    """An encoder around a copy of a transformers model that reads texts."""
+    if tokenizer is None:
+        raise UserError(
+            f"a {type(model).__name__} comes without its tokenizer: load(model, tokenizer=...), or load its folder"
+        )
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        return text_encoder(deepcopy(model), tokenizer=tokenizer).train(model.training)
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise UserError(
+            f"a {type(model).__name__} predicts words and gives no embedding of a text: load the model inside it "
+            "(model.base_model)"
+        )
+    return LanguageModel(deepcopy(model), tokenizer)
 
 
 def _named(name: str | Path, tokenizer: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -77,13 +78,16 @@ def check_data(config: TrainConfig, records: int) -> None:
         config.warmup_steps(max(1, round(config.epochs * batches / config.accumulate)))
 
 
-def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, model: Any = None) -> None:
+def check_evaluation(
+    settings: EvaluationConfig, *, data: Any, validation: Any, model: Any = None, joined: Collection[str] = ()
+) -> None:
     """Protocols that the data, or the model, cannot give, which would fail only after the training.
 
     Args:
         settings: a recipe's section `evaluation`.
         data, validation: the sources of `evaluation.data` and `data.validation`; None where there are none.
         model: what is to be trained: then the model is checked, not the data.
+        joined: columns that earlier stages keep, which the validation data get before they are measured.
 
     Raises:
         UserError: protocols to watch without validation data; a protocol that cannot be measured.
@@ -94,13 +98,15 @@ def check_evaluation(settings: EvaluationConfig, *, data: Any, validation: Any, 
         raise UserError("recipe, evaluation.watch: there is no data.validation to watch.")
     # Every evaluation embeds the data, as geometry does.
     protocols, options_of = settings.protocols or ["geometry"], settings.options
-    measured = [("evaluation.data", data, name, options_of.get(name)) for name in protocols] if data is not None else []
-    measured += [("data.validation", validation, name, None) for name in settings.watch]
-    for where, source, name, options in measured:
+    measured: list[tuple[str, Any, str, Any, Collection[str]]] = []
+    if data is not None:
+        measured += [("evaluation.data", data, name, options_of.get(name), ()) for name in protocols]
+    measured += [("data.validation", validation, name, None, joined) for name in settings.watch]
+    for where, source, name, options, more in measured:
         if model is not None:
             why = missing_in_model(name, model, source)
         else:
-            why = missing_in_source(name, source, captions=settings.captions, options=options)
+            why = missing_in_source(name, source, captions=settings.captions, options=options, joined=more)
         if why:
             raise UserError(f"recipe, section evaluation: {name} cannot be measured on {where}, as {why}.")
 

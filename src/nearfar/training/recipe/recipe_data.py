@@ -46,7 +46,7 @@ def open_data(recipe: Recipe) -> OpenedData:
     check_method(config, chosen(recipe.method, recipe.trust)[0])
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
     validated_on = open_spec("data.validation", data.validation) if data.validation else None
-    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on)
+    check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
     source = open_spec("data.train", data.train, limit=data.limit)
     if hasattr(source, "__len__"):
         check_data(config, len(source) * (2 if data.hard_images else 1))

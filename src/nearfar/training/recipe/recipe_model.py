@@ -54,10 +54,16 @@ def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
         if getattr(model, "tokenizer", None) is None:
             raise UserError(f"recipe, model.clean_captions: a {type(model).__name__} has no tokenizer to clean with.")
         model.tokenizer = cleaning(model.tokenizer)
-    frozen = settings.get("freeze")
+    frozen, adapters = settings.get("freeze"), _adapters(settings.get("lora") or {})
+    for setting, given, ability in (("freeze", frozen, "freeze"), ("lora", adapters, "add_lora")):
+        if given and not hasattr(model, ability):
+            raise UserError(
+                f"recipe, model.{setting}: a {type(model).__name__} is trained whole; its parts are neither frozen nor "
+                f"adapted: leave model.{setting} out, or take a model of two towers (model.preset)."
+            )
     if "load" in settings and frozen is not None and (thawed := _thawed(model)):
         model.unfreeze(*thawed)
-    for tower, options in _adapters(settings.get("lora") or {}).items():
+    for tower, options in adapters.items():
         with named("model.lora"):
             model.add_lora(tower, **options)
     if frozen:
