@@ -11,7 +11,9 @@ CACHES = (views_read._emoji, views_read._read_emoji, views_read._scenes, views_r
 @pytest.fixture
 def small(monkeypatch):
     """Ten concepts, and some scenes: the same code, in seconds."""
-    monkeypatch.setitem(views_read.DATA, "emoji", {**views_read.DATA["emoji"], "concepts": 10, "validation": 3})
+    monkeypatch.setitem(
+        views_read.DATA, "emoji", {**views_read.DATA["emoji"], "concepts": 10, "validation": 3, "trained": 5}
+    )
     few = {**views_read.DATA["scenes"], "size": 64, "train": 24, "val": 6, "test": 12}
     monkeypatch.setitem(views_read.DATA, "scenes", few)
     monkeypatch.setitem(tcl.CONFIG, "training", {**tcl.CONFIG["training"], "batch_size": 8})
@@ -28,19 +30,23 @@ def test_a_seed_measures_what_the_claims_compare_and_settings_are_chosen_beside_
             assert arm is None or 0 <= float(arms[arm][claim.metric]) <= 1
     assert arms["emoji: chance"]["R@1"] == arms["emoji: chance"]["image to image R@1"] == pytest.approx(0.1)
     assert arms["scenes: chance"]["R@10"] == pytest.approx(10 / 12)
-    assert len(arms["emoji: CMA"]["R@10"].values) == 2 * 7  # the seven concepts that chose no setting, both ways
+    assert len(arms["emoji: CMA"]["R@10"].values) == 2 * 5  # what the seed trained on, both ways
     assert 0 <= tcl.validated("emoji: CMA + IMC", {"lr": 1e-3, "steps": 1}, 1000) <= 1
 
-    test, val = tcl.data_of("emoji", "test"), tcl.data_of("emoji", "val")
-    assert sorted(test.queries + val.queries) == list(range(10))
-    assert test.train is val.train
-    assert len(test.train.texts) == 4 * 10
-    assert test.train.image.shape == (2, 40, 17, 128)
-    spread = test.train.image[0][:, 1:].flatten(0, 1).std(0)
+    test, other, val = (tcl.data_of("emoji", *drawn) for drawn in (("test", 0), ("test", 1), ("val", 1000)))
+    assert len(test.queries) == len(other.queries) == 5
+    assert test.queries != other.queries
+    assert len(val.queries) == 3
+    assert set(val.queries).isdisjoint(test.queries + other.queries)
+    assert len(test.gallery.texts) == len(test.seen.texts) == 10
+    taught = test.gallery.numbers["group"][test.queries].tolist()
+    assert sorted(test.train.numbers["group"].tolist()) == sorted(4 * taught)
+    assert test.train.image.shape == (2, 20, 17, 128)
+    spread = views_read._read_emoji()[0].image[0][:, 1:].flatten(0, 1).std(0)
     assert spread.tolist() == pytest.approx([1.0] * 128, rel=1e-2)
     assert bool((test.train.image[0] != test.train.image[1]).any())  # two views, not one twice
     assert set(test.gallery.numbers["domain"].tolist()).isdisjoint(test.train.numbers["domain"].tolist())
-    shown, asked = (tcl.data_of("scenes", "test"), tcl.data_of("scenes", "val"))
+    shown, asked = (tcl.data_of("scenes", split, 0) for split in ("test", "val"))
     assert set(shown.gallery.numbers["group"].tolist()).isdisjoint(asked.gallery.numbers["group"].tolist())
     assert all(len(own) == 1 and len(own[0].split()) > 6 for own in shown.train.texts)  # both things, and where
 

@@ -2,10 +2,10 @@
 modalities.
 
 Every arm trains the same small model, on the same frozen image tower, matching and masked words included, with a
-quarter of the captions wrong; only the contrastive terms differ. Contrast within is tested on emoji: trained in four
-styles, to be found in a fifth among all concepts; from a picture to another style, from a name to the rest of its
-description, and across. From global to local is tested on scenes of two coloured things, by pairs of things that
-training never shows.
+quarter of the captions wrong; only the contrastive terms differ. Contrast within is tested on emoji: a seed's concepts
+are trained in four styles, to be found in a fifth among all concepts; from a picture to another style, from a name to
+the rest of its description, and across. From global to local is tested on scenes of two coloured things, by pairs of
+things that training never shows.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ def run(seed: int, chosen: dict[str, Setting]) -> Arms:
     """All arms on one seed, each with its own setting, beside the expectation of a random order."""
     arms: Arms = {}
     for world in ("emoji", "scenes"):
-        arms[f"{world}: chance"] = dict(chance(data_of(world, "test")))
+        arms[f"{world}: chance"] = dict(chance(data_of(world, "test", seed)))
     for arm in ARMS:
-        data = data_of(_world(arm), "test")
+        data = data_of(_world(arm), "test", seed)
         arms[arm] = measured(fitted(arm, data.train, seed, chosen[arm]), data)
     return arms
 
 
 def validated(arm: str, setting: Setting, seed: int) -> float:
     """The mean of what the claims compare, on concepts or scenes that are never tested."""
-    data = data_of(_world(arm), "val")
+    data = data_of(_world(arm), "val", seed)
     found = measured(fitted(arm, data.train, seed, setting), data)
     compared = [name for name in found if name != "R@1"]
     return sum(float(found[name]) for name in compared) / len(compared)
@@ -153,11 +153,10 @@ reproduction = Reproduction(
     claims=[
         *(
             Claim(
-                f"contrast across modalities retrieves {world}, by 10 points above chance",
+                f"contrast across modalities retrieves {world}",
                 f"{world}: CMA",
                 f"{world}: chance",
                 "R@10",
-                margin=0.1,
                 premise=True,
             )
             for world in ("emoji", "scenes")
@@ -183,7 +182,7 @@ reproduction = Reproduction(
         "The terms have the paper's weights, a half each, so that the first arm is ALBEF and the others add to it. A "
         "bridge, a trained layer on the frozen tower's tokens, is what the local terms can move. Samples of one "
         "concept, or of scenes that show the same, are never each other's negatives, as in ALBEF's fine-tuning. Text "
-        "to text is between captions of concepts that training shows. Seeds draw the start, the order and which "
-        "captions are wrong; what is trained and tested on is the same for all."
+        "to text is between captions of concepts that training shows. Seeds draw the start, the order, which captions "
+        "are wrong, and of emoji the concepts; scenes are the same for all."
     ),
 )

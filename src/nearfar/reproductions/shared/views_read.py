@@ -15,7 +15,7 @@ from nearfar.reproductions.shared.grid_encoder import Reduction
 
 DATA: dict[str, Any] = {
     "tower": {"image": MODEL["image"], "image_size": MODEL["image_size"], "kept": 128},
-    "emoji": {"unseen": "fluent-3d", "seen": "noto", "concepts": None, "validation": 382},
+    "emoji": {"unseen": "fluent-3d", "seen": "noto", "concepts": None, "validation": 382, "trained": 200},
     "scenes": {
         "make": {"objects": 2, "vocabulary": "basic", "styles": ["noto"], "relations": ["left of", "above"]},
         "size": 128,
@@ -29,8 +29,8 @@ DATA: dict[str, Any] = {
 
 
 class Data(NamedTuple):
-    """What the frozen tower read, once for all seeds: what is trained on, in two views; what is tested or validated on,
-    with the rows of it that ask; and of emoji the same in a style that training shows."""
+    """What the frozen tower read, once for all seeds: what is trained on, in two views; the gallery, with the rows of
+    it that ask; and of emoji the same gallery in a style that training shows."""
 
     train: Any
     gallery: Any
@@ -38,17 +38,22 @@ class Data(NamedTuple):
     seen: Any = None
 
 
-def data_of(world: str, split: str) -> Data:
-    """Of the "emoji" or the "scenes": "test" to be tested on, "val" to choose settings on."""
-    return _emoji(split) if world == "emoji" else _scenes(split)
+def data_of(world: str, split: str, seed: int) -> Data:
+    """Of the "emoji" or the "scenes": "test" to be tested on, "val" to choose settings on. A seed draws its own
+    concepts; all concepts are the gallery."""
+    return _emoji(split, seed) if world == "emoji" else _scenes(split)
 
 
 @cache
-def _emoji(split: str) -> Data:
+def _emoji(split: str, seed: int) -> Data:
     train, unseen, seen = _read_emoji()
     rows = random.Random(0).sample(range(len(unseen.texts)), len(unseen.texts))
-    first = DATA["emoji"]["validation"]
-    return Data(train, unseen, sorted(rows[:first] if split == "val" else rows[first:]), seen)
+    config, group = DATA["emoji"], unseen.numbers["group"].tolist()
+    own = rows[: config["validation"]] if split == "val" else rows[config["validation"] :]
+    drawn = sorted(random.Random(seed).sample(own, min(config["trained"], len(own))))
+    taught = {group[row] for row in drawn}
+    kept = [row for row, each in enumerate(train.numbers["group"].tolist()) if each in taught]
+    return Data(_loader(train.features.take(kept)), unseen, drawn, seen)
 
 
 @cache
@@ -114,8 +119,11 @@ class _Reduced:
         self.reduction = Reduction(train.image[0][:, 1:], kept=DATA["tower"]["kept"])
 
     def __call__(self, read: Any) -> Any:
-        from nearfar.embedding.feature_loader import FeatureLoader, captions_only, tokens_of
-
         kept = [self.reduction(view).unflatten(1, (view.shape[1], -1)) for view in read.image]
-        features = replace(read.features, image=torch.stack(kept))
-        return FeatureLoader(features, captions_only(tokens_of(_tower())), batch_size=1, shuffle=False)
+        return _loader(replace(read.features, image=torch.stack(kept)))
+
+
+def _loader(features: Any) -> Any:
+    from nearfar.embedding.feature_loader import FeatureLoader, captions_only, tokens_of
+
+    return FeatureLoader(features, captions_only(tokens_of(_tower())), batch_size=1, shuffle=False)
