@@ -71,6 +71,18 @@ def test_temperature_is_a_divisor_everywhere(tokenizer):
     assert load(align(tokenizer), tokenizer=tokenizer).temperature == 1.0
 
 
+def test_training_goes_on_from_scale_and_bias_of_a_checkpoint(tokenizer):
+    from nearfar.methods import SigLIP
+
+    ours = load(siglip(tokenizer), tokenizer=tokenizer)
+    method = SigLIP(ours)
+    assert method.loss.temperature().item() == pytest.approx(math.exp(-2.0))
+    assert method.loss.bias.item() == -3.0
+    method.loss.bias.data.fill_(-6.5)
+    method.hand_over()
+    assert ours.bias == -6.5
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_loaded_checkpoints_can_be_adapted_saved_and_opened_again(name, tokenizer, tmp_path):
     ours = load(MODELS[name](tokenizer), tokenizer=tokenizer).add_lora("text", rank=2).freeze("image").eval()

@@ -54,9 +54,14 @@ class Classifier(ABC):
         best = self.decision_function(embeddings).argmax(axis=1)
         return self.classes_[best]
 
-    def predict_proba(self, embeddings: Tensor | ArrayLike, *, temperature: float = 0.01) -> NDArray[np.float32]:
-        """Softmax of the scores over `temperature` (for cosines CLIP models end near 0.01): `[N, C]` float32 of
-        embeddings `[N, D]`. Raises as `decision_function`."""
+    def softmax_temperature(self) -> float:
+        """What `predict_proba` divides scores by where nothing is stated: 0.01, where CLIP models end."""
+        return 0.01
+
+    def predict_proba(self, embeddings: Tensor | ArrayLike, *, temperature: float | None = None) -> NDArray[np.float32]:
+        """Softmax of the scores over `temperature` (None: `softmax_temperature`): `[N, C]` float32 of embeddings
+        `[N, D]`. Raises as `decision_function`."""
+        temperature = self.softmax_temperature() if temperature is None else temperature
         return torch.from_numpy(self.decision_function(embeddings) / temperature).softmax(dim=1).numpy()
 
     def score(self, embeddings: Tensor | ArrayLike, labels: ArrayLike) -> float:

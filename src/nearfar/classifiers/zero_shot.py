@@ -68,6 +68,10 @@ class ZeroShotClassifier(Classifier):
         self.n_features_in_ = self.prototypes_.shape[1]
         return self
 
+    def softmax_temperature(self) -> float:
+        """The model's own temperature, or 0.01."""
+        return getattr(self.encoder, "temperature", None) or super().softmax_temperature()
+
     def scores(self, embeddings: Tensor) -> Tensor:
         """Cosine of each embedding with each class, `[N, C]`."""
         return embeddings @ self.prototypes_.T

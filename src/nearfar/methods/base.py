@@ -122,6 +122,20 @@ class Method(nn.Module, ABC):
         `encode_image`, `encode_text` ... do. Streams cannot be embedded whole: `UserError`.
         """
 
+    def learned(self) -> dict[str, float]:
+        """What the method has learned beside the model's weights, and the model is used with: `temperature`, and
+        others by the names of the model's attributes. Read at the end of training, by checkpoints and by the adapters
+        for other loops, which give it to the model. Here: the temperature, where the method has one and not several.
+        """
+        found = [module for module in self.modules() if isinstance(module, Temperature)]
+        return {"temperature": found[0]().item()} if len(found) == 1 else {}
+
+    def hand_over(self) -> None:
+        """Give the model what was `learned`, where it has attributes of these names that hold a number or None."""
+        for name, value in self.learned().items():
+            if isinstance(getattr(self.encoder, name, self), (float, type(None))):
+                setattr(self.encoder, name, value)
+
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's parameter groups. By default weight decay spares vectors and scalars (biases, norms,
         temperatures), as in the papers' code."""

@@ -51,6 +51,9 @@ def for_trainer(method: Method, loader: Iterable[Batch]) -> dict[str, Any]:
                 method.after_epoch(epoch, refresh)
             self.ended = ended
 
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            method.hand_over()
+
         def begun_at(self, used: int) -> int:
             return sum(end < used for end in batches.ends) if self.ended is None else self.ended
 
@@ -123,6 +126,9 @@ def lightning_module(
 
         def on_train_epoch_end(self) -> None:
             self.method.after_epoch(self.current_epoch, refresh)
+
+        def on_train_end(self) -> None:
+            self.method.hand_over()
 
         def configure_optimizers(self) -> dict[str, Any]:
             optimizer = build_optimizer(self.method, settings)

@@ -15,11 +15,19 @@ def check_call(
     model: Any, arguments: Mapping[str, Any], *, k: int, alpha: float, sample_steps: int, num_return_sequences: int
 ) -> None:
     """Check what `contrastive_search` was given; raises UserError."""
+    if "generation_config" in arguments and "past_key_values" in arguments and "logits_processor" in arguments:
+        raise UserError(
+            "custom_generate takes the hook, not the function: model.generate(ids, custom_generate="
+            "nearfar.decoding.contrastive_search_generate, penalty_alpha=0.6, top_k=4), or call "
+            "contrastive_search(model, ids) by itself"
+        )
     check_values(model, k, alpha)
     ids = arguments.get("input_ids")
     if ids is None:
         raise UserError(f"inputs holds no 'input_ids', only {sorted(arguments)}: pass what the tokenizer returned")
     check_prompt(model, ids, arguments.get("attention_mask"))
+    config = arguments.get("generation_config") or getattr(model, "generation_config", None)
+    check_cache_kind(arguments.get("cache_implementation") or getattr(config, "cache_implementation", None))
     if sample_steps < 0:
         raise UserError(f"sample_steps must be 0 or more, not {sample_steps}")
     if num_return_sequences > 1 and sample_steps == 0:
@@ -53,11 +61,7 @@ def check_settings(
             "contrastive search returns no attentions or hidden states: run the model once over the sequences it "
             "returned to have them"
         )
-    if config.cache_implementation not in (None, "dynamic"):
-        raise UserError(
-            f"contrastive search keeps its own growing cache: leave cache_implementation unset, not "
-            f"{config.cache_implementation!r}"
-        )
+    check_cache_kind(config.cache_implementation)
     if config.prefill_chunk_size is not None:
         raise UserError("contrastive search reads the prompt in one pass: leave prefill_chunk_size unset")
     if synced_gpus:
@@ -92,6 +96,14 @@ def check_prompt(model: Any, ids: Tensor, mask: Tensor | None) -> None:
         raise UserError(f"row {int(empty.nonzero()[0])} of the prompt is all padding: give it at least one token")
     if (mask[:, -1] == 0).any():
         raise UserError("the prompts are padded on the right: set tokenizer.padding_side = 'left'")
+
+
+def check_cache_kind(name: str | None) -> None:
+    """Only the dynamic cache: others copy, fix or quantise what is read again at every step."""
+    if name not in (None, "dynamic"):
+        raise UserError(
+            f"contrastive search keeps its own growing cache: leave cache_implementation unset, not {name!r}"
+        )
 
 
 def check_cache(cache: Any) -> None:

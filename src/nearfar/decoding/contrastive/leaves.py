@@ -82,9 +82,9 @@ class LeafStepper:
 
     def _mask(self, among: int) -> Any:
         """The leaves' attention mask `[B or 1, 1, k, length + k]`: one, or one a kind of layer where kinds differ."""
-        if among == 1 and self.prefix is None:
-            return None  # one leaf sees everything there is: the case of greedy search
         kinds = {layer.window: layer.window_start() for layer in self.cache.layers}
+        if among == 1 and self.prefix is None and set(kinds) == {None}:
+            return None  # one leaf sees everything there is: the case of greedy search
         masks = {window: self._mask_from(start, among) for window, start in kinds.items()}
         if len(masks) == 1:
             return next(iter(masks.values()))

@@ -15,6 +15,7 @@ from nearfar.decoding.contrastive.copying import CopyingStepper
 from nearfar.decoding.contrastive.few_rows import few_rows
 from nearfar.decoding.contrastive.growing import GrowingTensor
 from nearfar.decoding.contrastive.leaves import LeafStepper, refusal
+from nearfar.decoding.contrastive.positions import Positions
 from nearfar.decoding.contrastive.rerank import Ranking, largest_cosine, rank, unit
 from nearfar.errors import UserError
 
@@ -38,6 +39,7 @@ def decode(
     """Decode until every sequence has ended. Arguments as `contrastive_search` and `generate` prepared them."""
     stepper = _stepper(model, model_kwargs, strategy)
     mask = model_kwargs.get("decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask")
+    positions = Positions(model, ids, mask)
     sampler = NucleusSampler(sample_top_p, seed, ids.device) if sample_steps else None
     candidates_a_step = 1 if alpha == 0 else k  # without a penalty the likeliest wins: greedy search
     record = StepRecord(config)
@@ -54,6 +56,7 @@ def decode(
             else:
                 candidates = _likeliest(probs, scores, candidates_a_step)
             choice = TokenChoice(probs.gather(1, candidates), context, alpha, sequences.added)
+            positions.check(sequences.added)
             raw = logits
             hidden, logits = stepper.advance(candidates, choice)
             context.append(hidden)

@@ -24,7 +24,8 @@ class ALBEF(Method):
 
     Args:
         model: the dual encoder with its fusion encoder; `.model` is what to evaluate, save, and re-rank with.
-        temperature: initial tau, a learned divisor kept within (0.001, 0.5) (paper: 0.07).
+        temperature: initial tau, a learned divisor kept within (0.001, 0.5). None: the model's own, if it was trained
+            before, else the paper's 0.07.
         momentum: of the teacher (paper: 0.995).
         queue_size: features kept a modality (paper: 65,536); a multiple of the global batch; 0 for none.
         alpha: the teacher's share of the targets (paper: 0.4); 0 switches distillation off.
@@ -50,7 +51,7 @@ class ALBEF(Method):
         self,
         model: FusionModel,
         *,
-        temperature: float = 0.07,
+        temperature: float | None = None,
         momentum: float = 0.995,
         queue_size: int = 65536,
         alpha: float = 0.4,

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from nearfar.losses import InfoNCE, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
+from nearfar.methods.parts.temperature_start import start_temperature
 
 
 class ALIGN(EmbeddingMethod):
@@ -23,7 +24,7 @@ class ALIGN(EmbeddingMethod):
 
     Args:
         model: the dual encoder to train; `.model` is what to evaluate and save.
-        temperature: initial sigma, a divisor (paper: 1.0).
+        temperature: initial sigma, a divisor. None: the model's own, if it was trained before, else the paper's 1.0.
         label_smoothing: eps, spread over the columns of the global batch (paper: 0.1).
         bounds: keeps sigma within them after each step. The paper leaves sigma free, which is the default; a large
             learning rate can then drive it through zero.
@@ -45,14 +46,15 @@ class ALIGN(EmbeddingMethod):
         self,
         model: nn.Module,
         *,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         label_smoothing: float = 0.1,
         bounds: tuple[float, float] | None = None,
         exclude_duplicates: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        sigma = Temperature(temperature, parametrisation="divisor", bounds=bounds)
+        start = start_temperature(model, temperature, 1.0, bounds=bounds)
+        sigma = Temperature(start, parametrisation="divisor", bounds=bounds)
         self.loss = InfoNCE(sigma, directions="sum", label_smoothing=label_smoothing)
         self.exclude_duplicates = exclude_duplicates
 

@@ -10,6 +10,7 @@ from nearfar.losses import InfoNCE
 from nearfar.losses.temperature import RELEASED_BY_CLIP, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
+from nearfar.methods.parts.temperature_start import start_temperature
 
 
 class CLIP(EmbeddingMethod):
@@ -17,7 +18,8 @@ class CLIP(EmbeddingMethod):
 
     Args:
         model: the dual encoder to train; `.model` is what to evaluate and save.
-        temperature: initial temperature, learned on a log scale and kept within [0.01, 1] (paper: 0.07).
+        temperature: initial temperature, learned on a log scale and kept within [0.01, 1]. None: the model's own, if
+            it was trained before, else the paper's 0.07.
         learn_temperature: whether it is trained.
         label_smoothing: the paper has none.
         exclude_duplicates: leave samples of one `group` out of each other's negatives.
@@ -36,14 +38,15 @@ class CLIP(EmbeddingMethod):
         self,
         model: nn.Module,
         *,
-        temperature: float = 0.07,
+        temperature: float | None = None,
         learn_temperature: bool = True,
         label_smoothing: float = 0.0,
         exclude_duplicates: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        tau = Temperature(temperature, learnable=learn_temperature, bounds=RELEASED_BY_CLIP)
+        start = start_temperature(model, temperature, 0.07, bounds=RELEASED_BY_CLIP)
+        tau = Temperature(start, learnable=learn_temperature, bounds=RELEASED_BY_CLIP)
         self.loss = InfoNCE(tau, label_smoothing=label_smoothing)
         self.exclude_duplicates = exclude_duplicates
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,6 +74,12 @@ class Ensemble(EmbeddingMethod):
             losses.append(member.objective(own, member.for_objective(batch)))  # type: ignore[operator]
         return {name: sum(each[name] for each in losses) / len(losses) for name in losses[0]}  # type: ignore[misc]
 
+    def learned(self) -> dict[str, float]:
+        """The mean of what the heads have learned, of the temperature the geometric one."""
+        each = [member.learned() for member in self.members]  # type: ignore[operator]
+        names = [name for name in each[0] if all(name in one for one in each)]
+        return {name: _mean([one[name] for one in each], geometric=name == "temperature") for name in names}
+
     def before_step(self) -> None:
         for member in self.members:
             member.before_step()  # type: ignore[operator]
@@ -90,12 +97,16 @@ class Ensemble(EmbeddingMethod):
             member.after_epoch(epoch, refresh)  # type: ignore[operator]
 
 
+def _mean(values: list[float], *, geometric: bool) -> float:
+    return geometric_mean(values) if geometric else fmean(values)
+
+
 class _OneHead:
     """The model with one of its heads, as a member's `model`. Not a module: the weights belong to the ensemble."""
 
     def __init__(self, model: Any, head: int) -> None:
         self.model, self.head = model, head
-        self.temperature = model.temperature
+        self.temperature, self.bias = model.temperature, getattr(model, "bias", None)
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
         return self.model.encode_image(pixels, normalize, head=self.head)

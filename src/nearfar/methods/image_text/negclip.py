@@ -22,6 +22,7 @@ from nearfar.losses import InfoNCE
 from nearfar.losses.temperature import RELEASED_BY_CLIP, Temperature
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
+from nearfar.methods.parts.temperature_start import start_temperature
 
 
 class NegCLIP(EmbeddingMethod):
@@ -57,7 +58,7 @@ class NegCLIP(EmbeddingMethod):
     def __init__(self, model: nn.Module, *, temperature: float | None = None, exclude_duplicates: bool = False) -> None:
         super().__init__()
         self.model = model
-        start = temperature or getattr(model, "temperature", None) or 0.07
+        start = start_temperature(model, temperature, 0.07, bounds=RELEASED_BY_CLIP)
         self.loss = InfoNCE(Temperature(start, bounds=RELEASED_BY_CLIP))
         self.exclude_duplicates = exclude_duplicates
 

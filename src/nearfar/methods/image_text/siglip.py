@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nearfar.losses import SigmoidLoss
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
+from nearfar.methods.parts.temperature_start import start_temperature
 
 
 class SigLIP(EmbeddingMethod):
@@ -16,7 +17,8 @@ class SigLIP(EmbeddingMethod):
 
     Args:
         model: the dual encoder to train; `.model` is what to evaluate and save.
-        temperature, bias: initial values, both learned (paper: 0.1 and -10).
+        temperature, bias: initial values, both learned. None: the model's own, if it was trained before, else the
+            paper's 0.1 and -10.
         share_duplicates: count samples of one `group` as positives of each other.
 
     Example:
@@ -30,11 +32,18 @@ class SigLIP(EmbeddingMethod):
     """
 
     def __init__(
-        self, model: nn.Module, *, temperature: float = 0.1, bias: float = -10.0, share_duplicates: bool = False
+        self,
+        model: nn.Module,
+        *,
+        temperature: float | None = None,
+        bias: float | None = None,
+        share_duplicates: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = SigmoidLoss(temperature, bias)
+        own = getattr(model, "bias", None)
+        first = bias if bias is not None else -10.0 if own is None else float(own)
+        self.loss = SigmoidLoss(start_temperature(model, temperature, 0.1), first)
         self.share_duplicates = share_duplicates
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -45,3 +54,6 @@ class SigLIP(EmbeddingMethod):
         loss = self.loss(embeddings["image"], embeddings["text"], group=group)
         logs = {"temperature": self.loss.temperature().detach(), "bias": self.loss.bias.detach()}
         return {"loss": loss, **logs}
+
+    def learned(self) -> dict[str, float]:
+        return {**super().learned(), "bias": self.loss.bias.item()}

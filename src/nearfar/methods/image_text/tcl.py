@@ -50,7 +50,7 @@ class TCL(Method):
         self,
         model: FusionModel,
         *,
-        temperature: float = 0.07,
+        temperature: float | None = None,
         momentum: float = 0.995,
         queue_size: int = 65536,
         alpha: float = 0.4,

@@ -15,7 +15,11 @@ from nearfar.losses.groups import unit
 from nearfar.methods.parts.distillation import Distillation
 from nearfar.methods.parts.feature_queue import EMPTY, FeatureQueue
 from nearfar.methods.parts.pending import Pending
+from nearfar.methods.parts.temperature_start import start_temperature
 from nearfar.ops import sample_hard_negatives
+
+BOUNDS = (0.001, 0.5)
+"""What the released code keeps tau within."""
 
 
 class ContrastKeys(NamedTuple):
@@ -46,14 +50,18 @@ class MomentumContrast(Distillation):
     Args:
         model, momentum, alpha, ramp_steps: as in `Distillation`.
         queue_size: features kept a modality; a multiple of the global batch; 0 for none.
-        temperature: initial tau, a learned divisor kept within (0.001, 0.5), shared by teacher and student.
+        temperature: initial tau, a learned divisor kept within (0.001, 0.5), shared by teacher and student. None: the
+            model's own, if it was trained before, else 0.07.
     """
 
-    def __init__(self, model: Any, *, queue_size: int = 65536, temperature: float = 0.07, **distillation: Any) -> None:
+    def __init__(
+        self, model: Any, *, queue_size: int = 65536, temperature: float | None = None, **distillation: Any
+    ) -> None:
         super().__init__(model, **distillation)
         self.image_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
         self.text_queue = FeatureQueue(model.embed_dim, queue_size) if queue_size else None
-        self.temperature = Temperature(temperature, parametrisation="divisor", bounds=(0.001, 0.5))
+        start = start_temperature(model, temperature, 0.07, bounds=BOUNDS)
+        self.temperature = Temperature(start, parametrisation="divisor", bounds=BOUNDS)
         self._pending: Pending[QueueFeatures] = Pending()
 
     @torch.no_grad()

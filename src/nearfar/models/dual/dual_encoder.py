@@ -36,7 +36,7 @@ class DualEncoder(nn.Module):
         tokenizer, max_length: what `tokenize` makes of texts.
         embed_dim: width of the shared space.
         temperature, bias: the divisor of similarities, and the offset added after, that a checkpoint was trained
-            with; None where there is none. Losses may start from them.
+            with; None where there is none. A method starts from them and gives back what it learned.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,21 @@ class OpenClipEncoder(nn.Module):
         """What similarities are divided by."""
         return (-self.model.logit_scale).exp().item()
 
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        with torch.no_grad():
+            self.model.logit_scale.fill_(-math.log(value))
+
     @property
     def bias(self) -> float | None:
         bias: Any = getattr(self.model, "logit_bias", None)
         return None if bias is None else bias.item()
+
+    @bias.setter
+    def bias(self, value: float | None) -> None:
+        if value is not None and self.bias is not None:
+            with torch.no_grad():
+                self.model.logit_bias.fill_(value)
 
     def preprocess(self, pictures: Sequence[Image]) -> Tensor:
         """Pixels `[B, 3, image_size, image_size]` of a list of PIL pictures."""

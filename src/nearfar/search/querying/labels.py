@@ -59,7 +59,6 @@ def rank_labels(
     classifier: ZeroShotClassifier, image: Path | str | bytes | Image, *, temperature: float | None = None
 ) -> list[Label]:
     """The classifier's labels for a picture, best first."""
-    temperature = temperature or getattr(classifier.encoder, "temperature", None) or 0.01
     embedding = embed_images(classifier.encoder, [image], progress=False)
     scores = classifier.decision_function(embedding)[0].tolist()
     shares = classifier.predict_proba(embedding, temperature=temperature)[0].tolist()

@@ -209,6 +209,7 @@ class TrainingLoop:
         if config.final == "best" and self.checkpoints:
             load_weights(self.checkpoints.folder / "best", self.method)
         self.method.eval()
+        self.method.hand_over()
         loader = state.batches.loader
         skipped = getattr(loader, "skipped", None)
         run = Run(self.method, self.out, state.step, self.log.rows, state.seconds, skipped)

@@ -71,7 +71,8 @@ class FinishedStage:
             UserError: it was not validated, its model is none that nearfar can save, or its method keeps its model
                 under another name than `model`; see `restore`.
         """
-        model, saved = self.model, run_checkpoint.weights(self._checkpoint(best=True))
+        model, folder = self.model, self._checkpoint(best=True)
+        saved = run_checkpoint.weights(folder)
         inside = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
         if not inside:
             raise UserError(
@@ -79,6 +80,9 @@ class FinishedStage:
                 "anew and give it its weights with `previous.restore(method, best=True)`."
             )
         sharding.load_tensors(model.state_dict(), inside)
+        for name, value in run_checkpoint.learned(folder).items():
+            if hasattr(model, name):
+                setattr(model, name, value)
         return model
 
     def save_best(self) -> Path:

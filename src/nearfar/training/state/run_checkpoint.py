@@ -197,6 +197,14 @@ def load_weights(folder: Path, module: nn.Module) -> None:
     sharding.load_tensors(module.state_dict(), weights(folder, like))
 
 
+def learned(folder: Path) -> dict[str, float]:
+    """What the method of a checkpoint gives its model beside the weights (`Method.learned`)."""
+    try:
+        return dict(json.loads((folder / "state.json").read_text("utf-8")).get("learned") or {})
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}): remove it.") from None
+
+
 def weights(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -> dict[str, Tensor]:
     """A checkpoint's weights and buffers by their names in the method, the averaged weights where it has some. Of a
     sharded one every process must call it; `like` as in :func:`load`.

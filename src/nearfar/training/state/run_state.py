@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class RunState:
             "best_step": self.best_step,
             "seconds": self.seconds,
             "processes": processes.world_size(),
+            "learned": self._learned(),
             "config": asdict(self.config),
         }
         state = {
@@ -63,6 +65,10 @@ class RunState:
             "progress": progress,
         }
         checkpoints.save(state, best=best)
+
+    def _learned(self) -> dict[str, float]:
+        with self.average.swapped_in(self.method) if self.average else nullcontext():
+            return self.method.learned()
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint."""
