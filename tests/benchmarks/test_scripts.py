@@ -38,6 +38,12 @@ def test_no_script_is_left_out():
         assert f'"{path.stem}"' in tests or f'"{path.name}"' in tests, f"no test runs {path.name}"
 
 
+@pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("[!_]*.py")))
+def test_help(script, tmp_path):
+    """Also of `ops.py` where the libraries that it is compared with are missing: its own imports must not rot."""
+    assert "usage:" in run(script, "--help", cwd=tmp_path)
+
+
 def test_soft_targets(tmp_path):
     out = tmp_path / "made" / "soft.json"
     told = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)

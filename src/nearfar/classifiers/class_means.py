@@ -37,5 +37,5 @@ class NearestMean(Classifier):
         return self
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Cosine of each embedding with each class, `[N, C]`."""
+        """Cosine of each of the `embeddings` `[N, D]` with each class, `[N, C]` float32."""
         return embeddings @ self.prototypes_.T

@@ -35,7 +35,8 @@ class Classifier(ABC):
         """Scores `[N, C]` float32 of unit embeddings `[N, D]`; the greatest wins."""
 
     def decision_function(self, embeddings: Tensor | ArrayLike) -> NDArray[np.float32]:
-        """The score `[N, C]` float32 of each class for each embedding `[N, D]`, floating point and of any length.
+        """The score `[N, C]` float32 of each class for each of the `embeddings` `[N, D]`, floating point and of any
+        length.
 
         Raises:
             UserError: it was not fitted yet, or the embeddings have another width than those it was fitted on.
@@ -49,8 +50,8 @@ class Classifier(ABC):
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)), np.float32)
 
     def predict(self, embeddings: Tensor | ArrayLike) -> NDArray[Any]:
-        """The class of the greatest score for each embedding `[N, D]`: `[N]`, of the dtype of `classes_`. Raises as
-        `decision_function`."""
+        """The class of the greatest score for each of the `embeddings` `[N, D]`: `[N]`, of the dtype of `classes_`.
+        Raises as `decision_function`."""
         best = self.decision_function(embeddings).argmax(axis=1)
         return self.classes_[best]
 
@@ -65,8 +66,8 @@ class Classifier(ABC):
         return torch.from_numpy(self.decision_function(embeddings) / temperature).softmax(dim=1).numpy()
 
     def score(self, embeddings: Tensor | ArrayLike, labels: ArrayLike) -> float:
-        """Accuracy: the share of embeddings `[N, D]` whose predicted class is the one of `labels [N]`. Raises as
-        `decision_function`."""
+        """Accuracy: the share of `embeddings` `[N, D]`, floating point, whose predicted class is the one of `labels`
+        `[N]`. Raises as `decision_function`."""
         return float((self.predict(embeddings) == np.asarray(labels)).mean())
 
     def check_fitted(self) -> None:
@@ -83,8 +84,8 @@ def blocks(n: int, size: int = ROWS) -> Iterator[slice]:
 def examples(
     embeddings: Tensor | ArrayLike, labels: ArrayLike, classes: ArrayLike | None = None
 ) -> tuple[Tensor, Tensor, NDArray[Any]]:
-    """Unit embeddings `[N, D]`, their places in the classes `[N]`, and the sorted classes `[C]`: those of the labels,
-    or of `classes`, which may name more.
+    """Unit `embeddings` `[N, D]` float32, their places in the classes `[N]` int64, and the sorted classes `[C]`: those
+    of the labels, or of `classes`, which may name more.
 
     Raises:
         UserError: no examples, other numbers of them than of labels, or a label that is none of `classes`.

@@ -29,8 +29,8 @@ class KNearest(Classifier):
         self.k, self.temperature = k, temperature
 
     def fit(self, embeddings: Tensor | ArrayLike, labels: ArrayLike, *, classes: ArrayLike | None = None) -> Self:
-        """Keep the examples `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may name some
-        that have no example.
+        """Keep the examples, `embeddings` `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes`
+        may name some that have no example.
 
         Raises:
             UserError: no examples, other numbers of them than of labels, or a label that is none of `classes`.
@@ -40,7 +40,7 @@ class KNearest(Classifier):
         return self
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Votes, `[N, C]`; those of the nearest neighbour count 1."""
+        """Votes for `embeddings` `[N, D]`: `[N, C]` float32; those of the nearest neighbour count 1."""
         cosine, neighbour = nearest(embeddings, self.examples_, self.k)
         # Taking off the row's maximum changes no order and keeps exp in range at any temperature.
         weight = ((cosine - cosine[:, :1]) / self.temperature).exp()

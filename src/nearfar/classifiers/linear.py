@@ -49,8 +49,8 @@ class LinearProbe(Classifier):
         classes: ArrayLike | None = None,
         group: Tensor | None = None,
     ) -> Self:
-        """Fit the examples `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may name some
-        that have no example: those are never predicted. Examples of one `group` `[N]` are held out together.
+        """Fit the examples, `embeddings` `[N, D]`, floating point, with their labels `[N]`, of any dtype. `classes` may
+        name some that have no example: those are never predicted. Examples of one `group` `[N]` are held out together.
 
         Raises:
             UserError: scikit-learn is missing, or fewer than two classes have examples.
@@ -65,7 +65,8 @@ class LinearProbe(Classifier):
         return self
 
     def scores(self, embeddings: Tensor) -> Tensor:
-        """Logits, `[N, C]`; of two classes the logit of the second, and its negative for the first."""
+        """Logits of `embeddings` `[N, D]`: `[N, C]` float32; of two classes the logit of the second, and its negative
+        for the first."""
         logits = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
         logits = torch.stack([-logits, logits], dim=1) if logits.ndim == 1 else logits
         # A class without examples stands behind all others.
@@ -89,7 +90,7 @@ def split(label: Tensor, share: float, seed: int, *, group: Tensor | None = None
     goes into the second, a class with one group into the first. Unlabelled rows are in neither.
 
     Args:
-        label: `[N]`, -1 where unknown.
+        label: `[N]` int64, -1 where unknown.
         share: of the second set.
         seed: of the draw.
         group: `[N]`: rows of one group stay together, so that no thing is on both sides; a group of several classes

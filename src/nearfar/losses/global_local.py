@@ -33,7 +33,10 @@ def global_local_info_nce(
     group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Global to local InfoNCE; see :class:`GlobalLocalInfoNCE`. The temperature may also be one a sample, `[N]`.
+    """Global to local InfoNCE; see :class:`GlobalLocalInfoNCE`.
+
+    Takes `g` `[N, D]`, `local` `[N, K, D]`, floating point, `mask` `[N, K]` (bool or numbers; 0 leaves a local out) and
+    `group` `[N]` int64. The temperature may also be one a sample, `[N]`. Returns a scalar.
 
     Raises:
         UserError: shapes that do not fit together, or `backend="ring"`.

@@ -10,14 +10,14 @@ from nearfar.ops.tiling.inputs import describe
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows of `x` on the unit sphere; a zero row stays zero. Half precision is lifted to float32 before: rounded unit
-    vectors are off by 2e-3, which a scale of 100 would turn into 0.2."""
+    """Rows of `x` `[N, D]`, floating point, on the unit sphere; a zero row stays zero. Half precision is lifted to
+    float32 before: rounded unit vectors are off by 2e-3, which a scale of 100 would turn into 0.2."""
     return torch.nn.functional.normalize(lifted(x), dim=-1)
 
 
 def unit_keys(k: Tensor) -> Tensor:
-    """Keys on the unit sphere. Those that want no gradient and lie there already, as a queue's do, are taken as they
-    are: a copy of them would be as large as all else that a loss needs."""
+    """Keys `k` `[M, D]`, floating point, on the unit sphere. Those that want no gradient and lie there already, as a
+    queue's do, are taken as they are: a copy of them would be as large as all else that a loss needs."""
     if k.requires_grad or torch.compiler.is_compiling():  # no branch of a graph may depend on the data
         return unit(k)
     k = lifted(k)
@@ -26,7 +26,7 @@ def unit_keys(k: Tensor) -> Tensor:
 
 
 def lifted(x: Tensor) -> Tensor:
-    """`x` in float32, or float64 as it is."""
+    """`x`, floating point of any shape `[...]`, in float32, or float64 as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -62,7 +62,7 @@ def check_rows(**tensors: Tensor) -> None:
 
 
 def check_pair(a: Tensor, b: Tensor) -> None:
-    """Raise a UserError that says what is wrong unless `a` and `b` are `[N, D]` of one shape."""
+    """Raise a UserError that says what is wrong unless `a` and `b` are `[N, D]` of one shape (of any dtype)."""
     check_rows(a=a, b=b)
     if a.shape != b.shape:
         raise UserError(

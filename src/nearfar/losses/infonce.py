@@ -35,7 +35,10 @@ def info_nce(
     negatives_b: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE of `a` against `b`; see :class:`InfoNCE`. The temperature may also be one a row of `a`, `[N]`.
+    """InfoNCE of `a` against `b`; see :class:`InfoNCE`.
+
+    Takes `a`, `b` `[N, D]`, floating point, `group` `[N]` int64, and further negatives `negatives_a` `[M, D]` of `a`
+    and `negatives_b` `[K, D]` of `b`. The temperature may also be one a row of `a`, `[N]`. Returns a scalar.
 
     Raises:
         UserError: shapes or options that do not fit together.

@@ -12,7 +12,7 @@ from nearfar.losses.temperature import Tau, as_scale, as_temperature
 
 
 def nt_xent(a: Tensor, b: Tensor, *, temperature: Tau = 0.5, backend: str = "auto") -> Tensor:
-    """NT-Xent of two views; see :class:`NTXent`.
+    """NT-Xent of two views `a`, `b` `[N, D]`, floating point, as a scalar; see :class:`NTXent`.
 
     Raises:
         UserError: shapes that do not pair up, or a temperature that is not one number.

@@ -21,7 +21,10 @@ def sigmoid_loss(
     group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Sigmoid pairwise loss; see :class:`SigmoidLoss`. Temperature and bias may also be one a row of `a`, `[N]`.
+    """Sigmoid pairwise loss; see :class:`SigmoidLoss`.
+
+    Takes `a`, `b` `[N, D]`, floating point, and `group` `[N]` int64. Temperature and `bias` may also be one a row of
+    `a`, `[N]`. Returns a scalar.
 
     Raises:
         UserError: shapes that do not fit together.

@@ -20,7 +20,8 @@ _TILE = 1 << 24  # elements of one tile of cosines: 64 MiB in float32
 def simctg_loss(
     hidden: Tensor, mask: Tensor | None = None, *, margin: float = 0.5, reduction: Reduction = "pairs"
 ) -> Tensor:
-    """The contrastive part of SimCTG's loss; see :class:`SimCTGLoss`.
+    """The contrastive part of SimCTG's loss, of `hidden` `[B, T, D]`, floating point, and `mask` `[B, T]` (non-zero at
+    real tokens), as a scalar; see :class:`SimCTGLoss`.
 
     Raises:
         UserError: shapes that do not match, or another reduction.

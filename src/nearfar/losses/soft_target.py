@@ -28,7 +28,12 @@ def soft_target_info_nce(
     k_group: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """InfoNCE with soft targets; see :class:`SoftTargetInfoNCE`. The temperature may also be one a query, `[N]`.
+    """InfoNCE with soft targets; see :class:`SoftTargetInfoNCE`.
+
+    Takes queries `q` `[N, D]`, keys `k` `[M, D]`, the teacher's queries `teacher_q` `[N, D]`, floating point, `q_group`
+    `[N]` and `k_group` `[M]` int64. `alpha` is a number or a scalar tensor; the temperature may also be one a query,
+    `[N]`.
+    Returns a scalar.
 
     Raises:
         UserError: shapes or options that do not fit together, or a query without a key of its group.

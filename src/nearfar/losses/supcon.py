@@ -12,7 +12,10 @@ from nearfar.ops.tiling import inputs
 
 
 def supcon(z: Tensor, label: Tensor, *, temperature: Tau = 0.1, backend: str = "auto") -> Tensor:
-    """Supervised contrastive loss; see :class:`SupCon`. The temperature may also be one a row, `[N]`.
+    """Supervised contrastive loss; see :class:`SupCon`.
+
+    Takes `z` `[N, D]`, floating point, and `label` `[N]` int64. The temperature may also be one a row, `[N]`. Returns a
+    scalar.
 
     Raises:
         UserError: shapes that do not fit, labels that are no integers, or `backend="ring"`.

@@ -1,4 +1,5 @@
-"""`info_nce`: each query must find its own key among all keys, and with `symmetric` each key its own query."""
+"""`info_nce`: each query must find its own key among all keys, and with `symmetric` each key its own query
+(InfoNCE of CPC, arXiv 1807.03748; symmetric as in CLIP, arXiv 2103.00020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`nt_xent`: two views of each sample in one set; each row must find its other view among all the others."""
+"""`nt_xent`: two views of each sample in one set; each row must find its other view among all the others
+(SimCLR, arXiv 2002.05709)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`sigmoid`: every pair a yes-or-no question (SigLIP), with gradients formed in the one pass over the tiles."""
+"""`sigmoid`: every pair a yes-or-no question (SigLIP, arXiv 2303.15343), with gradients formed in the one pass over
+the tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`soft_target`: InfoNCE whose target is spread over several keys, evenly over a group and by a teacher's softmax.
+"""`soft_target`: InfoNCE whose target is spread over several keys, evenly over a group and by a teacher's softmax
+(ALBEF, arXiv 2107.07651).
 
 For each query one key that it should find is kept apart, its anchor o. With p and Q the softmax and the target,
 

@@ -1,4 +1,5 @@
-"""`log_partition`: the log of a sum of exponentials over admitted keys, in memory linear in the rows."""
+"""`log_partition`: the log of a sum of exponentials over admitted keys, in memory linear in the rows. The sum is
+taken tile by tile as in the online softmax (arXiv 1805.02867)."""
 
 from __future__ import annotations
 

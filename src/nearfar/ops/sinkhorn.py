@@ -17,7 +17,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 10) -> 
     has converged. As SwAV (arXiv 2006.09882) assigns samples to prototypes, and BECLR (arXiv 2402.02444).
 
     Args:
-        scores: `[B, P]`, greater is nearer: similarities, or distances with a minus.
+        scores: `[B, P]`, floating point; greater is nearer: similarities, or distances with a minus.
         epsilon: how soft; above 0. Nothing overflows, however small it is.
         iterations: pairs of scalings, at least 1.
 

@@ -1,4 +1,5 @@
-"""`pairwise_softplus`: the sibling of `log_partition` in which every pair is a yes-or-no question of its own."""
+"""`pairwise_softplus`: the sibling of `log_partition` in which every pair is a yes-or-no question of its own,
+as in SigLIP (arXiv 2303.15343)."""
 
 from __future__ import annotations
 

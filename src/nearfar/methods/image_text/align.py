@@ -71,7 +71,7 @@ def compose_query(image: Tensor, text: Tensor, *, weight: float = 1.0, sign: int
     """ALIGN's composed query: `norm(x ± weight * y)` of unit image and text embeddings `[..., D]`.
 
     Args:
-        image, text: embeddings `[..., D]`; brought to unit length here.
+        image, text: embeddings `[..., D]`, floating point; brought to unit length here.
         weight: of the text against the image.
         sign: +1 adds the text ("this car, but red"), -1 takes it away.
 
@@ -88,7 +88,7 @@ def logit_scale(sigma: float) -> float: ...
 @overload
 def logit_scale(sigma: Tensor) -> Tensor: ...
 def logit_scale(sigma: float | Tensor) -> float | Tensor:
-    """ALIGN's divisor sigma as CLIP's `logit_scale`: `-ln sigma`.
+    """ALIGN's divisor `sigma`, a number or a scalar float tensor, as CLIP's `logit_scale`: `-ln sigma`.
 
     >>> round(logit_scale(1 / 64), 4)
     4.1589

@@ -42,6 +42,9 @@ class TCL(Method):
     negatives: their negatives are of the process's own part, as in the released code.
 
     Logs the terms that have a weight, `itm`, `mlm`, `matching_accuracy`, `temperature`, `alpha`.
+
+    Raises:
+        UserError: weights that are not six; in training, a batch with less than two views.
     """
 
     views, n_views = "tcl", 2
@@ -125,7 +128,7 @@ def pooled_patches(patches: Tensor) -> Tensor:
     """Unit patches `[B, P, D]` of a square grid, averaged to 4 x 4 cells `[B, 16, D]`. Cells are not made unit again,
     so their length measures how much their patches agree.
 
-    Raises UserError where P is no square of a multiple of four.
+    Takes `patches` in floating point. Raises UserError where P is no square of a multiple of four.
     """
     b, p, d = patches.shape
     side = round(p**0.5)

@@ -1,4 +1,5 @@
-"""The feature queue: the last keys of past batches, as further candidates of a contrastive loss."""
+"""The feature queue: the last keys of past batches, as further candidates of a contrastive loss (MoCo, arXiv
+1911.05722)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The losses of a fusion encoder: image-text matching with hard negatives, and distilled masked language modelling."""
+"""The losses of a fusion encoder: image-text matching with hard negatives, and distilled masked language modelling
+(ALBEF, arXiv 2107.07651)."""
 
 from __future__ import annotations
 
@@ -57,6 +58,9 @@ def masked_language_loss(
     probability: float = 0.15,
 ) -> Tensor:
     """Masked language modelling (MLM) with the picture in view: `(1 - alpha) CE(words) + alpha CE(teacher's words)`.
+
+    Takes `tokens` of texts `[B, L]` int64, `image` and `teacher_image` tokens `[B, 1 + P, W]` in floating point;
+    returns a scalar.
 
     Teacher and student read the same masked ids; the student sees `image` tokens, the teacher `teacher_image`. Zero,
     with a graph, where no token of the batch was masked. In training it is weighted by this process's share of the

@@ -1,4 +1,5 @@
-"""What ALBEF and TCL keep beside the model they train: a momentum teacher, and queues of its features."""
+"""What ALBEF (arXiv 2107.07651) and TCL (arXiv 2202.10401) keep beside the model they train: a momentum teacher, and
+queues of its features."""
 
 from __future__ import annotations
 
@@ -66,14 +67,16 @@ class MomentumContrast(Distillation):
 
     @torch.no_grad()
     def teach(self, pixels: Tensor, tokens: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The teacher's image tokens `[B, 1 + P, W]`, text states `[B, L, W]`, unit embeddings v', w' `[B, D]`."""
+        """Of `pixels` `[B, 3, H, W]`, floating point: the teacher's image tokens `[B, 1 + P, W]`, text states
+        `[B, L, W]`, unit embeddings v', w' `[B, D]`."""
         teacher = self.teacher.module
         image, text = teacher.image_tokens(pixels), teacher.text_tokens(tokens)
         return image, text, unit(teacher.image_projection(image[:, 0])), unit(teacher.text_projection(text[:, 0]))
 
     def keys(self, v_m: Tensor, w_m: Tensor, group: Tensor | None) -> ContrastKeys:
-        """The batch's momentum features `[B, D]`, then the queues. In training those of other processes join them, so
-        that the loss is that of the whole batch; every process must call it."""
+        """The batch's momentum features `v_m`, `w_m` `[B, D]`, floating point, then the queues, with their `group`
+        `[B]`. In training those of other processes join them, so that the loss is that of the whole batch; every
+        process must call it."""
         if self.training:
             v_m, w_m, group = _of_all(v_m), _of_all(w_m), None if group is None else _of_all(group)
         images, texts = self.image_queue, self.text_queue
@@ -85,7 +88,8 @@ class MomentumContrast(Distillation):
     def queue_after(
         self, loss: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, index: Tensor | None = None
     ) -> None:
-        """Queue these features when a step on `loss` was taken."""
+        """Queue the features `v_m`, `w_m` `[B, D]`, floating point, of samples `group` and `index` `[B]` int64 when a
+        step on `loss`, a scalar, was taken."""
         if self.training:
             self._pending.after_backward(loss, QueueFeatures(v_m, w_m, group, index))
 
@@ -93,14 +97,16 @@ class MomentumContrast(Distillation):
         self, v: Tensor, w: Tensor, v_m: Tensor, w_m: Tensor, group: Tensor | None, *, evenly: bool = False
     ) -> tuple[Tensor, Tensor]:
         """For each image a text, and for each text an image: rows `[B]` of the local batch, -1 where there is none.
-        Drawn as the contrast compares them, the student's queries v, w with the teacher's keys; or evenly."""
+        Drawn as the contrast compares them, the student's queries `v`, `w` with the teacher's keys
+        `v_m`, `w_m`, all `[B, D]` in floating point; or evenly. Samples of one `group` `[B]` are no negatives."""
         scale = 0.0 if evenly else self.temperature.scale()
         hard_text = sample_hard_negatives(v, w_m, scale, q_group=group, k_group=group)
         hard_image = sample_hard_negatives(w, v_m, scale, q_group=group, k_group=group)
         return hard_text, hard_image
 
     def contrast(self, q: Tensor, keys: Tensor, group: Tensor | None, teacher_q: Tensor | None = None) -> Tensor:
-        """InfoNCE of queries `[B, D]` against keys `[M, D]` with the teacher's soft targets; hard ones without."""
+        """InfoNCE of queries `q` `[B, D]`, floating point, against `keys` `[M, D]`, a scalar, with the soft targets of
+        the teacher's queries `teacher_q` `[B, D]`; hard ones without. `group` `[B]` int64 says which samples match."""
         return soft_target_info_nce(
             q,
             keys,
@@ -131,7 +137,7 @@ def _of_all(rows: Tensor) -> Tensor:
 
 def group_of(batch: Any, share_duplicates: bool) -> Tensor | None:
     """The groups `[B]` by which samples match: `group`, or `index` where there is none; None when duplicates do not
-    count."""
+    count. Raises UserError where a sample has the number of a queue's empty places."""
     if not share_duplicates:
         return None
     group = batch.get("group", batch.get("index"))

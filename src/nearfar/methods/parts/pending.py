@@ -31,7 +31,7 @@ class Pending(Generic[T]):
         self._kept: list[T] = []
 
     def after_backward(self, loss: Tensor, thing: T) -> None:
-        """Keep `thing` once `loss` is sent back; nothing where it has no gradient."""
+        """Keep `thing` once `loss`, a scalar in floating point, is sent back; nothing where it has no gradient."""
 
         def arrived(_: Tensor) -> None:
             if not any(thing is kept for kept in self._kept):

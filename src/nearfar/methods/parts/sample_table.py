@@ -66,7 +66,7 @@ class SampleTable(DataPart):
         self._make_rows(len(ids))
 
     def read(self, column: str, ids: Tensor) -> Tensor:
-        """The values `[B, ...]` of these samples.
+        """The values `[B, ...]`, in the column's dtype, of the samples `ids` `[B]` int64.
 
         Raises:
             UserError: no such column, or a sample that the data do not have.
@@ -109,7 +109,7 @@ class SampleTable(DataPart):
             self._column(name)[rows] = value
 
     def check_state(self, state: Mapping[str, Tensor], prefix: str) -> None:
-        """Refuse a table of other data, with both sizes and fingerprints."""
+        """Refuse a table of other data. Raises UserError with both sizes or fingerprints."""
         if not len(self) or f"{prefix}ids" not in state:
             return
         for what, name in (("size", "data_size"), ("fingerprint", "data_fingerprint")):

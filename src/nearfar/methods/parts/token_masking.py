@@ -1,4 +1,4 @@
-"""Masking for masked language modelling, as BERT does it."""
+"""Masking for masked language modelling, as BERT (arXiv 1810.04805) does it."""
 
 from __future__ import annotations
 

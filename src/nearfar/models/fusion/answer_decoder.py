@@ -152,7 +152,8 @@ def answer_loss(
 
 
 def token_losses(logits: Tensor, ids: Tensor, ids_mask: Tensor) -> Tensor:
-    """`[A, L - 1]`: minus the log-likelihood of each token after the first; 0 at padding."""
+    """`[A, L - 1]` float32: minus the log-likelihood of each token after the first; 0 at padding. Of `logits` `[A, L,
+    V]`, `ids` and `ids_mask` `[A, L]` int64."""
     nll = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
     return nll * ids_mask[:, 1:]
 

@@ -28,8 +28,8 @@ def ground(model: FusionModel, pixels: Tensor, tokens: Mapping[str, Tensor], *, 
     Args:
         model: trained for matching; its image tower gives a square grid of patches. Works in evaluation mode, frozen
             or not, and under `torch.no_grad()`; leaves no gradient behind.
-        pixels: `[B, 3, H, W]`, as `preprocess` makes them.
-        tokens: of B texts, as `tokenize` makes them.
+        pixels: `[B, 3, H, W]` float32, as `preprocess` makes them.
+        tokens: of B texts, `[B, L]` int64, as `tokenize` makes them.
         layer: which fusion layer's attention, from 0; by default the middle one (ALBEF's third of six).
 
     Raises:

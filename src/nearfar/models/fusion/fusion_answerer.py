@@ -1,4 +1,5 @@
-"""A fusion model that answers questions about pictures, with a decoder on the fused states."""
+"""A fusion model that answers questions about pictures, with a decoder on the fused states (ALBEF, arXiv
+2107.07651)."""
 
 from __future__ import annotations
 
@@ -53,12 +54,13 @@ class FusionAnswerer(FusionModel):
         return made
 
     def fused_questions(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Fused states `[B, L, W]` of pictures `[B, 3, H, W]` and their questions `[B, L]`, row by row."""
+        """Fused states `[B, L, W]` of `pixels` `[B, 3, H, W]`, floating point, and the `tokens` `[B, L]` of their
+        questions, row by row."""
         return self.text.fuse(self.text_tokens(tokens), tokens.get("attention_mask"), self.image_tokens(pixels))
 
     def answer_logits(self, states: Tensor, mask: Tensor, answers: Mapping[str, Tensor]) -> Tensor:
         """Logits `[A, L, V]` of each next token of answers `[A, L]`, from the fused states `[A, N, W]` of the question
-        of each, with its `mask` `[A, N]`."""
+        of each, with its `mask` `[A, N]`, int64."""
         return self.decoder(states, mask, answers["input_ids"], answers["attention_mask"])
 
     def rank_answers(

@@ -1,4 +1,5 @@
-"""A fusion model that sorts pairs of picture and text into classes: visual entailment and similar tasks."""
+"""A fusion model that sorts pairs of picture and text into classes: visual entailment and similar tasks
+(ALBEF, arXiv 2107.07651)."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class FusionClassifier(FusionModel):
         return cls._grown(model, classes=classes)
 
     def classify(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Logits `[B, classes]` of pairs: pixels `[B, 3, H, W]` and tokens `[B, L]`, row by row."""
+        """Logits `[B, classes]` of pairs: pixels `[B, 3, H, W]`, floating point, and tokens `[B, L]` int64, row by
+        row."""
         fused = self.text.fuse(self.text_tokens(tokens), tokens.get("attention_mask"), self.image_tokens(pixels))
         return self.classifier(fused[:, 0])
 

@@ -1,4 +1,4 @@
-"""The fusion encoder: a BERT-like text model whose last layers also attend to the picture."""
+"""The fusion encoder: a BERT-like text model whose last layers also attend to the picture (ALBEF, arXiv 2107.07651)."""
 
 from __future__ import annotations
 
@@ -85,11 +85,10 @@ class FusionEncoder(nn.Module):
     ) -> Tensor:
         """Fusion mode: fused states `[B, L, W]` of text states `[B, L, W]` and image tokens `[N, 1 + P, V]`.
 
-        `mask` `[B, L]` and `image_mask` `[N, 1 + P]` are 1 where there is a token. `rows` `[B]` names the picture that
-        each text attends to; without it N = B, row by row. A picture's keys and values are
-        made once, for all its texts. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each
-        fusion layer, with its gradient: what grounding reads.
-        """
+        `mask` `[B, L]` and `image_mask` `[N, 1 + P]`, int64 or bool, are 1 where there is a token. `rows` `[B]` names
+        the picture that each text attends to; without it N = B, row by row. A picture's keys and values are made once,
+        for all its texts. A list given as `maps` receives the cross-attention `[B, heads, L, 1 + P]` of each fusion
+        layer, with its gradient: what grounding reads."""
         run, layers = self.layer_halves, self.layer_halves.layers(self.backbone)
         context = run.context(self.backbone, states, mask)
         for layer, cross in zip(layers[self.text_layers :], self.cross, strict=True):
@@ -105,7 +104,8 @@ class FusionEncoder(nn.Module):
         *,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """All layers: fused states `[B, L, W]` of tokens and image tokens."""
+        """All layers: fused states `[B, L, W]` of `tokens` `[B, L]` int64 and `image` tokens `[N, 1 + P, V]`, floating
+        point; `image_mask` and `maps` as in `fuse`: `[N, 1 + P]`, and a list."""
         return self.fuse(self(tokens), tokens.get("attention_mask"), image, image_mask, maps=maps)
 
     def word_embeddings(self) -> Tensor:

@@ -1,4 +1,5 @@
-"""A dual encoder that can also re-rank: its text tower goes on into the picture, and scores the match."""
+"""A dual encoder that can also re-rank: its text tower goes on into the picture, and scores the match
+(ALBEF, arXiv 2107.07651)."""
 
 from __future__ import annotations
 
@@ -49,19 +50,22 @@ class FusionModel(DualEncoder):
         self.language = MaskedLanguageHead(text.width, len(words), embedding_width=words.shape[1])
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
+        """Image tokens `[B, 1 + P, W]` of `pixels` `[B, 3, H, W]`, floating point, in the width of the fusion
+        layers."""
         return self.bridge(super().image_tokens(pixels))
 
     def match(
         self, image_tokens: Tensor, states: Tensor, mask: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """Matching logits `[B, 2]` (no match, match) of pairs: `image_tokens(pixels)` and `text_tokens(tokens)`, row
-        by row, with the text's `attention_mask`. `rows` `[B]`, where given, names each text's row of `image_tokens`:
-        what a picture costs is then spent once, however many texts are held against it."""
+        """Matching logits `[B, 2]` (no match, match) of pairs: `image_tokens` `[B, 1 + P, W]` and the text's `states`
+        `[B, L, W]`, floating point, row by row, with its `mask` `[B, L]` int64. `rows` `[B]`, where given, names each
+        text's row of `image_tokens`: what a picture costs is then spent once, however many texts are held against
+        it."""
         return self.matching(self.text.fuse(states, mask, image_tokens, rows=rows))
 
     def masked_language_logits(self, tokens: Mapping[str, Tensor], image_tokens: Tensor, where: Tensor) -> Tensor:
-        """Word logits `[K, V]` at the K positions that the mask `where` `[B, L]` chooses, text and picture read
-        together."""
+        """Word logits `[K, V]` at the K positions that the bool mask `where` `[B, L]` chooses, `tokens` `[B, L]` int64
+        and `image_tokens` `[B, 1 + P, W]` read together."""
         states = self.text.multimodal(tokens, image_tokens)
         return self.language(states[where], self.text.word_embeddings())
 

@@ -1,4 +1,4 @@
-"""Heads on fused states: does the text match the picture, and which word is hidden."""
+"""Heads on fused states: does the text match the picture, and which word is hidden (ALBEF, arXiv 2107.07651)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Re-ranking: a fast first stage keeps k candidates a query, a slow second stage puts them in order."""
+"""Re-ranking: a fast first stage keeps k candidates a query, a slow second stage puts them in order, as
+ALBEF (arXiv 2107.07651) retrieves."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Reranked:
     pairs: int
 
     def matrix(self, similarity: Tensor) -> Tensor:
-        """Scores `[N, M]` to rank by: the kept items by the second stage, then all others by the first."""
+        """Scores `[N, M]` to rank by: the kept items by the second stage, then all others by the first, whose
+        `similarity` is `[N, M]`, floating point."""
         lowest = self.score.min() if self.score.numel() else similarity.new_zeros(())
         below = similarity - similarity.max() + lowest.to(similarity.dtype) - 1
         return below.scatter(1, self.index, self.score.to(similarity.dtype))
@@ -46,6 +48,9 @@ def rerank(similarity: Tensor, pair_scores: PairScores, *, k: int = 128, batch_s
         similarity: `[N, M]` of the first stage.
         pair_scores: the second stage, called with at most `batch_size` pairs at a time.
         k: candidates a query; more than M means all.
+
+    Raises:
+        UserError: `k` or `batch_size` below 1.
 
     >>> similarity = torch.tensor([[0.9, 0.8, 0.1]])
     >>> rerank(similarity, lambda query, item: item.float(), k=2).index
@@ -105,14 +110,14 @@ class MatchScorer:
         return cls(as_fusion(model), pixels, model.tokenize(list(texts)), batch_size=batch_size)
 
     def image_to_text(self, image: Tensor, text: Tensor) -> Tensor:
-        """Matching logits `[n]` of pairs of rows: queries are pictures."""
+        """Matching logits `[n]` of pairs of rows `image`, `text` `[n]` int64: queries are pictures."""
         image, text = image.to(self.images.device), text.to(self.images.device)
         with evaluating(self.model):
             pictures, rows = image.unique(return_inverse=True)
             return self.model.match(self.images[pictures], self.texts[text], self.mask[text], rows)[:, 1]
 
     def text_to_image(self, text: Tensor, image: Tensor) -> Tensor:
-        """Matching logits `[n]` of pairs of rows: queries are texts."""
+        """Matching logits `[n]` of pairs of rows `text`, `image` `[n]` int64: queries are texts."""
         return self.image_to_text(image, text)
 
 
