@@ -145,3 +145,14 @@ def test_a_recipe_says_that_its_parts_are_neither_frozen_nor_adapted(settings, b
     setting = next(iter(settings))
     with pytest.raises(UserError, match=rf"{setting}: a TextEncoder is trained whole.*leave model\.{setting} out"):
         build_model({"load": str(folder), **settings}, None)
+
+
+@pytest.mark.parametrize("make", [lambda folder: nearfar.load(folder), lambda folder: nearfar.load("minilm")])
+def test_no_model_of_texts_carries_a_size_of_pictures(make, bert):
+    model = make(bert[0])
+    assert not [name for name in ("image_size", "mean", "std", "preprocess", "encode_image") if hasattr(model, name)]
+
+
+def test_no_language_model_carries_a_size_of_pictures(tokenizer):
+    model = language_model("tiny", tokenizer=tokenizer)
+    assert not [name for name in ("image_size", "mean", "std", "preprocess", "encode_image") if hasattr(model, name)]

@@ -190,8 +190,8 @@ def _pictures(
     what = "reading pictures" + (f" ({views})" if isinstance(views, str) and views != "none" else "")
     features, geometry, records, places = [], [], list[Record](), list[int]()
     for batch in console.track(loader, what, progress, total=len(loader)):
-        seen = tower(batch["image"])
-        features.append((seen if _fuses(model) else seen[:, 0]).cpu())
+        tokens = tower(batch["image"])
+        features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
         geometry.append(batch["geometry"].cpu())
         records += batch.get("record", [])
         places += batch["place"].tolist() if "place" in batch else []

@@ -127,8 +127,8 @@ class Method(nn.Module, ABC):
         others by the names of the model's attributes. Read at the end of training, by checkpoints and by the adapters
         for other loops, which give it to the model. Here: the temperature, where the method has one and not several.
         """
-        found = [module for module in self.modules() if isinstance(module, Temperature)]
-        return {"temperature": found[0]().item()} if len(found) == 1 else {}
+        temperatures = [module for module in self.modules() if isinstance(module, Temperature)]
+        return {"temperature": temperatures[0]().item()} if len(temperatures) == 1 else {}
 
     def hand_over(self) -> None:
         """Give the model what was `learned`, where it has attributes of these names that hold a number or None."""

@@ -147,14 +147,14 @@ class StepRecord:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.wanted = config.return_dict_in_generate
+        self.is_requested = config.return_dict_in_generate
         self.scores: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.confidences: list[Tensor] = []
         self.penalties: list[Tensor] = []
 
     def add(self, choice: TokenChoice, scores: Tensor, logits: Tensor, running: Tensor) -> None:
-        if not self.wanted:
+        if not self.is_requested:
             return
         self.confidences.append(choice.confidence.masked_fill(~running, torch.nan))
         self.penalties.append(choice.penalty.masked_fill(~running, torch.nan))
@@ -166,7 +166,7 @@ class StepRecord:
     def output(
         self, sequences: Sequences, stepper: LeafStepper | CopyingStepper, model: Any, model_kwargs: dict[str, Any]
     ) -> Any:
-        if not self.wanted:
+        if not self.is_requested:
             return sequences.ids
         from nearfar.decoding.contrastive.output import ContrastiveSearchEncoderDecoderOutput, ContrastiveSearchOutput
 

@@ -55,8 +55,8 @@ def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
             raise UserError(f"recipe, model.clean_captions: a {type(model).__name__} has no tokenizer to clean with.")
         model.tokenizer = cleaning(model.tokenizer)
     frozen, adapters = settings.get("freeze"), _adapters(settings.get("lora") or {})
-    for setting, given, ability in (("freeze", frozen, "freeze"), ("lora", adapters, "add_lora")):
-        if given and not hasattr(model, ability):
+    for setting, value, ability in (("freeze", frozen, "freeze"), ("lora", adapters, "add_lora")):
+        if value and not hasattr(model, ability):
             raise UserError(
                 f"recipe, model.{setting}: a {type(model).__name__} is trained whole; its parts are neither frozen nor "
                 f"adapted: leave model.{setting} out, or take a model of two towers (model.preset)."
