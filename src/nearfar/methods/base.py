@@ -132,9 +132,11 @@ class Method(nn.Module, ABC):
 
     def hand_over(self) -> None:
         """Give the model what was `learned`, where it has attributes of these names that hold a number or None."""
+        # Around a model that was given to peft stands another.
+        model = self.encoder.get_base_model() if hasattr(self.encoder, "get_base_model") else self.encoder
         for name, value in self.learned().items():
-            if isinstance(getattr(self.encoder, name, self), (float, type(None))):
-                setattr(self.encoder, name, value)
+            if isinstance(getattr(model, name, self), (float, type(None))):
+                setattr(model, name, value)
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's parameter groups. By default weight decay spares vectors and scalars (biases, norms,

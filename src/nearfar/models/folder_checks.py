@@ -6,6 +6,7 @@ no file and no place on the hub.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -108,15 +109,35 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
     for side in sides:
         _check(config[side], TOWER, file, f"{side}.")
     _check(config.get("pixels", {}), PIXELS, file, "pixels.")
-    for tower, settings in config.get("adapters", {}).items():
-        if tower not in ("image", "text") or not isinstance(settings, dict):
-            raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
-        _check(settings, ADAPTER, file, f"adapters.{tower}.")
+    _check_adapters(config.get("adapters", {}), file)
     unknown = [part for part in config.get("frozen", []) if part not in PARTS]
     if unknown:
         raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
     for side in sides:
         check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
+
+
+def check_adapters(file: Path) -> dict[str, Any]:
+    """The settings of adapters by tower that a file holds.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds something else.
+    """
+    try:
+        adapters = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"no adapters can be read from {file}: {first_line(error)}") from None
+    if not isinstance(adapters, dict) or not adapters:
+        raise UserError(f"{file} holds no adapters: {REMEDY}")
+    _check_adapters(adapters, file)
+    return adapters
+
+
+def _check_adapters(adapters: Mapping[str, Any], file: Path) -> None:
+    for tower, settings in adapters.items():
+        if tower not in ("image", "text") or not isinstance(settings, dict):
+            raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
+        _check(settings, ADAPTER, file, f"adapters.{tower}.")
 
 
 def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = None) -> None:
@@ -148,8 +169,20 @@ def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = N
             raise UserError(f"{file}: {where}config.{key} names code to be fetched and run: take it out")
 
 
+BROKEN = {"torchvision": "nms", "torchaudio": "load"}
+"""Packages that are often of another build than torch, and a word of the error that they then end in."""
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; of a package that breaks transformers, what to do about it."""
+    for package, sign in BROKEN.items():
+        if package in str(error) and sign in str(error):
+            import torch
+
+            return (
+                f"the {package} that is installed does not fit torch {torch.__version__} and breaks transformers: "
+                f"install the one that does, or pip uninstall {package}, which nearfar does not need"
+            )
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 

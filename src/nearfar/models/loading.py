@@ -13,12 +13,12 @@ from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
 from nearfar.models.language.model import LanguageModel, language_model
-from nearfar.models.language.sentence_folder import SentenceFolder
 from nearfar.models.language.text_encoder import text_encoder
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.processors import read_processor
+from nearfar.models.towers.sentence_folder import SentenceFolder
 
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 """What an encoder has: one of these pairs, or both."""
@@ -56,6 +56,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     """
     if isinstance(model, (str, Path)):
         return _named(model, tokenizer)
+    if hasattr(model, "get_base_model"):
+        model = _of_peft(model)
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return model
     if is_pair(model):
@@ -86,6 +88,12 @@ def _of_texts(model: Any, tokenizer: Any) -> Any:
             "(model.base_model)"
         )
     return LanguageModel(deepcopy(model), tokenizer)
+
+
+def _of_peft(model: Any) -> Any:
+    """What `peft.get_peft_model` was given, adapters in place; of a transformers model a copy with them folded in."""
+    inside = model.get_base_model()
+    return inside if hasattr(inside, "encode_text") else deepcopy(model).merge_and_unload()
 
 
 def _named(name: str | Path, tokenizer: Any) -> Any:

@@ -121,6 +121,21 @@ def load_weights(model: nn.Module, file: Path) -> None:
         raise UserError(f"{file} does not fit its {CONFIG}: {why}") from None
 
 
+def load_part(model: nn.Module, file: Path, part: Mapping[str, Tensor]) -> None:
+    """Load a safetensors file that holds exactly the tensors `part` of `model`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+    mine, theirs = ({name: value.shape for name, value in tensors.items()} for tensors in (part, state))
+    if mine != theirs:
+        raise UserError(f"{file} does not fit this model: it is of another one")
+    model.load_state_dict(state, strict=False)
+
+
 def _tied(model: nn.Module) -> dict[str, str]:
     """Names of parameters that are another's too, and that other's: T5's embedding has two."""
     first: dict[nn.Parameter, str] = {}

@@ -175,7 +175,7 @@ def create(
         "text_projection": sides["text"],
         "projection_dropout": projection_dropout,
         "image_heads": image_heads,
-        "max_length": max_length or defaults.get("max_length"),
+        "max_length": max_length or defaults.get("max_length") or text_tower.stated_length,
         "temperature": temperature,
     }
     if split is None:

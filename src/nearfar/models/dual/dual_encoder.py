@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual import lora
 from nearfar.models.dual.projection import ProjectionHeads, projection
-from nearfar.models.folder_checks import PARTS
+from nearfar.models.folder_checks import PARTS, check_adapters
 from nearfar.models.towers.pixels import Pixels
-from nearfar.models.towers.tokens import check_tokenizer, tokenize, with_padding
+from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-"""The parts by name, as `freeze` takes them; `image` and `text` are the towers."""
+ADAPTERS = "adapters.json"
 
 
 class DualEncoder(nn.Module):
@@ -102,7 +104,7 @@ class DualEncoder(nn.Module):
         self.tokenizer.model_max_length = max(self.tokenizer.model_max_length, self.max_length)
         return self
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
         """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
         return tokenize(self.tokenizer, texts, self.max_length)
 
@@ -230,7 +232,9 @@ class DualEncoder(nn.Module):
         return getattr(self, name)
 
     def config(self) -> dict[str, Any]:
-        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
+        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from. Adapters that
+        `peft.get_peft_model` put into the towers are among it."""
+        self._note_adapters()
         return {
             "image": {
                 "spec": self.image.spec,
@@ -247,6 +251,17 @@ class DualEncoder(nn.Module):
             "adapters": self.adapters,
             "frozen": list(self.frozen),
         }
+
+    def _note_adapters(self) -> None:
+        for tower in ("image", "text"):
+            if tower not in self.adapters and (settings := lora.found(getattr(self, tower))):
+                self.adapters[tower] = settings
+                # peft trains nothing but adapters
+                still = [part for part in PARTS if not any(p.requires_grad for p in self._part(part).parameters())]
+                self.frozen = tuple(part for part in still if any(True for _ in self._part(part).parameters()))
+        for head in ("image_projection", "text_projection"):
+            if lora.is_adapted(getattr(self, head)):
+                raise UserError(f"{head} has adapters, which only towers can keep: merge_and_unload() first")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
@@ -279,6 +294,28 @@ class DualEncoder(nn.Module):
         `state_dict` gives the weights where the module does not hold them all (sharded training).
         """
         return checkpoint.write(folder, self, state_dict or self.state_dict())
+
+    def save_adapters(self, folder: str | Path) -> Path:
+        """Write the adapters alone: `adapters.json`, their settings, and `adapters.safetensors`, a few MB beside the
+        model's hundreds. `load_adapters` puts them on the same model again."""
+        self._note_adapters()
+        if not self.adapters:
+            raise UserError("this model has no adapters: add_lora() first")
+        folder = files.folder(Path(folder))
+        files.write(folder / ADAPTERS, json.dumps(self.adapters, indent=2) + "\n")
+        checkpoint.write_weights(folder / "adapters.safetensors", lora.weights(self))
+        return folder
+
+    def load_adapters(self, folder: str | Path) -> Self:
+        """Put on the adapters that `save_adapters` wrote. The model must be the one that they were trained on.
+
+        Raises:
+            UserError: a file is missing or damaged, or does not fit this model.
+        """
+        for tower, options in check_adapters(Path(folder) / ADAPTERS).items():
+            self.add_lora(tower, **options)
+        checkpoint.load_part(self, Path(folder) / "adapters.safetensors", lora.weights(self))
+        return self
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nearfar.errors import UserError, need
 
@@ -37,6 +38,42 @@ def add(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen, fan_in_fan_out=transposed
     )
     peft.inject_adapter_in_model(settings, tower)
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether peft has put adapters beside a layer of `module`."""
+    return any(len(getattr(part, "lora_A", ())) for part in module.modules())
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' tensors, by their names in `model`."""
+    return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
+
+
+def found(tower: nn.Module) -> dict[str, Any] | None:
+    """The settings of `add` for adapters that peft has put into `tower` by itself (`peft.get_peft_model`); None where
+    there are none.
+
+    Raises:
+        UserError: they are not of one kind, so that `add` could not put them in again.
+    """
+    layers: dict[str, Any] = {name: part for name, part in tower.named_modules() if len(getattr(part, "lora_A", ()))}
+    if not layers:
+        return None
+    kinds = set()
+    for part in layers.values():
+        for name in part.lora_A:
+            plain = abs(part.scaling[name] - part.lora_alpha[name] / part.r[name]) < 1e-9
+            plain = plain and not getattr(part, "use_dora", {}).get(name) and not len(part.lora_embedding_A)
+            dropout = float(getattr(part.lora_dropout[name], "p", 0.0))
+            kinds.add((name, int(part.r[name]), float(part.lora_alpha[name]), dropout, plain))
+    name, rank, alpha, dropout, plain = next(iter(kinds))
+    if len(kinds) > 1 or name != "default" or not plain:
+        raise UserError(
+            "adapters of several settings, or of another kind than plain LoRA, cannot be saved with the model: fold "
+            "them in first with peft's merge_and_unload()"
+        )
+    return {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": sorted(layers)}
 
 
 def _plain_convolutions(tower: nn.Module) -> list[str]:

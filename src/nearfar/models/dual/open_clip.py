@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.towers.tokens import Tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -116,7 +117,7 @@ class _Tokenizer:
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, Tensor]:
         ids = self.tokenizer(texts)
         pad = getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0
-        return {"input_ids": ids, "attention_mask": (ids != pad).long()}
+        return Tokens(input_ids=ids, attention_mask=(ids != pad).long())
 
 
 def _normalisation(visual: Any, preprocess: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

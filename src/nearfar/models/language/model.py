@@ -14,6 +14,7 @@ from nearfar.errors import UserError
 from nearfar.models.folder_checks import first_line
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.towers.backbones import quiet
+from nearfar.models.towers.tokens import Tokens
 
 SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
 """Width, layers and heads of the models made from nothing."""
@@ -54,7 +55,7 @@ class LanguageModel(nn.Module):
         """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end."""
         most = getattr(self.lm.config, "max_position_embeddings", None)
         tokens = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
-        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        return Tokens(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
     def encode_text(self, tokens: dict[str, Tensor], normalize: bool = False) -> Tensor:
         """`[B, D]`: the mean of the last layer's states over the tokens that are no padding."""
@@ -74,7 +75,7 @@ class LanguageModel(nn.Module):
         for row, (tokens, real) in zip(rows, zip(ids, mask, strict=True), strict=True):
             tokens[width - len(row) :] = torch.tensor(row, dtype=torch.long)
             real[width - len(row) :] = 1
-        return {"input_ids": ids.to(self.lm.device), "attention_mask": mask.to(self.lm.device)}
+        return Tokens(input_ids=ids.to(self.lm.device), attention_mask=mask.to(self.lm.device))
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder that transformers, `language_model` and `nearfar.load` read.

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.models import model_folder
-from nearfar.models.language.sentence_folder import SentenceFolder
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
-from nearfar.models.towers.tokens import check_tokenizer, fitted, read_at_the_end, tokenize, with_padding
+from nearfar.models.towers.sentence_folder import SentenceFolder
+from nearfar.models.towers.tokens import Tokens, check_tokenizer, fitted, read_at_the_end, tokenize, with_padding
 from nearfar.models.towers.tower import TextTower
 
 
@@ -44,7 +44,7 @@ class TextEncoder(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
         """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
         return tokenize(self.tokenizer, texts, self.max_length)
 

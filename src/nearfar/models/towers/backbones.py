@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from nearfar.errors import UserError, need
+from nearfar.models.folder_checks import first_line
 from nearfar.models.towers import naflex, pixels
 from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.processors import read_processor
+from nearfar.models.towers.sentence_folder import SentenceFolder
 from nearfar.models.towers.tower import ImageTower, TextTower
 
 Source = str | Path | Mapping[str, Any] | Any
@@ -45,16 +47,20 @@ def image_tower(
 
 
 def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool = True) -> tuple[TextTower, Any]:
-    """A text tower, and the tokenizer that comes with it (None for a config or a module)."""
+    """A text tower, and the tokenizer that comes with it (None for a config or a module). The folder of a sentence
+    encoder is pooled as it states, and cuts texts where it states."""
     from transformers import AutoTokenizer, PreTrainedConfig
 
-    folder: Any = minilm_folder() if source == MINILM else source
+    stated = SentenceFolder.read(minilm_folder() if source == MINILM else source)
+    folder: Any = stated.weights
+    pooling = pooling or stated.pooling
     backbone, spec = _transformers(folder, "text", pretrained)
     if pooling is None and source == MINILM:
         pooling = "mean"
     elif pooling is None and isinstance(source, (Mapping, PreTrainedConfig)) and _reads_its_own_end(backbone):
         pooling = "eos"  # what it does itself with its own tokenizer, and right with any
     tower = TextTower(backbone, spec, pooling=pooling)
+    tower.stated_length = stated.max_length
     if not isinstance(folder, (str, Path)):
         return tower, None
     try:
@@ -122,8 +128,8 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
                     if pretrained
                     else _from_config(config)
                 )
-        except (OSError, ValueError) as error:
-            raise UserError(f"no {modality} tower {str(source)!r}: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"no {modality} tower {str(source)!r}: {first_line(error)}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):
         config = _config(source) if isinstance(source, Mapping) else source
         # A config that holds both towers stands for the one requested.

@@ -22,7 +22,19 @@ def with_padding(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str, Tensor]:
+class Tokens(dict[str, Tensor]):
+    """A dict of tokens that goes to a device as a tensor does.
+
+    >>> Tokens(input_ids=torch.zeros(1, 2)).to("cpu")["input_ids"].shape
+    torch.Size([1, 2])
+    """
+
+    def to(self, *args: Any, **options: Any) -> Tokens:
+        """`Tensor.to` of each."""
+        return Tokens({name: value.to(*args, **options) for name, value in self.items()})
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
     """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded on the right to the longest text:
     on the left, as some tokenizers of language models would have it, the first token were padding and positions
     shifted. Some (SigLIP's) give no mask of their own accord."""
@@ -37,7 +49,7 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> dict[str,
         return_attention_mask=True,
         return_tensors="pt",
     )
-    return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+    return Tokens(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
 
 PROBE = ("a dog", "two red birds sit on a long wire in the rain")

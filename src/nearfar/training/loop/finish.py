@@ -22,13 +22,15 @@ TRAINING = "training data, which the model has seen"
 
 def save_model(run: Run) -> None:
     """Write `model/` in the run folder, if the model can be saved (`save_pretrained`)."""
-    if not run.out or not hasattr(run.model, "save_pretrained"):
+    # Around a model that was given to peft stands another, which would write its adapters alone.
+    model = run.model.get_base_model() if hasattr(run.model, "get_base_model") else run.model
+    if not run.out or not hasattr(model, "save_pretrained"):
         return
     # A split model cannot say its weights alone: all processes put them together first.
-    weights = {"state_dict": sharding.full_tensors(run.model.state_dict())} if sharding.enabled() else {}
+    weights = {"state_dict": sharding.full_tensors(model.state_dict())} if sharding.enabled() else {}
     if processes.is_main():
         with files.new_folder(run.out / "model") as folder:
-            run.model.save_pretrained(folder, **weights)
+            model.save_pretrained(folder, **weights)
     processes.barrier()
 
 
