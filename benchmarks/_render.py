@@ -50,6 +50,17 @@ plain form holds the matrix of similarities and its softmax.
 
 <!-- table: benchmark hard_negatives -->
 <!-- end -->
+
+## Two revisions
+
+Is anything slower than it was? Losses at N 4096, D 512, forward and backward, one thread, the fastest of nine rounds in
+each of five turns; "product" is one N x N x D product, which no revision changes: its own spread is the machine's. The
+training command is the recipe `clip` for twelve steps, two turns.
+
+    python benchmarks/revisions.py BEFORE --turns 5 --rounds 9 --train
+
+<!-- table: benchmark revisions -->
+<!-- end -->
 """
 
 

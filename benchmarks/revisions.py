@@ -1,0 +1,155 @@
+"""Two revisions of nearfar side by side: is anything slower than it was?
+
+    .venv/bin/python benchmarks/revisions.py fcbc048            # that commit against the one checked out
+    .venv/bin/python benchmarks/revisions.py fcbc048 --train    # with a training command of twelve steps, too
+
+The two take turns, each turn in a process of its own, with one thread. Of each turn the fastest round counts: whatever
+else a machine does can only make a round slower. What is told is the median over turns of after / before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "revisions.json"
+FORMS = ("InfoNCE, both directions", "InfoNCE, one direction", "NT-Xent", "sigmoid")
+TRAIN = ("train", "clip", "training.steps=12")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("before", help="a commit")
+    parser.add_argument("after", nargs="?", default="HEAD")
+    parser.add_argument("--turns", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=7, help="in each process")
+    parser.add_argument("--n", type=int, default=4096)
+    parser.add_argument("--d", type=int, default=512)
+    parser.add_argument("--train", action="store_true", help="a training command as well, half as many turns")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(losses(options.n, options.d, options.rounds)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {name: checkout(getattr(options, name), Path(folder) / name) for name in ("before", "after")}
+        try:
+            record = {
+                "commits": {name: git("rev-parse", "--short", getattr(options, name)) for name in sources},
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "n": options.n,
+                "d": options.d,
+                "losses": compare_losses(sources, options),
+            }
+            if options.train:
+                record["train"] = compare_commands(sources, Path(folder), options.turns // 2)
+        finally:
+            for source in sources.values():
+                git("worktree", "remove", "--force", str(source))
+    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(table(record))
+    print(table(record))
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", HERE.parent, *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def checkout(commit: str, folder: Path) -> Path:
+    git("worktree", "add", "--detach", str(folder), commit)
+    return folder
+
+
+def environment(source: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(source / "src"), "OMP_WAIT_POLICY": "passive"}
+
+
+def losses(n: int, d: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each form's fastest round in this process, by whichever nearfar it imports."""
+    import torch
+    from torch.nn.functional import normalize
+
+    from _measure import interleave
+    from nearfar import ops
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    q, k = (normalize(torch.randn(n, d), dim=1).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor(x, requires_grad=True) for x in (14.3, -10.0))
+    both = torch.cat([q[: n // 2], k[: n // 2]]).detach().requires_grad_()
+    loss = {
+        "InfoNCE, both directions": lambda: ops.info_nce(q, k, scale),
+        "InfoNCE, one direction": lambda: ops.info_nce(q, k, scale, symmetric=False),
+        "NT-Xent": lambda: ops.nt_xent(both, scale),
+        "sigmoid": lambda: ops.sigmoid(q, k, scale, bias),
+    }
+    runs = {name: (lambda f=f: f().backward()) for name, f in loss.items()}
+    runs["product"] = lambda: q.detach() @ k.detach().T
+    timings = interleave(runs, "product", rounds)
+    return {name: {"cpu": [min(t.cpu_rounds)], "wall": [min(t.wall_rounds)]} for name, t in timings.items()}
+
+
+def compare_losses(
+    sources: dict[str, Path], options: argparse.Namespace
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    rounds: dict = {form: {name: {"cpu": [], "wall": []} for name in sources} for form in (*FORMS, "product")}
+    for turn in range(options.turns):
+        for name in list(sources)[:: 1 if turn % 2 else -1]:
+            child = [sys.executable, __file__, "-", "--child", "--n", str(options.n), "--d", str(options.d)]
+            done = subprocess.run(
+                [*child, "--rounds", str(options.rounds)],
+                env=environment(sources[name]),
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            for form, times in json.loads(done.stdout).items():
+                for clock, values in times.items():
+                    rounds[form][name][clock] += values
+        print(f"turn {turn + 1} of {options.turns}", file=sys.stderr)
+    return rounds
+
+
+def compare_commands(sources: dict[str, Path], folder: Path, turns: int) -> dict[str, dict[str, list[float]]]:
+    rounds: dict = {name: {"cpu": [], "wall": []} for name in sources}
+    for turn in range(turns):
+        for name in list(sources)[:: 1 if turn % 2 else -1]:
+            out = folder / f"run-{name}-{turn}"
+            before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            command = [sys.executable, "-m", "nearfar.cli", *TRAIN, "--out", str(out)]
+            subprocess.run(command, env=environment(sources[name]), check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            rounds[name]["wall"].append(time.perf_counter() - clock)
+            rounds[name]["cpu"].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return rounds
+
+
+def table(record: dict) -> str:
+    """After / before, turn by turn: medians, and the lowest and highest turn."""
+    rows = record["losses"] | ({"`nearfar train`, 12 steps": record["train"]} if "train" in record else {})
+    before, after = (record["commits"][name] for name in ("before", "after"))
+    lines = [f"| {after} / {before} | CPU | lowest to highest turn | on the clock |", "|---|--:|--:|--:|"]
+    for name, rounds in rows.items():
+        cpu, wall = (
+            sorted(a / b for a, b in zip(*(rounds[key][clock] for key in ("after", "before")), strict=True))
+            for clock in ("cpu", "wall")
+        )
+        lines.append(f"| {name} | {median(cpu):.3f} | {cpu[0]:.3f} to {cpu[-1]:.3f} | {median(wall):.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
