@@ -11,10 +11,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "adapt": "nearfar.adaptation",
     "train": "nearfar.training",
     "load": "nearfar.models",
 }
-_MODULES = ("data", "decoding", "evaluation", "losses", "methods", "models", "ops", "papers", "search", "training")
+_MODULES = (
+    "adaptation",
+    "data",
+    "decoding",
+    "evaluation",
+    "losses",
+    "methods",
+    "models",
+    "ops",
+    "papers",
+    "search",
+    "training",
+)
 __all__ = [*_LAZY, *_MODULES]
 
 

@@ -15,6 +15,7 @@ from nearfar.errors import UserError
 
 COMMANDS = {
     "demo": "Train, evaluate and report on the embedded world, in under five minutes.",
+    "adapt": "Fit a model to your own pairs: model, honest figures, report and search index.",
     "train": "Train a method by a recipe: nearfar train RECIPE.yaml key=value ...",
     "evaluate": "Measure a model: retrieval, zero-shot, probes, geometry, compositionality.",
     "embed": "Embed a source of images and texts to a file.",
@@ -29,8 +30,9 @@ COMMANDS = {
 
 
 def load(command: str) -> Callable[..., Any]:
-    """The function behind a command; imports that command's module only."""
-    return getattr(import_module(f"nearfar.commands.{command}_command"), command)
+    """The function behind a command, of its name, or of its module's; imports that command's module only."""
+    module = import_module(f"nearfar.commands.{command}_command")
+    return getattr(module, command, None) or getattr(module, f"{command}_command")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import UserError
+from nearfar.models.dual.projection import is_kind
 
 REMEDY = "copy it from where the model was saved, or save the model anew"
 
@@ -75,8 +76,8 @@ KEYS: dict[str, Check] = {
     "adapters": mapping,
     "frozen": texts,
     "embed_dim": whole(1),
-    "image_projection": text,
-    "text_projection": text,
+    "image_projection": is_kind,
+    "text_projection": is_kind,
     "projection_dropout": lambda value: value == 0 or between(0, 1)(value),
     "image_heads": whole(1),
     "max_length": absent_or(whole(1)),

@@ -15,6 +15,7 @@ from nearfar.models.folder_checks import first_line
 from nearfar.models.language.model import LanguageModel, language_model
 from nearfar.models.language.text_encoder import text_encoder
 from nearfar.models.presets import PRESETS, create
+from nearfar.models.starter import starter
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.processors import read_processor
@@ -32,7 +33,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
             with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of a
             language model, or of another transformers model that reads texts; a folder or hub name of a sentence
-            encoder; an open_clip model; the name of a pretrained preset (`"towers"`) or of what comes in packages
+            encoder; an open_clip model; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
+            trained on the embedded world) or of what comes in packages
             (`"minilm"`, `"smollm2"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
@@ -104,6 +106,8 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         config = checkpoint.read_config(folder)
         if "nearfar" in config:
             return checkpoint.read(folder)
+    elif str(name) == "starter":
+        return starter()
     elif str(name) in PRESETS:
         if PRESETS[str(name)]["image"] != backbones.LITE:
             raise UserError(f"{name!r} starts from scratch: train it, or make it with nearfar.models.create({name!r})")

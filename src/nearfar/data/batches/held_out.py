@@ -76,6 +76,28 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
     return source.select(places[0]), source.select(places[1], name=f"{source.name} (held out)")
 
 
+def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
+    """Of each record the part of the data that it is in, 0 to `count - 1`: parts of about the same number of groups,
+    each of which stays together, as in `hold_out`. A record that cannot be read is in the first.
+
+    Raises:
+        UserError: fewer groups than parts.
+
+    >>> from nearfar.data import Records
+    >>> sorted(set(folds(Records([{"image": bytes([p]), "text": str(p)} for p in range(9)]), 3)))
+    [0, 1, 2]
+    """
+    sides = _sides(source, seed)
+    chance = {side: fraction for side, fraction in sides if side is not None}
+    if len(chance) < count:
+        raise UserError(
+            f"{source.name} holds {len(chance)} different things (of one picture, caption or `group`), and at least "
+            f"{count} are needed: bring more data."
+        )
+    part = {side: place * count // len(chance) for place, side in enumerate(sorted(chance, key=chance.__getitem__))}
+    return [0 if side is None else part[side] for side, _ in sides]
+
+
 def _sides(source: Source, seed: int) -> list[tuple[int | None, float]]:
     """Of each record the group that it stays in, by its first record's place, and the group's number from 0 to 1; None
     for a record that cannot be read."""

@@ -16,7 +16,7 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual import lora
-from nearfar.models.dual.projection import ProjectionHeads, projection
+from nearfar.models.dual.projection import Kind, ProjectionHeads, projection
 from nearfar.models.folder_checks import PARTS, check_adapters
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
@@ -49,8 +49,8 @@ class DualEncoder(nn.Module):
         tokenizer: Any,
         pixels: Pixels,
         embed_dim: int = 256,
-        image_projection: str = "linear",
-        text_projection: str = "linear",
+        image_projection: Kind = "linear",
+        text_projection: Kind = "linear",
         projection_dropout: float = 0.0,
         image_heads: int = 1,
         max_length: int | None = None,

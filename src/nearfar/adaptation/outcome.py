@@ -1,0 +1,122 @@
+"""What `nearfar.adapt` found: figures before and after on pairs held out, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nearfar.adaptation.trials import Trial
+from nearfar.data.sources.skipped import Skipped
+from nearfar.evaluation.measures.result import Result
+from nearfar.models.dual.dual_encoder import DualEncoder
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+KS = (1, 5, 10)
+DIRECTIONS = {"text_to_image": "a text finds its picture", "image_to_text": "a picture finds its text"}
+
+
+@dataclass
+class Adapted:
+    """A model that was fitted to somebody's pairs, and the figures that speak for it.
+
+    Attributes:
+        model: the model: the adapted one, or the one as it was where that is better.
+        tried: every candidate with its score on folds of the pairs adapted to.
+        chosen: the one of them that became the model.
+        before, ridge, after: retrieval on the pairs held out, by the model as it was, by the linear ridge map alone (a
+            plain baseline), and by the adapted model.
+        pairs: how many pairs it was adapted to.
+        data, measured_on: names of the data.
+        skipped: records that could not be used.
+        copies: how many pictures measured on are among those adapted to as well.
+        kept_start: whether `model` is the one as it was, as the held-out pairs say that it is better.
+        seconds: how long all took.
+    """
+
+    model: DualEncoder
+    tried: list[Trial]
+    chosen: Trial
+    before: Result
+    ridge: Result
+    after: Result
+    pairs: int
+    data: str
+    measured_on: str
+    skipped: Skipped = field(repr=False)
+    copies: int = 0
+    kept_start: bool = False
+    seconds: float = 0.0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the adapted model is below the one as it was on the pairs held out: mean reciprocal rank, mean of
+        both directions."""
+        return mean_rank(self.after) < mean_rank(self.before)
+
+    def undone(self, start: DualEncoder) -> Adapted:
+        """The same outcome, with the model as it was."""
+        return replace(self, model=start, kept_start=True)
+
+    def warnings(self) -> Iterator[str]:
+        """What its user must know."""
+        if self.kept_start:
+            yield (
+                "the model stays as it was: on the pairs held out the adapted one is worse (--keep-worse takes it "
+                "nevertheless)"
+            )
+        elif self.chosen.setting is None:
+            yield "nothing that was tried is better than the model as it is: it stays so"
+        for direction, words in DIRECTIONS.items():
+            metric = self.after.metrics[f"{direction}_R@5"]
+            if metric.low is not None and metric.chance is not None and metric.low <= metric.chance:
+                yield f"not shown to be above chance: {words} (R@5 {metric} %, chance {metric.show(metric.chance)} %)"
+        if self.copies:
+            yield (
+                f"{self.copies:,} of the pictures measured on are among those adapted to as well, so that the figures "
+                "are too good"
+            )
+        held = self.after.metrics["text_to_image_R@5"].n
+        if held < 50:
+            yield f"only {held} captions are held out: the figures are rough, as their intervals tell"
+
+    def table(self) -> Table:
+        """Before and after, for the terminal."""
+        from rich.table import Table
+
+        made = Table(title=f"{self.measured_on}, %, with 95 % intervals", title_justify="left", title_style="bold")
+        for column in ("", "chance", "before", "linear ridge map", "after"):
+            made.add_column(column, justify="left" if not column else "right")
+        for direction, words in DIRECTIONS.items():
+            for k in KS:
+                name = f"{direction}_R@{k}"
+                chance = self.after.metrics[name].show(self.after.metrics[name].chance)
+                cells = [str(result.metrics[name]) for result in (self.before, self.ridge, self.after)]
+                made.add_row(f"{words}, R@{k}", chance, *cells[:2], f"[bold]{cells[2]}[/bold]")
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the model, as plain data."""
+        return {
+            "data": self.data,
+            "measured_on": self.measured_on,
+            "pairs": self.pairs,
+            "chosen": trial_as_dict(self.chosen),
+            "tried": [trial_as_dict(trial) for trial in self.tried],
+            "kept_start": self.kept_start,
+            "seconds": round(self.seconds, 1),
+            "warnings": list(self.warnings()),
+        }
+
+
+def mean_rank(result: Result) -> float:
+    """Mean reciprocal rank, mean of both directions."""
+    return sum(result[f"{direction}_MRR"] for direction in DIRECTIONS) / len(DIRECTIONS)
+
+
+def trial_as_dict(trial: Trial) -> dict[str, Any]:
+    """A trial as plain data."""
+    setting = {} if trial.setting is None else {"map": type(trial.setting).__name__, **vars(trial.setting)}
+    return {"name": trial.name, "mean_reciprocal_rank": trial.score, **setting, "share_of_start": trial.start}

@@ -1,0 +1,145 @@
+"""What is tried, and how the best is found: by folds of the pairs that are adapted on, never on those held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nearfar.adaptation.frozen_features import FrozenFeatures
+from nearfar.adaptation.maps import KernelSetting, LinearSetting, Pairs, Setting, kernel_path, linear_path, mapped
+from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.protocols.retrieval import ranks
+from nearfar.models.dual.blended import about
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
+"""Of the similarity, what the model as it was has in a blend."""
+
+FOLDS, FEW = 4, 2000
+"""Each of so many folds is held out once; of more than `FEW` records the first alone."""
+
+START = "the model as it is"
+LINEAR = "linear ridge map"
+KERNEL = "kernel ridge map"
+BLEND = "the model and a map"
+
+
+TEMPERATURES = torch.logspace(-2.5, -0.3, 45)
+
+Vectors = tuple[Tensor, Tensor]
+"""Pictures `[N, D]` and captions `[M, D]` in one space, unit rows."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate at its best settings.
+
+    Attributes:
+        name: what it is.
+        score: mean reciprocal rank, mean of both directions and of the folds.
+        setting: of its map; None for the model as it is.
+        start: the share of the similarity that the model as it was has.
+        temperature: the divisor of similarities under which the captions of the first fold are likeliest.
+    """
+
+    name: str
+    score: float
+    setting: Setting | None = None
+    start: float = 0.0
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is fitted on, and what it is measured on."""
+
+    fit: FrozenFeatures
+    held: FrozenFeatures
+
+    def score(self, vectors: Vectors) -> float:
+        return score(self.held.embedded(*vectors))
+
+    def start(self) -> Vectors:
+        """The held-out pairs by the model as it is, about the centres of those that are fitted on."""
+        image, text = centres(self.fit)
+        return about(self.held.data.image, image), about(self.held.data.text, text)
+
+    def temperature(self, vectors: Vectors) -> float:
+        """The one of `TEMPERATURES` under which the held-out captions' own pictures are likeliest."""
+        image, text = vectors
+        similarity, owner = text @ image.T, self.held.data.image_of_text
+        losses = [cross_entropy(similarity / temperature, owner).item() for temperature in TEMPERATURES]
+        return TEMPERATURES[losses.index(min(losses))].item()
+
+
+def score(data: Embeddings) -> float:
+    """Mean reciprocal rank of retrieval, mean of both directions."""
+    both = []
+    for direction in ("text_to_image", "image_to_text"):
+        ranked, _ = ranks(data, direction)
+        both.append(float(ranked[ranked.answerable()].reciprocal().mean()))
+    return sum(both) / 2
+
+
+def centres(features: FrozenFeatures) -> Vectors:
+    """Where the model as it is puts the mean picture and the mean caption, `[D]` each."""
+    return features.data.image.mean(0), features.data.text.mean(0)
+
+
+def try_all(features: FrozenFeatures, fold: Tensor, *, seed: int = 0) -> list[Trial]:
+    """Every candidate, on folds of the same features: the model as it is, the linear and the kernel ridge map at their
+    best settings, and the model beside the better map at the best share. `fold` `[N]` int64 numbers each record's."""
+    parts = list(_folds(features, fold))
+    vectors: dict[Setting, list[Vectors]] = {}
+    for part in parts:
+        pairs = Pairs.of(part.fit)
+        for setting, picture_map in chain(linear_path(pairs), kernel_path(pairs, seed=seed)):
+            vectors.setdefault(setting, []).append(mapped(part.held, picture_map, pairs.centre))
+    settings = {setting: _trial("", parts, each, setting) for setting, each in vectors.items()}
+    maps = [
+        max((trial for setting, trial in settings.items() if isinstance(setting, kind)), key=_score)
+        for kind in (LinearSetting, KernelSetting)
+    ]
+    better = max(maps, key=_score).setting
+    assert better is not None
+    starts = [part.start() for part in parts]
+    blends = [
+        _trial(BLEND, parts, [blend(share, *both) for both in zip(starts, vectors[better], strict=True)], better, share)
+        for share in SHARES
+    ]
+    as_it_is = Trial(START, _mean([score(part.held.data) for part in parts]))
+    named = [replace(trial, name=name) for trial, name in zip(maps, (LINEAR, KERNEL), strict=True)]
+    return [as_it_is, *named, max(blends, key=_score)]
+
+
+def chosen(trials: list[Trial]) -> Trial:
+    """The best of them; among equals the first, which is the plainest."""
+    return max(trials, key=_score)
+
+
+def blend(share: float, start: Vectors, mapped: Vectors) -> Vectors:
+    """Both spaces' vectors side by side, so that similarities add up in these shares."""
+    image, text = (torch.cat([share**0.5 * a, (1 - share) ** 0.5 * b], 1) for a, b in zip(start, mapped, strict=True))
+    return image, text
+
+
+def _trial(name: str, parts: list[Fold], vectors: list[Vectors], setting: Setting, share: float = 0.0) -> Trial:
+    found = _mean([part.score(each) for part, each in zip(parts, vectors, strict=True)])
+    return Trial(name, found, setting, share, parts[0].temperature(vectors[0]))
+
+
+def _folds(features: FrozenFeatures, fold: Tensor) -> Iterator[Fold]:
+    for number in range(FOLDS if len(features) <= FEW else 1):
+        yield Fold(features.select((fold != number).nonzero()[:, 0]), features.select((fold == number).nonzero()[:, 0]))
+
+
+def _score(trial: Trial) -> float:
+    return trial.score
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,63 @@
+"""The folder of an adapted model: all that is needed to use it, and to believe it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nearfar import files
+from nearfar.adaptation.model_card import model_card
+from nearfar.adaptation.outcome import Adapted
+from nearfar.data.sources.source import Source
+from nearfar.embedding.embeddings import Embeddings
+
+
+def write_folder(
+    outcome: Adapted,
+    out: Path,
+    source: Source,
+    measured_on: Source,
+    embeddings: Embeddings,
+    *,
+    start: str,
+    index: bool,
+    **reading: Any,
+) -> None:
+    """Write `model/` (with its card), `adapt.json`, `results.json`, `report.html`, `skipped.txt` and `index/`."""
+    from nearfar.evaluation import save_results
+    from nearfar.evaluation.report import write_report
+    from nearfar.search.index.building import build
+
+    files.folder(out)
+    with files.new_folder(out / "model") as folder:
+        outcome.model.save_pretrained(folder)
+        files.write(folder / "README.md", model_card(outcome, start))
+    files.write(out / "adapt.json", json.dumps(outcome.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    if outcome.skipped:
+        files.write(out / "skipped.txt", f"{outcome.skipped.count} skipped:\n{outcome.skipped.listing()}\n")
+    results = {"retrieval": outcome.before if outcome.kept_start else outcome.after}
+    results["retrieval, the model as it was"] = outcome.before
+    results["retrieval, a linear ridge map alone"] = outcome.ridge
+    save_results(results, out / "results.json", model=str(out / "model"), data=outcome.measured_on)
+    write_report(
+        out,
+        encoder=outcome.model,
+        source=measured_on,
+        embeddings=embeddings,
+        results=results,
+        config=outcome.as_dict(),
+        skipped=outcome.skipped or None,
+        title=f"adapted to {outcome.data}",
+        about="pairs held out",
+    )
+    if index:
+        build(
+            outcome.model,
+            source,
+            out / "index",
+            model=str((out / "model").resolve()),
+            batch_size=reading["batch_size"],
+            max_skipped=1.0,
+            progress=reading["progress"],
+        )

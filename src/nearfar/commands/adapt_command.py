@@ -1,0 +1,84 @@
+"""`nearfar adapt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+# Not `adapt`: jsonargparse would look that up in `nearfar` too, and so import torch for a page of help.
+def adapt_command(
+    data: str,
+    *,
+    model: str = "starter",
+    test: str | None = None,
+    out: Path | None = None,
+    minutes: float | None = None,
+    share: float = 0.2,
+    keep_worse: bool = False,
+    split: str | None = None,
+    image: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    batch_size: int = 32,
+    max_skipped: float = 0.1,
+    seed: int = 0,
+) -> None:
+    """Fit a model to your own pairs of pictures and texts, measure it on pairs held out, and index them for search.
+
+    Towers read the pictures once; what suits the pairs best is found by cross-validation, and measured on pairs that
+    took no part in it. Writes the model with its card, report.html, results.json and a search index.
+
+    Args:
+        data: your pairs: a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
+        model: what to start from: a folder that nearfar or transformers saved, a run's folder, or a model's name.
+        test: other data to measure on; by default a share of the pairs is held out.
+        out: the folder for all of it (default: runs/adapt; where it is taken, a number is added).
+        minutes: roughly how long it may take; takes fewer pairs where there is no time for all.
+        share: how much is held out: whole things, always the same ones.
+        keep_worse: keep the adapted model even where the held-out pairs say that it is worse.
+        split: which split of the data.
+        image: the column of pictures, where it has another name.
+        text: the column of captions.
+        label: the column of labels.
+        batch_size: pictures at a time.
+        max_skipped: share of unusable pictures above which this stops.
+        seed: of folds and draws.
+    """
+    from rich.console import Console
+
+    from nearfar.adaptation import adapt
+    from nearfar.commands.demo_command import vacant
+
+    console = Console(highlight=False, soft_wrap=True)
+    folder = vacant(Path("runs/adapt")) if out is None else out
+    outcome = adapt(
+        data,
+        model,
+        folder,
+        test=test,
+        minutes=minutes,
+        share=share,
+        keep_worse=keep_worse,
+        split=split,
+        image=image,
+        text=text,
+        label=label,
+        batch_size=batch_size,
+        max_skipped=max_skipped,
+        seed=seed,
+        progress=True,
+        say=lambda sentence: console.print(sentence, markup=False),
+    )
+    console.print()
+    console.print(outcome.table(), soft_wrap=False)
+    for warning in outcome.warnings():
+        console.print(f"note: {warning}", style="yellow", markup=False)
+    console.print(f"\nDone in {outcome.seconds:.0f} s. The report: {folder / 'report.html'}", markup=False)
+    console.print("Next, try", style="bold")
+    for line in (
+        f'nearfar search "..." --index {folder / "index"}',
+        f"nearfar serve --index {folder / 'index'}",
+        f"nearfar evaluate {folder / 'model'} --on OTHER_DATA",
+        f'model = nearfar.load("{folder / "model"}")',
+    ):
+        console.print(f"  {line}", markup=False)

@@ -1,0 +1,170 @@
+"""From a folder to a model: figures that other commands find too, no model of the user's changed, none worse kept."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+import nearfar
+from nearfar import cli
+from nearfar.adaptation import trials
+from nearfar.data import hold_out, open_source
+from nearfar.data.sources.source import Records
+from nearfar.embedding.embed_source import embed
+from nearfar.errors import UserError
+from nearfar.evaluation import load_results, retrieval
+
+
+@pytest.fixture(scope="module")
+def saved(small, tmp_path_factory):
+    return small.save_pretrained(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def run(emoji, saved, tmp_path_factory):
+    """The command, once: its folder, and what it says."""
+    import contextlib
+    import io
+
+    out, said = tmp_path_factory.mktemp("adapted") / "run", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        cli.main(["adapt", str(emoji), "--model", str(saved), "--out", str(out), "--share", "0.3"])
+    return out, said.getvalue()
+
+
+def test_the_folder_holds_all_that_is_needed(run):
+    out, said = run
+    held = {path.name for path in out.iterdir()}
+    assert {"model", "adapt.json", "results.json", "report.html", "index"} <= held
+    card = (out / "model" / "README.md").read_text("utf-8")
+    assert "linear ridge map" in card
+    assert "nearfar.load" in card
+    for word in ("to adapt to", "to measure on", "before", "after", "chance", "nearfar search", "nearfar serve"):
+        assert word in said
+    assert "only" in said  # few captions are held out, which is said
+
+
+def test_the_figures_are_those_of_the_saved_model_on_the_pairs_held_out(run, emoji):
+    out, _ = run
+    about = json.loads((out / "adapt.json").read_text("utf-8"))
+    model = nearfar.load(out / "model")
+    source = open_source(emoji)
+    fitted_on, held = hold_out(source, 0.3)
+    assert len(fitted_on) == about["pairs"]
+    again = retrieval(embed(model, held))
+    shown = load_results(out / "results.json")["retrieval"]
+    for name, metric in shown.metrics.items():
+        assert again[name] == pytest.approx(metric.value), name
+
+
+def test_the_index_is_searched_with_the_model(run, capsys):
+    out, _ = run
+    cli.main(["search", "smiling face", "--index", str(out / "index"), "--top", "3"])
+    assert ".png" in capsys.readouterr().out
+
+
+def test_the_adapted_model_can_be_adapted_again(run, emoji):
+    out, _ = run
+    again = nearfar.adapt(emoji, out / "model", share=0.3)
+    assert again.before.metrics == load_results(out / "results.json")["retrieval"].metrics
+
+
+def test_the_same_data_give_the_same_model(emoji, small):
+    first, second = (nearfar.adapt(emoji, small, share=0.3) for _ in range(2))
+    assert first.tried == second.tried
+    assert first.after == second.after
+
+
+def test_a_model_that_is_passed_in_stays_as_it_is(emoji, small):
+    small.train()
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    outcome = nearfar.adapt(emoji, small, share=0.3)
+    assert small.training
+    assert all(parameter.requires_grad for parameter in small.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    assert outcome.model is not small
+    small.eval()
+
+
+def test_what_is_learnt_is_there_on_pairs_held_out(tmp_path, small):
+    """Colours and their names: an untrained tower sees them, and only a map can know which name is whose."""
+    colours = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220), "white": (250, 250, 250)}
+    chance = random.Random(0)
+    for row in range(80):
+        name = list(colours)[row % 4]
+        shade = tuple(max(0, min(255, value + chance.randint(-20, 20))) for value in colours[name])
+        Image.new("RGB", (32, 32), shade).save(tmp_path / f"{row:02d}.png")
+        (tmp_path / f"{row:02d}.txt").write_text(f"a {name} square")
+    outcome = nearfar.adapt(tmp_path, small)
+    assert outcome.after["image_to_text_R@1"] == 1
+    assert outcome.before["image_to_text_R@1"] < 0.6
+    assert not outcome.kept_start
+    assert outcome.model.temperature in trials.TEMPERATURES.tolist()
+
+
+def test_a_map_that_makes_it_worse_is_not_kept(emoji, run):
+    """Wrong captions to adapt to, right ones to measure on."""
+    source, model = open_source(emoji), run[0] / "model"
+    texts = [record["text"] for record in source]
+    wrong = Records([{**record, "text": texts[(row + 7) % 60]} for row, record in enumerate(source)], name="wrong")
+    outcome = nearfar.adapt(wrong, model, test=source)
+    assert outcome.is_worse
+    assert outcome.kept_start
+    assert any("stays as it was" in warning for warning in outcome.warnings())
+    assert any("are among those adapted to" in warning for warning in outcome.warnings())
+    assert outcome.copies == 60
+    assert not nearfar.adapt(wrong, model, test=source, keep_worse=True).kept_start
+
+
+def test_several_captions_of_a_picture_and_rows_of_one_picture_are_the_same(emoji, small):
+    source = open_source(emoji)
+    objects = [{"image": record["image"], "text": [*record["text"], f"the {record['text'][0]}"]} for record in source]
+    rows = [{"image": record["image"], "text": text} for record in objects for text in record["text"]]
+    both = [nearfar.adapt(Records(records, name="d"), small, share=0.3) for records in (objects, rows)]
+    for one, other in zip(*(outcome.tried for outcome in both), strict=True):
+        assert one.setting == other.setting
+        assert one.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
+    shutil.copytree(emoji, tmp_path / "photos")
+    (tmp_path / "photos" / "03.png").write_bytes(b"no picture")
+    outcome = nearfar.adapt(tmp_path / "photos", small, tmp_path / "run", share=0.3, index=False)
+    assert outcome.skipped.count == 1
+    assert "03.png" in (tmp_path / "run" / "skipped.txt").read_text("utf-8")
+
+
+def test_minutes_take_as_many_pairs_as_there_is_time_for(emoji, small, monkeypatch):
+    from nearfar.adaptation import opened_inputs as inputs
+
+    ticks = iter(range(1000))
+    monkeypatch.setattr(inputs.time, "perf_counter", lambda: 16.0 * next(ticks))  # half a second a picture
+    said = []
+    outcome = nearfar.adapt(emoji, small, share=0.3, minutes=1.5, say=said.append)
+    assert "48 of 60 pairs are taken" in " ".join(said)
+    assert outcome.data.startswith("48 records of ")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"share": 0.0}, "between 0 and 1"),
+        ({"share": 1.5}, "between 0 and 1"),
+        ({"minutes": 0}, "minutes=0"),
+        ({"model": "minilm"}, "is a TextEncoder: adapt takes an image tower and a text tower"),
+        ({"data": "no/such/folder"}, "no such file or folder"),
+        ({"share": 0.95}, "pairs to adapt to"),
+    ],
+)
+def test_what_cannot_be_is_refused(change, words, emoji, small):
+    with pytest.raises(UserError, match=words):
+        nearfar.adapt(**{"data": emoji, "model": small, **change})
+
+
+def test_pictures_without_captions_are_refused(small):
+    bare = Records([{"image": Image.new("RGB", (8, 8))}] * 20, name="bare")
+    with pytest.raises(UserError, match="bare has no captions: adapt takes pairs; name the column with text=NAME"):
+        nearfar.adapt(bare, small)
