@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
+    "docs/adapt.md",
     "docs/losses.md",
     "docs/extend.md",
     "docs/tutorials/your_own_pairs.md",

@@ -39,6 +39,9 @@ def test_the_folder_holds_all_that_is_needed(run):
     out, said = run
     held = {path.name for path in out.iterdir()}
     assert {"model", "adapt.json", "results.json", "report.html", "index"} <= held
+    report = (out / "report.html").read_text("utf-8")
+    for whose in ("the model as it was", "a linear ridge map alone"):
+        assert report.count(f"retrieval, {whose}") == 1
     card = (out / "model" / "README.md").read_text("utf-8")
     assert "linear ridge map" in card
     assert "nearfar.load" in card
@@ -135,6 +138,14 @@ def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
     outcome = nearfar.adapt(tmp_path / "photos", small, tmp_path / "run", share=0.3, index=False)
     assert outcome.skipped.count == 1
     assert "03.png" in (tmp_path / "run" / "skipped.txt").read_text("utf-8")
+
+
+def test_captions_that_are_names_of_files_are_told_of(emoji, small, tmp_path):
+    said = []
+    for row, file in enumerate(sorted(emoji.glob("*.png"))):
+        shutil.copy(file, tmp_path / f"{file.with_suffix('.txt').read_text('utf-8').replace('/', ' ')} {row}.png")
+    nearfar.adapt(tmp_path, small, share=0.3, say=said.append)
+    assert "names of the files are taken for captions" in " ".join(said)
 
 
 def test_minutes_take_as_many_pairs_as_there_is_time_for(emoji, small, monkeypatch):

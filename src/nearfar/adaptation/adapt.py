@@ -82,6 +82,8 @@ def adapt(
     """
     say, began = say or (lambda _: None), time.perf_counter()
     source = inputs.pairs(data, columns)
+    if source.remark:
+        say(f"note: {source.remark}")
     start = inputs.dual_encoder(model)
     source = inputs.affordable(source, start, minutes, batch_size, say)
     if test is None:

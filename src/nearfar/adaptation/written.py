@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def write_folder(
     if outcome.skipped:
         files.write(out / "skipped.txt", f"{outcome.skipped.count} skipped:\n{outcome.skipped.listing()}\n")
     results = {"retrieval": outcome.before if outcome.kept_start else outcome.after}
-    results["retrieval, the model as it was"] = outcome.before
-    results["retrieval, a linear ridge map alone"] = outcome.ridge
+    for name, result in (("the model as it was", outcome.before), ("a linear ridge map alone", outcome.ridge)):
+        results[f"retrieval, {name}"] = replace(result, name=f"retrieval, {name}")
     save_results(results, out / "results.json", model=str(out / "model"), data=outcome.measured_on)
     write_report(
         out,
