@@ -1,6 +1,7 @@
 """Every script in `benchmarks/` runs, in its smallest form, and writes what it promises. `ops.py` needs the libraries
 that it is compared with: `tests/compare` runs it."""
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -113,3 +114,27 @@ def test_released_decoding(tmp_path):
         assert cpu > 0
         assert wall > 0
         assert len(tokens) == 4
+
+
+@pytest.mark.skipif(not (SCRIPTS.parent / ".git").exists(), reason="compares two commits of a checkout")
+def test_revisions(tmp_path):
+    out = tmp_path / "revisions.json"
+    small = ["--turns", 1, "--rounds", 1, "--n", 64, "--d", 16, "--output", out]
+    told = run("revisions", "HEAD", *small, cwd=tmp_path)
+    found = json.loads(out.read_text())
+    assert found["commits"]["before"] == found["commits"]["after"]
+    assert all(rounds["after"]["cpu"][0] > 0 for rounds in found["losses"].values())
+    assert out.with_suffix(".md").read_text() in told
+
+
+def test_own_data(monkeypatch):
+    from nearfar.data import Records, world
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    own_data = importlib.import_module("own_data")
+    emoji = world.emoji("val", styles=["noto"], tags=False).first(60)
+    source = Records([{"image": record["image"], "text": record["text"][0]} for record in emoji], name="a few emoji")
+    row = own_data.measured(source, seed=0)
+    assert row["pairs"] + row["held"] == 60
+    assert 0 < row["chance"] < row["after"] <= 1
+    assert "| a few emoji |" in own_data.table({source.name: [row]})

@@ -85,7 +85,7 @@ def test_anchors_are_counted_where_they_are_used():
         ("evaluation.protocols=3", "protocols must be a list or null, not 3"),
         ("training.workers=true", "workers must be a whole number"),
         ("model.freeze=3", "freeze must be text or a list or null, not 3"),
-        ("method.temperature=hot", "temperature must be a number, not 'hot'"),
+        ("method.temperature=hot", "temperature must be a number or null, not 'hot'"),
         ("method.name=null", "method must be a name, not None"),
     ],
 )
