@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
-from nearfar import lookup
+from nearfar import kinds, lookup
 from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training import ranges
-from nearfar.training.recipe import kinds
 
 DataSpec = str | dict[str, Any]
 """What `nearfar.data.open_source` takes: its first argument, or a mapping of all (`spec`, `split`, `text`, ...)."""
@@ -150,25 +148,32 @@ def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any
     check_names(section, known_arguments(function, skip), values)
     kinds.refuse_classes(section, values)
     annotated = kinds.of(function)
-    kinds.check(section, annotated, {name: None for name, value in values.items() if value is None})
-    from jsonargparse import ArgumentError, ArgumentParser
+    arguments = {
+        name: p for name, p in signature(function).parameters.items() if name in known_arguments(function, skip)
+    }
+    for name, parameter in arguments.items():
+        if parameter.default is Parameter.empty and name not in values:
+            must = f", which must be {kinds.words(annotated[name])}" if name in annotated else ""
+            raise UserError(f"recipe, section {section}: {name} is missing{must}: set {section}.{name}.")
+    given = {name: kinds.fitted(section, name, annotated.get(name, Any), value) for name, value in values.items()}
+    defaults = _defaults(function)
+    return {name: given[name] if name in given else defaults[name] for name in arguments}
 
-    parser = ArgumentParser(exit_on_error=False)
-    add = parser.add_class_arguments if isinstance(function, type) else parser.add_function_arguments
-    add(function, skip=set(skip))
-    try:
-        return parser.parse_object(dict(values)).as_dict()
-    except ArgumentError as error:
-        wrong = re.search(r'Parser key "(\w+)"', str(error))
-        if wrong and wrong[1] in annotated and wrong[1] in values:
-            kinds.complain(section, wrong[1], annotated[wrong[1]], values[wrong[1]])
-        raise UserError(f"recipe, section {section}: {_plain(str(error))}") from None
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """What a function's arguments are where they are not given."""
+    made = {f.name: f.default_factory() for f in _fields_of(function) if f.default_factory is not MISSING}
+    return {name: p.default for name, p in signature(function).parameters.items()} | made
+
+
+def _fields_of(function: Callable[..., Any]) -> Sequence[Field[Any]]:
+    return fields(function) if is_dataclass(function) else ()
 
 
 def known_arguments(function: Callable[..., Any], skip: Sequence[str] = ()) -> list[str]:
     """The names of a function's arguments."""
-    kinds = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    return [name for name, p in signature(function).parameters.items() if p.kind not in kinds and name not in skip]
+    several = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    return [name for name, p in signature(function).parameters.items() if p.kind not in several and name not in skip]
 
 
 def check_names(section: str, known: Sequence[str], values: Iterable[str], *, kind: str = "setting") -> None:
@@ -184,7 +189,3 @@ def named(section: str) -> Iterator[None]:
     except ValueError as error:
         where = f"recipe, section {section}"
         raise UserError(str(error) if str(error).startswith("recipe, ") else f"{where}: {error}") from error
-
-
-def _plain(message: str) -> str:
-    return re.sub(r"\s+", " ", message).strip()
