@@ -77,7 +77,7 @@ def test_it_prints_the_figures_and_what_to_try(out, printed):
     rows = [line for line in printed.splitlines() if "openmoji-line (not in training)" in line]
     assert [len(re.findall(r"\d+\.\d \(\d+\.\d\)", row)) for row in rows] == [3, 3, 2]
     tried = re.findall(r"^  nearfar (\w+)", printed, re.M)
-    assert tried == ["search", "serve", "evaluate", "train", "recipes"]
+    assert tried == ["search", "serve", "evaluate", "adapt", "train", "recipes"]
     assert max(map(len, printed.replace(str(out), "runs/demo").splitlines())) <= 100
 
 

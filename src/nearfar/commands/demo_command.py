@@ -23,7 +23,7 @@ TRY = """[bold]Next, try[/bold]
   nearfar search "a tropical drink" --index {out}/index
   nearfar serve --index {out}/index                    [dim]the same as a page in the browser[/dim]
   nearfar evaluate {out}/model --on world/clipart --split test --protocols retrieval
-  nearfar adapt photos/ --model {out}/model            [dim]fit it to pictures and texts of your own[/dim]
+  nearfar adapt photos/ --model {out}/model        [dim]fit it to pairs of your own[/dim]
   nearfar train demo epochs=30 --out runs/mine         [dim]the same with a setting changed[/dim]
   nearfar recipes copy demo mine.yaml                  [dim]then change what you like[/dim]"""
 
