@@ -11,6 +11,7 @@ from PIL import Image
 import nearfar
 from nearfar import cli
 from nearfar.adaptation import trials
+from nearfar.adaptation.frozen_features import FrozenFeatures
 from nearfar.data import hold_out, open_source
 from nearfar.data.sources.source import Records
 from nearfar.embedding.embed_source import embed
@@ -146,6 +147,54 @@ def test_captions_that_are_names_of_files_are_told_of(emoji, small, tmp_path):
         shutil.copy(file, tmp_path / f"{file.with_suffix('.txt').read_text('utf-8').replace('/', ' ')} {row}.png")
     nearfar.adapt(tmp_path, small, share=0.3, say=said.append)
     assert "names of the files are taken for captions" in " ".join(said)
+
+
+def test_a_folder_is_adapted_to_again_when_pairs_came(emoji, saved, tmp_path, capsys):
+    """The model is another then, and so must be its index; what was skipped before is not told again."""
+    photos, out = shutil.copytree(emoji, tmp_path / "photos"), tmp_path / "run"
+    (photos / "03.png").write_bytes(b"no picture")
+    command = ["adapt", str(photos), "--model", str(saved), "--out", str(out), "--share", "0.3"]
+    cli.main(command)
+    assert (out / "skipped.txt").exists()
+    shutil.copy(emoji / "03.png", photos / "03.png")
+    Image.new("RGB", (32, 32), "purple").save(photos / "new.png")
+    (photos / "new.txt").write_text("a purple square")
+    cli.main(command)
+    capsys.readouterr()
+    cli.main(["search", "a purple square", "--index", str(out / "index"), "--top", "61"])
+    assert "new.png" in capsys.readouterr().out
+    assert not (out / "skipped.txt").exists()
+    assert not list(out.glob(".*"))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(emoji, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setattr(nearfar.models, "load", None)
+    monkeypatch.setattr(FrozenFeatures, "read", None)
+    with pytest.raises(UserError, match="is a file"):
+        nearfar.adapt(emoji, "no such model", tmp_path / "file")
+
+
+def test_pictures_without_a_caption_are_counted_and_teach_nothing(emoji, small):
+    records = list(open_source(emoji))
+    bare = [{"image": record["image"], "text": []} for record in open_source(emoji).first(4)]
+    with_bare = Records([*records, *({**record, "group": 1000 + n} for n, record in enumerate(bare))], name="d")
+    features = FrozenFeatures.read(small, with_bare)
+    assert len(features.captioned()) == 60
+    assert features.data.skipped.count == 4
+
+
+def test_the_table_fits_a_terminal(run):
+    _, said = run
+    assert max(map(len, said[said.index("recall in %") :].split("note:")[0].splitlines())) <= 80
+    assert "text to image R@10" in said
+
+
+def test_a_large_fold_is_ranked_in_part(emoji, small, monkeypatch):
+    features = FrozenFeatures.read(small, open_source(emoji))
+    monkeypatch.setattr(trials, "FEW", 10)
+    parts = list(trials._folds(features, torch.arange(60) % 4))
+    assert [(len(part.fit), len(part.held)) for part in parts] == [(45, 10)]
 
 
 def test_minutes_take_as_many_pairs_as_there_is_time_for(emoji, small, monkeypatch):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from nearfar import files
 from nearfar.adaptation import opened_inputs as inputs
 from nearfar.adaptation import trials as tried
 from nearfar.adaptation.adapted_model import adapted
@@ -81,6 +82,8 @@ def adapt(
     True
     """
     say, began = say or (lambda _: None), time.perf_counter()
+    if out is not None:
+        files.folder(out)  # before the work, not after it
     source = inputs.pairs(data, columns)
     if source.remark:
         say(f"note: {source.remark}")
@@ -92,7 +95,7 @@ def adapt(
         fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None})
     fold = folds(fitted_on, tried.FOLDS, seed=seed)
     reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
-    features = FrozenFeatures.read(start, fitted_on, mirror=len(fitted_on) <= MIRROR_UP_TO, **reading)
+    features = FrozenFeatures.read(start, fitted_on, mirror=len(fitted_on) <= MIRROR_UP_TO, **reading).captioned()
     inputs.check_numbers(len(features), len(measured_on), share=share if test is None else None)
     say(f"data: {len(features):,} pairs of {source.name} to adapt to, {len(measured_on):,} to measure on")
     if skipped := features.data.skipped:

@@ -62,6 +62,14 @@ class FrozenFeatures:
         """Only these records, with their captions."""
         return FrozenFeatures(self.data.select(rows), self.views)
 
+    def captioned(self) -> FrozenFeatures:
+        """Those that have a caption; the others count as skipped."""
+        known = torch.zeros(len(self), dtype=torch.bool)
+        known[self.data.image_of_text] = True
+        for row in (~known).nonzero()[:, 0].tolist():
+            self.data.skipped.add(self.data.names[row], "no caption")
+        return self if known.all() else self.select(known.nonzero()[:, 0])
+
     def embedded(self, image: Tensor, text: Tensor) -> Embeddings:
         """The same records embedded otherwise: `image` `[N, D]`, `text` `[M, D]`."""
         return replace(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.adaptation.trials import Trial
 from nearfar.data.sources.skipped import Skipped
-from nearfar.evaluation.measures.result import Result
+from nearfar.evaluation.measures.result import Result, label
 from nearfar.models.dual.dual_encoder import DualEncoder
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class Adapted:
         elif self.chosen.setting is None:
             yield "nothing that was tried is better than the model as it is: it stays so"
         for direction, words in DIRECTIONS.items():
-            metric = self.after.metrics[f"{direction}_R@5"]
+            metric = self.after.metrics[f"{direction}_MRR"]
             if metric.low is not None and metric.chance is not None and metric.low <= metric.chance:
-                yield f"not shown to be above chance: {words} (R@5 {metric} %, chance {metric.show(metric.chance)} %)"
+                yield f"not shown to be above chance: {words} (MRR {metric}, chance {metric.show(metric.chance)})"
         if self.copies:
             yield (
                 f"{self.copies:,} of the pictures measured on are among those adapted to as well, so that the figures "
@@ -83,18 +83,18 @@ class Adapted:
             yield f"only {held} captions are held out: the figures are rough, as their intervals tell"
 
     def table(self) -> Table:
-        """Before and after, for the terminal."""
+        """Before and after, for a terminal of 80 columns."""
         from rich.table import Table
 
-        made = Table(title=f"{self.measured_on}, %, with 95 % intervals", title_justify="left", title_style="bold")
-        for column in ("", "chance", "before", "linear ridge map", "after"):
+        made = Table(title=f"{self.measured_on}: recall in %", title_justify="left", title_style="bold")
+        for column in ("", "chance", "before", "ridge map", "after (95 % interval)"):
             made.add_column(column, justify="left" if not column else "right")
-        for direction, words in DIRECTIONS.items():
+        for direction in DIRECTIONS:
             for k in KS:
                 name = f"{direction}_R@{k}"
-                chance = self.after.metrics[name].show(self.after.metrics[name].chance)
-                cells = [str(result.metrics[name]) for result in (self.before, self.ridge, self.after)]
-                made.add_row(f"{words}, R@{k}", chance, *cells[:2], f"[bold]{cells[2]}[/bold]")
+                before, ridge, after = (result.metrics[name] for result in (self.before, self.ridge, self.after))
+                plain = (after.show(value) for value in (after.chance, before.value, ridge.value))
+                made.add_row(label(name, after).removesuffix(", %"), *plain, f"[bold]{after}[/bold]")
         return made
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,23 @@ def write_folder(
     from nearfar.evaluation.report import write_report
     from nearfar.search.index.building import build
 
-    files.folder(out)
-    with files.new_folder(out / "model") as folder:
-        outcome.model.save_pretrained(folder)
-        files.write(folder / "README.md", model_card(outcome, start))
+    with ExitStack() as finished:
+        model = finished.enter_context(files.new_folder(out / "model"))
+        outcome.model.save_pretrained(model)
+        files.write(model / "README.md", model_card(outcome, start))
+        if index:
+            # Made anew: an index in this folder is of another model. Both take their places together.
+            build(
+                outcome.model,
+                source,
+                finished.enter_context(files.new_folder(out / "index")),
+                model=str((out / "model").resolve()),
+                batch_size=reading["batch_size"],
+                max_skipped=1.0,
+                progress=reading["progress"],
+            )
     files.write(out / "adapt.json", json.dumps(outcome.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    (out / "skipped.txt").unlink(missing_ok=True)
     if outcome.skipped:
         files.write(out / "skipped.txt", f"{outcome.skipped.count} skipped:\n{outcome.skipped.listing()}\n")
     results = {"retrieval": outcome.before if outcome.kept_start else outcome.after}
@@ -52,13 +65,3 @@ def write_folder(
         title=f"adapted to {outcome.data}",
         about="pairs held out",
     )
-    if index:
-        build(
-            outcome.model,
-            source,
-            out / "index",
-            model=str((out / "model").resolve()),
-            batch_size=reading["batch_size"],
-            max_skipped=1.0,
-            progress=reading["progress"],
-        )

@@ -64,7 +64,7 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
     if len(chance) < 2:
         raise UserError(
             f"{source.name}: no share can be held out of it, as its {len(source)} records are one group (of one "
-            "picture, caption or `group`): name other data to validate on, or leave the share out."
+            "picture, caption or `group`): name other data to measure on."
         )
     held = {side for side, fraction in chance.items() if fraction < share}
     held = held or {min(chance, key=lambda side: chance[side])}
