@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow mutate lint types doctest docs compare bench clean
+.PHONY: demo test test-slow starter mutate lint types doctest docs compare bench clean
 
 # Environments hold the tested versions, from constraints.txt. What pip would compile ahead, Python compiles when it is
 # first imported: most of it never is.
@@ -31,6 +31,10 @@ test: .venv/.ok
 
 test-slow: .venv/.ok
 	$(BIN)/pytest -q -m slow
+
+# Are the starter model's heads what their tool makes?
+starter: .venv/.ok
+	$(BIN)/python tools/make_starter.py --check
 
 # Bugs put in by hand, one at a time: do the tests catch them? Outside CI.
 mutate: .venv/.ok
