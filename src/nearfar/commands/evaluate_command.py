@@ -181,8 +181,8 @@ def protocol_options(args: Namespace) -> dict[str, dict[str, Any]]:
     for protocol in PROTOCOLS.values():
         for flag, name in protocol.flags.items():
             option = next(option for option in protocol.options if option.name == name)
-            if (given := getattr(args, f"{protocol.name}.{name}")) is not None:
-                value = given if option.is_words else read(given, flag)
+            if (text := getattr(args, f"{protocol.name}.{name}")) is not None:
+                value = text if option.is_words else read(text, flag)
                 options.setdefault(protocol.name, {})[name] = value
     for word in args.options:
         where, key, value = setting(word)

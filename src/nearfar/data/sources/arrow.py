@@ -87,8 +87,8 @@ def find_roles(
     taken = {image, label, domain, group, *texts, *answered}
 
     def guess(role: str) -> str | None:
-        found = (folded[name] for name in USUAL[role].split() if name in folded and folded[name] not in taken)
-        return next(found, None)
+        columns_of_role = (folded[name] for name in USUAL[role].split() if name in folded and folded[name] not in taken)
+        return next(columns_of_role, None)
 
     image = (
         image
@@ -261,9 +261,9 @@ class RowReader:
         texts = [cell(row, column) for column in roles.text]
         if texts:
             record["text"] = stored_captions(texts)
-        given = [row[column] for column in roles.answers if column in row]
-        if given:
-            record["answers"] = given[0] if len(given) == 1 else given
+        answers = [row[column] for column in roles.answers if column in row]
+        if answers:
+            record["answers"] = answers[0] if len(answers) == 1 else answers
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
             if column is not None and column in row:

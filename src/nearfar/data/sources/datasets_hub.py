@@ -54,19 +54,19 @@ def hub(
     try:
         with quiet():
             if is_saved_dataset(where):
-                found: Any = load_from_disk(where)
+                dataset: Any = load_from_disk(where)
             else:
-                found = load_dataset(
+                dataset = load_dataset(
                     where, config, split=split, streaming=streaming, cache_dir=cache_dir and str(cache_dir)
                 )
     except Exception as error:  # Many kinds: no connection, no such name, no such configuration, broken files.
         raise UserError(f"the dataset {where!r} cannot be loaded: {' '.join(str(error).split())}") from error
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
-    return of_dataset(found, name=Path(where).name, split=split, streaming=streaming, answers=answers, **named)
+    return of_dataset(dataset, name=Path(where).name, split=split, streaming=streaming, answers=answers, **named)
 
 
 def of_dataset(
-    found: Any,
+    dataset: Any,
     *,
     name: str = "dataset",
     split: str | None = None,
@@ -79,7 +79,7 @@ def of_dataset(
     streaming: bool = False,
 ) -> Source | Stream:
     """A source over a `datasets.Dataset`, a stream over an `IterableDataset`; of a dict of splits the one named."""
-    rows = _pick(found, split, name)
+    rows = _pick(dataset, split, name)
     if streaming and not hasattr(rows, "num_shards"):
         rows = rows.to_iterable_dataset()
     first: dict[str, Any] = next(iter(undecoded(rows)), {})
@@ -91,11 +91,11 @@ def of_dataset(
     return ArrowStream(rows, chosen, name=name)
 
 
-def _pick(found: Any, split: str | None, where: str) -> Any:
+def _pick(dataset: Any, split: str | None, where: str) -> Any:
     """One split of a dict of splits; what is no dict is the split already."""
-    if not isinstance(found, dict):
-        return found
-    wanted = split or (next(iter(found)) if len(found) == 1 else "train")
-    if wanted not in found:
-        raise UserError(f"{where}: no split {wanted!r}; name one of these with split=: {', '.join(found)}")
-    return found[wanted]
+    if not isinstance(dataset, dict):
+        return dataset
+    chosen_split = split or (next(iter(dataset)) if len(dataset) == 1 else "train")
+    if chosen_split not in dataset:
+        raise UserError(f"{where}: no split {chosen_split!r}; name one of these with split=: {', '.join(dataset)}")
+    return dataset[chosen_split]

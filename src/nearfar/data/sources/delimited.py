@@ -34,8 +34,8 @@ def _separator(file: Path, usual: str) -> str:
         header = next(lines, "")
     if usual in header:
         return usual
-    found = [mark for mark in (",", ";", "\t", "|") if mark in header]
-    return found[0] if len(found) == 1 else usual
+    separators = [mark for mark in (",", ";", "\t", "|") if mark in header]
+    return separators[0] if len(separators) == 1 else usual
 
 
 def _quotes_are_text(file: Path) -> bool:

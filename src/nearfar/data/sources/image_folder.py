@@ -71,8 +71,8 @@ def folder(
     pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
     unreadable = [file for file in files if file.suffix.lower() in UNREADABLE]
     if not pictures:
-        found = f", only {unreadable[0].suffix} files, which are not read: convert them" if unreadable else ""
-        raise UserError(f"{root}: no images in it{found} (their names must end in {', '.join(EXTENSIONS)})")
+        remedy = f", only {unreadable[0].suffix} files, which are not read: convert them" if unreadable else ""
+        raise UserError(f"{root}: no images in it{remedy} (their names must end in {', '.join(EXTENSIONS)})")
     # Of `a.TXT` and `a.txt` the latter, which sorts last; `a.jpg.txt` is found by its whole name.
     texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
     if captions is None:
@@ -107,8 +107,8 @@ def _tables(root: Path, files: list[Path]) -> list[Path]:
     )
     if own is not None:
         return [own]
-    found = {file.parent: file for file in reversed(files) if file.name in METADATA}
-    return [found[place] for place in sorted(found)]
+    by_folder = {file.parent: file for file in reversed(files) if file.name in METADATA}
+    return [by_folder[place] for place in sorted(by_folder)]
 
 
 def _is_table(file: Path) -> bool:
@@ -197,5 +197,5 @@ def _leads_back(place: str, name: str) -> bool:
 
 
 def _splits(path: Path) -> str:
-    found = sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
-    return f"; the folders there are: {', '.join(found)}" if found else ""
+    folders = sorted(child.name for child in path.iterdir() if child.is_dir()) if path.is_dir() else []
+    return f"; the folders there are: {', '.join(folders)}" if folders else ""

@@ -85,14 +85,14 @@ def open_source(
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split, named | options)
-    kind, path, given = _kind(where), where.removeprefix("hub:"), named | options
+    kind, path, reader_options = _kind(where), where.removeprefix("hub:"), named | options
     if kind == "hub":
-        return _call("sources.datasets_hub.hub", path, {"split": split, **given}, where)
+        return _call("sources.datasets_hub.hub", path, {"split": split, **reader_options}, where)
     if kind == "folder":
-        return _call("sources.image_folder.folder", path, {"split": split, **given}, where)
+        return _call("sources.image_folder.folder", path, {"split": split, **reader_options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
-    return _call(READERS_OF[kind], path, given, where)
+    return _call(READERS_OF[kind], path, reader_options, where)
 
 
 def _kind(where: str) -> str:
@@ -127,8 +127,8 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
     lookup.check("option", options, known, where=f"world/{names}: ")
     opened = []
     for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
-        given = {key: value for key, value in options.items() if key in _known(spec)}
-        opened.append(_call(spec, split or "train", given, where))
+        own_options = {key: value for key, value in options.items() if key in _known(spec)}
+        opened.append(_call(spec, split or "train", own_options, where))
     return concat(*opened, name=f"world/{names}") if len(opened) > 1 else opened[0]
 
 

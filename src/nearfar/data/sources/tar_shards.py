@@ -97,9 +97,9 @@ class TarSource(Source):
             broken += [(path, why, len(self._samples) - before) for why in trouble]
         # What a truncated shard held is not known: it is taken to have been as long as the whole ones.
         whole = len(paths) - len(broken)
-        usual = (len(self._samples) - sum(found for *_, found in broken)) / whole if whole else 0
-        for path, why, found in broken:
-            self.skipped.add(path, why, count=max(1, round(usual) - found))
+        usual = (len(self._samples) - sum(whole_samples for *_, whole_samples in broken)) / whole if whole else 0
+        for path, why, whole_samples in broken:
+            self.skipped.add(path, why, count=max(1, round(usual) - whole_samples))
         names.discard("")
         if not all(map(_is_whole, names)):  # numbers stay what they are, as long as none of them is a name
             self.classes = sorted(names)
@@ -135,7 +135,7 @@ class TarStream(Stream):
 def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
     """The samples of a shard by their names. What is wrong with the shard is put into `trouble`; the samples before
     that place are given all the same."""
-    key, sample, found = "", Sample(), 0
+    key, sample, samples_read = "", Sample(), 0
     try:
         end = os.path.getsize(path)
         with tarfile.open(path, "r:") as shard:
@@ -148,14 +148,14 @@ def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
                     continue
                 if (stem := f"{folder}/{stem}" if folder else stem) != key and sample:
                     yield key, sample
-                    found, sample = found + 1, {}
+                    samples_read, sample = samples_read + 1, {}
                 key = stem
                 sample[ending.lower()] = TarMember(path, f"{path}/{entry.name}", entry.offset_data, entry.size)
             stopped = shard.offset
         if not _ends_with_zeros(path, stopped):
-            trouble.append(f"truncated or broken after {found} samples")
+            trouble.append(f"truncated or broken after {samples_read} samples")
     except Exception as error:  # tarfile meets broken headers with nearly every kind of exception
-        trouble.append(f"truncated or broken after {found} samples ({error or type(error).__name__})")
+        trouble.append(f"truncated or broken after {samples_read} samples ({error or type(error).__name__})")
     # The last sample of a truncated shard may lack members, so it is not used.
     if sample and not trouble:
         yield key, sample
@@ -171,16 +171,16 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
     text = os.fspath(pattern)
     if os.path.isdir(text):
         text = os.path.join(glob.escape(text), "*.[tT][aA][rR]")
-    found: list[str] = []
+    shards: list[str] = []
     for each in _braces(text):
         matches = [each] if os.path.isfile(each) else sorted(glob.glob(each))
         if not matches:
             raise UserError(f"{each}: no such shards")
-        found += matches
-    packed = [path for path in found if not path.lower().endswith(".tar")]
+        shards += matches
+    packed = [path for path in shards if not path.lower().endswith(".tar")]
     if packed:
         raise UserError(f"{packed[0]}: shards must be plain .tar files; unpack compressed ones (images gain nothing)")
-    return found
+    return shards
 
 
 def _braces(text: str) -> list[str]:

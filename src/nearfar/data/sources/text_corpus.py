@@ -41,12 +41,12 @@ def corpus(
     if split not in (None, "train", "test"):
         raise UserError(f"a corpus has the splits 'train' and 'test', not {split!r}")
     texts = python_reference() if os.fspath(path) == "python" else _read(Path(path))
-    found = [passage for text in texts for passage in passages(text, words)]
+    kept = [passage for text in texts for passage in passages(text, words)]
     if split is not None:
-        found = [passage for passage in found if _is_held_out(passage, held_out) == (split == "test")]
-    if not found:
+        kept = [passage for passage in kept if _is_held_out(passage, held_out) == (split == "test")]
+    if not kept:
         raise UserError(f"{os.fspath(path)}: no text in it")
-    return Records([{"text": passage, "index": i} for i, passage in enumerate(found)], name=f"text:{os.fspath(path)}")
+    return Records([{"text": passage, "index": i} for i, passage in enumerate(kept)], name=f"text:{os.fspath(path)}")
 
 
 def passages(text: str, words: int) -> Iterator[str]:

@@ -43,11 +43,13 @@ def vqa(
     split = str(content.get("data_subtype", ""))
     beside = file.with_name(file.name.replace("OpenEnded_", "").replace("questions", "annotations"))
     answered = Path(annotations) if annotations is not None else beside if beside != file and beside.is_file() else None
-    found = {each["question_id"]: each for each in _read(answered, "annotations")["annotations"]} if answered else None
+    annotation_of = (
+        {each["question_id"]: each for each in _read(answered, "annotations")["annotations"]} if answered else None
+    )
     own = file.parent / split
     named = _namer(pattern or COCO, split)
     folder = Path(images) if images is not None else own if split and own.is_dir() else file.parent
-    return VQASource(file.name, content["questions"], found, lambda image_id: str(folder / named(image_id)))
+    return VQASource(file.name, content["questions"], annotation_of, lambda image_id: str(folder / named(image_id)))
 
 
 COCO = "COCO_{split}_{image_id:012}.jpg"
@@ -108,13 +110,13 @@ def _namer(pattern: str, split: str) -> Callable[[int], str]:
 
 def _read(file: Path, key: str) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text("utf-8"))
+        content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get(key), list):
+    if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise UserError(
             f"{file} holds no list of {key!r}, as VQA's files do: for rows of your own use .jsonl, a line each"
         )
-    return found
+    return content
