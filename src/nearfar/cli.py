@@ -3,6 +3,7 @@ flags and its docstring is its help, so there is nothing to keep in step here.""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `nearfar` on `argv` (default: the process's arguments)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     machine.prepare()
+    write_any_name()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -68,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"nearfar {command}: {error.filename or 'the output'}: {error.strerror}; {why}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def write_any_name() -> None:
+    """Let names of files that are not UTF-8, and texts that a terminal of another encoding does not have, be printed
+    with backslashes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def drop_output() -> None:

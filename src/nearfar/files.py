@@ -31,6 +31,10 @@ REMEDIES = {
 """What went wrong with a file, and what to do about it, by the system's error number."""
 
 
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that end or turn a line, control a terminal, or stand for bytes that are not UTF-8."""
+
+
 def remedy(error: BaseException | None) -> str | None:
     """What a failed access to a file means and what to do about it; None where it is something else.
 
@@ -74,8 +78,19 @@ def writing(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written; {why}") from error
 
 
+def one_line(text: str) -> str:
+    """A name of a file, or words that hold one, as one line of UTF-8: bytes that are not UTF-8, line ends and other
+    control characters are written as escapes. Names on a disk may hold all of these.
+
+    >>> one_line("caf\\udce9\\n.png")
+    'caf\\\\udce9\\\\n.png'
+    """
+    return UNWRITABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def write(path: str | Path, content: str | bytes) -> Path:
-    """Write a file in one step; folders are made as needed.
+    """Write a file in one step; folders are made as needed. Bytes of a name that are not UTF-8 are written as
+    backslashes with their numbers, which in JSON reads as the same name again.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +99,7 @@ def write(path: str | Path, content: str | bytes) -> Path:
     """
     path = place(path)
     with whole(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     return path
 
 

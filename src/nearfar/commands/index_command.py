@@ -40,12 +40,13 @@ def index(
 
     from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
+    from nearfar.data.sources.source import readable
     from nearfar.models import load
     from nearfar.search.index.building import build
     from nearfar.search.querying.open_index import resolve
 
     records = open_source(source, split=split, image=image, text=text, label=label)
-    name = resolve(source) + (f":{split}" if split else "")
+    name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped = Skipped()
     built = build(
         load(model),

@@ -264,7 +264,9 @@ class Embeddings:
         words = {name: getattr(self, name) for name in WORDS}
         words["skipped"] = {"count": self.skipped.count, "problems": [list(p) for p in self.skipped]}
         words["sides"] = list(self.sides)
-        blob = json.dumps(words, ensure_ascii=False).encode()
+        blob = json.dumps(words, ensure_ascii=False).encode(
+            "utf-8", "backslashreplace"
+        )  # names of files may be no UTF-8
         vectors = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
         for name, side in self.sides.items():
             # One picture a record goes without saying; files of before have `image_of_text` alone.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nearfar import files
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.rgb import to_rgb
 
@@ -122,7 +123,8 @@ def image_size(image: Any, *, root: str | os.PathLike[str] | None = None) -> tup
 def describe(image: Any) -> str:
     """A few words that say which image this is."""
     if isinstance(image, str | os.PathLike):
-        return os.fspath(image) if len(os.fspath(image)) < 300 else f"{os.fspath(image)[:60]}..."
+        name = files.one_line(os.fsdecode(image))
+        return name if len(name) < 300 else f"{name[:60]}..."
     if isinstance(image, dict):
         return str(image.get("path") or "image")
     if isinstance(image, bytes | bytearray | memoryview):

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.encoding import REMEDY, decode_text
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Records, Source, concat, words
+from nearfar.data.sources.source import Record, Records, Source, concat, readable, words
 from nearfar.data.sources.table_files import table
 from nearfar.errors import UserError
 
@@ -81,7 +81,7 @@ def folder(
         else:
             captions = "class" if len({picture.parent for picture in pictures}) > 1 else "name"
     classes = _class_names(root, pictures) if captions == "class" else {}
-    names = sorted(set(classes.values()))
+    names = sorted(name for name in set(classes.values()) if readable(name) == name)
     skipped, records = Skipped(), []
     for picture in pictures:
         try:
@@ -165,10 +165,14 @@ def _record(
         if picture.parent not in classes:
             raise BadRecord("it lies beside the class folders, in none of them; captions='name' takes names of files")
         name = classes[picture.parent]
+        if readable(name) != name:
+            raise BadRecord("no class: the name of its folder is not UTF-8 text: rename it")
         return record | {"text": [words(name.replace("/", " "))], "label": names.index(name)}
     if captions == "name":
         if re.fullmatch(CAMERA, picture.stem, re.I):
             raise BadRecord(f"no caption: a file's name such as {picture.name} says nothing of the picture")
+        if readable(picture.stem) != picture.stem:
+            raise BadRecord("no caption: the name is not UTF-8 text: rename it")
         return record | {"text": [words(picture.stem)]}
     beside = texts.get(picture.with_suffix(""), texts.get(picture))
     if beside is None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from nearfar import files
 from nearfar.errors import UserError
 
 LISTED = 1000
@@ -48,8 +49,7 @@ class Skipped:
 
     def add(self, where: str, why: str, *, count: int = 1) -> None:
         """Note one problem, which costs `count` records. The same place again, in a later epoch, counts no more."""
-        # A name that is not UTF-8 can be printed so.
-        where, why = (text.encode("utf-8", "backslashreplace").decode() for text in (where, why))
+        where, why = files.one_line(where), files.one_line(why)
         with self._lock:
             if where in self._known:
                 return

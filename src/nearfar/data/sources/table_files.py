@@ -122,14 +122,17 @@ def _named(file: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which would cover our own."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    """Without the progress bars of `datasets`, which would cover our own, and without its log of an error, which is
+    raised as well."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
-    bars_enabled = not are_progress_bars_disabled()
+    bars_enabled, logged = not are_progress_bars_disabled(), logging.get_verbosity()
     disable_progress_bars()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(logged)
         if bars_enabled:
             enable_progress_bars()
 
@@ -140,8 +143,13 @@ def _reason(file: Path, error: BaseException) -> str:
         with open(file, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    if line.strip() and not isinstance(json.loads(line), dict):
+                    if not line.strip():
+                        continue
+                    if not isinstance(row := json.loads(line), dict):
                         return f"line {number} is not an object {{...}}"
+                    json.dumps(row, ensure_ascii=False).encode()
+                except UnicodeEncodeError:
+                    return f"line {number} holds half a character, as the name of a file that is not UTF-8: rename it"
                 except (ValueError, RecursionError) as broken:
                     return f"line {number}: {broken}"
     while error.__cause__ is not None:

@@ -17,7 +17,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from nearfar import console
+from nearfar import console, files
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
@@ -260,7 +260,7 @@ class _MemberRoles:
         """The record of a sample; `numbers` are those of the classes where they have names."""
         fields = self._fields(sample)
         # The sample's own notes may use a key that is a number here for words of theirs ("group": "flickr").
-        record: Record = {"key": key, **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)}}
+        record: Record = {"key": files.one_line(key), **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)}}
         endings = [self.image] if self.image else [e[1:] for e in EXTENSIONS]
         record["image"] = next((sample[e] for e in endings if e in sample), None)
         places = [self.text] if self.text else ["txt", *USUAL["text"].split()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.source import captions, readable
@@ -30,8 +31,9 @@ class UnreadItem:
 def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, name: str, groups: Groups) -> UnreadItem:
     """The item a record makes, and where its picture is.
 
-    A file is known by its path, and is held to be unchanged while its time of change and its size are; a picture of
-    another kind is known by the record's `index`, and by a hash of its content.
+    A file is known by its path, and is held to be unchanged while its time of change and its size are; one whose name
+    is not UTF-8 is kept as a picture of another kind is. Those are known by the record's `index`, and by a hash of
+    their content.
 
     Raises UserError when the record has no picture or its file cannot be found.
     """
@@ -41,16 +43,16 @@ def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, nam
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike):
-        path = str(Path(image).resolve())
-        if readable(path) != path:
-            raise UserError(f"{path}: the name is not UTF-8 text, as an index keeps it: rename the file")
-        key, stamp = f"{name}:{path}", stamp_of_file(path)
+        image = str(Path(image).resolve())
+        # Where a name is not UTF-8, no path in a table or a page would lead to the file again.
+        path = image if readable(image) == image else None
+        key, stamp = f"{name}:{path or files.one_line(image)}", stamp_of_file(image)
     else:
         image = image.read() if hasattr(image, "read") else image
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
     group = groups.shared(record, place)
-    by_place = path is None and record.get("index") is None
-    return UnreadItem(_item(record, key, stamp, path, source=source, name=name, group=group), path or image, by_place)
+    by_place = not isinstance(image, str) and record.get("index") is None
+    return UnreadItem(_item(record, key, stamp, path, source=source, name=name, group=group), image, by_place)
 
 
 def _item(

@@ -80,7 +80,9 @@ def parse(text: str, name: str, *, values: int = VALUES) -> RecipeDocument:
             loader.dispose()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{name}, line {line}: a character that YAML does not allow: U+{error.character:04X}") from None
+        byte = 0xDC80 <= error.character <= 0xDCFF  # how Python holds one of a name that is not UTF-8
+        why = "a name that is not UTF-8 text: rename it" if byte else f"U+{error.character:04X}"
+        raise UserError(f"{name}, line {line}: a character that YAML does not allow: {why}") from None
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         why = " ".join(word for word in (error.context, error.problem) if word)
