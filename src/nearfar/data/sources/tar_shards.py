@@ -10,7 +10,6 @@ import glob
 import json
 import os
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -21,7 +20,9 @@ from nearfar import console, files
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
+from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Record, Source, Stream, field_of, stored_captions, words
+from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples
 from nearfar.errors import UserError
 
 
@@ -34,7 +35,8 @@ def shards(
     streaming: bool = False,
     max_skipped: float = 0.1,
 ) -> Source | Stream:
-    """Tar shards on a local disk as records, with the sample's name in `key`.
+    """Tar shards on a local disk as records, with the sample's name in `key`. Hidden files are passed over; what belongs
+    to no sample is counted in `skipped`, with its tar and key.
 
     Args:
         pattern: a file, a folder of `.tar` files, a glob `data/*.tar`, braces `data/{000..099}.tar`, or a list.
@@ -61,25 +63,6 @@ def shards(
     return source
 
 
-@dataclass(frozen=True)
-class TarMember:
-    """A file inside a tar file, not yet read."""
-
-    path: str
-    name: str
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with open(self.path, "rb") as shard:
-            shard.seek(self.offset)
-            return shard.read(self.size)
-
-
-Sample = dict[str, TarMember]
-"""The members of one sample by their ending, such as `jpg`."""
-
-
 class TarSource(Source):
     """Shards whose samples have been listed, so that any can be read by number."""
 
@@ -87,20 +70,20 @@ class TarSource(Source):
         self.name, self._roles = name, roles
         self._samples: list[tuple[str, Sample]] = []
         broken: list[tuple[str, str, int]] = []
-        names: set[str] = set()
+        without: list[tuple[str, Sample]] = []
         for path in console.track(paths, f"reading the shards of {name}"):
-            before = len(self._samples)
-            trouble: list[str] = []
-            for key, sample in scan(path, trouble):
-                self._samples.append((key, sample))
-                names.add(roles.label_of(sample))
-            broken += [(path, why, len(self._samples) - before) for why in trouble]
+            found, trouble = samples(path, roles.endings, self.skipped)
+            for key, sample in found:
+                (self._samples if roles.picture_of(sample) else without).append((key, sample))
+            if trouble is not None:
+                broken.append((path, trouble, len(found)))
+        self._samples = _usable(self._samples, without, roles, self.skipped)
         # What a truncated shard held is not known: it is taken to have been as long as the whole ones.
         whole = len(paths) - len(broken)
         usual = (len(self._samples) - sum(whole_samples for *_, whole_samples in broken)) / whole if whole else 0
         for path, why, whole_samples in broken:
             self.skipped.add(path, why, count=max(1, round(usual) - whole_samples))
-        names.discard("")
+        names = {roles.label_of(sample) for _, sample in self._samples} - {""}
         if not all(map(_is_whole, names)):  # numbers stay what they are, as long as none of them is a name
             self.classes = sorted(names)
         self._numbers = {name: i for i, name in enumerate(self.classes or ())}
@@ -124,41 +107,31 @@ class TarStream(Stream):
         self.columns = list(first)
 
     def read(self, part: int, skip: int = 0) -> Iterator[Record]:
-        trouble: list[str] = []
-        for place, (key, sample) in enumerate(scan(self.paths[part], trouble)):
-            if place >= skip:
-                yield self._roles.record(key, sample)
-        for why in trouble:
-            self.skipped.add(self.paths[part], why)
+        found, trouble = samples(self.paths[part], self._roles.endings, self.skipped)
+        pictured = [each for each in found if self._roles.picture_of(each[1])]
+        bare = [each for each in found if not self._roles.picture_of(each[1])]
+        for key, sample in _usable(pictured, bare, self._roles, self.skipped)[skip:]:
+            yield self._roles.record(key, sample)
+        if trouble is not None:
+            self.skipped.add(self.paths[part], trouble)
 
 
-def scan(path: str, trouble: list[str]) -> Iterator[tuple[str, Sample]]:
-    """The samples of a shard by their names. What is wrong with the shard is put into `trouble`; the samples before
-    that place are given all the same."""
-    key, sample, samples_read = "", Sample(), 0
-    try:
-        end = os.path.getsize(path)
-        with tarfile.open(path, "r:") as shard:
-            for entry in shard:
-                if entry.size < 0:  # which would lead back to a header before, over and over
-                    raise tarfile.ReadError(f"{entry.name!r} has a negative size")
-                folder, _, file = entry.name.rpartition("/")
-                stem, _, ending = file.partition(".")
-                if not entry.isfile() or not stem or entry.offset_data + entry.size > end:
-                    continue
-                if (stem := f"{folder}/{stem}" if folder else stem) != key and sample:
-                    yield key, sample
-                    samples_read, sample = samples_read + 1, {}
-                key = stem
-                sample[ending.lower()] = TarMember(path, f"{path}/{entry.name}", entry.offset_data, entry.size)
-            stopped = shard.offset
-        if not _ends_with_zeros(path, stopped):
-            trouble.append(f"truncated or broken after {samples_read} samples")
-    except Exception as error:  # tarfile meets broken headers with nearly every kind of exception
-        trouble.append(f"truncated or broken after {samples_read} samples ({error or type(error).__name__})")
-    # The last sample of a truncated shard may lack members, so it is not used.
-    if sample and not trouble:
-        yield key, sample
+def _usable(
+    pictured: list[tuple[str, Sample]], bare: list[tuple[str, Sample]], roles: _MemberRoles, skipped: Skipped
+) -> list[tuple[str, Sample]]:
+    """The samples that make records: those with a picture, or where there is none those with a text or a label. The
+    others, and pictures of a sample beside the one that is read, are counted."""
+    if not pictured:
+        pictured, bare = [each for each in bare if roles.has_notes(each[1])], []
+    for key, sample in bare:
+        where = f"{next(iter(sample.values())).path}/{key}"
+        skipped.add(where, f"no picture: its files end in {', '.join(sample)}; image=ENDING names another")
+    for _, sample in pictured:
+        for ending in roles.unread_pictures(sample):
+            used = sample[roles.picture_of(sample) or ending].name
+            why = f"another picture of the same key, {used}, is read: image={ending} takes this one"
+            skipped.add(sample[ending].name, why)
+    return pictured
 
 
 def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -194,14 +167,6 @@ def _braces(text: str) -> list[str]:
     first, last = match.groups()
     numbers = (f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1))
     return [each for n in numbers for each in _braces(text[: match.start()] + n + text[match.end() :])]
-
-
-def _ends_with_zeros(path: str, offset: int) -> bool:
-    """A whole tar file ends with blocks of zeros; where one was cut off, or a header is broken, there is something
-    else or nothing."""
-    with open(path, "rb") as shard:
-        shard.seek(max(0, offset - 512))
-        return shard.read(512) == bytes(512) or shard.read(512) == bytes(512)
 
 
 NOTES = 1 << 24
@@ -260,10 +225,14 @@ class _MemberRoles:
         """The record of a sample; `numbers` are those of the classes where they have names."""
         fields = self._fields(sample)
         # The sample's own notes may use a key that is a number here for words of theirs ("group": "flickr").
-        record: Record = {"key": files.one_line(key), **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)}}
-        endings = [self.image] if self.image else [e[1:] for e in EXTENSIONS]
-        record["image"] = next((sample[e] for e in endings if e in sample), None)
-        places = [self.text] if self.text else ["txt", *USUAL["text"].split()]
+        record: Record = {
+            "key": files.one_line(key),
+            **{k: v for k, v in fields.items() if k not in NUMBERS or _is_number(k, v)},
+        }
+        record.pop("image", None)  # a name in the notes is no picture of this sample
+        if (picture := self.picture_of(sample)) is not None:
+            record["image"] = sample[picture]
+        places = self._texts
         text = self._value(sample, fields, places)
         record["text"] = stored_captions(text.splitlines() if isinstance(text, str) else text)
         label = self.label_of(sample)
@@ -285,6 +254,31 @@ class _MemberRoles:
         if member is not None:
             return _class(_notes(member))
         return _class(self._fields(sample).get(self.label)) if self.label else ""
+
+    @property
+    def endings(self) -> Endings:
+        """The endings that mean something."""
+        return Endings(self._pictures, {*self._texts, *self._labels, "json"})
+
+    def picture_of(self, sample: Sample) -> str | None:
+        """The ending of a sample's picture."""
+        return next((ending for ending in self._pictures if ending in sample), None)
+
+    def unread_pictures(self, sample: Sample) -> list[str]:
+        """The endings of a sample's other pictures, where none was named."""
+        return [] if self.image else [e for e in self._pictures if e in sample and e != self.picture_of(sample)]
+
+    def has_notes(self, sample: Sample) -> bool:
+        """Whether a sample has a text, a label or a `.json`."""
+        return any(ending in sample for ending in self.endings.notes)
+
+    @property
+    def _pictures(self) -> list[str]:
+        return [self.image.lower().lstrip(".")] if self.image else [ending[1:] for ending in EXTENSIONS]
+
+    @property
+    def _texts(self) -> list[str]:
+        return [self.text] if self.text else ["txt", *USUAL["text"].split()]
 
     @property
     def _labels(self) -> list[str]:

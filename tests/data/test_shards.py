@@ -1,0 +1,207 @@
+"""Shards as people pack them: nothing of a tar file vanishes uncounted, and no picture gets another's caption."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from nearfar import cli
+from nearfar.data import Loader, load_image, shards, train_tokenizer
+from nearfar.errors import UserError
+
+
+def png(shade=0):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pack(path, *members, links=()):
+    """A tar file; a member is a name, or a name and its bytes. What is not named otherwise is a picture of its own
+    shade, or a text that says the member's name."""
+    with tarfile.open(path, "w") as shard:
+        for number, member in enumerate(members):
+            name, data = member if isinstance(member, tuple) else (member, None)
+            if data is None:
+                data = png(number) if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")) else name.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            shard.addfile(info, io.BytesIO(data))
+        for name in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, "elsewhere.jpg"
+            shard.addfile(info)
+    return path
+
+
+def pairs(count=20):
+    return [name for i in range(count) for name in (f"k{i:02d}.jpg", f"k{i:02d}.txt")]
+
+
+def opened(path, **options):
+    """The picture's name and the captions of each record, of a source and of a stream, which must agree, and what was
+    skipped."""
+    source, stream = shards(path, max_skipped=1, **options), shards(path, streaming=True, **options)
+    found = [[(r["image"].name.partition(".tar/")[2], r["text"]) for r in each] for each in (source, stream)]
+    assert found[0] == found[1]
+    assert sorted(source.skipped) == sorted(stream.skipped)
+    return found[0], {p.where.rpartition(f"{path.parent}/")[2]: p.why for p in source.skipped}
+
+
+@pytest.mark.parametrize(
+    ("members", "right"),
+    [
+        (["img_1.1.jpg", "img_1.1.txt", "img_1.2.jpg", "img_1.2.txt"], ["img_1.1", "img_1.2"]),
+        (["photo.jpg", "photo.txt", "photo.v2.jpg", "photo.v2.txt"], ["photo", "photo.v2"]),
+        (["3.5mm Jack.JPG", "3.5mm Jack.TXT"], ["3.5mm Jack"]),
+        (["a.b/x.jpg", "a.b/x.txt", "a.b/y.z.jpg", "a.b/y.z.txt"], ["a.b/x", "a.b/y.z"]),
+        (["000.jpg", "000.seg.png", "000.txt", "001.jpg", "001.seg.png", "001.txt"], ["000", "001"]),
+    ],
+)
+def test_dots_in_names(tmp_path, members, right):
+    found, skipped = opened(pack(tmp_path / "s.tar", *members))
+    assert [name.rpartition(".")[0] for name, _ in found] == right
+    assert [text[0].rpartition(".")[0] for _, text in found] == right
+    assert not skipped
+
+
+def test_endings_with_dots_that_are_named(tmp_path):
+    pack(tmp_path / "s.tar", "000.left.jpg", "000.right.jpg", "000.en.txt", "000.fr.txt")
+    found, skipped = opened(tmp_path / "s.tar", image="right.jpg", text="fr.txt")
+    assert (found, skipped) == ([("000.right.jpg", ["000.fr.txt"])], {})
+
+
+def test_members_that_are_not_adjacent(tmp_path):
+    pack(tmp_path / "s.tar", "a.jpg", "b.jpg", "c.jpg", "b.txt", "c.txt", "a.txt")
+    found, skipped = opened(tmp_path / "s.tar")
+    assert found == [("a.jpg", ["a.txt"]), ("b.jpg", ["b.txt"]), ("c.jpg", ["c.txt"])]
+    assert not skipped
+
+
+def test_equal_keys_of_two_tars_are_two_samples(tmp_path):
+    for name in ("s", "t"):
+        pack(tmp_path / f"{name}.tar", ("000.jpg", png(ord(name))), ("000.txt", name.encode()))
+    source = shards(tmp_path)
+    assert [(r["key"], r["text"], load_image(r["image"]).getpixel((0, 0))[0]) for r in source] == [
+        ("000", ["s"], ord("s")),
+        ("000", ["t"], ord("t")),
+    ]
+    assert list(source.ids()) == [0, 1]
+
+
+def test_equal_keys_of_one_tar_are_two_samples_where_it_is_clear_what_belongs_together(tmp_path):
+    first, again = [("a.jpg", png(1)), ("a.txt", b"one")], [("a.jpg", png(2)), ("a.txt", b"two")]
+    for members in ([*first, *again], [*first, "b.jpg", "b.txt", *again]):
+        source = shards(pack(tmp_path / "s.tar", *members))
+        texts = [(r["text"][0], load_image(r["image"]).getpixel((0, 0))[0]) for r in source if r["key"] == "a"]
+        assert texts == [("one", 1), ("two", 2)]
+        assert not source.skipped
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ["a.jpg", "b.jpg", "a.jpg", "a.txt", "b.txt", "a.txt"],
+        ["a.jpg", "a.JPG", "a.txt"],
+        ["a.jpg", "a.txt", "a.jpg"],
+    ],
+)
+def test_equal_keys_are_counted_where_it_is_not_clear(tmp_path, members):
+    pack(tmp_path / "s.tar", *pairs(), *members)
+    source = shards(tmp_path / "s.tar")
+    assert "a" not in [record["key"] for record in source]
+    assert source.skipped.count == 2
+    assert f"{tmp_path}/s.tar/a: the key is there twice, and which files belong together is unclear" in str(
+        source.skipped
+    )
+
+
+def test_a_caption_without_a_picture_is_counted_with_tar_and_key(tmp_path):
+    found, skipped = opened(pack(tmp_path / "s.tar", *pairs(), "x/alone.txt", "readme.md"))
+    assert len(found) == 20
+    assert skipped == {
+        "s.tar/x/alone": "no picture: its files end in txt; image=ENDING names another",
+        "s.tar/readme": "no picture: its files end in md; image=ENDING names another",
+    }
+
+
+def test_a_picture_without_a_caption_is_counted_in_training_with_tar_and_key(tmp_path, capsys):
+    pack(tmp_path / "s.tar", *pairs(), "bare.jpg", ("blank.jpg", png(99)), ("blank.txt", b" \n"))
+    run = ["batch_size=4", "steps=10", "model.preset=tiny", "report=false", "progress=false"]
+    cli.main(["train", "clip", f"data.train={tmp_path / 's.tar'}", *run, "--out", str(tmp_path / "run")])
+    listed = (tmp_path / "run" / "skipped.txt").read_text()
+    assert listed.startswith("2 skipped:\n")
+    for key in ("bare", "blank"):
+        assert f"({tmp_path}/s.tar/{key}.jpg): no caption" in listed
+
+
+def test_pictures_that_nobody_captions_are_a_source_of_pictures(tmp_path):
+    found, skipped = opened(pack(tmp_path / "s.tar", "a.jpg", "b.jpg"))
+    assert (found, skipped) == ([("a.jpg", []), ("b.jpg", [])], {})
+
+
+def test_texts_without_any_picture_are_a_source_of_texts(tmp_path):
+    source = shards(pack(tmp_path / "s.tar", "a.txt", ("b.json", b'{"caption": "b", "image": "/etc/hostname"}')))
+    assert [record["text"] for record in source] == [["a.txt"], ["b"]]
+    assert not any("image" in record for record in source)
+    with pytest.raises(UserError, match="no samples in these shards"):
+        shards(pack(tmp_path / "t.tar", "a.mp3", "b.mp3"))
+
+
+def test_empty_members_are_counted(tmp_path):
+    pack(tmp_path / "s.tar", *pairs(), ("nothing.jpg", b""), "nothing.txt", "mute.jpg", ("mute.txt", b""))
+    source = shards(tmp_path / "s.tar")
+    tokenizer = train_tokenizer(source.texts(), 300)
+    loader = Loader(source, batch_size=22, image_size=8, tokenizer=tokenizer, shuffle=False)
+    assert len(next(iter(loader))["index"]) == 20
+    why = {problem.where.partition("s.tar/")[2]: problem.why for problem in loader.skipped}
+    assert "empty" in why["nothing.jpg)"]
+    assert "no caption" in why["mute.jpg)"]
+
+
+def test_several_pictures_of_one_key(tmp_path):
+    pack(tmp_path / "s.tar", *pairs(), "z.png", "z.webp", "z.jpeg", "z.txt")
+    found, skipped = opened(tmp_path / "s.tar")
+    assert found[-1] == ("z.jpeg", ["z.txt"])
+    assert skipped.keys() == {"s.tar/z.png", "s.tar/z.webp"}
+    assert "z.jpeg, is read: image=webp takes this one" in skipped["s.tar/z.webp"]
+    assert opened(tmp_path / "s.tar", image="webp")[0] == [("z.webp", ["z.txt"])]
+    pack(tmp_path / "all.tar", *(f"{i}.{ending}" for i in range(9) for ending in ("jpg", "png", "txt")))
+    with pytest.raises(UserError, match="image=png takes this one"):
+        shards(tmp_path / "all.tar")
+
+
+def test_endings_in_upper_case(tmp_path):
+    found, skipped = opened(pack(tmp_path / "s.tar", "a.JPG", "a.Txt", "b.JPEG", "b.TXT"))
+    assert found == [("a.JPG", ["a.Txt"]), ("b.JPEG", ["b.TXT"])]
+    assert opened(tmp_path / "s.tar", image="JPG")[0] == [("a.JPG", ["a.Txt"])]
+
+
+def test_files_that_belong_to_no_sample(tmp_path):
+    hidden = ["._k01.jpg", ".DS_Store", "__shard__", "__info__.json", "x/.y/._a.txt"]
+    found, skipped = opened(pack(tmp_path / "s.tar", *pairs(), *hidden, "LICENSE", links=["link.jpg"]))
+    assert len(found) == 20
+    assert skipped == {
+        "s.tar/LICENSE": "a name without an ending belongs to no sample",
+        "s.tar/link.jpg": "not a file but a link, which is not followed in a shard",
+    }
+
+
+def test_the_same_name_in_two_folders_of_a_tar(tmp_path):
+    found, skipped = opened(pack(tmp_path / "s.tar", "x/1.jpg", "y/1.jpg", "x/1.txt", "y/1.txt"))
+    assert found == [("x/1.jpg", ["x/1.txt"]), ("y/1.jpg", ["y/1.txt"])]
+    assert not skipped
+    pack(tmp_path / "t.tar", *(f"{f}/{i}.{e}" for f, e in (("pictures", "jpg"), ("texts", "txt")) for i in range(20)))
+    with pytest.raises(UserError, match=r"20 of the 40 (.|\n)*t\.tar/texts/0: no picture"):
+        shards(tmp_path / "t.tar")
+
+
+@pytest.mark.parametrize("name", ["__key__", "key", "index", "group", "text"])
+def test_notes_that_use_our_own_names(tmp_path, name):
+    notes = json.dumps({name: "mine", "caption": "a cat"}).encode()
+    record = shards(pack(tmp_path / "s.tar", "a.jpg", ("a.json", notes)))[0]
+    assert record["key"] == ("mine" if name == "key" else "a")
+    assert record["text"] == (["mine"] if name == "text" else ["a cat"])
+    assert not {"index", "group"} & record.keys()
