@@ -174,7 +174,7 @@ def test_several_pictures_of_one_key(tmp_path):
 
 
 def test_endings_in_upper_case(tmp_path):
-    found, skipped = opened(pack(tmp_path / "s.tar", "a.JPG", "a.Txt", "b.JPEG", "b.TXT"))
+    found, _ = opened(pack(tmp_path / "s.tar", "a.JPG", "a.Txt", "b.JPEG", "b.TXT"))
     assert found == [("a.JPG", ["a.Txt"]), ("b.JPEG", ["b.TXT"])]
     assert opened(tmp_path / "s.tar", image="JPG")[0] == [("a.JPG", ["a.Txt"])]
 

@@ -123,8 +123,8 @@ def image_size(image: Any, *, root: str | os.PathLike[str] | None = None) -> tup
 def describe(image: Any) -> str:
     """A few words that say which image this is."""
     if isinstance(image, str | os.PathLike):
-        name = files.one_line(os.fsdecode(image))
-        return name if len(name) < 300 else f"{name[:60]}..."
+        path = files.one_line(os.fsdecode(image))
+        return path if len(path) < 300 else f"{path[:60]}..."
     if isinstance(image, dict):
         return str(image.get("path") or "image")
     if isinstance(image, bytes | bytearray | memoryview):

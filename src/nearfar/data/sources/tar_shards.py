@@ -35,8 +35,8 @@ def shards(
     streaming: bool = False,
     max_skipped: float = 0.1,
 ) -> Source | Stream:
-    """Tar shards on a local disk as records, with the sample's name in `key`. Hidden files are passed over; what belongs
-    to no sample is counted in `skipped`, with its tar and key.
+    """Tar shards on a local disk as records, with the sample's name in `key`. Hidden files are passed over; what
+    belongs to no sample is counted in `skipped`, with its tar and key.
 
     Args:
         pattern: a file, a folder of `.tar` files, a glob `data/*.tar`, braces `data/{000..099}.tar`, or a list.
