@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from nearfar import console, files, machine
+from nearfar import console, files, lookup, machine
 from nearfar.errors import UserError
 
 COMMANDS = {
@@ -31,9 +30,8 @@ COMMANDS = {
 
 
 def load(command: str) -> Callable[..., Any]:
-    """The function behind a command, of its name, or of its module's; imports that command's module only."""
-    module = import_module(f"nearfar.commands.{command}_command")
-    return getattr(module, command, None) or getattr(module, f"{command}_command")
+    """The function behind a command; imports that command's module only."""
+    return getattr(import_module(f"nearfar.commands.{command}_command"), command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     command, *rest = arguments
     if command not in COMMANDS:
-        sys.exit(f"nearfar: no command {command!r}.\n\n{usage()}")
+        sys.exit(f"nearfar: no command {command!r}.{lookup.near(command, COMMANDS)}\n\n{usage()}")
     try:
         with console.showing():
             run(load(command), command, rest)
@@ -89,11 +87,9 @@ def run(function: Callable[..., Any], command: str, arguments: list[str]) -> Any
     with an attribute `raw = True`."""
     if getattr(function, "raw", False):
         return function(arguments)
-    from jsonargparse import auto_cli
+    from nearfar.signatures import flags
 
-    # Flags are the names of parameters, so they have underscores; people type dashes too.
-    words = [re.sub(r"^--[\w-]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in arguments]
-    return auto_cli(function, args=words, prog=f"nearfar {command}", as_positional=True)
+    return flags.call(function, f"nearfar {command}", arguments)
 
 
 def usage() -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
+
+from nearfar.signatures.data_columns import Columns, of
 
 
-# Not `adapt`: jsonargparse would look that up in `nearfar` too, and so import torch for a page of help.
-def adapt_command(
+def adapt(
     data: str,
     *,
     model: str = "starter",
@@ -16,12 +18,10 @@ def adapt_command(
     share: float = 0.2,
     keep_worse: bool = False,
     split: str | None = None,
-    image: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
     batch_size: int = 32,
     max_skipped: float = 0.1,
     seed: int = 0,
+    **columns: Unpack[Columns],
 ) -> None:
     """Fit a model to your own pairs of pictures and texts, measure it on pairs held out, and index them for search.
 
@@ -37,9 +37,6 @@ def adapt_command(
         share: how much is held out: whole things, always the same ones.
         keep_worse: keep the adapted model even where the held-out pairs say that it is worse.
         split: which split of the data.
-        image: the column of pictures, where it has another name.
-        text: the column of captions.
-        label: the column of labels.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
         seed: of folds and draws.
@@ -60,14 +57,12 @@ def adapt_command(
         share=share,
         keep_worse=keep_worse,
         split=split,
-        image=image,
-        text=text,
-        label=label,
         batch_size=batch_size,
         max_skipped=max_skipped,
         seed=seed,
         progress=True,
         say=lambda sentence: console.print(sentence, markup=False),
+        **of(dict(columns)),
     )
     console.print()
     console.print(outcome.table(), soft_wrap=False)

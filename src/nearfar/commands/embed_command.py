@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Unpack
+
+from nearfar.signatures.data_columns import Columns, of
 
 
 def embed(
@@ -11,11 +14,9 @@ def embed(
     *,
     out: Path = Path("embeddings.safetensors"),
     split: str | None = None,
-    image: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
+    **columns: Unpack[Columns],
 ) -> None:
     """Embed every picture and caption of a source to one safetensors file.
 
@@ -27,9 +28,6 @@ def embed(
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the file to write.
         split: which split of the source.
-        image: the column of pictures, where it has another name.
-        text: the column of captions.
-        label: the column of labels.
         batch_size: pictures, and captions, at a time.
         max_skipped: share of unusable pictures above which this stops.
     """
@@ -44,7 +42,7 @@ def embed(
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
     files.place(out)
-    records = open_source(source, split=split, image=image, text=text, label=label)
+    records = open_source(source, split=split, **of(dict(columns)))
     embeddings = embed_source(load(model), records, batch_size=batch_size, max_skipped=max_skipped, progress=True)
     embeddings.save(out)
     console = Console(soft_wrap=True, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 from nearfar import files, lookup
 from nearfar.errors import UserError, at_least
 from nearfar.evaluation.protocols import PROTOCOLS, Protocol
+from nearfar.signatures import data_columns
+from nearfar.signatures.flags import Flags, add_shared
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -86,13 +88,12 @@ def evaluate(arguments: Sequence[str]) -> None:
 evaluate.raw = True  # type: ignore[attr-defined]
 
 
-def parser() -> ArgumentParser:
+def parser() -> Flags:
     """The flags."""
-    made = ArgumentParser(
+    made = Flags(
         "nearfar evaluate",
         description=cleandoc(evaluate.__doc__ or ""),
         epilog="\n".join(["protocols, with their options:", *map(protocol_help, PROTOCOLS.values())]),
-        formatter_class=RawDescriptionHelpFormatter,
     )
     made.add_argument("model", help="a folder that nearfar or transformers saved, or a model's name")
     made.add_argument(
@@ -137,8 +138,7 @@ def parser() -> ArgumentParser:
         "data)",
     )
     made.add_argument("--train-split", help="the split of --train")
-    for column in ("image", "text", "label", "answers"):
-        made.add_argument(f"--{column}", metavar="COLUMN", help=f"the column of {column}, where it has another name")
+    add_shared(made, data_columns.Columns)
     made.add_argument(
         "--rerank",
         type=int,
@@ -159,8 +159,7 @@ def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) 
 
     if split is None and spec.startswith("world/"):
         split = otherwise
-    columns = {name: getattr(args, name) for name in ("image", "text", "label", "answers")}
-    return open_source(spec, split=split, **columns)
+    return open_source(spec, split=split, **data_columns.of(args))
 
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:

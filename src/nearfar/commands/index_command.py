@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
+
+from nearfar.signatures.data_columns import Columns, of
 
 
 def index(
@@ -12,12 +14,10 @@ def index(
     *,
     out: Path = Path("index"),
     split: str | None = None,
-    image: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
     kind: Literal["flat", "exact", "hnsw", "ivf"] | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
+    **columns: Unpack[Columns],
 ) -> None:
     """Make a search index of a source's pictures, or of its texts where it has no pictures, or bring one up to date.
 
@@ -29,9 +29,6 @@ def index(
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the index's directory.
         split: which split of the source.
-        image: the column of pictures, where it has another name.
-        text: the column of captions.
-        label: the column of labels.
         kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes).
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
@@ -45,7 +42,7 @@ def index(
     from nearfar.search.index.building import build
     from nearfar.search.querying.open_index import resolve
 
-    records = open_source(source, split=split, image=image, text=text, label=label)
+    records = open_source(source, split=split, **of(dict(columns)))
     name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped = Skipped()
     built = build(

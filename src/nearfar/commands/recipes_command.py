@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+
+from nearfar.signatures.flags import Flags
 
 
 def recipes(arguments: Sequence[str]) -> None:
@@ -41,9 +42,9 @@ def copy(name: str, dest: Path) -> None:
 recipes.raw = True  # type: ignore[attr-defined]
 
 
-def parser() -> ArgumentParser:
+def parser() -> Flags:
     """The flags."""
-    flags = ArgumentParser("nearfar recipes", description=recipes.__doc__)
+    flags = Flags("nearfar recipes", description=recipes.__doc__ or "")
     actions = flags.add_subparsers(dest="action")
     actions.add_parser("list", help="list them (the default)")
     copying = actions.add_parser("copy", help="copy one out to edit")

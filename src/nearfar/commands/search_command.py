@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nearfar import files
+from nearfar.signatures.flags import Flags
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,9 +61,9 @@ def search(arguments: Sequence[str]) -> None:
 search.raw = True  # type: ignore[attr-defined]
 
 
-def parser() -> ArgumentParser:
+def parser() -> Flags:
     """The flags."""
-    made = ArgumentParser(prog="nearfar search", description=search.__doc__)
+    made = Flags("nearfar search", description=search.__doc__ or "")
     made.add_argument("text", nargs="?", help="what to look for")
     made.add_argument("--index", type=Path, default=Path("index"), help="the index's directory (default: %(default)s)")
     made.add_argument("--image", type=Path, help="a picture to start from")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
+
+from nearfar.signatures.flags import Flags
 
 EPILOG = """examples:
   nearfar train world                              a shipped recipe (nearfar recipes lists them)
@@ -54,11 +55,9 @@ def train(arguments: Sequence[str]) -> None:
 train.raw = True  # type: ignore[attr-defined]
 
 
-def parser() -> ArgumentParser:
+def parser() -> Flags:
     """The flags."""
-    flags = ArgumentParser(
-        "nearfar train", description=train.__doc__, epilog=EPILOG, formatter_class=RawDescriptionHelpFormatter
-    )
+    flags = Flags("nearfar train", description=train.__doc__ or "", epilog=EPILOG)
     flags.add_argument("recipe", nargs="?", help="a YAML file, a run folder, or the name of a shipped recipe")
     flags.add_argument(
         "setting",

@@ -16,6 +16,8 @@ from inspect import Parameter, cleandoc, formatannotation, signature
 from pathlib import Path
 from typing import Any
 
+from nearfar.signatures.docstrings import described
+
 
 @dataclass(frozen=True)
 class Option:
@@ -90,21 +92,6 @@ def load(function: str) -> Callable[..., Any]:
     module, _, name = function.partition(":")
     loaded: Callable[..., Any] = getattr(import_module(module), name)
     return loaded
-
-
-def described(docstring: str) -> dict[str, str]:
-    """What the section `Args` of a docstring says of each argument.
-
-    >>> described("Args:\\n    k: neighbours;\\n        all of them.\\n    a, b: two\\n\\nReturns:\\n    c: no")
-    {'k': 'neighbours; all of them', 'a': 'two', 'b': 'two'}
-    """
-    section = re.search(r"^Args:\n((?:[ ]+.*\n|\n)*)", docstring + "\n", re.MULTILINE)
-    entries = re.split(r"^ {4}(?! )", section[1], flags=re.MULTILINE)[1:] if section else []
-    descriptions: dict[str, str] = {}
-    for entry in entries:
-        names, _, text = entry.partition(":")
-        descriptions |= {name.strip(): " ".join(text.split()).removesuffix(".") for name in names.split(",")}
-    return descriptions
 
 
 def _of_object(function: Callable[..., Any]) -> tuple[Option, ...] | None:

@@ -8,9 +8,10 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from inspect import Parameter, signature
 from typing import Any, get_type_hints
 
-from nearfar import kinds, lookup
+from nearfar import lookup
 from nearfar import trust as trusted
 from nearfar.errors import UserError
+from nearfar.signatures import kinds
 from nearfar.training import ranges
 
 DataSpec = str | dict[str, Any]
@@ -58,12 +59,13 @@ class DataConfig:
         for name, presets in (("views", [self.views]), ("precompute", self.precompute)):
             if presets == []:
                 raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
-            named = [preset for preset in presets or () if preset is not None]
-            lookup.check("views", named, PRESETS, where=f"data.{name}: ")
+            chosen = [preset for preset in presets or () if preset is not None]
+            lookup.check("views", chosen, PRESETS, where=f"data.{name}: ")
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         if self.caption is not None:
-            check_caption(self.caption)
+            with named("data"):
+                check_caption(self.caption)
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
