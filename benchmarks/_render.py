@@ -85,7 +85,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ours = {(row["n"], row["d"]): row for row in rows if row["variant"] == "nearfar"}
     for row in rows:
         first = ours[row["n"], row["d"]]
-        cpu, wall = (_told(ratios(row[of], first[of])) for of in ("cpu_rounds", "wall_rounds"))
+        cpu, wall = (_ratio_words(ratios(row[of], first[of])) for of in ("cpu_rounds", "wall_rounds"))
         lines.append(
             f"| {row['n']} | {row['d']} | {row['variant']} | {row['cpu_ratio']:.2f} | {cpu} | {wall} "
             f"| {row['cpu_s']:.3g} | {row['extra_bytes'] / 2**20:.1f} | {row['error']:.0e} |"
@@ -93,6 +93,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _told(rounds: list[float]) -> str:
+def _ratio_words(rounds: list[float]) -> str:
     low, high = min(rounds), max(rounds)
     return "1" if low == high == 1 else f"{median(rounds):.2f} ({low:.2f} to {high:.2f})"

@@ -143,9 +143,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    quick = asked.quick
-    steps, rounds, batches = (12, 3, [1]) if quick else (32, asked.rounds, asked.batch)
+    options = parser.parse_args()
+    quick = options.quick
+    steps, rounds, batches = (12, 3, [1]) if quick else (32, options.rounds, options.batch)
     chosen = f" --rounds {rounds} --batch {' '.join(map(str, batches))}"
     report: dict[str, Any] = {
         "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py{chosen}",
@@ -163,9 +163,9 @@ def main() -> None:
                 rows.append(compare(model, prompt=prompt, batch=batch, steps=steps, rounds=rounds))
                 show(name, rows[-1])
     if not quick:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(report, indent=1) + "\n")
-        asked.out.with_suffix(".md").write_text(markdown(report))
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(markdown(report))
 
 
 def markdown(report: dict[str, Any]) -> str:

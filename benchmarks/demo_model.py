@@ -27,7 +27,7 @@ from nearfar.evaluation.protocols.retrieval import retrieval
 from nearfar.methods import CLIP, Ensemble
 from nearfar.models import create
 
-SEEN = ["noto", "twemoji", "openmoji", "fluent-3d"]
+TRAINED_STYLES = ["noto", "twemoji", "openmoji", "fluent-3d"]
 UNSEEN = "openmoji-line"
 
 LITE, DEEP = "efficientnet-lite0", "efficientnet-lite0-deep"
@@ -62,33 +62,38 @@ def main() -> None:
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
     flags.add_argument("--quick", action="store_true", help="one seed, one epoch, few pictures; nothing is recorded")
     flags.add_argument("--out", type=Path)
-    asked = flags.parse_args()
+    options = flags.parse_args()
     features, val = read(
-        asked.cache,
-        ("world/emoji+clipart", {"styles": SEEN}, ("none", "mirror")),
+        options.cache,
+        ("world/emoji+clipart", {"styles": TRAINED_STYLES}, ("none", "mirror")),
         ("world/emoji", {"split": "val"}, ("none",)),
-        first=600 if asked.quick else None,
+        first=600 if options.quick else None,
     )
-    seeds, change = (asked.seeds[:1], {"epochs": 1}) if asked.quick else (asked.seeds, {})
+    seeds, change = (options.seeds[:1], {"epochs": 1}) if options.quick else (options.seeds, {})
     rows: dict[str, Any] = {}
-    for name in asked.only:
+    for name in options.only:
         began = time.process_time()
         runs = [measure(CANDIDATES[name] | change, seed, features, val) for seed in seeds]
         rows[name] = {
             part: {metric: [run[part][metric] for run in runs] for metric in METRICS} for part in ("seen", "unseen")
         } | {"cpu_seconds": (time.process_time() - began) / len(runs)}
-        told = "  ".join(f"{part} " + " ".join(map(_told, rows[name][part].values())) for part in ("seen", "unseen"))
-        print(f"{name:<32} {told}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
-    if asked.out and not asked.quick:
-        write(asked.out, {"seeds": asked.seeds, "split": "val", "candidates": CANDIDATES, "rows": kept(asked) | rows})
+        figures = "  ".join(
+            f"{part} " + " ".join(map(_figure_words, rows[name][part].values())) for part in ("seen", "unseen")
+        )
+        print(f"{name:<32} {figures}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
+    if options.out and not options.quick:
+        write(
+            options.out,
+            {"seeds": options.seeds, "split": "val", "candidates": CANDIDATES, "rows": kept(options) | rows},
+        )
 
 
-def kept(asked: Namespace) -> dict[str, Any]:
+def kept(options: Namespace) -> dict[str, Any]:
     """Rows that `--out` holds from before, of candidates that are still the same, seeds included."""
-    if not asked.out.exists():
+    if not options.out.exists():
         return {}
-    old = json.loads(asked.out.read_text())
-    same = old["seeds"] == asked.seeds
+    old = json.loads(options.out.read_text())
+    same = old["seeds"] == options.seeds
     return {name: row for name, row in old["rows"].items() if same and old["candidates"][name] == CANDIDATES.get(name)}
 
 
@@ -102,22 +107,22 @@ def write(file: Path, document: dict[str, Any]) -> None:
         "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in document["rows"].items():
-        cells = [_told(row["seen"][metric]) for metric in METRICS]
-        cells += [_told(row["unseen"][metric]) for metric in METRICS[:3]]
+        cells = [_figure_words(row["seen"][metric]) for metric in METRICS]
+        cells += [_figure_words(row["unseen"][metric]) for metric in METRICS[:3]]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['cpu_seconds']:.0f} |")
     file.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 
 def read(
-    cache: Path | None, *asked: tuple[str, dict[str, Any], tuple[str, ...]], first: int | None = None
+    cache: Path | None, *requests: tuple[str, dict[str, Any], tuple[str, ...]], first: int | None = None
 ) -> list[dict[str, Any]]:
-    """What the towers make of each source asked for (name, options, views), or of its first records; kept in `cache` if
+    """What the towers make of each source (name, options, views), or of its first records; kept in `cache` if
     there is one."""
     if cache and cache.exists():
         return torch.load(cache, weights_only=True)
     model = create("towers", image=DEEP).freeze("image", "text")
     made = []
-    for spec, options, views in asked:
+    for spec, options, views in requests:
         source = open_source(spec, **options)
         source = source if first is None else source.first(first)
         loader = precompute(model, source, batch_size=512, views=views, shuffle=False, progress=True)
@@ -154,12 +159,12 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
     data = Embeddings(image, text, torch.arange(len(text)), group=group, domain=domain, domains=styles)
     data.captions = [each[0] for each in val["texts"]]
     by = retrieval(data).by["domain"]
-    seen = {name: statistics.mean(by[style][name].value for style in SEEN) for name in METRICS}
-    styles = {style: {name: by[style][name].value for name in METRICS} for style in SEEN}
-    return {"seen": seen, "styles": styles, "unseen": {name: by[UNSEEN][name].value for name in METRICS}}
+    over_styles = {name: statistics.mean(by[style][name].value for style in TRAINED_STYLES) for name in METRICS}
+    styles = {style: {name: by[style][name].value for name in METRICS} for style in TRAINED_STYLES}
+    return {"seen": over_styles, "styles": styles, "unseen": {name: by[UNSEEN][name].value for name in METRICS}}
 
 
-def _told(values: list[float]) -> str:
+def _figure_words(values: list[float]) -> str:
     """Mean and standard deviation over seeds, in percent."""
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{spread}"

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from demo_model import CANDIDATES, METRICS, SEEN, measure, read
+from demo_model import CANDIDATES, METRICS, TRAINED_STYLES, measure, read
 from nearfar.data import world
 
 PLAIN, DEMO = "linear heads on both sides", "+ 4 heads"
@@ -34,20 +34,20 @@ def main() -> None:
     flags.add_argument("--quick", action="store_true", help="one split, one epoch, 1,200 pictures; nothing is recorded")
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
     flags.add_argument("--out", type=Path)
-    asked = flags.parse_args()
-    first = 1200 if asked.quick else None
-    (features,) = read(asked.cache, ("world/emoji+clipart", {"split": "all"}, ("none",)), first=first)
-    seeds, change = (asked.seeds[:1], {"epochs": 1}) if asked.quick else (asked.seeds, {})
+    options = flags.parse_args()
+    first = 1200 if options.quick else None
+    (features,) = read(options.cache, ("world/emoji+clipart", {"split": "all"}, ("none",)), first=first)
+    seeds, change = (options.seeds[:1], {"epochs": 1}) if options.quick else (options.seeds, {})
     rows: dict[str, Any] = {name: [] for name in (PLAIN, DEMO)}
     for seed in seeds:
         train, test = random_split(features, seed)
         for name, runs in rows.items():
             runs.append(measure(CANDIDATES[name] | change, seed, train, test))
             print(f"seed {seed} {name:<34}", " ".join(f"{100 * runs[-1]['seen'][m]:.1f}" for m in METRICS), flush=True)
-    if asked.out and not asked.quick:
-        document = {"seeds": asked.seeds, "held_out": HELD_OUT, "rows": rows}
-        asked.out.write_text(json.dumps(document, indent=1) + "\n")
-        asked.out.with_suffix(".md").write_text(as_markdown(document))
+    if options.out and not options.quick:
+        document = {"seeds": options.seeds, "held_out": HELD_OUT, "rows": rows}
+        options.out.write_text(json.dumps(document, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(as_markdown(document))
 
 
 def as_markdown(document: dict[str, Any]) -> str:
@@ -59,8 +59,8 @@ def as_markdown(document: dict[str, Any]) -> str:
     for name, runs in document["rows"].items():
         cells = []
         for metric in METRICS:
-            found = [100 * style[metric] for run in runs for style in run["styles"].values()]
-            cells.append(f"{mean(found):.1f} ({min(found):.1f} to {max(found):.1f})")
+            percentages = [100 * style[metric] for run in runs for style in run["styles"].values()]
+            cells.append(f"{mean(percentages):.1f} ({min(percentages):.1f} to {max(percentages):.1f})")
         lines.append(f"| {SHOWN.get(name, name)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -73,8 +73,8 @@ def random_split(everything: dict[str, Any], seed: int) -> tuple[dict[str, Any],
     group, domain = everything["numbers"]["group"], everything["numbers"]["domain"]
     emoji = domain < len(world.STYLES)
     tested = emoji & torch.isin(group, drawn)
-    seen = torch.isin(domain, torch.tensor([world.STYLES.index(style) for style in SEEN]))
-    return _rows(everything, (~emoji | seen) & ~tested), _rows(everything, tested)
+    trained_style = torch.isin(domain, torch.tensor([world.STYLES.index(style) for style in TRAINED_STYLES]))
+    return _rows(everything, (~emoji | trained_style) & ~tested), _rows(everything, tested)
 
 
 def _rows(features: dict[str, Any], chosen: torch.Tensor) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def main() -> None:
         environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         rows.append({"variant": name, **asdict(timings[name]), "extra_bytes": int(done.stdout)})
-    found = {
+    report = {
         "batch": options.batch,
         "dim": options.dim,
         "threads": options.threads,
@@ -67,9 +67,9 @@ def main() -> None:
         "rows": rows,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(as_markdown(found))
-    print(as_markdown(found))
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(as_markdown(report))
+    print(as_markdown(report))
 
 
 def streamed(q: Tensor, k: Tensor, group: Tensor) -> Tensor:
@@ -94,18 +94,18 @@ def vectors(batch: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, torch.arange(batch) // 2
 
 
-def as_markdown(found: dict) -> str:
+def as_markdown(report: dict) -> str:
     lines = [
         "Batch {batch:,}, D {dim}; one draw a query, float32, {threads} thread(s), {rounds} rounds, torch {torch}, "
-        "load average {load:.1f}.".format(**found),
+        "load average {load:.1f}.".format(**report),
         "",
         "| variant | CPU seconds | times the plain form | extra memory, MiB |",
         "|:--|--:|--:|--:|",
     ]
-    for row in found["rows"]:
+    for row in report["rows"]:
         extra = row["extra_bytes"] / 2**20
         lines.append(f"| {row['variant']} | {row['cpu_s']:.3f} | {row['cpu_ratio']:.2f} | {extra:.1f} |")
-    return "\n".join([*lines, "", f"    {found['command']}", ""])
+    return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 
 if __name__ == "__main__":

@@ -93,17 +93,17 @@ def compare(form: str, n: int, d: int, scale: float, options: argparse.Namespace
     inputs = vectors(n, d, scale)
     expected = value_and_gradients(FORMULA[form], [t.double() for t in inputs])
     errors = {name: error(value_and_gradients(f, inputs), expected, inputs[:2]) for name, f in variants.items()}
-    for name, found in errors.items():
-        if not found <= TOLERANCE:
-            raise SystemExit(f"{name} is off by {found:.1e} from float64 ({form}, N {n}, D {d}): not timed")
+    for name, size in errors.items():
+        if not size <= TOLERANCE:
+            raise SystemExit(f"{name} is off by {size:.1e} from float64 ({form}, N {n}, D {d}): not timed")
     del expected, inputs
     gc.collect()
     load = os.getloadavg()[0]
-    told = [
+    answers = [
         json.loads(in_a_process(options, "--rounds", options.rounds, "--time", form, n, d, scale))
         for _ in range(options.processes)
     ]
-    timings = pooled([{name: Timing(**values) for name, values in each.items()} for each in told], "product")
+    timings = pooled([{name: Timing(**values) for name, values in each.items()} for each in answers], "product")
     rows = []
     for name in variants:
         # Freed blocks go straight back to the system, so that they do not hide in the process's size.
@@ -150,15 +150,15 @@ def value_and_gradients(loss_of: Objective, inputs: list[Tensor]) -> list[Tensor
     return [loss.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad for t in leaves[:2])]
 
 
-def error(found: list[Tensor], expected: list[Tensor], unit: list[Tensor]) -> float:
+def error(computed: list[Tensor], expected: list[Tensor], unit: list[Tensor]) -> float:
     """The largest relative error. Gradients are compared along the sphere, as some libraries normalise inside."""
 
     def along(g: Tensor, vectors: Tensor) -> Tensor:
         vectors = vectors.detach().double()
         return g.double() - (g.double() * vectors).sum(1, keepdim=True) * vectors
 
-    pairs = [(found[0], expected[0])]
-    pairs += [(along(f, v), along(e, v)) for f, e, v in zip(found[1:], expected[1:], unit, strict=True)]
+    pairs = [(computed[0], expected[0])]
+    pairs += [(along(f, v), along(e, v)) for f, e, v in zip(computed[1:], expected[1:], unit, strict=True)]
     return max(float((f - e).norm() / e.norm()) for f, e in pairs)
 
 

@@ -145,42 +145,42 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.side:
-        work({"ours": ours, "released": released}[asked.side](asked.model, asked.simctg))
+    options = parser.parse_args()
+    if options.side:
+        work({"ours": ours, "released": released}[options.side](options.model, options.simctg))
         return
     from nearfar.models.language.smollm import smollm2
 
     folder, load = str(smollm2()), os.getloadavg()[0]
-    sides = {"ours": sys.executable, "released": asked.old}
-    workers = [Worker(python, side, folder, asked.simctg) for side, python in sides.items()]
+    sides = {"ours": sys.executable, "released": options.old}
+    workers = [Worker(python, side, folder, options.simctg) for side, python in sides.items()]
     by_arm = {arm: worker for worker in workers for arm in worker.arms}
     spent: dict[str, list[list[float]]] = {arm: [] for arm in by_arm}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         texts = {}
         for arm, worker in by_arm.items():
-            seconds, texts[arm] = worker.ask([arm, asked.prompt, asked.steps])
+            seconds, texts[arm] = worker.ask([arm, options.prompt, options.steps])
             spent[arm].append(seconds)
         searched = {tuple(text) for arm, text in texts.items() if "greedy" not in arm}
         assert len(searched) == 1, "all arms of contrastive search write the same tokens"
     for worker in workers:
         worker.process.stdin.close()
         worker.process.wait()
-    setting = {"prompt": asked.prompt, "tokens": asked.steps, "rounds": asked.rounds, "k": K, "alpha": ALPHA}
+    setting = {"prompt": options.prompt, "tokens": options.steps, "rounds": options.rounds, "k": K, "alpha": ALPHA}
     setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "load_average": load}
-    asked.out.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
-    asked.out.with_suffix(".md").write_text(markdown(setting, spent))
+    options.out.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
+    options.out.with_suffix(".md").write_text(markdown(setting, spent))
     print(markdown(setting, spent))
 
 
 def markdown(setting: dict[str, Any], spent: dict[str, list[list[float]]]) -> str:
     """The table that the docs hold."""
-    told = (
+    template = (
         "SmolLM2-135M, a prompt of {prompt} tokens, batch 1, k = {k}, float32, {threads} threads, torch {torch}, "
         "medians of {rounds} rounds of {tokens} tokens in which the arms take turns, load average {load_average:.1f}."
     )
     lines = [
-        told.format(**setting),
+        template.format(**setting),
         "",
         "| arm | CPU ms a token | wall ms a token | to ours, CPU | to ours, wall |",
         "|:--|--:|--:|--:|--:|",

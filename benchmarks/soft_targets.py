@@ -63,7 +63,7 @@ def main() -> None:
         command = [sys.executable, __file__, *flags, "--memory", name]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         rows.append({"variant": name, **asdict(timings[name]), "extra_bytes": int(done.stdout)})
-    found = {
+    report = {
         "batch": options.batch,
         "queue": options.queue,
         "dim": options.dim,
@@ -77,9 +77,9 @@ def main() -> None:
         "rows": rows,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(as_markdown(found))
-    print(as_markdown(found))
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(as_markdown(report))
+    print(as_markdown(report))
 
 
 def fused(q: Tensor, teacher_q: Tensor, k: Tensor, tau: Tensor) -> Tensor:
@@ -115,19 +115,19 @@ def step(loss: Loss, inputs: list[Tensor]) -> list[Tensor]:
     return [value.detach(), *torch.autograd.grad(value, [q, tau])]
 
 
-def as_markdown(found: dict) -> str:
+def as_markdown(report: dict) -> str:
     lines = [
         "Batch {batch}, queue {queue:,}, D {dim}, alpha {alpha}; forward and backward of one direction, float32, "
         "{threads} thread(s), {rounds} rounds, torch {torch}, load average {load:.1f}. Largest relative difference of "
-        "loss and gradients in float64: {largest_relative_difference_float64:.0e}.".format(**found),
+        "loss and gradients in float64: {largest_relative_difference_float64:.0e}.".format(**report),
         "",
         "| variant | CPU seconds | times the plain form | extra memory, MiB |",
         "|:--|--:|--:|--:|",
     ]
-    for row in found["rows"]:
+    for row in report["rows"]:
         extra = row["extra_bytes"] / 2**20
         lines.append(f"| {row['variant']} | {row['cpu_s']:.2f} | {row['cpu_ratio']:.2f} | {extra:.1f} |")
-    return "\n".join([*lines, "", f"    {found['command']}", ""])
+    return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 
 if __name__ == "__main__":

@@ -134,6 +134,33 @@ def test_no_file_name_stands_in_two_rooms():
     assert {name: where for name, where in rooms.items() if len(where) > 1} == {}
 
 
+EMPTY_NAMES = {"found", "given", "wanted", "told", "asked", "seen", "lacking", "wishes"}
+
+
+def names_bound(path: Path) -> dict[str, int]:
+    """The names that a file gives to variables, attributes, parameters, functions and classes, with a line of each."""
+    bound = {}
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            bound[node.id if isinstance(node, ast.Name) else node.attr] = node.lineno
+        elif isinstance(node, ast.arg):
+            bound[node.arg] = node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound[node.name] = node.lineno
+    return bound
+
+
+@pytest.mark.parametrize("folder", ["src", "tools", "examples", "benchmarks"])
+def test_names_say_what_they_hold(folder):
+    empty = {
+        f"{path.relative_to(ROOT)}:{line}": name
+        for path in (ROOT / folder).rglob("*.py")
+        for name, line in names_bound(path).items()
+        if EMPTY_NAMES & set(name.lower().split("_"))
+    }
+    assert not empty
+
+
 def test_every_folder_has_its_floor():
     folders = {p.name for p in SOURCE.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
     assert folders <= set(ALLOWED)

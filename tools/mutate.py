@@ -73,7 +73,7 @@ class Mutant:
 
 def mutants() -> list[Mutant]:
     """All lists, in the order of their names."""
-    found = []
+    listed = []
     for path in sorted(LISTS.glob("*.toml")):
         values = tomllib.loads(path.read_text("utf-8"))
         for each in values["mutant"]:
@@ -81,8 +81,8 @@ def mutants() -> list[Mutant]:
             if not tests:
                 raise ValueError(f"{path.name}: no tests are named for {each['file']}")
             rest = {name: each[name] for name in ("file", "was", "now", "breaks")}
-            found.append(Mutant(path.stem, **rest, tests=tuple(tests), equivalent=each.get("equivalent", "")))
-    return found
+            listed.append(Mutant(path.stem, **rest, tests=tuple(tests), equivalent=each.get("equivalent", "")))
+    return listed
 
 
 def main() -> int:
@@ -204,8 +204,8 @@ def preload(names: Path) -> None:
 
 def imported() -> str:
     """The installed modules of this process, a line each."""
-    found = sorted(sys.modules.items())
-    return "\n".join(n for n, m in found if "site-packages" in str(getattr(m, "__file__", "")) and "pytest" not in n)
+    modules = sorted(sys.modules.items())
+    return "\n".join(n for n, m in modules if "site-packages" in str(getattr(m, "__file__", "")) and "pytest" not in n)
 
 
 def run(copy: Path, tests: tuple[str, ...] | list[str], seconds: float) -> tuple[int | None, str]:

@@ -40,8 +40,8 @@ def table(name: str, page: Path) -> str:
             ["| command | what it does |", "|---|---|", *(f"| `nearfar {c}` | {w} |" for c, w in COMMANDS.items())]
         )
     if kind == "reproduction":
-        found = record(argument)
-        return tables.as_markdown(found) if found else "_No recorded run yet._"
+        recorded = record(argument)
+        return tables.as_markdown(recorded) if recorded else "_No recorded run yet._"
     if kind == "benchmark":
         return (ROOT / "benchmarks" / "results" / f"{argument}.md").read_text("utf-8").strip()
     if kind == "mutants":
@@ -59,13 +59,13 @@ def claims(page: Path) -> str:
     return "\n".join(rows)
 
 
-def mutants(found: dict[str, Any]) -> str:
+def mutants(report: dict[str, Any]) -> str:
     """How many bugs put in by hand the tests caught, by room, and which they did not."""
     rows = ["| bugs in | tried | caught | score |", "|---|--:|--:|--:|"]
-    for name, room in [*found["rooms"].items(), (f"**all**, of {found['listed']} listed", found)]:
+    for name, room in [*report["rooms"].items(), (f"**all**, of {report['listed']} listed", report)]:
         rows.append(f"| {name} | {room['bugs']} | {room['caught']} | {100 * room['score']:.1f} % |")
-    missed = [f"- {name}" for name in found["survivors"]]
-    same = [f"- {name}; {why}" for name, why in found["equivalent"].items()]
+    missed = [f"- {name}" for name in report["survivors"]]
+    same = [f"- {name}; {why}" for name, why in report["equivalent"].items()]
     parts = [("Not caught:", missed), ("Not counted, since no test can tell them from the right code:", same)]
     lists = [f"\n{title}\n\n" + "\n".join(lines) for title, lines in parts if lines]
     return "\n".join([*rows, *lists])
@@ -76,10 +76,10 @@ def record(slug: str) -> dict[str, Any] | None:
     file = ROOT / "src" / "nearfar" / "reproductions" / "results" / f"{slug}.json"
     if not file.is_file():
         return None
-    found = record_file.read(file)
-    if not record_file.is_whole(found):
+    content = record_file.read(file)
+    if not record_file.is_whole(content):
         raise ValueError(f"{file} is not whole: finish it with `nearfar reproduce {slug} --out {file}`")
-    return found
+    return content
 
 
 def filled(text: str, page: Path) -> str:

@@ -15,16 +15,16 @@ def test_wrong_captions_are_a_share_and_fixed_for_the_seed():
 
 
 def test_albefs_arms_and_claims_fit_together(monkeypatch):
-    asked = []
+    calls = []
 
-    def found(seed, noise, settings):
-        asked.append((noise, settings))
-        figures = {"R@1": len(asked) ** 2 / 100, "R@5": len(asked) / 10, "swap": 0.5}
+    def arm_results(seed, noise, settings):
+        calls.append((noise, settings))
+        figures = {"R@1": len(calls) ** 2 / 100, "R@5": len(calls) / 10, "swap": 0.5}
         return dict.fromkeys(("alone", "re-ranked", "matching"), figures)
 
-    monkeypatch.setattr(albef, "found", found)
+    monkeypatch.setattr(albef, "arm_results", arm_results)
     arms = albef.run(0)
-    assert [noise for noise, _ in asked] == [0.2] * 4 + [0.0] * 2
+    assert [noise for noise, _ in calls] == [0.2] * 4 + [0.0] * 2
     for claim in albef.reproduction.claims:
         assert claim.metric in arms[claim.method]
         assert claim.metric in arms[claim.baseline]

@@ -38,7 +38,7 @@ def test_a_seed_measures_what_the_claims_compare_and_settings_are_chosen_beside_
     assert test.queries != other.queries
     assert len(val.queries) == 3
     assert set(val.queries).isdisjoint(test.queries + other.queries)
-    assert len(test.gallery.texts) == len(test.seen.texts) == 10
+    assert len(test.gallery.texts) == len(test.known_style.texts) == 10
     taught = test.gallery.numbers["group"][test.queries].tolist()
     assert sorted(test.train.numbers["group"].tolist()) == sorted(4 * taught)
     assert test.train.image.shape == (2, 20, 17, 128)

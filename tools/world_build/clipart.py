@@ -53,7 +53,7 @@ def drawings(packages: dict[str, Path], naming: Naming) -> Iterator[dict]:
     test if one of them is a test concept, else val if one is of val, else train."""
     pictures = packages["clipart-png"] / "usr/share/openclipart/png"
     sources = packages["clipart-svg"] / "usr/share/openclipart/svg"
-    seen: set[bytes] = set()
+    looks: set[bytes] = set()
     for path in sorted(pictures.rglob("*.png")):
         place = path.relative_to(pictures)
         if path.is_symlink() or place.as_posix().startswith(LEFT_OUT) or place.parent.as_posix() == LOOSE_LEFT_OUT:
@@ -62,9 +62,9 @@ def drawings(packages: dict[str, Path], naming: Naming) -> Iterator[dict]:
         if not words or _unwanted(words, place):
             continue
         picture = _picture(path)
-        if picture is None or (look := _look(picture)) in seen:
+        if picture is None or (look := _look(picture)) in looks:
             continue
-        seen.add(look)
+        looks.add(look)
         named = set().union(*(naming.find(t) for t in (words["title"], words["description"], *words["keywords"])))
         splits = {concept.partition(":")[0] for concept in named}
         category, _, rest = place.parent.as_posix().partition("/")
@@ -102,8 +102,8 @@ def _words(svg: Path) -> dict | None:
 
 
 def _tag(text: str, name: str) -> str:
-    found = re.search(rf"<dc:{name}[^>/]*>(.*?)</dc:{name}>", text, re.S)
-    return found[1] if found else ""
+    match = re.search(rf"<dc:{name}[^>/]*>(.*?)</dc:{name}>", text, re.S)
+    return match[1] if match else ""
 
 
 def _tidy(text: str) -> str:

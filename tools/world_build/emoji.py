@@ -91,8 +91,8 @@ def names(packages: dict[str, Path], emojis: list[dict]) -> Iterator[dict]:
             elif entry and entry.get("tts"):
                 yield row | {"name": entry["tts"][0], "tags": entry.get("default", []), "source": "cldr"}
             elif emoji["hexcode"] in base:
-                found = base[emoji["hexcode"]]
-                yield row | {"name": found["label"], "tags": found.get("tags", []), "source": "emojibase"}
+                entry = base[emoji["hexcode"]]
+                yield row | {"name": entry["label"], "tags": entry.get("tags", []), "source": "emojibase"}
 
 
 def _files(packages: dict[str, Path], style: str) -> dict[str, Path]:
@@ -107,10 +107,10 @@ def _plain(hexcode: str) -> str:
 
 def _drawn_alike(emojis: list[dict], files: dict[str, dict[str, Path]]) -> Iterator[tuple[str, str]]:
     for style in STYLES:
-        seen: dict[bytes, str] = {}
+        first_code: dict[bytes, str] = {}
         for emoji in emojis:
             path = files[style][_plain(emoji["hexcode"])]
-            yield seen.setdefault(path.read_bytes(), emoji["hexcode"]), emoji["hexcode"]
+            yield first_code.setdefault(path.read_bytes(), emoji["hexcode"]), emoji["hexcode"]
 
 
 def _encode(path: Path, style: str) -> bytes:

@@ -129,8 +129,8 @@ def blend(share: float, start: Vectors, mapped: Vectors) -> Vectors:
 
 
 def _trial(name: str, parts: list[Fold], vectors: list[Vectors], setting: Setting, share: float = 0.0) -> Trial:
-    found = _mean([part.score(each) for part, each in zip(parts, vectors, strict=True)])
-    return Trial(name, found, setting, share, parts[0].temperature(vectors[0]))
+    score = _mean([part.score(each) for part, each in zip(parts, vectors, strict=True)])
+    return Trial(name, score, setting, share, parts[0].temperature(vectors[0]))
 
 
 def _folds(features: FrozenFeatures, fold: Tensor) -> Iterator[Fold]:

@@ -109,8 +109,10 @@ def tables(results: Mapping[str, Any]) -> list[Table]:
         for name in metrics:
             table.add_column(name.rpartition("_")[2], justify="right", min_width=11)
         parts = {**result.by.get("domain", {}), "all styles together": result.metrics}
-        for part, found in parts.items():
-            cells = [f"[bold]{m.show(m.value)}[/bold] ({m.show(m.chance)})" for m in map(found.get, metrics) if m]
+        for part, part_metrics in parts.items():
+            cells = [
+                f"[bold]{m.show(m.value)}[/bold] ({m.show(m.chance)})" for m in map(part_metrics.get, metrics) if m
+            ]
             table.add_row(part, *cells)
         made.append(table)
     return made

@@ -43,7 +43,7 @@ def run(seed: int) -> Arms:
     clean, wrong = CONFIG["noise"]
     arms: Arms = {}
     for kind, noise, names in ((WRONG, wrong, list(ablation)), ("clean", clean, list(ablation)[2:])):
-        results = {name: found(seed, noise, ablation[name]) for name in names}
+        results = {name: arm_results(seed, noise, ablation[name]) for name in names}
         arms |= {f"{name}, {kind}": result["matching"] for name, result in results.items()}
         arms |= {f"dual encoder alone, {kind}": results["+ distillation"]["alone"]}
         arms |= {f"re-ranked, {kind}": results["+ distillation"]["re-ranked"]}
@@ -52,7 +52,7 @@ def run(seed: int) -> Arms:
     return arms
 
 
-def found(seed: int, noise: float, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+def arm_results(seed: int, noise: float, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Train one arm, and retrieve."""
     data = shapes(seed, **CONFIG["data"])
     model = trained(

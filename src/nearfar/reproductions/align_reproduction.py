@@ -80,9 +80,9 @@ def _clip_art(kind: str, seed: int, validating: bool) -> tuple[PairFeatures, Pai
     random.Random(0).shuffle(clean)
     validation, others = clean[: config["validation"]], clean[config["validation"] :]
     tested = validation if validating else random.Random(seed).sample(others, config["test"])
-    wanted = {"all clean": (True,), "not clean only": (False,), "all, clean or not": (True, False)}[kind]
+    clean_or_not = {"all clean": (True,), "not clean only": (False,), "all, clean or not": (True, False)}[kind]
     left_out = set(tested)
-    data = [row for row in range(len(art)) if row not in left_out and art.columns["clean"][row] in wanted]
+    data = [row for row in range(len(art)) if row not in left_out and art.columns["clean"][row] in clean_or_not]
     return art.take(data), art.take(sorted(tested))
 
 
@@ -113,7 +113,7 @@ def retrieved(model: Any, test: PairFeatures) -> dict[str, PerQuery]:
     data = Embeddings(image, text, torch.arange(len(test)), group=test.group)
     both = [ranks(data, direction) for direction in ("text_to_image", "image_to_text")]
     groups = np.concatenate([np.asarray(group) for _, group in both])
-    return {f"R@{k}": PerQuery(np.concatenate([found.hit(k) for found, _ in both]), groups) for k in (1, 10)}
+    return {f"R@{k}": PerQuery(np.concatenate([each.hit(k) for each, _ in both]), groups) for k in (1, 10)}
 
 
 @cache
@@ -167,7 +167,7 @@ class PairFeatures:
 
     def where(self, column: str, value: Any, *, equal: bool = True) -> PairFeatures:
         """The rows whose `column` is, or is not, `value`."""
-        return self.take([row for row, found in enumerate(self.columns[column]) if (found == value) == equal])
+        return self.take([row for row, cell in enumerate(self.columns[column]) if (cell == value) == equal])
 
     def with_noise(self, share: float, seed: int) -> PairFeatures:
         """A share of the rows with the text of another row."""

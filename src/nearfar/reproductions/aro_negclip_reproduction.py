@@ -74,8 +74,8 @@ def run(seed: int, chosen: dict[str, Setting]) -> Arms:
 def validate(arm: str, setting: Setting, seed: int) -> float:
     """The mean of what the claims compare, on validation scenes."""
     start = prepare(seed, "val")
-    found = start.tests(tuned(start, arm, setting, seed))
-    return sum(found[metric] for metric in ("relation", "attribution", "R@5")) / 3
+    metrics = start.tests(tuned(start, arm, setting, seed))
+    return sum(metrics[metric] for metric in ("relation", "attribution", "R@5")) / 3
 
 
 def tuned(start: Start, arm: str, setting: Setting, seed: int) -> Any:
@@ -100,8 +100,8 @@ def prepare(seed: int, split: str) -> Start:
 
     config = CONFIG
     scenes = {name: list(raw(name, seed)) for name in ("train", split)}
-    seen = {"tower": config["grid"]["tower"], "image_size": config["grid"]["image_size"]}
-    grids = {name: read_grids(pictures=[each["image"] for each in made], **seen) for name, made in scenes.items()}
+    reader = {"tower": config["grid"]["tower"], "image_size": config["grid"]["image_size"]}
+    grids = {name: read_grids(pictures=[each["image"] for each in made], **reader) for name, made in scenes.items()}
     reduce = Reduction(grids["train"], kept=config["grid"]["kept"])
     reduced = {name: reduce(each) for name, each in grids.items()}
     train = Records(
@@ -189,8 +189,8 @@ class SceneTests:
         # Among more scenes of so few things and colours, words alone no longer tell which is meant.
         few = CONFIG["scenes"]["retrieval"]
         texts = self._texts(model, self.captions[:few])
-        found = retrieval(Embeddings(images[:few], texts, torch.arange(len(texts))))
-        recall = {f"R@{k}": (found[f"text_to_image_R@{k}"] + found[f"image_to_text_R@{k}"]) / 2 for k in (1, 5)}
+        result = retrieval(Embeddings(images[:few], texts, torch.arange(len(texts))))
+        recall = {f"R@{k}": (result[f"text_to_image_R@{k}"] + result[f"image_to_text_R@{k}"]) / 2 for k in (1, 5)}
         return {**self._accuracies(score), **recall}
 
     def text_only(self) -> dict[str, float]:

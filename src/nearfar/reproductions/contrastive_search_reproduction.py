@@ -121,8 +121,8 @@ def measure(texts: list[str], prompts: list[str], human: list[str], rows: range,
 
 def _diversity(text: str) -> float:
     """Diversity of one text; 0 where it has no four words."""
-    found = diversity([text])
-    return 0.0 if math.isnan(found) else found
+    value = diversity([text])
+    return 0.0 if math.isnan(value) else value
 
 
 def isotropy_of(model: Any, prompts: list[str], human: list[str]) -> dict[str, float]:

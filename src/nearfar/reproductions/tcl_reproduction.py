@@ -62,9 +62,9 @@ def run(seed: int, chosen: dict[str, Setting]) -> Arms:
 def validated(arm: str, setting: Setting, seed: int) -> float:
     """The mean of what the claims compare, on concepts or scenes that are never tested."""
     data = data_of(_world(arm), "val", seed)
-    found = measured(fitted(arm, data.train, seed, setting), data)
-    compared = [name for name in found if name != "R@1"]
-    return sum(float(found[name]) for name in compared) / len(compared)
+    metrics = measured(fitted(arm, data.train, seed, setting), data)
+    compared = [name for name in metrics if name != "R@1"]
+    return sum(float(metrics[name]) for name in compared) / len(compared)
 
 
 def fitted(arm: str, train: Any, seed: int, setting: Setting) -> Any:
@@ -95,20 +95,20 @@ def measured(model: Any, data: Data) -> dict[str, PerQuery | float]:
     group, asking = data.gallery.numbers["group"], data.queries
     image, text = _pictures(model, data.gallery), _texts(model, [own[0] for own in data.gallery.texts])
     both = [_ranks(*pair, group, group, asking) for pair in ((text, image), (image, text))]
-    asked = np.tile(group[asking].numpy(), 2)
-    hits = {k: np.concatenate([found.hit(k) for found in both]) for k in (1, 10)}
-    across: dict[str, PerQuery | float] = {"R@1": float(hits[1].mean()), "R@10": PerQuery(hits[10], asked)}
-    if data.seen is None:
+    concept = np.tile(group[asking].numpy(), 2)
+    hits = {k: np.concatenate([ranks.hit(k) for ranks in both]) for k in (1, 10)}
+    across: dict[str, PerQuery | float] = {"R@1": float(hits[1].mean()), "R@10": PerQuery(hits[10], concept)}
+    if data.known_style is None:
         return across
-    shown = _ranks(image, _pictures(model, data.seen), group, data.seen.numbers["group"], asking)
+    shown = _ranks(image, _pictures(model, data.known_style), group, data.known_style.numbers["group"], asking)
     several = [row for row, own in enumerate(data.gallery.texts) if len(own) > 1]
     others = _texts(model, [max(data.gallery.texts[row][1:], key=len) for row in several])
-    told = sorted(set(asking) & set(several))
-    described = _ranks(text, others, group, group[several], told)
+    described_rows = sorted(set(asking) & set(several))
+    described = _ranks(text, others, group, group[several], described_rows)
     return {
         **across,
         "image to image R@1": PerQuery(shown.hit(1), group[asking].numpy()),
-        "text to text R@1": PerQuery(described.hit(1), group[told].numpy()),
+        "text to text R@1": PerQuery(described.hit(1), group[described_rows].numpy()),
     }
 
 
@@ -116,11 +116,11 @@ def chance(data: Data) -> dict[str, float]:
     """What a random order gives."""
     group = data.gallery.numbers["group"].tolist()
     same = sum(group.count(group[row]) for row in data.queries) / len(data.queries)
-    found = {f"R@{k}": k * same / len(group) for k in (1, 10)}
-    if data.seen is None:
-        return found
+    metrics = {f"R@{k}": k * same / len(group) for k in (1, 10)}
+    if data.known_style is None:
+        return metrics
     several = sum(len(own) > 1 for own in data.gallery.texts)
-    return {**found, "image to image R@1": 1 / len(data.seen.texts), "text to text R@1": 1 / several}
+    return {**metrics, "image to image R@1": 1 / len(data.known_style.texts), "text to text R@1": 1 / several}
 
 
 def _ranks(query: Any, candidates: Any, query_group: Any, candidate_group: Any, asking: list[int]) -> Any:

@@ -103,7 +103,7 @@ class DataInfo:
         digest = sha256(repr((self.size, sorted(self.columns), self.classes, self.domains)).encode())
         digest.update(self.ids.numpy().tobytes())
         for place in self.sampled:
-            digest.update(self._told(place))
+            digest.update(self._record_bytes(place))
         return int.from_bytes(digest.digest()[:8], "big") >> 1
 
     @property
@@ -114,9 +114,9 @@ class DataInfo:
 
     def content(self, place: int) -> int:
         """63 bits that a record of other content does not have, its id left out; files by their names."""
-        return int.from_bytes(sha256(self._told(place, leave_out="index")).digest()[:8], "big") >> 1
+        return int.from_bytes(sha256(self._record_bytes(place, leave_out="index")).digest()[:8], "big") >> 1
 
-    def _told(self, place: int, *, leave_out: str | None = None) -> bytes:
+    def _record_bytes(self, place: int, *, leave_out: str | None = None) -> bytes:
         """What a record holds, as text."""
         assert self._record is not None
         try:

@@ -23,7 +23,7 @@ def answer_counts(answers: Any) -> dict[str, float]:
     ({'red': 1.0}, {})
     """
     counts: dict[str, float] = {}
-    for text, count in _given(answers):
+    for text, count in _texts_and_counts(answers):
         if count is not None and not isinstance(count, int | float):
             raise BadRecord(f"answers are texts, or text to count: {text!r} has {type(count).__name__} {count!r}")
         if text is not None and count and (plain := str(text).strip()):
@@ -42,7 +42,7 @@ def answer_shares(answers: Any) -> dict[str, float]:
     return {text: count / total for text, count in counts.items()}
 
 
-def _given(answers: Any) -> Iterable[tuple[Any, Any]]:
+def _texts_and_counts(answers: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(answers, Mapping):
         # A table's column of mappings has every key in every row, and no count where there was none.
         return answers.items()

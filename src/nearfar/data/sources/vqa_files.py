@@ -89,9 +89,9 @@ class VQASource(Source):
             "question_id": question["question_id"],
         }
         if self._answered is not None:
-            found = self._answered[question["question_id"]]
-            record["answers"] = [each["answer"] for each in found["answers"]]
-            record |= {key: found.get(key) for key in ("question_type", "answer_type")}
+            annotation = self._answered[question["question_id"]]
+            record["answers"] = [each["answer"] for each in annotation["answers"]]
+            record |= {key: annotation.get(key) for key in ("question_type", "answer_type")}
         return record
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.measures.result import Result
     from nearfar.evaluation.run_protocols import EvaluationInputs
 
-GIVEN = ("embeddings", "train", "captions", "seed", "batch_size", "progress")
+FROM_INPUTS = ("embeddings", "train", "captions", "seed", "batch_size", "progress")
 """Keyword-only arguments that a protocol gets from `EvaluationInputs` where it has them; an option of that name goes
 first."""
 
@@ -78,14 +78,14 @@ class Protocol:
     @property
     def options(self) -> tuple[Option, ...]:
         """Its own settings, without those that `EvaluationInputs` gives."""
-        return tuple(option for option in options(self.measure) or () if option.name not in GIVEN)
+        return tuple(option for option in options(self.measure) or () if option.name not in FROM_INPUTS)
 
     def check_options(self, names: Iterable[str], *, where: str = "") -> None:
         """Raise a `UserError` for the first name that is no option; `where` is what the message begins with."""
         known = options(self.measure)
         if known is not None:
             own = [option.name for option in self.options]
-            from_inputs = [option.name for option in known if option.name in GIVEN]
+            from_inputs = [option.name for option in known if option.name in FROM_INPUTS]
             lookup.check(
                 "option", [name for name in names if name not in from_inputs], own, where=f"{where}{self.name}: "
             )
@@ -100,7 +100,7 @@ class Protocol:
         function = load(self.measure) if isinstance(self.measure, str) else self.measure
         parameters = signature(function).parameters.values()
         from_inputs = [
-            p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in GIVEN and p.name not in options
+            p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in FROM_INPUTS and p.name not in options
         ]
         taken = [inputs if name == "inputs" else getattr(inputs, name) for name in self.takes]
         return function(*taken, **{name: getattr(inputs, name) for name in from_inputs}, **options)

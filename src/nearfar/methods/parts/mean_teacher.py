@@ -84,7 +84,7 @@ class MeanTeacher(nn.Module):
         self.slow = MomentumEncoder(module, momentum)
         self.total_steps, self.normalise, self.statistics = total_steps, normalise, statistics
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self._seen: list[Tensor] | None = None
+        self._new_statistics: list[Tensor] | None = None
         for norm in self._norms():
             norm.train(normalise == "batch")
 
@@ -110,19 +110,19 @@ class MeanTeacher(nn.Module):
         """The slow copy, for its other methods than `forward`; its running statistics are as before afterwards."""
         running = self._running()
         before = [value.clone() for value in running]
-        if self.training and self._seen is not None:
-            _copy(self._seen, running)  # of several views each goes on where the last one ended
+        if self.training and self._new_statistics is not None:
+            _copy(self._new_statistics, running)  # of several views each goes on where the last one ended
         try:
             with torch.no_grad():
                 yield self.module
             if self.training:
-                self._seen = [value.clone() for value in running]
+                self._new_statistics = [value.clone() for value in running]
         finally:
             _copy(before, running)
 
     def forget(self) -> None:
         """Drop what forward passes computed for an update that never came."""
-        self._seen = None
+        self._new_statistics = None
 
     @torch.no_grad()
     def update(self) -> None:
@@ -139,9 +139,9 @@ class MeanTeacher(nn.Module):
                     "go back to an earlier checkpoint"
                 )
         self.slow.update(self.momentum, buffers=self.statistics == "copied")
-        if self.statistics == "own" and self._seen is not None:
-            _copy(self._seen, self._running())
-        self._seen = None
+        if self.statistics == "own" and self._new_statistics is not None:
+            _copy(self._new_statistics, self._running())
+        self._new_statistics = None
         self.updates.add_(1)
         _mean_over_processes([value for value in self.module.buffers() if value.is_floating_point()])
 

@@ -254,7 +254,7 @@ class DualEncoder(nn.Module):
 
     def _note_adapters(self) -> None:
         for tower in ("image", "text"):
-            if tower not in self.adapters and (settings := lora.found(getattr(self, tower))):
+            if tower not in self.adapters and (settings := lora.settings_of(getattr(self, tower))):
                 self.adapters[tower] = settings
                 # peft trains nothing but adapters
                 still = [part for part in PARTS if not any(p.requires_grad for p in self._part(part).parameters())]
@@ -330,13 +330,13 @@ def _check_pixels(pixels: Tensor, tower: ImageTower) -> None:
     size = tower.image_size
     if tower.patch_size is not None and pixels.ndim == 3 and pixels.shape[-1] == 3 * tower.patch_size**2 + 2:
         return  # patches, as `preprocess` makes them of pictures of any shape
-    wanted = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
+    expected = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         hint = ": channels come second" if pixels.ndim == 4 and pixels.shape[-1] == 3 else ""
-        raise UserError(f"{wanted}; these are {list(pixels.shape)}{hint}")
+        raise UserError(f"{expected}; these are {list(pixels.shape)}{hint}")
     if not pixels.is_floating_point():
-        raise UserError(f"{wanted}, floating point; these are {pixels.dtype}")
+        raise UserError(f"{expected}, floating point; these are {pixels.dtype}")
     if tower.prefix and tuple(pixels.shape[2:]) != (size, size):
         raise UserError(
-            f"{wanted}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
+            f"{expected}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
         )

@@ -50,7 +50,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
 
 
-def found(tower: nn.Module) -> dict[str, Any] | None:
+def settings_of(tower: nn.Module) -> dict[str, Any] | None:
     """The settings of `add` for adapters that peft has put into `tower` by itself (`peft.get_peft_model`); None where
     there are none.
 

@@ -39,10 +39,10 @@ class OwnFeatures(NamedTuple):
             own = {"input_ids": tokenizer(list(PROBE), truncation=True, return_tensors="pt", **length)["input_ids"]}
         image = model.get_image_features(**inputs)
         text = model.get_text_features(**own)
-        found = cls(pixels, tokens, _vectors(image, "image", model), _vectors(text, "text", model))
-        if found.image.shape[-1] != found.text.shape[-1]:
+        features = cls(pixels, tokens, _vectors(image, "image", model), _vectors(text, "text", model))
+        if features.image.shape[-1] != features.text.shape[-1]:
             raise UserError(f"a {type(model).__name__} gives pictures and texts features of different widths")
-        return found
+        return features
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:

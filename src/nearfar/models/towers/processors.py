@@ -87,9 +87,9 @@ def _normalisation(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tupl
     whole = 255 * (1 / 255 if factor is None else float(factor)) if rescaled else 255.0
     whole = 1.0 if abs(whole - 1) < 1e-9 else whole
     offset = 1.0 if rescaled and settings.get("rescale_offset") else 0.0
-    given = [_channels(settings.get(name), HALF[0]) for name in ("image_mean", "image_std")]
-    mean, std = given if settings.get("do_normalize") is not False else ((0.0,) * 3, (1.0,) * 3)
-    again = given[1] if settings.get("include_top") else (1.0,) * 3
+    mean_and_std = [_channels(settings.get(name), HALF[0]) for name in ("image_mean", "image_std")]
+    mean, std = mean_and_std if settings.get("do_normalize") is not False else ((0.0,) * 3, (1.0,) * 3)
+    again = mean_and_std[1] if settings.get("include_top") else (1.0,) * 3
     return (
         tuple((value + offset) / whole for value in mean),
         tuple(value * more / whole for value, more in zip(std, again, strict=True)),

@@ -38,8 +38,8 @@ def loaded() -> dict[str, str]:
     """Files of nearfar that this process has loaded and that make figures, each with a digest of its text. What was
     imported is the whole of it, however it was named: methods and models are found by name."""
     paths = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    found = {path.resolve().relative_to(ROOT).as_posix(): path for path in paths if _inside(path)}
-    return {name: digest(path) for name, path in sorted(found.items()) if counts(name)}
+    files = {path.resolve().relative_to(ROOT).as_posix(): path for path in paths if _inside(path)}
+    return {name: digest(path) for name, path in sorted(files.items()) if counts(name)}
 
 
 def counts(name: str) -> bool:

@@ -63,12 +63,12 @@ def examined(model: Any, data: ShapeSplits, *, k: int) -> dict[str, dict[str, fl
     tokens = model.tokenize([*captions, *data.swapped])
     with evaluating(model):
         image, text = model.encode_image(pictures, normalize=True), model.encode_text(tokens, normalize=True)
-    found = Embeddings(image, text[:n], here, group=data.test.numbers["group"])
+    embeddings = Embeddings(image, text[:n], here, group=data.test.numbers["group"])
     scorer = MatchScorer(model, pictures, tokens)
     matched = (scorer.image_to_text(here, here) > scorer.image_to_text(here, here + n)).float().mean().item()
-    results = {"alone": retrieval(found)}
+    results = {"alone": retrieval(embeddings)}
     for name, candidates in (("re-ranked", k), ("matching", n)):
-        results[name] = reranked_retrieval(found, Reranker(scorer, k=candidates))
+        results[name] = reranked_retrieval(embeddings, Reranker(scorer, k=candidates))
     recalls = {
         name: {f"R@{at}": (result[f"text_to_image_R@{at}"] + result[f"image_to_text_R@{at}"]) / 2 for at in (1, 5)}
         for name, result in results.items()

@@ -134,13 +134,13 @@ def _better(claim: Claim, arm: str, other: str | float, record: Mapping[str, Any
         if claim.over == "queries":
             raise UserError(f"claim {claim.text!r} is over queries, but an arm records no values of {claim.metric!r}")
         return over_seeds
-    found = [row for row in rows if row is not None]
-    values, group = np.concatenate([row.values for row in found]), np.concatenate([row.group for row in found])
+    per_query = [row for row in rows if row is not None]
+    values, group = np.concatenate([row.values for row in per_query]), np.concatenate([row.group for row in per_query])
     queries = _grouped(claim.sign * values, group)
     if claim.over == "queries":
         part = Part(queries.variance, queries.freedom, True)
         return Estimate(round(claim.sign * float(values.mean()), 12), len(runs), (part,), "queries")
-    if sum(len(np.unique(row.group)) for row in found) == queries.freedom + 1:
+    if sum(len(np.unique(row.group)) for row in per_query) == queries.freedom + 1:
         return over_seeds  # no query comes in two seeds
     parts = (*over_seeds.parts, queries)
     return Estimate(over_seeds.mean, len(runs), parts, "seeds and queries")

@@ -56,20 +56,20 @@ def judge(claims: Sequence[Claim], record: Mapping[str, Any], seeds: Sequence[in
     >>> judge([Claim("a beats b", "a", "b", "r")], record, [0, 1, 2])[0]["verdict"]
     'holds'
     """
-    found = [weigh(claim, record, seeds) for claim in claims]
-    family = [each for each in found if not each.claim.premise]
+    evidence = [weigh(claim, record, seeds) for claim in claims]
+    family = [each for each in evidence if not each.claim.premise]
     adjusted = dict(zip(map(id, family), holm([each.p for each in family]), strict=True))
-    return [_verdict(each, *adjusted.get(id(each), (each.p, LEVEL))) for each in found]
+    return [_verdict(each, *adjusted.get(id(each), (each.p, LEVEL))) for each in evidence]
 
 
 def weigh(claim: Claim, record: Mapping[str, Any], seeds: Sequence[int]) -> Evidence:
     """The estimates of a claim; those of the floor are of the arm that is better."""
     if claim.constant:
         _require_constant(claim, record, seeds)
-    found = Evidence(claim, difference(claim, record, seeds), None)
+    evidence = Evidence(claim, difference(claim, record, seeds), None)
     if claim.floor is None:
-        return found
-    return Evidence(claim, found.difference, above_floor(claim, found.winner, record, seeds))
+        return evidence
+    return Evidence(claim, evidence.difference, above_floor(claim, evidence.winner, record, seeds))
 
 
 def holm(p: Sequence[float], level: float = LEVEL) -> list[tuple[float, float]]:
@@ -90,8 +90,8 @@ def holm(p: Sequence[float], level: float = LEVEL) -> list[tuple[float, float]]:
     return result
 
 
-def _verdict(found: Evidence, p: float, level: float) -> dict[str, Any]:
-    claim, difference = found.claim, found.difference
+def _verdict(evidence: Evidence, p: float, level: float) -> dict[str, Any]:
+    claim, difference = evidence.claim, evidence.difference
     decided = p < LEVEL
     verdict = ("holds" if difference.mean > claim.margin else "reversed") if decided else "not shown"
     low, high = difference.interval(level)
@@ -105,9 +105,9 @@ def _verdict(found: Evidence, p: float, level: float) -> dict[str, Any]:
         "p": p,
         "verdict": verdict,
     }
-    if found.floor is not None:
-        bottom, top = found.floor.interval(level)
-        row["above_floor"] = {"arm": found.winner, "difference": found.floor.mean, "low": bottom, "high": top}
+    if evidence.floor is not None:
+        bottom, top = evidence.floor.interval(level)
+        row["above_floor"] = {"arm": evidence.winner, "difference": evidence.floor.mean, "low": bottom, "high": top}
     if not decided:
         row["detectable"] = detectable(difference, level)
     return row

@@ -88,10 +88,10 @@ def remark(claim: Mapping[str, Any]) -> str:
     """
     parts = []
     if claim["verdict"] == "not shown":
-        found = claim["margin"] + claim["detectable"]
+        detectable = claim["margin"] + claim["detectable"]
         parts.append(
             f"above {claim['high']:+.3f} and below {claim['low']:+.3f} is excluded; "
-            f"{found:+.3f} would have been found with 80 % power"
+            f"{detectable:+.3f} would have been found with 80 % power"
         )
     if floor := claim.get("above_floor"):
         parts.append(
@@ -120,15 +120,15 @@ def as_markdown(record: Mapping[str, Any]) -> str:
 def facts(record: Mapping[str, Any]) -> list[str]:
     """How the seeds and settings were chosen, and where the figures come from."""
     of_plan = sentence(record["plan"])
-    found = [of_plan[0].upper() + of_plan[1:]]
+    sentences = [of_plan[0].upper() + of_plan[1:]]
     if grid := record["grid"]:
         choices = "; ".join(f"{arm}: {_setting(setting)}" for arm, setting in grid["chosen"].items())
         edge = f" (at the edge of the grid: {', '.join(names)})" if (names := at_the_edge(grid)) else ""
         where = "" if "validation" in grid["metric"] else " on validation data"
-        found.append(f"Chosen for each arm by {grid['metric']}{where}: {choices}{edge}")
+        sentences.append(f"Chosen for each arm by {grid['metric']}{where}: {choices}{edge}")
     commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in record["runs"].values()))
-    found.append(f"Commit {commits}; {changed_words(record)}; {_cost(record)}")
-    return found
+    sentences.append(f"Commit {commits}; {changed_words(record)}; {_cost(record)}")
+    return sentences
 
 
 def changed_words(record: Mapping[str, Any]) -> str:

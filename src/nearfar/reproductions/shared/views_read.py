@@ -35,7 +35,7 @@ class Data(NamedTuple):
     train: Any
     gallery: Any
     queries: list[int]
-    seen: Any = None
+    known_style: Any = None
 
 
 def data_of(world: str, split: str, seed: int) -> Data:
@@ -46,14 +46,14 @@ def data_of(world: str, split: str, seed: int) -> Data:
 
 @cache
 def _emoji(split: str, seed: int) -> Data:
-    train, unseen, seen = _read_emoji()
+    train, unseen, known_style = _read_emoji()
     rows = random.Random(0).sample(range(len(unseen.texts)), len(unseen.texts))
     config, group = DATA["emoji"], unseen.numbers["group"].tolist()
     own = rows[: config["validation"]] if split == "val" else rows[config["validation"] :]
     drawn = sorted(random.Random(seed).sample(own, min(config["trained"], len(own))))
     taught = {group[row] for row in drawn}
     kept = [row for row, each in enumerate(train.numbers["group"].tolist()) if each in taught]
-    return Data(_loader(train.features.take(kept)), unseen, drawn, seen)
+    return Data(_loader(train.features.take(kept)), unseen, drawn, known_style)
 
 
 @cache

@@ -157,9 +157,9 @@ def checked(section: str, function: Callable[..., Any], values: Mapping[str, Any
         if parameter.default is Parameter.empty and name not in values:
             must = f", which must be {kinds.words(annotated[name])}" if name in annotated else ""
             raise UserError(f"recipe, section {section}: {name} is missing{must}: set {section}.{name}.")
-    given = {name: kinds.fitted(section, name, annotated.get(name, Any), value) for name, value in values.items()}
+    fitted = {name: kinds.fitted(section, name, annotated.get(name, Any), value) for name, value in values.items()}
     defaults = _defaults(function)
-    return {name: given[name] if name in given else defaults[name] for name in arguments}
+    return {name: fitted[name] if name in fitted else defaults[name] for name in arguments}
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
