@@ -85,7 +85,7 @@ def one_line(text: str) -> str:
     >>> one_line("caf\\udce9\\n.png")
     'caf\\\\udce9\\\\n.png'
     """
-    return UNWRITABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNWRITABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def write(path: str | Path, content: str | bytes) -> Path:

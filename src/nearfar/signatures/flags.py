@@ -40,10 +40,10 @@ class Flags(ArgumentParser):
             return f"{unknown[1]!r} is one word too many: `{self.prog} --help` lists what it takes."
         if missing := re.match(r"the following arguments are required: (.*)", message):
             return f"{missing[1]} is missing: `{self.prog} --help` says what it is."
-        if found := re.match(r"argument ([^:]*): (.*)", message, re.DOTALL):
-            names = found[1].split("/")
+        if match := re.match(r"argument ([^:]*): (.*)", message, re.DOTALL):
+            names = match[1].split("/")
             action = next((a for a in self._actions if names[0] in (*a.option_strings, a.dest, a.metavar)), None)
-            return f"{names[-1]} {_complaint(found[2], action)}"
+            return f"{names[-1]} {_complaint(match[2], action)}"
         return message
 
 

@@ -58,7 +58,7 @@ def samples(path: str, endings: Endings, skipped: Skipped) -> tuple[list[tuple[s
         by_key.setdefault(key, []).append((place, ending, member))
     if trouble is not None and members:
         del by_key[keys[-1][0]]
-    found: list[tuple[int, str, Sample]] = []
+    read: list[tuple[int, str, Sample]] = []
     for key, parts in by_key.items():
         pieces = _pieces(parts)
         if len({frozenset(piece) for _, piece in pieces}) > 1:
@@ -67,11 +67,11 @@ def samples(path: str, endings: Endings, skipped: Skipped) -> tuple[list[tuple[s
                 f"{path}/{key}", "the key is there twice, and which files belong together is unclear", count=most
             )
             continue
-        found += [(place, key, piece) for place, piece in pieces]
-    found.sort(key=lambda each: each[0])
+        read += [(place, key, piece) for place, piece in pieces]
+    read.sort(key=lambda each: each[0])
     if trouble is not None:
-        trouble = f"truncated or broken after {len(found)} samples{trouble}"
-    return [(key, sample) for _, key, sample in found], trouble
+        trouble = f"truncated or broken after {len(read)} samples{trouble}"
+    return [(key, sample) for _, key, sample in read], trouble
 
 
 def _members(path: str, skipped: Skipped) -> tuple[list[TarMember], str | None]:

@@ -72,11 +72,11 @@ class TarSource(Source):
         broken: list[tuple[str, str, int]] = []
         without: list[tuple[str, Sample]] = []
         for path in console.track(paths, f"reading the shards of {name}"):
-            found, trouble = samples(path, roles.endings, self.skipped)
-            for key, sample in found:
+            read, trouble = samples(path, roles.endings, self.skipped)
+            for key, sample in read:
                 (self._samples if roles.picture_of(sample) else without).append((key, sample))
             if trouble is not None:
-                broken.append((path, trouble, len(found)))
+                broken.append((path, trouble, len(read)))
         self._samples = _usable(self._samples, without, roles, self.skipped)
         # What a truncated shard held is not known: it is taken to have been as long as the whole ones.
         whole = len(paths) - len(broken)
@@ -107,9 +107,9 @@ class TarStream(Stream):
         self.columns = list(first)
 
     def read(self, part: int, skip: int = 0) -> Iterator[Record]:
-        found, trouble = samples(self.paths[part], self._roles.endings, self.skipped)
-        pictured = [each for each in found if self._roles.picture_of(each[1])]
-        bare = [each for each in found if not self._roles.picture_of(each[1])]
+        read, trouble = samples(self.paths[part], self._roles.endings, self.skipped)
+        pictured = [each for each in read if self._roles.picture_of(each[1])]
+        bare = [each for each in read if not self._roles.picture_of(each[1])]
         for key, sample in _usable(pictured, bare, self._roles, self.skipped)[skip:]:
             yield self._roles.record(key, sample)
         if trouble is not None:
