@@ -14,6 +14,7 @@ def index(
     *,
     out: Path = Path("index"),
     split: str | None = None,
+    keep: str | None = None,
     kind: Literal["flat", "exact", "hnsw", "ivf"] | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
@@ -29,6 +30,8 @@ def index(
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the index's directory.
         split: which split of the source.
+        keep: columns whose values stay with the items, separated by commas: --keep sku,price. Left out: as at the last
+            run over this source; --keep "" keeps none any more.
         kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes).
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
@@ -44,7 +47,7 @@ def index(
 
     records = open_source(source, split=split, **of(dict(columns)))
     name = readable(resolve(source) + (f":{split}" if split else ""))
-    skipped = Skipped()
+    skipped, before = Skipped(), kept_before(out, name)
     built = build(
         load(model),
         records,
@@ -52,6 +55,7 @@ def index(
         model=resolve(model),
         name=name,
         kind=kind,
+        keep=None if keep is None else [column.strip() for column in keep.split(",") if column.strip()],
         batch_size=batch_size,
         max_skipped=max_skipped,
         skipped=skipped,
@@ -60,8 +64,33 @@ def index(
     console = Console(soft_wrap=True, highlight=False)
     counts = ", ".join(f"{number:,} {what}" for what, number in built.manifest.sources[name].items() if number)
     console.print(f"{name}: {counts}", markup=False)
+    for sentence in kept_sentences(built.manifest.kept, before, name):
+        console.print(sentence, markup=False)
     for left_out in (records.skipped, skipped):
         if left_out:
             console.print(str(left_out), markup=False)
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(f'try: nearfar search "..." --index {out}, or nearfar serve --index {out}', markup=False)
+
+
+def kept_before(out: Path, name: str) -> list[str]:
+    """The columns that the index in `out` keeps of a source."""
+    from nearfar.search.index.manifest import NAME, load_manifest
+
+    return load_manifest(out).kept.get(name, []) if (out / NAME).is_file() else []
+
+
+def kept_sentences(kept: dict[str, list[str]], before: list[str], name: str) -> list[str]:
+    """What is kept of a source from now on, what is not any more, and what its items do not have.
+
+    >>> kept_sentences({"a.csv": ["price", "size"], "b.csv": ["sku"]}, ["price", "colour"], "a.csv")
+    ['kept with each item: price, size', 'no longer kept: colour', 'null for these items: sku']
+    """
+    now = kept.get(name, [])
+    others = {column for columns in kept.values() for column in columns}
+    lists = {
+        "kept with each item": now,
+        "no longer kept": [column for column in before if column not in now],
+        "null for these items": sorted(others - {*now}),
+    }
+    return [f"{what}: {', '.join(columns)}" for what, columns in lists.items() if columns]

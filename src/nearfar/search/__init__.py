@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nearfar.search.index.items import Hit
     from nearfar.search.index.stored_index import Index
     from nearfar.search.querying.labels import zero_shot_labels
+    from nearfar.search.querying.many_queries import search_many
+    from nearfar.search.querying.matching_items import matching_rows
     from nearfar.search.querying.query import Query, Results, compose_query, query
     from nearfar.search.querying.reranking import match_reranker
 
@@ -32,7 +34,9 @@ _LAZY = {
     "compose_query": "querying.query",
     "exact_search": "index.exact",
     "match_reranker": "querying.reranking",
+    "matching_rows": "querying.matching_items",
     "query": "querying.query",
+    "search_many": "querying.many_queries",
     "zero_shot_labels": "querying.labels",
 }
 __all__ = [
@@ -44,7 +48,9 @@ __all__ = [
     "compose_query",
     "exact_search",
     "match_reranker",
+    "matching_rows",
     "query",
+    "search_many",
     "zero_shot_labels",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import isfinite
@@ -150,6 +150,9 @@ def _several(columns: str | Sequence[str] | None) -> tuple[str, ...]:
 class ArrowSource(Source):
     """The rows of a `datasets.Dataset` as records. Paths in them are relative to `root`."""
 
+    is_written = False
+    """Whether the rows come from a text file, which has no kinds of values."""
+
     def __init__(
         self, dataset: Dataset, roles: ColumnRoles, *, name: str, root: str | os.PathLike[str] | None = None
     ) -> None:
@@ -167,6 +170,18 @@ class ArrowSource(Source):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def column_names(self) -> list[str]:
+        """All columns of the data but the pictures, as the data name them."""
+        return [name for name in self._rows.column_names if name != self._reader.roles.image]
+
+    def cells(self, columns: Sequence[str]) -> Callable[[int], dict[str, Any]]:
+        """A function from the number of a row to its values in some of `column_names`, names of classes for their
+        numbers. Of a text file a blank is None, and a column of nothing but numbers and blanks holds numbers."""
+        rows = self._rows.select_columns([name for name in columns if name in self._rows.column_names])
+        read = {name: _reader_of(rows, name, written=self.is_written) for name in rows.column_names}
+        return lambda place: {name: read[name](value) for name, value in rows[place].items()} if read else {}
 
     def record(self, index: int) -> Record:
         return self._reader(self._rows[index], index)
@@ -332,3 +347,23 @@ def _names(dataset: Dataset, role: str, column: str, *, where: str) -> list[Any]
 
 def _is_whole(text: str) -> bool:
     return re.fullmatch("[0-9]{1,18}", text.strip()) is not None
+
+
+NUMERAL = r"^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$"
+
+
+def _reader_of(rows: Dataset, name: str, *, written: bool) -> Callable[[Any], Any]:
+    """From a cell of a column to its value."""
+    import pyarrow.compute as pc
+
+    feature = rows.features[name]
+    if names := getattr(feature, "names", None):
+        return lambda cell: names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else None
+    if not written or getattr(feature, "dtype", "") not in STRINGS:
+        return lambda cell: None if isinstance(cell, float) and not isfinite(cell) else cell
+    cells = rows.data.column(name)
+    filled = cells.filter(pc.not_equal(pc.utf8_trim_whitespace(cells), ""))
+    if len(filled) and pc.all(pc.match_substring_regex(filled, NUMERAL)).as_py():
+        whole = not pc.any(pc.match_substring_regex(filled, r"[.eE]")).as_py()
+        return lambda cell: (int if whole else float)(cell) if cell and cell.strip() else None
+    return lambda cell: cell if cell and cell.strip() else None

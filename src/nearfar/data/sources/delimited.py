@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,21 @@ def _ends_in_separators(file: Path, options: dict[str, Any]) -> bool:
         except csv.Error as error:
             raise UserError(f"{file}: line {rows.line_num} cannot be read as a row ({error}): write it anew") from None
     return longer
+
+
+KEPT_AS_NUMBERS = ("index", "weight", "label", "domain", "group")
+
+
+def zeros(file: Path, options: dict[str, Any], used: Iterable[str | None]) -> list[str]:
+    """Columns beside those that are `used` in which a number begins with 0, as in 007: an article's number or a
+    telephone's, which is no number, and would lose its zeros as one."""
+    places: set[int] = set()
+    csv.field_size_limit(LONGEST)
+    with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
+        quoting = options.get("quoting", csv.QUOTE_MINIMAL)
+        rows = csv.reader(lines, delimiter=options["sep"], skipinitialspace=True, quoting=quoting)
+        header = next(rows, [])
+        for row in rows:
+            places |= {place for place, field in enumerate(row) if field[:1] == "0" and field[1:2].isdigit()}
+    names = [header[place] for place in sorted(places) if place < len(header)]
+    return [name for name in names if header.count(name) == 1 and name not in {*KEPT_AS_NUMBERS, *used}]

@@ -270,9 +270,9 @@ class Concatenation(Source):
             raise ValueError("concat needs at least one source")
         self.sources = list(sources)
         self.name = name or "+".join(source.name for source in self.sources)
-        self._starts = [0]
+        self.starts = [0]
         for source in self.sources:
-            self._starts.append(self._starts[-1] + len(source))
+            self.starts.append(self.starts[-1] + len(source))
         self.classes, self._labels = _merge([source.classes for source in self.sources])
         # A source without domains is a domain of its own beside the others.
         self.domains, self._domains = _merge([source.domains or [source.name] for source in self.sources])
@@ -281,14 +281,14 @@ class Concatenation(Source):
         self._skipped = Skipped.merged(source.skipped for source in self.sources)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self.starts[-1]
 
     def ids(self) -> Sequence[int]:
         return range(len(self))
 
     def record(self, index: int) -> Record:
-        part = next(p for p in range(len(self.sources)) if index < self._starts[p + 1])
-        place = index - self._starts[part]
+        part = next(p for p in range(len(self.sources)) if index < self.starts[p + 1])
+        place = index - self.starts[part]
         record = self.sources[part].record(place)
         record["index"] = index
         group = own_group(record)

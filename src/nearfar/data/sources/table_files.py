@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.sources.arrow import ArrowSource, find_roles, undecoded
-from nearfar.data.sources.delimited import separated
+from nearfar.data.sources.delimited import separated, zeros
 from nearfar.data.sources.encoding import REMEDY, line_not_utf8
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
@@ -84,11 +84,19 @@ def table(
         roles = find_roles(header, where=str(file), row=first, **named)
         # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
         # beside blanks would become a float, and large ones would be rounded to one.
-        written = (roles.image, *roles.text, *roles.answers, roles.group)
+        written = (
+            roles.image,
+            *roles.text,
+            *roles.answers,
+            roles.group,
+            *zeros(file, options, (roles.label, roles.domain)),
+        )
         options = {**options, "converters": {column: str for column in written if column is not None}}
     rows = _rows(file, kind, options, cache_dir)
     roles = find_roles(rows.column_names, where=str(file), row=undecoded(rows)[0], **named)
-    return ArrowSource(rows, roles, name=file.name, root=root or file.parent)
+    source = ArrowSource(rows, roles, name=file.name, root=root or file.parent)
+    source.is_written = kind == "csv"
+    return source
 
 
 def _rows(file: Path, kind: str, options: dict[str, Any], cache_dir: str | os.PathLike[str] | None) -> Any:

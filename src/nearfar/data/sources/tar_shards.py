@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -94,6 +94,28 @@ class TarSource(Source):
 
     def record(self, index: int) -> Record:
         return self._roles.record(*self._samples[index], self._numbers)
+
+    @property
+    def fields(self) -> list[str]:
+        """Keys of the `.json` of the first sample."""
+        return list(self._roles.fields_of(self._samples[0][1])) if self._samples else []
+
+    def cells(self, columns: Sequence[str]) -> Callable[[int], dict[str, Any]]:
+        """A function from a sample's number to its values in some columns: keys of its `.json` as they stand there,
+        `__key__`, its name, and `__url__`, its shard."""
+        from_notes = set(columns) - {"__key__", "__url__"}
+
+        def read(place: int) -> dict[str, Any]:
+            key, sample = self._samples[place]
+            fields = self._roles.fields_of(sample) if from_notes else {}
+            known = {
+                **fields,
+                "__key__": files.one_line(key),
+                "__url__": next((member.path for member in sample.values()), None),
+            }
+            return {column: known[column] for column in columns if column in known}
+
+        return read
 
 
 class TarStream(Stream):
@@ -223,7 +245,7 @@ class _MemberRoles:
 
     def record(self, key: str, sample: Sample, numbers: Mapping[str, int] | None = None) -> Record:
         """The record of a sample; `numbers` are those of the classes where they have names."""
-        fields = self._fields(sample)
+        fields = self.fields_of(sample)
         # The sample's own notes may use a key that is a number here for words of theirs ("group": "flickr").
         record: Record = {
             "key": files.one_line(key),
@@ -253,7 +275,7 @@ class _MemberRoles:
         member = next((sample[ending] for ending in self._labels if ending in sample), None)
         if member is not None:
             return _class(_notes(member))
-        return _class(self._fields(sample).get(self.label)) if self.label else ""
+        return _class(self.fields_of(sample).get(self.label)) if self.label else ""
 
     @property
     def endings(self) -> Endings:
@@ -284,7 +306,7 @@ class _MemberRoles:
     def _labels(self) -> list[str]:
         return [self.label] if self.label else ["cls", *USUAL["label"].split()]
 
-    def _fields(self, sample: Sample) -> dict[str, Any]:
+    def fields_of(self, sample: Sample) -> dict[str, Any]:
         if "json" not in sample:
             return {}
         try:

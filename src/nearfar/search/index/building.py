@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar import console
+from nearfar.data.sources.cells import SAMPLE, SHARD, cells, check_columns, known_columns
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
@@ -22,11 +23,14 @@ from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sid
 from nearfar.errors import UserError, at_least
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
+from nearfar.search.index.kept import plain_row
 from nearfar.search.index.manifest import NAME
 from nearfar.search.index.neighbours import check_kind
-from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record
+from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record, with_kept
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
+
+DIFFERING = "rows whose kept values differ from their picture's first row"
 
 
 def build(
@@ -37,6 +41,7 @@ def build(
     model: str | None = None,
     name: str | None = None,
     kind: str | None = None,
+    keep: Sequence[str] | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
     skipped: Skipped | None = None,
@@ -58,6 +63,9 @@ def build(
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
         kind: "flat", "exact", "hnsw" or "ivf" (`nearfar.search.index.neighbours.KINDS`). Default: as it is, or "flat".
+        keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
+            with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed
+            before, or none.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
         skipped: collects what could not be used, and why.
@@ -69,8 +77,8 @@ def build(
         The opened index. `index.manifest.sources[name]` counts what was added, updated, unchanged, removed, skipped.
 
     Raises:
-        UserError: the index was made with another model or is being written, the source is empty, too many
-            pictures are unusable.
+        UserError: the index was made with another model or is being written, the source is empty or has no column of
+            `keep`, too many pictures are unusable.
     """
     at_least(1, batch_size=batch_size)
     name = readable(name or getattr(source, "name", "source"))
@@ -78,13 +86,18 @@ def build(
     if total == 0:
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
     skipped = Skipped() if skipped is None else skipped
+    source = checked(source, keep or [], name=name)
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
+        columns = list(dict.fromkeys(writer.manifest.kept.get(name, []) if keep is None else keep))
+        source = checked(source, columns, name=name)
+        others = {other: names for other, names in writer.manifest.kept.items() if other != name}
+        writer.manifest.kept = {**others, name: columns} if columns else others
         known = {key for key, item in writer.items.items() if item.source == name}
         side = "image" if "image" in shared_sides(encoder, source) else "text"
         indexer = BatchIndexer(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
-            for read_count, items in read(source, name, pool, skipped, side, count=4 * batch_size):
+            for read_count, items in read(source, name, pool, skipped, side, columns, count=4 * batch_size):
                 indexer.take(items, pool, skipped)
                 skipped.check(read_count, limit=max_skipped, name=name, total=total)
                 step(read_count - reported)
@@ -141,9 +154,9 @@ class BatchIndexer:
                 key = self._first_of_bytes.setdefault(one.item.stamp, key)
                 one = replace(one, item=replace(one.item, key=key))
             if key in self._waiting:
-                self._waiting[key] = UnreadItem(with_captions(self._waiting[key].item, one.item), one.image)
+                self._waiting[key] = UnreadItem(self._joined(self._waiting[key].item, one.item), one.image)
             elif key in self.keys:
-                self.writer.refresh(with_captions(self.writer.items[key], one.item))
+                self.writer.refresh(self._joined(self.writer.items[key], one.item))
             elif key in self.known and self.writer.items[key].stamp == one.item.stamp:
                 self.writer.refresh(one.item)
                 self.keys.add(key)
@@ -157,6 +170,14 @@ class BatchIndexer:
         """Embed what is waiting still."""
         while self._waiting:
             self._embed(pool, skipped)
+
+    def _joined(self, first: Item, second: Item) -> Item:
+        """The item of two rows about one picture."""
+        if any(
+            None not in (value, first.kept[name]) and value != first.kept[name] for name, value in second.kept.items()
+        ):
+            self._count(DIFFERING)
+        return with_captions(first, second)
 
     def _embed(self, pool: ThreadPoolExecutor, skipped: Skipped) -> None:
         keys = list(islice(self._waiting, self.batch_size))
@@ -193,11 +214,31 @@ class BatchIndexer:
         return decode(unread, near=max(2 * size, 256) if isinstance(size, int) else None)
 
     def _count(self, outcome: str) -> None:
-        self.counts[outcome] = int(self.counts[outcome]) + 1
+        self.counts[outcome] = int(self.counts.get(outcome, 0)) + 1
+
+
+def checked(source: Any, columns: Sequence[str], *, name: str) -> Any:
+    """The source, once it has these columns. Of records that do not say what they hold, the first one says it."""
+    if not columns:
+        return source
+    if hasattr(source, "columns"):
+        check_columns(known_columns(source), columns, name=name)
+        return source
+    records = iter(source)
+    first: dict[str, Any] = next(records, {})
+    check_columns(list(first), columns, name=name)
+    return chain([first], records)
 
 
 def read(
-    source: Any, name: str, pool: ThreadPoolExecutor, skipped: Skipped, side: str, *, count: int
+    source: Any,
+    name: str,
+    pool: ThreadPoolExecutor,
+    skipped: Skipped,
+    side: str,
+    columns: Sequence[str] = (),
+    *,
+    count: int,
 ) -> Iterator[tuple[int, list[UnreadItem]]]:
     """How many records were read so far, and the next items."""
     by_number = hasattr(source, "__len__") and hasattr(source, "__getitem__")
@@ -205,9 +246,13 @@ def read(
 
     def one(numbered: tuple[int, Any]) -> UnreadItem:
         place, record = numbered
+        record = source[place] if by_number else record
+        row = plain_row(values(place, record), columns_read)
         read_record = read_image_record if side == "image" else read_text_record
-        return read_record(source[place] if by_number else record, place, source=source, name=name, groups=groups)
+        return with_kept(read_record(record, place, source=source, name=name, groups=groups), row, columns)
 
+    columns_read = [*columns, SAMPLE, SHARD]
+    values = cells(source, columns_read)
     groups = Groups(source).ready() if side == "image" else Groups(source)
     read_count, places = 0, iter(places)
     while numbered := list(islice(places, count)):
@@ -234,5 +279,7 @@ def attempt(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def with_captions(first: Item, second: Item) -> Item:
-    """The first item with the second's captions too: two rows of a table about one picture."""
-    return replace(first, captions=tuple(dict.fromkeys([*first.captions, *second.captions])))
+    """The first item with the second's captions too, and with its kept values where the first has none: two rows of a
+    table about one picture."""
+    kept = {name: second.kept.get(name) if value is None else value for name, value in first.kept.items()}
+    return replace(first, captions=tuple(dict.fromkeys([*first.captions, *second.captions])), kept=kept)

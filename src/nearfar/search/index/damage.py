@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import UserError
+from nearfar.search.index.kept import kept_fault
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,13 +52,16 @@ def checksum(path: Path) -> int:
 
 def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str | None:
     """What is wrong with the items."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not table.schema.equals(expected):
+    if not pa.schema([*table.schema][: len(expected)]).equals(expected):
         return f"{manifest.items} has other columns than nearfar writes"
     if len(table) != manifest.count:
         return f"{manifest.items} holds {len(table)} items for {manifest.count} vectors"
     table.validate(full=True)  # raises for text that is not UTF-8, and for lists that do not fit
+    if fault := kept_fault(table, table.schema.names[len(expected) :]):
+        return f"{manifest.items} {fault}"
     for name in ("key", "stamp", "source", "row", "offset", "length"):
         if table[name].null_count:
             return f"{manifest.items} has an item without {name}"

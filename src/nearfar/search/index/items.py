@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError
 from nearfar.search.index.damage import damaged, first_line, table_fault
+from nearfar.search.index.kept import kept_of, to_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,8 @@ class Item:
     them at `offset` of the index's picture file; a text is its captions, with neither.
 
     `key` is the item's stable name (`SOURCE:path` or `SOURCE:number`); `stamp` changes when the picture does, so that
-    an unchanged one is not embedded again; `row` is the row of its embedding.
+    an unchanged one is not embedded again; `row` is the row of its embedding; `id` is the record's own number, or its
+    place; `sample` and `shard` name a sample of shards; `kept` are values of the user's own columns.
     """
 
     key: str
@@ -40,11 +42,17 @@ class Item:
     group: int | None = None
     domain: int | None = None
     domain_name: str | None = None
+    id: int | None = None
+    sample: str | None = None
+    shard: str | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One result: `score` is the cosine of query and picture, or the re-ranker's score where one was used.
+    """One result: `score` is the cosine of query and picture, or the re-ranker's score where one was used; `id` is the
+    record's number in its source; `sample` and `shard` are the `__key__` and the tar file of a sample of shards; `kept`
+    are the values of the columns that were kept (`nearfar index ... --keep`).
 
     >>> Hit(rank=1, score=0.5, key="photos:a.png", captions=("a red car", "a car")).caption
     'a red car'
@@ -60,6 +68,10 @@ class Hit:
     group: int | None = None
     domain: int | None = None
     domain_name: str | None = None
+    id: int | None = None
+    sample: str | None = None
+    shard: str | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -86,9 +98,14 @@ class Hit:
         del plain["picture"]
         return {**plain, "captions": list(self.captions), "caption": self.caption}
 
+    @property
+    def place(self) -> str:
+        """Where it is from: its file, its sample of a shard, or else its key."""
+        return self.path or (f"{self.shard}: {self.sample}" if self.shard and self.sample else self.key)
+
 
 def schema() -> pa.Schema:
-    """Columns of the items' Parquet file, in the order of `Item`'s fields."""
+    """Columns of the items' Parquet file beside the kept ones, in the order of `Item`'s fields."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
@@ -107,24 +124,33 @@ def schema() -> pa.Schema:
             "group": number,
             "domain": number,
             "domain_name": text,
+            "id": number,
+            "sample": text,
+            "shard": text,
         }
     )
 
 
-def to_parquet(items: list[Item]) -> bytes:
-    """The items as the bytes of a Parquet file."""
+ADDED = ("id", "sample", "shard")
+"""Columns that an index of the first versions does not have."""
+
+
+def to_parquet(items: list[Item], kept: Iterable[str]) -> bytes:
+    """The items as the bytes of a Parquet file: the columns of `schema`, and those of these names that are kept."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = schema().names
-    columns = {name: [getattr(item, name) for item in items] for name in names}
+    own = schema()
+    columns = {name: pa.array([getattr(item, name) for item in items], own.field(name).type) for name in own.names}
+    columns |= to_columns([item.kept for item in items], kept)
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema()), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(pa.table(columns), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
 def read_table(directory: Path, manifest: Manifest) -> pa.Table:
-    """The items of an index, one row a vector, in the vectors' order. Raises UserError when they are damaged."""
+    """The items of an index, one row a vector, in the vectors' order: the columns of `schema`, and the kept ones.
+    Raises UserError when they are damaged."""
     if not manifest.items:
         return schema().empty_table()
     import pyarrow as pa
@@ -133,7 +159,7 @@ def read_table(directory: Path, manifest: Manifest) -> pa.Table:
     path = directory / manifest.items
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
+            table = with_added(file.read())
         fault = table_fault(table, schema(), manifest)
     except (pa.ArrowException, OSError, ValueError) as error:
         fault = f"{path} cannot be read ({first_line(error)})"
@@ -142,10 +168,21 @@ def read_table(directory: Path, manifest: Manifest) -> pa.Table:
     return table
 
 
+def with_added(table: pa.Table) -> pa.Table:
+    """The table with the columns that were added since the first versions, empty where it has none of them."""
+    import pyarrow as pa
+
+    if table.schema.names == [name for name in schema().names if name not in ADDED]:
+        for name in ADDED:
+            table = table.append_column(name, pa.nulls(len(table), schema().field(name).type))
+    return table
+
+
 def to_item(values: dict[str, Any]) -> Item:
     """An item from a row of the table.
 
-    >>> to_item({"key": "a", "stamp": "1", "source": "s", "row": 0, "captions": None}).captions
-    ()
+    >>> to_item({"key": "a", "stamp": "1", "source": "s", "row": 0, "captions": None, "kept:price": 3}).kept
+    {'price': 3}
     """
-    return Item(**{**values, "captions": tuple(values["captions"] or ())})
+    own = {name: value for name, value in values.items() if ":" not in name}
+    return Item(**{**own, "captions": tuple(values["captions"] or ()), "kept": kept_of(values)})

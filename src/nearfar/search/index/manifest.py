@@ -37,7 +37,7 @@ class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
     no files, `items` the Parquet table, `graph` the faiss index where the kind has one,
     with the checksum `graph_sum`: faiss trusts what it reads. `probe` is how the model saw
-    the probe picture and the probe sentence (see `identity`)."""
+    the probe picture and the probe sentence (see `identity`). `kept` names the columns that each source keeps."""
 
     model: str
     dim: int
@@ -52,12 +52,18 @@ class Manifest:
     graph: str | None = None
     graph_sum: int | None = None
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
+    kept: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
     def files(self) -> set[str]:
         """Names of the files that belong to the index as it is."""
         return {name for name in (self.vectors, self.pictures, self.items, self.graph) if name}
+
+    @property
+    def kept_columns(self) -> list[str]:
+        """Names of the columns that any source keeps."""
+        return list(dict.fromkeys(name for names in self.kept.values() for name in names))
 
     def save(self, directory: Path) -> None:
         """Make this manifest the index's own, atomically."""
@@ -127,6 +133,11 @@ def manifest_fault(values: Any) -> str | None:
     sources = values.get("sources", {})
     if not (isinstance(sources, dict) and all(isinstance(counts, dict) for counts in sources.values())):
         return "sources in manifest.json are not counts by name"
+    kept = values.get("kept", {})
+    if not (isinstance(kept, dict) and all(isinstance(names, list) for names in kept.values())):
+        return "kept in manifest.json is not names of columns by source"
+    if not all(isinstance(name, str) for names in kept.values() for name in names):
+        return "kept in manifest.json is not names of columns by source"
     return None
 
 

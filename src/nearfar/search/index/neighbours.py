@@ -24,6 +24,10 @@ KINDS = {
 }
 FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
+LEAST_SHARE = 0.2
+"""Of a filter that lets through less than this share of the vectors no graph is walked."""
+SCANNED = 100_000
+"""So few vectors that a filter lets through are compared one by one in some milliseconds, and exactly."""
 
 
 def check_kind(kind: str) -> str:
@@ -70,18 +74,51 @@ def open_graph(path: Path) -> Any:
 
 
 def neighbours(
-    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int
+    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int, among: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors; an approximate kind may find fewer
-    for a query and fills up with row -1."""
+    """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors, or of those `among` these rows; an approximate
+    kind may find fewer for a query and fills up with row -1."""
+    if among is not None:
+        return neighbours_among(kind, vectors, graph, queries, top, among)
     top = min(top, len(vectors))
     if graph is not None:
-        if kind == "hnsw":
-            graph.hnsw.efSearch = max(64, 2 * top)
-        return graph.search(queries, top)
+        return graph.search(queries, top, params=breadth(kind, graph, top))
     if kind == "flat" and len(queries) < FEW and (faiss := installed_faiss()) is not None:
         return faiss.knn(queries, np.asarray(vectors), top, metric=faiss.METRIC_INNER_PRODUCT)
     return exact_search(queries, vectors, top)
+
+
+def neighbours_among(
+    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int, among: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best among some rows. A graph of which few vectors count is walked mostly in vain, so they are compared one
+    by one; and so they are for a query for which the graph has too few."""
+    top = min(top, len(among))
+    if not top:
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    if graph is None or len(among) < max(SCANNED, LEAST_SHARE * len(vectors)):
+        return exact_search(queries, vectors, top, among=among)
+    params = breadth(kind, graph, top, selector(among, len(vectors)), len(vectors) / len(among))
+    scores, rows = graph.search(queries, top, params=params)
+    if (short := (rows < 0).any(axis=1)).any():
+        scores[short], rows[short] = exact_search(queries[short], vectors, top, among=among)
+    return scores, rows
+
+
+def breadth(kind: str, graph: Any, top: int, selected: Any = None, times: float = 1.0) -> Any:
+    """How much of a graph is searched for `top` hits, `times` as much where only some vectors are `selected`."""
+    faiss = need("faiss", "search")
+    if kind == "hnsw":
+        return faiss.SearchParametersHNSW(efSearch=int(max(64, 2 * top) * times), sel=selected)
+    return faiss.SearchParametersIVF(nprobe=min(graph.nlist, math.ceil(graph.nprobe * times)), sel=selected)
+
+
+def selector(among: np.ndarray, count: int) -> Any:
+    """What says to faiss which of `count` vectors count."""
+    faiss = need("faiss", "search")
+    mask = np.zeros(count, bool)
+    mask[among] = True
+    return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
 def installed_faiss() -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from nearfar import files
+from nearfar.data.sources.cells import SAMPLE, SHARD
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.source import captions, readable
@@ -52,11 +53,33 @@ def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, nam
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
     group = groups.shared(record, place)
     by_place = not isinstance(image, str) and record.get("index") is None
-    return UnreadItem(_item(record, key, stamp, path, source=source, name=name, group=group), image, by_place)
+    item = _item(record, key, stamp, path, source=source, name=name, group=group, id=record_id(record, place))
+    return UnreadItem(item, image, by_place)
+
+
+def with_kept(unread: UnreadItem, row: Mapping[str, Any], columns: Iterable[str]) -> UnreadItem:
+    """The item with its record's values: of `columns`, and the names of its sample and its shard."""
+    sample, shard = (None if row[name] is None else readable(row[name]) for name in (SAMPLE, SHARD))
+    kept = {name: row[name] for name in columns}
+    return replace(unread, item=replace(unread.item, sample=sample, shard=shard, kept=kept))
+
+
+def record_id(record: Mapping[str, Any], place: int) -> int:
+    """The record's own number, or its place."""
+    own = record.get("index")
+    return int(own) if isinstance(own, SupportsIndex) and abs(int(own)) < 2**63 else place
 
 
 def _item(
-    record: Mapping[str, Any], key: str, stamp: str, path: str | None, *, source: Any, name: str, group: int | None
+    record: Mapping[str, Any],
+    key: str,
+    stamp: str,
+    path: str | None,
+    *,
+    source: Any,
+    name: str,
+    group: int | None,
+    id: int,
 ) -> Item:
     label, domain = number(record, "label"), number(record, "domain")
     return Item(
@@ -71,6 +94,7 @@ def _item(
         group=None if group is None else int(group),
         domain=domain,
         domain_name=name_of(domain, getattr(source, "domains", None)),
+        id=id,
     )
 
 
@@ -83,7 +107,9 @@ def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name
     if not texts:
         raise UserError(f"record {place} has no text, only {', '.join(record)}: name the column with text=NAME")
     stamp, key = stamp_of_content("\0".join(texts).encode()), f"{name}:{record.get('index', place)}"
-    return UnreadItem(_item(record, key, stamp, None, source=source, name=name, group=own_group(record)), None)
+    group, number = own_group(record), record_id(record, place)
+    item = _item(record, key, stamp, None, source=source, name=name, group=group, id=number)
+    return UnreadItem(item, None)
 
 
 def decode(unread: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:

@@ -13,12 +13,15 @@ import numpy as np
 from nearfar.errors import UserError
 from nearfar.search.index.damage import checksum, damaged, first_line, graph_fault
 from nearfar.search.index.items import Hit, read_table, to_item
+from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import installed_faiss, neighbours, open_graph
 from nearfar.search.index.writer import IndexWriter
 
 TOLERANCE = 1e-2
 """How far a vector's length may be from 1, and a score from the product of its vectors."""
+MARGIN = 16
+"""Vectors that are fetched beyond those wanted, so that the order among equals does not depend on what found them."""
 
 
 class Index:
@@ -63,18 +66,26 @@ class Index:
         counts = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
         return " and ".join(counts) or "0 pictures"
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that it keeps of the user's data, and what each holds: {"price": "numbers", "sku": "texts"}."""
+        return kinds_of(self.table.schema)
+
     def _texts(self) -> int:
         import pyarrow.compute as pc
 
         without = pc.and_(pc.is_null(self.table["path"]), pc.equal(self.table["length"], 0))
         return int(pc.sum(without).as_py() or 0)
 
-    def search(self, queries: np.ndarray, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, queries: np.ndarray, top: int = 10, *, among: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Scores `[Q, k]` float32, descending, and rows `[Q, k]` int64 of the pictures nearest to each query.
 
         Args:
             queries: `[Q, D]` or `[D]`, unit length (scores are then cosines).
-            top: how many hits; `k = min(top, len(index))`.
+            top: how many hits; `k = min(top, len(index))`, or with `among` `min(top, len(among))`.
+            among: rows to search, ascending (`nearfar.search.matching_rows`). Default: all.
 
         Raises UserError when the index is empty or the queries are of another width.
         """
@@ -90,30 +101,37 @@ class Index:
             raise UserError(f"top must be at least 1, not {top}")
         if not np.isfinite(q).all():
             raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
-        scores, rows = neighbours(self.manifest.kind, self.vectors, self.graph, q, top)
-        self._check(q, scores, rows)
-        return scores, rows
+        most = min(top, len(self) if among is None else len(among))
+        scores, rows = neighbours(self.manifest.kind, self.vectors, self.graph, q, top + MARGIN, among)
+        scores = self._checked(q, scores, rows)
+        # The same order whatever found them, and however many queries came at once: of equal scores the first row.
+        order = np.lexsort((rows, -scores), axis=1)[:, :most]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
-    def _check(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> None:
-        """Scores are what the vectors give: a few products reveal a damaged file, which nobody reads as a whole."""
+    def _checked(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The scores as the vectors give them: a few products, which also reveal a damaged file, since nobody reads one
+        as a whole. A row that was not found gets the least score."""
         if self.graph is None and (rows < 0).any():
             raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
+        exact = np.full(rows.shape, np.finfo(np.float32).min, np.float32)
         for start in range(0, len(rows), 64):
             part = slice(start, start + 64)
             query, column = np.nonzero(rows[part] >= 0)
             vectors, q = self.vectors[rows[part][query, column]], queries[part][query]
             with np.errstate(all="ignore"):
-                length, expected = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
-                off = np.abs(scores[part][query, column] - expected) / np.maximum(np.linalg.norm(q, axis=1), 1)
+                length, products = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
+                off = np.abs(scores[part][query, column] - products) / np.maximum(np.linalg.norm(q, axis=1), 1)
             # What is not a number is not less than anything, and so is caught too.
             if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < TOLERANCE)):
                 names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
                 raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
+            exact[part][query, column] = products
+        return exact
 
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
         """Scores and rows of one query as hits, best first."""
         scored_rows = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
-        records = self.table.take([row for _, row in scored_rows]).to_pylist()
+        records = self.table.take(np.array([row for _, row in scored_rows], np.int64)).to_pylist()
         return [
             self._hit(rank, score, values)
             for rank, ((score, _), values) in enumerate(zip(scored_rows, records, strict=True), 1)
@@ -162,6 +180,10 @@ class Index:
             group=item.group,
             domain=item.domain,
             domain_name=item.domain_name,
+            id=item.id,
+            sample=item.sample,
+            shard=item.shard,
+            kept=item.kept,
             picture=None if item.path is None and not item.length else picture,
         )
 

@@ -132,7 +132,7 @@ class IndexWriter:
         if len(items) < self.rows:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
-        files.write(self.directory / manifest.items, to_parquet(items))
+        files.write(self.directory / manifest.items, to_parquet(items, manifest.kept_columns))
         manifest.graph = manifest.graph_sum = None
         if final and has_graph(manifest.kind) and manifest.count:
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"

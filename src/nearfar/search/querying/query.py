@@ -14,6 +14,7 @@ from nearfar.embedding.embed_source import embed_images, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.index.items import Hit
 from nearfar.search.index.stored_index import Index
+from nearfar.search.querying.matching_items import matching_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,24 +35,13 @@ class Query:
 
     def embed(self, encoder: Any) -> np.ndarray:
         """The query's unit vector `[D]`. Raises UserError when the query is empty, or the terms cancel out."""
+        return embed_queries([self], encoder)[0]
+
+    def terms(self) -> list[tuple[str, float]]:
+        """Its texts, each with its sign and weight; those that are blank are none."""
         signed = [(self.text, 1.0)] if self.text else []
         signed += [(text, self.weight) for text in self.plus] + [(text, -self.weight) for text in self.minus]
-        signed = [(text.strip(), weight) for text, weight in signed if text.strip()]
-        vectors: list[np.ndarray] = []
-        weights: list[float] = []
-        if self.image is not None and "image" not in embeds(encoder):
-            raise UserError(f"a {type(encoder).__name__} takes no pictures: search by text")
-        if signed and "text" not in embeds(encoder):
-            raise UserError(f"a {type(encoder).__name__} takes no texts: search by a picture")
-        if self.image is not None:
-            vectors.append(embed_images(encoder, [self.image], progress=False)[0].numpy())
-            weights.append(1.0)
-        if signed:
-            vectors += list(embed_texts(encoder, [text for text, _ in signed], progress=False).numpy())
-            weights += [weight for _, weight in signed]
-        if not vectors:
-            raise UserError("nothing to look for: give a text, an image, or both")
-        return unit_sum(np.stack(vectors), np.array(weights))
+        return [(text.strip(), weight) for text, weight in signed if text.strip()]
 
     def picture(self) -> Image:
         """The query's image, decoded."""
@@ -63,12 +53,15 @@ class Query:
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """The hits of a query, best first, and what they cost: `seconds` by step (`embed`, `search`, `rerank`) and
-    `reranked`, the number of candidates the re-ranker scored."""
+    `reranked`, the number of candidates the re-ranker scored; `matching` is the number of items that the filter lets
+    through, None without one; `number` is the query's place among many (`nearfar.search.search_many`)."""
 
     query: Query
     hits: list[Hit]
     seconds: dict[str, float] = field(default_factory=dict)
     reranked: int = 0
+    matching: int | None = None
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -83,7 +76,8 @@ class Results:
     def cost(self) -> str:
         """The cost in one line."""
         steps = ", ".join(f"{step} {1000 * seconds:.1f} ms" for step, seconds in self.seconds.items())
-        return steps + (f" ({self.reranked} candidates re-ranked)" if self.reranked else "")
+        matching = "" if self.matching is None else f"; {self.matching:,} match the filter"
+        return steps + (f" ({self.reranked} candidates re-ranked)" if self.reranked else "") + matching
 
 
 def query(
@@ -96,6 +90,7 @@ def query(
     minus: Sequence[str] = (),
     weight: float = 1.0,
     top: int = 10,
+    where: str | None = None,
     rerank: Rerank | None = None,
     depth: int = 100,
 ) -> Results:
@@ -110,26 +105,57 @@ def query(
         minus: texts to take from it.
         weight: how much each text of `plus` and `minus` counts beside the others.
         top: how many hits.
+        where: a filter over the index's columns, such as `price < 20 and colour in ["red", "blue"]`; the hits are the
+            best of the items that it lets through (`nearfar.search.matching_rows`).
         rerank: scores candidates anew, `rerank(query, hits) -> scores`, greater is better; for instance a fusion
             encoder, too slow to meet every picture.
         depth: how many candidates the re-ranker gets (at least `top`).
 
     Raises:
-        UserError: the query is empty, the index is empty or of another width, the image is broken.
+        UserError: the query is empty, the index is empty or of another width, the image is broken, the filter cannot be
+            read.
     """
+    among = None if where is None else matching_rows(index.table, where)
     full = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
     clock = Stopwatch()
     vector = full.embed(encoder)
     clock.lap("embed")
-    scores, rows = index.search(vector, max(top, depth) if rerank else top)
-    hits = index.hits(scores[0], rows[0])
+    scores, rows = index.search(vector, max(top, depth) if rerank else top, among=among)
+    hits, matching = index.hits(scores[0], rows[0]), None if among is None else len(among)
     clock.lap("search")
     if rerank is None:
-        return Results(query=full, hits=hits, seconds=clock.seconds)
+        return Results(query=full, hits=hits, seconds=clock.seconds, matching=matching)
     candidates = len(hits)
     hits = reorder(hits, rerank(full, hits))[:top]
     clock.lap("rerank")
-    return Results(query=full, hits=hits, seconds=clock.seconds, reranked=candidates)
+    return Results(query=full, hits=hits, seconds=clock.seconds, reranked=candidates, matching=matching)
+
+
+def embed_queries(queries: Sequence[Query], encoder: Any, *, batch_size: int = 64) -> np.ndarray:
+    """The unit vectors `[Q, D]` of queries; their texts meet the encoder together, and so do their pictures.
+
+    Raises UserError when a query is empty, its picture is broken, its terms cancel out, or the encoder takes no texts,
+    or no pictures.
+    """
+    sides, terms = embeds(encoder), [each.terms() for each in queries]
+    pictures = [each.image for each in queries if each.image is not None]
+    if pictures and "image" not in sides:
+        raise UserError(f"a {type(encoder).__name__} takes no pictures: search by text")
+    if any(terms) and "text" not in sides:
+        raise UserError(f"a {type(encoder).__name__} takes no texts: search by a picture")
+    if any(each.image is None and not signed for each, signed in zip(queries, terms, strict=True)):
+        raise UserError("nothing to look for: give a text, an image, or both")
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": False}
+    images = iter(embed_images(encoder, pictures, **options).numpy() if pictures else ())
+    texts = list(dict.fromkeys(text for signed in terms for text, _ in signed))
+    of_text = dict(zip(texts, embed_texts(encoder, texts, **options).numpy(), strict=True)) if texts else {}
+    sums = []
+    for each, signed in zip(queries, terms, strict=True):
+        vectors, weights = ([next(images)], [1.0]) if each.image is not None else ([], [])
+        vectors += [of_text[text] for text, _ in signed]
+        weights += [weight for _, weight in signed]
+        sums.append(unit_sum(np.stack(vectors), np.array(weights)))
+    return np.stack(sums)
 
 
 def compose_query(image: np.ndarray, text: np.ndarray, *, sign: int = 1, weight: float = 1.0) -> np.ndarray:
