@@ -1,7 +1,9 @@
 """The demo, on a tiny recipe: all that it promises is there, and every figure has its chance."""
 
 import contextlib
+import hashlib
 import io
+import json
 import re
 
 import pytest
@@ -9,7 +11,8 @@ import yaml
 
 import nearfar
 from nearfar.cli import main
-from nearfar.commands.demo_command import mark, vacant
+from nearfar.commands.demo_command import PAIRS, mark, vacant
+from nearfar.data import hold_out, open_source, world
 from nearfar.evaluation import load_results
 from nearfar.search import Index
 from nearfar.training.recipe import load
@@ -79,6 +82,24 @@ def test_it_prints_the_figures_and_what_to_try(out, printed):
     tried = re.findall(r"^  nearfar (\w+)", printed, re.M)
     assert tried == ["search", "serve", "evaluate", "adapt", "train", "recipes"]
     assert max(map(len, printed.replace(str(out), "runs/demo").splitlines())) <= 100
+
+
+def test_it_ends_by_adapting_to_a_small_folder(out, printed):
+    pictures, texts = (sorted(path.stem for path in (out / "photos").glob(f"*.{kind}")) for kind in ("webp", "txt"))
+    assert pictures == texts
+    assert len(pictures) == PAIRS
+    # None of them is among the clip art that is trained on.
+    trained = {hashlib.sha256(record["image"]).digest() for record in world.clipart("train")}
+    assert not {hashlib.sha256(path.read_bytes()).digest() for path in (out / "photos").glob("*.webp")} & trained
+    about = json.loads((out / "adapted" / "adapt.json").read_text())
+    held = load_results(out / "adapted" / "results.json")["retrieval"]
+    assert len(Index(out / "adapted" / "index")) == PAIRS
+    assert about["pairs"] == len(hold_out(open_source(out / "photos"), 0.2)[0])
+    assert 15 < held.metrics["image_to_text_R@1"].n < 50
+    assert f"$ nearfar adapt {out}/photos --model {out}/model --out {out}/adapted" in printed
+    end = printed[printed.index("$ nearfar adapt") :]
+    assert "after (95 % interval)" in end
+    assert "Next, try" in end
 
 
 def test_a_taken_folder_is_left_alone(ran):

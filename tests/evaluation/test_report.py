@@ -73,6 +73,7 @@ def test_all_sections_are_there_and_every_tag_is_closed(document):
         "Retrieval gallery",
         "Embedding map",
         "Geometry",
+        "The model",
         "Configuration",
         "Skipped records",
     ]

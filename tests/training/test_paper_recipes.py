@@ -216,7 +216,7 @@ def test_pretraining_cleans_captions_and_cuts_them_at_25_tokens(name, tmp_path):
 def test_align_normalises_virtual_batches_of_sixteen(tmp_path, capsys):
     small = {"model_type": "align", "vision_config": {"width_coefficient": 0.1, "depth_coefficient": 0.1}}
     tiny = {**TINY, "model.image": small, "model.image_size": 32, "model.embed_dim": 32, "model.vocab_size": 300}
-    tiny |= {"training.batch_size": 32, "data.train": {**SCENES, "n": 32}, "training.report": False}
+    tiny |= {"training.batch_size": 32, "data.train": {**SCENES, "n": 40}, "training.report": False}
     load("align-paper", tiny).run(tmp_path / "run")
     assert "batch norms normalise each chunk of 16 samples by itself" in capsys.readouterr().out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from nearfar.adaptation import opened_inputs as inputs
 from nearfar.adaptation import trials as tried
 from nearfar.adaptation.adapted_model import adapted
 from nearfar.adaptation.frozen_features import FrozenFeatures
+from nearfar.adaptation.kept_reading import KeptReading, ReadOnce, alone, keeping
 from nearfar.adaptation.outcome import Adapted
 from nearfar.adaptation.written import write_folder
 from nearfar.data.batches.held_out import folds, hold_out
+from nearfar.data.sources.source import Source
 from nearfar.embedding.embed_source import embed
+from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.protocols.retrieval import retrieval
+from nearfar.models.dual.dual_encoder import DualEncoder
 
 STARTER = "starter"
 MIRROR_UP_TO = 1000
@@ -54,7 +59,8 @@ def adapt(
     Args:
         data: a source, or what `nearfar.data.open_source` opens: a folder, a table, shards, `hub:NAME`.
         model: what `nearfar.load` opens, or a `DualEncoder`; by default the starter model that comes with nearfar.
-        out: a folder for the model with its card, report, figures and search index; None writes nothing.
+        out: a folder for the model with its card, report, figures and search index; None writes nothing. What the
+            image tower made of pictures is kept there until all is done, so that a run that was killed goes on.
         test: data to measure on, instead of a share of `data`.
         share: how much of `data` is held out, by `nearfar.data.hold_out`: whole things (one picture, one caption, one
             `group`), chosen by their content, so that data added later move none of them.
@@ -82,22 +88,62 @@ def adapt(
     True
     """
     say, began = say or (lambda _: None), time.perf_counter()
-    if out is not None:
-        files.folder(out)  # before the work, not after it
-    source = inputs.pairs(data, columns)
-    if source.remark:
-        say(f"note: {source.remark}")
-    start = inputs.dual_encoder(model)
-    source = inputs.affordable(source, start, minutes, batch_size, say)
-    if test is None:
-        fitted_on, measured_on = hold_out(source, share)
-    else:
-        fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None})
+    with ExitStack() as held:
+        folder = None if out is None else files.folder(out)  # before the work, not after it
+        if folder is not None:
+            held.callback(alone(folder).release)
+        source = inputs.pairs(data, columns)
+        if source.remark:
+            say(f"note: {source.remark}")
+        start = inputs.dual_encoder(model)
+        kept = held.enter_context(keeping(folder, start))
+        if kept.before:
+            say(f"reading: {kept.before:,} pictures were read by a run here that did not end: it goes on")
+        source = inputs.affordable(source, start, minutes, batch_size, say, folder)
+        if test is None:
+            fitted_on, measured_on = hold_out(source, share)
+        else:
+            fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None})
+        reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
+        outcome, shown = _adapted(
+            start, kept, fitted_on, measured_on, reading, share if test is None else None, seed, say
+        )
+        if outcome.is_worse and not keep_worse:
+            outcome = outcome.undone(start)
+        if folder is not None:
+            embeddings = shown["before" if outcome.kept_start else "after"]
+            write_folder(
+                outcome,
+                folder,
+                source,
+                measured_on,
+                embeddings,
+                encoder=ReadOnce(outcome.model, kept),
+                start=inputs.name_of(model),
+                index=index,
+                **reading,
+            )
+    outcome.seconds = time.perf_counter() - began
+    return outcome
+
+
+def _adapted(
+    start: DualEncoder,
+    kept: KeptReading,
+    fitted_on: Source,
+    measured_on: Source,
+    reading: dict[str, Any],
+    share: float | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[Adapted, dict[str, Embeddings]]:
+    """What is tried on some pairs, and measured on others, by the model before and after: the outcome, and the pairs
+    that were measured on as each model embeds them."""
     fold = folds(fitted_on, tried.FOLDS, seed=seed)
-    reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
-    features = FrozenFeatures.read(start, fitted_on, mirror=len(fitted_on) <= MIRROR_UP_TO, **reading).captioned()
-    inputs.check_numbers(len(features), len(measured_on), share=share if test is None else None)
-    say(f"data: {len(features):,} pairs of {source.name} to adapt to, {len(measured_on):,} to measure on")
+    mirror = len(fitted_on) <= MIRROR_UP_TO
+    features = FrozenFeatures.read(ReadOnce(start, kept), fitted_on, mirror=mirror, **reading).captioned()
+    inputs.check_numbers(len(features), len(measured_on), share=share)
+    say(f"data: {len(features):,} pairs of {fitted_on.name} to adapt to, {len(measured_on):,} to measure on")
     if skipped := features.data.skipped:
         say(f"{skipped.count:,} records are skipped")
     say("towers: they stay as they are; a map is worked out on what they see (`nearfar train` trains towers as well)")
@@ -106,29 +152,23 @@ def adapt(
     say("tried: " + "; ".join(f"{each.name} {each.score:.3f}" for each in candidates) + f". Best: {best.name}")
     linear = next(trial for trial in candidates if trial.name == tried.LINEAR)
     models = {name: adapted(start, features, trial, seed=seed) for name, trial in (("ridge", linear), ("after", best))}
-    embedded = {name: embed(each, measured_on, **reading) for name, each in {"before": start, **models}.items()}
+    every = {"before": start, **models}
+    embedded = {name: embed(ReadOnce(each, kept), measured_on, **reading) for name, each in every.items()}
+    figures = {name: retrieval(data, seed=seed) for name, data in embedded.items()}
     outcome = Adapted(
         model=models["after"],
         tried=candidates,
         chosen=best,
-        before=retrieval(embedded["before"], seed=seed),
-        ridge=retrieval(embedded["ridge"], seed=seed),
-        after=retrieval(embedded["after"], seed=seed),
+        before=figures["before"],
+        ridge=figures["ridge"],
+        after=figures["after"],
         pairs=len(features),
-        data=source.name,
+        data=fitted_on.name,
         measured_on=measured_on.name,
         skipped=skipped,
         copies=copies(embedded["before"].image, features.data.image),
     )
-    if outcome.is_worse and not keep_worse:
-        outcome = outcome.undone(start)
-    if out is not None:
-        shown = embedded["before" if outcome.kept_start else "after"]
-        write_folder(
-            outcome, Path(out), source, measured_on, shown, start=inputs.name_of(model), index=index, **reading
-        )
-    outcome.seconds = time.perf_counter() - began
-    return outcome
+    return outcome, embedded
 
 
 def copies(image: torch.Tensor, known: torch.Tensor) -> int:

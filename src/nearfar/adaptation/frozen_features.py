@@ -10,6 +10,7 @@ from PIL import ImageOps
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
+from nearfar.adaptation.kept_reading import ReadOnce
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings, Side
 from nearfar.models.dual.dual_encoder import DualEncoder
@@ -33,7 +34,9 @@ class FrozenFeatures:
         return len(self.data)
 
     @classmethod
-    def read(cls, model: DualEncoder, source: Any, *, mirror: bool = False, **reading: Any) -> FrozenFeatures:
+    def read(
+        cls, model: DualEncoder | ReadOnce, source: Any, *, mirror: bool = False, **reading: Any
+    ) -> FrozenFeatures:
         """Run the towers over a source, each picture once a view. `reading` are arguments of
         `nearfar.evaluation.embed`: `batch_size`, `max_skipped`, `progress`."""
         views = 1 + mirror
@@ -82,7 +85,7 @@ class _BothStages:
     """An encoder whose vectors are a model's embedding and, beside it, its tower's summaries: one pass for both. Rows
     of both sides are `width` long, with zeros at their end."""
 
-    def __init__(self, model: DualEncoder, mirror: bool, width: int) -> None:
+    def __init__(self, model: DualEncoder | ReadOnce, mirror: bool, width: int) -> None:
         self.model, self.mirror, self.width = model, mirror, width
         self.image_size = model.image_size
 

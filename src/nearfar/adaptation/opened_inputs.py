@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nearfar.adaptation.kept_reading import agreed
 from nearfar.data import open_source
 from nearfar.data.sources.source import Source
 from nearfar.embedding.embed_source import embed
@@ -51,23 +52,35 @@ def name_of(model: Any) -> str:
 
 
 def affordable(
-    source: Source, model: DualEncoder, minutes: float | None, batch_size: int, say: Callable[[str], None]
+    source: Source,
+    model: DualEncoder,
+    minutes: float | None,
+    batch_size: int,
+    say: Callable[[str], None],
+    folder: Path | None = None,
 ) -> Source:
-    """As many records as the towers can read in two thirds of the time, spread evenly over the source."""
+    """As many records as the towers can read in two thirds of the time, spread evenly over the source; as many as a run
+    in `folder` took that was killed."""
     if minutes is None:
         return source
     if not minutes > 0:
         raise UserError(f"minutes={minutes}: a time above 0, or leave it out")
+    plan = {"data": source.name, "records": len(source), "minutes": minutes}
+    count = agreed(folder, plan, "taken", lambda: _readable(source, model, minutes, batch_size))
+    if count >= len(source):
+        return source
+    say(f"time: the towers can read {count:,} of {len(source):,} pairs in it: so many are taken")
+    rows = [i * len(source) // count for i in range(count)]
+    return source.select(rows, name=f"{count:,} records of {source.name}")
+
+
+def _readable(source: Source, model: DualEncoder, minutes: float, batch_size: int) -> int:
+    """How many records the towers can read in two thirds of the time, by how long the first take."""
     probe = source.first(min(len(source), batch_size))
     began = time.perf_counter()
     embed(model, probe, batch_size=batch_size, max_skipped=1.0)
     each = (time.perf_counter() - began) / len(probe)
-    count = max(4 * LEAST, int(minutes * 60 * 2 / 3 / (each * PASSES)))
-    if count >= len(source):
-        return source
-    say(f"time: the towers read {1 / each:.0f} pairs a second, so {count:,} of {len(source):,} pairs are taken")
-    rows = [i * len(source) // count for i in range(count)]
-    return source.select(rows, name=f"{count:,} records of {source.name}")
+    return max(4 * LEAST, int(minutes * 60 * 2 / 3 / (each * PASSES)))
 
 
 def check_numbers(fit: int, held: int, *, share: float | None) -> None:

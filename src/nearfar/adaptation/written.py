@@ -22,11 +22,13 @@ def write_folder(
     measured_on: Source,
     embeddings: Embeddings,
     *,
+    encoder: Any,
     start: str,
     index: bool,
     **reading: Any,
 ) -> None:
-    """Write `model/` (with its card), `adapt.json`, `results.json`, `report.html`, `skipped.txt` and `index/`."""
+    """Write `model/` (with its card), `adapt.json`, `results.json`, `report.html`, `skipped.txt` and `index/`.
+    `encoder` embeds as the model does."""
     from nearfar.evaluation import save_results
     from nearfar.evaluation.report import write_report
     from nearfar.search.index.building import build
@@ -38,7 +40,7 @@ def write_folder(
         if index:
             # Made anew: an index in this folder is of another model. Both take their places together.
             build(
-                outcome.model,
+                encoder,
                 source,
                 finished.enter_context(files.new_folder(out / "index")),
                 model=str((out / "model").resolve()),
@@ -64,4 +66,5 @@ def write_folder(
         skipped=outcome.skipped or None,
         title=f"adapted to {outcome.data}",
         about="pairs held out",
+        trained_on=f"{outcome.pairs:,} pairs of {outcome.data}",
     )

@@ -32,7 +32,8 @@ def adapt(
         data: your pairs: a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         model: what to start from: a folder that nearfar or transformers saved, a run's folder, or a model's name.
         test: other data to measure on; by default a share of the pairs is held out.
-        out: the folder for all of it (default: runs/adapt; where it is taken, a number is added).
+        out: the folder for all of it (default: runs/adapt; where it is taken, a number is added). A run that was
+            killed goes on there.
         minutes: roughly how long it may take; takes fewer pairs where there is no time for all.
         share: how much is held out: whole things, always the same ones.
         keep_worse: keep the adapted model even where the held-out pairs say that it is worse.
@@ -44,10 +45,9 @@ def adapt(
     from rich.console import Console
 
     from nearfar.adaptation import adapt
-    from nearfar.commands.demo_command import vacant
 
     console = Console(highlight=False, soft_wrap=True)
-    folder = vacant(Path("runs/adapt")) if out is None else out
+    folder = usual_folder() if out is None else out
     outcome = adapt(
         data,
         model,
@@ -77,3 +77,14 @@ def adapt(
         f'model = nearfar.load("{folder / "model"}")',
     ):
         console.print(f"  {line}", markup=False)
+
+
+def usual_folder(base: Path = Path("runs/adapt")) -> Path:
+    """Where it goes if nobody says so: the last folder, if a run there was killed, else the next that is free."""
+    from nearfar.adaptation.kept_reading import is_killed
+    from nearfar.commands.demo_command import vacant
+
+    free = vacant(base)
+    number = int(free.name.removeprefix(f"{base.name}-")) if free != base else 1
+    last = base if number == 2 else base.with_name(f"{base.name}-{number - 1}")
+    return last if number > 1 and is_killed(last) else free

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 UNSEEN = " (not in training)"
@@ -17,14 +18,23 @@ WELCOME = """[bold]nearfar demo[/bold]: an image-text model, trained, measured a
 
 Two pretrained towers stay as they are; heads on one learn to bring drawings to their names.
 Then the model meets concepts that it has seen in no style, and one style that it has never seen.
+At the end it is adapted to a small folder of pictures and captions, as you may have one.
 Everything is written to {out}."""
+
+FOLDER = """That was the world. Now a folder as you may have one: {folder}, {count} pieces of clip art that took
+no part in it, each with its captions in a text file of the same name.
+
+[bold]$ nearfar adapt {folder} --model {out}/model --out {out}/adapted[/bold]"""
+
+PAIRS = 150
+"""In the folder that the demo adapts to: enough for a figure, read in seconds."""
 
 TRY = """[bold]Next, try[/bold]
   nearfar search "a tropical drink" --index {out}/index
-  nearfar serve --index {out}/index                    [dim]the same as a page in the browser[/dim]
+  nearfar serve --index {out}/adapted/index            [dim]a page in the browser, over the small folder[/dim]
   nearfar evaluate {out}/model --on world/clipart --split test --protocols retrieval
-  nearfar adapt photos/ --model {out}/model        [dim]fit it to pairs of your own[/dim]
-  nearfar train demo epochs=30 --out runs/mine         [dim]the same with a setting changed[/dim]
+  nearfar adapt photos/                                [dim]the same with a folder, or a table, of your own[/dim]
+  nearfar train demo epochs=30 --out runs/mine         [dim]the demo's training with a setting changed[/dim]
   nearfar recipes copy demo mine.yaml                  [dim]then change what you like[/dim]"""
 
 
@@ -32,7 +42,8 @@ def demo(out: Path = Path("runs/demo"), *, recipe: str = "demo", seed: int = 0) 
     """Train an image-text model on the embedded world, measure it on held-out concepts, and index them for search.
 
     Takes under five minutes on two CPU cores. Writes the model, report.html with curves, figures and a gallery,
-    results.json, and a search index; prints the figures, chance beside each, and what to try next.
+    results.json, and a search index; adapts the model to a small folder of pictures and captions; prints the figures,
+    chance beside each, and what to try next.
 
     Args:
         out: the folder for all of it. Where it is taken, a number is added to its name.
@@ -56,9 +67,45 @@ def demo(out: Path = Path("runs/demo"), *, recipe: str = "demo", seed: int = 0) 
     for table in tables(run.results):
         console.print(table, soft_wrap=False)
         console.print()
+    adapt_to_a_folder(out, console)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     console.print(f"Done in {minutes}:{seconds:02d}. The report: [bold]{out / 'report.html'}[/bold]", end="\n\n")
     console.print(TRY.format(out=out))
+
+
+def adapt_to_a_folder(out: Path, console: Console) -> None:
+    """Write a small folder of pictures and captions, and adapt the model to it as `nearfar adapt` does."""
+    from nearfar.adaptation import adapt
+
+    folder = write_folder(out / "photos", PAIRS)
+    console.print(FOLDER.format(folder=folder, count=PAIRS, out=out))
+    adapted = adapt(
+        folder,
+        out / "model",
+        out / "adapted",
+        progress=True,
+        say=lambda sentence: console.print(sentence, markup=False, soft_wrap=False),
+    )
+    console.print()
+    console.print(adapted.table(), soft_wrap=False)
+    for warning in adapted.warnings():
+        console.print(f"note: {warning}", style="yellow", markup=False, soft_wrap=False)
+    console.print()
+
+
+def write_folder(folder: Path, count: int) -> Path:
+    """Clip art of the world's test split as files, each with its title in a text file beside it."""
+    from nearfar import files
+    from nearfar.data import world
+
+    source = world.clipart("test")
+    with files.new_folder(folder) as made:
+        for number in range(count):
+            record = source[number * len(source) // count]
+            (made / f"{number:03d}.webp").write_bytes(record["image"])
+            texts = record["text"] if isinstance(record["text"], list) else [record["text"]]
+            (made / f"{number:03d}.txt").write_text("\n".join(texts) + "\n", "utf-8")
+    return folder
 
 
 def vacant(out: Path) -> Path:

@@ -43,9 +43,13 @@ def train(arguments: Sequence[str]) -> None:
         for stage in stages:
             if len(stages) > 1:
                 console.print(f"stage {stage.name}", style="bold", markup=False)
+            if measured_on := getattr(stage, "measured_on", None):
+                console.print(f"measured on {measured_on}", markup=False, soft_wrap=True)
             for result in stage.results.values():
                 for table in result.tables():
                     console.print(table)
+            for remark in getattr(stage, "remarks", ()):
+                console.print(f"note: {remark}", style="yellow", markup=False, soft_wrap=True)
         for written in ("report.html", "model"):
             if (out / written).exists():
                 console.print(f"{written}: {out / written}", markup=False, soft_wrap=True)

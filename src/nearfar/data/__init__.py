@@ -24,6 +24,7 @@ _LAZY = {
     "Skipped": "sources.skipped",
     "Loader": "batches.loader",
     "hold_out": "batches.held_out",
+    "hold_out_of_stream": "batches.held_out_stream",
     "PairedOrder": "batches.paired_order",
     "SourceOrder": "batches.order",
     "StreamOrder": "batches.order",

@@ -10,6 +10,9 @@ from nearfar import lookup
 from nearfar.errors import UserError
 from nearfar.training import ranges
 
+LEAST_ROWS, LONGEST_INTERVAL = 20, 10
+"""Rows that make a curve, and the steps between two of a long run."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -60,8 +63,9 @@ class TrainConfig:
     """'cpu', 'cuda', ...; None takes the accelerator if there is one."""
     workers: int = 0
     """Loader workers a process, where `nearfar.train` makes the loader itself."""
-    log_every: int = 10
-    """Steps between rows of `history.jsonl`."""
+    log_every: int | None = None
+    """Steps between rows of `history.jsonl`; the last step has one, too. None: 10, and fewer in a run so short that it
+    would have less than 20 rows; the first step then has one, too."""
     eval_every: int | None = None
     """Steps between validations; None validates at the end of each epoch."""
     save_every: int | None = None
@@ -130,3 +134,11 @@ class TrainConfig:
                 "train longer (training.steps, training.epochs)."
             )
         return int(self.warmup)
+
+    def row_interval(self, steps: int) -> int:
+        """Steps between rows of the history in a run of `steps`.
+
+        >>> TrainConfig().row_interval(1000), TrainConfig().row_interval(90), TrainConfig(log_every=7).row_interval(90)
+        (10, 4, 7)
+        """
+        return self.log_every or max(1, min(LONGEST_INTERVAL, steps // LEAST_ROWS))

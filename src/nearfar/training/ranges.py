@@ -50,7 +50,7 @@ TRAINING = {
     ),
     "seed": Range(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1", "0, say", whole=True),
     "workers": _count("0 reads when a batch is needed", least=0),
-    "log_every": _count("10, say"),
+    "log_every": _count("10, say, or null (None), which goes by the length of the run", optional=True),
     "eval_every": _count("or null (None), which validates after each epoch", optional=True),
     "save_every": _count("or null (None), which saves after each epoch", optional=True),
     "keep": _count("the last one is needed to resume"),
@@ -68,6 +68,11 @@ DATA = {
     "max_skipped": Range(lambda value: 0 <= value <= 1, "a share from 0 to 1", "0.1, say"),
 }
 """The same of `data`."""
+
+SHARE = Range(
+    lambda value: 0 < value < 1, "a share between 0 and 1", "0.1, say, or name the data to validate on, or leave it out"
+)
+"""Of `data.validation`, where it is a number."""
 
 EVALUATION = {"captions": _count("0 for pictures alone, or leave it out to count all", least=0, optional=True)}
 """The same of `evaluation`."""

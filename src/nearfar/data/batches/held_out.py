@@ -56,8 +56,8 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
         raise UserError(f"the share to hold out must be between 0 and 1, not {share!r}: 0.1, say.")
     if not isinstance(source, Source):
         raise UserError(
-            f"{getattr(source, 'name', 'this data')} is a stream, from which no share can be held out: name other data "
-            "to validate on, or leave the share out."
+            f"{getattr(source, 'name', 'this data')} is a stream, which cannot be counted: hold_out_of_stream holds "
+            "some of its records out."
         )
     sides = _sides(source, seed)
     chance = {side: fraction for side, fraction in sides if side is not None}
@@ -101,7 +101,7 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
 def _sides(source: Source, seed: int) -> list[tuple[int | None, float]]:
     """Of each record the group that it stays in, by its first record's place, and the group's number from 0 to 1; None
     for a record that cannot be read."""
-    known = [_content(source, place) for place in console.track(range(len(source)), f"reading {source.name}")]
+    known = [content_at(source, place) for place in console.track(range(len(source)), f"reading {source.name}")]
     groups = _groups(source, known)
     ids = source.ids()
     least: dict[int, tuple[int, bytes]] = {}
@@ -111,15 +111,15 @@ def _sides(source: Source, seed: int) -> list[tuple[int | None, float]]:
             own = [(0, content.picture)] if content.picture else [(1, text) for text in content.texts]
             own = own or [(2, str(ids[place]).encode())]
             side = groups.first(place)
-            least[side] = min([*((rank, _digest(key, seed)) for rank, key in own), *filter(None, [least.get(side)])])
+            least[side] = min([*((rank, digest(key, seed)) for rank, key in own), *filter(None, [least.get(side)])])
     return [
-        (None, 0.0) if content is None else (side, int.from_bytes(least[side][1][8:], "big") / 2**64)
+        (None, 0.0) if content is None else (side, fraction(least[side][1]))
         for content, side in zip(known, map(groups.first, range(len(known))), strict=True)
     ]
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
     """What a record is known by: its picture, as far as it tells one from another, its captions and its group."""
 
     picture: bytes | None
@@ -127,7 +127,7 @@ class _Content:
     group: Any
 
 
-def _groups(source: Source, known: list[_Content | None]) -> _Together:
+def _groups(source: Source, known: list[Content | None]) -> _Together:
     """The records that stay together."""
     groups = _Together(len(source))
     groups.tie((place, content.picture) for place, content in enumerate(known) if content and content.picture)
@@ -144,14 +144,22 @@ def _groups(source: Source, known: list[_Content | None]) -> _Together:
     return groups
 
 
-def _content(source: Source, place: int) -> _Content | None:
+def content_at(source: Source, place: int) -> Content | None:
     """What a record is known by; None where it cannot be read."""
     try:
-        record = source.record(place)
-        texts = [" ".join(text.casefold().split()).encode() for text in captions(record.get("text"))]
-        return _Content(_picture(record.get("image")), texts, own_group(record))
+        return content_of(source.record(place))
     except (BadRecord, OSError):
         return None
+
+
+def content_of(record: Mapping[str, Any]) -> Content:
+    """What a record is known by.
+
+    Raises:
+        BadRecord, OSError: it cannot be read.
+    """
+    texts = [" ".join(text.casefold().split()).encode() for text in captions(record.get("text"))]
+    return Content(_picture(record.get("image")), texts, own_group(record))
 
 
 def _picture(image: Any) -> bytes | None:
@@ -179,9 +187,14 @@ def _middle(path: str, first: int, size: int) -> bytes | None:
         return b"%d:%b" % (size, file.read(min(SKETCH, size - start))) if size else None
 
 
-def _digest(key: bytes, seed: int) -> bytes:
+def digest(key: bytes, seed: int) -> bytes:
     """16 bytes: the first 8 choose the record that speaks for its group, the last 8 say on which side it is."""
     return blake2b(b"%d:" % seed + key, digest_size=16).digest()
+
+
+def fraction(digest: bytes) -> float:
+    """The number from 0 to 1 that says on which side a group is."""
+    return int.from_bytes(digest[8:], "big") / 2**64
 
 
 class _Together:

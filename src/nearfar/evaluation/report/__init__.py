@@ -11,11 +11,13 @@ from typing import Any
 from nearfar import files, templates
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.chance import at_chance
 from nearfar.evaluation.measures.result import Result, load_results
 from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
 from nearfar.evaluation.report import figures, retrieval_gallery, space, tables
 from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
+from nearfar.evaluation.report.model_facts import model_facts
 from nearfar.evaluation.report.text_neighbours import text_neighbours
 from nearfar.evaluation.run_protocols import evaluate
 
@@ -36,6 +38,7 @@ def write_report(
     skipped: Iterable[Any] | None = None,
     title: str | None = None,
     about: str | None = None,
+    trained_on: str | None = None,
     seed: int = 0,
 ) -> Path:
     """Write `report.html` into a run folder; sections for which there is nothing to show are left out.
@@ -53,7 +56,8 @@ def write_report(
         skipped: what could not be read, one entry each; what `embeddings` skipped is added.
         title: the heading. Default: the folder's name.
         about: what the data is to the model, "training data, which the model has seen", say: stands at the head of the
-            report, and of every section that shows the data or what was measured on it.
+            report, and of every section that shows the data or what was measured on it, with the data's name and size.
+        trained_on: what the model was trained on, for the table of what it is.
         seed: of what is drawn at random for galleries and maps.
 
     Returns:
@@ -76,7 +80,8 @@ def write_report(
     missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
     sections = [
         Section("Training", _training(rows)),
-        *(replace(section, about=about or "") for section in _measured(data, source, results, seed)),
+        *(_of(section, data, about) for section in _measured(data, source, results, seed)),
+        Section("The model", model_facts(encoder, folder, rows, trained_on)),
         Section("Configuration", _config(config, folder)),
         Section("Skipped records", _skipped(missing)),
     ]
@@ -85,6 +90,7 @@ def write_report(
         "report.html.jinja",
         title=title or folder.resolve().name,
         lead=_lead(data, rows, about),
+        warnings=list(at_chance(results)),
         tiles=tables.headline(results),
         sections=[section for section in sections if section.blocks],
         footer=f"nearfar {__version__}",
@@ -99,16 +105,28 @@ def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result
         Section("By part", tables.breakdowns(results, _kinds(data))),
         Section("Retrieval gallery" if data is None or len(data.image) else "Neighbours", _gallery(data, source, seed)),
         *_examples(results, source),
-        Section("Embedding map", space.embedding_map(data, seed=seed) if data is not None else []),
+        Section("Embedding map", space.embedding_map(data, source, seed=seed) if data is not None else []),
         Section("Geometry", _geometry(data, results, seed)),
     ]
+
+
+def whose(data: Embeddings, about: str | None = None) -> str:
+    """What figures are of: "photos: 27 images, 27 different captions", or with `about`, what the data is to the model,
+    "the validation data (photos): 27 images, 27 different captions"."""
+    return f"{about} ({data.source}): {data.counted}" if about else f"{data.source}: {data.counted}"
+
+
+def _of(section: Section, data: Embeddings | None, about: str | None) -> Section:
+    """A section of figures, with a word on whose they are."""
+    if data is None:
+        return replace(section, about=about or "")
+    return replace(section, about=about or data.source, counted=data.counted)
 
 
 def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str | None) -> str:
     parts = []
     if data is not None:
-        on = f"{about} ({data.source})" if about else data.source
-        parts.append(f"Measured on {on}: {data.counted}.")
+        parts.append(f"Measured on {whose(data, about)}.")
     if rows:
         parts.append(f"Trained for {max(row.get('step', 0) for row in rows):,.0f} steps.")
     return " ".join(parts)
@@ -140,12 +158,7 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
         note = Note("Texts, and the other texts nearest to each, with their cosine.")
         listed = text_neighbours(data, seed=seed)
         return [note, *listed] if listed else []
-    note = Note(
-        "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
-        "them is right, the best right one stands at the end with its rank."
-    )
-    examples = retrieval_gallery.gallery(data, source, seed=seed)
-    return [note, *examples] if examples else []
+    return retrieval_gallery.both_ways(data, source, seed=seed)
 
 
 def _examples(results: Mapping[str, Result], source: Any) -> list[Section]:

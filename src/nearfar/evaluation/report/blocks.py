@@ -21,7 +21,7 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what the data is to the model (`about`), and what stands below.
+    """A heading, what the data is to the model (`about`) and how much it is (`counted`), and what stands below.
 
     >>> Section("By part", []).anchor
     'by-part'
@@ -30,6 +30,7 @@ class Section:
     heading: str
     blocks: Sequence[Block]
     about: str = ""
+    counted: str = ""
 
     @property
     def anchor(self) -> str:
@@ -82,12 +83,23 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """A place on a drawing, in percent from its left and top, whose picture shows when it is pointed at."""
+
+    left: float
+    top: float
+    url: str
+    title: str
+
+
+@dataclass(frozen=True)
 class Figure:
-    """A drawing, its legend (the colour of each name) and its caption."""
+    """A drawing, its legend (the colour of each name), its caption, and places that show pictures."""
 
     svg: Markup
     colours: Mapping[str, str]
     caption: str = ""
+    spots: Sequence[Spot] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,34 @@ class Examples:
 
     template: ClassVar[str] = "examples.html.jinja"
     examples: Sequence[Example]
+    heading: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class FoundText:
+    """A text that a picture found; `kind` as of a `Picture`."""
+
+    text: str
+    kind: str = ""
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PictureExample:
+    """A picture, remarks on it, and the texts that belong to it."""
+
+    picture: Picture
+    remarks: Sequence[str]
+    texts: Sequence[FoundText]
+
+
+@dataclass(frozen=True)
+class PictureExamples:
+    """Pictures with texts, under a heading of their own."""
+
+    template: ClassVar[str] = "picture_examples.html.jinja"
+    examples: Sequence[PictureExample]
     heading: str = ""
     remark: str = ""
 

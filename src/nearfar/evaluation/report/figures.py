@@ -75,20 +75,47 @@ def curves(history: Rows, name: str = "curve") -> list[tuple[Markup, dict[str, s
     return [_curve(panel, panels[panel], history, f"{name}{i}") for i, panel in enumerate(order[:12])]
 
 
+MAP = (7.2, 4.4)
+"""Width and height of a map."""
+
+
 def scatter(
     points: NDArray[np.float64], kind: Sequence[str], colours: dict[str, str], *, describe: str, name: str
 ) -> Markup:
-    """A map of points `[n, 2]`, coloured by kind; without axes, as its directions mean nothing."""
+    """A map of points `[n, 2]`, coloured by kind; without axes, as its directions mean nothing. It fills the drawing:
+    `places_on` says where each point lies."""
     kinds = np.asarray(kind)
+    (left, right), (bottom, top) = _limits(points)
 
     def paint(axes: Any) -> None:
+        axes.set_position((0, 0, 1, 1))
         for one, colour in colours.items():
             chosen = points[kinds == one]
             axes.scatter(chosen[:, 0], chosen[:, 1], s=13, c=colour, alpha=0.75, linewidths=0)
         axes.set_axis_off()
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
 
-    return draw(paint, width=7.2, height=4.4, describe=describe, name=name)
+    return draw(paint, width=MAP[0], height=MAP[1], describe=describe, name=name)
+
+
+def places_on(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`[n, 2]`: where `scatter` draws points, in percent from the left and the top.
+
+    >>> places_on(np.array([[0.0, 0.0], [7.2, 0.0], [3.6, 4.4]])).round(1).tolist()
+    [[3.0, 97.0], [97.0, 97.0], [50.0, 3.0]]
+    """
+    (left, right), (bottom, top) = _limits(points)
+    return 100 * np.stack([(points[:, 0] - left) / (right - left), (top - points[:, 1]) / (top - bottom)], axis=1)
+
+
+def _limits(points: NDArray[np.float64], margin: float = 0.03) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of both axes, with one scale for both, the points in the middle and a margin round them."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle, size = (low + high) / 2, np.maximum((high - low) / np.asarray(MAP), 1e-9)
+    half = size.max() * np.asarray(MAP) / 2 / (1 - 2 * margin)
+    (left, bottom), (right, top) = (middle - half).tolist(), (middle + half).tolist()
+    return (left, right), (bottom, top)
 
 
 def histograms(series: dict[str, NDArray[np.float64]], *, label: str, describe: str, name: str) -> Markup:

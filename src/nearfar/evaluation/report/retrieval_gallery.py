@@ -1,10 +1,10 @@
-"""The retrieval gallery: texts and the images they find, right ones framed, failures beside them."""
+"""The retrieval gallery: texts and the images they find, images and the texts they find, failures beside them."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,38 @@ from torch.nn.functional import normalize
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.protocols.retrieval import ranks
-from nearfar.evaluation.report.blocks import Example, Examples, Picture
+from nearfar.evaluation.report.blocks import (
+    Block,
+    Example,
+    Examples,
+    FoundText,
+    Note,
+    Picture,
+    PictureExample,
+    PictureExamples,
+)
 from nearfar.ops.top_k import nearest
 
 THUMBNAIL = 112
 """Pixels of the longer side."""
+
+
+def both_ways(data: Embeddings, source: Any, *, seed: int = 0) -> list[Block]:
+    """The galleries of both directions, with a word on how to read each."""
+    texts = gallery(data, source, seed=seed)
+    pictures = picture_gallery(data, source, seed=seed)
+    note = Note(
+        "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
+        "them is right, the best right one stands at the end with its rank."
+    )
+    other = Note(
+        "The other way: images, and the captions nearest to each, with their cosine. A right caption is ticked; where "
+        "none of them is right, the best right one stands at the end with its rank."
+    )
+    blocks: list[Block] = []
+    for intro, examples in ((note, texts), (other, pictures)):
+        blocks += [intro, *examples] if examples else []
+    return blocks
 
 
 def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed: int = 0) -> list[Examples]:
@@ -26,25 +53,62 @@ def gallery(data: Embeddings, source: Any, *, each: int = 6, top: int = 5, seed:
     if not len(data.text) or not data.captions or not hasattr(source, "__getitem__"):
         return []
     query_ranks, _ = ranks(data, "text_to_image")
-    place, texts = query_ranks.rank(), data.distinct_texts()
-    rng = np.random.default_rng(seed)
-    thumbnails = _Thumbnails(data, source)
-    parts = []
+    place, texts, thumbnails = query_ranks.rank(), data.distinct_texts(), Thumbnails(data, source)
+    return [
+        Examples([_query(data, thumbnails, int(texts[row]), place[row], top) for row in rows], title, share)
+        for title, rows, share in _drawn(query_ranks, each, seed, "queries")
+    ]
+
+
+def picture_gallery(
+    data: Embeddings, source: Any, *, each: int = 4, top: int = 5, seed: int = 0
+) -> list[PictureExamples]:
+    """The other direction: pictures with the `top` captions that each finds, `each` of every kind."""
+    if not len(data.text) or not data.captions or not hasattr(source, "__getitem__"):
+        return []
+    query_ranks, _ = ranks(data, "image_to_text")
+    place, images, thumbnails = query_ranks.rank(), data.distinct_images(), Thumbnails(data, source)
+    return [
+        PictureExamples([_picture(data, thumbnails, int(images[row]), place[row], top) for row in rows], title, share)
+        for title, rows, share in _drawn(query_ranks, each, seed, "images")
+    ]
+
+
+def _drawn(query_ranks: Any, each: int, seed: int, called: str) -> Iterator[tuple[str, Any, str]]:
+    """Successes, near misses and failures: their title, `each` of their rows, and their share in words."""
+    place, rng = query_ranks.rank(), np.random.default_rng(seed)
+    answerable = query_ranks.answerable()
     for title, chosen in (
         ("Found at once", place == 1),
         ("Near misses", (place > 1) & (place <= 10)),
         ("Failures", place > 10),
     ):
-        rows = np.flatnonzero(chosen & query_ranks.answerable())
-        share = len(rows) / max(1, int(query_ranks.answerable().sum()))
-        drawn = rng.permutation(rows)[:each]
-        if len(drawn):
-            queries = [_query(data, thumbnails, int(texts[row]), place[row], top) for row in drawn]
-            parts.append(Examples(queries, title, f"{share:.0%} of queries"))
-    return parts
+        rows = np.flatnonzero(chosen & answerable)
+        if len(drawn := rng.permutation(rows)[:each]):
+            yield title, drawn, f"{len(rows) / max(1, int(answerable.sum())):.0%} of {int(answerable.sum()):,} {called}"
 
 
-def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, top: int) -> Example:
+def _picture(data: Embeddings, thumbnails: Thumbnails, image: int, place: float, top: int) -> PictureExample:
+    different = data.distinct_texts()
+    texts = normalize(data.text, dim=1)
+    query = normalize(data.image[image : image + 1], dim=1)
+    cosines, places = nearest(query, texts[different], min(top, len(different)))
+    rows = different[places[0]].tolist()
+    right = data.text_group == data.match_group[image]
+    texts_near = [
+        FoundText(data.captions[row], "right" if right[row] else "", ("✓ " if right[row] else "") + f"{cosine:.2f}")
+        for cosine, row in zip(cosines[0].tolist(), rows, strict=True)
+    ]
+    if not right[rows].any():
+        candidates = right.nonzero().flatten()
+        best = int(candidates[(texts[candidates] @ query[0]).argmax()])
+        texts_near.append(FoundText(data.captions[best], "missed", f"✗ rank {place:.0f}"))
+    rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
+    name = data.names[image] if data.names else f"image {image}"
+    return PictureExample(Picture(thumbnails(image), alt=name), [rank], texts_near)
+
+
+def _query(data: Embeddings, thumbnails: Thumbnails, text: int, place: float, top: int) -> Example:
     different = data.distinct_images()
     images = normalize(data.image, dim=1)
     query = normalize(data.text[text : text + 1], dim=1)
@@ -63,18 +127,18 @@ def _query(data: Embeddings, thumbnails: _Thumbnails, text: int, place: float, t
     return Example(data.captions[text], [rank], hits)
 
 
-def _hit(data: Embeddings, thumbnails: _Thumbnails, row: int, remark: str, kind: str) -> Picture:
+def _hit(data: Embeddings, thumbnails: Thumbnails, row: int, remark: str, kind: str) -> Picture:
     name = data.names[row] if data.names else f"image {row}"
     verdict = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
     mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
     return Picture(thumbnails(row), alt=verdict + name, title=name, kind=kind, remark=mark + remark)
 
 
-class _Thumbnails:
+class Thumbnails:
     """Images as data URLs, each made once."""
 
-    def __init__(self, data: Embeddings, source: Any) -> None:
-        self.data, self.source = data, source
+    def __init__(self, data: Embeddings, source: Any, side: int = THUMBNAIL) -> None:
+        self.data, self.source, self.side = data, source, side
         self.made: dict[int, str] = {}
 
     def __call__(self, row: int) -> str:
@@ -84,20 +148,20 @@ class _Thumbnails:
 
     def _make(self, place: int) -> str:
         try:
-            return thumbnail(self.source[place]["image"])
+            return thumbnail(self.source[place]["image"], side=self.side)
         except (UserError, OSError):
             return "data:,"  # gone since it was embedded; its name still stands beside it
 
 
-def thumbnail(picture: Any, box: Sequence[int] | None = None) -> str:
+def thumbnail(picture: Any, box: Sequence[int] | None = None, *, side: int = THUMBNAIL) -> str:
     """A picture, or the part of it in `box` (left, top, right, bottom), as a small data URL."""
     from nearfar.data.fields.images import load_image
 
-    image = load_image(picture) if box else load_image(picture, near=THUMBNAIL)
+    image = load_image(picture) if box else load_image(picture, near=side)
     if box:
         left, top, right, bottom = box
         image = image.crop((left, top, right, bottom))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((side, side))
     return data_url(image)
 
 

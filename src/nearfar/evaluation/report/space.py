@@ -12,24 +12,29 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.report.blocks import Figure, Figures
-from nearfar.evaluation.report.figures import PALETTE, histograms, scatter
+from nearfar.evaluation.report.blocks import Figure, Figures, Spot
+from nearfar.evaluation.report.figures import PALETTE, histograms, places_on, scatter
+from nearfar.evaluation.report.retrieval_gallery import Thumbnails
 
 MAPPED = 1000
 """Images on the map; more would be a blot."""
 
+SPOT = 72
+"""Pixels of the longer side of a picture on the map."""
 
-def embedding_map(data: Embeddings, *, seed: int = 0) -> list[Figures]:
+
+def embedding_map(data: Embeddings, source: Any = None, *, seed: int = 0) -> list[Figures]:
     """A map of each side in two dimensions, coloured by category (or class, or domain, whichever there is): of the
     images and whatever else the records have; of the texts where there is nothing else.
 
-    By t-SNE where scikit-learn is installed, which keeps neighbours together; by the two principal axes otherwise.
+    Points of images show their picture, of `source`, when they are pointed at. By t-SNE where scikit-learn is
+    installed, which keeps neighbours together; by the two principal axes otherwise.
     """
     sides = [name for name in data.sides if name != "text"] or list(data.sides)
-    return [_map(data, side, seed) for side in sides if len(data.sides[side].vectors) >= 3]
+    return [_map(data, side, seed, source) for side in sides if len(data.sides[side].vectors) >= 3]
 
 
-def _map(data: Embeddings, side: str, seed: int) -> Figures:
+def _map(data: Embeddings, side: str, seed: int, source: Any) -> Figures:
     vectors, owner = data.sides[side]
     rows = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:MAPPED]
     kind, colouring = _kinds(data.select(owner[rows]))
@@ -39,7 +44,24 @@ def _map(data: Embeddings, side: str, seed: int) -> Figures:
     describe = f"Map of {len(rows)} {side} embeddings by {colouring}"
     svg = scatter(points, kind, colours, describe=describe, name="map" if side == "image" else f"map-{side}")
     remark = f"{len(rows):,} {side} embeddings, laid out by {how}, coloured by {colouring}."
-    return Figures([Figure(svg, colours, remark)], wide=True)
+    spots = _spots(data, source, owner[rows].tolist(), points) if side == "image" else []
+    if spots:
+        remark += " Point at a dot, or tap it, to see its picture."
+    return Figures([Figure(svg, colours, remark, spots)], wide=True)
+
+
+def _spots(data: Embeddings, source: Any, rows: list[int], points: NDArray[np.float64]) -> list[Spot]:
+    """For each point of a map its place and its picture."""
+    if not hasattr(source, "__getitem__") or isinstance(source, Embeddings):
+        return []
+    thumbnails, caption = Thumbnails(data, source, SPOT), {}
+    for text, row in reversed(list(zip(data.captions, data.image_of_text.tolist(), strict=False))):
+        caption[row] = text
+    places = places_on(points)
+    return [
+        Spot(float(left), float(top), thumbnails(row), caption.get(row, data.names[row] if data.names else ""))
+        for row, (left, top) in zip(rows, places, strict=True)
+    ]
 
 
 def pair_figures(data: Embeddings, *, seed: int = 0) -> list[Figures]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nearfar.evaluation.measures.result import Metric, Result, directions, label
 from nearfar.evaluation.protocols import PROTOCOLS
@@ -10,6 +10,9 @@ from nearfar.evaluation.report.blocks import Cell, KeyFigure, Table, TableRow
 
 MOST_PARTS = 20
 """A breakdown into more parts is shown by its best and worst."""
+
+LEAST_IN_PART = 10
+"""Queries that a part of a long breakdown must have: a class of one picture is right or wrong, and tells nothing."""
 
 
 def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
@@ -20,7 +23,10 @@ def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
         for metric, name in protocol.headlines.items()
         if protocol.name in results and metric in results[protocol.name].metrics
     ]
-    return [KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %") for name, m in figures]
+    return [
+        KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %" + (f", n {m.n:,}" if m.n else ""))
+        for name, m in figures
+    ]
 
 
 def metric_tables(results: Mapping[str, Result]) -> list[Table]:
@@ -48,21 +54,41 @@ def breakdowns(results: Mapping[str, Result], kinds: Mapping[str, str]) -> list[
 
 
 def _breakdown(result: Result, kind: str, called: str) -> list[Table]:
-    parts = result.by[kind]
+    parts, left_out = _telling(result.by[kind])
+    if not parts:
+        return []
     units = {name: metric for metrics in parts.values() for name, metric in metrics.items()}
-    first, note = next(iter(units)), ""
+    first, note = next(iter(units)), left_out
     if len(parts) > MOST_PARTS:
         order, half = sorted(parts, key=lambda part: -parts[part][first].value), MOST_PARTS // 2
-        note = f"; the {half} best and {half} worst of {len(order)} by {first.replace('_', ' ')}"
+        note = f"; the {half} best and {half} worst of {len(order)} by {first.replace('_', ' ')}{left_out}"
         parts = {part: parts[part] for part in (*order[:half], *order[-half:])}
     return [
         Table(
-            " ".join(f"{result.name} {prefix}".replace("_", " ").split()) + f" by {called}; chance in grey{note}",
-            [called, *(label(name.removeprefix(prefix), units[name]) for name in names)],
-            [TableRow(part, [_with_chance(metrics.get(name)) for name in names]) for part, metrics in parts.items()],
+            " ".join(f"{result.name} {prefix}".replace("_", " ").split())
+            + f" by {called}; in grey 95 % interval and chance{note}",
+            [called, *(label(name.removeprefix(prefix), units[name]) for name in names), "n"],
+            [
+                TableRow(part, [*(_in_part(metrics.get(name)) for name in names), _number(metrics, names)])
+                for part, metrics in parts.items()
+            ],
         )
         for prefix, names in directions(units).items()
     ]
+
+
+def _telling(parts: Mapping[str, Mapping[str, Metric]]) -> tuple[Mapping[str, Mapping[str, Metric]], str]:
+    """The parts that are large enough to say something, and a word on the others. Few parts stay as they are: domains
+    are no list of best and worst."""
+    if len(parts) <= MOST_PARTS:
+        return parts, ""
+    telling = {name: part for name, part in parts.items() if max(m.n for m in part.values()) >= LEAST_IN_PART}
+    few = len(parts) - len(telling)
+    return telling, f"; {few:,} with fewer than {LEAST_IN_PART} are left out" if few else ""
+
+
+def _number(metrics: Mapping[str, Metric], names: Sequence[str]) -> Cell:
+    return Cell(f"{max((metrics[name].n for name in names if name in metrics), default=0):,}")
 
 
 def _cells(metric: Metric) -> list[Cell]:
@@ -71,7 +97,10 @@ def _cells(metric: Metric) -> list[Cell]:
     return [Cell(metric.show(metric.value), strong=True), Cell(interval), Cell(chance), Cell(f"{metric.n:,}")]
 
 
-def _with_chance(metric: Metric | None) -> Cell:
+def _in_part(metric: Metric | None) -> Cell:
+    """A figure of a part: its value, and small beside it its interval and chance."""
     if metric is None:
         return Cell()
-    return Cell(metric.show(metric.value), remark="" if metric.chance is None else metric.show(metric.chance))
+    interval = "" if metric.low is None else f"{metric.show(metric.low)} to {metric.show(metric.high)}"
+    chance = "" if metric.chance is None else metric.show(metric.chance)
+    return Cell(metric.show(metric.value), remark="; ".join(filter(None, [interval, chance])))

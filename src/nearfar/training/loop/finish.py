@@ -53,7 +53,7 @@ def save_report(
     """
     if not (run.out and processes.is_main()):
         return None
-    from nearfar.evaluation.report import write_report
+    from nearfar.evaluation.report import whose, write_report
 
     problem, measured = None, {}
     try:
@@ -61,11 +61,33 @@ def save_report(
     except Exception as error:
         problem = f"the report shows no pictures: {type(error).__name__}: {error}"
     try:
+        if data := measured.get("embeddings"):
+            run.measured_on = whose(data, measured["about"])
+            if measured["about"] == TRAINING:
+                options["title"] = f"{options.get('title') or run.out.resolve().name}, on its own training pairs"
+                run.remarks.append(
+                    f"the report shows {data.counted} of the {TRAINING}: its figures say nothing of new ones. "
+                    "data.validation=0.1 (validation=...) holds a share out to measure on"
+                )
         # Results that lie in the folder are of other data than what this report shows.
-        write_report(run.out, skipped=run.skipped or None, **{"results": {}, **measured}, **options)
+        write_report(
+            run.out,
+            skipped=run.skipped or None,
+            trained_on=named(training),
+            **{"encoder": model, "results": {}, **measured},
+            **options,
+        )
     except Exception as error:
         problem = f"the report was not written: {type(error).__name__}: {error}"
     return problem
+
+
+def named(data: Any) -> str | None:
+    """The name and number of the training data, a source or a loader; None for other batches."""
+    source = _source(data)
+    if source is None:
+        return None
+    return source.name if isinstance(source, Stream) else f"{len(source):,} records of {source.name}"
 
 
 def save_skipped(run: Run) -> None:

@@ -28,6 +28,10 @@ class Run:
     """What the loader of this process could not use, and why."""
     results: dict[str, Any] = field(default_factory=dict, repr=False)
     """The results of a recipe's evaluation, by protocol."""
+    measured_on: str | None = None
+    """What the figures of `results`, else those of the report, are of; None where nothing was measured."""
+    remarks: list[str] = field(default_factory=list, repr=False)
+    """What must be known of the figures: that they are of the training data, or not above chance."""
 
     @property
     def model(self) -> Any:

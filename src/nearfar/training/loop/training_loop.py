@@ -149,7 +149,7 @@ class TrainingLoop:
                 self._end_epochs()
                 now = self._count_seconds()
                 samples += sum(map(size, used)) * processes.world_size()
-                if state.step % config.log_every == 0 or state.step == self.steps:
+                if self._is_logged(state.step):
                     row = {**row, "samples_per_s": samples / (now - window), "seconds": state.seconds}
                     self.log.row(row)
                     window, samples = now, 0
@@ -177,6 +177,11 @@ class TrainingLoop:
             with random_state.shared_randomness(mix(self.config.seed, state.ended, _EPOCH)):
                 self.method.after_epoch(state.ended, self.refresh)
             state.ended += 1
+
+    def _is_logged(self, step: int) -> bool:
+        """Whether a step has a row. Where nobody said how often, the first has one, too."""
+        every = self.config.row_interval(self.steps)
+        return step % every == 0 or step == self.steps or (step == 1 and self.config.log_every is None)
 
     def _due(self, every: int | None) -> bool:
         """Whether something that happens every so many steps (None: once an epoch), and at the end, happens now."""

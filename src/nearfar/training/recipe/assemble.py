@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
 from nearfar.training.loop.loaders import data_settings
 from nearfar.training.recipe import hard_data
-from nearfar.training.recipe.recipe_data import OpenedData, batches_of, open_data, validation_of, with_columns
+from nearfar.training.recipe.recipe_data import (
+    OpenedData,
+    batches_of,
+    measured_on,
+    open_data,
+    validation_of,
+    with_columns,
+)
 from nearfar.training.recipe.recipe_method import build_method, chosen
 from nearfar.training.recipe.recipe_model import build_model
 from nearfar.training.recipe.recipe_run import AssembledRun
@@ -31,7 +39,8 @@ def assemble(
         before_reading: is called with the model before the data are read at length.
     """
     opened = opened or open_data(recipe)
-    held_out, validated_on, source = opened.held_out, opened.validated_on, opened.source
+    recipe = replace(recipe, training=opened.training)
+    validated_on, source = opened.validated_on, opened.source
     random_state.seed_everything(recipe.training.seed)
     source = with_columns(recipe, source)
     if validated_on is not None:
@@ -42,6 +51,7 @@ def assemble(
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
     method = build_method(recipe, kind, settings, parts, opened)
+    held_out = measured_on(recipe, method.encoder, opened)
     if before_reading:
         before_reading(method.encoder)
     method.to(processes.start(recipe.training.device))

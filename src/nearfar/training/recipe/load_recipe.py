@@ -11,6 +11,7 @@ from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training.recipe.lines import located, sections
 from nearfar.training.recipe.overrides import modules_of, override, pairs_of
+from nearfar.training.recipe.own_data import follow
 from nearfar.training.recipe.reading import read
 from nearfar.training.recipe.recipe_file import SECTIONS, checked_recipe
 from nearfar.training.recipe.staged_recipe import STAGES, check_alone, load_stages
@@ -31,6 +32,9 @@ def load(
         trust: modules outside nearfar that the recipe may name (`method.name: my_module:Mine`, `model.make`). Those
             that an override names are trusted, too.
 
+    A shipped recipe whose `data.train` is overridden by other data than the world's validates and measures on a tenth
+    of them, and its batch and length follow their number, as far as the overrides do not say otherwise.
+
     Raises:
         UserError: no such recipe, not YAML, an unknown section or setting, a value of the wrong type, code of a module
             that is not trusted.
@@ -42,16 +46,18 @@ def load(
         raise UserError(f"{path} {fault}: a recipe must hold the sections {', '.join(SECTIONS)}.")
     name = path.parent.name if path.name == "config.yaml" else path.stem
     about, pairs, trust = comment_of(text), pairs_of(overrides), list(trusted.names(trust))
+    is_shipped = shipped().get(name) == path
     if STAGES in document.value:
-        return load_stages(path, name, about, document, pairs, trust)
+        return load_stages(path, name, about, document, pairs, trust, is_shipped=is_shipped)
     values = sections(str(path), document.value, document.lines)
     for key, value in pairs:
         if key.partition(".")[0] == STAGES:
             raise UserError(f"{key!r}: {path} has no stages.")
         override(values, key, value)
     trust += [module for key, value in pairs for module in modules_of(key, value)]
+    follows = follow(values, [key for key, _ in pairs]) if is_shipped else ()
     with located(path, document.lines, pairs):
-        recipe = checked_recipe(name, about, values, trust)
+        recipe = checked_recipe(name, about, values, trust, follows)
         check_alone(recipe)
         return recipe
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
+from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
+from nearfar.evaluation.needs import missing_in_model, missing_in_source
 from nearfar.methods.base import Method
+from nearfar.training.config import TrainConfig
 from nearfar.training.loop.loaders import make_loader
 from nearfar.training.loop.setting_checks import check_data, check_evaluation, check_method, check_run, share_of_batch
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data
+from nearfar.training.recipe.own_data import fitted
 from nearfar.training.recipe.recipe_method import chosen
 from nearfar.training.recipe.sections import DataSpec
 from nearfar.training.stages.columns_file import Part
@@ -35,6 +39,8 @@ class OpenedData:
     source: Any
     validated_on: Any
     held_out: Any
+    training: TrainConfig
+    """The recipe's, fitted to the data where it follows them."""
 
 
 def open_data(recipe: Recipe) -> OpenedData:
@@ -45,12 +51,56 @@ def open_data(recipe: Recipe) -> OpenedData:
     share_of_batch(config)
     check_method(config, chosen(recipe.method, recipe.trust)[0])
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
-    validated_on = open_spec("data.validation", data.validation) if data.validation else None
+    source = validated_on = None
+    if isinstance(data.validation, float):
+        source = validated_on = open_spec("data.train", data.train, limit=data.limit)
+    elif data.validation:
+        validated_on = open_spec("data.validation", data.validation)
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
-    source = open_spec("data.train", data.train, limit=data.limit)
+    if source is None:
+        source = open_spec("data.train", data.train, limit=data.limit)
+    if data.share is not None:
+        source, validated_on = without_share(source, data.share)
     if hasattr(source, "__len__"):
+        config = _fitted(recipe, source)
         check_data(config, len(source) * (2 if data.hard_images else 1))
-    return OpenedData(source, validated_on, held_out)
+    return OpenedData(source, validated_on, held_out, config)
+
+
+def _fitted(recipe: Recipe, source: Source) -> TrainConfig:
+    """The settings of training, fitted to the number of records where the recipe follows them."""
+    config, changed = fitted(recipe.training, len(source), recipe.follows)
+    if changed and processes.is_main():
+        print(f"fitted to the {len(source):,} records of {source.name}: {changed}", flush=True)
+    return config
+
+
+def without_share(source: Any, share: float) -> tuple[Any, Source]:
+    """Training data without a share of them, and this share (`data.validation: 0.1`)."""
+    from nearfar.data import hold_out, hold_out_of_stream
+
+    return hold_out(source, share) if isinstance(source, Source) else hold_out_of_stream(source, share)
+
+
+def measured_on(recipe: Recipe, model: Any, opened: OpenedData) -> Any:
+    """What the evaluation measures on: its data, else the share held out, if the model embeds it; else None."""
+    if opened.held_out is not None or recipe.data.share is None:
+        return opened.held_out
+    # Every evaluation embeds the data, as geometry does.
+    return opened.validated_on if _is_measurable("geometry", model, opened.validated_on) else None
+
+
+def protocols_on(recipe: Recipe, model: Any, source: Any) -> list[str] | None:
+    """The protocols of a recipe's evaluation; on a share of data that it was not made for, those that it allows, or the
+    usual ones."""
+    protocols = recipe.evaluation.protocols
+    if recipe.evaluation.data is not None or protocols is None:
+        return protocols
+    return [name for name in protocols if _is_measurable(name, model, source)] or None
+
+
+def _is_measurable(protocol: str, model: Any, source: Any) -> bool:
+    return not (missing_in_source(protocol, source) or missing_in_model(protocol, model, source))
 
 
 def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:

@@ -47,6 +47,9 @@ class Recipe:
     evaluation: EvaluationConfig
     trust: tuple[str, ...] = field(default=(), compare=False)
     """Modules outside nearfar whose code it may name. The user's word, never the file's: it is not written to YAML."""
+    follows: tuple[str, ...] = field(default=(), compare=False)
+    """Settings of `training` that follow the size of the data: those of a shipped recipe on somebody's own data, as far
+    as they were not set. Not written to YAML: a run's own recipe has the settings that it trained with."""
 
     def as_yaml(self) -> str:
         """The whole recipe with every setting spelled out: loading it gives this recipe again."""
@@ -81,7 +84,13 @@ class Recipe:
             return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
 
 
-def checked_recipe(name: str, about: str, values: Mapping[str, dict[str, Any]], trust: Collection[str]) -> Recipe:
+def checked_recipe(
+    name: str,
+    about: str,
+    values: Mapping[str, dict[str, Any]],
+    trust: Collection[str],
+    follows: tuple[str, ...] = (),
+) -> Recipe:
     """The recipe of these sections.
 
     Raises:
@@ -105,6 +114,7 @@ def checked_recipe(name: str, about: str, values: Mapping[str, dict[str, Any]], 
         training=training,
         evaluation=evaluation,
         trust=tuple(trust),
+        follows=follows,
     )
 
 

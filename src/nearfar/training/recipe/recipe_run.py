@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
 from nearfar import files
+from nearfar.evaluation.chance import at_chance
 from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training.loop import finish
 from nearfar.training.loop.run import Run
 from nearfar.training.loop.run_folder import alone
 from nearfar.training.loop.training_loop import TrainingLoop
+from nearfar.training.recipe.forewarnings import from_nothing, is_from_scratch, tower_cost
+from nearfar.training.recipe.recipe_data import protocols_on
 from nearfar.training.state import sharding
 
 if TYPE_CHECKING:
@@ -43,42 +46,68 @@ class AssembledRun:
         with alone(out, config.device):
             if processes.is_main() and not list(out.glob("checkpoints/step-*")):
                 files.write(out / "config.yaml", self.recipe.as_yaml())
-            run = TrainingLoop(self.method, self.loader, out, self.validation, resume, config).run()
+            loop = TrainingLoop(self.method, self.loader, out, self.validation, resume, config)
+            records = len(self.source) if hasattr(self.source, "__len__") else None
+            warning = from_nothing(self.recipe, records, loop.steps)
+            pretrained = not is_from_scratch(self.recipe.model) and not sharding.enabled()
+            cost = tower_cost(self.method, config.batch_size, config.chunk, loop.steps) if pretrained else None
+            for note in filter(None, (warning, cost) if processes.is_main() else ()):
+                print(f"note: {note}", flush=True)
+            run = loop.run()
             if processes.is_main():
                 # A split model needs every process to embed: this one takes the whole model that was saved.
                 self._evaluate(run, load(out / "model") if sharding.enabled() else run.model, out)
+                run.remarks += [warning] if warning else []
             processes.barrier()
         return run
 
     def _evaluate(self, run: Run, model: Any, out: Path) -> None:
+        """Measure and report, on the evaluation's data or the share held out; else report on what there is."""
         from nearfar.evaluation import embed, evaluate, left_out, save_results
-        from nearfar.evaluation.report import write_report
+        from nearfar.evaluation.report import whose, write_report
 
         settings, config = self.recipe.evaluation, self.recipe.training
         if self.held_out is None:
             if config.report:
-                options: dict[str, Any] = {
-                    "seed": config.seed,
-                    "captions": settings.captions,
-                    "title": self.recipe.name,
-                }
-                if problem := finish.save_report(run, model, self.validated_on, self.source, **options):
+                title = self.recipe.name
+                if problem := finish.save_report(
+                    run,
+                    model,
+                    self.validated_on,
+                    self.source,
+                    seed=config.seed,
+                    captions=settings.captions,
+                    title=title,
+                ):
                     print(problem)
             return
         embeddings = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
         if settings.protocols is None and config.progress:
             for name, reason in left_out(model, embeddings).items():
                 print(f"evaluation: {name} is left out, as {reason}")
-        results = evaluate(
-            model, self.held_out, settings.protocols, seed=config.seed, embeddings=embeddings, options=settings.options
+        run.results = evaluate(
+            model,
+            self.held_out,
+            protocols_on(self.recipe, model, self.held_out),
+            seed=config.seed,
+            embeddings=embeddings,
+            options=settings.options,
         )
-        save_results(results, out / "results.json", model=str(out / "model"), data=settings.data)
-        run.results = results
+        share = None if settings.data else self.recipe.data.share
+        about = None if share is None else f"the {100 * share:g} % of the data held out of training"
+        run.measured_on = whose(embeddings, about)
+        run.remarks = list(at_chance(run.results))
+        data = settings.data or self.held_out.name
+        save_results(run.results, out / "results.json", model=str(out / "model"), data=data, about=run.measured_on)
         if config.report:
-            contents: dict[str, Any] = {
-                "results": results,
-                "embeddings": embeddings,
-                "source": self.held_out,
-                "encoder": model,
-            }
-            write_report(out, title=self.recipe.name, skipped=run.skipped or None, **contents)
+            write_report(
+                out,
+                title=self.recipe.name,
+                about=about,
+                skipped=run.skipped or None,
+                results=run.results,
+                embeddings=embeddings,
+                source=self.held_out,
+                encoder=model,
+                trained_on=finish.named(self.source),
+            )

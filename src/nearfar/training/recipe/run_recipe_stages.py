@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
     left = [n for n, stage in enumerate(stages) if not (resume and is_finished(out / f"{n + 1}-{stage.name}"))]
     # All stages are checked before the first one reads its data.
     opened = {number: open_data(stages[number].recipe) for number in left}
+    recipe = _with_training(recipe, opened)
+    stages = recipe.stages
 
     def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
         stage = stages[number]
@@ -53,6 +56,14 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
     if stages[-1].recipe.training.report:
         write_report(out, recipe.name, finished)
     return finished
+
+
+def _with_training(recipe: StagedRecipe, opened: Mapping[int, OpenedData]) -> StagedRecipe:
+    """The recipe with the settings of training that the opened data led to."""
+    stages = list(recipe.stages)
+    for number, data in opened.items():
+        stages[number] = replace(stages[number], recipe=replace(stages[number].recipe, training=data.training))
+    return replace(recipe, stages=tuple(stages))
 
 
 def check_following(model: Any, following: Sequence[tuple[Recipe, OpenedData]]) -> None:

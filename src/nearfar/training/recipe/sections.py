@@ -23,8 +23,9 @@ class DataConfig:
     """What is trained on. All but the first seven are settings of `nearfar.data.Loader`."""
 
     train: DataSpec = "world/emoji+clipart"
-    validation: DataSpec | None = None
-    """Data whose mean loss is measured in training."""
+    validation: DataSpec | float | None = None
+    """Data whose mean loss is measured in training; or a share of `train` to hold out for it, 0.1 say, as by
+    `nearfar.data.hold_out`: whole groups, by their content, always the same. Of a stream 2,000 records at most."""
     limit: int | None = None
     """Use the first so many records only."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -61,11 +62,18 @@ class DataConfig:
                 raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
             chosen = [preset for preset in presets or () if preset is not None]
             lookup.check("views", chosen, PRESETS, where=f"data.{name}: ")
+        if isinstance(self.validation, int | float):
+            ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         if self.caption is not None:
             with named("data"):
                 check_caption(self.caption)
+
+    @property
+    def share(self) -> float | None:
+        """The share of `train` that is held out to validate on, if one is."""
+        return self.validation if isinstance(self.validation, float) else None
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
@@ -79,7 +87,7 @@ class EvaluationConfig:
     """What is measured at the end, and shown in the report."""
 
     data: DataSpec | None = None
-    """Held-out data; None measures nothing."""
+    """Held-out data; None measures on the share that `data.validation` holds out, and nothing where it is no share."""
     protocols: list[str] | None = None
     """Names in `nearfar.evaluation.PROTOCOLS`; None: retrieval, zero_shot and geometry, as far as the data allows."""
     watch: list[str] = field(default_factory=list)

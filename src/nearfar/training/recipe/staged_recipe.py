@@ -28,6 +28,7 @@ from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.training.recipe.lines import Lines, located, sections
 from nearfar.training.recipe.overrides import modules_of, override
+from nearfar.training.recipe.own_data import follow
 from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep
@@ -101,6 +102,8 @@ def load_stages(
     document: RecipeDocument,
     overrides: Sequence[tuple[str, Any]],
     trust: Sequence[str],
+    *,
+    is_shipped: bool = False,
 ) -> StagedRecipe:
     """The recipe of a file that holds `stages`.
 
@@ -111,6 +114,7 @@ def load_stages(
         document: what the file says.
         overrides: settings and their values: of all stages, or `stages.NAME.section.setting`.
         trust: modules whose code it may name.
+        is_shipped: whether it comes with nearfar, and so follows data that it is given.
 
     Raises:
         UserError: what is wrong, in which stage and line.
@@ -138,7 +142,8 @@ def load_stages(
             check_keep(keep)
             for column in keep.values():
                 _check_function(column, trust)
-            recipe = checked_recipe(f"{name}, stage {stage_name}", about, stage_values, trust)
+            follows = follow(stage_values, [key for key, _ in overrides]) if is_shipped else ()
+            recipe = checked_recipe(f"{name}, stage {stage_name}", about, stage_values, trust, follows)
             _check_links(recipe, stages, names)
         stages.append(RecipeStage(stage_name, recipe, keep))
     return StagedRecipe(name, about, tuple(stages))

@@ -106,6 +106,19 @@ class FinishedStage:
         path = self.folder / "results.json"
         return load_results(path) if path.exists() else {}
 
+    @property
+    def measured_on(self) -> str | None:
+        """What its results are of; None where there are none, or they do not say so."""
+        path = self.folder / "results.json"
+        return json.loads(path.read_text("utf-8")).get("about", {}).get("about") if path.exists() else None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What must be known of its figures: that they are not above chance."""
+        from nearfar.evaluation.chance import at_chance
+
+        return list(at_chance(self.results))
+
     def restore(self, method: Method, *, best: bool = False) -> Method:
         """Put the weights and buffers that this stage's method ended with, or had at its best checkpoint, averaged
         where it kept a moving average, into `method`, which is made as it was."""
