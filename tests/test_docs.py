@@ -10,6 +10,7 @@ PAGES = [
     "README.md",
     "docs/adapt.md",
     "docs/losses.md",
+    "docs/models_out.md",
     "docs/extend.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/a_new_objective.md",

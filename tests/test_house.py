@@ -28,7 +28,7 @@ ALLOWED = {
     "ops": set(),
     "signatures": set(),
     "losses": {"ops"},
-    "models": {"ops"},
+    "models": {"ops", "data"},
     "data": {"ops"},
     "methods": {"ops", "losses", "models", "data"},
     "decoding": {"ops", "data"},

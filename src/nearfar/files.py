@@ -1,7 +1,8 @@
 """Files and folders that are either whole or not there: written beside their place, synced, then renamed.
 
-A disk that cannot take a file is the user's to mend, so it is a `UserError` that names the file and the remedy; what
-was there before stays as it was.
+Who may read them, the user's umask says, as for any file: what another library made for its owner alone (safetensors
+does) is opened to the others on the way. A disk that cannot take a file is the user's to mend, so it is a `UserError`
+that names the file and the remedy; what was there before stays as it was.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -141,7 +143,11 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             temporary.unlink(missing_ok=True)  # never written through a link that lies there
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            temporary.unlink()
             yield temporary
+            temporary.chmod(stat.S_IMODE(mode))
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -151,8 +157,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Put the finished folder `temporary` in the place of `final`, which may exist."""
+    """Put the finished folder `temporary`, as `mkdir` made it, in the place of `final`, which may exist."""
     with writing(final):
+        open_to_others(temporary)
         for path in temporary.rglob("*"):
             sync(path)
         sync(temporary)
@@ -165,6 +172,41 @@ def replace_folder(temporary: Path, final: Path) -> None:
         else:
             temporary.rename(final)
         sync(final.parent)
+
+
+@contextmanager
+def filled(final: Path) -> Iterator[Path]:
+    """A folder to fill whose files move into `final`, which may hold others, when the block ends without an error: each
+    whole or not at all, weights last.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with filled(Path(folder)) as scratch:
+    ...         written = (scratch / "a.txt").write_text("whole")
+    ...     (Path(folder) / "a.txt").read_text()
+    'whole'
+    """
+    scratch = folder(final) / f".saving.{os.getpid()}.{threading.get_ident()}.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with writing(final):
+            scratch.mkdir()
+            yield scratch
+            open_to_others(scratch)
+            for path in sorted(scratch.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
+                sync(path)
+                path.replace(final / path.name)
+            sync(final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def open_to_others(folder: Path) -> None:
+    """Let all who may read a folder, as `mkdir` made it under the user's umask, read what lies in it."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from nearfar import cli
-from nearfar.models.language.text_encoder import text_encoder
+from nearfar.models.language.text_model import text_encoder
 
 LINES = [f"a {colour} {thing} in the {place}" for colour in ("red", "blue") for thing in ("car", "cat") for place in
          ("rain", "yard", "snow", "park")]  # fmt: skip

@@ -74,7 +74,9 @@ def walked():
                 yield name, value
 
 
-MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n != "Temperature"}
+PARTS = {"Temperature", "Matryoshka"}
+"""Modules that are no loss of their own: what losses share, and what goes around one (`test_matryoshka.py`)."""
+MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n not in PARTS}
 FUNCTIONS = {n: v for n, v in walked() if n in F.__all__}
 TEMPERED = [name for name, module in MODULES.items() if "temperature" in inspect.signature(module).parameters]
 PLAIN = {"AlignmentUniformity", "SimCTGLoss"}  # they have no temperature
@@ -95,7 +97,7 @@ def twin(name):
 
 
 def test_the_walk_finds_what_the_package_names():
-    assert set(MODULES) == set(losses.__all__) - {"Temperature", "functional"}
+    assert set(MODULES) == set(losses.__all__) - {*PARTS, "functional"}
     assert set(FUNCTIONS) == set(F.__all__)
     assert set(MODULES) - set(TEMPERED) == PLAIN
 
@@ -180,7 +182,7 @@ def test_every_op_says_shapes_errors_and_an_example(name):
 
 def test_every_function_has_a_module_and_every_module_a_function():
     assert set(TWINS) == set(F.__all__)
-    modules = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)} - {"Temperature"}
+    modules = {name for name in losses.__all__ if isinstance(getattr(losses, name), type)} - PARTS
     assert {type(module).__name__ for module, _ in TWINS.values()} == modules
 
 

@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"exclude_duplicates": True},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
+    "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
     "negclip": {"exclude_duplicates": True},
     "siglip": {"share_duplicates": True},
     "simctg": {},

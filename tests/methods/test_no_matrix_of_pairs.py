@@ -92,6 +92,11 @@ def test_a_step_with_embeddings(name):
     step(find(name)(Points(), **settings), batch)
 
 
+def test_a_step_at_two_widths():
+    image, text = torch.randn(2, B, 8)
+    step(find("matryoshka")(Points(), of={"name": "clip"}, dims=[4, 8]), {"image": image, "text": text})
+
+
 def test_a_step_of_an_ensemble():
     class Two(Points):
         def __init__(self):
@@ -132,5 +137,5 @@ def test_a_step_of_simctg_by_tokens():
 
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    here = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "simctg", "answering", "entailment"}
-    assert set(METHODS) == here
+    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "simctg"}
+    assert set(METHODS) == {*pairs, "answering", "entailment"}

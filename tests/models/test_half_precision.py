@@ -10,7 +10,7 @@ from models.dual_families import clip
 from nearfar.methods import CLIP
 from nearfar.models import create
 from nearfar.models.language.model import language_model
-from nearfar.models.language.text_encoder import text_encoder
+from nearfar.models.language.text_model import text_encoder
 from nearfar.training.adapters import for_trainer
 
 HALF = [torch.bfloat16, torch.float16]

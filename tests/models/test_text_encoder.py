@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import nearfar
 from nearfar.errors import UserError
 from nearfar.models.language.model import LanguageModel, language_model
-from nearfar.models.language.text_encoder import TextEncoder, text_encoder
+from nearfar.models.language.text_model import TextEncoder, text_encoder
 from nearfar.training.recipe.recipe_model import build_model
 
 TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 20}

@@ -14,7 +14,7 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.models import FusionAnswerer, FusionClassifier, create
 from nearfar.models.language.model import language_model
-from nearfar.models.language.text_encoder import text_encoder
+from nearfar.models.language.text_model import text_encoder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {"model_type": "vit", "image_size": 16, "patch_size": 8, **SMALL}

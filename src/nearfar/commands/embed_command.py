@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Unpack
 
@@ -14,6 +15,7 @@ def embed(
     *,
     out: Path = Path("embeddings.safetensors"),
     split: str | None = None,
+    dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
     **columns: Unpack[Columns],
@@ -28,6 +30,7 @@ def embed(
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the file to write.
         split: which split of the source.
+        dim: keep only the first so many numbers of each embedding, at unit length again.
         batch_size: pictures, and captions, at a time.
         max_skipped: share of unusable pictures above which this stops.
     """
@@ -38,12 +41,18 @@ def embed(
     from nearfar.embedding.embed_source import embed as embed_source
     from nearfar.errors import UserError
     from nearfar.models import load
+    from nearfar.models.shorter import doubt_of, shortened
 
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
     files.place(out)
     records = open_source(source, split=split, **of(dict(columns)))
-    embeddings = embed_source(load(model), records, batch_size=batch_size, max_skipped=max_skipped, progress=True)
+    encoder = load(model)
+    if doubt := doubt_of(encoder, dim):
+        print(doubt, file=sys.stderr)
+    embeddings = embed_source(
+        shortened(encoder, dim), records, batch_size=batch_size, max_skipped=max_skipped, progress=True
+    )
     embeddings.save(out)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{embeddings!r}", markup=False)

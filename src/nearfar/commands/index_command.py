@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -16,6 +17,7 @@ def index(
     split: str | None = None,
     keep: str | None = None,
     kind: Literal["flat", "exact", "hnsw", "ivf"] | None = None,
+    dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
     **columns: Unpack[Columns],
@@ -33,6 +35,7 @@ def index(
         keep: columns whose values stay with the items, separated by commas: --keep sku,price. Left out: as at the last
             run over this source; --keep "" keeps none any more.
         kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes).
+        dim: keep only the first so many numbers of each embedding; queries of this index are cut alike.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
     """
@@ -42,20 +45,25 @@ def index(
     from nearfar.data.sources.skipped import Skipped
     from nearfar.data.sources.source import readable
     from nearfar.models import load
+    from nearfar.models.shorter import doubt_of
     from nearfar.search.index.building import build
     from nearfar.search.querying.open_index import resolve
 
     records = open_source(source, split=split, **of(dict(columns)))
     name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped, before = Skipped(), kept_before(out, name)
+    encoder = load(model)
+    if doubt := doubt_of(encoder, dim):
+        print(doubt, file=sys.stderr)
     built = build(
-        load(model),
+        encoder,
         records,
         out,
         model=resolve(model),
         name=name,
         kind=kind,
         keep=None if keep is None else [column.strip() for column in keep.split(",") if column.strip()],
+        dim=dim,
         batch_size=batch_size,
         max_skipped=max_skipped,
         skipped=skipped,

@@ -5,6 +5,7 @@ from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
+from nearfar.losses.matryoshka import Matryoshka
 from nearfar.losses.nt_xent import NTXent
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg_loss import SimCTGLoss
@@ -16,6 +17,7 @@ __all__ = [
     "AlignmentUniformity",
     "GlobalLocalInfoNCE",
     "InfoNCE",
+    "Matryoshka",
     "NTXent",
     "SigmoidLoss",
     "SimCTGLoss",

@@ -20,6 +20,7 @@ METHODS = {
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",
+    "matryoshka": "nearfar.methods.image_text.nested_widths:Matryoshka",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simctg": "nearfar.methods.text.simctg:SimCTG",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
+    from nearfar.models.shorter import shortened
 
 _HOME = {
     "AnswerDecoder": "fusion.answer_decoder",
@@ -48,6 +49,7 @@ _HOME = {
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
     "rerank": "fusion.reranker",
+    "shortened": "shorter",
 }
 MAKERS = {
     "language_model": "nearfar.models.language:language_model",
@@ -77,6 +79,7 @@ __all__ = [
     "mask_tokens",
     "rank_answers",
     "rerank",
+    "shortened",
 ]
 
 

@@ -86,6 +86,7 @@ KEYS: dict[str, Check] = {
     "bridge": flag,
     "decoder_layers": whole(1),
     "classes": whole(2),
+    "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""
 PARTS = ("image", "text", "image_projection", "text_projection")

@@ -13,7 +13,7 @@ from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
 from nearfar.models.language.model import LanguageModel, language_model
-from nearfar.models.language.text_encoder import text_encoder
+from nearfar.models.language.text_model import text_encoder
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.starter import starter
 from nearfar.models.tokenizer_files import read_tokenizer

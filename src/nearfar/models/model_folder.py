@@ -1,9 +1,8 @@
-"""A model as a folder: `config.json`, `model.safetensors` and the tokenizer's files. Never pickle."""
+"""A model as a folder: `config.json`, `model.safetensors`, the tokenizer's files and a model card. Never pickle."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -13,17 +12,18 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.card import card
 from nearfar.models.folder_checks import REMEDY, check_config, first_line
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 MODELS = {
     "DualEncoder": "nearfar.models.dual.dual_encoder",
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",
     "FusionModel": "nearfar.models.fusion.fusion_model",
-    "TextEncoder": "nearfar.models.language.text_encoder",
+    "TextEncoder": "nearfar.models.language.text_model",
 }
 """The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and `tokenizer`."""
 
@@ -40,11 +40,10 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
         "tokenizer_sum": tokenizer_sum(model.tokenizer),
         **model.config(),
     }
-    with files.writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+    with files.filled(folder) as scratch:
         model.tokenizer.save_pretrained(scratch)
-        for file in Path(scratch).iterdir():
-            files.write(folder / file.name, file.read_bytes())
     files.write(folder / CONFIG, json.dumps(config, indent=2, default=_plain) + "\n")
+    files.write(folder / CARD, card(model))
     write_weights(folder / WEIGHTS, state)
     return folder
 

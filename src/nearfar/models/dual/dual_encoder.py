@@ -18,6 +18,8 @@ from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual import lora
 from nearfar.models.dual.projection import Kind, ProjectionHeads, projection
 from nearfar.models.folder_checks import PARTS, check_adapters
+from nearfar.models.hub import push_to_hub
+from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
@@ -39,7 +41,11 @@ class DualEncoder(nn.Module):
         embed_dim: width of the shared space.
         temperature, bias: the divisor of similarities, and the offset added after, that a checkpoint was trained
             with; None where there is none. A method starts from them and gives back what it learned.
+        matryoshka: the widths that its embeddings may be cut to, as the method `matryoshka` trained them; else empty.
     """
+
+    encode = encode
+    push_to_hub = push_to_hub
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class DualEncoder(nn.Module):
         max_length: int | None = None,
         temperature: float | None = None,
         bias: float | None = None,
+        matryoshka: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_tokenizer(with_padding(tokenizer), text)
@@ -74,6 +81,7 @@ class DualEncoder(nn.Module):
         self.embed_dim = embed_dim
         self.max_length = min(max_length or text.longest, text.longest)
         self.temperature, self.bias = temperature, bias
+        self.matryoshka = tuple(matryoshka)
         self.frozen: tuple[str, ...] = ()
         self.adapters: dict[str, dict[str, Any]] = {}
 
@@ -250,6 +258,7 @@ class DualEncoder(nn.Module):
             "bias": self.bias,
             "adapters": self.adapters,
             "frozen": list(self.frozen),
+            **({"matryoshka": list(self.matryoshka)} if self.matryoshka else {}),
         }
 
     def _note_adapters(self) -> None:
@@ -289,7 +298,7 @@ class DualEncoder(nn.Module):
         return TextTower(rebuild(text["spec"]), **text)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write `config.json`, `model.safetensors` and the tokenizer to `folder`, each file whole or not at all.
+        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
 
         `state_dict` gives the weights where the module does not hold them all (sharded training).
         """

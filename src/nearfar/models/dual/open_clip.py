@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.hub import push_to_hub
+from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ class OpenClipEncoder(nn.Module):
     """
 
     model: Any
+    encode = encode
+    push_to_hub = push_to_hub
 
     def __init__(self, model: nn.Module, *, tokenizer: Any, preprocess: Callable[[Any], Tensor]) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.models.fusion.fusion_model import FusionModel
+from nearfar.models.shorter import Shortened
 from nearfar.modes import evaluating
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def as_fusion(model: Any) -> FusionModel:
     Raises:
         UserError: it is no `FusionModel`.
     """
+    model = model.encoder if isinstance(model, Shortened) else model
     if not isinstance(model, FusionModel):
         raise UserError(
             f"re-ranking needs a fusion model, and this is a {type(model).__name__}: train one with the method albef "

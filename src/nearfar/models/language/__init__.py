@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {"LanguageModel": "model", "language_model": "model", "smollm2": "smollm"}
-_HOME |= {"TextEncoder": "text_encoder", "text_encoder": "text_encoder"}
+_HOME |= {"TextEncoder": "text_model", "text_encoder": "text_model"}
 __all__ = ["LanguageModel", "TextEncoder", "language_model", "smollm2", "text_encoder"]
 
 

@@ -10,8 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.card import card
 from nearfar.models.folder_checks import first_line
+from nearfar.models.hub import push_to_hub
+from nearfar.models.mixed_inputs import encode
+from nearfar.models.model_folder import CARD
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.towers.backbones import quiet
 from nearfar.models.towers.tokens import Tokens
@@ -33,6 +38,9 @@ class LanguageModel(nn.Module):
     `lm` is what decoding takes. As an encoder it reads texts alone: `encode_text` is the mean of the last layer's
     states.
     """
+
+    encode = encode
+    push_to_hub = push_to_hub
 
     def __init__(self, lm: Any, tokenizer: Any) -> None:
         super().__init__()
@@ -77,15 +85,18 @@ class LanguageModel(nn.Module):
             real[width - len(row) :] = 1
         return Tokens(input_ids=ids.to(self.lm.device), attention_mask=mask.to(self.lm.device))
 
-    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
         """Write a folder that transformers, `language_model` and `nearfar.load` read.
 
         `state_dict` gives the weights where the module does not hold them all (sharded training).
         """
         self.lm.config.tokenizer_sum = tokenizer_sum(self.tokenizer)
         weights = {name.removeprefix("lm."): value for name, value in (state_dict or {}).items()}
-        self.lm.save_pretrained(folder, state_dict=weights or None)
-        self.tokenizer.save_pretrained(folder)
+        with files.filled(Path(folder)) as scratch:
+            self.lm.save_pretrained(scratch, state_dict=weights or None)
+            self.tokenizer.save_pretrained(scratch)
+            files.write(scratch / CARD, card(self))
+        return Path(folder)
 
 
 def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any = None, seed: int = 0) -> LanguageModel:

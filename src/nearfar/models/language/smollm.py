@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ def smollm2() -> Path:
     package = _package()
     need("gguf", "smollm")
     files.folder(folder.parent)
-    with files.writing(folder):
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".smollm2."))
+    temporary = folder.parent / f".smollm2.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         with files.writing(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
             _dequantise(package, temporary)
-        temporary.chmod(0o755)
+            files.open_to_others(temporary)
         try:
             temporary.rename(folder)
         except OSError:

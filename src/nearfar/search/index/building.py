@@ -21,10 +21,11 @@ from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
 from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sides
 from nearfar.errors import UserError, at_least
+from nearfar.models.shorter import as_stored, shortened
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import plain_row
-from nearfar.search.index.manifest import NAME
+from nearfar.search.index.manifest import NAME, load_manifest
 from nearfar.search.index.neighbours import check_kind
 from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record, with_kept
 from nearfar.search.index.stored_index import Index
@@ -42,6 +43,7 @@ def build(
     name: str | None = None,
     kind: str | None = None,
     keep: Sequence[str] | None = None,
+    dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
     skipped: Skipped | None = None,
@@ -66,6 +68,8 @@ def build(
         keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
             with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed
             before, or none.
+        dim: keep only the first so many numbers of each embedding (see `nearfar.models.shortened`); queries are cut
+            alike. Default: as it is, or all.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
         skipped: collects what could not be used, and why.
@@ -87,6 +91,7 @@ def build(
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
     skipped = Skipped() if skipped is None else skipped
     source = checked(source, keep or [], name=name)
+    encoder = cut_alike(encoder, Path(out), dim)
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
         columns = list(dict.fromkeys(writer.manifest.kept.get(name, []) if keep is None else keep))
         source = checked(source, columns, name=name)
@@ -113,6 +118,18 @@ def build(
         writer.manifest.sources[name] = indexer.counts
         writer.commit(final=True)
     return Index(out)
+
+
+def cut_alike(encoder: Any, out: Path, dim: int | None) -> Any:
+    """The encoder, its embeddings cut to `dim` numbers, or to those that the index in `out` has.
+
+    Raises:
+        UserError: the index has another number, or the encoder fewer.
+    """
+    stored = load_manifest(out).dim if (out / NAME).exists() else None
+    if dim and stored and dim != stored:
+        raise UserError(f"the index {out} has {stored} numbers an item, not {dim}: leave dim out, or make a new index")
+    return shortened(encoder, dim) if stored is None else as_stored(encoder, stored)
 
 
 def open_writer(encoder: Any, out: Path, *, model: str | None, kind: str | None) -> IndexWriter:

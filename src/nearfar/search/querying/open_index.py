@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import UserError
+from nearfar.models.shorter import as_stored
 from nearfar.search.index.identity import check_model
 from nearfar.search.index.stored_index import Index
 
 
 def open_index(directory: Path | str, *, model: str | None = None) -> tuple[Index, Any]:
-    """The index in a directory, and its encoder.
+    """The index in a directory, and its encoder, cut to the index's width.
 
     Args:
         directory: the index.
@@ -31,6 +32,7 @@ def open_index(directory: Path | str, *, model: str | None = None) -> tuple[Inde
             f"the index {directory} was made with the model {index.model!r}, which does not load: {error}\n"
             "If it lies elsewhere now, name it with --model"
         ) from None
+    encoder = as_stored(encoder, index.manifest.dim)
     check_model(index.manifest, encoder, where=str(directory))
     return index, encoder
 

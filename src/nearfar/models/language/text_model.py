@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.models import model_folder
+from nearfar.models.hub import push_to_hub
+from nearfar.models.mixed_inputs import encode
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.sentence_folder import SentenceFolder
@@ -25,16 +27,23 @@ class TextEncoder(nn.Module):
         text: the tower.
         tokenizer, max_length: what `tokenize` makes of texts.
         embed_dim: width of the tower.
+        matryoshka: the widths that its embeddings may be cut to, as training arranged them; else empty.
     """
+
+    encode = encode
+    push_to_hub = push_to_hub
 
     NEEDED: ClassVar[tuple[str, ...]] = ("text", "max_length")
     """What its saved config must have."""
 
-    def __init__(self, text: TextTower, *, tokenizer: Any, max_length: int | None = None) -> None:
+    def __init__(
+        self, text: TextTower, *, tokenizer: Any, max_length: int | None = None, matryoshka: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         check_tokenizer(with_padding(tokenizer), text)
         self.text, self.tokenizer = text, tokenizer
         self.max_length = min(max_length or text.longest, text.longest)
+        self.matryoshka = tuple(matryoshka)
 
     @property
     def embed_dim(self) -> int:
@@ -63,7 +72,8 @@ class TextEncoder(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
-        return {"text": {"spec": self.text.spec, "pooling": self.text.pooling}, "max_length": self.max_length}
+        made = {"text": {"spec": self.text.spec, "pooling": self.text.pooling}, "max_length": self.max_length}
+        return {**made, **({"matryoshka": list(self.matryoshka)} if self.matryoshka else {})}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
@@ -73,7 +83,7 @@ class TextEncoder(nn.Module):
         return cls(TextTower(backbones.rebuild(text["spec"]), **text), tokenizer=tokenizer, **fields)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write `config.json`, `model.safetensors` and the tokenizer to `folder`, each file whole or not at all.
+        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
 
         `state_dict` gives the weights where the module does not hold them all (sharded training).
         """

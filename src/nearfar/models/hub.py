@@ -1,0 +1,64 @@
+"""`model.push_to_hub`: a model's folder on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nearfar import files
+from nearfar.errors import UserError
+from nearfar.models.folder_checks import first_line
+
+
+def push_to_hub(
+    self: Any,
+    name: str,
+    *,
+    private: bool = False,
+    card: str | Path | None = None,
+    message: str = "A model of nearfar",
+    token: str | None = None,
+) -> str:
+    """Upload what `save_pretrained` writes to the Hugging Face hub; the repository is made if need be.
+
+    Args:
+        name: `owner/model`, or `model` of the token's own user.
+        private: whether others can see it; of a new repository.
+        card: a file whose text is the model card, such as the `README.md` in the folder of a run, which has data and
+            figures; None: one without figures.
+        message: of the commit.
+        token: a token that may write; None: the one that `hf auth login` or `HF_TOKEN` gave.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: no token, one that may not write there, no such place, or no network.
+    """
+    from huggingface_hub import HfApi
+
+    if card is not None and not Path(card).is_file():
+        raise UserError(f"card={str(card)!r}: no such file")
+    with tempfile.TemporaryDirectory(prefix="nearfar-") as scratch:
+        folder = self.save_pretrained(Path(scratch) / "model")
+        if card is not None:
+            files.write(folder / "README.md", Path(card).read_text("utf-8"))
+        api = HfApi(token=token)
+        try:
+            made = api.create_repo(name, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=message)
+        except Exception as error:  # the hub's client, its network library and its checks each raise their own
+            raise UserError(f"{name} cannot be pushed: {_why(error)}") from error
+    return str(commit.commit_url)
+
+
+def _why(error: Exception) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401 or type(error).__name__ == "LocalTokenNotFoundError":
+        return "no valid token of the hub was given: `hf auth login`, set HF_TOKEN, or pass token=..."
+    if status == 403:
+        return "this token may not write there: make one with write access, or name a repository of your own"
+    if (status is None and isinstance(error, OSError)) or "connect" in type(error).__name__.lower():
+        return f"the hub cannot be reached ({first_line(error)}): check the network, or save_pretrained to a folder"
+    return first_line(error)
