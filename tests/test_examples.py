@@ -27,6 +27,15 @@ def test_infonce_learns(tmp_path, monkeypatch):
     assert 0 <= found["accuracy"] <= 1
 
 
+def test_three_views_learn_and_spread(tmp_path, monkeypatch):
+    results = run("three_views", 12, tmp_path, monkeypatch)["results"]
+    assert set(results) == {"PairwiseViews", "MVDHEL"}
+    for losses, accuracy, rank in results.values():
+        assert sum(losses[6:]) < sum(losses[:6])
+        assert 0 <= accuracy <= 1
+        assert 1 < rank <= 32
+
+
 def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):
     found = run("momentum_queue", 4, tmp_path, monkeypatch)
     assert len(found["losses"]) == 4

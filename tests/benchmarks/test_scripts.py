@@ -54,6 +54,18 @@ def test_soft_targets(tmp_path):
     assert out.with_suffix(".md").read_text() in told
 
 
+def test_multi_view(tmp_path):
+    out = tmp_path / "made" / "views.json"
+    flags = ("--views", 2, 3, "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)
+    printed = run("multi_view", *flags, cwd=tmp_path)
+    result = json.loads(out.read_text())
+    assert [(row["loss"], row["views"]) for row in result["rows"][::2]] == [
+        (loss, views) for loss in ("MV-InfoNCE", "MV-DHEL") for views in (2, 3)
+    ]
+    assert result["largest_relative_difference_float64"] < 1e-10
+    assert out.with_suffix(".md").read_text() in printed
+
+
 def test_hard_negatives(tmp_path):
     out = tmp_path / "made" / "hard.json"
     told = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)

@@ -36,6 +36,14 @@ FORMS = {
     "global to local, padded": lambda a, b: F.global_local_info_nce(
         a, torch.stack([a, b, b * torch.nan], 1), mask=LABEL[:, None] % 2 > torch.arange(3) - 1, group=LABEL - 4
     ),
+    "MV-InfoNCE": lambda a, b: F.mv_info_nce(torch.stack([a, b, b.roll(1, 1)]), temperature=0.05),
+    "MV-InfoNCE, the code's": lambda a, b: F.mv_info_nce([a, b], same_view_negatives=True, group=LABEL),
+    "MV-DHEL": lambda a, b: F.mv_dhel([a, b, a.roll(1, 1)], temperature=0.05),
+    "MV-DHEL, as printed": lambda a, b: F.mv_dhel([a, b], as_printed=True, group=LABEL),
+    "poly-view": lambda a, b: F.poly_view([a, b, b.roll(1, 1)]),
+    "poly-view, arithmetic": lambda a, b: F.poly_view([a, b, b.roll(1, 1)], average="arithmetic", group=LABEL),
+    "pairs of views": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)]),
+    "views against their mean": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)], against="mean"),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
@@ -46,7 +54,20 @@ TWINS = {
         lambda f, a, b: f(a, torch.stack([a, b], 1), mask=LABEL[:, None] > torch.arange(2), group=LABEL),
     ),
     "info_nce": (losses.InfoNCE(), lambda f, a, b: f(a, b, group=LABEL, negatives_a=b[:3], negatives_b=a[:3])),
+    "mv_dhel": (
+        losses.MVDHEL(),
+        lambda f, a, b: f([a, b], mask=(LABEL + torch.arange(2)[:, None]) % 4 > 0, group=LABEL),
+    ),
+    "mv_info_nce": (
+        losses.MVInfoNCE(),
+        lambda f, a, b: f([a, b], mask=(LABEL + torch.arange(2)[:, None]) % 4 > 0, group=LABEL),
+    ),
     "nt_xent": (losses.NTXent(), lambda f, a, b: f(a, b)),
+    "pairwise_views": (losses.PairwiseViews(), lambda f, a, b: f([a, b, b.roll(1, 1)])),
+    "poly_view": (
+        losses.PolyView(),
+        lambda f, a, b: f([a, b, b.roll(1, 1)], mask=(LABEL + torch.arange(3)[:, None]) % 4 > 0, group=LABEL),
+    ),
     "sigmoid_loss": (losses.SigmoidLoss(), lambda f, a, b: f(a, b, group=LABEL)),
     "simctg_loss": (losses.SimCTGLoss(), lambda f, a, b: f(torch.stack([a, b]), LABEL.expand(2, -1))),
     "soft_target_info_nce": (
@@ -79,8 +100,12 @@ PARTS = {"Temperature", "Matryoshka"}
 MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n not in PARTS}
 FUNCTIONS = {n: v for n, v in walked() if n in F.__all__}
 TEMPERED = [name for name, module in MODULES.items() if "temperature" in inspect.signature(module).parameters]
-PLAIN = {"AlignmentUniformity", "SimCTGLoss"}  # they have no temperature
+PLAIN = {"AlignmentUniformity", "PairwiseViews", "SimCTGLoss"}  # they have no temperature
+VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
+    "MVDHEL": VIEWED,
+    "MVInfoNCE": VIEWED,
+    "PolyView": VIEWED,
     "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
     "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
@@ -145,6 +170,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     }
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)
+    if "views" in inspect.signature(FUNCTIONS[name]).parameters:
+        good |= {"views": torch.stack(vectors())[:, :6], "mask": torch.ones(2, 6)}
     takes = {p: good[p] for p in inspect.signature(FUNCTIONS[name]).parameters if p in good}
     assert FUNCTIONS[name](**takes).ndim == 0
     for argument in takes:

@@ -6,7 +6,9 @@ from nearfar.losses.alignment_uniformity import AlignmentUniformity
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.matryoshka import Matryoshka
+from nearfar.losses.multi_view import MVDHEL, MVInfoNCE
 from nearfar.losses.nt_xent import NTXent
+from nearfar.losses.poly_view import PairwiseViews, PolyView
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg_loss import SimCTGLoss
 from nearfar.losses.soft_target import SoftTargetInfoNCE
@@ -14,11 +16,15 @@ from nearfar.losses.supcon import SupCon
 from nearfar.losses.temperature import Temperature
 
 __all__ = [
+    "MVDHEL",
     "AlignmentUniformity",
     "GlobalLocalInfoNCE",
     "InfoNCE",
+    "MVInfoNCE",
     "Matryoshka",
     "NTXent",
+    "PairwiseViews",
+    "PolyView",
     "SigmoidLoss",
     "SimCTGLoss",
     "SoftTargetInfoNCE",

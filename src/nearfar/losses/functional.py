@@ -3,7 +3,9 @@
 from nearfar.losses.alignment_uniformity import alignment, uniformity
 from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
+from nearfar.losses.multi_view import mv_dhel, mv_info_nce
 from nearfar.losses.nt_xent import nt_xent
+from nearfar.losses.poly_view import pairwise_views, poly_view
 from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.simctg_loss import simctg_loss
 from nearfar.losses.soft_target import soft_target_info_nce
@@ -13,7 +15,11 @@ __all__ = [
     "alignment",
     "global_local_info_nce",
     "info_nce",
+    "mv_dhel",
+    "mv_info_nce",
     "nt_xent",
+    "pairwise_views",
+    "poly_view",
     "sigmoid_loss",
     "simctg_loss",
     "soft_target_info_nce",

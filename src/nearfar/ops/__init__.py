@@ -1,9 +1,9 @@
 """The ground floor: contrastive sums over all pairs, exact, differentiable, in memory linear in the batch.
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
-`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop;
-`sample_hard_negatives` draws keys by the same logits. None of them normalises its vectors, and none ever holds the
-matrix of all pairs, but for `backend="dense"`.
+`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop; `view_partition` is
+for any number of views; `sample_hard_negatives` draws keys by the same logits. None of them normalises its vectors, and
+none ever holds the matrix of all pairs, but for `backend="dense"`.
 """
 
 from nearfar.ops.fused_info_nce import info_nce
@@ -14,6 +14,7 @@ from nearfar.ops.hard_negatives import sample_hard_negatives
 from nearfar.ops.log_partition import log_partition
 from nearfar.ops.sinkhorn import sinkhorn
 from nearfar.ops.softplus import pairwise_softplus
+from nearfar.ops.view_partition import view_partition
 
 __all__ = [
     "info_nce",
@@ -24,4 +25,5 @@ __all__ = [
     "sigmoid",
     "sinkhorn",
     "soft_target",
+    "view_partition",
 ]
