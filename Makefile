@@ -60,10 +60,10 @@ COMPARE = .venv-compare/bin
 .venv-compare/.ok: pyproject.toml constraints-compare.txt
 	$(PYTHON) -m venv .venv-compare
 	$(COMPARE)/$(PIP) -c constraints-compare.txt torch
-	$(COMPARE)/$(PIP) -c constraints-compare.txt --no-deps torchvision lightly
+	$(COMPARE)/$(PIP) -c constraints-compare.txt --no-deps torchvision lightly clip-benchmark
 	$(COMPARE)/$(PIP) -c constraints-compare.txt \
 		timm open_clip_torch pytorch-metric-learning sentence-transformers lightly_utils hydra-core aiohttp lightning \
-		peft pytest pytest-timeout
+		peft mteb pytest pytest-timeout
 	$(COMPARE)/$(PIP) -c constraints-compare.txt -e .
 	touch $@
 

@@ -38,6 +38,7 @@ ALLOWED = {
     "evaluation": {"ops", "data", "losses", "embedding", "prompting", "classifiers"},
     "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers"},
     "training": {"ops", "losses", "models", "data", "methods", "embedding", "evaluation"},
+    "export": {"data", "models"},
     "adaptation": {"data", "embedding", "evaluation", "models", "search"},
     "reproductions": None,  # these know all
     "commands": None,

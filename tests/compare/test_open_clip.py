@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from nearfar.errors import UserError
 from nearfar.models import load
 from nearfar.models.towers.pixels import CLIP, Pixels
 
@@ -105,3 +107,65 @@ def test_saved_weights_open_in_open_clip(model, encoder, tmp_path):
     open_clip.load_checkpoint(again, str(tmp_path / "open_clip_model.safetensors"))
     pixels = encoder.preprocess(pictures())
     assert torch.equal(again.encode_image(pixels), model.encode_image(pixels))
+
+
+TINY = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": WORDS}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A model of open_clip as a folder in its own layout, and its name as one of open_clip's."""
+    torch.manual_seed(1)
+    (tmp_path / "tiny-of-tests.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "tiny-of-tests.json")
+    model, _, transform = open_clip.create_model_and_transforms("tiny-of-tests")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder, model.eval(), transform
+
+
+def same(encoder, model, transform):
+    tokens = open_clip.get_tokenizer("tiny-of-tests")(TEXTS)
+    with torch.no_grad():
+        assert torch.equal(encoder.encode_text(encoder.tokenize(TEXTS)), model.encode_text(tokens))
+        pixels = torch.stack([transform(picture) for picture in pictures()])
+        assert torch.equal(encoder.encode_image(encoder.preprocess(pictures())), model.encode_image(pixels))
+    assert not encoder.training
+
+
+def test_a_word_names_a_model_and_its_file_or_its_folder(checkpoint, tmp_path):
+    folder, model, transform = checkpoint
+    for word in (
+        f"open_clip:tiny-of-tests:{folder / 'open_clip_pytorch_model.bin'}",
+        f"open_clip:{folder}",
+        str(folder),
+    ):
+        same(load(word), model, transform)
+    saved = load(f"open_clip:tiny-of-tests:{folder / 'open_clip_pytorch_model.bin'}").save_pretrained(
+        tmp_path / "saved"
+    )
+    same(load(saved), model, transform)
+    assert (saved / "README.md").is_file()
+
+
+def test_words_that_name_nothing_are_sentences(checkpoint, tmp_path):
+    folder = checkpoint[0]
+    for word, message in [
+        ("open_clip:ViT-B-23:openai", r"no open_clip model 'ViT-B-23'. Did you mean 'ViT-B-32'\?"),
+        ("open_clip:ViT-B-32:opneai", r"no weights of open_clip's ViT-B-32 'opneai'. Did you mean 'openai'\?"),
+        ("open_clip:ViT-B-32", "names no weights: open_clip:ViT-B-32:TAG with one of openai, "),
+        (f"open_clip:{tmp_path}", "holds no open_clip_config.json: name the model and the file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load(word)
+    (folder / "open_clip_pytorch_model.bin").rename(folder / "weights.pt")  # which open_clip would not read
+    with pytest.raises(UserError, match="holds no weights"):
+        load(f"open_clip:{folder}")
+
+
+def test_any_model_of_open_clip_encodes_mixed_lists(encoder):
+    both = encoder.encode([TEXTS[0], pictures()[0]], normalize_embeddings=True)
+    image, text = encoder(encoder.preprocess(pictures()[:1]), encoder.tokenize(TEXTS[:1]))
+    np.testing.assert_allclose(both, torch.cat([text, image]).detach().numpy(), atol=1e-6)

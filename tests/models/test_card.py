@@ -58,3 +58,21 @@ def test_where_a_checkpoint_lay_stays_at_home(bert, tokenizer, tmp_path):
 def test_widths(model, widths, said):
     model.matryoshka = widths
     assert f"| embeddings | {said}" in card(model)
+
+
+def test_a_training_writes_its_data_and_figures(model, tmp_path):
+    from PIL import Image
+
+    import nearfar
+    from nearfar.data import Records
+    from nearfar.methods import CLIP
+
+    records = [
+        {"image": Image.new("RGB", (32, 32), c), "text": t} for c, t in (("red", "a red fox"), ("blue", "blue cat"))
+    ]
+    source = Records(records, name="two squares")
+    nearfar.train(CLIP(model), source, validation=source, steps=1, batch_size=2, out=tmp_path / "run")
+    page = (tmp_path / "run" / "model" / "README.md").read_text("utf-8")
+    assert "Trained by the method CLIP on 2 records of two squares: 1 steps," in page
+    assert "Measured on the validation data (two squares): 2 images, 2 different captions:" in page
+    assert re.search(r"\| retrieval: text to image R@1, % \| [\d.]+ \([\d.]+ to [\d.]+\) \| 50.0 \| 2 \|", page)

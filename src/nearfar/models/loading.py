@@ -33,7 +33,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
             with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of a
             language model, or of another transformers model that reads texts; a folder or hub name of a sentence
-            encoder; an open_clip model; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
+            encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and
+            `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
             trained on the embedded world) or of what comes in packages
             (`"minilm"`, `"smollm2"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
@@ -100,6 +101,10 @@ def _of_peft(model: Any) -> Any:
 
 def _named(name: str | Path, tokenizer: Any) -> Any:
     folder = Path(name)
+    if str(name).startswith("open_clip:") or (folder / "open_clip_config.json").is_file():
+        from nearfar.models.dual.open_clip_names import from_open_clip
+
+        return from_open_clip(str(name))
     if (folder / "model" / checkpoint.CONFIG).is_file():
         folder = folder / "model"  # a run's folder
     if folder.is_dir() and not (folder / "modules.json").is_file():

@@ -163,6 +163,22 @@ def label(metric_name: str, metric: Metric) -> str:
     return metric_name.replace("_", " ") + (", %" if metric.unit == "%" else "")
 
 
+def as_markdown(results: Iterable[Result]) -> str:
+    """All figures as one Markdown table, for a model's card.
+
+    >>> print(as_markdown([Result("retrieval", {"text_to_image_R@1": Metric(0.25, 0.2, 0.3, 0.01, 100, "%")})]))
+    | figure | value (95 % interval) | chance | n |
+    |---|--:|--:|--:|
+    | retrieval: text to image R@1, % | 25.0 (20.0 to 30.0) | 1.0 | 100 |
+    """
+    rows = [
+        f"| {result.name}: {label(name, metric)} | {metric} | {metric.show(metric.chance)} | {metric.n:,} |"
+        for result in results
+        for name, metric in result.metrics.items()
+    ]
+    return "\n".join(["| figure | value (95 % interval) | chance | n |", "|---|--:|--:|--:|", *rows])
+
+
 def _table(result: Result) -> Table:
     from rich.table import Table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,16 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.models.card import card
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers.tokens import Tokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+CONFIG = "open_clip_config.json"
 
 
 class OpenClipEncoder(nn.Module):
@@ -27,6 +32,10 @@ class OpenClipEncoder(nn.Module):
         model: what `open_clip.create_model_and_transforms` returned first.
         tokenizer: what `open_clip.get_tokenizer` returned.
         preprocess: what `open_clip.create_model_and_transforms` returned last.
+
+    Attributes:
+        settings: open_clip's own of a model that came by its name (`nearfar.load("open_clip:NAME:PRETRAINED")`), else
+            None: it is saved with the weights.
     """
 
     model: Any
@@ -44,6 +53,7 @@ class OpenClipEncoder(nn.Module):
         self.model = model
         self.tokenizer = _Tokenizer(tokenizer)
         self.transform = preprocess
+        self.settings: dict[str, Any] | None = None
         visual: Any = model.visual
         size = visual.image_size
         self.image_size = int(size[0] if isinstance(size, (list, tuple)) else size)
@@ -95,12 +105,18 @@ class OpenClipEncoder(nn.Module):
         return self.encode_image(pixels, normalize=True), self.encode_text(tokens, normalize=True)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write the weights to `open_clip_model.safetensors`, which open_clip opens with `pretrained=FILE`."""
+        """Write the weights to `open_clip_model.safetensors`, which open_clip opens with `pretrained=FILE`; of a model
+        that came by a name of open_clip also `open_clip_config.json`, so that `nearfar.load` and open_clip
+        (`local-dir:FOLDER`) open the folder."""
         from nearfar.models.model_folder import write_weights
 
         prefix = "model."
         state = {name.removeprefix(prefix): value for name, value in (state_dict or self.state_dict()).items()}
         folder = files.folder(folder)
+        if self.settings is not None:
+            made = {"model_cfg": self.settings, "preprocess_cfg": getattr(self.model.visual, "preprocess_cfg", {})}
+            files.write(folder / CONFIG, json.dumps(made, indent=2) + "\n")
+        files.write(folder / "README.md", card(self))
         write_weights(folder / "open_clip_model.safetensors", state)
         return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -63,6 +64,7 @@ def save_report(
     try:
         if data := measured.get("embeddings"):
             run.measured_on = whose(data, measured["about"])
+            save_card(run, model, measured["results"], trained_on=training, measured_on=run.measured_on)
             if measured["about"] == TRAINING:
                 options["title"] = f"{options.get('title') or run.out.resolve().name}, on its own training pairs"
                 run.remarks.append(
@@ -88,6 +90,32 @@ def named(data: Any) -> str | None:
     if source is None:
         return None
     return source.name if isinstance(source, Stream) else f"{len(source):,} records of {source.name}"
+
+
+def save_card(run: Run, model: Any, results: Mapping[str, Any], *, trained_on: Any, measured_on: str) -> None:
+    """Write the card of the saved model anew, with its data and figures.
+
+    Args:
+        run: the finished run.
+        model: its whole model.
+        results: what was measured, by protocol.
+        trained_on: the training data, a source or its loader.
+        measured_on: what to call the data of the results.
+    """
+    from nearfar.evaluation.measures.result import as_markdown
+    from nearfar.models.card import card
+
+    if not (run.out and results and (run.out / "model" / "README.md").is_file()):
+        return
+    name = named(trained_on)
+    data = "" if name is None else f" on {name}"
+    about = (
+        f"Trained by the method {type(run.method).__name__}{data}: {run.step:,} steps, {run.seconds / 60:.1f} minutes."
+    )
+    figures = f"Measured on {measured_on}:\n\n{as_markdown(results.values())}"
+    files.write(
+        run.out / "model" / "README.md", card(model, title=f"A model of {run.out.name}", about=about, figures=figures)
+    )
 
 
 def save_skipped(run: Run) -> None:

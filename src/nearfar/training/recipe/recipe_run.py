@@ -99,6 +99,7 @@ class AssembledRun:
         run.remarks = list(at_chance(run.results))
         data = settings.data or self.held_out.name
         save_results(run.results, out / "results.json", model=str(out / "model"), data=data, about=run.measured_on)
+        finish.save_card(run, model, run.results, trained_on=self.source, measured_on=run.measured_on)
         if config.report:
             write_report(
                 out,

@@ -1,0 +1,48 @@
+"""`nearfar export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def export(
+    model: str,
+    *,
+    out: Path = Path("exported"),
+    onnx: bool = False,
+    sentence_transformers: bool = False,
+) -> None:
+    """Write a model for others: as ONNX files that run without torch, or as a folder for sentence-transformers.
+
+    ONNX: both towers, with free batch and text length, compared with the model through onnxruntime before they are
+    kept; tokenizer and constants of pictures beside them; examples/embed_onnx.py reads the folder.
+
+    Args:
+        model: a folder that nearfar or transformers saved, or a model's name.
+        out: the folder to write; what is there is replaced.
+        onnx: write ONNX files.
+        sentence_transformers: write a folder that sentence-transformers and transformers' AutoModel open.
+    """
+    from nearfar.errors import UserError
+
+    if onnx == sentence_transformers:
+        raise UserError("say what to write: --onnx, or --sentence-transformers")
+    if (
+        out.is_dir()
+        and any(out.iterdir())
+        and not any((out / name).is_file() for name in ("text.onnx", "modules.json"))
+    ):
+        raise UserError(f"--out {out}: this folder holds other things, and would be replaced: name another")
+    from nearfar.models import load
+
+    loaded, name = load(model), Path(model).resolve().name if Path(model).exists() else model
+    if onnx:
+        from nearfar.export.onnx_towers import OPSET, export_onnx
+
+        print(*export_onnx(loaded, out, name=name), sep="\n")
+        print(f"{out}: opset {OPSET}, batch and text length are free")
+    else:
+        from nearfar.export.sentence_encoder import export_sentence_encoder
+
+        print(export_sentence_encoder(loaded, out, name=name))
+        print(f'{out}: SentenceTransformer("{out}"), or transformers.AutoModel.from_pretrained("{out}")')

@@ -1,0 +1,1 @@
+"""A model of nearfar as other libraries' benchmarks take it."""

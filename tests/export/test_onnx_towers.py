@@ -1,0 +1,118 @@
+"""A model as ONNX: what is kept gives the model's own embeddings, without torch; what differs is refused and gone."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nearfar.cli import main
+from nearfar.data import train_tokenizer
+from nearfar.errors import UserError
+from nearfar.export import onnx_towers
+from nearfar.models import create
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_onnx.py"
+TEXTS = ["a red fox", "ship", "the blue cat on the mat, and a dog", "dog runs"]
+VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+BERT = {"model_type": "bert", "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS * 9, 300)
+    bert = {**BERT, "max_position_embeddings": 40}
+    return create(image=VIT, text=bert, image_size=32, tokenizer=tokenizer, embed_dim=16, temperature=0.05).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """Exported by the command, from a saved model."""
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    saved = model.save_pretrained(out.parent / "mine")
+    main(["export", str(saved), "--onnx", "--out", str(out)])
+    return out
+
+
+def pictures():
+    noise = np.random.default_rng(0)
+    shapes = [(40, 60, 3), (33, 33, 3), (90, 32, 3), (50, 41, 4)]
+    return [Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
+
+
+def test_the_folder_holds_all_that_is_needed(folder):
+    assert {path.name for path in folder.iterdir()} == {
+        *("image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "README.md")
+    }
+    constants = json.loads((folder / "preprocess.json").read_text("utf-8"))
+    assert constants["opset"] == onnx_towers.OPSET == 18
+    assert (constants["embed_dim"], constants["pixels"]["size"], constants["text"]["max_length"]) == (16, 32, 40)
+    assert constants["temperature"] == pytest.approx(0.05)
+    card = (folder / "README.md").read_text("utf-8")
+    assert "image tower: 3 probes, greatest difference" in card
+    assert "text tower: 14 probes, greatest difference" in card
+
+
+def test_the_example_gives_the_models_embeddings(folder, model):
+    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](folder)
+    for texts in (TEXTS, TEXTS[:1], [TEXTS[0] * 30]):
+        np.testing.assert_allclose(embedder.texts(texts), model.encode(texts, normalize_embeddings=True), atol=1e-5)
+    own = model.encode(pictures(), normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.pictures(pictures()), own, atol=1e-5)
+    np.testing.assert_allclose(embedder.pictures(pictures()[3:]), own[3:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fit": "pad"}, {"fit": "squash", "resize": 40}, {"resize": 50, "resample": "bilinear"}]
+)
+def test_the_example_prepares_pictures_as_the_model(folder, settings):
+    from dataclasses import asdict
+
+    from nearfar.models.towers.pixels import Pixels
+
+    pixels = Pixels(32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), **settings)
+    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](folder)
+    embedder.constants["pixels"] = {**asdict(pixels), "resize": pixels.resize or pixels.size}
+    ours = np.stack([embedder.pixels(picture) for picture in pictures()])
+    np.testing.assert_allclose(ours, pixels(pictures()).numpy(), atol=1e-5)
+
+
+def test_the_example_runs_without_torch(folder, tmp_path):
+    assert len(EXAMPLE.read_text("utf-8").splitlines()) <= 90
+    pictures()[0].save(tmp_path / "a.png")
+    code = (
+        "import runpy, sys\n"
+        "for name in ('torch', 'nearfar', 'transformers'): sys.modules[name] = None\n"
+        f"sys.argv[0] = {str(EXAMPLE)!r}\n"
+        f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')\n"
+    )
+    child = [sys.executable, "-c", code, str(folder), "a red fox", str(tmp_path / "a.png"), "ship"]
+    out = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    assert [line for line in out if not line.startswith(" ")] == ["a red fox", "ship"]
+
+
+def test_a_difference_is_refused_and_nothing_is_kept(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_towers, "CLOSE", -1.0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "text.onnx").write_text("before")
+    with pytest.raises(
+        UserError, match=r"image tower gives other embeddings through onnxruntime than in torch .by up to"
+    ):
+        onnx_towers.export_onnx(model, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "text.onnx").read_text() == "before"
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    for words in ([], ["--onnx", "--sentence-transformers"]):
+        with pytest.raises(SystemExit, match="say what to write: --onnx, or --sentence-transformers"):
+            main(["export", "towers", *words, "--out", str(tmp_path / "out")])
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="this folder holds other things, and would be replaced"):
+        main(["export", "towers", "--onnx", "--out", str(tmp_path)])

@@ -1,0 +1,164 @@
+"""Exported folders open in sentence-transformers and by AutoModel, and give the same embeddings; or are refused."""
+
+import numpy as np
+import pytest
+import torch
+
+import nearfar
+from nearfar.cli import main
+from nearfar.data import train_tokenizer
+from nearfar.errors import UserError
+from nearfar.export.sentence_encoder import export_sentence_encoder
+from nearfar.models import create
+from nearfar.models.language import language_model, text_encoder
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+TEXTS = ["a red fox", "ship", "the blue cat on the mat, and a dog", "dog runs", "a red fox " * 40]
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS * 9, 300)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def dual(tokenizer, **settings):
+    made = create(**{"image": VIT, "text": BERT, "image_size": 32, "embed_dim": 16, **settings}, tokenizer=tokenizer)
+    return made.eval()
+
+
+def opened(folder):
+    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+
+def same(folder, model):
+    theirs = opened(folder).encode(TEXTS, show_progress_bar=False)
+    np.testing.assert_allclose(theirs, model.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "eos"])
+def test_texts_alone(pooling, tokenizer, tmp_path):
+    model = text_encoder(BERT, tokenizer=tokenizer, pooling=pooling, max_length=24).eval()
+    assert export_sentence_encoder(model, tmp_path / "out") == "it embeds texts"
+    same(tmp_path / "out", model)
+    again = nearfar.load(tmp_path / "out")
+    assert (again.text.pooling, again.max_length) == (pooling, 24)
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
+def test_texts_that_are_read_from_left_to_right(tokenizer, tmp_path):
+    model = text_encoder(LLAMA, tokenizer=tokenizer).eval()
+    export_sentence_encoder(model, tmp_path / "out")
+    same(tmp_path / "out", model)
+
+
+def test_a_language_model(tokenizer, tmp_path):
+    model = language_model("tiny", tokenizer=tokenizer).eval()
+    export_sentence_encoder(model, tmp_path / "out")
+    same(tmp_path / "out", model)
+
+
+@pytest.mark.parametrize("projection", ["linear", "linear-no-bias", "mlp", "none"])
+def test_the_text_side_of_a_dual_encoder(projection, tokenizer, tmp_path):
+    wide = {"embed_dim": 32} if projection == "none" else {"projection_dropout": 0.1}
+    model = dual(tokenizer, projection=projection, **wide)
+    said = export_sentence_encoder(model, tmp_path / "out")
+    assert said == "it embeds texts alone; for pictures use model.encode, or nearfar export --onnx"
+    same(tmp_path / "out", model)
+    assert said in (tmp_path / "out" / "README.md").read_text("utf-8")
+
+
+def test_adapters_are_folded_in_and_stay_on_the_model(tokenizer, tmp_path):
+    model = dual(tokenizer).add_lora("text", rank=2)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_()
+    export_sentence_encoder(model.eval(), tmp_path / "out")
+    same(tmp_path / "out", model)
+    assert model.adapters
+
+
+def test_automodel_opens_the_transformer(tokenizer, tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    model = dual(tokenizer, text_pooling="mean")
+    main(
+        [
+            "export",
+            str(model.save_pretrained(tmp_path / "mine")),
+            "--sentence-transformers",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    plain, tokens = AutoModel.from_pretrained(tmp_path / "out").eval(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    batch = tokens(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        states = plain(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        summary = (states * mask).sum(1) / mask.sum(1)
+        torch.testing.assert_close(summary, model.text_summary(model.tokenize(TEXTS)), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def end_is_last():
+    """A tokenizer whose end has the largest id, as CLIP's own has: there CLIP looks for the end of a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", *sorted({word for text in TEXTS for word in text.split()}), "[SEP]"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", len(words) - 1)]
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+
+
+def clip(tokenizer):
+    from transformers import CLIPConfig, CLIPModel
+
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    text, vision = {**size, **ids, "max_position_embeddings": 24}, {**size, "image_size": 32, "patch_size": 16}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+
+
+def test_the_text_side_of_a_clip_is_its_last_token(end_is_last, tmp_path):
+    model = nearfar.load(clip(end_is_last), tokenizer=end_is_last)
+    assert model.text.pooling == "tower"
+    export_sentence_encoder(model, tmp_path / "out")
+    same(tmp_path / "out", model)
+
+
+def test_what_cannot_be_expressed_is_refused_and_nothing_is_kept(tokenizer, tmp_path):
+    siglip = {"model_type": "siglip_text_model", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    kernel = dual(tokenizer, text_projection={"kernel": 5})
+    for model, why in [
+        (kernel, "its text head is a KernelMap, as nearfar.adapt makes it, which sentence-transformers has not"),
+        (text_encoder(siglip, tokenizer=tokenizer), "reads its padding, which sentence-transformers leaves out"),
+    ]:
+        with pytest.raises(UserError, match=f"{why}: use model.encode, or nearfar export --onnx"):
+            export_sentence_encoder(model, tmp_path / "out")
+        assert not list(tmp_path.iterdir())
