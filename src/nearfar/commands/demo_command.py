@@ -21,8 +21,8 @@ Then the model meets concepts that it has seen in no style, and one style that i
 At the end it is adapted to a small folder of pictures and captions, as you may have one.
 Everything is written to {out}."""
 
-FOLDER = """That was the world. Now a folder as you may have one: {folder}, {count} pieces of clip art that took
-no part in it, each with its captions in a text file of the same name.
+FOLDER = """That was the world. Now a folder as you may have one: {folder}, {count} pieces of clip art
+that took no part in it, each with its captions in a text file of the same name.
 
 [bold]$ nearfar adapt {folder} --model {out}/model --out {out}/adapted[/bold]"""
 
@@ -31,9 +31,9 @@ PAIRS = 150
 
 TRY = """[bold]Next, try[/bold]
   nearfar search "a tropical drink" --index {out}/index
-  nearfar serve --index {out}/adapted/index            [dim]a page in the browser, over the small folder[/dim]
+  nearfar serve --index {out}/adapted/index       [dim]a page in the browser, of the small folder[/dim]
   nearfar evaluate {out}/model --on world/clipart --split test --protocols retrieval
-  nearfar adapt photos/                                [dim]the same with a folder, or a table, of your own[/dim]
+  nearfar adapt photos/                                [dim]the same with a folder of your own[/dim]
   nearfar train demo epochs=30 --out runs/mine         [dim]the demo's training with a setting changed[/dim]
   nearfar recipes copy demo mine.yaml                  [dim]then change what you like[/dim]"""
 
