@@ -42,6 +42,28 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("kind", MODELS)
+def test_the_map_is_timms_grid_and_its_pooling_goes_over_each_cell(kind):
+    name, size, _, patches = MODELS[kind]
+    tower, _ = image_tower(f"timm:{name}", image_size=size, pretrained=False)
+    tower.eval()
+    pixels, side = torch.randn(2, 3, size, size), int(patches**0.5)
+    with torch.no_grad():
+        cells, tokens, summaries = tower.encode_image_map(pixels), tower(pixels), tower.summary_map(pixels)
+        norm = getattr(tower.backbone, "fc_norm", torch.nn.Identity())
+        norm = tower.backbone.head.norm if kind == "convnext" else norm
+        mean, expected = cells.mean((2, 3)), cells
+        if kind == "convnext":
+            mean, expected = norm(mean[:, :, None, None])[:, :, 0, 0], norm(cells)
+        elif kind == "no class token":
+            mean, expected = norm(mean), norm(cells.movedim(1, -1)).movedim(-1, 1)
+    assert cells.shape == (2, tower.width, side, side)
+    assert torch.equal(cells[:, :, 0, side - 1], tokens[:, side])
+    if not tower.prefix:
+        torch.testing.assert_close(mean, tokens[:, 0])
+    torch.testing.assert_close(summaries, expected)
+
+
+@pytest.mark.parametrize("kind", MODELS)
 def test_summary_is_timms_own_and_the_rest_are_patches(kind):
     name, size, prefix, patches = MODELS[kind]
     tower, prepare = image_tower(f"timm:{name}", image_size=size, pretrained=False)

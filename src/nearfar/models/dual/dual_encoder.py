@@ -149,6 +149,33 @@ class DualEncoder(nn.Module):
         embedding = project(self.image_summary(pixels))
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
+    def encode_image_map(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:
+        """Embeddings `[B, embed_dim, H, W]` of the cells of pixels `[B, 3, S, S]` float32, in the weights' dtype: cell
+        (i, j) of the image tower's grid, H rows by W columns, without class and register tokens. Of unit length along
+        dimension 1 with `normalize=True`; `head` as in `encode_image`.
+
+        A cell's embedding is the image projection of what the tower's pooling makes of that cell alone: of the cell as
+        it is with pooling `"cls"` and `"mean"`, after the tower's own norm or attention with `"tower"` (MaskCLIP,
+        arXiv 2112.01071). Where pooling is `"mean"` and the projection one linear layer, the mean over cells is
+        `encode_image`. Training compares whole pictures with texts, not cells: measure how well cells match texts.
+
+        Raises:
+            UserError: pixels of another shape than the image tower takes; a tower without a grid; a pooling that takes
+                the whole grid at once.
+
+        >>> from nearfar.data import train_tokenizer
+        >>> from nearfar.models import create
+        >>> model = create("tiny", tokenizer=train_tokenizer(["a red fox"], 300)).eval()
+        >>> cells = model.encode_image_map(torch.rand(2, 3, 64, 64), normalize=True)
+        >>> text = model.encode_text(model.tokenize(["a red fox"]), normalize=True)
+        >>> cells.shape, torch.einsum("bdhw,td->bthw", cells, text).shape
+        (torch.Size([2, 128, 2, 2]), torch.Size([2, 1, 2, 2]))
+        """
+        _check_pixels(pixels, self.image)
+        project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
+        cells = project(self.image.summary_map(pixels.to(self.device)).movedim(1, -1)).movedim(-1, 1)
+        return F.normalize(cells, dim=1) if normalize else cells
+
     def encode_text(self, tokens: Mapping[str, Tensor] | Tensor, normalize: bool = False) -> Tensor:
         """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]` int64, or of the text tower's summaries `[B, W]`; of
         unit length with `normalize=True`."""

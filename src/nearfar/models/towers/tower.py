@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
-from nearfar.models.towers import efficientnet_lite, naflex
+from nearfar.models.towers import efficientnet_lite, image_map, naflex
 from nearfar.models.towers.rotary import frequencies_kept
 from nearfar.modes import evaluating
 
@@ -73,7 +73,8 @@ class ImageTower(Tower):
         return _image_pooling(self.backbone, self.prefix)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pooled, tokens = self._features(pixels.to(next(self.parameters()).dtype))
+        pooled, features = self._features(pixels)
+        tokens = _sequence(features)
         patches = tokens[:, self.prefix :]
         if self.pooling == "cls":
             summary = tokens[:, 0]
@@ -89,6 +90,32 @@ class ImageTower(Tower):
                 f"{patches.shape[-1]}: choose pooling 'mean'"
             )
         return torch.cat([summary[:, None], patches], dim=1)
+
+    def encode_image_map(self, pixels: Tensor) -> Tensor:
+        """The grid `[B, C, H, W]` of pixels `[B, 3, S, S]` float32: the patches without class and register tokens, or
+        the map before pooling, in the weights' dtype. Cell (i, j) stands at the i-th of H rows and the j-th of W
+        columns of the picture. The mean over cells is the summary where `pooling` is `"mean"`. A backbone that takes
+        oblong pictures gives oblong maps.
+
+        Raises:
+            UserError: a backbone whose tokens are no grid, or packed pictures of several shapes.
+        """
+        _, features = self._features(pixels)
+        return image_map.as_map(self.backbone, features, self.prefix, pixels)
+
+    def summary_map(self, pixels: Tensor) -> Tensor:
+        """`[B, C, H, W]`: of each cell of `encode_image_map` what the tower's pooling makes of it alone, as if all
+        cells were equal to it. With `"cls"` and `"mean"` that is the cell itself; with `"tower"` the backbone's own
+        norm or attention of it.
+
+        Raises:
+            UserError: as `encode_image_map`, and a pooling that takes the whole grid at once.
+        """
+        pooled, features = self._features(pixels)
+        grid = image_map.as_map(self.backbone, features, self.prefix, pixels)
+        if self.pooling != "tower":
+            return grid
+        return image_map.summaries(self.backbone, pooled, features, self.prefix, grid)
 
     def resize(self, image_size: int) -> None:
         """Take pictures of `image_size` from here on. Position embeddings are interpolated, bicubically: a timm
@@ -137,20 +164,22 @@ class ImageTower(Tower):
         return tower.eval()
 
     def _features(self, pixels: Tensor) -> tuple[Tensor | None, Tensor]:
-        """The backbone's own pooled output `[B, W]`, if any, and all its tokens `[B, prefix + P, W]`."""
+        """The backbone's own pooled output `[B, C]`, if any, and its map `[B, C, H, W]` or all its tokens
+        `[B, prefix + P, C]`."""
+        pixels = pixels.to(next(self.parameters()).dtype)
         library = self.spec["library"]
         if library == "timm":
             features = self.backbone.forward_features(pixels)
             pooled = self.backbone.forward_head(features, pre_logits=True) if self.pooling == "tower" else None
             last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC" and features.ndim == 4
-            return pooled, features.flatten(1, 2) if last else _sequence(features)
+            return pooled, features.movedim(-1, 1) if last else features
         if library == "efficientnet_lite_pytorch":
-            return None, _sequence(efficientnet_lite.maps(self.backbone, pixels, self.spec.get("taps", ())))
+            return None, efficientnet_lite.maps(self.backbone, pixels, self.spec.get("taps", ()))
         if self.patch_size is not None:
             output = self.backbone(**naflex.inputs(pixels, self.patch_size))
         else:
             output = self.backbone(pixel_values=pixels, **self._extra)
-        return getattr(output, "pooler_output", None), _sequence(output.last_hidden_state)
+        return getattr(output, "pooler_output", None), output.last_hidden_state
 
 
 class TextTower(Tower):
