@@ -38,7 +38,6 @@ def search_once(args: Namespace) -> None:
     from rich.console import Console
 
     from nearfar.search import query
-    from nearfar.search.page.hit_gallery import write_gallery
     from nearfar.search.querying.open_index import open_index
 
     index, encoder = open_index(args.index, model=args.model)
@@ -61,6 +60,8 @@ def search_once(args: Namespace) -> None:
         depth=args.top if args.rerank is None else args.rerank,
     )
     if args.html:
+        from nearfar.search.page.hit_gallery import write_gallery
+
         write_gallery(results, args.html)
     if args.json:
         print(json.dumps([hit.as_dict() for hit in results], ensure_ascii=False, indent=1))

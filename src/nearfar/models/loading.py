@@ -12,10 +12,7 @@ from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
-from nearfar.models.language.model import LanguageModel, language_model
-from nearfar.models.language.text_model import text_encoder
 from nearfar.models.presets import PRESETS, create
-from nearfar.models.starter import starter
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.processors import read_processor
@@ -79,6 +76,9 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
 
 def _of_texts(model: Any, tokenizer: Any) -> Any:
     """An encoder around a copy of a transformers model that reads texts."""
+    from nearfar.models.language.model import LanguageModel
+    from nearfar.models.language.text_model import text_encoder
+
     if tokenizer is None:
         raise UserError(
             f"a {type(model).__name__} comes without its tokenizer: load(model, tokenizer=...), or load its folder"
@@ -112,13 +112,15 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         if "nearfar" in config:
             return checkpoint.read(folder)
     elif str(name) == "starter":
+        from nearfar.models.starter import starter
+
         return starter()
     elif str(name) in PRESETS:
         if PRESETS[str(name)]["image"] != backbones.LITE:
             raise UserError(f"{name!r} starts from scratch: train it, or make it with nearfar.models.create({name!r})")
         return create(str(name)).eval()
     elif str(name) == "smollm2":
-        return language_model(name)
+        return _of_texts_alone(name, tokenizer, continues=True)
     return _checkpoint(folder if folder.is_dir() else name, tokenizer)
 
 
@@ -129,9 +131,8 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
         config: Any = AutoConfig.from_pretrained(stated.weights, trust_remote_code=False)
         if _reads_texts_alone(config):
-            if stated.weights == name and stated.pooling is None and _continues_texts(config):
-                return language_model(name)
-            return text_encoder(name, tokenizer=tokenizer)
+            plain = stated.weights == name and stated.pooling is None
+            return _of_texts_alone(name, tokenizer, continues=plain and _continues_texts(config))
         with backbones.quiet():
             model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except UserError:
@@ -145,6 +146,13 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
         )
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
     return from_transformers(model, tokenizer, preprocess=read_processor(name, default=image_size(model)), copy=False)
+
+
+def _of_texts_alone(name: str | Path, tokenizer: Any, *, continues: bool) -> Any:
+    from nearfar.models.language.model import language_model
+    from nearfar.models.language.text_model import text_encoder
+
+    return language_model(name) if continues else text_encoder(name, tokenizer=tokenizer)
 
 
 def _reads_texts_alone(config: Any) -> bool:

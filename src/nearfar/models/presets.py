@@ -7,12 +7,10 @@ from typing import Any
 
 from nearfar.errors import UserError
 from nearfar.models.dual.dual_encoder import DualEncoder
-from nearfar.models.fusion.fusion_encoder import FusionEncoder
-from nearfar.models.fusion.fusion_model import FusionModel
 from nearfar.models.towers import backbones
 from nearfar.models.towers.backbones import Source
 from nearfar.models.towers.tokens import check_tokenizer, fitted, read_at_the_end, with_padding
-from nearfar.models.towers.tower import TextTower
+from nearfar.models.towers.tower import ImageTower, TextTower
 
 
 def _bert(width: int, layers: int) -> dict[str, Any]:
@@ -182,14 +180,20 @@ def create(
         if bridge:
             raise UserError("a bridge is part of a fusion model: say text_layers=... too")
         return DualEncoder(image_tower, text_tower, **settings)
-    width = text_tower.width if bridge else image_tower.width
-    return FusionModel(image_tower, _fusion(text_tower, width, split), bridge=bridge, **settings)
+    return _fusion_model(image_tower, text_tower, split, bridge, settings)
 
 
-def _fusion(text: TextTower, image_width: int, text_layers: int) -> FusionEncoder:
+def _fusion_model(
+    image: ImageTower, text: TextTower, text_layers: int, bridge: bool, settings: dict[str, Any]
+) -> DualEncoder:
+    from nearfar.models.fusion.fusion_encoder import FusionEncoder
+    from nearfar.models.fusion.fusion_model import FusionModel
+
     if text.pooling not in ("cls", "mean"):
         raise UserError(f"a fusion encoder's summary is its class token: text pooling {text.pooling!r} does not fit")
-    return FusionEncoder(text.backbone, text.spec, image_width=image_width, text_layers=text_layers)
+    width = text.width if bridge else image.width
+    fusion = FusionEncoder(text.backbone, text.spec, image_width=width, text_layers=text_layers)
+    return FusionModel(image, fusion, bridge=bridge, **settings)
 
 
 def _preset(name: str | None) -> Mapping[str, Any]:

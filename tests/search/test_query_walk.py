@@ -1,0 +1,51 @@
+"""What a query imports of nearfar: no loader, no loss, no method, no training, and no model that attends across."""
+
+import json
+import subprocess
+import sys
+
+from nearfar.data import train_tokenizer
+from nearfar.models import create
+from nearfar.search import build
+
+NOT_NEEDED = (
+    "nearfar.adaptation",
+    "nearfar.classifiers",
+    "nearfar.data.batches.loader",
+    "nearfar.data.fields.image_field",
+    "nearfar.data.fields.text",
+    "nearfar.data.fields.usual",
+    "nearfar.data.fields.views",
+    "nearfar.data.mining",
+    "nearfar.evaluation",
+    "nearfar.losses",
+    "nearfar.methods",
+    "nearfar.models.fusion",
+    "nearfar.models.language",
+    "nearfar.search.page",
+    "nearfar.training",
+)
+MOST = 105
+"""Files of nearfar that a query may import, packages' own included. It imports 94, and with the loader and the fusion
+models it would be over 125."""
+
+CODE = """
+import json, sys
+from nearfar import cli
+cli.main(sys.argv[1:])
+modules = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+print(json.dumps(sorted(name for name, file in modules.items() if file and name.partition(".")[0] == "nearfar")))
+"""
+
+
+def test_a_query_imports_what_it_uses(world, tmp_path):
+    model = create("tiny", tokenizer=train_tokenizer(["a red disc"], 300)).eval()
+    model.save_pretrained(tmp_path / "model")
+    build(model, world, tmp_path / "index", model=str(tmp_path / "model"))
+    command = [sys.executable, "-c", CODE, "search", "red", "--index", str(tmp_path / "index"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    hits, imported = done.stdout.rsplit("\n", 2)[:2]
+    assert len(json.loads(hits)) == 8
+    modules = json.loads(imported)
+    assert [name for name in modules if any(name == room or name.startswith(f"{room}.") for room in NOT_NEEDED)] == []
+    assert len(modules) <= MOST
