@@ -66,6 +66,18 @@ def test_multi_view(tmp_path):
     assert out.with_suffix(".md").read_text() in printed
 
 
+def test_search_kinds(tmp_path):
+    out = tmp_path / "made" / "kinds.json"
+    flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)
+    printed = run("search_kinds", *flags, cwd=tmp_path)
+    rows = {(row["vectors"], row["kind"]): row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == [(60, "exact"), (60, "sq8"), (1100, "exact"), (1100, "sq8"), (1100, "pq")]
+    assert rows[60, "exact"]["recall"] == 1
+    assert rows[1100, "sq8"]["recall"] > 0.9
+    assert rows[1100, "exact"]["bytes"] == 32
+    assert out.with_suffix(".md").read_text() in printed
+
+
 def test_hard_negatives(tmp_path):
     out = tmp_path / "made" / "hard.json"
     told = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)

@@ -247,7 +247,7 @@ def test_damage_is_named(encoder, photos, tmp_path):
     with pytest.raises(UserError, match="not a manifest"):
         Index(where)
     with pytest.raises(UserError, match="no kind of index"):
-        build(encoder, folder_source(photos), tmp_path / "other", kind="pq")
+        build(encoder, folder_source(photos), tmp_path / "other", kind="tree")
 
 
 def test_nothing_is_pickled(encoder, world, tmp_path):

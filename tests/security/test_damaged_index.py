@@ -102,7 +102,12 @@ DAMAGES = {
     "picture_bytes text": lambda i: change(i, picture_bytes="many"),
     "picture_bytes too small": lambda i: change(i, picture_bytes=1),
     "kind a list": lambda i: change(i, kind=["flat"]),
-    "kind unknown": lambda i: change(i, kind="pq"),
+    "kind unknown": lambda i: change(i, kind="tree"),
+    "kind of another graph": lambda i: change(i, graph="hnsw-1.faiss"),
+    "recall of more than all": lambda i: change(i, recall=1.5),
+    "recall a text": lambda i: change(i, recall="1"),
+    "kept a list": lambda i: change(i, kept=["price"]),
+    "kept of numbers": lambda i: change(i, kept={"a": [1]}),
     "model a number": lambda i: change(i, model=3),
     "graph_sum text": lambda i: change(i, graph_sum="1"),
     "sources a list": lambda i: change(i, sources=[1]),
@@ -158,7 +163,7 @@ GRAPH = {
 
 def graph(index, count=12, dim=7, turned=False):
     """Another graph in the place of the index's own."""
-    from nearfar.search.index.neighbours import build_graph
+    from nearfar.search.index.graphs import build_graph
 
     path = next(index.glob("*.faiss"))
     vectors = np.fromfile(next(index.glob("vectors-*")), "<f4").reshape(-1, 7)[:count, :dim]

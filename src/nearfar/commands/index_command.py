@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
+
+if TYPE_CHECKING:
+    from nearfar.search import Index
 
 
 def index(
@@ -16,7 +19,7 @@ def index(
     out: Path = Path("index"),
     split: str | None = None,
     keep: str | None = None,
-    kind: Literal["flat", "exact", "hnsw", "ivf"] | None = None,
+    kind: Literal["flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-pq"] | None = None,
     dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
@@ -34,7 +37,8 @@ def index(
         split: which split of the source.
         keep: columns whose values stay with the items, separated by commas: --keep sku,price. Left out: as at the last
             run over this source; --keep "" keeps none any more.
-        kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes).
+        kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes), fp16,
+            sq8, pq or ivf-pq (less memory a vector; docs/search.md has the figures).
         dim: keep only the first so many numbers of each embedding; queries of this index are cut alike.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
@@ -78,7 +82,20 @@ def index(
         if left_out:
             console.print(str(left_out), markup=False)
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
+    console.print(about_kind(built), markup=False)
     console.print(f'try: nearfar search "..." --index {out}, or nearfar serve --index {out}', markup=False)
+
+
+def about_kind(index: Index) -> str:
+    """How much the index's kind finds and needs."""
+    from nearfar.search.index.graphs import LEAST
+
+    kind, count = index.manifest.kind, len(index)
+    if kind not in ("flat", "exact") and not index.manifest.graph:
+        return f"exact for now: {kind} learns its codes from {LEAST.get(kind, 1):,} items, and there are {count:,}"
+    exact = index.recall == 1 and not index.manifest.graph
+    share = "exact" if exact else f"recall@10 {index.recall:.3f} against exact search (items as queries)"
+    return f"{share}; {index.bytes_per_vector:,} bytes a vector" + ("" if exact else f" (float32: {4 * index.dim:,})")
 
 
 def kept_before(out: Path, name: str) -> list[str]:

@@ -149,6 +149,8 @@ def table(results: Results) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from nearfar.search.index.kept import short
+
     kept = list(dict.fromkeys(name for hit in results for name in hit.kept))
     result_table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("#", "score", "id", "caption", *kept, "where"):
@@ -164,14 +166,3 @@ def table(results: Results) -> Table:
 
 def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def short(value: object) -> str:
-    """A kept value for people: texts as they are, nothing for null, JSON for the rest.
-
-    >>> short("L"), short(None), short([1, "a"]), short(19.9)
-    ('L', '', '[1, "a"]', '19.9')
-    """
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -22,11 +22,11 @@ from nearfar.data.sources.source import readable
 from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sides
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import as_stored, shortened
+from nearfar.search.index.graphs import check_count, check_kind
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import plain_row
 from nearfar.search.index.manifest import NAME, load_manifest
-from nearfar.search.index.neighbours import check_kind
 from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record, with_kept
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
@@ -64,7 +64,8 @@ def build(
         out: the index's directory.
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
-        kind: "flat", "exact", "hnsw" or "ivf" (`nearfar.search.index.neighbours.KINDS`). Default: as it is, or "flat".
+        kind: "flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq" or "ivf-pq" (`nearfar.search.index.graphs.KINDS`).
+            Default: as it is, or "flat".
         keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
             with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed
             before, or none.
@@ -82,13 +83,16 @@ def build(
 
     Raises:
         UserError: the index was made with another model or is being written, the source is empty or has no column of
-            `keep`, too many pictures are unusable.
+            `keep`, or too few records for the kind, too many pictures are unusable.
     """
     at_least(1, batch_size=batch_size)
     name = readable(name or getattr(source, "name", "source"))
     total = len(source) if hasattr(source, "__len__") else None
     if total == 0:
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
+    if kind is not None and total is not None:
+        before = load_manifest(out).count if (Path(out) / NAME).exists() else 0
+        check_count(check_kind(kind), before + total)
     skipped = Skipped() if skipped is None else skipped
     source = checked(source, keep or [], name=name)
     encoder = cut_alike(encoder, Path(out), dim)

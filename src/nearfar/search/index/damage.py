@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import UserError
+from nearfar.search.index.graphs import kind_of
 from nearfar.search.index.kept import kept_fault
 
 if TYPE_CHECKING:
@@ -85,13 +86,63 @@ def graph_fault(graph: Any, manifest: Manifest) -> str | None:
     a vector that is there."""
     import faiss
 
-    expected = {"hnsw": faiss.IndexHNSWFlat, "ivf": faiss.IndexIVFFlat}[str(manifest.graph).partition("-")[0]]
-    count = manifest.count
+    kind, count = kind_of(str(manifest.graph)), manifest.count
+    expected, fits = {
+        "hnsw": (faiss.IndexHNSWFlat, _hnsw_fits),
+        "ivf": (faiss.IndexIVFFlat, _ivf_fits),
+        "fp16": (faiss.IndexScalarQuantizer, _halves_fit),
+        "sq8": (faiss.IndexScalarQuantizer, _bytes_fit),
+        "pq": (faiss.IndexPQ, _codes_fit),
+        "ivf-pq": (faiss.IndexIVFPQ, _ivf_codes_fit),
+    }[kind]
     sizes = (graph.d, graph.ntotal, graph.metric_type)
     if type(graph) is not expected or sizes != (manifest.dim, count, faiss.METRIC_INNER_PRODUCT):
         return f"{manifest.graph} is not a graph of {count} vectors of {manifest.dim} numbers"
-    fits = _hnsw_fits(graph, count) if expected is faiss.IndexHNSWFlat else _ivf_fits(graph, count)
-    return None if fits else f"{manifest.graph} points to vectors that are not there"
+    return None if fits(graph, count) else f"{manifest.graph} points to vectors that are not there"
+
+
+def _halves_fit(graph: Any, count: int) -> bool:
+    return _scalars_fit(graph, count, qtype="QT_fp16", width=2, learnt=0)
+
+
+def _bytes_fit(graph: Any, count: int) -> bool:
+    return _scalars_fit(graph, count, qtype="QT_8bit", width=1, learnt=2 * graph.d)
+
+
+def _scalars_fit(graph: Any, count: int, *, qtype: str, width: int, learnt: int) -> bool:
+    """Whether every number of each vector has its code, and the codes their ranges."""
+    import faiss
+
+    sq = graph.sq
+    size = width * graph.d
+    return (
+        sq.qtype == getattr(faiss.ScalarQuantizer, qtype)
+        and (sq.d, sq.code_size, graph.code_size) == (graph.d, size, size)
+        and sq.trained.size() == learnt
+        and graph.codes.size() == size * count
+    )
+
+
+def _codes_fit(graph: Any, count: int) -> bool:
+    """Whether every piece of each vector has its code."""
+    return _product_fits(graph.pq, graph) and graph.codes.size() == graph.code_size * count and graph.search_type == 0
+
+
+def _ivf_codes_fit(graph: Any, count: int) -> bool:
+    return (
+        _product_fits(graph.pq, graph)
+        and _flat_fits(graph.quantizer, graph.d, graph.nlist)
+        and graph.polysemous_ht == 0
+        and _lists_fit(graph, count, graph.pq.M)
+    )
+
+
+def _product_fits(pq: Any, graph: Any) -> bool:
+    return (
+        (pq.d, pq.nbits, pq.ksub, pq.M * pq.dsub) == (graph.d, 8, 256, graph.d)
+        and pq.code_size == graph.code_size == pq.M
+        and pq.centroids.size() == 256 * graph.d
+    )
 
 
 def _flat_fits(index: Any, dim: int, count: int) -> bool:
@@ -139,13 +190,15 @@ def _hnsw_fits(graph: Any, count: int) -> bool:
 
 
 def _ivf_fits(graph: Any, count: int) -> bool:
+    return _lists_fit(graph, count, 4 * graph.d)
+
+
+def _lists_fit(graph: Any, count: int, code_size: int) -> bool:
     """Whether the lists of the clusters hold every vector once."""
     import faiss
 
     lists = graph.invlists
-    if not (
-        graph.nlist == lists.nlist == graph.quantizer.ntotal and lists.code_size == 4 * graph.d and graph.nprobe > 0
-    ):
+    if not (graph.nlist == lists.nlist == graph.quantizer.ntotal and lists.code_size == code_size and graph.nprobe > 0):
         return False
     sizes = [lists.list_size(i) for i in range(graph.nlist)]
     if sum(sizes) != count:

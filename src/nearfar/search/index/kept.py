@@ -108,6 +108,19 @@ def kept_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def short(value: object) -> str:
+    """A kept value for people: texts as they are, nothing for null, JSON for the rest.
+
+    >>> short("L"), short(None), short([1, "a"]), short(19.9), short(7.0)
+    ('L', '', '[1, "a"]', '19.9', '7')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def kinds_of(schema: pa.Schema) -> dict[str, str]:
     """What each kept column holds, in a word or two."""
     import pyarrow as pa

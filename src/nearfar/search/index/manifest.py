@@ -16,7 +16,7 @@ from typing import Any
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.search.index.damage import MOST, damaged, file_fault
-from nearfar.search.index.neighbours import KINDS
+from nearfar.search.index.graphs import KINDS, QUANTISED, kind_of
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -27,7 +27,7 @@ NAMES = {
     "vectors": r"vectors-\d{1,20}\.f32",
     "pictures": r"pictures-\d{1,20}\.bin",
     "items": r"items-\d{1,20}\.parquet|",
-    "graph": r"(hnsw|ivf)-\d{1,20}\.faiss",
+    "graph": r"(hnsw|ivf|fp16|sq8|pq|ivf-pq)-\d{1,20}\.faiss",
 }
 """What the files of an index may be called: what the writer calls them, so never a path."""
 
@@ -36,7 +36,7 @@ NAMES = {
 class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
     no files, `items` the Parquet table, `graph` the faiss index where the kind has one,
-    with the checksum `graph_sum`: faiss trusts what it reads. `probe` is how the model saw
+    with the checksum `graph_sum`: faiss trusts what it reads; `recall` is its recall@10. `probe` is how the model saw
     the probe picture and the probe sentence (see `identity`). `kept` names the columns that each source keeps."""
 
     model: str
@@ -51,6 +51,7 @@ class Manifest:
     items: str = ""
     graph: str | None = None
     graph_sum: int | None = None
+    recall: float | None = None
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
@@ -127,6 +128,13 @@ def manifest_fault(values: Any) -> str | None:
         return f"model in manifest.json is {_short(values['model'])}, not a name"
     if values.get("kind", "flat") not in [*KINDS]:
         return f"kind in manifest.json is {_short(values['kind'])}, not one of {', '.join(KINDS)}"
+    if values.get("graph") and kind_of(values["graph"]) != values.get("kind", "flat"):
+        return f"graph in manifest.json is {_short(values['graph'])}, which is of another kind than the index"
+    if values.get("graph") and values.get("kind") in QUANTISED and values.get("graph_sum") is None:
+        return "graph_sum in manifest.json is None, not a checksum"
+    recall = values.get("recall")
+    if recall is not None and not (type(recall) in (int, float) and 0 <= recall <= 1):
+        return f"recall in manifest.json is {_short(recall)}, not a share"
     probe = values["probe"]
     if not (isinstance(probe, list) and all(map(_is_vector, probe))):
         return "probe in manifest.json is not vectors of numbers"

@@ -12,16 +12,17 @@ import numpy as np
 
 from nearfar.errors import UserError
 from nearfar.search.index.damage import checksum, damaged, first_line, graph_fault
+from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
 from nearfar.search.index.items import Hit, read_table, to_item
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
-from nearfar.search.index.neighbours import installed_faiss, neighbours, open_graph
+from nearfar.search.index.neighbours import candidates, neighbours, ordered
 from nearfar.search.index.writer import IndexWriter
 
 TOLERANCE = 1e-2
 """How far a vector's length may be from 1, and a score from the product of its vectors."""
-MARGIN = 16
-"""Vectors that are fetched beyond those wanted, so that the order among equals does not depend on what found them."""
+GATHERED = 1 << 25
+"""Bytes of vectors that are read at a time to compute scores anew."""
 
 
 class Index:
@@ -67,6 +68,19 @@ class Index:
         return " and ".join(counts) or "0 pictures"
 
     @property
+    def bytes_per_vector(self) -> int:
+        """Bytes that a search reads for each vector: of the faiss file of a kind that has one, else of the vectors."""
+        if not self.manifest.graph or not len(self):
+            return 4 * self.dim
+        return round((self.directory / self.manifest.graph).stat().st_size / len(self))
+
+    @property
+    def recall(self) -> float | None:
+        """Recall@10 against exact search, measured when the faiss index was made, a sample of the items as queries; 1
+        where the search is exact; None of an index that was made before this was measured."""
+        return self.manifest.recall if self.manifest.graph else 1.0
+
+    @property
     def columns(self) -> dict[str, str]:
         """The columns that it keeps of the user's data, and what each holds: {"price": "numbers", "sku": "texts"}."""
         return kinds_of(self.table.schema)
@@ -102,27 +116,27 @@ class Index:
         if not np.isfinite(q).all():
             raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
         most = min(top, len(self) if among is None else len(among))
-        scores, rows = neighbours(self.manifest.kind, self.vectors, self.graph, q, top + MARGIN, among)
-        scores = self._checked(q, scores, rows)
-        # The same order whatever found them, and however many queries came at once: of equal scores the first row.
-        order = np.lexsort((rows, -scores), axis=1)[:, :most]
-        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+        kind = self.manifest.kind
+        scores, rows = neighbours(kind, self.vectors, self.graph, q, candidates(kind, top), among)
+        return ordered(self._checked(q, scores, rows), rows, most)
 
     def _checked(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The scores as the vectors give them: a few products, which also reveal a damaged file, since nobody reads one
         as a whole. A row that was not found gets the least score."""
         if self.graph is None and (rows < 0).any():
             raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
+        tolerance = np.inf if self.graph is not None and self.manifest.kind in QUANTISED else TOLERANCE
         exact = np.full(rows.shape, np.finfo(np.float32).min, np.float32)
-        for start in range(0, len(rows), 64):
-            part = slice(start, start + 64)
+        step = max(1, GATHERED // max(1, 4 * self.dim * rows.shape[1]))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
             query, column = np.nonzero(rows[part] >= 0)
             vectors, q = self.vectors[rows[part][query, column]], queries[part][query]
             with np.errstate(all="ignore"):
                 length, products = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
                 off = np.abs(scores[part][query, column] - products) / np.maximum(np.linalg.norm(q, axis=1), 1)
             # What is not a number is not less than anything, and so is caught too.
-            if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < TOLERANCE)):
+            if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < tolerance)):
                 names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
                 raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
             exact[part][query, column] = products

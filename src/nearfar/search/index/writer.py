@@ -20,9 +20,10 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.search.index.damage import damaged
+from nearfar.search.index.graphs import build_graph, check_kind, has_graph, open_graph
 from nearfar.search.index.items import Item, read_table, to_item, to_parquet
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
-from nearfar.search.index.neighbours import build_graph, check_kind, has_graph
+from nearfar.search.index.neighbours import recall_of
 
 COPY_BYTES = 1 << 24
 
@@ -133,8 +134,8 @@ class IndexWriter:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
         files.write(self.directory / manifest.items, to_parquet(items, manifest.kept_columns))
-        manifest.graph = manifest.graph_sum = None
-        if final and has_graph(manifest.kind) and manifest.count:
+        manifest.graph = manifest.graph_sum = manifest.recall = None
+        if final and has_graph(manifest.kind, manifest.count):
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
             vectors = np.memmap(
                 self.directory / manifest.vectors, "<f4", mode="r", shape=(manifest.count, manifest.dim)
@@ -142,6 +143,8 @@ class IndexWriter:
             graph = build_graph(manifest.kind, vectors)
             files.write(self.directory / manifest.graph, graph)
             manifest.graph_sum = zlib.crc32(graph)
+            opened = open_graph(self.directory / manifest.graph)
+            manifest.recall = round(recall_of(manifest.kind, vectors, opened), 4)
         manifest.save(self.directory)
         sync_directory(self.directory)
         self._take_over(manifest, items)
