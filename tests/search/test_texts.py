@@ -113,7 +113,7 @@ def test_the_page_of_a_text_only_model_has_no_box_for_pictures(index):
     from nearfar.search.page.uploads import Uploads
 
     uploads = Uploads()
-    page = make_page(index, Sentences(), uploads)
+    page = make_page(SearchService(index, Sentences(), uploads))
     boxes = {block.elem_id: block for block in page.blocks.values() if isinstance(block, gradio.Image)}
     assert not boxes["picture"].visible
     service = SearchService(index, Sentences(), uploads)

@@ -1,8 +1,8 @@
 """The gate of the page's server: each request passes here before anything else reads it.
 
 It lets in those with the password, where there is one; keeps other sites' scripts out; keeps visitors apart; opens the
-few addresses that the page needs and no other that its library may have; answers uploads and files itself; and makes
-every file reference of a request one that its visitor may name (`nearfar.search.page.uploads`).
+few addresses that the page and programs need and no other that its library may have; answers uploads and files itself;
+and makes every file reference of a request one that its visitor may name (`nearfar.search.page.uploads`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,10 +32,14 @@ READ = re.compile(
     re.ASCII,
 )
 """What may be read as it is: the page itself."""
+PROGRAMS = {"/api/search": "POST", "/api/embed": "POST", "/api/info": "GET"}
+"""The interface for programs (`nearfar.search.page.programs`), each address with its method."""
 HEARTBEAT, FILE = "/gradio_api/heartbeat/", "/gradio_api/file="
 NOTHING = "there is nothing at this address"
 MOST_QUESTION = 1024 * 1024
 """Bytes of the longest question, which holds texts and numbers."""
+MOST_BODY = 28 * 1024 * 1024
+"""Bytes of a program's longest request: a picture of MOST_BYTES in base64, and its texts."""
 PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif"}
 KEPT = {"cache-control": "private, max-age=600"}
 
@@ -67,7 +72,7 @@ class RequestFilter:
         if self.password and (answer := self.without_password(request, self.password)):
             return answer
         if is_from_elsewhere(request):
-            return PlainTextResponse("this page answers to no other site", 403)
+            return sentence(request, "this page answers to no other site", 403)
         return None
 
     def without_password(self, request: Request, password: Password) -> Response | None:
@@ -77,13 +82,13 @@ class RequestFilter:
         address = request.client.host if request.client else ""
         known = self.visitors.name(request.cookies.get(cookie_name(request))) is not None
         if authorization and not known and self.wrong_guesses.must_wait(address):
-            return PlainTextResponse("too many wrong passwords: wait a few seconds", 429, {"retry-after": "2"})
+            return sentence(request, "too many wrong passwords: wait a few seconds", 429, {"retry-after": "2"})
         if password.opens(authorization):
             return None
         if authorization:
             self.wrong_guesses.add(address)
         challenge = {"www-authenticate": 'Basic realm="nearfar", charset="UTF-8"'}
-        return PlainTextResponse("this page has a password", 401, challenge)
+        return sentence(request, "this page has a password", 401, challenge)
 
     async def let_in(self, request: Request, send: Send) -> None:
         """Answer a request in the name of its visitor, who gets one if he has none yet."""
@@ -96,7 +101,7 @@ class RequestFilter:
             try:
                 answer = await self.answer(request, visitor)
             except HTTPException as error:
-                answer = PlainTextResponse(error.detail, error.status_code)
+                answer = sentence(request, error.detail, error.status_code, error.headers)
             except ClientDisconnect:
                 return
             await answer(request.scope, request.receive, send)
@@ -123,7 +128,24 @@ class RequestFilter:
             return await self.upload(request, visitor)
         if method == "GET" and path == "/gradio_api/upload_progress":
             return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+        if path in PROGRAMS:
+            return await self.program(request)
         raise HTTPException(404, NOTHING)
+
+    async def program(self, request: Request) -> App:
+        """The interface for programs, with the whole of a body that is not too large; what it raises is a sentence."""
+        method = PROGRAMS[request.scope["path"]]
+        if request.method != method:
+            raise HTTPException(405, f"this address answers to {method} alone", {"allow": method})
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > MOST_BODY:  # before it is read
+            raise HTTPException(413, f"what came is larger than the maximum size of {MOST_BODY >> 20} MiB")
+        body = await Request(request.scope, bounded(request.receive, MOST_BODY)).body()
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.app(scope, preceded(body, receive), send)
+
+        return answer
 
     async def file(self, path: str, visitor: str) -> Response:
         """A file that the visitor may name. A browser shows pictures only: it would run what a drawing holds."""
@@ -169,6 +191,13 @@ class RequestFilter:
             await self.app({**scope, "headers": [*headers, *kind.items()]}, preceded(content, receive), send)
 
         return page
+
+
+def sentence(request: Request, text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """What was wrong, as text for people and as JSON for programs."""
+    if request.scope["path"].startswith("/api/"):
+        return JSONResponse({"error": text}, status, headers)
+    return PlainTextResponse(text, status, headers)
 
 
 def cookie_name(request: Request) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,8 @@ class SearchService:
 
     def __init__(self, index: Index, encoder: Any, uploads: Uploads) -> None:
         self._index, self.encoder, self.uploads = index, encoder, uploads
+        self.turn = threading.Lock()
+        """One search at a time: a tokenizer may not be used by two threads at once."""
         self.classifier = lru_cache(maxsize=16)(self._classifier)
 
     @property
@@ -89,8 +92,12 @@ class SearchService:
             index = self.index
         except UserError:
             index = self._index
-        model = "/".join(Path(index.model).parts[-2:])
-        return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(index.counted, model)
+        return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(index.counted, self.model_name(index))
+
+    @staticmethod
+    def model_name(index: Index) -> str:
+        """The model's name, of a path the last two folders."""
+        return "/".join(Path(index.model).parts[-2:])
 
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
@@ -140,7 +147,9 @@ class SearchService:
             if len(names) > MOST_LABELS:
                 whose = "you name" if phrases(labels) else "the index has"
                 raise UserError(f"{whose} {len(names):,} labels, too many to compare at once: name some")
-            ranked = rank_labels(self.classifier(names), self.uploads.picture(upload))
+            picture = self.uploads.picture(upload)
+            with self.turn:
+                ranked = rank_labels(self.classifier(names), picture)
         except UserError as error:
             return {}, alert(str(error))
         return {label.name: label.share for label in ranked[:10]}, ""
@@ -153,7 +162,8 @@ class SearchService:
             check_length(text, plus, minus)
             terms = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
             weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
-            results = query(index, self.encoder, **terms, weight=weight, top=top)
+            with self.turn:
+                results = query(index, self.encoder, **terms, weight=weight, top=top)
         except UserError as error:
             return [], [], alert(str(error))
         sentence = Markup('<div class="summary">{} of {} for <b>{}</b>, {}</div>')
@@ -167,10 +177,10 @@ class SearchService:
         return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
 
 
-def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
+def make_page(service: SearchService) -> Any:
     """The page as gradio Blocks; `serving` gives it an address."""
-    gr = need("gradio", "serve")
-    service, both = SearchService(index, encoder, uploads), {"image", "text"} <= {*embeds(encoder)}
+    gr, encoder = need("gradio", "serve"), service.encoder
+    both = {"image", "text"} <= {*embeds(encoder)}
     with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
         heading = gr.HTML(service.heading(), elem_id="title")
         hits, chosen = gr.State([]), gr.State(None)
@@ -208,7 +218,7 @@ def make_page(index: Index, encoder: Any, uploads: Uploads) -> Any:
                     buttons=[],
                     elem_id="hits",
                 )
-                gallery.GRADIO_CACHE = str(uploads.shown)
+                gallery.GRADIO_CACHE = str(service.uploads.shown)
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
         private = {"api_visibility": "private"}
         quiet = {**private, "show_progress": "hidden"}

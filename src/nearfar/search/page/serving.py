@@ -15,14 +15,18 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError, need
 from nearfar.search.index.stored_index import Index
-from nearfar.search.page.search_page import CSS, make_page
+from nearfar.search.page.search_page import CSS, SearchService, make_page
 from nearfar.search.page.uploads import LINGER, MOST_BYTES, Uploads
 from nearfar.search.page.visitors import VARIABLE, Password
 from nearfar.search.querying.query import query
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 MOST_WAITING = 256
 """Questions that wait for their turn; more are turned away with a sentence."""
@@ -87,16 +91,24 @@ def make_app(
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     gr = need("gradio", "serve")
     from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from nearfar.search.page.gate import RequestFilter
+    from nearfar.search.page.gate import RequestFilter, sentence
+    from nearfar.search.page.programs import Programs
+
+    async def as_json(request: Request, error: Any) -> Response:
+        return sentence(request, error.detail, error.status_code, error.headers)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(RequestFilter, uploads=uploads, password=password)
     if is_loopback(host):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
     app.add_middleware(SecurityHeaders)
-    page = make_page(index, encoder, uploads).queue(api_open=False, max_size=MOST_WAITING)
+    service = SearchService(index, encoder, uploads)
+    app.router.routes += Programs(service).routes
+    app.add_exception_handler(HTTPException, as_json)
+    page = make_page(service).queue(api_open=False, max_size=MOST_WAITING)
     page.has_launched = page.is_running = True  # a mounted page is not launched, and gradio would not check files
     fonts = ["system-ui", "sans-serif"]  # plain names: gradio's default fonts are fetched from afar
     return gr.mount_gradio_app(
