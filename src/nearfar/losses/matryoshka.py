@@ -61,9 +61,9 @@ class Matryoshka(nn.Module):
 
     def forward(self, *args: Any, **options: Any) -> Tensor:
         inputs = dict(zip(self._names, args, strict=False)) | options
-        widths = {name: value.shape[-1] for name, value in inputs.items() if _is_embedding(name, value)}
-        check_widths(widths, self.dims)
-        cut = [{n: v[..., :dim] if n in widths else v for n, v in inputs.items()} for dim in self.dims]
+        widths = [pair for name, value in inputs.items() for pair in _widths(name, value)]
+        check_widths(dict(widths), self.dims)
+        cut = [{name: _cut(name, value, dim) for name, value in inputs.items()} for dim in self.dims]
         return sum(w * self.loss(**each) for w, each in zip(self.weights, cut, strict=True))
 
 
@@ -94,6 +94,20 @@ def check_widths(widths: dict[str, int], dims: Sequence[int]) -> None:
     name, width = next(iter(widths.items()))
     if dims[-1] > width:
         raise UserError(f"dims={list(dims)}, but the embeddings {name} have {width} numbers: name {width} at most")
+
+
+def _cut(name: str, value: Any, dim: int) -> Any:
+    """An argument of a loss, embeddings cut: a tensor, or a list of tensors, one a view."""
+    if isinstance(value, (list, tuple)):
+        return [_cut(name, each, dim) for each in value]
+    return value[..., :dim] if _is_embedding(name, value) else value
+
+
+def _widths(name: str, value: Any) -> list[tuple[str, int]]:
+    """The widths of the embeddings in an argument, by name."""
+    if isinstance(value, (list, tuple)):
+        return [pair for i, each in enumerate(value) for pair in _widths(f"{name}[{i}]", each)]
+    return [(name, value.shape[-1])] if _is_embedding(name.partition("[")[0], value) else []
 
 
 def _is_embedding(name: str, value: Any) -> bool:

