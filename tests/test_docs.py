@@ -42,3 +42,33 @@ def test_commands_in_pages_are_commands():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for command in re.findall(r"^\s*(?:\$ )?nearfar ([a-z]+)", page.read_text("utf-8"), re.MULTILINE):
             assert command in COMMANDS, f"{page}: nearfar {command}"
+
+
+def test_every_setting_of_a_recipe_has_a_row():
+    from dataclasses import fields
+
+    from nearfar.evaluation.protocols import PROTOCOLS
+    from nearfar.methods import METHODS, find
+    from nearfar.models import create
+    from nearfar.training.config import TrainConfig
+    from nearfar.training.recipe.sections import DataConfig, EvaluationConfig, ModelSettings, known_arguments
+    from nearfar.training.recipe.staged_recipe import StageSettings
+
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    parts = {part.partition("\n")[0]: part for part in page.split("\n## ")}
+    settings = {
+        "data": [field.name for field in fields(DataConfig)],
+        "model": [*(field.name for field in fields(ModelSettings)), *known_arguments(create)],
+        "method": [name for method in METHODS for name in known_arguments(find(method), ["model"])],
+        "training": [field.name for field in fields(TrainConfig)],
+        "evaluation": [
+            *(field.name for field in fields(EvaluationConfig)),
+            *(option.name for protocol in PROTOCOLS.values() for option in protocol.options),
+        ],
+        "stages": [field.name for field in fields(StageSettings)],
+    }
+    for section, names in settings.items():
+        rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| ([A-Z0-9`\"'(].*)\. \|$", parts[section], re.MULTILINE)
+        assert set(names) <= {row[0] for row in rows}, section
+    assert "settings.md" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert "(settings.md)" in (ROOT / "docs" / "training.md").read_text("utf-8")

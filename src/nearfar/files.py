@@ -37,6 +37,10 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2
 """Characters that end or turn a line, control a terminal, or stand for bytes that are not UTF-8."""
 
 
+LEAST = 1 << 16
+"""Bytes without which a disk is full."""
+
+
 def remedy(error: BaseException | None) -> str | None:
     """What a failed access to a file means and what to do about it; None where it is something else.
 
@@ -134,6 +138,18 @@ def folder(path: str | Path) -> Path:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise a `UserError` where nothing could be written below `path`, which need not be there: a file in its way, no
+    permission, a disk that is full or read-only. Nothing is made."""
+    there = next(part for part in (Path(path), *Path(path).absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, and a folder is to be written there: name another, or remove it")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written; {REMEDIES[errno.EACCES]}")
+    if shutil.disk_usage(there).free < LEAST:
+        raise UserError(f"{path} cannot be written; {REMEDIES[errno.ENOSPC]}")
 
 
 @contextmanager

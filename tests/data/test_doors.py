@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nearfar import cli
 from nearfar.data import concat, folder, open_source, table
 from nearfar.errors import UserError
-from nearfar.training.recipe.recipe_data import open_spec
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,8 @@ def test_names_of_a_camera_are_no_captions(tmp_path, capsys):
     source = folder(tmp_path)
     assert len(source) == 20
     assert "IMG_0001.png says nothing" in str(source.skipped)
-    open_spec("data.train", str(tmp_path))
-    assert "names of the files are taken for captions" in capsys.readouterr().err
+    run = ["batch_size=4", "steps=1", "model.preset=tiny", "report=false", "progress=false"]
+    cli.main(["train", "clip", f"data.train={tmp_path}", f"data.validation={tmp_path}", *run, f"--out={tmp_path}/run"])
+    assert capsys.readouterr().err.count("names of the files are taken for captions") == 1
     with pytest.raises(UserError, match="says nothing of the picture"):
         folder(files(tmp_path / "b", "IMG_0001.png", "IMG_0002.png", "DSC-17.png"))

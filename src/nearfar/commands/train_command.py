@@ -30,11 +30,15 @@ def train(arguments: Sequence[str]) -> None:
     recipe = load(args.resume or args.recipe, settings, trust=args.trust)
     out = args.resume or args.out or Path("runs") / recipe.name
     processes.start(recipe.device)
-    if processes.is_main():
-        print(recipe.as_yaml())
+
+    def show() -> None:
+        if processes.is_main():
+            print(recipe.as_yaml(), flush=True)
+
     if args.dry_run:
+        show()
         return
-    ran = recipe.run(out, resume=args.resume is not None)
+    ran = recipe.run(out, resume=args.resume is not None, announce=show)
     if processes.is_main():
         from rich.console import Console
 

@@ -34,8 +34,12 @@ def emoji(
 ) -> Source:
     """The emojis of a split, one record for each concept and style, the styles of a concept next to one another.
 
-    Arguments: `split` is "train", "val", "test" or "all"; `styles` some of `STYLES` (default: all five); `language` one
-    of `LANGUAGES` (concepts without a name in it are left out); `tags` adds captions made of the tags after the name.
+    Args:
+        split: "train", "val", "test" or "all".
+        styles: some of `STYLES`; by default all five.
+        language: one of `LANGUAGES`; concepts without a name in it are left out.
+        tags: adds captions made of the tags after the name.
+
     `classes` are the names of the split's concepts and `label` counts them; `group` is the concept's number in the
     whole world, equal in every style, split and language; `domain` the style's place in `STYLES`, whichever were chosen
     for. Raises `UserError` for a split, style or language that is not there.
@@ -57,8 +61,11 @@ def clipart(split: str = "train", *, clean: bool = False) -> Source:
     """The clip art of a split: val and test hold the drawings whose words name a concept of val or test.
 
     Captions are the title, the description if there is a real one, and the keywords, as their makers wrote them.
-    `label` is the category, `group` is equal for drawings of the same title. `clean=True` keeps the drawings with a
-    short title that their keywords bear out.
+    `label` is the category, `group` is equal for drawings of the same title.
+
+    Args:
+        split: "train", "val", "test" or "all".
+        clean: keeps the drawings with a short title that their keywords bear out.
 
     >>> from nearfar.data import world
     >>> pie = next(r for r in world.clipart("all") if r["title"] == "Apple Pie")

@@ -121,8 +121,9 @@ def create(
         tokenizer: a transformers tokenizer, or the name or folder of one; by default the text tower's own.
         embed_dim: width of the shared space; by default the preset's, else 256; the towers' width without projections.
         image_size: side of the pictures; by default the preset's, else the image tower's own.
-        projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides; `image_projection` and
-            `text_projection` for one. `projection_dropout` acts on what goes into their layers.
+        projection: `"linear"`, `"linear-no-bias"`, `"mlp"` or `"none"`, for both sides.
+        image_projection, text_projection: the same for one side.
+        projection_dropout: acts on what goes into the projections' layers.
         image_heads: so many image projections from different starts, whose unit vectors' mean is the embedding; the
             method `ensemble` trains each of them on a loss of its own.
         image_pooling, text_pooling: see `ImageTower` and `TextTower`; by default what suits the tower.

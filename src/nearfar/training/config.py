@@ -45,12 +45,15 @@ class TrainConfig:
     weight_decay: float = 0.1
     """Decoupled; by default spares vectors and scalars (biases, norms, temperatures)."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """How slowly the means of the gradient and of its square move."""
     eps: float = 1e-8
+    """Added to the root of the mean square that gradients are divided by."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """From `lr` after the warm-up to `min_lr` at the last step."""
     warmup: float = 0.05
     """Steps of linear warm-up from 0, no more than the run has; below 1, a share of all steps."""
     min_lr: float = 0.0
+    """The learning rate of the last step, of `cosine` and `linear` schedules."""
     clip_norm: float | None = 1.0
     """Largest L2 norm of the gradient; None leaves it as it is."""
     ema: float | None = None
@@ -59,6 +62,7 @@ class TrainConfig:
     """Autocast while embedding. `auto` follows `accelerate launch --mixed_precision`, else takes bf16 on a GPU that has
     it and float32 everywhere else."""
     seed: int = 0
+    """All chance depends on it: weights, order, captions, augmentation."""
     device: str | None = None
     """'cpu', 'cuda', ...; None takes the accelerator if there is one."""
     workers: int = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Unpack
 
 import torch
@@ -21,7 +22,7 @@ from nearfar.data.fields.usual import FieldOptions, usual_fields
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Source, Stream
+from nearfar.data.sources.source import Record, Source, Stream, numbered
 from nearfar.errors import UserError
 
 ATTEMPTS = 50
@@ -157,6 +158,28 @@ class Loader:
                 yield self._batch(samples, part.state["step"])
         self._judge(at_end=not start)
         self.epoch, self._state = self.epoch + 1, State()
+
+    def check_first(self, most: int = 100) -> None:
+        """Raise a `UserError` where none of the first `most` records can be used; reads until one can."""
+        source, why = self.source, Skipped()
+        reads: Iterator[tuple[int, Callable[[], Record]]] = (
+            ((place, partial(dict, record)) for place, record in numbered(source))
+            if isinstance(source, Stream)
+            else ((place, partial(source.record, place)) for place in range(len(source)))
+        )
+        for place, read in islice(reads, most):
+            record: Record = {}
+            try:
+                record = read()
+                # No group: to find those, all records are looked through.
+                whole = {**record, "index": record_id(record, place, name=source.name), "group": place}
+                for field in self.fields:
+                    field.prepare(whole, RecordChance(self.seed, 0, place))
+                return
+            except BadRecord as problem:
+                why.add(_where(self.source, place, record), str(problem))
+        if why:
+            raise UserError(f"{self.source.name}: none of its first {why.count} records can be used:\n{why.listing(5)}")
 
     def _ahead(self, parts: Iterable[LocalBatch]) -> Iterator[tuple[LocalBatch, list[Sample]]]:
         """Each part with its samples, read by threads up to two batches a thread ahead."""

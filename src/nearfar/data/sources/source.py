@@ -224,7 +224,7 @@ class Selection(Source):
             raise IndexError(f"{source.name} has {len(source)} records, there is no number {outside[0]}")
         self.name = name or source.name
         self.columns, self.classes, self.domains = source.columns, source.classes, source.domains
-        self._skipped = source.skipped
+        self.remark, self._skipped = source.remark, source.skipped
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -250,7 +250,7 @@ class Mapped(Source):
         self.source, self.change = source, change
         self.name, self.classes, self.domains = source.name, source.classes, source.domains
         self.columns = columns if columns is not None else source.columns
-        self._skipped = source.skipped
+        self.remark, self._skipped = source.remark, source.skipped
 
     def __len__(self) -> int:
         return len(self.source)
@@ -278,6 +278,7 @@ class Concatenation(Source):
         self.domains, self._domains = _merge([source.domains or [source.name] for source in self.sources])
         derived = ("index", "group", "domain")
         self.columns = list(dict.fromkeys([*(c for s in self.sources for c in s.columns), *derived]))
+        self.remark = "\n".join(source.remark for source in self.sources if source.remark) or None
         self._skipped = Skipped.merged(source.skipped for source in self.sources)
 
     def __len__(self) -> int:

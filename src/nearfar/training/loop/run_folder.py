@@ -38,6 +38,20 @@ def alone(out: Path | None, device: str | None) -> Iterator[None]:
                 lock.release()
 
 
+def check_folder(out: Path, device: str | None, *, resume: bool) -> None:
+    """Raise a `UserError` where no run can begin in `out`, before its data are read: it holds one, another process
+    trains in it, nothing can be written there. Nothing is made."""
+    if not resume and next(out.glob("checkpoints/step-*"), next(out.glob("*/checkpoints/step-*"), None)):
+        raise UserError(HOLDS_A_RUN.format(out=out))
+    files.check_writable(out)
+    if out.is_dir():
+        with alone(out, device):
+            pass
+
+
+HOLDS_A_RUN = "{out} already holds a run: resume it (resume=True, --resume), or name another folder."
+
+
 def open_folder(out: Path, checkpoints: Checkpoints, *, resume: bool) -> Path | None:
     """Make the run folder ready. Returns the checkpoint to go on from, None where the run begins.
 
@@ -46,7 +60,7 @@ def open_folder(out: Path, checkpoints: Checkpoints, *, resume: bool) -> Path | 
     """
     latest = checkpoints.latest()
     if latest and not resume:
-        raise UserError(f"{out} already holds a run: resume it (resume=True, --resume), or name another folder.")
+        raise UserError(HOLDS_A_RUN.format(out=out))
     if processes.is_main():
         files.folder(checkpoints.folder)
         with files.writing(out):

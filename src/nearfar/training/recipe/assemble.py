@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
@@ -13,6 +14,7 @@ from nearfar.training.recipe import hard_data
 from nearfar.training.recipe.recipe_data import (
     OpenedData,
     batches_of,
+    check_records,
     measured_on,
     open_data,
     validation_of,
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def assemble(
-    recipe: Recipe, opened: OpenedData | None = None, *, before_reading: Callable[[Any], None] | None = None
+    recipe: Recipe,
+    opened: OpenedData | None = None,
+    *,
+    before_reading: Callable[[Any], None] | None = None,
+    announce: Callable[[], None] | None = None,
 ) -> AssembledRun:
     """Open the data, make the model and the method. Every process makes the same.
 
@@ -37,6 +43,8 @@ def assemble(
         recipe: what to train.
         opened: its data, where they are open.
         before_reading: is called with the model before the data are read at length.
+        announce: is called once, when all is checked that can be: here, where the data are read at length before the
+            first step, else by the run.
     """
     opened = opened or open_data(recipe)
     recipe = replace(recipe, training=opened.training)
@@ -46,8 +54,9 @@ def assemble(
     if validated_on is not None:
         validated_on = with_columns(recipe, validated_on, part="validation")
     fields = fields_of(source)
+    swapped = None
     if recipe.data.hard_captions:
-        source = hard_data.with_captions(source, drop=recipe.data.drop_without_hard)
+        source, swapped = hard_data.with_captions(source, drop=recipe.data.drop_without_hard)
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
     method = build_method(recipe, kind, settings, parts, opened)
@@ -56,6 +65,21 @@ def assemble(
         before_reading(method.encoder)
     method.to(processes.start(recipe.training.device))
     options = data_settings(method) | recipe.data.loader_options()
+    check_records(recipe, method, source, {**options, "fields": fields}, training=True)
+    if validated_on is not None:
+        check_records(recipe, method, validated_on, {**options, "fields": fields_of(validated_on)}, training=False)
+
+    def say_first() -> None:
+        if announce:
+            announce()
+        if processes.is_main():
+            for remark in opened.remarks():
+                print(remark, file=sys.stderr, flush=True)
+            if swapped:
+                print(swapped, flush=True)
+
+    if takes_long := bool(recipe.data.precompute or recipe.data.hard_images):
+        say_first()
     order: Any = None
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
@@ -63,4 +87,5 @@ def assemble(
         order = PairedOrder(hard_data.mined_images(source, method.encoder, k))
     loader = batches_of(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
     validation = validation_of(recipe, method, validated_on, {**options, "fields": fields_of(validated_on)})
-    return AssembledRun(recipe, method, loader, validation, held_out, source, validated_on)
+    first = None if takes_long else say_first
+    return AssembledRun(recipe, method, loader, validation, held_out, source, validated_on, first)

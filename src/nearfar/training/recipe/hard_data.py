@@ -10,15 +10,14 @@ from nearfar import distributed as processes
 from nearfar.errors import UserError
 
 
-def with_captions(source: Any, *, drop: bool = False) -> Any:
-    """The source with hard negative captions, and a word of how many there are. `drop` leaves out records without."""
+def with_captions(source: Any, *, drop: bool = False) -> tuple[Any, str]:
+    """The source with hard negative captions, and a line that says how many there are. `drop` leaves out records
+    without."""
     from nearfar.data import CaptionSwapper, with_hard_captions
 
     swapper = CaptionSwapper()
     made = with_hard_captions(source, swapper, drop=drop)
-    if processes.is_main():
-        print(f"hard captions of {source.name}: {swapper.report}", flush=True)
-    return made
+    return made, f"hard captions of {source.name}: {swapper.report}"
 
 
 def mined_images(source: Any, model: Any, k: int) -> Tensor:

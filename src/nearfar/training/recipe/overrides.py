@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from nearfar import lookup
 from nearfar.errors import UserError
 from nearfar.training.config import TrainConfig
 from nearfar.training.recipe.reading import parse
@@ -33,7 +34,8 @@ def override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
     if not path:
         known = [field.name for field in fields(TrainConfig)]
         if section not in known:
-            raise UserError(f"{key!r}: name the section too ({', '.join(SECTIONS)}), as in data.{key}=...")
+            close = lookup.near(section, known)
+            raise UserError(f"{key!r}: name the section too ({', '.join(SECTIONS)}), as in data.{key}=...{close}")
         section, path = "training", [section]
     place: Any = values.setdefault(section, {})
     if (section, path) == ("model", ["load"]) and value is not None and place.get("load") is None:

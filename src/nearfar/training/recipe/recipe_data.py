@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,14 @@ from nearfar.evaluation.needs import missing_in_model, missing_in_source
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.loaders import make_loader
-from nearfar.training.loop.setting_checks import check_data, check_evaluation, check_method, check_run, share_of_batch
+from nearfar.training.loop.setting_checks import (
+    check_data,
+    check_evaluation,
+    check_final,
+    check_method,
+    check_run,
+    share_of_batch,
+)
 from nearfar.training.loop.validation import mean_loss
 from nearfar.training.recipe import hard_data
 from nearfar.training.recipe.own_data import fitted
@@ -42,12 +48,18 @@ class OpenedData:
     training: TrainConfig
     """The recipe's, fitted to the data where it follows them."""
 
+    def remarks(self) -> list[str]:
+        """What whoever trains on them should know first."""
+        found = (getattr(source, "remark", None) for source in (self.source, self.validated_on, self.held_out))
+        return list(dict.fromkeys(remark for remark in found if remark))
+
 
 def open_data(recipe: Recipe) -> OpenedData:
     """Open a recipe's data. What can be known to be wrong is said before anything is read at length."""
     config, data = recipe.training, recipe.data
     processes.start(config.device)
     check_run(config, validated=data.validation is not None)
+    check_final(config, validated=data.validation is not None, out=True)
     share_of_batch(config)
     check_method(config, chosen(recipe.method, recipe.trust)[0])
     held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
@@ -111,8 +123,6 @@ def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
     if "spec" not in options:
         raise UserError(f"recipe, {where}: name the data with `spec`.")
     source = open_source(options.pop("spec"), **options)
-    if remark := getattr(source, "remark", None):
-        print(remark, file=sys.stderr, flush=True)
     if limit is None:
         return source
     if not hasattr(source, "first"):
@@ -167,6 +177,13 @@ def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, A
     )
 
 
+def check_records(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> None:
+    """Raise a `UserError` where a source lacks a column, or none of its first records makes a sample: before any
+    features are computed, and before the first batch."""
+    options = {name: value for name, value in options.items() if name not in OF_PIXELS}
+    make_loader(source, method.encoder, recipe.training, training=training, **options).check_first()
+
+
 def validation_of(
     recipe: Recipe, method: Method, source: Any, options: dict[str, Any]
 ) -> Callable[[Method], dict[str, float]] | None:
@@ -174,7 +191,9 @@ def validation_of(
     if source is None:
         return None
     if recipe.data.hard_captions:
-        source = hard_data.with_captions(source)
+        source, swapped = hard_data.with_captions(source)
+        if processes.is_main():
+            print(swapped, flush=True)
     loader = batches_of(recipe, method, source, options, training=False)
 
     def figures(method: Method) -> dict[str, float]:

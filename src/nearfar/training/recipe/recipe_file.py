@@ -13,7 +13,7 @@ class, `TrainConfig`, `EvaluationConfig`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,21 +67,26 @@ class Recipe:
         """Where it trains."""
         return self.training.device
 
-    def build(self) -> Any:
+    def build(self, announce: Callable[[], None] | None = None) -> Any:
         """The method, data and evaluation of this recipe, ready to train; see `nearfar.training.recipe.assemble`."""
         from nearfar.training.recipe.assemble import assemble
 
-        return assemble(self)
+        return assemble(self, announce=announce)
 
-    def run(self, out: str | Path | None = None, *, resume: bool = False) -> Run:
+    def run(
+        self, out: str | Path | None = None, *, resume: bool = False, announce: Callable[[], None] | None = None
+    ) -> Run:
         """Train, evaluate and report in the run folder `out` (`runs/NAME` by default), where the recipe is kept as
-        `config.yaml`."""
+        `config.yaml`. `announce` is called once, when all is checked that can be, and before anything takes long."""
         from nearfar import distributed as processes
         from nearfar.training.loop import peers
+        from nearfar.training.loop.run_folder import check_folder
 
         processes.start(self.training.device)
         with peers.watched():  # a rank may end while the data is read, too
-            return self.build().run(Path(out or Path("runs") / self.name), resume=resume)
+            folder = Path(out or Path("runs") / self.name)
+            check_folder(folder, self.training.device, resume=resume)
+            return self.build(announce).run(folder, resume=resume)
 
 
 def checked_recipe(

@@ -38,6 +38,8 @@ class AssembledRun:
     """The source that is trained on."""
     validated_on: Any
     """The source of the validation, or None."""
+    say_first: Callable[[], None] | None = None
+    """Is called before the first step, when all is checked."""
 
     def run(self, out: Path, *, resume: bool = False) -> Run:
         """Train, then evaluate and report. The recipe is kept as `config.yaml`."""
@@ -47,6 +49,8 @@ class AssembledRun:
             if processes.is_main() and not list(out.glob("checkpoints/step-*")):
                 files.write(out / "config.yaml", self.recipe.as_yaml())
             loop = TrainingLoop(self.method, self.loader, out, self.validation, resume, config)
+            if self.say_first:
+                self.say_first()
             records = len(self.source) if hasattr(self.source, "__len__") else None
             warning = from_nothing(self.recipe, records, loop.steps)
             pretrained = not is_from_scratch(self.recipe.model) and not sharding.enabled()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from nearfar.training.recipe.staged_recipe import RecipeStage, StagedRecipe
 
 
-def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]:
+def run(
+    recipe: StagedRecipe, out: Path, *, resume: bool, announce: Callable[[], None] | None = None
+) -> list[FinishedStage]:
     """See `StagedRecipe.run`."""
     stages = recipe.stages
     left = [n for n, stage in enumerate(stages) if not (resume and is_finished(out / f"{n + 1}-{stage.name}"))]
@@ -32,6 +34,8 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
     opened = {number: open_data(stages[number].recipe) for number in left}
     recipe = _with_training(recipe, opened)
     stages = recipe.stages
+    if announce and not left:
+        announce()
 
     def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
         stage = stages[number]
@@ -41,6 +45,7 @@ def run(recipe: StagedRecipe, out: Path, *, resume: bool) -> list[FinishedStage]
             stage.after(before),
             data,
             before_reading=lambda model: check_following(model, following),
+            announce=announce if number == left[0] else None,
         )
         done = built.run(folder, resume=True)
         if stage.keep and processes.is_main():

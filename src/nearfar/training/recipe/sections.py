@@ -23,6 +23,7 @@ class DataConfig:
     """What is trained on. All but the first seven are settings of `nearfar.data.Loader`."""
 
     train: DataSpec = "world/emoji+clipart"
+    """The data: a word, `photos/`, or a mapping with `spec` and settings of its source: `{spec: a.csv, text: b}`."""
     validation: DataSpec | float | None = None
     """Data whose mean loss is measured in training; or a share of `train` to hold out for it, 0.1 say, as by
     `nearfar.data.hold_out`: whole groups, by their content, always the same. Of a stream 2,000 records at most."""
@@ -42,15 +43,21 @@ class DataConfig:
     """Fill half of each batch with neighbours of the other half: one of that many pictures most alike to
     the model before training."""
     views: str | None = None
+    """Augmentation, a preset of `nearfar.data.fields.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
-    """Augmentation and its number; by default as the method says (`views`, `n_views`), else one `clip` view."""
+    """Views of each picture in a batch; by default the method's own number, else one."""
     negatives: int | None = None
+    """Hard negative captions drawn for each sample; by default those that the method needs."""
     caption: str | float | None = None
     """Which of a record's captions: `random`, `first`, or a number: the share of draws that take the first."""
     max_length: int | None = None
+    """Tokens a text may have in batches; by default as many as the model takes."""
     pad_to: int | None = None
+    """Tokens that every text is filled up to; by default those of the longest in its batch."""
     cache: int = 512 << 20
+    """Bytes of decoded pictures that are kept from epoch to epoch (512 MiB)."""
     max_skipped: float = 0.1
+    """Share of records that may be unusable before the run stops."""
 
     def __post_init__(self) -> None:
         from nearfar.data.fields.caption_choice import check_caption
@@ -112,18 +119,32 @@ class EvaluationConfig:
             PROTOCOLS[name].check_options(settings, where="recipe, section evaluation.options: ")
 
 
-MODEL_SETTINGS = {
-    "load": str | None,
-    "make": str,
-    "vocab_size": int,
-    "clean_captions": bool,
-    "freeze": str | list[str] | None,
-    "lora": Any,
-}
-"""Settings of `model` beside those of `nearfar.models.create`: a model to go on from; a maker (one of
-`nearfar.models.MAKERS`, or `module:function` of a trusted module) that takes the place of `create`; entries of the
-vocabulary learnt from the captions, where the text tower brings none; whether the model's tokenizer cleans each text
-first, as ALBEF does; parts to freeze; adapters by tower, as `{image: {rank: 8}}`."""
+CREATE = "create"
+"""The maker of a model where a recipe names none: `nearfar.models.create`."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Settings of `model` beside those of its maker, which are `nearfar.models.create`'s where no other is named."""
+
+    load: str | None = None
+    """A model to go on from, in place of one that is made: a run's folder, one that nearfar or transformers saved, or a
+    name; `previous` in stages. `image_size`, `max_length`, `freeze` and `lora` may stand beside it."""
+    make: str = CREATE
+    """What makes the model: `nearfar.models.create`, one of `nearfar.models.MAKERS`, or `module:function` of a trusted
+    module."""
+    vocab_size: int = 4096
+    """Entries of the vocabulary that is learnt from the captions, where the text tower brings none."""
+    clean_captions: bool = False
+    """Whether the model's tokenizer cleans each text first, as ALBEF does."""
+    freeze: str | list[str] | None = None
+    """Parts that are not trained: `image`, `text`, or both."""
+    lora: Any = None
+    """Adapters by tower: `{image: {rank: 8}}`, with `rank`, `alpha`, `dropout` and `targets`."""
+
+
+MODEL_SETTINGS = get_type_hints(ModelSettings)
+"""The kinds of `ModelSettings`."""
 
 OF_A_LOADED_MODEL = ("image_size", "max_length")
 """Settings of `nearfar.models.create` that may stand beside `load`: the loaded model is changed to them."""
@@ -133,7 +154,7 @@ def maker(model: Mapping[str, Any], trust: Collection[str] = ()) -> Callable[...
     """What makes the model of a section `model`."""
     from nearfar import models
 
-    if "make" not in model:
+    if model.get("make", CREATE) == CREATE:
         return models.create
     return trusted.find("recipe, model.make", model["make"], models.MAKERS, trust)
 

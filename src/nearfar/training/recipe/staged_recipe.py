@@ -17,7 +17,7 @@ A stage's `method.name` and `model.load` take the place of the whole shared sect
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,18 @@ from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep
 from nearfar.training.stages.finished import BEST, PREVIOUS, FinishedStage, check_names
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What a stage has beside the five sections."""
+
+    name: str
+    """What it is called: in `data.columns`, on the command line and in the run folder."""
+    keep: dict[str, Any] = field(default_factory=dict)
+    """Columns that are computed of its training data when it ends, by name: a side (`image`, `text`), clusters, or
+    `module:function`."""
+
 
 STAGES = "stages"
 Values = dict[str, dict[str, Any]]
@@ -81,18 +93,24 @@ class StagedRecipe:
         plain = [{"name": s.name, **({"keep": s.keep} if s.keep else {}), **s.recipe.sections()} for s in self.stages]
         return f"# {self.comment}\n" + dump({STAGES: plain})
 
-    def run(self, out: str | Path | None = None, *, resume: bool = False) -> list[FinishedStage]:
+    def run(
+        self, out: str | Path | None = None, *, resume: bool = False, announce: Callable[[], None] | None = None
+    ) -> list[FinishedStage]:
         """Train, evaluate and report stage after stage in `out/1-NAME`, `out/2-NAME` (`out` is `runs/NAME` by default),
         where the recipe is kept as `config.yaml`. `out/model` is the last stage's, `out/report.html` shows all.
 
-        With `resume` it goes on inside a stage, or between two; a finished stage is not run again.
+        With `resume` it goes on inside a stage, or between two; a finished stage is not run again. `announce` is called
+        once, when all is checked that can be before the first stage.
         """
         from nearfar.training.loop import peers
+        from nearfar.training.loop.run_folder import check_folder
         from nearfar.training.recipe.run_recipe_stages import run
 
         processes.start(self.device)
         with peers.watched():
-            return run(self, Path(out or Path("runs") / self.name), resume=resume)
+            folder = Path(out or Path("runs") / self.name)
+            check_folder(folder, self.device, resume=resume)
+            return run(self, folder, resume=resume, announce=announce)
 
 
 def load_stages(

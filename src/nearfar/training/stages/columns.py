@@ -16,6 +16,7 @@ those samples that shared a cluster in every stage so far: `within: label` combi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,23 @@ from nearfar.errors import UserError, need
 from nearfar.training.stages.columns_file import Part, write
 
 SIDES = ("image", "text", "audio", "video")
-CLUSTERING = ("of", "clusters", "within", "seed")
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Clusters of embeddings by k-means, as a column to keep."""
+
+    of: str
+    """The side whose embeddings are clustered: `image`, `text`, `audio` or `video`."""
+    clusters: int
+    """How many, at least 2."""
+    within: str | None = None
+    """A number that the records have already, `label` say: the clusters are cut by it."""
+    seed: int = 0
+    """Of the first centres."""
+
+
+CLUSTERING = tuple(field.name for field in fields(ClusterSettings))
 Column = str | Mapping[str, Any] | Callable[..., Any]
 """A side that the model embeds (`image`; `text`: its first caption; ...), `{of: SIDE, clusters: K, within: KEY,
 seed: 0}`, or a function `(model, source) -> one value a record`."""
