@@ -14,12 +14,13 @@ from inspect import Parameter, cleandoc, getsource, signature
 from textwrap import dedent
 from typing import Any, get_type_hints
 
-from nearfar import kinds
 from nearfar.data.sources.open_source import READERS_OF, WORLD, open_source
 from nearfar.evaluation.protocols import PROTOCOLS
-from nearfar.evaluation.protocols.signature import described, load
+from nearfar.evaluation.protocols.signature import load
 from nearfar.methods import METHODS, find
 from nearfar.models import MAKERS, create
+from nearfar.signatures import kinds
+from nearfar.signatures.docstrings import described
 from nearfar.training.config import TrainConfig
 from nearfar.training.recipe.sections import DataConfig, EvaluationConfig, ModelSettings
 from nearfar.training.recipe.staged_recipe import StageSettings
@@ -90,8 +91,8 @@ def several(parts: Mapping[str, Iterator[Setting]]) -> str:
     """A table for each part, under its title; a part without settings is a line."""
     made = []
     for title, settings in parts.items():
-        found = list(settings)
-        made.append(f"**`{title}`**\n\n{rows(found)}" if found else f"**`{title}`** has no settings.")
+        own = list(settings)
+        made.append(f"**`{title}`**\n\n{rows(own)}" if own else f"**`{title}`** has no settings.")
     return "\n\n".join(made)
 
 
@@ -145,8 +146,8 @@ def sentence(where: Any, name: str, texts: Mapping[str, str]) -> str:
 
 
 def words(annotation: Any) -> str:
-    found = kinds.words(annotation)
-    return "any value" if found == "of another kind" else found
+    kind = kinds.words(annotation)
+    return "any value" if kind == "of another kind" else kind
 
 
 def shown(default: Any) -> str:

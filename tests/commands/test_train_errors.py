@@ -36,7 +36,7 @@ WRONG = {
     "a value out of its range": (["clip", "epochs=-1"], "epochs"),
     "no such method": (["clip", "method.name=clap"], "clap"),
     "no such preset": (["clip", "model.preset=huge"], "huge"),
-    "no such model": (["clip", "model.load=nowhere/model"], "nowhere/model"),
+    "no such model": (["clip", "model.load=photos"], "photos"),
     "no such data": (["clip", "data.train=nowhere/"], "nowhere/: no such file or folder"),
     "no such validation data": (["clip", "data.train=pairs.csv", "data.validation=nowhere.csv"], "nowhere.csv"),
     "no such evaluation data": (["clip", "data.train=pairs.csv", "evaluation.data=nowhere.csv"], "nowhere.csv"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path, PurePath
@@ -21,6 +21,9 @@ WORDS: dict[Any, str] = {
     dict: "settings (name: value)",
     NoneType: "null",
 }
+
+LISTS = (Sequence, Collection, Iterable)
+"""Kinds for which a list is written, where they are no text."""
 
 
 def of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -200,6 +203,8 @@ def _words(annotation: Any) -> list[str]:
         return [f"a list of {len(get_args(annotation))} values"]
     if isinstance(origin, type) and issubclass(origin, Mapping):
         origin = dict
+    if origin in LISTS:
+        return ["a list"]
     if isinstance(origin, type) and issubclass(origin, PurePath | PathLike):
         return ["a path"]
     return [WORDS[origin]] if origin in WORDS else []

@@ -50,8 +50,8 @@ class OpenedData:
 
     def remarks(self) -> list[str]:
         """What whoever trains on them should know first."""
-        found = (getattr(source, "remark", None) for source in (self.source, self.validated_on, self.held_out))
-        return list(dict.fromkeys(remark for remark in found if remark))
+        each = (getattr(source, "remark", None) for source in (self.source, self.validated_on, self.held_out))
+        return list(dict.fromkeys(remark for remark in each if remark))
 
 
 def open_data(recipe: Recipe) -> OpenedData:
@@ -180,7 +180,8 @@ def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, A
 def check_records(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> None:
     """Raise a `UserError` where a source lacks a column, or none of its first records makes a sample: before any
     features are computed, and before the first batch."""
-    options = {name: value for name, value in options.items() if name not in OF_PIXELS}
+    made_later = (*OF_PIXELS, "negatives") if recipe.data.hard_captions and not training else OF_PIXELS
+    options = {name: value for name, value in options.items() if name not in made_later}
     make_loader(source, method.encoder, recipe.training, training=training, **options).check_first()
 
 
