@@ -52,8 +52,14 @@ WRONG = {
         ["clip", "data.train=pairs.csv", "evaluation.data=pairs.csv", "evaluation.protocols=[zero_shot]"],
         "zero_shot cannot be measured",
     ),
-    "a batch larger than the data": (["clip", "data.train=pairs.csv", "batch_size=64"], "holds 12 records"),
-    "no validation to end with the best of": (["clip", "data.train=pairs.csv", "final=best"], "final is best"),
+    "a batch larger than the data": (
+        ["clip", "data.train=pairs.csv", "batch_size=64"],
+        "records, and training.batch_size is 64",
+    ),
+    "no validation to end with the best of": (
+        ["clip", "data.train=pairs.csv", "data.validation=null", "final=best"],
+        "final is best",
+    ),
     "a run folder below a file": (["clip", "data.train=pairs.csv", "--out=a-file/run"], "a-file is a file"),
     "nothing to resume": (["--resume", "nowhere"], "nowhere"),
     "a stage without data": (["two-stages", "stages.whole.data.train=nowhere/"], "nowhere/: no such"),

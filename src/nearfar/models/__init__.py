@@ -53,7 +53,7 @@ _HOME = {
 }
 MAKERS = {
     "language_model": "nearfar.models.language:language_model",
-    "text_encoder": "nearfar.models.language.text_encoder:text_encoder",
+    "text_encoder": "nearfar.models.language.text_model:text_encoder",
 }
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
 
