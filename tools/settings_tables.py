@@ -26,7 +26,7 @@ from nearfar.training.recipe.sections import DataConfig, EvaluationConfig, Model
 from nearfar.training.recipe.staged_recipe import StageSettings
 from nearfar.training.stages.columns import ClusterSettings
 
-GIVEN = ("model", "source", "data", "embeddings", "encoder")
+FROM_THE_RECIPE = ("model", "source", "data", "embeddings", "encoder")
 """Arguments that the recipe itself gives."""
 
 
@@ -129,7 +129,7 @@ def of_function(
     hints = kinds.of(function)
     names = None if only is None else {option.name for option in only}
     for number, (name, parameter) in enumerate(signature(function).parameters.items()):
-        left_out = name in skip or name in GIVEN or (not first and number == 0)
+        left_out = name in skip or name in FROM_THE_RECIPE or (not first and number == 0)
         if left_out or parameter.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL):
             continue
         if names is None or name in names:
