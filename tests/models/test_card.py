@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import nearfar
 from nearfar.models.card import card
 from nearfar.models.language import language_model, text_encoder
 
@@ -49,9 +50,13 @@ def test_where_a_checkpoint_lay_stays_at_home(bert, tokenizer, tmp_path):
     settings = {name: value for name, value in bert.items() if name != "model_type"}
     BertModel(BertConfig(vocab_size=len(tokenizer), **settings)).save_pretrained(tmp_path / "secret" / "mine" / "bert")
     tokenizer.save_pretrained(tmp_path / "secret" / "mine" / "bert")
-    page = card(text_encoder(tmp_path / "secret" / "mine" / "bert"))
+    model = text_encoder(tmp_path / "secret" / "mine" / "bert")
+    page = card(model)
     assert re.search(r"BertModel, mine/bert, [\d,]+ parameters; licence: that of the checkpoint", page)
     assert "secret" not in page
+    saved = model.save_pretrained(tmp_path / "saved")
+    assert not [file.name for file in saved.iterdir() if b"secret" in file.read_bytes()]
+    assert nearfar.load(saved).text.spec["config"]["_name_or_path"] == "mine/bert"
 
 
 @pytest.mark.parametrize(("widths", "said"), [((), "16 numbers |"), ((4, 16), "16 numbers; may be cut to 4, 16 |")])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from nearfar.models.towers.backbones import short_name
 
 CARD = """---
 library_name: nearfar
@@ -96,16 +97,6 @@ def parts_of(model: Any) -> dict[str, str]:
     if (temperature := getattr(model, "temperature", None)) is not None:
         listed["temperature"] = f"{temperature:.4g}"
     return listed
-
-
-def short_name(name: Any) -> str:
-    """Where a checkpoint came from, without the folders of the machine that it lay on.
-
-    >>> short_name("google/siglip-base"), short_name("/home/me/models/mine"), short_name(None)
-    ('google/siglip-base', 'models/mine', '')
-    """
-    name = str(name or "")
-    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
 
 
 def _what(model: Any) -> str:

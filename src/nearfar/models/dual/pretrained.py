@@ -78,7 +78,7 @@ def _taken_apart(model: Any, name: str, tokenizer: Any, preprocess: Any) -> Dual
         text.config.pad_token_id = with_padding(tokenizer).pad_token_id  # SigLIP reads its padding
     size = preprocess.size if isinstance(preprocess, Pixels) else image_size(model)
     pixels = _pixels(preprocess, vision, size)
-    texts = TextTower(text, _spec(text), pooling="tower")
+    texts = TextTower(text, backbones.spec_of(text), pooling="tower")
     check_tokenizer(with_padding(tokenizer), texts)
     own = OwnFeatures.of(model, texts, tokenizer, pixels.size)
     image_head, text_head = (_head(model, side, name) for side in ("visual_projection", "text_projection"))
@@ -121,9 +121,9 @@ def _check_kind(model: Any, name: str) -> None:
 
 def _image_tower(vision: nn.Module, size: int) -> ImageTower:
     try:
-        return ImageTower(vision, _spec(vision), image_size=size, pooling="tower")
+        return ImageTower(vision, backbones.spec_of(vision), image_size=size, pooling="tower")
     except UserError:  # it does no pooling, or to another width
-        return ImageTower(vision, _spec(vision), image_size=size)
+        return ImageTower(vision, backbones.spec_of(vision), image_size=size)
 
 
 def _pool_image(tower: ImageTower, head: nn.Module, own: OwnFeatures, name: str) -> None:
@@ -167,11 +167,6 @@ def _pixels(preprocess: Any, vision: nn.Module, size: int) -> Pixels:
     if isinstance(preprocess, Pixels):
         return preprocess
     return backbones.family_pixels(vision, size) if preprocess is None else as_pixels(preprocess, default=size)
-
-
-def _spec(tower: nn.Module) -> dict[str, Any]:
-    config: Any = tower.config
-    return {"library": "transformers", "architecture": type(tower).__name__, "config": config.to_dict()}
 
 
 def _head(model: Any, attribute: str, name: str) -> nn.Module:

@@ -141,12 +141,26 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
             f"this is a {type(source).__name__}"
         )
     backbone = getattr(backbone, f"{modality}_model", backbone)
-    architecture = type(backbone).__name__
-    return backbone, {
-        "library": "transformers",
-        "architecture": architecture,
-        "config": backbone.config.to_dict(),
-    }
+    return backbone, spec_of(backbone)
+
+
+def spec_of(backbone: Any) -> dict[str, Any]:
+    """What `rebuild` makes a transformers model from, as plain data. A checkpoint's folder is named by its last two
+    parts: a saved model goes to others, and says nothing of the machine that it was made on."""
+    config = backbone.config.to_dict()
+    if "_name_or_path" in config:
+        config["_name_or_path"] = short_name(config["_name_or_path"])
+    return {"library": "transformers", "architecture": type(backbone).__name__, "config": config}
+
+
+def short_name(name: Any) -> str:
+    """Where a checkpoint came from, without the folders of the machine that it lay on.
+
+    >>> short_name("google/siglip-base"), short_name("/home/me/models/mine"), short_name(None)
+    ('google/siglip-base', 'models/mine', '')
+    """
+    name = str(name or "")
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
 
 
 def _from_config(config: Any) -> Any:
