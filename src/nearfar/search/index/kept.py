@@ -96,7 +96,7 @@ def is_one_kind(type_: pa.DataType) -> bool:
 def kept_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The kept columns of a row of the table, by the user's names.
 
-    >>> kept_of({"key": "a", "kept:price": 3, "json:size": "[1, \\\\"L\\\\"]"})
+    >>> kept_of({"key": "a", "kept:price": 3, "json:size": '[1, "L"]'})
     {'price': 3, 'size': [1, 'L']}
     """
     kept = {}
