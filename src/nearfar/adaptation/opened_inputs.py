@@ -21,7 +21,7 @@ LEAST = 8
 """Pairs that must be there to adapt to, and half of it to measure on."""
 
 PASSES = 2.5
-"""How often the towers read a pair, about: for the maps, for the index, and those held out once more for each model."""
+"""What a pair costs at most, in readings: its picture once and its mirror image, its texts once for each model."""
 
 
 def pairs(data: Any, columns: Mapping[str, Any]) -> Source:
