@@ -173,6 +173,58 @@ def test_a_hit_leads_to_more_like_it(page):
     assert one(page, "#text textarea, #text input").get_attribute("value") == ""
 
 
+def test_a_hit_is_shown_large_and_can_be_chosen_again_after_a_new_search(page):
+    type_into(page, "text", "yellow", "\n")
+    until(lambda: "yellow" in "".join(captions(page)[:1]))
+    for _ in range(2):
+        hit = page.find_elements("css selector", "#hits .thumbnail-lg")[1]
+        hit.click()
+        until(lambda: "chosen: hit 2" in notice(page))
+        until(lambda: page.execute_script("return document.querySelector('#larger img')?.naturalWidth") == 48)
+        assert one(page, "#larger img").get_attribute("alt") == one(page, "#larger p").text
+        assert hit.get_attribute("aria-pressed") == "true"
+        one(page, "#larger button").click()
+        assert not one(page, "#larger")
+        type_into(page, "text", " ", "\n")
+        until(lambda: "8 of 8 pictures" in notice(page))
+        until(lambda: not page.find_elements("css selector", "#hits [aria-pressed=true]"))
+
+
+def test_parts_have_names_for_screen_readers(page):
+    type_into(page, "text", "yellow", "\n")
+    until(lambda: "yellow" in "".join(captions(page)[:1]))
+    first = one(page, "#hits .thumbnail-lg")
+    until(lambda: first.get_attribute("aria-label").startswith("hit 1, score 0."))
+    assert "a yellow square on" in one(page, "#hits img").get_attribute("alt")
+    assert one(page, "#picture input[type=file]").get_attribute("aria-label") == "a picture to start from"
+    unnamed = """return [...document.querySelectorAll("button, input, textarea, img")].filter(part =>
+        part.offsetParent && !(part.getAttribute("aria-label") || part.getAttribute("title") || part.textContent.trim()
+        || part.alt || part.labels?.length)).map(part => part.outerHTML.slice(0, 200))"""
+    assert page.execute_script(unnamed) == []
+
+
+def test_a_search_has_an_address_that_opens_with_it(page, address):
+    type_into(page, "text", "yellow", "\n")
+    until(lambda: page.execute_script("return location.search") == "?q=yellow&top=24")
+    page.get(f"{address}?q=blue+black&minus=black&top=3")
+    until(lambda: one(page, "#notice") and "3 of 8 pictures for blue black" in notice(page))
+    assert all("blue" in caption for caption in captions(page)[:2])
+    assert one(page, "#text textarea, #text input").get_attribute("value") == "blue black"
+
+
+def test_results_are_in_view_after_a_search_on_a_phone(page):
+    size = {"width": 420, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.execute_script("return scrollY") == 0
+        type_into(page, "text", "red", "\n")
+        until(lambda: captions(page))
+        top = "return document.querySelector('#hits').getBoundingClientRect().top"
+        until(lambda: 0 <= page.execute_script(top) < 400)
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def animated(path):
     frames = [draw(colour) for colour in ("red", "blue")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])

@@ -46,13 +46,16 @@ class Visitor:
         return next(part["id"] for part in self.page["components"] if part["props"].get("elem_id") == name)
 
     def function(self, part, event):
-        """What the page calls at an event of one of its parts (None: of the page)."""
+        """What the page calls at an event of one of its parts (None: of the page): the first of those that follow each
+        other which is sent anything."""
         place = self.place(part) if part else None
-        return next(
-            each
-            for each in self.page["dependencies"]
-            if any(name == event and place in (None, target) for target, name in each["targets"])
+        steps = self.page["dependencies"]
+        step = next(
+            each for each in steps if any(name == event and place in (None, target) for target, name in each["targets"])
         )
+        while not step["inputs"] and (later := [each for each in steps if each["trigger_after"] == step["id"]]):
+            step = later[0]
+        return step
 
     def call(self, function, data, *, seconds=60, **more):
         """The message that ends the call of a function, by its number: `success`, and `output`."""

@@ -14,18 +14,32 @@ from search.visitors import Visitor, reference
 pytest.importorskip("gradio")
 pytest.importorskip("httpx")
 
+QUESTION = ["textbox", "image", "textbox", "textbox", "slider", "slider"]
+BOXES = ["textbox", "textbox", "textbox", "slider", "slider", "textbox"]
+"""What the browser writes into its address; no function of the server's."""
+SEARCHES = (
+    "click of go",
+    "submit of text",
+    "submit of plus",
+    "submit of minus",
+    "submit of where",
+    "upload of picture",
+)
 FUNCTIONS = {
     "load of the page": [],
-    "click of go": ["textbox", "image", "textbox", "textbox", "slider", "slider"],
-    "submit of text": ["textbox", "image", "textbox", "textbox", "slider", "slider"],
-    "submit of plus": ["textbox", "image", "textbox", "textbox", "slider", "slider"],
-    "submit of minus": ["textbox", "image", "textbox", "textbox", "slider", "slider"],
-    "upload of picture": ["textbox", "image", "textbox", "textbox", "slider", "slider"],
+    "load of the page, too": ["textbox"],
+    "load of the page, too, then": BOXES,
+    **{event: [] for event in SEARCHES},  # empties the gallery
+    **{f"{event}, then": QUESTION for event in SEARCHES},
+    **{f"{event}, then, then": [] for event in SEARCHES},
+    **{f"{event}, then, then, then": BOXES for event in SEARCHES},
     "select of hits": ["state"],
+    "select of hits, then": [],
     "click of like": ["state", "state", "image", "slider", "slider"],
+    "click of like, then": [],
+    "click of like, then, then": BOXES,
     "click of name-it": ["image", "textbox"],
     "submit of labels": ["image", "textbox"],
-    "then": [],
 }
 """Every function of the page by its event, and what it takes. One that is new, or that takes something new, belongs in
 here once it is known what it does with a file."""
@@ -38,20 +52,26 @@ def visitor(address):
 
 
 def functions(page):
-    """`(name, number, kinds of what it takes)` of every function that the page's own description lists."""
+    """`(name, number, kinds of what it takes)` of every function that the page's own description lists. One that
+    follows another is called after it."""
     parts = {part["id"]: part for part in page["components"]}
-    listed = []
+    listed, names = [], {}
     for function in page["dependencies"]:
         kinds = [parts[place]["type"] for place in function["inputs"]]
         for target, event in function["targets"]:
-            name = parts[target]["props"].get("elem_id") if target in parts else "the page"
-            listed.append(("then" if event == "then" else f"{event} of {name}", function["id"], kinds))
+            part = parts[target]["props"].get("elem_id") if target in parts else "the page"
+            name = f"{names[function['trigger_after']]}, then" if event == "then" else f"{event} of {part}"
+            while name in names.values():
+                name += ", too"
+            names[function["id"]] = name
+            listed.append((name, function["id"], kinds))
     return listed
 
 
 def test_every_function_of_the_page_is_known(visitor):
     listed = functions(visitor.page)
     assert {name: kinds for name, _, kinds in listed} == FUNCTIONS
+    assert len(listed) == len(FUNCTIONS)
     assert {number for _, number, _ in listed} == {each["id"] for each in visitor.page["dependencies"]}
 
 

@@ -9,6 +9,7 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from markupsafe import Markup
 
@@ -16,6 +17,7 @@ from nearfar.embedding.embed_source import embeds
 from nearfar.errors import UserError, need
 from nearfar.search.index.identity import check_model
 from nearfar.search.index.items import Hit
+from nearfar.search.index.kept import short
 from nearfar.search.index.manifest import load_manifest
 from nearfar.search.index.stored_index import Index
 from nearfar.search.page.hit_gallery import describe
@@ -32,32 +34,14 @@ if TYPE_CHECKING:
 MOST_LABELS = 2000
 MOST_PHRASES = 50
 MOST_LETTERS = 2000
+MOST_ADDRESS = 8000
+LARGE = 1024
+"""Pixels of the longer side of the larger view."""
 HITS, WEIGHTS = (1, 100), (0.1, 3)
-CSS = """
-.gradio-container { max-width: 84rem !important; margin: 0 auto !important; --body-text-color-subdued: #6b6b76; }
-.dark .gradio-container, .dark.gradio-container { --body-text-color-subdued: #a0a0ab; }
-.gradio-container > main { width: 100%; }
-#title h1 { font-size: 1.5rem; margin: .4rem 0 0; }
-#title p { color: var(--body-text-color-subdued); margin: .1rem 0 .4rem; }
-.notice { padding: 0; }
-#summary { align-items: start; }
-#notice { min-height: 1.6rem; }
-.notice .alert { border-left: .25rem solid #dc2626; background: #dc262618; padding: .55rem .8rem;
-  border-radius: .35rem; }
-#notice .summary { color: var(--body-text-color-subdued); }
-#notice .summary b { color: var(--body-text-color); }
-@media (max-width: 48rem) { #summary { flex-direction: column; align-items: stretch; } }
-#hits .grid-wrap { max-height: none !important; overflow: visible; padding: .5rem; }
-#hits .grid-container { gap: .6rem; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); grid-auto-rows: auto; }
-@media (min-width: 60rem) { #hits .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)); } }
-#hits .thumbnail-lg { display: flex; flex-direction: column; aspect-ratio: auto; background: #fff; }
-#hits .thumbnail-lg img { aspect-ratio: 1; height: auto; object-fit: contain; padding: .5rem .5rem 0; }
-#hits .caption-label { position: static; opacity: 1 !important; max-width: 100%; width: 100%; border: 0;
-  border-radius: 0; text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .8rem; line-height: 1.3;
-  color: #222; background: #fff; padding: .3rem .6rem .5rem; }
-#hits .thumbnail-item.selected { outline: 2px solid var(--color-accent); }
-footer { display: none !important; }
-"""
+TEMPLATES = Path(__file__).parent / "templates"
+SEARCHED = "(...values) => window.nearfar?.searched(...values)"
+OPENED = "(...values) => values.slice(0, 3).some(Boolean) && document.querySelector('#go').click()"
+"""What the browser does after a search, and when the page has opened: `templates/search_page.js`."""
 
 
 class SearchService:
@@ -100,7 +84,7 @@ class SearchService:
         return "/".join(Path(index.model).parts[-2:])
 
     def search(
-        self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float
+        self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float, where: str = ""
     ) -> tuple[Shown, list[Hit], str, str | None]:
         """Pictures with captions, the hits, a sentence on the hits, or on what was wrong, and the upload; None
         instead of one that cannot be used, so that the page puts it away."""
@@ -108,7 +92,15 @@ class SearchService:
             image = self.uploads.picture(upload) if upload else None
         except UserError as error:
             return [], [], alert(str(error)), None
-        return *self._find(text, image, phrases(plus), phrases(minus), weight, top), upload
+        return *self._find(text, image, phrases(plus), phrases(minus), weight, top, where), upload
+
+    def opened(self, address: str) -> tuple[Any, ...]:
+        """The boxes as an address fills them, `?q=a+red+car&top=12`; empty ones where it names none: text, plus, minus,
+        where, weight and the number of hits."""
+        named = {name: values[0] for name, values in parse_qs(readable(address).lstrip("?")[:MOST_ADDRESS]).items()}
+        text, plus, minus, where = (named.get(name, "") for name in ("q", "plus", "minus", "where"))
+        weight, top = as_number(named.get("weight"), WEIGHTS, 1.0), as_number(named.get("top"), HITS, 24)
+        return text, plus, minus, where, weight, int(top)
 
     def like(
         self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
@@ -125,6 +117,24 @@ class SearchService:
             still = upload if self.uploads.find(upload) else None
             return self._show(hits), hits, alert(str(error)), still, "", "", ""
         return *self._find("", image, (), (), weight, top), self.uploads.show(image), "", "", ""
+
+    def larger(self, hits: list[Hit], chosen: int | None) -> str:
+        """A hit's picture, large, with its captions and columns, as HTML."""
+        if chosen is None:
+            return ""
+        hit = hits[chosen]
+        picture = Markup()
+        if not hit.is_text:
+            path = self.uploads.show(hit_thumbnail(hit, LARGE))
+            picture = Markup('<img src="/gradio_api/file={}" alt="{}">').format(path, hit.caption)
+        known = {"id": hit.id, "label": hit.label_name, "domain": hit.domain_name, **hit.kept}
+        known = {name: short(value) for name, value in known.items() if value is not None} | {"from": hit.place}
+        rows = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(*each) for each in known.items())
+        captions = Markup("").join(Markup("<p>{}</p>").format(caption) for caption in hit.captions[:6])
+        return Markup(
+            '<figure id="larger">{}<figcaption>{}<dl>{}</dl></figcaption><button type="button" title="close" '
+            'aria-label="close the larger view" onclick="this.parentElement.remove()">&times;</button></figure>'
+        ).format(picture, captions, rows)
 
     def describe_hit(self, hits: list[Hit], chosen: int | None) -> str:
         """What the index knows of a hit, as HTML."""
@@ -155,7 +165,14 @@ class SearchService:
         return {label.name: label.share for label in ranked[:10]}, ""
 
     def _find(
-        self, text: str, image: Any, plus: tuple[str, ...], minus: tuple[str, ...], weight: float, top: float
+        self,
+        text: str,
+        image: Any,
+        plus: tuple[str, ...],
+        minus: tuple[str, ...],
+        weight: float,
+        top: float,
+        where: str = "",
     ) -> tuple[Shown, list[Hit], str]:
         try:
             index = self.index
@@ -163,7 +180,7 @@ class SearchService:
             terms = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
             weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
             with self.turn:
-                results = query(index, self.encoder, **terms, weight=weight, top=top)
+                results = query(index, self.encoder, **terms, weight=weight, top=top, where=where.strip() or None)
         except UserError as error:
             return [], [], alert(str(error))
         sentence = Markup('<div class="summary">{} of {} for <b>{}</b>, {}</div>')
@@ -183,6 +200,7 @@ def make_page(service: SearchService) -> Any:
     both = {"image", "text"} <= {*embeds(encoder)}
     with gr.Blocks(title="nearfar search", analytics_enabled=False) as page:
         heading = gr.HTML(service.heading(), elem_id="title")
+        address = gr.Textbox(visible=False)
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
@@ -191,6 +209,13 @@ def make_page(service: SearchService) -> Any:
                 with gr.Row():
                     plus = gr.Textbox(label="Plus", placeholder="snow, night", elem_id="plus", min_width=120)
                     minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
+                where = gr.Textbox(
+                    label="Only where",
+                    placeholder='price < 20 and colour in ["red", "blue"]',
+                    info=", ".join(service.index.columns),
+                    elem_id="where",
+                    visible=bool(service.index.columns),
+                )
                 go = gr.Button("Search", variant="primary", elem_id="go")
                 with gr.Accordion("How many, and how strongly", open=False):
                     top = gr.Slider(*HITS, 24, step=1, label="Hits")
@@ -208,6 +233,7 @@ def make_page(service: SearchService) -> Any:
                 with gr.Row(equal_height=True, elem_id="summary"):
                     notice = gr.HTML(elem_id="notice", elem_classes="notice")
                     like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
+                large = gr.HTML(elem_id="large", elem_classes="notice")
                 gallery = gr.Gallery(
                     show_label=False,
                     columns=5,
@@ -220,21 +246,41 @@ def make_page(service: SearchService) -> Any:
                 )
                 gallery.GRADIO_CACHE = str(service.uploads.shown)
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
+        if service.index.columns:
+            question.append(where)
         private = {"api_visibility": "private"}
         quiet = {**private, "show_progress": "hidden"}
         # The index may have grown since the page was made: each visit and each search counts again.
         page.load(service.heading, None, heading, **quiet)
+        boxes = [text, plus, minus, weight, top, where]
 
         def afterwards():
-            return None, service.heading()
+            return None, service.heading(), ""
 
-        for event in (go.click, text.submit, plus.submit, minus.submit, picture.upload):
-            event(service.search, question, answer, **private).then(afterwards, None, [chosen, heading], **quiet)
-        gallery.select(selected_in(gr, service), hits, [chosen, notice], **private)
-        chosen_one = [hits, chosen, picture, weight, top]
-        like.click(service.like, chosen_one, [*answer, text, plus, minus], **private).then(
-            afterwards, None, [chosen, heading], **quiet
+        def finish(event):
+            event.then(afterwards, None, [chosen, heading, large], **quiet).then(
+                None, boxes, None, js=SEARCHED, **quiet
+            )
+
+        def from_address(words):
+            values = service.opened(words)
+            # Whoever has begun to type already keeps what he typed.
+            return values if any(values[:3]) else [gr.skip()] * len(values)
+
+        # `?q=a+red+car`, which the browser hands over. The gallery must not be among what is skipped: gradio makes a
+        # part anew that is sent an update, and this one would forget where its pictures lie.
+        page.load(
+            from_address, address, [text, plus, minus, where, weight, top], js="() => [location.search]", **quiet
+        ).then(None, boxes, None, js=OPENED, **quiet)
+        for event in (go.click, text.submit, plus.submit, minus.submit, where.submit, picture.upload):
+            # An empty gallery forgets which place was chosen, so that the same place can be chosen again.
+            emptied = event(list, None, gallery, **quiet)
+            finish(emptied.then(service.search, question, answer, **private))
+        gallery.select(selected_in(gr, service), hits, [chosen, notice, large], **private).then(
+            None, None, None, js="() => window.nearfar?.chose()", **quiet
         )
+        chosen_one = [hits, chosen, picture, weight, top]
+        finish(like.click(service.like, chosen_one, [*answer, text, plus, minus], **private))
         gr.on([name_it.click, labels.submit], service.label, [picture, labels], [named, wrong], **private)
     return page
 
@@ -261,7 +307,7 @@ def selected_in(gr: Any, service: SearchService) -> Any:
 
     def selected(hits, event):
         chosen = event.index if is_place(event.index, hits) else None
-        return chosen, service.describe_hit(hits, chosen)
+        return chosen, service.describe_hit(hits, chosen), service.larger(hits, chosen)
 
     selected.__annotations__["event"] = gr.SelectData
     return selected
@@ -303,8 +349,22 @@ def phrases(text: str) -> tuple[str, ...]:
 
 
 def title(hit: Hit) -> str:
-    """What stands under a picture of the gallery."""
-    return f"{hit.score:.3f}  {hit.caption}" + (f" ({hit.domain_name})" if hit.domain_name else "")
+    """What stands under a picture of the gallery: score and caption, and on a line of their own the kept columns."""
+    line = f"{hit.score:.3f}  {hit.caption}" + (f" ({hit.domain_name})" if hit.domain_name else "")
+    kept = " \N{MIDDLE DOT} ".join(f"{name} {short(value)}" for name, value in hit.kept.items() if value is not None)
+    return f"{line}\n{kept}" if kept else line
+
+
+def as_number(text: str | None, bounds: tuple[float, float], usual: float) -> float:
+    """A number of an address, the usual one where it is none or out of bounds.
+
+    >>> as_number("12", HITS, 24), as_number("many", HITS, 24), as_number(None, HITS, 24)
+    (12.0, 24, 24)
+    """
+    try:
+        return within(float(text or ""), bounds, "")
+    except (ValueError, UserError):
+        return usual
 
 
 def alert(message: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import UserError, need
 from nearfar.search.index.stored_index import Index
-from nearfar.search.page.search_page import CSS, SearchService, make_page
+from nearfar.search.page.search_page import TEMPLATES, SearchService, make_page
 from nearfar.search.page.uploads import LINGER, MOST_BYTES, Uploads
 from nearfar.search.page.visitors import VARIABLE, Password
 from nearfar.search.querying.query import query
@@ -115,7 +115,8 @@ def make_app(
         app,
         page,
         path="/",
-        css=CSS,
+        css=(TEMPLATES / "search_page.css").read_text("utf-8"),
+        js=(TEMPLATES / "search_page.js").read_text("utf-8"),
         theme=gr.themes.Base(primary_hue="indigo", font=fonts, font_mono=["ui-monospace", "monospace"]),
         footer_links=[],
         max_file_size=MOST_BYTES,

@@ -1,0 +1,47 @@
+// Runs once when the page has loaded: names for screen readers, the chosen picture, results in view, an address to share.
+() => {
+  const buttons = () => [...document.querySelectorAll("#hits .thumbnail-lg")];
+  const set = (part, name, value) => part && part.getAttribute(name) !== value && part.setAttribute(name, value);
+  let chosen = -1;
+
+  const nameParts = () => {
+    buttons().forEach((button, place) => {
+      const words = button.querySelector(".caption-label")?.textContent.trim() ?? "";
+      const [score, ...caption] = words.split("\n")[0].split(/\s+/);
+      set(button.querySelector("img"), "alt", caption.join(" ") || `hit ${place + 1}, without a caption`);
+      set(button, "aria-label", `hit ${place + 1}, score ${score}: ${caption.join(" ")}`);
+      set(button, "aria-pressed", String(place === chosen));
+    });
+    set(document.querySelector("#picture input[type=file]"), "aria-label", "a picture to start from");
+    set(document.querySelector("#notice"), "aria-live", "polite");
+    set(document.querySelector("#hits"), "aria-label", "hits, best first");
+    set(document.querySelector("#hits"), "role", "region");
+  };
+
+  const show = (part) => {
+    const box = document.querySelector(part)?.getBoundingClientRect();
+    if (box && (box.top < 0 || box.top > window.innerHeight / 2)) window.scrollBy({ top: box.top - 12 });
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("#hits .thumbnail-lg");
+    if (!button) return;
+    chosen = buttons().indexOf(button);
+    nameParts();
+  });
+  window.nearfar = {
+    searched: (text, plus, minus, weight, top, where) => {
+      chosen = -1;
+      nameParts();
+      show("#summary");
+      const parts = { q: text, plus, minus, where };
+      const query = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
+      if (plus || minus) query.set("weight", weight);
+      if ([...query].length) query.set("top", top);
+      history.replaceState(null, "", [...query].length ? `?${query}` : location.pathname);
+    },
+    chose: () => show("#larger"),
+  };
+  new MutationObserver(nameParts).observe(document.body, { childList: true, subtree: true, characterData: true });
+  nameParts();
+}
