@@ -1,7 +1,7 @@
 """Embed pictures and texts with a model that `nearfar export MODEL --onnx --out DIR` wrote: no torch, no nearfar.
 
     pip install numpy pillow tokenizers onnxruntime
-    python embed_onnx.py DIR "a red car" car.png another.jpg
+    python examples/embed_onnx.py DIR "a red car" car.png another.jpg
 
 prints the cosine of each text with each picture.
 """

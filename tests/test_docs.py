@@ -63,7 +63,8 @@ def test_every_setting_of_a_recipe_has_a_row():
         "training": [field.name for field in fields(TrainConfig)],
         "evaluation": [
             *(field.name for field in fields(EvaluationConfig)),
-            *(option.name for protocol in PROTOCOLS.values() for option in protocol.options),
+            # The page on extending adds a protocol of its own, where its code runs in this process.
+            *(o.name for p in PROTOCOLS.values() if str(p.measure).startswith("nearfar.") for o in p.options),
         ],
         "stages": [field.name for field in fields(StageSettings)],
     }

@@ -23,6 +23,12 @@ BLOCKS = [
         7,
     ),
     (blocks.Examples([blocks.Example(EVIL, [EVIL], [PICTURE])], EVIL, EVIL), 9),
+    (
+        blocks.PictureExamples(
+            [blocks.PictureExample(PICTURE, [EVIL], [blocks.FoundText(EVIL, "", EVIL)])], EVIL, EVIL
+        ),
+        7,
+    ),
     (blocks.Figures([blocks.Figure(blocks.Markup("<svg></svg>"), {EVIL: EVIL}, EVIL)], wide=True), 3),
     (blocks.Note(EVIL), 1),
     (blocks.Listing(EVIL, [EVIL]), 2),

@@ -64,7 +64,16 @@ def soft(loss, e, d):
     return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4)
 
 
+def viewed(loss, e, d):
+    return loss([e["image"], e["text"], e["hard"][::2]])
+
+
 CASES = {
+    "MVInfoNCE": Case(lambda: Objective(losses.MVInfoNCE(0.2), viewed), chunk=3),
+    "MVDHEL": Case(lambda: Objective(losses.MVDHEL(0.2), viewed), chunk=3),
+    "PolyView": Case(lambda: Objective(losses.PolyView(0.2), viewed)),
+    "PairwiseViews": Case(lambda: Objective(losses.PairwiseViews(losses.InfoNCE(0.2)), viewed)),
+    "Matryoshka": Case(lambda: Objective(losses.Matryoshka(losses.InfoNCE(0.2), [2, 4]), pair), chunk=3),
     "plain method": Case(Plain),
     "plain InfoNCE": Case(Pairs),
     "plain InfoNCE, in chunks": Case(Pairs, chunk=3),

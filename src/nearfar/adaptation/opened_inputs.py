@@ -69,7 +69,7 @@ def affordable(
     count = agreed(folder, plan, "taken", lambda: _readable(source, model, minutes, batch_size))
     if count >= len(source):
         return source
-    say(f"time: the towers can read {count:,} of {len(source):,} pairs in it: so many are taken")
+    say(f"time: {count:,} of {len(source):,} pairs are taken, as many as the towers can read in it")
     rows = [i * len(source) // count for i in range(count)]
     return source.select(rows, name=f"{count:,} records of {source.name}")
 
