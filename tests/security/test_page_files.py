@@ -152,3 +152,16 @@ def test_the_librarys_own_check_is_on(index, uploads, monkeypatch):
     make_app(index, ColourEncoder(), uploads)
     assert pages[0].has_launched
     assert pages[0].is_running
+
+
+def test_what_the_browser_does_alone_is_no_question_to_the_server(visitor, capfd):
+    alone = [each["id"] for each in visitor.page["dependencies"] if not each["backend_fn"]]
+    assert alone
+    for number in [*alone, -1, 10_000, True, "0", None, [0]]:
+        said = visitor.call(number, [])
+        assert (said["success"], said["status"], said["output"]["error"]) == (
+            False,
+            400,
+            "this is no question of the page",
+        )
+    assert "Traceback" not in capfd.readouterr().err

@@ -51,10 +51,13 @@ class RequestFilter:
         app: the page.
         uploads: the server's folder.
         password: None lets everybody in.
+        functions: numbers of what the page may ask of the server; what the browser does alone is not among them.
     """
 
-    def __init__(self, app: App, uploads: Uploads, password: Password | None = None) -> None:
-        self.app, self.uploads, self.password = app, uploads, password
+    def __init__(
+        self, app: App, uploads: Uploads, password: Password | None = None, *, functions: frozenset[int]
+    ) -> None:
+        self.app, self.uploads, self.password, self.functions = app, uploads, password, functions
         self.visitors, self.wrong_guesses = VisitorCookies(), WrongGuesses()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,9 +183,11 @@ class RequestFilter:
         try:
             body = json.loads(await Request(request.scope, bounded(request.receive, MOST_QUESTION)).body())
             kept = {name: body[name] for name in ("data", "event_data", "fn_index", "trigger_id") if name in body}
+            if type(kept["fn_index"]) is not int or kept["fn_index"] not in self.functions:
+                raise ValueError("no function of the server's")
             kept = self.uploads.only(kept, visitor)
             content = json.dumps({**kept, "session_hash": session(body.get("session_hash"), visitor)}).encode()
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
             raise HTTPException(400, "this is no question of the page") from None
         kind = {b"content-type": b"application/json", b"content-length": str(len(content)).encode()}
         headers = [pair for pair in request.scope["headers"] if pair[0] not in kind]

@@ -101,14 +101,15 @@ def make_app(
         return sentence(request, error.detail, error.status_code, error.headers)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(RequestFilter, uploads=uploads, password=password)
+    service = SearchService(index, encoder, uploads)
+    page = make_page(service).queue(api_open=False, max_size=MOST_WAITING)
+    functions = frozenset(number for number, function in page.fns.items() if function.fn is not None)
+    app.add_middleware(RequestFilter, uploads=uploads, password=password, functions=functions)
     if is_loopback(host):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
     app.add_middleware(SecurityHeaders)
-    service = SearchService(index, encoder, uploads)
     app.router.routes += Programs(service).routes
     app.add_exception_handler(HTTPException, as_json)
-    page = make_page(service).queue(api_open=False, max_size=MOST_WAITING)
     page.has_launched = page.is_running = True  # a mounted page is not launched, and gradio would not check files
     fonts = ["system-ui", "sans-serif"]  # plain names: gradio's default fonts are fetched from afar
     return gr.mount_gradio_app(
