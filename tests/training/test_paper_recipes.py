@@ -232,7 +232,7 @@ def test_negclip_trains_on_rows_with_a_hard_caption_and_ends_with_the_best_epoch
         for key in [key for key in row if key.startswith("negative_")]:
             del row[key]
     sources = {"train": Records(rows + odd, name="train"), "val": Records(rows + odd, name="val")}
-    monkeypatch.setattr(recipe_data, "open_spec", lambda where, spec, limit=None: sources[spec])
+    monkeypatch.setattr(recipe_data, "open_spec", lambda where, spec, **_: sources[spec])
     model = {"model.load": None, "model.preset": "tiny-vit", "model.image_size": 32, "model.vocab_size": 300}
     tiny = {"training.epochs": 3, "training.batch_size": 8, "training.warmup": 0, "training.workers": 0, **model}
     tiny |= {"training.precision": "no", "training.lr": 1e-2, "training.report": False, "data.hard_images": 1}

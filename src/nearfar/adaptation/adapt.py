@@ -92,7 +92,7 @@ def adapt(
         folder = None if out is None else files.folder(out)  # before the work, not after it
         if folder is not None:
             held.callback(alone(folder).release)
-        source = inputs.pairs(data, columns)
+        source = inputs.pairs(data, columns, max_skipped)
         if source.remark:
             say(f"note: {source.remark}")
         start = inputs.dual_encoder(model)
@@ -103,7 +103,7 @@ def adapt(
         if test is None:
             fitted_on, measured_on = hold_out(source, share)
         else:
-            fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None})
+            fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None}, max_skipped)
         reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
         outcome, shown = _adapted(
             start, kept, fitted_on, measured_on, reading, share if test is None else None, seed, say

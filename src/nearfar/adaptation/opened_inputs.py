@@ -24,9 +24,11 @@ PASSES = 2.5
 """What a pair costs at most, in readings: its picture once and its mirror image, its texts once for each model."""
 
 
-def pairs(data: Any, columns: Mapping[str, Any]) -> Source:
+def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> Source:
     """A source of pictures and captions."""
-    source = open_source(data, **{name: value for name, value in columns.items() if value is not None})
+    source = open_source(
+        data, max_skipped=max_skipped, **{name: value for name, value in columns.items() if value is not None}
+    )
     if not isinstance(source, Source):
         raise UserError(f"{source.name} is a stream: adapt reads data that can be counted; leave out streaming")
     for side, called in (("image", "pictures"), ("text", "captions")):

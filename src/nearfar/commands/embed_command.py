@@ -46,7 +46,7 @@ def embed(
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
     files.place(out)
-    records = open_source(source, split=split, **of(dict(columns)))
+    records = open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns)))
     encoder = load(model)
     if doubt := doubt_of(encoder, dim):
         print(doubt, file=sys.stderr)

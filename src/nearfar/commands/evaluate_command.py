@@ -43,7 +43,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         as_fusion(encoder)
     embeddings = None
     if args.report or args.rerank is not None or args.protocols is None:
-        embeddings = embed(encoder, source, batch_size=args.batch_size, captions=args.captions, progress=True)
+        reading = {"batch_size": args.batch_size, "captions": args.captions, "max_skipped": args.max_skipped}
+        embeddings = embed(encoder, source, progress=True, **reading)
     results = run(
         encoder,
         source,
@@ -53,6 +54,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         batch_size=args.batch_size,
         captions=args.captions,
         progress=True,
+        max_skipped=args.max_skipped,
         embeddings=embeddings,
         options=options,
     )
@@ -146,6 +148,13 @@ def parser() -> Flags:
         help="also retrieval where a fusion model (albef, tcl) re-ranks the first K of each query, with its cost",
     )
     made.add_argument("--batch-size", type=int, default=64, help="for embedding (default: %(default)s)")
+    made.add_argument(
+        "--max-skipped",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of unusable records above which this stops (default: %(default)s)",
+    )
     made.add_argument("--seed", type=int, default=0, help="of splits and intervals (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     made.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html there")
@@ -159,7 +168,7 @@ def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) 
 
     if split is None and spec.startswith("world/"):
         split = otherwise
-    return open_source(spec, split=split, **data_columns.of(args))
+    return open_source(spec, split=split, max_skipped=args.max_skipped, **data_columns.of(args))
 
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:

@@ -53,7 +53,7 @@ def index(
     from nearfar.search.index.building import build
     from nearfar.search.querying.open_index import resolve
 
-    records = open_source(source, split=split, **of(dict(columns)))
+    records = open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns)))
     name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped, before = Skipped(), kept_before(out, name)
     encoder = load(model)

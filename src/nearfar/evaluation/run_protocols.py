@@ -31,6 +31,7 @@ class EvaluationInputs:
     batch_size: int = 64
     captions: int | None = None
     progress: bool = False
+    max_skipped: float = 0.1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -46,7 +47,8 @@ class EvaluationInputs:
     def _embed(self, source: Any, captions: int | None) -> Embeddings:
         if isinstance(source, Embeddings):
             return source
-        return embed(self.encoder, source, batch_size=self.batch_size, captions=captions, progress=self.progress)
+        reading = {"batch_size": self.batch_size, "progress": self.progress, "max_skipped": self.max_skipped}
+        return embed(self.encoder, source, captions=captions, **reading)  # type: ignore[arg-type]
 
 
 USUAL = tuple(name for name, protocol in PROTOCOLS.items() if protocol.usual)
@@ -63,6 +65,7 @@ def evaluate(
     batch_size: int = 64,
     captions: int | None = None,
     progress: bool = False,
+    max_skipped: float = 0.1,
     embeddings: Embeddings | None = None,
     options: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Result]:
@@ -78,6 +81,7 @@ def evaluate(
         batch_size: for embedding.
         captions: how many captions of each image count, from the first; None: all.
         progress: show progress bars.
+        max_skipped: share of records that may be unusable where data are embedded.
         embeddings: the data's, where they are at hand; made when a protocol asks for them otherwise.
         options: settings of single protocols, as `{"zero_shot": {"templates": "full"}}`.
 
@@ -91,7 +95,7 @@ def evaluate(
     lookup.check("protocol", (*(protocols or ()), *options), PROTOCOLS)
     for name, settings in options.items():
         PROTOCOLS[name].check_options(settings)
-    inputs = EvaluationInputs(encoder, source, train, seed, batch_size, captions, progress, options)
+    inputs = EvaluationInputs(encoder, source, train, seed, batch_size, captions, progress, max_skipped, options)
     if embeddings is not None:
         inputs.embeddings = embeddings
     if protocols is None:

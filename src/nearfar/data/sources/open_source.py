@@ -48,6 +48,7 @@ def open_source(
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     answers: str | Sequence[str] | None = None,
+    max_skipped: float | None = None,
     **options: Any,
 ) -> Any:
     """Open a source by its name: part of the embedded world, a folder, a table, shards or a dataset.
@@ -59,6 +60,8 @@ def open_source(
         split: which split; for the world `train` by default.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
         answers: columns of the answers to the question in `text` (tables, datasets).
+        max_skipped: share of records that may be unusable already when the source is opened (folders and shards, 0.1 by
+            default; others find what is unusable when it is read).
         options: passed on to the function behind (`folder`, `table`, `shards`, `hub`, `world.emoji`, ...).
 
     Returns:
@@ -69,6 +72,8 @@ def open_source(
     """
     if isinstance(spec, Source | Stream):
         return spec
+    if max_skipped is not None:
+        options["max_skipped"] = max_skipped
     roles: dict[str, Any] = {"image": image, "text": text, "label": label, "answers": answers}
     named = {key: value for key, value in roles.items() if value is not None}
     if type(spec).__module__.startswith("datasets."):
@@ -124,7 +129,7 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
         spec = f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
         parts.append((spec, f"world/{name}"))
     known = dict.fromkeys(key for spec, _ in parts for key in _known(spec))
-    lookup.check("option", options, known, where=f"world/{names}: ")
+    lookup.check("option", options.keys() - {"max_skipped"}, known, where=f"world/{names}: ")
     opened = []
     for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
         own_options = {key: value for key, value in options.items() if key in _known(spec)}
@@ -135,6 +140,8 @@ def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
 def _call(spec: str, first: Any, options: dict[str, Any], where: str) -> Any:
     """Call `module.function(first, **options)` and explain an option that the function does not have."""
     known = _known(spec)
+    if "max_skipped" not in known:  # one that judges nothing when it opens
+        options = {name: value for name, value in options.items() if name != "max_skipped"}
     lookup.check("option", options, known, where=f"{where}: ")
     return _function(spec)(first, **options)
 

@@ -56,21 +56,23 @@ class OpenedData:
 
 def open_data(recipe: Recipe) -> OpenedData:
     """Open a recipe's data. What can be known to be wrong is said before anything is read at length."""
-    config, data = recipe.training, recipe.data
+    config, data, most = recipe.training, recipe.data, recipe.data.max_skipped
     processes.start(config.device)
     check_run(config, validated=data.validation is not None)
     check_final(config, validated=data.validation is not None, out=True)
     share_of_batch(config)
     check_method(config, chosen(recipe.method, recipe.trust)[0])
-    held_out = open_spec("evaluation.data", recipe.evaluation.data) if recipe.evaluation.data else None
+    held_out = (
+        open_spec("evaluation.data", recipe.evaluation.data, max_skipped=most) if recipe.evaluation.data else None
+    )
     source = validated_on = None
     if isinstance(data.validation, float):
-        source = validated_on = open_spec("data.train", data.train, limit=data.limit)
+        source = validated_on = open_spec("data.train", data.train, limit=data.limit, max_skipped=most)
     elif data.validation:
-        validated_on = open_spec("data.validation", data.validation)
+        validated_on = open_spec("data.validation", data.validation, max_skipped=most)
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
     if source is None:
-        source = open_spec("data.train", data.train, limit=data.limit)
+        source = open_spec("data.train", data.train, limit=data.limit, max_skipped=most)
     if data.share is not None:
         source, validated_on = without_share(source, data.share)
     if hasattr(source, "__len__"):
@@ -115,11 +117,11 @@ def _is_measurable(protocol: str, model: Any, source: Any) -> bool:
     return not (missing_in_source(protocol, source) or missing_in_model(protocol, model, source))
 
 
-def open_spec(where: str, spec: DataSpec, *, limit: int | None = None) -> Any:
-    """The source of a recipe's setting `where`."""
+def open_spec(where: str, spec: DataSpec, *, limit: int | None = None, max_skipped: float | None = None) -> Any:
+    """The source of a recipe's setting `where`. What it says of itself goes before the `max_skipped` of all data."""
     from nearfar.data import open_source
 
-    options = {"spec": spec} if isinstance(spec, str) else dict(spec)
+    options: dict[str, Any] = {"max_skipped": max_skipped} | ({"spec": spec} if isinstance(spec, str) else dict(spec))
     if "spec" not in options:
         raise UserError(f"recipe, {where}: name the data with `spec`.")
     source = open_source(options.pop("spec"), **options)
