@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/revisions.py fcbc048            # that commit against the one checked out
     .venv/bin/python benchmarks/revisions.py fcbc048 --train    # with a training command of twelve steps, too
+    .venv/bin/python benchmarks/revisions.py fcbc048 --demo     # and the demo, as far as both have it
 
 The two take turns, each turn in a process of its own, with one thread. Of each turn the fastest round counts: whatever
 else a machine does can only make a round slower. What is told is the median over turns of after / before.
@@ -24,7 +25,17 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "revisions.json"
 FORMS = ("InfoNCE, both directions", "InfoNCE, one direction", "NT-Xent", "sigmoid")
-TRAIN = ("train", "clip", "training.steps=12")
+COMMANDS = {"demo": ("demo",), "train": ("train", "clip", "training.steps=12")}
+LABELS = {"demo": "`nearfar demo`, up to its adapting", "train": "`nearfar train`, 12 steps"}
+# The demo has come to end by adapting to a folder. Both revisions are timed up to there.
+COMMAND = """
+import importlib, importlib.util, sys
+from nearfar.cli import main
+module = "nearfar.commands.demo_command"
+if importlib.util.find_spec(module):
+    importlib.import_module(module).adapt_to_a_folder = lambda *_: None
+sys.exit(main())
+"""
 
 
 def main() -> None:
@@ -36,6 +47,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=4096)
     parser.add_argument("--d", type=int, default=512)
     parser.add_argument("--train", action="store_true", help="a training command as well, half as many turns")
+    parser.add_argument("--demo", action="store_true", help="the demo as well, half as many turns")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -50,10 +62,11 @@ def main() -> None:
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores",
                 "n": options.n,
                 "d": options.d,
-                "losses": compare_losses(sources, options),
             }
-            if options.train:
-                record["train"] = compare_commands(sources, Path(folder), options.turns // 2)
+            for command in COMMANDS:
+                if getattr(options, command):
+                    record[command] = compare_commands(command, sources, Path(folder), options.turns // 2)
+            record["losses"] = compare_losses(sources, options)
         finally:
             for source in sources.values():
                 git("worktree", "remove", "--force", str(source))
@@ -123,23 +136,26 @@ def compare_losses(
     return rounds
 
 
-def compare_commands(sources: dict[str, Path], folder: Path, turns: int) -> dict[str, dict[str, list[float]]]:
+def compare_commands(
+    command: str, sources: dict[str, Path], folder: Path, turns: int
+) -> dict[str, dict[str, list[float]]]:
     rounds: dict = {name: {"cpu": [], "wall": []} for name in sources}
     for turn in range(turns):
         for name in list(sources)[:: 1 if turn % 2 else -1]:
-            out = folder / f"run-{name}-{turn}"
+            out = folder / f"{command}-{name}-{turn}"
             before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            command = [sys.executable, "-m", "nearfar.cli", *TRAIN, "--out", str(out)]
-            subprocess.run(command, env=environment(sources[name]), check=True, capture_output=True)
+            child = [sys.executable, "-c", COMMAND, *COMMANDS[command], "--out", str(out)]
+            subprocess.run(child, env=environment(sources[name]), check=True, capture_output=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             rounds[name]["wall"].append(time.perf_counter() - clock)
             rounds[name]["cpu"].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        print(f"{command}, turn {turn + 1} of {turns}", file=sys.stderr)
     return rounds
 
 
 def table(record: dict) -> str:
     """After / before, turn by turn: medians, and the lowest and highest turn."""
-    rows = record["losses"] | ({"`nearfar train`, 12 steps": record["train"]} if "train" in record else {})
+    rows = record["losses"] | {label: record[name] for name, label in LABELS.items() if name in record}
     before, after = (record["commits"][name] for name in ("before", "after"))
     lines = [f"| {after} / {before} | CPU | lowest to highest turn | on the clock |", "|---|--:|--:|--:|"]
     for name, rounds in rows.items():
