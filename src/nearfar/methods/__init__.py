@@ -23,6 +23,7 @@ METHODS = {
     "matryoshka": "nearfar.methods.image_text.nested_widths:Matryoshka",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
+    "simclr": "nearfar.methods.image.simclr:SimCLR",
     "simctg": "nearfar.methods.text.simctg:SimCTG",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.fusion_model import FusionModel
     from nearfar.models.fusion.heads import MaskedLanguageHead, MatchingHead
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
+    from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.shorter import shortened
@@ -36,6 +37,7 @@ _HOME = {
     "FusionClassifier": "fusion.fusion_classifier",
     "FusionEncoder": "fusion.fusion_encoder",
     "FusionModel": "fusion.fusion_model",
+    "ImageEncoder": "image.image_encoder",
     "MaskedLanguageHead": "fusion.heads",
     "MatchScorer": "fusion.reranker",
     "MatchingHead": "fusion.heads",
@@ -45,6 +47,7 @@ _HOME = {
     "answer_loss": "fusion.answer_decoder",
     "create": "presets",
     "ground": "fusion.attention_maps",
+    "image_encoder": "image.image_encoder",
     "load": "loading",
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
@@ -52,6 +55,7 @@ _HOME = {
     "shortened": "shorter",
 }
 MAKERS = {
+    "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "language_model": "nearfar.models.language:language_model",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
 }
@@ -67,6 +71,7 @@ __all__ = [
     "FusionClassifier",
     "FusionEncoder",
     "FusionModel",
+    "ImageEncoder",
     "MaskedLanguageHead",
     "MatchScorer",
     "MatchingHead",
@@ -75,6 +80,7 @@ __all__ = [
     "answer_loss",
     "create",
     "ground",
+    "image_encoder",
     "load",
     "mask_tokens",
     "rank_answers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from nearfar.models.towers.backbones import short_name
 
@@ -30,7 +30,7 @@ vectors = model.encode({example}, normalize_embeddings=True)
 ```
 
     nearfar index this/folder {things} --out index
-    nearfar search "a red car" --index index
+    nearfar search {query} --index index
 
 ## What it is made of
 
@@ -40,6 +40,42 @@ vectors = model.encode({example}, normalize_embeddings=True)
 
 A model keeps the licences of what it was started from and the terms of its data; figures are for their data alone.
 """
+
+
+class _Use(NamedTuple):
+    """How a card speaks of a model: what it reads, its tags, and the example."""
+
+    reads: str
+    tags: str
+    example: str
+    things: str
+    query: str
+
+
+USES = {
+    (True, True): _Use(
+        "Pictures and texts in one space",
+        "contrastive, image-text, retrieval",
+        '["a red car", Path("car.png")]',
+        "pictures/",
+        '"a red car"',
+    ),
+    (False, True): _Use(
+        "Texts as vectors",
+        "sentence-similarity, retrieval",
+        '["a red car", "a small dog"]',
+        "texts.jsonl",
+        '"a red car"',
+    ),
+    (True, False): _Use(
+        "Pictures as vectors",
+        "contrastive, image-feature-extraction, retrieval",
+        '[Path("car.png"), Path("dog.png")]',
+        "pictures/",
+        "--image car.png",
+    ),
+}
+"""By whether a model reads pictures, and texts."""
 UNMEASURED = "Not measured: `nearfar evaluate this/folder --on DATA` gives figures with intervals."
 LICENCES = {"efficientnet-lite0": "Apache-2.0", "minilm": "Apache-2.0", "smollm2": "Apache-2.0"}
 """Of the towers that come inside packages, by a part of their names."""
@@ -65,16 +101,20 @@ def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figu
     | pictures | 112 x 112 |
     | texts | up to 64 tokens |
     """
-    sees = hasattr(model, "encode_image")
+    uses = USES[hasattr(model, "encode_image"), hasattr(model, "encode_text")]
     return CARD.format(
         title=title,
-        about=about or _what(model),
+        about=about or f"{uses.reads} of {model.embed_dim} numbers, by nearfar.",
         figures=figures or UNMEASURED,
-        tags="contrastive, image-text, retrieval" if sees else "sentence-similarity, retrieval",
-        example='["a red car", Path("car.png")]' if sees else '["a red car", "a small dog"]',
-        things="pictures/" if sees else "texts.jsonl",
+        tags=uses.tags,
+        example=uses.example,
+        things=uses.things,
+        query=uses.query,
         parts="\n".join(f"| {name} | {value} |" for name, value in parts_of(model).items()),
-    ).replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n" if sees else "import nearfar\n")
+    ).replace(
+        "import nearfar\n",
+        "from pathlib import Path\n\nimport nearfar\n" if "Path" in uses.example else "import nearfar\n",
+    )
 
 
 def parts_of(model: Any) -> dict[str, str]:
@@ -97,11 +137,6 @@ def parts_of(model: Any) -> dict[str, str]:
     if (temperature := getattr(model, "temperature", None)) is not None:
         listed["temperature"] = f"{temperature:.4g}"
     return listed
-
-
-def _what(model: Any) -> str:
-    reads = "Pictures and texts in one space" if hasattr(model, "encode_image") else "Texts as vectors"
-    return f"{reads} of {model.embed_dim} numbers, by nearfar."
 
 
 def _tower(spec: Mapping[str, Any], size: str, kind: str = "") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from nearfar.errors import UserError
 from nearfar.models.dual.projection import is_kind
+from nearfar.models.image.projector import is_projector
 
 REMEDY = "copy it from where the model was saved, or save the model anew"
 
@@ -86,6 +87,8 @@ KEYS: dict[str, Check] = {
     "bridge": flag,
     "decoder_layers": whole(1),
     "classes": whole(2),
+    "projector": is_projector,
+    "output": lambda value: value in ("features", "projection"),
     "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""
@@ -94,13 +97,18 @@ PARTS = ("image", "text", "image_projection", "text_projection")
 NEEDED = ("image", "text", "pixels", "adapters", "frozen")
 
 
+def needed_keys(made: type) -> tuple[str, ...]:
+    """What the config of a model of class `made` must have: its own `NEEDED`, else that of a dual encoder."""
+    return getattr(made, "NEEDED", NEEDED)
+
+
 def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: Path) -> None:
     """Check the config of a model of class `made`.
 
     Raises:
         UserError: a key that is missing or not known, or a value of a wrong type or out of its range.
     """
-    needed = getattr(made, "NEEDED", NEEDED)
+    needed = needed_keys(made)
     missing = [key for key in needed if key not in config]
     if missing:
         raise UserError(f"{file} has no {missing[0]!r}: {REMEDY}")

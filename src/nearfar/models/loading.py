@@ -1,4 +1,5 @@
-"""One door to every encoder: our folders, transformers checkpoints of pairs and of texts, open_clip models, presets."""
+"""One door to every encoder: our folders, transformers checkpoints of pairs, texts and pictures, open_clip models,
+presets."""
 
 from __future__ import annotations
 
@@ -12,10 +13,12 @@ from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
+from nearfar.models.image.image_encoder import image_encoder
+from nearfar.models.image.presets import IMAGE_PRESETS
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
-from nearfar.models.towers.processors import read_processor
+from nearfar.models.towers.processors import as_pixels, read_processor
 from nearfar.models.towers.sentence_folder import SentenceFolder
 
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
@@ -24,16 +27,16 @@ ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 
 def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     """An encoder: `encode_image`, `encode_text`, `preprocess`, `tokenize`, `image_size`, `mean`, `std`, `embed_dim`;
-    of a model that reads texts alone `encode_text`, `tokenize` and `embed_dim`.
+    of a model that reads texts alone `encode_text`, `tokenize` and `embed_dim`, of pictures alone the others.
 
     Args:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
             with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of a
-            language model, or of another transformers model that reads texts; a folder or hub name of a sentence
-            encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and
+            language model, or of another transformers model that reads texts, or pictures; a folder or hub name of a
+            sentence encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and
             `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
             trained on the embedded world) or of what comes in packages
-            (`"minilm"`, `"smollm2"`); or an encoder already.
+            (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
             image processor; without one pictures are prepared as its family is known to be trained.
@@ -42,8 +45,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         A `DualEncoder` in float32, whose parts can be frozen, adapted and saved, and whose embeddings were compared
         with the features that the model gives itself; it is a copy, and an instance stays as it is. For
         open_clip models, which stay as they are, an `OpenClipEncoder`. Of texts alone a `LanguageModel`, where the
-        checkpoint continues texts and is no sentence encoder, else a `TextEncoder`. In evaluation mode if it came by
-        name or folder.
+        checkpoint continues texts and is no sentence encoder, else a `TextEncoder`; of pictures alone an
+        `ImageEncoder`. In evaluation mode if it came by name or folder.
 
     Raises:
         UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer; a
@@ -68,9 +71,11 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         return OpenClipEncoder(model, tokenizer=tokenizer, preprocess=preprocess)
     if getattr(model, "main_input_name", None) == "input_ids" and hasattr(model, "get_input_embeddings"):
         return _of_texts(model, tokenizer)
+    if getattr(model, "main_input_name", None) == "pixel_values" and hasattr(model, "config"):
+        return _of_pictures(model, preprocess)
     raise UserError(
-        f"cannot make an encoder of a {type(model).__name__}: pass a model with encode_image and encode_text, a "
-        "CLIP-like transformers model, or the folder or name of one"
+        f"cannot make an encoder of a {type(model).__name__}: pass a model with encode_image and preprocess, or "
+        "encode_text and tokenize; a transformers model of pictures, texts or both; or the folder or name of one"
     )
 
 
@@ -91,6 +96,14 @@ def _of_texts(model: Any, tokenizer: Any) -> Any:
             "(model.base_model)"
         )
     return LanguageModel(deepcopy(model), tokenizer)
+
+
+def _of_pictures(model: Any, preprocess: Any) -> Any:
+    """An encoder around a copy of a transformers model that reads pictures."""
+    made = image_encoder(image=deepcopy(model)).train(model.training)
+    if preprocess is not None:
+        made.pixels = as_pixels(preprocess, made.image_size)
+    return made
 
 
 def _of_peft(model: Any) -> Any:
@@ -119,6 +132,12 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         if PRESETS[str(name)]["image"] != backbones.LITE:
             raise UserError(f"{name!r} starts from scratch: train it, or make it with nearfar.models.create({name!r})")
         return create(str(name)).eval()
+    elif str(name) in IMAGE_PRESETS:
+        raise UserError(
+            f"{name!r} starts from scratch: train it, or make it with nearfar.models.image_encoder({name!r})"
+        )
+    elif str(name) in (backbones.LITE, backbones.LITE_DEEP):
+        return image_encoder(image=str(name))
     elif str(name) == "smollm2":
         return _of_texts_alone(name, tokenizer, continues=True)
     return _checkpoint(folder if folder.is_dir() else name, tokenizer)
@@ -130,7 +149,9 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
     try:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
         config: Any = AutoConfig.from_pretrained(stated.weights, trust_remote_code=False)
-        if _reads_texts_alone(config):
+        if _reads_alone(config, "pixel_values"):
+            return image_encoder(image=name)
+        if _reads_alone(config, "input_ids"):
             plain = stated.weights == name and stated.pooling is None
             return _of_texts_alone(name, tokenizer, continues=plain and _continues_texts(config))
         with backbones.quiet():
@@ -141,8 +162,8 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
         raise UserError(f"no model {str(name)!r} here or on the hub: {first_line(error)}") from error
     if not is_pair(model):
         raise UserError(
-            f"{name} holds a {type(model).__name__}, which is no encoder of texts, nor of pictures and texts: give it "
-            "to nearfar.models.create as image=..."
+            f"{name} holds a {type(model).__name__}, which is no encoder of texts, of pictures, or of both: give the "
+            "part that reads pictures to nearfar.models.image_encoder as image=..."
         )
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
     return from_transformers(model, tokenizer, preprocess=read_processor(name, default=image_size(model)), copy=False)
@@ -155,14 +176,14 @@ def _of_texts_alone(name: str | Path, tokenizer: Any, *, continues: bool) -> Any
     return language_model(name) if continues else text_encoder(name, tokenizer=tokenizer)
 
 
-def _reads_texts_alone(config: Any) -> bool:
-    """Whether a checkpoint's model takes token ids and nothing else."""
+def _reads_alone(config: Any, inputs: str) -> bool:
+    """Whether a checkpoint's model takes such inputs, `input_ids` or `pixel_values`, and nothing else."""
     from transformers import MODEL_MAPPING
 
     if hasattr(config, "vision_config") or type(config) not in MODEL_MAPPING:
         return False
     made: Any = MODEL_MAPPING[type(config)]
-    return getattr(made[0] if isinstance(made, tuple) else made, "main_input_name", "") == "input_ids"
+    return getattr(made[0] if isinstance(made, tuple) else made, "main_input_name", "") == inputs
 
 
 def _continues_texts(config: Any) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models.card import card
-from nearfar.models.folder_checks import REMEDY, check_config, first_line
+from nearfar.models.folder_checks import REMEDY, check_config, first_line, needed_keys
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -23,9 +23,11 @@ MODELS = {
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",
     "FusionModel": "nearfar.models.fusion.fusion_model",
+    "ImageEncoder": "nearfar.models.image.image_encoder",
     "TextEncoder": "nearfar.models.language.text_model",
 }
-"""The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and `tokenizer`."""
+"""The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and, where it reads
+texts, `tokenizer`."""
 
 
 def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
@@ -37,11 +39,12 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     config = {
         "nearfar": nearfar.__version__,
         "model": type(model).__name__,
-        "tokenizer_sum": tokenizer_sum(model.tokenizer),
+        **({"tokenizer_sum": tokenizer_sum(model.tokenizer)} if hasattr(model, "tokenizer") else {}),
         **model.config(),
     }
-    with files.filled(folder) as scratch:
-        model.tokenizer.save_pretrained(scratch)
+    if hasattr(model, "tokenizer"):
+        with files.filled(folder) as scratch:
+            model.tokenizer.save_pretrained(scratch)
     files.write(folder / CONFIG, json.dumps(config, indent=2, default=_plain) + "\n")
     files.write(folder / CARD, card(model))
     write_weights(folder / WEIGHTS, state)
@@ -69,7 +72,7 @@ def read(folder: str | Path) -> Any:
         raise UserError(f"{file} is not of a model saved by nearfar: {REMEDY}")
     made = getattr(import_module(MODELS[name]), name)
     check_config(config, made, file, weights=folder / WEIGHTS)
-    tokenizer = read_tokenizer(folder, tokens)
+    tokenizer = read_tokenizer(folder, tokens) if "text" in needed_keys(made) else None
     try:
         model = made.from_config(config, tokenizer)
     except UserError as error:

@@ -38,8 +38,8 @@ class TrainConfig:
     accumulate: int = 1
     """Batches whose gradients are averaged in one step, for methods that are not an `EmbeddingMethod` (those have
     `chunk`, which keeps the negatives of the whole batch)."""
-    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
-    """`sgd` takes its (Nesterov) momentum from the first of `betas`."""
+    optimizer: Literal["adamw", "lamb", "lars", "sgd"] = "adamw"
+    """`sgd` takes its (Nesterov) momentum from the first of `betas`, `lars` its plain one."""
     lr: float = 1e-3
     """Peak learning rate. A parameter group of the method may scale it with `lr_scale` or replace it with `lr`."""
     weight_decay: float = 0.1

@@ -18,6 +18,7 @@ from nearfar.evaluation.protocols.signature import load
 from nearfar.evaluation.report import figures, retrieval_gallery, space, tables
 from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
 from nearfar.evaluation.report.model_facts import model_facts
+from nearfar.evaluation.report.picture_neighbours import picture_neighbours
 from nearfar.evaluation.report.text_neighbours import text_neighbours
 from nearfar.evaluation.run_protocols import evaluate
 
@@ -103,7 +104,7 @@ def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result
     return [
         Section("Results", _results(results)),
         Section("By part", tables.breakdowns(results, _kinds(data))),
-        Section("Retrieval gallery" if data is None or len(data.image) else "Neighbours", _gallery(data, source, seed)),
+        Section("Neighbours" if _one_side(data) else "Retrieval gallery", _gallery(data, source, seed)),
         *_examples(results, source),
         Section("Embedding map", space.embedding_map(data, source, seed=seed) if data is not None else []),
         Section("Geometry", _geometry(data, results, seed)),
@@ -151,6 +152,11 @@ def _kinds(data: Embeddings | None) -> dict[str, str]:
     return {"domain": "style"} if data is not None and "style" in data.columns else {}
 
 
+def _one_side(data: Embeddings | None) -> bool:
+    """Whether there are pictures without texts, or texts without pictures."""
+    return data is not None and not (len(data.image) and len(data.text))
+
+
 def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
     if data is None or source is None or isinstance(source, Embeddings):
         return []
@@ -158,6 +164,8 @@ def _gallery(data: Embeddings | None, source: Any, seed: int) -> list[Block]:
         note = Note("Texts, and the other texts nearest to each, with their cosine.")
         listed = text_neighbours(data, seed=seed)
         return [note, *listed] if listed else []
+    if not len(data.text):
+        return picture_neighbours(data, source, seed=seed)
     return retrieval_gallery.both_ways(data, source, seed=seed)
 
 

@@ -22,6 +22,8 @@ def model_facts(
         lines = ["import nearfar", "", f'model = nearfar.load("{folder.name}/model")']
         if hasattr(encoder, "encode_text"):
             lines.append('texts = model.encode_text(model.tokenize(["a red car"]), normalize=True)')
+        elif hasattr(encoder, "encode_image"):
+            lines.append('vectors = model.encode(["car.png"], normalize_embeddings=True)')
         blocks.append(Verbatim("\n".join(lines)))
     return blocks
 

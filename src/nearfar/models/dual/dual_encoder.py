@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -121,7 +120,7 @@ class DualEncoder(nn.Module):
         gave before (`nearfar.training.precompute`) are handed on."""
         if pixels.ndim == 3 and pixels.shape[-1] == self.image.width:
             return pixels.to(self.device)
-        _check_pixels(pixels, self.image)
+        self.image.check_pixels(pixels)
         return self.image(pixels.to(self.device))
 
     def text_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -171,7 +170,7 @@ class DualEncoder(nn.Module):
         >>> cells.shape, torch.einsum("bdhw,td->bthw", cells, text).shape
         (torch.Size([2, 128, 2, 2]), torch.Size([2, 1, 2, 2]))
         """
-        _check_pixels(pixels, self.image)
+        self.image.check_pixels(pixels)
         project = self.image_projection if head is None else self.image_projection[head]  # type: ignore[index]
         cells = project(self.image.summary_map(pixels.to(self.device)).movedim(1, -1)).movedim(-1, 1)
         return F.normalize(cells, dim=1) if normalize else cells
@@ -190,10 +189,7 @@ class DualEncoder(nn.Module):
         """Take pictures of another size from here on, as in fine-tuning at 384 what was trained at 256. `preprocess`
         changes with it; see `ImageTower.resize` for position embeddings and errors."""
         self.image.resize(image_size)
-        old = self.pixels
-        resize = old.resize and round(old.resize * image_size / old.size)
-        patches = old.patches and (image_size // (old.patch or 1)) ** 2
-        self.pixels = replace(old, size=image_size, resize=resize, patches=patches)
+        self.pixels = self.pixels.resized(image_size)
         return self
 
     def freeze(self, *parts: str) -> Self:
@@ -360,19 +356,3 @@ class DualEncoder(nn.Module):
         if not isinstance(model, cls):
             raise UserError(f"{folder} holds a {type(model).__name__}: open it with nearfar.models.load")
         return model
-
-
-def _check_pixels(pixels: Tensor, tower: ImageTower) -> None:
-    size = tower.image_size
-    if tower.patch_size is not None and pixels.ndim == 3 and pixels.shape[-1] == 3 * tower.patch_size**2 + 2:
-        return  # patches, as `preprocess` makes them of pictures of any shape
-    expected = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        hint = ": channels come second" if pixels.ndim == 4 and pixels.shape[-1] == 3 else ""
-        raise UserError(f"{expected}; these are {list(pixels.shape)}{hint}")
-    if not pixels.is_floating_point():
-        raise UserError(f"{expected}, floating point; these are {pixels.dtype}")
-    if tower.prefix and tuple(pixels.shape[2:]) != (size, size):
-        raise UserError(
-            f"{expected}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
-        )

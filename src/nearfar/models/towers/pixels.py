@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,6 +86,16 @@ class Pixels:
             resized = np.array(picture.resize((columns * patch, rows * patch), method))
             made.append(naflex.packed(self._normalised(resized[None]), patch, most))
         return torch.cat(made) if made else torch.empty(0, most, 3 * patch**2 + 2)
+
+    def resized(self, size: int) -> Pixels:
+        """The same for pictures of another size; what is cropped off keeps its share.
+
+        >>> Pixels(size=224, resize=256).resized(112).resize
+        128
+        """
+        resize = self.resize and round(self.resize * size / self.size)
+        patches = self.patches and (size // (self.patch or 1)) ** 2
+        return replace(self, size=size, resize=resize, patches=patches)
 
     def window(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom, in a picture's own coordinates, of the square that becomes its pixels; beyond

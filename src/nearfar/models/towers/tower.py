@@ -117,6 +117,23 @@ class ImageTower(Tower):
             return grid
         return image_map.summaries(self.backbone, pooled, features, self.prefix, grid)
 
+    def check_pixels(self, pixels: Tensor) -> None:
+        """Raise a UserError for pixels that this tower does not take: it takes `[B, 3, S, S]` in floating point, where
+        it has no class token of another S than its own, too."""
+        size = self.image_size
+        if self.patch_size is not None and pixels.ndim == 3 and pixels.shape[-1] == 3 * self.patch_size**2 + 2:
+            return  # patches, as `preprocess` makes them of pictures of any shape
+        expected = f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them)"
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            hint = ": channels come second" if pixels.ndim == 4 and pixels.shape[-1] == 3 else ""
+            raise UserError(f"{expected}; these are {list(pixels.shape)}{hint}")
+        if not pixels.is_floating_point():
+            raise UserError(f"{expected}, floating point; these are {pixels.dtype}")
+        if self.prefix and tuple(pixels.shape[2:]) != (size, size):
+            raise UserError(
+                f"{expected}; these are {list(pixels.shape)}: create the model with image_size={pixels.shape[-1]}"
+            )
+
     def resize(self, image_size: int) -> None:
         """Take pictures of `image_size` from here on. Position embeddings are interpolated, bicubically: a timm
         transformer's once and for all, those of transformers at every pass.

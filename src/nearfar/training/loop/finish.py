@@ -11,6 +11,7 @@ import numpy as np
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.sources.source import Records, Source, Stream
+from nearfar.embedding.embed_source import embeds
 from nearfar.training.loop.run import Run
 from nearfar.training.state import sharding
 
@@ -66,7 +67,7 @@ def save_report(
             run.measured_on = whose(data, measured["about"])
             save_card(run, model, measured["results"], trained_on=training, measured_on=run.measured_on)
             if measured["about"] == TRAINING:
-                options["title"] = f"{options.get('title') or run.out.resolve().name}, on its own training pairs"
+                options["title"] = f"{options.get('title') or run.out.resolve().name}, on its own training data"
                 run.remarks.append(
                     f"the report shows {data.counted} of the {TRAINING}: its figures say nothing of new ones. "
                     "data.validation=0.1 (validation=...) holds a share out to measure on"
@@ -138,12 +139,13 @@ def report_contents(
         captions: how many captions of each image count; None: all.
 
     Returns:
-        Embeddings, results, and `about`: what the data is to the model. Nothing where the model reads no texts, or
-        where neither data has what it reads: pictures, or texts for a model of texts alone.
+        Embeddings, results, and `about`: what the data is to the model. Nothing where the model embeds neither
+        pictures nor texts, or where neither data has what it reads: pictures, or texts for a model of texts alone.
     """
-    if not hasattr(model, "encode_text"):
-        return {}
     from nearfar.evaluation import embed, evaluate
+
+    if not embeds(model):
+        return {}
 
     side = "image" if hasattr(model, "encode_image") else "text"
 

@@ -1,0 +1,1 @@
+"""Methods for pictures alone, one file a paper."""
