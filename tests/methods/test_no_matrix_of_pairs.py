@@ -115,6 +115,11 @@ def test_a_step_of_an_ensemble():
     step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
 
 
+@pytest.mark.parametrize("name", ["simclr"])
+def test_a_step_with_views(name):
+    step(find(name)(Points()), {"views": torch.randn(2, B, 8)})
+
+
 def test_a_step_of_simctg_by_tokens():
     """Here the pairs are of tokens, within a text, and taken 4,096 x 4,096 at a time."""
     length = 8192
@@ -137,5 +142,5 @@ def test_a_step_of_simctg_by_tokens():
 
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "simctg"}
+    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "simclr", "simctg"}
     assert set(METHODS) == {*pairs, "answering", "entailment"}

@@ -5,6 +5,7 @@ import re
 import pytest
 
 import nearfar
+from nearfar.models import image_encoder
 from nearfar.models.card import card
 from nearfar.models.language import language_model, text_encoder
 
@@ -17,11 +18,13 @@ def test_every_kind_of_model_is_saved_with_a_card(model, bert, tokenizer, tmp_pa
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (40, 40), "red").save("car.png")
+    for name in ("car.png", "dog.png"):
+        Image.new("RGB", (40, 40), "red").save(name)
     made = {
         "dual": model,
         "texts": text_encoder(bert, tokenizer=tokenizer),
         "language": language_model("tiny", tokenizer=tokenizer),
+        "pictures": image_encoder("micro-resnet"),
     }
     for name, each in made.items():
         page = (each.save_pretrained(tmp_path / name) / "README.md").read_text("utf-8")

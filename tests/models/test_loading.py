@@ -152,6 +152,7 @@ def test_lite_classifies_as_its_package_does():
     [
         ("no/such/model-anywhere", "no model"),
         ("tiny", "starts from scratch"),
+        ("tiny-resnet", r"starts from scratch.*image_encoder\('tiny-resnet'\)"),
         (torch.nn.Linear(2, 2), "cannot make an encoder of a Linear"),
     ],
 )
@@ -161,11 +162,13 @@ def test_what_cannot_be_loaded_is_explained(what, message, monkeypatch):
         load(what)
 
 
-def test_a_tower_of_pictures_is_no_encoder(tmp_path):
-    from transformers import ViTConfig, ViTModel
+def test_what_reads_neither_texts_nor_pictures_is_no_encoder(tmp_path):
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-    ViTModel(ViTConfig(image_size=8, patch_size=4, **TOWER)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no encoder of texts, nor of pictures and texts"):
+    shape = {"conv_dim": (4, 4), "conv_stride": (2, 2), "conv_kernel": (2, 2), "num_conv_pos_embeddings": 2}
+    shape |= {"num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 2}
+    Wav2Vec2Model(Wav2Vec2Config(**shape, **TOWER)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no encoder of texts, of pictures, or of both"):
         load(tmp_path)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import nearfar
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
-from nearfar.models import FusionAnswerer, FusionClassifier, create
+from nearfar.models import FusionAnswerer, FusionClassifier, create, image_encoder
 from nearfar.models.language.model import language_model
 from nearfar.models.language.text_model import text_encoder
 
@@ -40,6 +40,7 @@ def saved(tokenizer, tmp_path_factory):
     FusionClassifier.of(fusion).save_pretrained(where / "classifier")
     language_model("tiny", tokenizer=tokenizer).save_pretrained(where / "language")
     text_encoder(BERT, tokenizer=tokenizer).save_pretrained(where / "texts")
+    image_encoder(image=VIT, projector={"hidden": 8, "out": 4}).save_pretrained(where / "pictures")
     return where
 
 
@@ -173,6 +174,19 @@ def test_a_config_that_cannot_be_is_a_sentence_that_names_the_file(copy, path):
         ("texts", "text", 3),
         ("texts", "text.spec.library", "os"),
         ("texts", "embed_dim", 8),
+        ("texts", "projector", 3),
+        ("pictures", "model", "DualEncoder"),
+        ("pictures", "model", "TextEncoder"),
+        ("pictures", "text", {}),
+        ("pictures", "embed_dim", 8),
+        ("pictures", "output", "both"),
+        ("pictures", "image.spec.library", "os"),
+        ("pictures", "projector", "simclr"),
+        ("pictures", "projector.hidden", 0),
+        ("pictures", "projector.hidden", 2**30),
+        ("pictures", "projector.layers", 10**9),
+        ("pictures", "projector.norm", ["none"]),
+        ("pictures", "projector.more", 1),
     ],
 )
 def test_the_configs_of_every_kind_are_looked_through(copy, kind, path, value):

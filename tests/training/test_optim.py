@@ -10,7 +10,7 @@ from toy import Pairs, Plain, batch, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
-from nearfar.training.loop.optim import Lamb, build_optimizer, lr_factor
+from nearfar.training.loop.optim import Lamb, Lars, build_optimizer, lr_factor
 from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
 from nearfar.training.state.endless_batches import EndlessBatches
@@ -51,6 +51,44 @@ def test_lamb_is_its_algorithm(decay):
             r = r * x.norm() / r.norm()
         x = x - 0.1 * r
         torch.testing.assert_close(weight.detach(), x, rtol=1e-10, atol=1e-12)
+
+
+def test_lars_is_its_algorithm():
+    """Algorithm 1 of arXiv 1708.03888, five steps in float64."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 2, generator=generator, dtype=torch.float64))
+    optimizer = Lars([weight], lr=0.1, momentum=0.8, weight_decay=0.3, trust=0.01)
+    x, v = weight.detach().clone(), torch.zeros(3, 2)
+    for g in torch.randn(5, 3, 2, generator=generator, dtype=torch.float64):
+        weight.grad = g.clone()
+        optimizer.step()
+        local = 0.01 * x.norm() / (g.norm() + 0.3 * x.norm())
+        v = 0.8 * v + 0.1 * local * (g + 0.3 * x)
+        x = x - v
+        torch.testing.assert_close(weight.detach(), x, rtol=1e-10, atol=1e-12)
+
+
+def test_lars_moves_a_bias_and_a_matrix_that_are_zero():
+    bias, matrix, weight = (
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(1, 1)),
+        nn.Parameter(torch.zeros(1, 2)),
+    )
+    with torch.no_grad():
+        weight[0, 0] = 2.0
+    for parameter in (bias, matrix):
+        parameter.grad = torch.ones_like(parameter)
+    weight.grad = torch.tensor([[0.0, 1.0]])
+    Lars([bias, matrix, weight], lr=0.1, momentum=0.0).step()
+    assert bias.item() == matrix.item() == pytest.approx(-0.1)
+    assert weight[0, 1].item() == pytest.approx(-0.1 * 0.001 * 2)
+
+
+def test_a_recipe_s_lars_takes_its_momentum_from_betas():
+    method = Plain()
+    made = build_optimizer(method, TrainConfig(optimizer="lars", betas=(0.7, 0.9), lr=0.3, weight_decay=0.2))
+    assert {(group["momentum"], group["lr"], group["trust"]) for group in made.param_groups} == {(0.7, 0.3, 0.001)}
+    assert sorted(group["weight_decay"] for group in made.param_groups) == [0, 0.2]
 
 
 def test_lamb_moves_weights_that_are_zero_and_leaves_those_without_a_gradient():

@@ -150,7 +150,7 @@ def test_what_cannot_be_shown_is_left_out():
         "a function, and batches of one's own"
     )
     assert finish.report_contents(SimpleNamespace(encode_image=len), None, pictures(3)) == {}, (
-        "a model that reads no texts"
+        "a model that prepares no pictures"
     )
     assert finish.report_contents(None, None, pictures(3)) == {}, "a split model"
 

@@ -14,7 +14,7 @@ from nearfar.models import model_folder as checkpoint
 from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
 from nearfar.models.image.image_encoder import image_encoder
-from nearfar.models.image.presets import IMAGE_PRESETS
+from nearfar.models.image.image_presets import IMAGE_PRESETS
 from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones

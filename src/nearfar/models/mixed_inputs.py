@@ -99,8 +99,12 @@ def _is_column(inputs: Any) -> bool:
 
 
 def _side(model: Any, item: Any, place: int, side: str | None) -> str:
-    reads_pictures = hasattr(model, "encode_image")
+    reads_pictures, reads_texts = hasattr(model, "encode_image"), hasattr(model, "encode_text")
     if isinstance(item, str):
+        if reads_pictures and not reads_texts:
+            if side != "image" and not item.lower().endswith(EXTENSIONS):
+                raise UserError(f"input {place} is a text, and a {type(model).__name__} reads pictures alone")
+            return "image"
         if not reads_pictures or side == "text":
             return "text"
         named = item.lower().endswith(EXTENSIONS) and (not any(map(str.isspace, item)) or Path(item).is_file())

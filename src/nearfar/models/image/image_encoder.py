@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 from nearfar.models import model_folder
 from nearfar.models.hub import push_to_hub
-from nearfar.models.image.presets import image_preset
+from nearfar.models.image.image_presets import image_preset
 from nearfar.models.image.projector import MLP, projector_settings
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers import backbones
@@ -188,7 +188,7 @@ def image_encoder(
     """An encoder of pictures by name: what is given goes before the preset.
 
     Args:
-        preset: one of `nearfar.models.image.presets.IMAGE_PRESETS`, which start from scratch.
+        preset: one of `nearfar.models.image.image_presets.IMAGE_PRESETS`, which start from scratch.
         image: a tower: "efficientnet-lite0" (pretrained, from a package), a transformers name or folder, "timm:NAME",
             a transformers config (or its dict, with `model_type`), or a module.
         projector: "simclr", "moco", "supcon", "byol" or "simsiam", the papers' own; or a mapping with any of `layers`

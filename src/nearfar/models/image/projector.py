@@ -25,7 +25,7 @@ PROJECTORS: dict[str, dict[str, Any]] = {
 BYOL (arXiv 2006.07733) and SimSiam (arXiv 2011.10566). SimCLR's released code has `norm="all"`."""
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Linear layers with ReLU between them, `[B, width] -> [B, out]`.
 
     Args:
@@ -39,8 +39,8 @@ class MLP(nn.Sequential):
     Raises:
         UserError: a size below 1, no such norm; in training, one row alone where there is batch norm.
 
-    >>> MLP(8, layers=2, hidden=16, out=4)
-    MLP(
+    >>> MLP(8, layers=2, hidden=16, out=4).network
+    Sequential(
       (0): Linear(in_features=8, out_features=16, bias=True)
       (1): ReLU(inplace=True)
       (2): Linear(in_features=16, out_features=4, bias=True)
@@ -60,7 +60,8 @@ class MLP(nn.Sequential):
             made.append(nn.Linear(widths[place], widths[place + 1], bias=not has_norm))
             made += [nn.BatchNorm1d(widths[place + 1])] if has_norm else []
             made += [] if is_last else [nn.ReLU(inplace=True)]
-        super().__init__(*made)
+        super().__init__()
+        self.network = nn.Sequential(*made)
         self.has_norm = norm != "none" and (layers > 1 or norm == "all")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class MLP(nn.Sequential):
             raise UserError(
                 "batch norm in training needs two samples at least: raise the batch size, or use norm='none'"
             )
-        return super().forward(x)
+        return self.network(x)
 
 
 def projector_settings(projector: str | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ import numpy as np
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.sources.source import Records, Source, Stream
-from nearfar.embedding.embed_source import embeds
 from nearfar.training.loop.run import Run
 from nearfar.training.state import sharding
 
@@ -139,12 +138,13 @@ def report_contents(
         captions: how many captions of each image count; None: all.
 
     Returns:
-        Embeddings, results, and `about`: what the data is to the model. Nothing where the model embeds neither
-        pictures nor texts, or where neither data has what it reads: pictures, or texts for a model of texts alone.
+        Embeddings, results, and `about`: what the data is to the model. Nothing where the model is no encoder, or
+        where neither data has what it reads: pictures, or texts for a model of texts alone.
     """
     from nearfar.evaluation import embed, evaluate
+    from nearfar.models.loading import ENCODES
 
-    if not embeds(model):
+    if not any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return {}
 
     side = "image" if hasattr(model, "encode_image") else "text"

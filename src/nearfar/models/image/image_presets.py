@@ -33,8 +33,8 @@ IMAGE_PRESETS: dict[str, dict[str, Any]] = {
     for name, preset in PRESETS.items()
     if isinstance(preset["image"], dict) and name != "tiny-fusion"
 }
-"""`tiny-resnet` (64 pixels) and `micro-resnet` (32) train on a CPU; `resnet18` and `resnet50` are the field's own; `tiny`,
-`small`, `tiny-vit` and `small-vit` are the image towers of `nearfar.models.PRESETS`."""
+"""`tiny-resnet` (64 pixels) and `micro-resnet` (32) train on a CPU; `resnet18` and `resnet50` are the field's own;
+`tiny`, `small`, `tiny-vit` and `small-vit` are the image towers of `nearfar.models.PRESETS`."""
 
 
 def image_preset(name: str | None) -> dict[str, Any]:
