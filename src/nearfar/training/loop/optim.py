@@ -163,9 +163,9 @@ class Lars(Optimizer):
     def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         update = gradient + group["weight_decay"] * p
         if p.ndim >= 2:
-            weight_norm, update_norm = p.norm(), gradient.norm() + group["weight_decay"] * p.norm()
-            moves = (weight_norm > 0) & (update_norm > 0)
-            update = update * torch.where(moves, group["trust"] * weight_norm / update_norm, 1.0)
+            length = p.norm()
+            pull = gradient.norm() + group["weight_decay"] * length
+            update = update * torch.where((length > 0) & (pull > 0), group["trust"] * length / pull, 1.0)
         state = self.state[p]
         velocity = state.setdefault("velocity", torch.zeros_like(p))
         velocity.mul_(group["momentum"]).add_(update, alpha=group["lr"])
