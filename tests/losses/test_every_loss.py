@@ -44,6 +44,7 @@ FORMS = {
     "poly-view, arithmetic": lambda a, b: F.poly_view([a, b, b.roll(1, 1)], average="arithmetic", group=LABEL),
     "pairs of views": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)]),
     "views against their mean": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)], against="mean"),
+    "SepCLR": lambda a, b: F.sepclr([a, b], [a[:, :3], b[:, 3:6]], LABEL % 2 == 0),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
@@ -68,6 +69,7 @@ TWINS = {
         losses.PolyView(),
         lambda f, a, b: f([a, b, b.roll(1, 1)], mask=(LABEL + torch.arange(3)[:, None]) % 4 > 0, group=LABEL),
     ),
+    "sepclr": (losses.SepCLRLoss(), lambda f, a, b: f([a, b], [b, a], LABEL % 2)),
     "sigmoid_loss": (losses.SigmoidLoss(), lambda f, a, b: f(a, b, group=LABEL)),
     "simctg_loss": (losses.SimCTGLoss(), lambda f, a, b: f(torch.stack([a, b]), LABEL.expand(2, -1))),
     "soft_target_info_nce": (
@@ -100,13 +102,14 @@ PARTS = {"Temperature", "Matryoshka"}
 MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n not in PARTS}
 FUNCTIONS = {n: v for n, v in walked() if n in F.__all__}
 TEMPERED = [name for name, module in MODULES.items() if "temperature" in inspect.signature(module).parameters]
-PLAIN = {"AlignmentUniformity", "PairwiseViews", "SimCTGLoss"}  # they have no temperature
+PLAIN = {"AlignmentUniformity", "PairwiseViews", "SepCLRLoss", "SimCTGLoss"}  # they have no temperature
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
     "MVDHEL": VIEWED,
     "MVInfoNCE": VIEWED,
     "PolyView": VIEWED,
     "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
+    "SepCLRLoss": lambda f, z, **more: f([z, z], [z, z], torch.arange(len(z)) % 2, **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
     "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
 }
@@ -167,6 +170,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
         "local": vectors()[0][:6, None],
         "mask": torch.ones(6, 1),
         "hidden": vectors()[0].view(4, 6, 16),
+        **dict.fromkeys(("common", "salient"), torch.stack(vectors())[:, :6]),
+        "target": torch.arange(6) % 2,
     }
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)

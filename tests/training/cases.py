@@ -64,6 +64,10 @@ def soft(loss, e, d):
     return loss(e["image"], keys, teacher_q=e["text"].detach(), alpha=0.4)
 
 
+def separated(loss, e, d):
+    return loss([e["image"], e["text"]], [e["hard"][::2], e["hard"][1::2]], d["label"] % 2)
+
+
 def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
@@ -87,6 +91,7 @@ CASES = {
     "SupCon": Case(lambda: Objective(losses.SupCon(0.2, learnable=True), labelled)),
     "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),
     "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
+    "SepCLRLoss": Case(lambda: Objective(losses.SepCLRLoss(beta_salient=3.0, beta_infoless=2.0), separated)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
     "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),
     "SoftTargetInfoNCE": Case(lambda: Objective(losses.SoftTargetInfoNCE(0.3), soft)),

@@ -3,6 +3,7 @@
 
 from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
+from nearfar.losses.common_salient import SepCLRLoss
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.matryoshka import Matryoshka
@@ -25,6 +26,7 @@ __all__ = [
     "NTXent",
     "PairwiseViews",
     "PolyView",
+    "SepCLRLoss",
     "SigmoidLoss",
     "SimCTGLoss",
     "SoftTargetInfoNCE",

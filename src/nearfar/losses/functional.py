@@ -1,6 +1,7 @@
 """Every loss as a pure function of tensors."""
 
 from nearfar.losses.alignment_uniformity import alignment, uniformity
+from nearfar.losses.common_salient import sepclr
 from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.multi_view import mv_dhel, mv_info_nce
@@ -20,6 +21,7 @@ __all__ = [
     "nt_xent",
     "pairwise_views",
     "poly_view",
+    "sepclr",
     "sigmoid_loss",
     "simctg_loss",
     "soft_target_info_nce",

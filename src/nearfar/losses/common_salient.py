@@ -1,0 +1,274 @@
+"""Common and salient patterns apart, from a background and a target set: SepCLR (arXiv 2402.11928).
+
+Of N samples with views 1 and 2, c are common rows on the unit sphere, s salient rows in the plane, and t = s with the
+rows of background set to 0, the point without information. With d2 the squared distance:
+
+    align(a, b) = mean_i d2(a_i, b_i) / 2 tau
+    unif(a)     = log mean_{i != j} exp(-d2(a_i, a_j) / 2 tau)
+    jem(c, t)   = mean_i log mean_j exp(-(d2(c_i, c_j) + d2(t_i, t_j)) / 2 tau) ,  j = i among them
+
+    L = align(c1, c2) + w [unif(c1) + unif(c2)] / 2                                     common
+      + beta_s { align(s1, s2) over the target + w [unif(t1) + unif(t2)] / 2 }          salient
+      + beta_r [mean |s1|^2 + mean |s2|^2 over the background] / 4 tau                  background tells nothing
+      + lambda [jem(c1, t1) + jem(c2, t2)] / 2                                          less shared information
+
+jem is minus an estimate of the joint entropy (k-JEM). Both uniformities already raise the two entropies, so that
+raising the joint one, too, lowers what c and s tell of each other. tau is the argument `variance`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nearfar import ops
+from nearfar.errors import UserError
+from nearfar.losses.groups import check_rows, lifted, refuse_ring, unit
+
+
+def sepclr(
+    common: Tensor | Sequence[Tensor],
+    salient: Tensor | Sequence[Tensor],
+    target: Tensor,
+    *,
+    variance: float = 0.5,
+    beta_salient: float = 1000.0,
+    beta_infoless: float = 1000.0,
+    lambda_jem: float = 10.0,
+    uniformity_weight: float = 2.0,
+    backend: str = "auto",
+) -> Tensor:
+    """SepCLR's loss of `common` `[2, N, C]` and `salient` `[2, N, S]`, floating point, and `target` `[N]`, true for
+    samples of the target set, as a scalar; see `nearfar.losses.SepCLRLoss`.
+
+    Raises:
+        UserError: shapes that do not fit together, a variance that is not positive, or `backend="ring"`.
+
+    Example:
+        >>> c, s = torch.eye(4).expand(2, 4, 4), torch.zeros(2, 4, 2)
+        >>> round(sepclr(c, s, torch.tensor([0, 0, 1, 1]), lambda_jem=0.0).item(), 6)  # 2 unif of four corners
+        -4.0
+    """
+    terms = sepclr_terms(
+        common, salient, target, variance=variance, uniformity_weight=uniformity_weight, backend=backend
+    )
+    weights = {"common": 1.0, "salient": beta_salient, "infoless": beta_infoless, "jem": lambda_jem}
+    return torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+
+
+def sepclr_terms(
+    common: Tensor | Sequence[Tensor],
+    salient: Tensor | Sequence[Tensor],
+    target: Tensor,
+    *,
+    variance: float = 0.5,
+    uniformity_weight: float = 2.0,
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """The four terms of `sepclr` before they are weighed, each a scalar: `common`, `salient`, `infoless`, `jem`.
+
+    Takes `common` `[2, N, C]` and `salient` `[2, N, S]`, floating point, N >= 2, and `target` `[N]`, bool or integers.
+    A set that a batch has nothing of adds nothing: no term is NaN.
+
+    Raises:
+        UserError: shapes that do not fit together, a variance that is not positive, or `backend="ring"`.
+
+    Example:
+        >>> terms = sepclr_terms(torch.randn(2, 6, 4), torch.randn(2, 6, 2), torch.tensor([0, 0, 0, 1, 1, 1]))
+        >>> sorted(terms)
+        ['common', 'infoless', 'jem', 'salient']
+    """
+    refuse_ring(backend, "SepCLR")
+    c, s, target = _checked(common, salient, target, variance)
+    t = torch.where(target[:, None], s, 0.0)  # no gradient reaches background from the terms that hold t
+    background = ~target
+    spread_c, spread_t = (
+        sum(gaussian_uniformity(view, variance=variance, backend=backend) for view in x) / 2 for x in (c, t)
+    )
+    aligned_s = _mean_over(target, (s[0] - s[1]).square().sum(1)) / (2 * variance)
+    lengths = sum(_mean_over(background, view.square().sum(1)) for view in s)
+    joint = sum(joint_entropy(*views, variance=variance, backend=backend) for views in zip(c, t, strict=True))
+    return {
+        "common": (c[0] - c[1]).square().sum(1).mean() / (2 * variance) + uniformity_weight * spread_c,
+        "salient": aligned_s + uniformity_weight * spread_t,
+        "infoless": lengths / (4 * variance) * torch.ones_like(aligned_s),
+        "jem": joint / 2,
+    }
+
+
+def gaussian_uniformity(a: Tensor, *, variance: float = 0.5, backend: str = "auto") -> Tensor:
+    """Log of the mean of `exp(-|a_i - a_j|^2 / 2 variance)` over pairs i != j of rows, which are taken as they are: 0
+    where all coincide, lower the farther they spread, without end.
+
+    On unit rows it is `uniformity(a, t=1 / (2 * variance))`.
+
+    Args:
+        a: `[N, D]`, floating point, N >= 2; not normalised here.
+        variance: of the Gaussian kernel (tau).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: another shape, a variance that is not positive, or `backend="ring"`.
+
+    Example:
+        >>> round(gaussian_uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).item(), 6)
+        -2.0
+    """
+    check_rows(a=a)
+    _check_variance(variance)
+    refuse_ring(backend, "gaussian_uniformity")
+    if len(a) < 2:
+        raise UserError(f"a must be [N, D] with N >= 2, got {tuple(a.shape)}")
+    rows = _log_kernel_sums(lifted(a), variance, backend, itself=False)
+    return torch.logsumexp(rows, 0) - math.log(len(a) * (len(a) - 1))
+
+
+def joint_entropy(c: Tensor, s: Tensor, *, variance: float = 0.5, backend: str = "auto") -> Tensor:
+    """Minus the joint entropy of paired rows, by a kernel density at each row, itself among them (k-JEM): between
+    -log N, where all are far apart, and 0, where all coincide. Minimising it spreads the pairs (c, s).
+
+    Args:
+        c: `[N, C]`, floating point; not normalised here.
+        s: `[N, S]`, floating point; row i of both is one sample.
+        variance: of the Gaussian kernel (tau).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not pair up, a variance that is not positive, or `backend="ring"`.
+
+    Example:
+        >>> joint_entropy(torch.ones(4, 3), torch.zeros(4, 2)).item()
+        0.0
+    """
+    check_rows(c=c, s=s)
+    _check_variance(variance)
+    refuse_ring(backend, "joint_entropy")
+    if len(c) != len(s) or not len(c):
+        raise UserError(f"c and s must have one row a sample each, got {tuple(c.shape)} and {tuple(s.shape)}")
+    # A product of two Gaussians is the Gaussian of both rows laid one behind the other.
+    both = torch.cat([lifted(c), lifted(s)], 1)
+    return _log_kernel_sums(both, variance, backend, itself=True).mean() - math.log(len(c))
+
+
+class SepCLRLoss(nn.Module):
+    """SepCLR: what a background and a target set share, and what only the target has, in two spaces
+    (arXiv 2402.11928).
+
+    Normalises the common rows itself, and never the salient ones: their distance from 0 is how salient a sample is.
+
+    Args:
+        variance: tau, of all kernels, and the measure of all alignments (code: 0.5).
+        beta_salient: weight of the salient term (code: 1000 on CIFAR-MNIST and CelebA, 1 on medical pictures). The two
+            encoders share nothing and Adam is blind to scale, so that only the ratio to `beta_infoless` and
+            `lambda_jem` counts for the salient one.
+        beta_infoless: weight of what draws background to 0 in the salient space (code: 1000; 10 and 100 on medical
+            pictures).
+        lambda_jem: weight of k-JEM (code: 10). Without it the common space keeps what is salient.
+        uniformity_weight: of both uniformities (code: 2; 1 is the plain form).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `common` | `[2, N, C]`, or two of `[N, C]`, floating point | two views of N >= 2 samples in the common space |
+        | `salient` | `[2, N, S]`, or two of `[N, S]`, floating point | the same in the salient space |
+        | `target` | `[N]`, bool or integers | true for samples of the target set |
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not fit together, a variance that is not positive, or a backend that sees a part of
+            the batch.
+
+    Relations:
+        - Its common term is `AlignmentUniformity(t=1 / (2 * variance))` but for weights.
+        - Where all samples are target it is that on both spaces, and k-JEM.
+
+    Variants:
+        - the code on CIFAR-MNIST: `SepCLRLoss()`
+        - on medical pictures: `SepCLRLoss(beta_salient=1.0, beta_infoless=10.0)`
+        - without k-JEM, for comparison: `SepCLRLoss(lambda_jem=0.0)`
+
+    Example:
+        >>> SepCLRLoss()(torch.randn(2, 6, 4), torch.randn(2, 6, 2), torch.tensor([0, 0, 0, 1, 1, 1])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        variance: float = 0.5,
+        *,
+        beta_salient: float = 1000.0,
+        beta_infoless: float = 1000.0,
+        lambda_jem: float = 10.0,
+        uniformity_weight: float = 2.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_variance(variance)
+        self.variance, self.backend = variance, backend
+        self.beta_salient, self.beta_infoless, self.lambda_jem = beta_salient, beta_infoless, lambda_jem
+        self.uniformity_weight = uniformity_weight
+
+    def forward(self, common: Tensor | Sequence[Tensor], salient: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
+        return sepclr(
+            common,
+            salient,
+            target,
+            variance=self.variance,
+            beta_salient=self.beta_salient,
+            beta_infoless=self.beta_infoless,
+            lambda_jem=self.lambda_jem,
+            uniformity_weight=self.uniformity_weight,
+            backend=self.backend,
+        )
+
+
+def _log_kernel_sums(x: Tensor, variance: float, backend: str, *, itself: bool) -> Tensor:
+    """`[N]`: log of the sum over j of `exp(-|x_i - x_j|^2 / 2 variance)`, with j = i or without it."""
+    x = x - x.mean(0).detach()  # distances stay, and the squares that cancel in them are as small as can be
+    half = x.square().sum(1, keepdim=True) / 2
+    q, k = torch.cat([x, torch.ones_like(half)], 1), torch.cat([x, -half], 1)
+    ids = None if itself else torch.arange(len(x), device=x.device)
+    admit = "all" if itself else "different"
+    return (
+        ops.log_partition(q, k, 1 / variance, q_group=ids, k_group=ids, admit=admit, backend=backend)
+        - half[:, 0] / variance
+    )
+
+
+def _mean_over(chosen: Tensor, values: Tensor) -> Tensor:
+    """The mean of `values` `[N]` where `chosen`, 0 where nothing is."""
+    return torch.where(chosen, values, 0.0).sum() / chosen.sum().clamp_min(1)
+
+
+def _checked(
+    common: Tensor | Sequence[Tensor], salient: Tensor | Sequence[Tensor], target: Tensor, variance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_variance(variance)
+    for name, views in (("common", common), ("salient", salient)):
+        if len(views) != 2 or views[0].shape != views[1].shape:
+            raise UserError(f"{name} must be two views of one shape [N, D], got {[tuple(x.shape) for x in views]}")
+        check_rows(**{name: views[0]})
+    c, s = (torch.stack([lifted(x) for x in views]) for views in (common, salient))
+    if target.shape != c.shape[1:2] or s.shape[1] != c.shape[1] or target.is_floating_point() or c.shape[1] < 2:
+        raise UserError(
+            "common, salient and target must have one row a sample, of two samples at least, and target be bool or "
+            f"integers: got {tuple(c.shape)}, {tuple(s.shape)} and {tuple(target.shape)} of {target.dtype}"
+        )
+    return unit(c), s, target.bool()
+
+
+def _check_variance(variance: float) -> None:
+    if not variance > 0:
+        raise UserError(f"variance must be positive, got {variance}")
