@@ -17,18 +17,27 @@ def test_wrong_captions_are_a_share_and_fixed_for_the_seed():
 def test_albefs_arms_and_claims_fit_together(monkeypatch):
     calls = []
 
-    def arm_results(seed, noise, settings):
-        calls.append((noise, settings))
-        figures = {"R@1": len(calls) ** 2 / 100, "R@5": len(calls) / 10, "swap": 0.5}
+    def trained(name, seed, data, *, noise, training, **settings):
+        calls.append((noise, training["lr"]))
+        return len(calls)
+
+    def examined(number, data, *, k):
+        figures = {"R@1": number**2 / 100, "R@5": number / 10, "swap": 0.5}
         return dict.fromkeys(("alone", "re-ranked", "matching"), figures)
 
-    monkeypatch.setattr(albef, "arm_results", arm_results)
-    arms = albef.run(0)
-    assert [noise for noise, _ in calls] == [0.2] * 4 + [0.0] * 2
+    monkeypatch.setattr(albef, "trained", trained)
+    monkeypatch.setattr(albef, "examined", examined)
+    monkeypatch.setattr(albef, "shapes", lambda seed, **_: coloured_shapes.ShapeSplits(None, None, []))
+    rates = [0.001 * number for number in range(1, 7)]
+    arms = albef.run(0, {arm: {"lr": lr} for arm, lr in zip(albef.ARMS, rates, strict=True)})
+    assert calls == list(zip([0.2] * 4 + [0.0] * 2, rates, strict=True))
     for claim in albef.reproduction.claims:
         assert claim.metric in arms[claim.method]
         assert claim.metric in arms[claim.baseline]
     assert arms["gain of distillation, 20 % wrong"]["R@1"] == pytest.approx(0.07)
+    assert albef.validated("+ distillation, clean", {"lr": 0.5}, 1000) == pytest.approx(0.49)
+    assert calls[-1] == (0.0, 0.5)
+    assert set(albef.reproduction.grid.arms) == set(albef.ARMS)
 
 
 def test_held_out_shapes_come_with_their_swaps_and_are_never_trained_on():

@@ -10,6 +10,7 @@ from nearfar.reproductions import find
 from nearfar.reproductions.shared.choosing import Grid, at_the_edge
 from nearfar.reproductions.shared.claims import Claim, Reproduction
 from nearfar.reproductions.shared.code_state import changed, digest
+from nearfar.reproductions.shared.fresh_seeds import add_fresh_seeds, fresh_differences
 from nearfar.reproductions.shared.harness import reproduce
 from nearfar.reproductions.shared.per_query import PerQuery
 from nearfar.reproductions.shared.result_tables import as_markdown, changed_words
@@ -41,6 +42,30 @@ def test_a_stopped_run_goes_on(tmp_path):
     assert record["arms"]["a"]["m"]["mean"] == pytest.approx(0.61)
     assert "**holds**" in as_markdown(record)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_fresh_seeds_stand_beside_the_verdicts_and_change_none(tmp_path):
+    """Seeds 0 to 2 differ by 0.10 to 0.12, the fresh 3 and 4 by 0.13 and 0.14, which is above the interval."""
+    path, calls, said = tmp_path / "align.json", [], []
+    made = toy(calls, {"steps": 3})
+    with pytest.raises(UserError, match="holds no verdicts yet: run `nearfar reproduce align`"):
+        add_fresh_seeds(made, path, 2)
+    before = reproduce(made, path)
+    with pytest.raises(UserError, match="1 fresh seeds: at least 2"):
+        add_fresh_seeds(made, path, 1)
+    record = add_fresh_seeds(made, path, 2, say=said.append)
+    assert calls == [0, 1, 2, 3, 4]
+    assert said == ["align: fresh seed 3 took 0 s", "align: fresh seed 4 took 0 s"]
+    assert {name: record[name] for name in before} == before
+    assert fresh_differences(record) == [pytest.approx(0.135)]
+    assert record["claims"][0]["high"] == pytest.approx(0.11 + 4.303 * 0.01 / 3**0.5, abs=1e-4)
+    assert "inside the interval for 0 of 1 claims; outside: 'a beats b' (+0.135)." in as_markdown(record)
+    add_fresh_seeds(made, path, 4)
+    assert calls == [0, 1, 2, 3, 4, 5, 6], "no seed is run twice"
+    assert reproduce(made, path)["fresh"]["runs"].keys() == {"3", "4", "5", "6"}
+    grid = Grid(["a", "b"], {"lr": [1, 2]}, lambda arm, setting, seed: 0.0, "m")
+    chosen = replace(made, grid=grid, run=lambda seed, chosen: made.run(seed))
+    assert "fresh" not in reproduce(chosen, path), "they ran with other settings"
 
 
 def test_another_configuration_begins_afresh(tmp_path):

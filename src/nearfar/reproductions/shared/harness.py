@@ -106,6 +106,7 @@ def _begin_grid(reproduction: Reproduction, grid: Grid, record: dict[str, Any], 
     if {name: known.get(name) for name in declared} != declared:
         if record["runs"] or known:
             say(f"{reproduction.slug}: the grid is another one: begun afresh")
+        record.pop("fresh", None)
         record |= {"grid": {**declared, "figures": {}}, "plan": None, "runs": {}, "queries": {}, "code": {}}
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nearfar.reproductions.shared.choosing import at_the_edge
 from nearfar.reproductions.shared.code_state import changed
+from nearfar.reproductions.shared.fresh_seeds import fresh_words
 from nearfar.reproductions.shared.planning import sentence
 
 COLUMNS = ("claim", "metric", "difference", "interval", "over other", "p", "verdict")
@@ -126,6 +127,8 @@ def facts(record: Mapping[str, Any]) -> list[str]:
         edge = f" (at the edge of the grid: {', '.join(names)})" if (names := at_the_edge(grid)) else ""
         where = "" if "validation" in grid["metric"] else " on validation data"
         sentences.append(f"Chosen for each arm by {grid['metric']}{where}: {choices}{edge}")
+    if words := fresh_words(record):
+        sentences.append(words)
     commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in record["runs"].values()))
     sentences.append(f"Commit {commits}; {changed_words(record)}; {_cost(record)}")
     return sentences
