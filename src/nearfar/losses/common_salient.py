@@ -236,15 +236,15 @@ class SepCLRLoss(nn.Module):
 
 def _log_kernel_sums(x: Tensor, variance: float, backend: str, *, itself: bool) -> Tensor:
     """`[N]`: log of the sum over j of `exp(-|x_i - x_j|^2 / 2 variance)`, with j = i or without it."""
-    x = x - x.mean(0).detach()  # distances stay, and the squares that cancel in them are as small as can be
+    # Salient rows may lie far out, where |x|^2 + |y|^2 - 2 <x, y> cancels. They are short, so float64 costs little.
+    dtype = x.dtype
+    x = x if x.device.type == "mps" else x.double()
     half = x.square().sum(1, keepdim=True) / 2
     q, k = torch.cat([x, torch.ones_like(half)], 1), torch.cat([x, -half], 1)
     ids = None if itself else torch.arange(len(x), device=x.device)
     admit = "all" if itself else "different"
-    return (
-        ops.log_partition(q, k, 1 / variance, q_group=ids, k_group=ids, admit=admit, backend=backend)
-        - half[:, 0] / variance
-    )
+    sums = ops.log_partition(q, k, 1 / variance, q_group=ids, k_group=ids, admit=admit, backend=backend)
+    return (sums - half[:, 0] / variance).to(dtype)
 
 
 def _mean_over(chosen: Tensor, values: Tensor) -> Tensor:
