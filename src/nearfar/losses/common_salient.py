@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,18 +85,13 @@ def sepclr_terms(
     refuse_ring(backend, "SepCLR")
     c, s, target = _checked(common, salient, target, variance)
     t = torch.where(target[:, None], s, 0.0)  # no gradient reaches background from the terms that hold t
-    background = ~target
-    spread_c, spread_t = (
-        sum(gaussian_uniformity(view, variance=variance, backend=backend) for view in x) / 2 for x in (c, t)
-    )
-    aligned_s = _mean_over(target, (s[0] - s[1]).square().sum(1)) / (2 * variance)
-    lengths = sum(_mean_over(background, view.square().sum(1)) for view in s)
-    joint = sum(joint_entropy(*views, variance=variance, backend=backend) for views in zip(c, t, strict=True))
+    options: Any = {"variance": variance, "backend": backend}
+    spread_c, spread_t = (torch.stack([gaussian_uniformity(view, **options) for view in x]).mean() for x in (c, t))
     return {
         "common": (c[0] - c[1]).square().sum(1).mean() / (2 * variance) + uniformity_weight * spread_c,
-        "salient": aligned_s + uniformity_weight * spread_t,
-        "infoless": lengths / (4 * variance) * torch.ones_like(aligned_s),
-        "jem": joint / 2,
+        "salient": _mean_over(target, (s[0] - s[1]).square().sum(1)) / (2 * variance) + uniformity_weight * spread_t,
+        "infoless": _mean_over(~target, s.square().sum((0, 2))) / (4 * variance),
+        "jem": torch.stack([joint_entropy(*views, **options) for views in zip(c, t, strict=True)]).mean(),
     }
 
 
