@@ -6,7 +6,7 @@ import torch
 from nearfar.data import train_tokenizer
 from nearfar.reproductions import aro_negclip_reproduction as aro_negclip
 from nearfar.reproductions import find
-from nearfar.reproductions.shared.grid_encoder import GridEncoder, Reduction
+from nearfar.reproductions.setups.grid_encoder import GridEncoder, Reduction
 
 
 @pytest.fixture

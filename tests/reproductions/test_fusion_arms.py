@@ -3,7 +3,7 @@
 import pytest
 
 from nearfar.reproductions import albef_reproduction as albef
-from nearfar.reproductions.shared import coloured_shapes, fusion_pairs
+from nearfar.reproductions.setups import coloured_shapes, fusion_pairs
 
 
 def test_wrong_captions_are_a_share_and_fixed_for_the_seed():

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from nearfar.reproductions.setups.coloured_shapes import PLACES, examined, shapes
+from nearfar.reproductions.setups.fusion_pairs import MODEL, trained
 from nearfar.reproductions.shared.choosing import Grid, Setting
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
-from nearfar.reproductions.shared.coloured_shapes import PLACES, examined, shapes
-from nearfar.reproductions.shared.fusion_pairs import MODEL, trained
 
 CONFIG: dict[str, Any] = {
     # 0.05 is for this width what BERT's 0.02 is for 768.

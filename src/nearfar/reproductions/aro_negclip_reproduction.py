@@ -96,7 +96,7 @@ def prepare(seed: int, split: str) -> Start:
     from nearfar.data import mine_hard_images, train_tokenizer, with_hard_captions
     from nearfar.data.sources.source import Records
     from nearfar.modes import evaluating
-    from nearfar.reproductions.shared.grid_encoder import GridEncoder, Reduction, read_grids
+    from nearfar.reproductions.setups.grid_encoder import GridEncoder, Reduction, read_grids
 
     config = CONFIG
     scenes = {name: list(raw(name, seed)) for name in ("train", split)}

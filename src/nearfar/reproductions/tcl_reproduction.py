@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from nearfar.reproductions.setups.fusion_pairs import MODEL, trained
+from nearfar.reproductions.setups.views_read import DATA, Data, data_of
 from nearfar.reproductions.shared.choosing import Grid, Setting
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
-from nearfar.reproductions.shared.fusion_pairs import MODEL, trained
 from nearfar.reproductions.shared.per_query import PerQuery
-from nearfar.reproductions.shared.views_read import DATA, Data, data_of
 
 CMA, IMC, LMI = (0.5, 0.5, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.5, 0.5, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.5, 0.5)
 CONFIG: dict[str, Any] = {

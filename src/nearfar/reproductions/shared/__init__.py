@@ -1,1 +1,1 @@
-"""What reproductions share: the harness, their data, their tables."""
+"""The harness of all reproductions: grids, plans, verdicts, records, tables."""

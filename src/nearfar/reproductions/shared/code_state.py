@@ -16,8 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_COUNTED = ("cli.py", "commands/", "console.py", "papers.py", "reproductions/__init__.py", "reproductions/shared/")
 """What starts, judges and prints a reproduction, but makes none of its figures."""
 
-MAKES_FIGURES = ("reproductions/shared/coloured_shapes.py", "reproductions/shared/fusion_pairs.py")
-
 
 @cache
 def commit() -> str:
@@ -44,7 +42,7 @@ def loaded() -> dict[str, str]:
 
 def counts(name: str) -> bool:
     """Whether a file, by its path in the package, has a part in figures."""
-    return name in MAKES_FIGURES or not name.startswith(NOT_COUNTED)
+    return not name.startswith(NOT_COUNTED)
 
 
 def digest(path: Path) -> str:

@@ -41,7 +41,7 @@ def shapes(seed: int, *, scenes: int, size: int, held_out: int) -> ShapeSplits:
 
 def _read(records: list[dict[str, Any]]) -> Any:
     from nearfar.data.sources.source import Records
-    from nearfar.reproductions.shared.fusion_pairs import fresh_model
+    from nearfar.reproductions.setups.fusion_pairs import fresh_model
     from nearfar.training import precompute
 
     source = Records(records, name="coloured shapes")

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nearfar.reproductions.shared.fusion_pairs import MODEL, fresh_model
-from nearfar.reproductions.shared.grid_encoder import Reduction
+from nearfar.reproductions.setups.fusion_pairs import MODEL, fresh_model
+from nearfar.reproductions.setups.grid_encoder import Reduction
 
 DATA: dict[str, Any] = {
     "tower": {"image": MODEL["image"], "image_size": MODEL["image_size"], "kept": 128},

@@ -1,0 +1,1 @@
+"""What reproductions train and test: models made small, and data read once by frozen towers."""
