@@ -59,6 +59,12 @@ def test_two_stages_go_on_where_they_stopped(tmp_path, monkeypatch):
     assert run("two_stages", 2, tmp_path, monkeypatch)["recalls"] == found["recalls"]
 
 
+def test_few_shot_on_pixels(tmp_path, monkeypatch):
+    accuracies = run("few_shot", 12, tmp_path, monkeypatch)["accuracies"]
+    assert {len(values) for values in accuracies.values()} == {12}
+    assert all(sum(values) / 12 > 0.35 for values in accuracies.values())
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_an_example_is_one_page_that_says_how_it_is_run(path):
     text = path.read_text("utf-8")

@@ -6,11 +6,19 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from nearfar.classifiers import Classifier, KNearest, LinearProbe, NearestMean, ZeroShotClassifier, class_prototypes
+from nearfar.classifiers import (
+    Classifier,
+    KNearest,
+    LinearProbe,
+    NearestMean,
+    OpTA,
+    ZeroShotClassifier,
+    class_prototypes,
+)
 from nearfar.errors import UserError
 from nearfar.prompting.class_texts import ClassTexts
 
-FITTED = (NearestMean, KNearest, LinearProbe)
+FITTED = (NearestMean, KNearest, LinearProbe, OpTA)
 
 
 def blobs(n=120, seed=0):

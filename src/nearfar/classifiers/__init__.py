@@ -1,9 +1,20 @@
-"""Classifiers of embeddings, one file each: by the texts of the classes, their mean, their neighbours, a linear map."""
+"""Classifiers of embeddings, one file each: by the texts of the classes, their means, their means moved onto the
+queries, their neighbours, a linear map."""
 
 from nearfar.classifiers.class_means import NearestMean
 from nearfar.classifiers.classifier import Classifier
 from nearfar.classifiers.k_nearest import KNearest
 from nearfar.classifiers.linear import LinearProbe
+from nearfar.classifiers.transported_means import OpTA, opta
 from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
 
-__all__ = ["Classifier", "KNearest", "LinearProbe", "NearestMean", "ZeroShotClassifier", "class_prototypes"]
+__all__ = [
+    "Classifier",
+    "KNearest",
+    "LinearProbe",
+    "NearestMean",
+    "OpTA",
+    "ZeroShotClassifier",
+    "class_prototypes",
+    "opta",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ ROWS = 1024
 class Classifier(ABC):
     """`fit`, then `decision_function`, `predict`, `predict_proba` and `score`, as in scikit-learn.
 
-    A subclass gives `fit`, which sets `classes_` (C of them), and `scores`.
+    A subclass gives `fit`, which sets `classes_` (C of them), and `scores`. Where it is `transductive`, `scores` gets
+    all embeddings of a call at once, and those of one depend on the others.
     """
 
     classes_: NDArray[Any]
+    transductive: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, *args: Any, **options: Any) -> Self:
@@ -46,7 +48,7 @@ class Classifier(ABC):
         width = getattr(self, "n_features_in_", None)
         if x.ndim != 2 or width not in (None, x.shape[1]):
             raise UserError(f"{type(self).__name__}: embeddings must be [N, {width or 'D'}], not {list(x.shape)}")
-        parts = [self.scores(x[rows]) for rows in blocks(len(x))]
+        parts = [self.scores(x[rows]) for rows in blocks(len(x), max(1, len(x)) if self.transductive else ROWS)]
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(self.classes_)), np.float32)
 
     def predict(self, embeddings: Tensor | ArrayLike) -> NDArray[Any]:

@@ -60,15 +60,14 @@ class LinearProbe(Classifier):
         if len(np.unique(y)) < 2:
             raise UserError("a linear probe needs examples of two classes at least")
         self.C_ = self._chosen(x.numpy(), y, group)
-        self.model_ = _fit(x.numpy(), y, self.C_, self.max_iter)
+        self.model_ = fit_logistic(x.numpy(), y, self.C_, self.max_iter)
         self.classes_, self.n_features_in_ = known, x.shape[1]
         return self
 
     def scores(self, embeddings: Tensor) -> Tensor:
         """Logits of `embeddings` `[N, D]`: `[N, C]` float32; of two classes the logit of the second, and its negative
         for the first."""
-        logits = torch.from_numpy(np.asarray(self.model_.decision_function(embeddings.numpy()), dtype=np.float32))
-        logits = torch.stack([-logits, logits], dim=1) if logits.ndim == 1 else logits
+        logits = two_sided(self.model_.decision_function(embeddings.numpy()))
         # A class without examples stands behind all others.
         scores = torch.full((len(logits), len(self.classes_)), -torch.inf)
         scores[:, torch.from_numpy(self.model_.classes_)] = logits
@@ -81,7 +80,7 @@ class LinearProbe(Classifier):
         fit, held = (rows.numpy() for rows in parts)
         if not len(held) or len(np.unique(y[fit])) < 2:
             return 1.0
-        right = [(_fit(x[fit], y[fit], c, self.max_iter).predict(x[held]) == y[held]).mean() for c in self.cs]
+        right = [(fit_logistic(x[fit], y[fit], c, self.max_iter).predict(x[held]) == y[held]).mean() for c in self.cs]
         return self.cs[int(np.argmax(right))]  # the strongest penalty among equals
 
 
@@ -118,9 +117,16 @@ def split(label: Tensor, share: float, seed: int, *, group: Tensor | None = None
     return known[~in_second], known[in_second]
 
 
-def _fit(x: NDArray[np.float32], y: NDArray[np.int64], c: float, max_iter: int) -> Any:
+def fit_logistic(x: NDArray[np.float32], y: NDArray[np.int64], c: float, max_iter: int) -> Any:
+    """scikit-learn's multinomial logistic regression of `x` `[N, D]` on the labels `y` `[N]`, L2 by 1 / `c`."""
     linear = need("sklearn.linear_model", "probes")
     with warnings.catch_warnings():
         # A weak penalty on separable data has its optimum far away; where L-BFGS stops short of it is as good a probe.
         warnings.simplefilter("ignore", category=need("sklearn.exceptions", "probes").ConvergenceWarning)
         return linear.LogisticRegression(C=c, max_iter=max_iter).fit(x, y)
+
+
+def two_sided(logits: ArrayLike) -> Tensor:
+    """Logits `[N, C]` float32 of scikit-learn's: those of two classes are `[N]`, of the second alone."""
+    each = torch.from_numpy(np.asarray(logits, dtype=np.float32))
+    return torch.stack([-each, each], dim=1) if each.ndim == 1 else each

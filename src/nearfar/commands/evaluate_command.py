@@ -190,7 +190,9 @@ def protocol_options(args: Namespace) -> dict[str, dict[str, Any]]:
         for flag, name in protocol.flags.items():
             option = next(option for option in protocol.options if option.name == name)
             if (text := getattr(args, f"{protocol.name}.{name}")) is not None:
-                value = text if option.is_words else read(text, flag)
+                words = text if option.is_list else [text]
+                values = words if option.is_words else [read(word, flag) for word in words]
+                value = values if option.is_list else values[0]
                 options.setdefault(protocol.name, {})[name] = value
     for word in args.options:
         where, key, value = setting(word)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
     from nearfar.evaluation.protocols.answer_accuracy import answering
     from nearfar.evaluation.protocols.entailment_accuracy import entailment
+    from nearfar.evaluation.protocols.few_shot_accuracy import few_shot
     from nearfar.evaluation.protocols.geometry import geometry
     from nearfar.evaluation.protocols.grounding import grounding
     from nearfar.evaluation.protocols.probes import knn, linear_probe
@@ -45,6 +46,7 @@ _HOME = {
     "embed_texts": "nearfar.embedding.embed_source",
     "entailment": "nearfar.evaluation.protocols.entailment_accuracy",
     "evaluate": "nearfar.evaluation.run_protocols",
+    "few_shot": "nearfar.evaluation.protocols.few_shot_accuracy",
     "geometry": "nearfar.evaluation.protocols.geometry",
     "grounding": "nearfar.evaluation.protocols.grounding",
     "knn": "nearfar.evaluation.protocols.probes",
@@ -80,6 +82,7 @@ __all__ = [
     "embed_texts",
     "entailment",
     "evaluate",
+    "few_shot",
     "geometry",
     "grounding",
     "knn",

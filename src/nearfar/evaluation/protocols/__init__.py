@@ -62,6 +62,21 @@ _ROWS = (
         headlines={"top1": "linear probe top 1"},
     ),
     Protocol(
+        "few_shot",
+        "episodes of a few classes with a few examples each; class means as they are, and moved onto the queries",
+        f"{HERE}.few_shot_accuracy:few_shot",
+        takes=("embeddings",),
+        sides=("image",),
+        columns=("label",),
+        flags={"--ways": "ways", "--shots": "shots", "--queries": "queries", "--episodes": "episodes"},
+        headlines={
+            f"{kind}_{shots}_shot": f"{shots} shot, {called}"
+            for shots in (1, 5)
+            for kind, called in {"prototypes": "prototypes", "opta": "OpTA"}.items()
+        },
+        examples=("Few-shot episodes", "nearfar.evaluation.report.few_shot_figure:few_shot_figure"),
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",
