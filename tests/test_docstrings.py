@@ -19,7 +19,7 @@ DTYPE = re.compile(r"\b(float\d*|floating|bfloat16|int\d*|integers?|bool(ean)?|l
 SHAPE = r"\[[^\]\[]*\]"
 ORIGIN = re.compile(r"arXiv\s+\d{4}\.\d{4,5}")
 WITHOUT_A_PAPER = {
-    *("losses/groups.py", "losses/temperature.py", "ops/top_k.py"),
+    *("losses/groups.py", "losses/temperature.py"),
     *("methods/base.py", "methods/image_text/ensemble.py", "methods/parts/gathered_features.py"),
     *("methods/parts/pairs.py", "methods/parts/pending.py", "methods/parts/sample_table.py"),
 }

@@ -20,11 +20,11 @@ def run(name, steps, tmp_path, monkeypatch):
 
 
 def test_infonce_learns(tmp_path, monkeypatch):
-    found = run("infonce", 8, tmp_path, monkeypatch)
-    losses = found["losses"]
+    output = run("infonce", 8, tmp_path, monkeypatch)
+    losses = output["losses"]
     assert len(losses) == 8
     assert sum(losses[4:]) < sum(losses[:4]) < 4 * 1.5 * math.log(64)
-    assert 0 <= found["accuracy"] <= 1
+    assert 0 <= output["accuracy"] <= 1
 
 
 def test_three_views_learn_and_spread(tmp_path, monkeypatch):
@@ -37,26 +37,26 @@ def test_three_views_learn_and_spread(tmp_path, monkeypatch):
 
 
 def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):
-    found = run("momentum_queue", 4, tmp_path, monkeypatch)
-    assert len(found["losses"]) == 4
-    assert len(found["queue"]) == 4 * 64
-    student, teacher = found["student"][0][0].weight, found["teacher"].module[0][0].weight
+    output = run("momentum_queue", 4, tmp_path, monkeypatch)
+    assert len(output["losses"]) == 4
+    assert len(output["queue"]) == 4 * 64
+    student, teacher = output["student"][0][0].weight, output["teacher"].module[0][0].weight
     assert 0 < (student - teacher).abs().max() < 0.01  # four steps of at most about 0.001 each
 
 
 def test_under_the_trainer_of_transformers(tmp_path, monkeypatch):
-    found = run("under_trainer", 5, tmp_path, monkeypatch)
-    assert found["trainer"].state.global_step == 5
-    assert [math.isfinite(loss) for loss in found["losses"]] == [True]
-    assert 0 <= found["retrieval"].metrics["text_to_image_R@1"].value <= 1
+    output = run("under_trainer", 5, tmp_path, monkeypatch)
+    assert output["trainer"].state.global_step == 5
+    assert [math.isfinite(loss) for loss in output["losses"]] == [True]
+    assert 0 <= output["retrieval"].metrics["text_to_image_R@1"].value <= 1
 
 
 def test_two_stages_go_on_where_they_stopped(tmp_path, monkeypatch):
-    found = run("two_stages", 2, tmp_path, monkeypatch)
-    assert [stage.folder.name for stage in found["finished"]] == ["1-clip", "2-siglip"]
-    assert all(0 <= recall <= 1 for recall in found["recalls"])
+    output = run("two_stages", 2, tmp_path, monkeypatch)
+    assert [stage.folder.name for stage in output["finished"]] == ["1-clip", "2-siglip"]
+    assert all(0 <= recall <= 1 for recall in output["recalls"])
     monkeypatch.setattr("nearfar.training.stages.run_stages.train", None)  # a finished stage is not run again
-    assert run("two_stages", 2, tmp_path, monkeypatch)["recalls"] == found["recalls"]
+    assert run("two_stages", 2, tmp_path, monkeypatch)["recalls"] == output["recalls"]
 
 
 def test_few_shot_on_pixels(tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from nearfar.errors import UserError, at_least
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "taken").write_text("mine")
-    for wanted in ("taken", "taken/run", "taken/run/model"):
+    for path in ("taken", "taken/run", "taken/run/model"):
         with pytest.raises(UserError, match="taken is a file, and a folder is to be written there"):
-            files.folder(tmp_path / wanted)
+            files.folder(tmp_path / path)
     with pytest.raises(UserError, match="taken is a file"):
         files.write(tmp_path / "taken" / "a.json", "{}")
     assert (tmp_path / "taken").read_text() == "mine"

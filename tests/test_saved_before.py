@@ -42,6 +42,6 @@ def test_an_index_is_searched_as_before(tmp_path):
 
 
 def test_embeddings_open():
-    found = Embeddings.load(SAVED / "photos.safetensors")
-    assert (len(found.image), len(found.text), found.image.shape[1]) == (6, 6, 8)
-    torch.testing.assert_close(found.image[0], torch.tensor(EXPECTED["image"][0]), atol=2e-5, rtol=0)
+    actual = Embeddings.load(SAVED / "photos.safetensors")
+    assert (len(actual.image), len(actual.text), actual.image.shape[1]) == (6, 6, 8)
+    torch.testing.assert_close(actual.image[0], torch.tensor(EXPECTED["image"][0]), atol=2e-5, rtol=0)

@@ -58,10 +58,10 @@ def test_a_value_that_is_not_given_is_an_error():
 
 def test_no_markup_is_put_together_by_hand():
     """A tag stands in no f-string and no sum of strings: only in templates, and in `Markup`, whose `format` escapes."""
-    found = []
+    blocks = []
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             joined = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add))
             if joined and re.search(r"</[a-z]", ast.unparse(node)):
-                found.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
-    assert not found
+                blocks.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert not blocks

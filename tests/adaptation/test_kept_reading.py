@@ -31,14 +31,14 @@ def saved(small, tmp_path_factory):
 @pytest.fixture
 def pictures(monkeypatch):
     """How many pictures went through a tower."""
-    seen, plain = [], DualEncoder.image_summary
+    read, plain = [], DualEncoder.image_summary
 
     def counted(self, pixels):
-        seen.extend([1] * len(pixels) if pixels.ndim == 4 else [])
+        read.extend([1] * len(pixels) if pixels.ndim == 4 else [])
         return plain(self, pixels)
 
     monkeypatch.setattr(DualEncoder, "image_summary", counted)
-    return seen
+    return read
 
 
 def test_a_picture_goes_through_the_tower_once(emoji, small, pictures, tmp_path):

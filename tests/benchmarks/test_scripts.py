@@ -47,11 +47,11 @@ def test_help(script, tmp_path):
 
 def test_soft_targets(tmp_path):
     out = tmp_path / "made" / "soft.json"
-    told = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
-    found = json.loads(out.read_text())
-    assert {row["variant"] for row in found["rows"]} == {"nearfar", "plain, B x (B + Q) logits and targets"}
-    assert found["largest_relative_difference_float64"] < 1e-10
-    assert out.with_suffix(".md").read_text() in told
+    output = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    record = json.loads(out.read_text())
+    assert {row["variant"] for row in record["rows"]} == {"nearfar", "plain, B x (B + Q) logits and targets"}
+    assert record["largest_relative_difference_float64"] < 1e-10
+    assert out.with_suffix(".md").read_text() in output
 
 
 def test_multi_view(tmp_path):
@@ -80,15 +80,15 @@ def test_search_kinds(tmp_path):
 
 def test_hard_negatives(tmp_path):
     out = tmp_path / "made" / "hard.json"
-    told = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    output = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
     assert {row["variant"] for row in json.loads(out.read_text())["rows"]} == {"nearfar", "plain, softmax of B x B"}
-    assert out.with_suffix(".md").read_text() in told
+    assert out.with_suffix(".md").read_text() in output
 
 
 def test_views(tmp_path):
     out = tmp_path / "views.json"
-    told = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out, cwd=tmp_path)
-    assert "times kornia's generic pipeline" in told
+    output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out, cwd=tmp_path)
+    assert "times kornia's generic pipeline" in output
     assert all(rate > 0 for rate in json.loads(out.read_text())["images_per_cpu_second"].values())
 
 
@@ -97,8 +97,8 @@ def test_demo_model(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     names = ["linear heads on both sides", "+ the name in half of the draws"]
     flags = ("--quick", "--cache", tmp_path / "features.pt", "--out", tmp_path / "out.json", "--only", *names)
-    told = run("demo_model", *flags, cwd=tmp_path)
-    assert [line.partition("  ")[0] for line in told.splitlines() if " seen " in line] == names
+    output = run("demo_model", *flags, cwd=tmp_path)
+    assert [line.partition("  ")[0] for line in output.splitlines() if " seen " in line] == names
     assert not (tmp_path / "out.json").exists()  # a quick look is no record
     torch.load(tmp_path / "features.pt", weights_only=True)
 
@@ -106,8 +106,8 @@ def test_demo_model(tmp_path):
 def test_demo_probe(tmp_path):
     """Both models on a random split of few pictures."""
     pytest.importorskip("efficientnet_lite_pytorch")
-    told = run("demo_probe", "--quick", "--out", tmp_path / "out.json", cwd=tmp_path)
-    assert len(told.splitlines()) == 2
+    output = run("demo_probe", "--quick", "--out", tmp_path / "out.json", cwd=tmp_path)
+    assert len(output.splitlines()) == 2
     assert not (tmp_path / "out.json").exists()
 
 
@@ -131,8 +131,8 @@ def test_released_decoding(tmp_path):
     """Our side of it answers as the parent asks; the other side needs a transformers of its own. And the table."""
     tiny_llama(49152).save_pretrained(tmp_path / "model")
     flags = ("--side", "ours", "--model", tmp_path / "model", "--old", "-", "--simctg", "-")
-    asked = json.dumps(["ours", 6, 4]) + "\n" + json.dumps(["greedy", 6, 4]) + "\n"
-    arms, *answers = map(json.loads, run("released_decoding", *flags, cwd=tmp_path, input=asked).splitlines())
+    requests = json.dumps(["ours", 6, 4]) + "\n" + json.dumps(["greedy", 6, 4]) + "\n"
+    arms, *answers = map(json.loads, run("released_decoding", *flags, cwd=tmp_path, input=requests).splitlines())
     assert arms == ["greedy", "ours"]
     for (cpu, wall), tokens in answers:
         assert cpu > 0
@@ -144,11 +144,11 @@ def test_released_decoding(tmp_path):
 def test_revisions(tmp_path):
     out = tmp_path / "revisions.json"
     small = ["--turns", 1, "--rounds", 1, "--n", 64, "--d", 16, "--output", out]
-    told = run("revisions", "HEAD", *small, cwd=tmp_path)
-    found = json.loads(out.read_text())
-    assert found["commits"]["before"] == found["commits"]["after"]
-    assert all(rounds["after"]["cpu"][0] > 0 for rounds in found["losses"].values())
-    assert out.with_suffix(".md").read_text() in told
+    output = run("revisions", "HEAD", *small, cwd=tmp_path)
+    record = json.loads(out.read_text())
+    assert record["commits"]["before"] == record["commits"]["after"]
+    assert all(rounds["after"]["cpu"][0] > 0 for rounds in record["losses"].values())
+    assert out.with_suffix(".md").read_text() in output
 
 
 def test_own_data(monkeypatch):

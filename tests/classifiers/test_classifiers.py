@@ -108,9 +108,9 @@ def test_a_class_without_examples_is_never_predicted():
 
 def test_classes_may_have_sentences_of_their_own_and_unequal_numbers():
     texts = ClassTexts.from_sentences({"many": ["x", "xy"], "one": "zz"})
-    found = class_prototypes(Letters(), texts)
+    prototypes = class_prototypes(Letters(), texts)
     a, b = (torch.nn.functional.normalize(torch.tensor(v), dim=0) for v in ([1.01, 0.01, 0.01], [1.01, 1.01, 0.01]))
-    assert torch.allclose(found[0], torch.nn.functional.normalize(a + b, dim=0), atol=1e-6)
+    assert torch.allclose(prototypes[0], torch.nn.functional.normalize(a + b, dim=0), atol=1e-6)
     classifier = ZeroShotClassifier(Letters()).fit(texts)
     assert classifier.predict([[1.0, 0.2, 0.0], [0.0, 0.0, 1.0]]).tolist() == ["many", "one"]
     plain = class_prototypes(Letters(), ["x", "z"], templates="a {}")

@@ -61,10 +61,10 @@ def test_tables_json_and_report(folder, tmp_path, capsys):
 
 
 def test_the_world_means_its_test_split(monkeypatch, capsys):
-    asked = []
+    loaded = []
 
     def open_source(spec, *, split, **columns):
-        asked.append((spec, split))
+        loaded.append((spec, split))
         pictures = [
             {"image": Image.new("RGB", (9, 9), colour), "text": name, "label": i}
             for i, (name, colour) in enumerate(COLOURS.items())
@@ -75,7 +75,7 @@ def test_the_world_means_its_test_split(monkeypatch, capsys):
     main(["evaluate", "toy", "--train", "world/clipart", "--protocols", "knn"])
     main(["evaluate", "toy", "--split", "val", "--templates", "a {}"])
     main(["evaluate", "toy", "--on", "world/emoji", "--train", "world/emoji", "--protocols", "knn"])
-    assert asked == [
+    assert loaded == [
         ("world/emoji", "test"),
         ("world/clipart", "train"),
         ("world/emoji", "val"),

@@ -50,13 +50,13 @@ def scores(model, folder, text):
     """The matching logit of a text with each picture, one pair at a time."""
     encoder = nearfar.load(model)
     tokens = encoder.tokenize([text])
-    found = {}
+    hits = {}
     with torch.no_grad():
         for name in COLOURS:
             pixels = encoder.preprocess([Image.open(folder / f"{name}.png").convert("RGB")])
             states = encoder.text_tokens(tokens)
-            found[name] = encoder.match(encoder.image_tokens(pixels), states, tokens["attention_mask"])[0, 1].item()
-    return found
+            hits[name] = encoder.match(encoder.image_tokens(pixels), states, tokens["attention_mask"])[0, 1].item()
+    return hits
 
 
 def test_evaluate(folder, model, tmp_path, capsys):

@@ -43,9 +43,11 @@ def test_train_evaluate_index_search(table, tmp_path, capsys):
     assert "0 images" not in report
 
     capsys.readouterr()
-    found = tmp_path / "found.json"
-    cli.main(["evaluate", str(run), "--on", str(pairs), "--protocols", "geometry", "similarity", "--json", str(found)])
-    results = json.loads(found.read_text())["results"]
+    hits_file = tmp_path / "found.json"
+    cli.main(
+        ["evaluate", str(run), "--on", str(pairs), "--protocols", "geometry", "similarity", "--json", str(hits_file)]
+    )
+    results = json.loads(hits_file.read_text())["results"]
     assert results["similarity"]["details"]["pairs"] == 12
     assert not [name for name in results["geometry"]["metrics"] if name.startswith("image")]
     cli.main(["evaluate", str(run), "--on", str(lines), "--report", str(tmp_path / "report")])

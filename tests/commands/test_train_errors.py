@@ -70,9 +70,9 @@ WRONG = {
 def test_nothing_is_printed_before_the_error(case, photos, capfd):
     arguments, words = WRONG[case]
     tiny = TINY if arguments[0] == "clip" and not any("load" in each for each in arguments) else []
-    given = [each for each in tiny if each.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
+    settings = [each for each in tiny if each.partition("=")[0] not in {a.partition("=")[0] for a in arguments}]
     with pytest.raises(SystemExit) as ended:
-        cli.main(["train", *arguments, *given])
+        cli.main(["train", *arguments, *settings])
     said = capfd.readouterr()
     assert said.out == ""
     assert said.err == ""  # the sentence itself is what the process exits with

@@ -42,8 +42,8 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def recall(model, pairs):
-    found = evaluate(model, pairs, ["retrieval"], embeddings=embed(model, pairs))["retrieval"]
-    return {k: (found[f"text_to_image_R@{k}"], found[f"image_to_text_R@{k}"]) for k in (1, 5)}
+    actual = evaluate(model, pairs, ["retrieval"], embeddings=embed(model, pairs))["retrieval"]
+    return {k: (actual[f"text_to_image_R@{k}"], actual[f"image_to_text_R@{k}"]) for k in (1, 5)}
 
 
 def test_clip_benchmark(model, pairs, recall):
@@ -53,9 +53,9 @@ def test_clip_benchmark(model, pairs, recall):
     batches = [
         (torch.stack([pixels for pixels, _ in part]), [texts for _, texts in part]) for part in (rows[:5], rows[5:])
     ]
-    found = metrics.evaluate(encoder, batches, tokenizer, "cpu", amp=False, recall_k_list=[1, 5])
+    actual = metrics.evaluate(encoder, batches, tokenizer, "cpu", amp=False, recall_k_list=[1, 5])
     for k in (1, 5):
-        ours = (found[f"image_retrieval_recall@{k}"], found[f"text_retrieval_recall@{k}"])
+        ours = (actual[f"image_retrieval_recall@{k}"], actual[f"text_retrieval_recall@{k}"])
         assert ours == pytest.approx(recall[k], abs=1e-6)
 
 

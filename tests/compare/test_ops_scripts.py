@@ -26,8 +26,8 @@ def test_every_contestant_equals_the_formula(form):
     contestants = script.objectives(form, 32)
     assert len(contestants) >= 3
     for name, loss in contestants.items():
-        found = script.value_and_gradients(loss, inputs)
-        assert script.error(found, expected, inputs[:2]) < script.TOLERANCE, name
+        actual = script.value_and_gradients(loss, inputs)
+        assert script.error(actual, expected, inputs[:2]) < script.TOLERANCE, name
 
 
 @pytest.mark.timeout(900)

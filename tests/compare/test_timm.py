@@ -83,13 +83,13 @@ def test_summary_is_timms_own_and_the_rest_are_patches(kind):
 
 
 @pytest.mark.parametrize("kind", ["vit", "convnext"])
-@pytest.mark.parametrize("given", ["name", "module"])
-def test_in_a_dual_encoder_it_is_saved_and_opened_again(kind, given, tokenizer, tmp_path):
+@pytest.mark.parametrize("tower_as", ["name", "module"])
+def test_in_a_dual_encoder_it_is_saved_and_opened_again(kind, tower_as, tokenizer, tmp_path):
     name, size, *_ = MODELS[kind]
     options = {"img_size": size} if kind == "vit" else {}
-    image = f"timm:{name}" if given == "name" else timm.create_model(name, num_classes=7, **options)
+    image = f"timm:{name}" if tower_as == "name" else timm.create_model(name, num_classes=7, **options)
     model = create(image=image, text=BERT, tokenizer=tokenizer, image_size=size, embed_dim=8, pretrained=False).eval()
-    if given == "module":
+    if tower_as == "module":
         assert model.image.backbone is image
     model.save_pretrained(tmp_path)
     pixels = torch.randn(1, 3, size, size)

@@ -28,12 +28,12 @@ def holds(relation, a, b):
     }[relation]
 
 
-def told(question, things):
+def parts_of(question, things):
     """The two things and the relation of a question."""
     inner = question.removeprefix("is ").removesuffix("?").removeprefix("the ")
     names = {thing["name"]: thing for thing in things}
     for phrase, relation in sorted(PHRASE.items(), key=lambda pair: -len(pair[0])):
-        first, found, second = inner.partition(f" {phrase} the ")
-        if found and first in names and second in names:
+        first, matched, second = inner.partition(f" {phrase} the ")
+        if matched and first in names and second in names:
             return names[first], relation, names[second]
     raise AssertionError(question)

@@ -30,7 +30,7 @@ def picture(path=None):
     return image
 
 
-def asked(answers):
+def question(answers):
     return Records([{"image": picture(), "text": "what is it", "answers": each} for each in answers])
 
 
@@ -46,7 +46,7 @@ def test_shares_are_the_annotators_frequencies():
 
 def test_a_batch_holds_as_many_answers_as_its_richest_question():
     loader = Loader(
-        asked(["cat", ["dog", "dog", "cat", "yes"], {"no": 2}]),
+        question(["cat", ["dog", "dog", "cat", "yes"], {"no": 2}]),
         batch_size=3,
         image_size=8,
         tokenizer=TOKENIZER,
@@ -56,15 +56,15 @@ def test_a_batch_holds_as_many_answers_as_its_richest_question():
     (batch,) = loader
     expected = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [1, 0, 0]])
     assert torch.equal(batch["answer_weight"], expected)
-    told = [TOKENIZER.decode(ids, skip_special_tokens=True).strip() for ids in batch["answers"]["input_ids"]]
-    assert told == ["cat", "", "", "dog", "cat", "yes", "no", "", ""]
+    answers_read = [TOKENIZER.decode(ids, skip_special_tokens=True).strip() for ids in batch["answers"]["input_ids"]]
+    assert answers_read == ["cat", "", "", "dog", "cat", "yes", "no", "", ""]
     part = rows(batch, 1, 2, 3)  # as a batch is cut: sample-major, with all rows of each sample
     assert torch.equal(part["answers"]["input_ids"], batch["answers"]["input_ids"][3:6])
     assert torch.equal(part["answer_weight"], expected[1:2])
 
 
 def test_questions_without_an_answer_are_skipped_only_where_answers_are_wanted():
-    source = asked(["cat", [], ["", None], "dog"] * 20)
+    source = question(["cat", [], ["", None], "dog"] * 20)
     settings = {"batch_size": 4, "image_size": 8, "tokenizer": TOKENIZER, "max_skipped": 0.6}
     loader = Loader(source, answers=True, **settings)
     for batch in loader:
@@ -84,15 +84,15 @@ def test_answers_stay_with_their_questions_on_every_process(world_size):
         [{"image": picture(), "text": f"number {i}", "answers": [f"{i}"] * 2 + ["no"] * (i % 3)} for i in range(12)]
     )
     settings = {"image_size": 8, "tokenizer": TOKENIZER, "answers": True, "seed": 4}
-    seen = []
+    ids_read = []
     for rank in range(world_size):
         for batch in Loader(source, batch_size=12 // world_size, rank=rank, world_size=world_size, **settings):
             first = batch["answers"]["input_ids"].unflatten(0, batch["answer_weight"].shape)[:, 0]
             for index, ids, weight in zip(batch["index"].tolist(), first, batch["answer_weight"], strict=True):
                 assert TOKENIZER.decode(ids, skip_special_tokens=True).strip() == str(index)
                 assert weight[0].item() == pytest.approx(2 / (2 + index % 3))
-            seen += batch["index"].tolist()
-    assert sorted(seen) == list(range(12))
+            ids_read += batch["index"].tolist()
+    assert sorted(ids_read) == list(range(12))
 
 
 def test_tables_name_or_guess_the_columns(tmp_path):
@@ -116,7 +116,7 @@ def test_tables_name_or_guess_the_columns(tmp_path):
 def files(tmp_path):
     """Two questions about one picture, as VQA v2 names its files."""
     picture(tmp_path / "train2014" / "COCO_train2014_000000000042.jpg")
-    asked = [{"question_id": 420 + i, "image_id": 42, "question": q} for i, q in enumerate(("Is it red?", "What?"))]
+    question = [{"question_id": 420 + i, "image_id": 42, "question": q} for i, q in enumerate(("Is it red?", "What?"))]
     answered = [
         {
             "question_id": 420 + i,
@@ -130,7 +130,7 @@ def files(tmp_path):
     ]
     whole = {"data_subtype": "train2014", "data_type": "mscoco"}
     questions = tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json"
-    questions.write_text(json.dumps({**whole, "questions": asked}))
+    questions.write_text(json.dumps({**whole, "questions": question}))
     (tmp_path / "v2_mscoco_train2014_annotations.json").write_text(json.dumps({**whole, "annotations": answered}))
     return questions
 

@@ -28,8 +28,8 @@ def images():
 
 def test_equalise_is_pillows_to_the_level(images):
     # half a level up: 0.2 * 255 is 50.999996 in float32, and levels are cut, not rounded
-    found = colour.equalise((images + 1e-5).clamp_max(1.0))
-    assert torch.equal(bytes_of(found), pillow(images, ImageOps.equalize))
+    actual = colour.equalise((images + 1e-5).clamp_max(1.0))
+    assert torch.equal(bytes_of(actual), pillow(images, ImageOps.equalize))
 
 
 def test_equalise_leaves_a_channel_of_one_value():
@@ -39,9 +39,9 @@ def test_equalise_leaves_a_channel_of_one_value():
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.8])
 def test_sharpness_is_pillows_within_its_rounding(images, factor):
-    found = bytes_of(colour.sharpness(images, factor)).int()
+    actual = bytes_of(colour.sharpness(images, factor)).int()
     expected = pillow(images, lambda picture: ImageEnhance.Sharpness(picture).enhance(factor)).int()
-    assert (found - expected).abs().max() <= 1  # Pillow rounds the smoothed copy to bytes
+    assert (actual - expected).abs().max() <= 1  # Pillow rounds the smoothed copy to bytes
     if factor == 1.0:
         torch.testing.assert_close(colour.sharpness(images, factor), images)
 
@@ -50,8 +50,8 @@ def test_sharpness_is_pillows_within_its_rounding(images, factor):
 def test_blur_is_the_formula(height, width, side):
     """Every picture by its own sigma, rows and columns alike, the border mirrored without its outermost pixel."""
     images, sigma = torch.rand(2, 3, height, width), torch.tensor([0.3, 1.7])
-    found = colour.blur(images, sigma)
-    for picture, s, result in zip(images.double().numpy(), sigma.double().tolist(), found, strict=True):
+    actual = colour.blur(images, sigma)
+    for picture, s, result in zip(images.double().numpy(), sigma.double().tolist(), actual, strict=True):
         taps = np.exp(-0.5 * ((np.arange(side) - side // 2) / s) ** 2)
         kernel = np.outer(taps, taps) / taps.sum() ** 2
         padded = np.pad(picture, ((0, 0), (side // 2, side // 2), (side // 2, side // 2)), mode="reflect")

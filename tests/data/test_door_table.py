@@ -288,9 +288,9 @@ def test_datasets_that_are_refused():
 
 
 def questions(count, **changes):
-    asked = [{"question_id": i, "image_id": i // 2, "question": "what?"} for i in range(count)]
+    entries = [{"question_id": i, "image_id": i // 2, "question": "what?"} for i in range(count)]
     answers = [{"question_id": i, "answers": [{"answer": "x"}]} for i in range(count)]
-    content = {"data_subtype": "val", "questions": asked, **changes}
+    content = {"data_subtype": "val", "questions": entries, **changes}
     write(d={"questions.json": json.dumps(content), "annotations.json": json.dumps({"annotations": answers})})
 
 

@@ -128,10 +128,10 @@ def test_whichever_key_comes_first(first):
 def test_it_goes_on_where_it_stopped(workers):
     expected = [*(whole := loader()), *whole]
     for stop in range(1, 6):
-        first, given = loader(workers=workers), 0
-        while given < stop:
+        first, count = loader(workers=workers), 0
+        while count < stop:
             for _ in first:
-                if (given := given + 1) == stop:
+                if (count := count + 1) == stop:
                     state = first.state_dict()
                     break
         second = loader(workers=workers)
@@ -154,16 +154,16 @@ def test_a_stream_s_fields():
         def read(self, part, skip=0):
             yield from records(6)[skip:]
 
-    found = list(loader(Sounds(), shuffle=False))
-    assert [batch["index"].tolist() for batch in found][1] == [4, 5, 1 << 32, (1 << 32) + 1]
-    assert found[1]["box_count"].tolist() == [1, 2, 0, 1]
+    batches_read = list(loader(Sounds(), shuffle=False))
+    assert [batch["index"].tolist() for batch in batches_read][1] == [4, 5, 1 << 32, (1 << 32) + 1]
+    assert batches_read[1]["box_count"].tolist() == [1, 2, 0, 1]
 
 
 def test_a_record_that_a_field_refuses_is_replaced_and_listed():
     batches_ = loader(Records(records(20, short=[7]), name="songs"))
-    seen = [i for batch in batches_ for i in batch["index"].tolist()]
-    assert len(seen) == 20
-    assert 7 not in seen
+    order = [i for batch in batches_ for i in batch["index"].tolist()]
+    assert len(order) == 20
+    assert 7 not in order
     assert str(next(iter(batches_.skipped))) == "songs, record 7: 4 samples of sound are too few"
 
 

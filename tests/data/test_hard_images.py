@@ -21,13 +21,13 @@ def test_mining_against_the_full_matrix(n, k, tile, seed):
     x = torch.randn(n, 6, generator=generator)
     group = torch.randint(0, n, (n,), generator=generator)
     group[0], group[-1] = 0, n  # at least two groups
-    found = mine_hard_images(x, k=k, group=group, tile=tile)
-    assert found.shape == (n, min(k, n - 1))
+    mined = mine_hard_images(x, k=k, group=group, tile=tile)
+    assert mined.shape == (n, min(k, n - 1))
     unit = torch.nn.functional.normalize(x, dim=1)
     cosine = unit @ unit.T
     cosine[group[:, None] == group] = -2
-    assert (group[found] != group[:, None]).all()
-    for row, places in enumerate(found.tolist()):
+    assert (group[mined] != group[:, None]).all()
+    for row, places in enumerate(mined.tolist()):
         candidates = int((cosine[row] > -2).sum())
         best = cosine[row].sort(descending=True).values[: min(len(places), candidates)]
         torch.testing.assert_close(cosine[row][places[: len(best)]], best)
@@ -71,15 +71,15 @@ def epochs(batches, count):
 def test_half_is_drawn_and_half_are_its_neighbours():
     batches = loader(source(24))
     assert len(batches) == 6
-    seen = set()
+    pairs = set()
     for epoch in epochs(batches, 6):
         drawn = [i for rows in epoch for i in rows[:4]]
         assert sorted(drawn) == list(range(24))
         for rows in epoch:
             offsets = [(j - i) % 24 for i, j in zip(rows[:4], rows[4:], strict=True)]
             assert set(offsets) <= {1, 2, 3}
-            seen |= set(zip(rows[:4], offsets, strict=True))
-    assert len(seen) > 24  # another neighbour in another epoch
+            pairs |= set(zip(rows[:4], offsets, strict=True))
+    assert len(pairs) > 24  # another neighbour in another epoch
 
 
 @pytest.mark.parametrize("n", [22, 21, 5])

@@ -44,11 +44,11 @@ SOURCES = {
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_batch_names_the_records_of_the_whole_source(how, shuffle):
     change, expected = SOURCES[how]
-    found = list(batches_of(change(pets()), shuffle=shuffle, drop_last=False))
-    ids = torch.cat([batch["index"] for batch in found])
+    read = list(batches_of(change(pets()), shuffle=shuffle, drop_last=False))
+    ids = torch.cat([batch["index"] for batch in read])
     assert set(ids.tolist()) == expected
-    assert torch.equal(torch.cat([place_of(batch["image"]) for batch in found]), ids % 10)
-    groups = torch.cat([batch["group"] for batch in found])
+    assert torch.equal(torch.cat([place_of(batch["image"]) for batch in read]), ids % 10)
+    groups = torch.cat([batch["group"] for batch in read])
     # Both halves of the concat show the same pictures: those are one group each.
     assert len(set(groups.tolist())) == len(set((ids % 10).tolist()))
     assert how == "filter of a concat" or torch.equal(groups, ids)
@@ -67,9 +67,9 @@ def test_embeddings_name_the_same(how):
 
     change, _ = SOURCES[how]
     source = change(pets())
-    found = embed(Encoder(), source, captions=0)
+    read = embed(Encoder(), source, captions=0)
     batches = batches_of(source, batch_size=1, shuffle=False)
-    assert found.index.tolist() == [batch["index"].item() for batch in batches]
+    assert read.index.tolist() == [batch["index"].item() for batch in batches]
 
 
 def test_one_s_own_ids_are_kept():

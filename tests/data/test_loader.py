@@ -133,11 +133,11 @@ def test_going_on_inside_an_epoch_is_exact(source, workers):
     expected = [*straight, *straight]
     an_epoch = len(expected) // 2
     for stop in range(1, len(expected)):
-        first, given = fresh(), 0
-        while given < stop:
+        first, count = fresh(), 0
+        while count < stop:
             for _ in first:
-                given += 1
-                if given == stop:
+                count += 1
+                if count == stop:
                     state = first.state_dict()
                     break
         second = fresh()
@@ -180,9 +180,9 @@ def test_bad_records_are_replaced_counted_and_listed(workers):
     source = Records(records(100, broken=[11, 50], mute=[70]), name="pets")
     batches = loader(source, workers=workers)
     for _ in range(2):
-        seen = [i for batch in batches for i in batch["index"].tolist()]
-        assert len(seen) == 100
-        assert not {11, 50, 70} & set(seen)
+        order = [i for batch in batches for i in batch["index"].tolist()]
+        assert len(order) == 100
+        assert not {11, 50, 70} & set(order)
     assert batches.skipped.count == 3
     assert {problem.where.split(" (")[0] for problem in batches.skipped} == {f"pets, record {i}" for i in (11, 50, 70)}
     assert "no caption" in str(batches.skipped)

@@ -75,9 +75,9 @@ def test_index_and_search_find_them(photos, tmp_path, capsys):
     cli.main(["search", "red", "--index", str(tmp_path / "index"), "--json", "--html", str(tmp_path / "g.html")])
     hits = json.loads(capsys.readouterr().out)
     assert [caption_of(ODD[0])[0] in hit["captions"] for hit in hits].count(True) == 1
-    found = query(Index(tmp_path / "index"), ColourEncoder(), text="red", top=len(ODD))
-    assert all(hit.image().size[0] == 16 for hit in found)
-    kept = {hit.caption: hit for hit in found}[caption_of(NOT_UTF8[0])[0]]
+    results = query(Index(tmp_path / "index"), ColourEncoder(), text="red", top=len(ODD))
+    assert all(hit.image().size[0] == 16 for hit in results)
+    kept = {hit.caption: hit for hit in results}[caption_of(NOT_UTF8[0])[0]]
     assert kept.path is None
     assert kept.key.endswith("caf\\udce9.png")
 

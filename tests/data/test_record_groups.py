@@ -65,19 +65,19 @@ def as_parquet(folder):
     import datasets
 
     folder.mkdir(parents=True, exist_ok=True)
-    found = datasets.Dataset.from_dict({"image": [png(p) for p, _ in rows()], "text": [c for _, c in rows()]})
-    found.to_parquet(str(folder / "t.parquet"))
+    made = datasets.Dataset.from_dict({"image": [png(p) for p, _ in rows()], "text": [c for _, c in rows()]})
+    made.to_parquet(str(folder / "t.parquet"))
     return table(folder / "t.parquet")
 
 
 def as_saved(folder):
     import datasets
 
-    found = datasets.Dataset.from_dict(
+    made = datasets.Dataset.from_dict(
         {"image": [{"bytes": png(p), "path": None} for p, _ in rows()], "text": [c for _, c in rows()]},
         features=datasets.Features(image=datasets.Image(), text=datasets.Value("string")),
     )
-    found.save_to_disk(str(folder))
+    made.save_to_disk(str(folder))
     return hub(folder)
 
 
@@ -95,20 +95,20 @@ def as_shards(folder):
 def as_copies(folder):
     """Each row with a file of its own, copies of one another."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    made = []
     for i, (p, caption) in enumerate(rows()):
         (folder / f"copy{i}.png").write_bytes(png(p))
-        found.append({"image": str(folder / f"copy{i}.png"), "text": caption})
-    return Records(found)
+        made.append({"image": str(folder / f"copy{i}.png"), "text": caption})
+    return Records(made)
 
 
 def as_links(folder):
     pictures(folder)
-    found = []
+    made = []
     for i, (p, caption) in enumerate(rows()):
         (folder / f"link{i}.png").symlink_to(folder / f"{p}.png")
-        found.append({"image": str(folder / f"link{i}.png"), "text": caption})
-    return Records(found)
+        made.append({"image": str(folder / f"link{i}.png"), "text": caption})
+    return Records(made)
 
 
 def as_objects(folder):
@@ -123,8 +123,8 @@ def as_joined(folder):
 
 def as_vqa(folder):
     pictures(folder)
-    asked = [{"image_id": p, "question": c, "question_id": i} for i, (p, c) in enumerate(rows())]
-    (folder / "questions.json").write_text(json.dumps({"questions": asked, "data_subtype": ""}))
+    questions = [{"image_id": p, "question": c, "question_id": i} for i, (p, c) in enumerate(rows())]
+    (folder / "questions.json").write_text(json.dumps({"questions": questions, "data_subtype": ""}))
     return vqa(folder / "questions.json", pattern="{image_id}.png")
 
 
@@ -177,9 +177,9 @@ def test_five_rows_a_picture_are_one_group_in_training_and_evaluation(tmp_path, 
 
 def test_the_second_best_of_five_rows_is_another_picture():
     """One wrong picture before the right one is rank 2, although it stands in five rows."""
-    found = embed(Knows(), as_objects(None))
-    found.text = found.text.roll(1, dims=1) + 0.9 * found.text
-    result = retrieval(found)
+    made = embed(Knows(), as_objects(None))
+    made.text = made.text.roll(1, dims=1) + 0.9 * made.text
+    result = retrieval(made)
     assert result["text_to_image_R@1"] == 0.0
     assert result["text_to_image_median_rank"] == 2.0
 
@@ -221,8 +221,8 @@ def test_a_blank_is_a_group_of_its_own_and_numbers_stay_exact(tmp_path, values, 
         (tmp_path / "t.csv").write_text("\n".join(["text,group", *(f"w{i},{v}" for i, v in enumerate(values))]))
     else:
         numbers = [None if v == "" else int(v) if v.isdigit() else v for v in values]
-        found = datasets.Dataset.from_dict({"text": [f"w{i}" for i in range(6)], "group": numbers})
-        getattr(found, {"jsonl": "to_json", "parquet": "to_parquet"}[ending])(str(tmp_path / f"t.{ending}"))
+        made = datasets.Dataset.from_dict({"text": [f"w{i}" for i in range(6)], "group": numbers})
+        getattr(made, {"jsonl": "to_json", "parquet": "to_parquet"}[ending])(str(tmp_path / f"t.{ending}"))
     source = table(tmp_path / f"t.{ending}")
     (batch,) = Loader(source, batch_size=6, shuffle=False)
     groups = batch["group"].tolist()
@@ -258,9 +258,9 @@ class Words:
 def test_a_row_without_a_group_joins_the_group_of_its_picture():
     source = Records([{"image": png(1), "text": "a", "group": 5}, {"image": png(1), "text": "b"}, {"image": png(2)}])
     groups = Groups(source)
-    found = [groups(record, place, place) for place, record in enumerate(source)]
-    assert found[:2] == [5, 5]
-    assert found[2] != 5
+    made = [groups(record, place, place) for place, record in enumerate(source)]
+    assert made[:2] == [5, 5]
+    assert made[2] != 5
 
 
 @pytest.mark.parametrize("probe", [knn, linear_probe])

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from data.scene_truth import holds, told
+from data.scene_truth import holds, parts_of
 from nearfar.data import open_source
 from nearfar.data.scenes import COLOURS, KINDS, questions
 from nearfar.errors import UserError
@@ -30,27 +30,29 @@ def test_answers_are_true_of_the_picture():
             there = {*names, *(f"{thing['colour']} {thing['name']}" for thing in things)}
             assert answer == ("yes" if looks in there else "no")
         elif kind == "relation":
-            first, relation, second = told(text, things)
+            first, relation, second = parts_of(text, things)
             assert holds(relation, first, second) == (answer == "yes")
         else:
-            first, relation, second = told(f"is the {answer} {text.removeprefix('what is ')}", things)
+            first, relation, second = parts_of(f"is the {answer} {text.removeprefix('what is ')}", things)
             assert holds(relation, first, second)
 
 
 def test_the_words_do_not_give_the_answer_away():
-    found = defaultdict(lambda: defaultdict(Counter))
+    by_kind = defaultdict(lambda: defaultdict(Counter))
     for record in questions("train", vocabulary="shapes", size=32, n=6000):
-        found[record["question_type"]][record["text"]][record["answers"][0]] += 1
-    assert set(found) == set(KINDS)
+        by_kind[record["question_type"]][record["text"]][record["answers"][0]] += 1
+    assert set(by_kind) == set(KINDS)
     for kind, most in (("presence", 0.6), ("relation", 0.6), ("colour", 0.25), ("count", 0.4), ("thing", 0.45)):
-        asked = found[kind]
-        total = sum(sum(answers.values()) for answers in asked.values())
+        counts = by_kind[kind]
+        total = sum(sum(answers.values()) for answers in counts.values())
         # The best guess that knows the whole question, of those that were asked often enough to know.
-        often = {text: answers for text, answers in asked.items() if sum(answers.values()) >= 30}
+        often = {text: answers for text, answers in counts.items() if sum(answers.values()) >= 30}
         guessed = sum(max(answers.values()) for answers in often.values())
         assert guessed / max(1, sum(sum(a.values()) for a in often.values())) < most, kind
         assert 1000 < total < 1400, kind
-    yes = Counter(answer for kind in ("presence", "relation") for a in found[kind].values() for answer in a.elements())
+    yes = Counter(
+        answer for kind in ("presence", "relation") for a in by_kind[kind].values() for answer in a.elements()
+    )
     assert abs(yes["yes"] / yes.total() - 0.5) < 0.04
 
 

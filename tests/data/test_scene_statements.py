@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from data.scene_truth import holds, told
+from data.scene_truth import holds, parts_of
 from nearfar.data import open_source
 from nearfar.data.scenes import STATEMENT_KINDS, VERDICTS, statements
 from nearfar.errors import UserError
@@ -25,7 +25,7 @@ def is_true(record):
         case "count":
             return NUMBERS.index(words[2]) == sum(thing["colour"] == words[3] for thing in things)
     first, _, rest = text.removeprefix("the ").partition(" is ")
-    one, relation, other = told(f"is the {first} {rest}?", things)
+    one, relation, other = parts_of(f"is the {first} {rest}?", things)
     return holds(relation, one, other)
 
 
@@ -35,11 +35,11 @@ def test_the_label_is_the_truth():
 
 
 def test_the_words_do_not_give_it_away():
-    found = defaultdict(lambda: defaultdict(Counter))
+    counts = defaultdict(lambda: defaultdict(Counter))
     for record in statements("train", vocabulary="shapes", size=32, n=6000):
-        found[record["statement_kind"]][record["text"]][record["label"]] += 1
-    assert set(found) == set(STATEMENT_KINDS)
-    for kind, said in found.items():
+        counts[record["statement_kind"]][record["text"]][record["label"]] += 1
+    assert set(counts) == set(STATEMENT_KINDS)
+    for kind, said in counts.items():
         often = [labels for labels in said.values() if labels.total() >= 30]
         guessed = sum(max(labels.values()) for labels in often) / max(1, sum(labels.total() for labels in often))
         assert guessed < 0.6, kind

@@ -24,7 +24,7 @@ RECORDED = {
 }
 
 
-def _asked(which: str):
+def _questions(which: str):
     if which == "shapes":
         return scenes("train", vocabulary="shapes")
     if which == "basic":
@@ -36,7 +36,7 @@ def _asked(which: str):
 @pytest.mark.parametrize("which", RECORDED)
 def test_pixels_and_words_are_those_recorded(which: str) -> None:
     """Every machine and every version must make the same scenes: these are digests of the first forty."""
-    source, pixels, words = _asked(which), hashlib.sha256(), hashlib.sha256()
+    source, pixels, words = _questions(which), hashlib.sha256(), hashlib.sha256()
     for record in source[:40]:
         pixels.update(record["image"].tobytes())
         words.update("\n".join(record["text"] + record["negative_text"]).encode())
@@ -83,8 +83,8 @@ def test_boxes_masks_and_colours_agree_with_the_pixels() -> None:
         for thing in record["objects"]:
             rows, columns = np.flatnonzero(thing["mask"].any(1)), np.flatnonzero(thing["mask"].any(0))
             assert thing["box"] == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-            seen = np.median(pixels[thing["mask"]], axis=0)
-            assert np.abs(seen - COLOURS[thing["colour"]]).max() <= 3, thing["name"]
+            shown = np.median(pixels[thing["mask"]], axis=0)
+            assert np.abs(shown - COLOURS[thing["colour"]]).max() <= 3, thing["name"]
         ground = ~np.any(masks, axis=0)
         assert np.median(pixels[ground]) == 255
 
@@ -184,12 +184,12 @@ def test_a_style_can_be_held_out() -> None:
 
 
 def test_groups_are_equal_exactly_where_the_same_is_to_be_seen() -> None:
-    seen: dict[int, tuple] = {}
+    shown: dict[int, tuple] = {}
     for record in scenes("train", n=600, vocabulary="shapes"):
         what = (record["relation"], *((t["name"], t["colour"]) for t in record["objects"]))
-        assert seen.setdefault(record["group"], what) == what
-    assert len(seen) == len(set(seen.values())) < 600
-    assert max(seen) < 2**63
+        assert shown.setdefault(record["group"], what) == what
+    assert len(shown) == len(set(shown.values())) < 600
+    assert max(shown) < 2**63
 
 
 def test_columns_and_classes_are_those_of_the_records() -> None:
@@ -199,7 +199,7 @@ def test_columns_and_classes_are_those_of_the_records() -> None:
 
 
 def test_motions_are_seen_in_the_boxes_and_falsified_by_their_opposite() -> None:
-    seen = set()
+    shown = set()
     for record in video("train", n=80, vocabulary="basic"):
         assert record["video"].shape == (8, 64, 64, 3)
         assert record["video"].dtype == np.uint8
@@ -219,8 +219,8 @@ def test_motions_are_seen_in_the_boxes_and_falsified_by_their_opposite() -> None
         assert list(MOTIONS)[record["label"]] == motion
         still = (record["video"] == record["video"][0]).all()
         assert still == (motion == "standing still") or motion.startswith("turning")
-        seen.add(motion)
-    assert seen == set(MOTIONS)
+        shown.add(motion)
+    assert shown == set(MOTIONS)
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,10 @@ def opened(path, **options):
     """The picture's name and the captions of each record, of a source and of a stream, which must agree, and what was
     skipped."""
     source, stream = shards(path, max_skipped=1, **options), shards(path, streaming=True, **options)
-    found = [[(r["image"].name.partition(".tar/")[2], r["text"]) for r in each] for each in (source, stream)]
-    assert found[0] == found[1]
+    records = [[(r["image"].name.partition(".tar/")[2], r["text"]) for r in each] for each in (source, stream)]
+    assert records[0] == records[1]
     assert sorted(source.skipped) == sorted(stream.skipped)
-    return found[0], {p.where.rpartition(f"{path.parent}/")[2]: p.why for p in source.skipped}
+    return records[0], {p.where.rpartition(f"{path.parent}/")[2]: p.why for p in source.skipped}
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def opened(path, **options):
     ],
 )
 def test_dots_in_names(tmp_path, members, right):
-    found, skipped = opened(pack(tmp_path / "s.tar", *members))
-    assert [name.rpartition(".")[0] for name, _ in found] == right
-    assert [text[0].rpartition(".")[0] for _, text in found] == right
+    records, skipped = opened(pack(tmp_path / "s.tar", *members))
+    assert [name.rpartition(".")[0] for name, _ in records] == right
+    assert [text[0].rpartition(".")[0] for _, text in records] == right
     assert not skipped
 
 
 def test_endings_with_dots_that_are_named(tmp_path):
     pack(tmp_path / "s.tar", "000.left.jpg", "000.right.jpg", "000.en.txt", "000.fr.txt")
-    found, skipped = opened(tmp_path / "s.tar", image="right.jpg", text="fr.txt")
-    assert (found, skipped) == ([("000.right.jpg", ["000.fr.txt"])], {})
+    records, skipped = opened(tmp_path / "s.tar", image="right.jpg", text="fr.txt")
+    assert (records, skipped) == ([("000.right.jpg", ["000.fr.txt"])], {})
 
 
 def test_members_that_are_not_adjacent(tmp_path):
     pack(tmp_path / "s.tar", "a.jpg", "b.jpg", "c.jpg", "b.txt", "c.txt", "a.txt")
-    found, skipped = opened(tmp_path / "s.tar")
-    assert found == [("a.jpg", ["a.txt"]), ("b.jpg", ["b.txt"]), ("c.jpg", ["c.txt"])]
+    records, skipped = opened(tmp_path / "s.tar")
+    assert records == [("a.jpg", ["a.txt"]), ("b.jpg", ["b.txt"]), ("c.jpg", ["c.txt"])]
     assert not skipped
 
 
@@ -119,8 +119,8 @@ def test_equal_keys_are_counted_where_it_is_not_clear(tmp_path, members):
 
 
 def test_a_caption_without_a_picture_is_counted_with_tar_and_key(tmp_path):
-    found, skipped = opened(pack(tmp_path / "s.tar", *pairs(), "x/alone.txt", "readme.md"))
-    assert len(found) == 20
+    records, skipped = opened(pack(tmp_path / "s.tar", *pairs(), "x/alone.txt", "readme.md"))
+    assert len(records) == 20
     assert skipped == {
         "s.tar/x/alone": "no picture: its files end in txt; image=ENDING names another",
         "s.tar/readme": "no picture: its files end in md; image=ENDING names another",
@@ -138,8 +138,8 @@ def test_a_picture_without_a_caption_is_counted_in_training_with_tar_and_key(tmp
 
 
 def test_pictures_that_nobody_captions_are_a_source_of_pictures(tmp_path):
-    found, skipped = opened(pack(tmp_path / "s.tar", "a.jpg", "b.jpg"))
-    assert (found, skipped) == ([("a.jpg", []), ("b.jpg", [])], {})
+    records, skipped = opened(pack(tmp_path / "s.tar", "a.jpg", "b.jpg"))
+    assert (records, skipped) == ([("a.jpg", []), ("b.jpg", [])], {})
 
 
 def test_texts_without_any_picture_are_a_source_of_texts(tmp_path):
@@ -163,8 +163,8 @@ def test_empty_members_are_counted(tmp_path):
 
 def test_several_pictures_of_one_key(tmp_path):
     pack(tmp_path / "s.tar", *pairs(), "z.png", "z.webp", "z.jpeg", "z.txt")
-    found, skipped = opened(tmp_path / "s.tar")
-    assert found[-1] == ("z.jpeg", ["z.txt"])
+    records, skipped = opened(tmp_path / "s.tar")
+    assert records[-1] == ("z.jpeg", ["z.txt"])
     assert skipped.keys() == {"s.tar/z.png", "s.tar/z.webp"}
     assert "z.jpeg, is read: image=webp takes this one" in skipped["s.tar/z.webp"]
     assert opened(tmp_path / "s.tar", image="webp")[0] == [("z.webp", ["z.txt"])]
@@ -174,15 +174,15 @@ def test_several_pictures_of_one_key(tmp_path):
 
 
 def test_endings_in_upper_case(tmp_path):
-    found, _ = opened(pack(tmp_path / "s.tar", "a.JPG", "a.Txt", "b.JPEG", "b.TXT"))
-    assert found == [("a.JPG", ["a.Txt"]), ("b.JPEG", ["b.TXT"])]
+    records, _ = opened(pack(tmp_path / "s.tar", "a.JPG", "a.Txt", "b.JPEG", "b.TXT"))
+    assert records == [("a.JPG", ["a.Txt"]), ("b.JPEG", ["b.TXT"])]
     assert opened(tmp_path / "s.tar", image="JPG")[0] == [("a.JPG", ["a.Txt"])]
 
 
 def test_files_that_belong_to_no_sample(tmp_path):
     hidden = ["._k01.jpg", ".DS_Store", "__shard__", "__info__.json", "x/.y/._a.txt"]
-    found, skipped = opened(pack(tmp_path / "s.tar", *pairs(), *hidden, "LICENSE", links=["link.jpg"]))
-    assert len(found) == 20
+    records, skipped = opened(pack(tmp_path / "s.tar", *pairs(), *hidden, "LICENSE", links=["link.jpg"]))
+    assert len(records) == 20
     assert skipped == {
         "s.tar/LICENSE": "a name without an ending belongs to no sample",
         "s.tar/link.jpg": "not a file but a link, which is not followed in a shard",
@@ -190,8 +190,8 @@ def test_files_that_belong_to_no_sample(tmp_path):
 
 
 def test_the_same_name_in_two_folders_of_a_tar(tmp_path):
-    found, skipped = opened(pack(tmp_path / "s.tar", "x/1.jpg", "y/1.jpg", "x/1.txt", "y/1.txt"))
-    assert found == [("x/1.jpg", ["x/1.txt"]), ("y/1.jpg", ["y/1.txt"])]
+    records, skipped = opened(pack(tmp_path / "s.tar", "x/1.jpg", "y/1.jpg", "x/1.txt", "y/1.txt"))
+    assert records == [("x/1.jpg", ["x/1.txt"]), ("y/1.jpg", ["y/1.txt"])]
     assert not skipped
     pack(tmp_path / "t.tar", *(f"{f}/{i}.{e}" for f, e in (("pictures", "jpg"), ("texts", "txt")) for i in range(20)))
     with pytest.raises(UserError, match=r"20 of the 40 (.|\n)*t\.tar/texts/0: no picture"):

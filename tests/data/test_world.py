@@ -31,9 +31,9 @@ def test_every_category_is_tested_in_about_its_share() -> None:
 
 def test_no_concept_base_or_name_is_in_two_splits() -> None:
     for what in ("hexcode", "name", "base"):
-        seen: dict[str, str] = {}
+        splits: dict[str, str] = {}
         for concept in world.concepts():
-            assert seen.setdefault(concept[what], concept["split"]) == concept["split"], concept[what]
+            assert splits.setdefault(concept[what], concept["split"]) == concept["split"], concept[what]
 
 
 def test_variants_of_one_thing_share_a_split() -> None:
@@ -69,8 +69,8 @@ def test_clip_art_in_training_names_no_held_out_concept() -> None:
     """Its own reading of the words: plurals undone, one pattern of all names and base names of val and test."""
 
     def words(text: str) -> str:
-        found = re.findall(r"[^\W\d_]+|\d+", text.lower())
-        return " ".join(w[:-1] if w.endswith("s") and len(w) > 3 and w[-2] not in "sui" else w for w in found)
+        matches = re.findall(r"[^\W\d_]+|\d+", text.lower())
+        return " ".join(w[:-1] if w.endswith("s") and len(w) > 3 and w[-2] not in "sui" else w for w in matches)
 
     def said(record: dict) -> str:
         return " | ".join(words(text) for text in (record["title"], record["description"], *record["keywords"]))
@@ -78,7 +78,7 @@ def test_clip_art_in_training_names_no_held_out_concept() -> None:
     held = {words(c[k]) for c in world.concepts() if c["split"] != "train" for k in ("name", "base")}
     names = "|".join(re.escape(name) for name in held if max(map(len, name.split()), default=0) > 2)
     held_out = re.compile(rf"\b({names})\b")
-    assert not [(r["source"], found) for r in world.clipart("train") if (found := held_out.findall(said(r)))]
+    assert not [(r["source"], matches) for r in world.clipart("train") if (matches := held_out.findall(said(r)))]
     # The others are named by the concepts' other names: "car" for "automobile".
     test = world.clipart("test")
     assert sum(bool(held_out.search(said(r))) for r in test) > len(test) / 2

@@ -12,9 +12,9 @@ from nearfar.errors import UserError
 @pytest.mark.parametrize("masked", [False, True])
 def test_without_a_choice_it_is_greedy_search_past_the_window(name, greedy, masked, models):
     model, ids = models(name), torch.tensor([[5, 6, 7, 8, 9], [9, 4, 7, 3, 2]])
-    given = {"attention_mask": torch.ones_like(ids)} if masked else {}
-    expected = model.generate(ids, max_new_tokens=20, do_sample=False, **given)
-    assert torch.equal(contrastive_search(model, ids, max_new_tokens=20, **greedy, **given), expected)
+    settings = {"attention_mask": torch.ones_like(ids)} if masked else {}
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False, **settings)
+    assert torch.equal(contrastive_search(model, ids, max_new_tokens=20, **greedy, **settings), expected)
 
 
 def family(name):
@@ -67,12 +67,12 @@ def test_the_function_in_place_of_the_hook_is_refused(models):
 def test_caches_of_other_kinds_are_refused_before_they_are_made(kind, where, models, monkeypatch):
     from transformers import GenerationConfig
 
-    model, given = models("llama"), {}
+    model, settings = models("llama"), {}
     if where == "model":
         monkeypatch.setattr(model.generation_config, "cache_implementation", kind)
     elif where == "config":
-        given = {"generation_config": GenerationConfig(cache_implementation=kind)}
+        settings = {"generation_config": GenerationConfig(cache_implementation=kind)}
     else:
-        given = {"cache_implementation": kind}
+        settings = {"cache_implementation": kind}
     with pytest.raises(UserError, match=f"leave cache_implementation unset, not '{kind}'"):
-        contrastive_search(model, torch.tensor([[5, 6, 7]]), max_new_tokens=2, **given)
+        contrastive_search(model, torch.tensor([[5, 6, 7]]), max_new_tokens=2, **settings)

@@ -27,7 +27,7 @@ class ColourEncoder(torch.nn.Module):
         super().__init__()
         self.zero = torch.nn.Parameter(torch.zeros(()))
         self.frozen = torch.nn.Dropout(0.5).eval()
-        self.texts_seen, self.modes = [], []
+        self.texts_read, self.modes = [], []
 
     def preprocess(self, images):
         pixels = [torch.tensor(list(i.resize((16, 16)).getdata()), dtype=torch.float32) / 255 for i in images]
@@ -38,7 +38,7 @@ class ColourEncoder(torch.nn.Module):
         return pixels.mean(dim=(2, 3)) - 0.5 + self.zero
 
     def tokenize(self, texts):
-        self.texts_seen += texts
+        self.texts_read += texts
         names = [[sum(map(ord, name)) * (name in text) for name in COLOURS] for text in texts]
         return {"input_ids": torch.tensor(names), "attention_mask": torch.ones(len(texts), len(COLOURS))}
 

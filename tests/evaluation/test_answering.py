@@ -22,14 +22,14 @@ class Eyes:
     image_size = 8
 
     def __init__(self):
-        self.asked = []
+        self.questions = []
 
     def answer(self, pictures, questions, candidates, *, k, batch_size):
         assert len(pictures) == len(questions) <= 64
-        self.asked.append((list(questions), list(candidates), k))
+        self.questions.append((list(questions), list(candidates), k))
         names = {rgb: name for name, rgb in COLOURS.items()}
-        told = [names[picture.convert("RGB").getpixel((0, 0))] for picture in pictures]
-        return [(name if name in candidates else candidates[0], 1.0) for name in told]
+        colours = [names[picture.convert("RGB").getpixel((0, 0))] for picture in pictures]
+        return [(name if name in candidates else candidates[0], 1.0) for name in colours]
 
 
 def record(colour, question="what colour is it?", answers=None, **more):
@@ -80,8 +80,10 @@ def test_accuracy_baselines_and_types():
     by = result.by["question_type"]
     assert (by["colour"]["accuracy"].value, by["colour"]["text_only"].value) == pytest.approx((2 / 3, 2 / 3))
     assert (by["presence"]["accuracy"].value, by["presence"]["text_only"].value) == (0, 1 / 2)
-    assert eyes.asked[0][1:] == (["red", "no", "white"], 128)
-    assert eyes.asked[1][0] == ["what colour is it?", "is it red?"], "each different question is asked of white once"
+    assert eyes.questions[0][1:] == (["red", "no", "white"], 128)
+    assert eyes.questions[1][0] == ["what colour is it?", "is it red?"], (
+        "each different question is asked of white once"
+    )
     assert "soft_accuracy" not in result.metrics
     assert [each["row"] for each in result.details["failures"]] == [2, 3, 4]
     assert result.details["candidates"] == 3
@@ -116,11 +118,11 @@ def test_candidates_of_ones_own(tmp_path):
     source = Records([record("red"), record("green")])
     eyes = Eyes()
     answering(eyes, source, candidates=["green", "red", "green"], k=7)
-    assert eyes.asked[0][1:] == (["green", "red"], 7)
+    assert eyes.questions[0][1:] == (["green", "red"], 7)
     (tmp_path / "answers.json").write_text(json.dumps(["red"]))
     assert answering(eyes, source, candidates=tmp_path / "answers.json")["reachable"] == 0.5
     answering(eyes, source, most=1)
-    assert eyes.asked[-1][1] == ["green"]  # by name among the equally common
+    assert eyes.questions[-1][1] == ["green"]  # by name among the equally common
     (tmp_path / "answers.json").write_text("{}")
     for wrong in (tmp_path / "answers.json", [], tmp_path / "none.json"):
         with pytest.raises(UserError, match="candidates"):

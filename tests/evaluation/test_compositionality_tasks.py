@@ -155,12 +155,12 @@ def test_the_probe_needs_no_order_where_the_model_has_none():
 
 
 def test_pictures_that_do_not_divide_keep_their_size():
-    class Seen:
+    class Recorder:
         def encode_image(self, pixels, normalize=False):
             return pixels
 
     pixels = torch.rand(2, 3, 32, 32) + 1
-    shuffled = ShuffledPatches(Seen(), (3, 3)).encode_image(pixels)
+    shuffled = ShuffledPatches(Recorder(), (3, 3)).encode_image(pixels)
     assert shuffled.shape == pixels.shape
     assert (shuffled == 0).float().mean() == pytest.approx(1 - (30 / 32) ** 2)
 
@@ -207,7 +207,7 @@ def test_a_folder_of_aro_from_the_command_line(aro, tmp_path, monkeypatch, capsy
     failures = result.details["failures"]
     shown = write_report(tmp_path / "run", results={"compositionality": result}).read_text()
     assert "Wrong choices" in shown
-    assert shown.count("data:image/webp") == sum(len(found) for found in failures.values()) > 0
+    assert shown.count("data:image/webp") == sum(len(wrong_answers) for wrong_answers in failures.values()) > 0
     assert "coco order" in shown
 
 
@@ -221,5 +221,5 @@ def test_the_report_shows_scenes_that_were_chosen_wrongly(tmp_path):
     failures = results["compositionality"].details["failures"]
     assert failures["relation"][0]["chosen"] != failures["relation"][0]["true"]
     text = write_report(tmp_path, results=results, source=SCENES).read_text()
-    assert text.count("data:image/webp") == sum(len(found) for found in failures.values())
+    assert text.count("data:image/webp") == sum(len(wrong_answers) for wrong_answers in failures.values())
     assert "compositionality by relation" in text

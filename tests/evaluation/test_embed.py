@@ -26,7 +26,7 @@ def test_vectors_owners_and_descriptions(encoder, colours):
 
 def test_each_different_text_is_encoded_once_and_batches_do_not_matter(encoder, colours):
     data = embed(encoder, colours, batch_size=1)
-    assert sorted(encoder.texts_seen) == sorted(set(data.captions))
+    assert sorted(encoder.texts_read) == sorted(set(data.captions))
     torch.testing.assert_close(embed(encoder, colours, batch_size=100).text, data.text)
 
 
@@ -99,7 +99,7 @@ def test_texts_keep_their_order(encoder):
     assert torch.equal(vectors[0], vectors[2])
     assert torch.equal(vectors[1], embed_texts(encoder, ["blue"])[0])
     assert embed_texts(encoder, []).shape == (0, 3)
-    assert len(encoder.texts_seen) == 4
+    assert len(encoder.texts_read) == 4
 
 
 def test_images_by_path_bytes_and_picture(encoder, colours, tmp_path):

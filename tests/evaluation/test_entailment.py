@@ -21,11 +21,11 @@ class Eyes:
     image_size = 8
 
     def __init__(self):
-        self.asked = []
+        self.statements = []
 
     def judge(self, pictures, texts, *, batch_size):
         assert len(pictures) == len(texts)
-        self.asked.append(list(texts))
+        self.statements.append(list(texts))
         names = {rgb: name for name, rgb in COLOURS.items()}
         wrong = [names[p.convert("RGB").getpixel((0, 0))] not in t for p, t in zip(pictures, texts, strict=True)]
         return torch.nn.functional.one_hot(torch.tensor(wrong).long(), 2).float()
@@ -35,7 +35,7 @@ def record(colour, text, label, **more):
     return {"image": Image.new("RGB", (8, 8), COLOURS[colour]), "text": text, "label": label, **more}
 
 
-SEEN = [
+READ = [
     record("red", "it is red", 0, statement_kind="colour"),
     record("green", "it is red", 1, statement_kind="colour"),
     record("green", "it is green", 0, statement_kind="colour"),
@@ -47,14 +47,16 @@ TRAIN = Records([record("red", "it is red", 0), record("red", "it is red", 0), r
 
 def test_accuracy_baselines_and_kinds():
     eyes = Eyes()
-    result = entailment(eyes, Records(SEEN, classes=CLASSES), train=TRAIN)
+    result = entailment(eyes, Records(READ, classes=CLASSES), train=TRAIN)
     assert result["accuracy"] == 3 / 4
     assert result.metrics["accuracy"].n == 4
     assert result.metrics["accuracy"].chance == 1 / 2
     assert result["most_frequent"] == 3 / 4  # entailment
     assert result["blank_image"] == 1 / 4  # white: all contradicted
     assert result["text_only"] == 1 / 2  # "red" was always entailed, "green" never
-    assert eyes.asked[1] == ["it is red", "it is green", "this has a name"], "each statement is asked of white once"
+    assert eyes.statements[1] == ["it is red", "it is green", "this has a name"], (
+        "each statement is asked of white once"
+    )
     assert result.by["statement_kind"]["colour"]["accuracy"].value == 1
     assert result.by["statement_kind"]["name"]["accuracy"].value == 0
     assert result.by["class"]["contradiction"]["text_only"].value == 0
@@ -86,19 +88,19 @@ def test_generated_statements_bring_their_training_split():
 
 
 def test_what_cannot_be_judged_says_so():
-    source = Records(SEEN, classes=CLASSES)
+    source = Records(READ, classes=CLASSES)
     with pytest.raises(UserError, match="train one with the method `entailment`"):
         evaluate(object(), source, ("entailment",))
     with pytest.raises(UserError, match="label=COLUMN"):
-        entailment(Eyes(), Records(SEEN[-1:], classes=CLASSES))
+        entailment(Eyes(), Records(READ[-1:], classes=CLASSES))
     with pytest.raises(UserError, match="into 2 classes, and the data has 3: a, b, c"):
-        entailment(Eyes(), Records(SEEN, classes=["a", "b", "c"]))
+        entailment(Eyes(), Records(READ, classes=["a", "b", "c"]))
     with pytest.raises(UserError, match="into 2 classes, and the data has 4: numbers"):
-        entailment(Eyes(), Records([*SEEN, record("red", "it is red", 3)]))
+        entailment(Eyes(), Records([*READ, record("red", "it is red", 3)]))
     unnamed = entailment(Eyes(), Records([record("red", "it is red", 0), record("red", "it is red", 0)]))
     assert unnamed["accuracy"] == 1, "data of one class, without names, belongs to the model's two"
     assert unnamed.metrics["accuracy"].chance == 1 / 2
-    broken = Records([*SEEN, {"image": b"junk", "text": "it is red", "label": 0}], classes=CLASSES)
+    broken = Records([*READ, {"image": b"junk", "text": "it is red", "label": 0}], classes=CLASSES)
     assert entailment(Eyes(), broken, max_skipped=0.3).details["skipped"] == 1
     with pytest.raises(UserError, match="could not be"):
         entailment(Eyes(), broken)
@@ -124,7 +126,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
 
 
 def test_the_report_shows_what_was_judged_wrongly(tmp_path):
-    source = Records(SEEN, classes=CLASSES)
+    source = Records(READ, classes=CLASSES)
     page = write_report(tmp_path, source=source, results={"entailment": entailment(Eyes(), source)}).read_text()
     assert "Wrong verdicts" in page
     assert "this has a name" in page

@@ -33,7 +33,7 @@ def test_train_captions_and_options_arrive(encoder, colours):
     assert results["knn"].details["k"] == 1
     assert results["knn"].details["train"] == 6
     assert results["zero_shot"].details["templates"] == ["a {}"]
-    assert any("a violet" in text for text in encoder.texts_seen)
+    assert any("a violet" in text for text in encoder.texts_read)
 
 
 def test_embeddings_are_used_as_they_are(encoder, colours):

@@ -59,8 +59,8 @@ def test_states_are_those_of_the_last_token_whatever_the_padding():
     )
     lm = LlamaForCausalLM(config).eval()
     texts = [[3, 4, 5], [6], [7, 8]]
-    found = last_states(lm, texts, batch_size=3)
-    for state, text in zip(found, texts, strict=True):
+    actual = last_states(lm, texts, batch_size=3)
+    for state, text in zip(actual, texts, strict=True):
         alone = lm(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states[-1][0, -1]
         torch.testing.assert_close(state, alone)
 

@@ -23,21 +23,21 @@ def test_with_ties_it_is_the_median_over_all_orders_of_the_tied():
     rng = np.random.default_rng(0)
     scores = torch.from_numpy(rng.integers(0, 3, size=(60, 30)))
     group, query = torch.tensor([0, 0, 1, 2, 2, 2] * 5), torch.arange(60) % 3
-    found = rank_scores(scores.float(), query, group)
+    ranks = rank_scores(scores.float(), query, group)
     drawn = []
     for row, own in zip(scores.numpy(), query.numpy(), strict=True):
         for _ in range(400):
             order = np.lexsort((rng.random(30), -row))
             drawn.append(1 + np.flatnonzero(group.numpy()[order] == own)[0])
-    assert median_rank(found) == np.median(drawn)
-    assert median_rank(found.chance()) == 2  # of groups of 5, 10 and 15 among 30
-    assert np.median(found.rank()) != median_rank(found)  # the expected rank of each is another thing
+    assert median_rank(ranks) == np.median(drawn)
+    assert median_rank(ranks.chance()) == 2  # of groups of 5, 10 and 15 among 30
+    assert np.median(ranks.rank()) != median_rank(ranks)  # the expected rank of each is another thing
 
 
 def test_a_collapsed_model_has_the_median_rank_of_chance():
     """Of 250 candidates five are right: half of all random orders have one among the first 33 (not 42, the mean)."""
-    found = rank_scores(torch.zeros(7, 250), torch.arange(7), torch.arange(250) // 5)
-    assert median_rank(found) == median_rank(found.chance()) == 33
+    ranks = rank_scores(torch.zeros(7, 250), torch.arange(7), torch.arange(250) // 5)
+    assert median_rank(ranks) == median_rank(ranks.chance()) == 33
 
 
 def test_the_interval_is_that_of_plain_resampling():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 
 def brute_force(scores, query_group, candidate_group, k):
@@ -35,11 +35,11 @@ def brute_force(scores, query_group, candidate_group, k):
 @settings(max_examples=25, deadline=None)
 def test_ties_count_at_their_expectation(scores, candidate_group, k):
     query_group = [i % 3 for i in range(len(scores))]
-    found = rank_scores(torch.tensor(scores).double(), torch.tensor(query_group), torch.tensor(candidate_group))
+    ranks = rank_scores(torch.tensor(scores).double(), torch.tensor(query_group), torch.tensor(candidate_group))
     hits, places, reciprocals = brute_force(scores, query_group, candidate_group, k)
-    np.testing.assert_allclose(found.hit(k), hits, rtol=1e-12)
-    np.testing.assert_allclose(found.rank(), places, rtol=1e-12)
-    np.testing.assert_allclose(found.reciprocal(), reciprocals, rtol=1e-12)
+    np.testing.assert_allclose(ranks.hit(k), hits, rtol=1e-12)
+    np.testing.assert_allclose(ranks.rank(), places, rtol=1e-12)
+    np.testing.assert_allclose(ranks.reciprocal(), reciprocals, rtol=1e-12)
 
 
 @given(
@@ -58,10 +58,10 @@ def test_streamed_ranks_equal_the_whole_matrix(shape, tile, groups, seed):
     candidate_group = torch.randint(groups, (shape[1],), generator=generator)
     streamed = rank(query, candidate, query_group, candidate_group, tile=tile)
     whole = rank_scores(query @ candidate.T, query_group, candidate_group)
-    asked = whole.answerable()
+    answerable = whole.answerable()
     assert (streamed.right == whole.right).all()
     for name in ("better", "tied_wrong", "tied_right"):
-        np.testing.assert_array_equal(getattr(streamed, name)[asked], getattr(whole, name)[asked])
+        np.testing.assert_array_equal(getattr(streamed, name)[answerable], getattr(whole, name)[answerable])
 
 
 def test_against_float64_on_real_numbers():
@@ -81,27 +81,27 @@ def test_against_float64_on_real_numbers():
 def test_a_collapsed_model_is_exactly_at_chance():
     one = torch.nn.functional.normalize(torch.randn(1, 17, generator=torch.Generator().manual_seed(1)), dim=1)
     groups = torch.arange(30) // 3
-    found = rank(one.expand(30, -1), one.expand(30, -1), groups, groups, tile=7)
+    ranks = rank(one.expand(30, -1), one.expand(30, -1), groups, groups, tile=7)
     for k in (1, 5, 10):
-        np.testing.assert_allclose(found.hit(k), found.chance().hit(k))
+        np.testing.assert_allclose(ranks.hit(k), ranks.chance().hit(k))
 
 
 def test_chance_is_the_share_of_random_orders():
     rng = np.random.default_rng(0)
     one = np.ones(1, dtype=np.int64)
-    found = Ranks(0 * one, 0 * one, one, 4 * one, 50 * one)
+    ranks = Ranks(0 * one, 0 * one, one, 4 * one, 50 * one)
     orders = np.array([rng.permutation(50)[:4].min() + 1 for _ in range(20000)])
-    assert found.chance().hit(5)[0] == pytest.approx((orders <= 5).mean(), abs=0.015)
-    assert found.chance().rank()[0] == pytest.approx(orders.mean(), rel=0.03)
-    assert found.chance().reciprocal()[0] == pytest.approx((1 / orders).mean(), rel=0.05)
+    assert ranks.chance().hit(5)[0] == pytest.approx((orders <= 5).mean(), abs=0.015)
+    assert ranks.chance().rank()[0] == pytest.approx(orders.mean(), rel=0.03)
+    assert ranks.chance().reciprocal()[0] == pytest.approx((1 / orders).mean(), rel=0.05)
 
 
 def test_hits_of_many_places_and_many_ties():
     one = np.ones(1, dtype=np.int64)
-    found = Ranks(0 * one, 900 * one, 100 * one, 100 * one, 1000 * one)
+    ranks = Ranks(0 * one, 900 * one, 100 * one, 100 * one, 1000 * one)
     exact = 1 - np.prod([(900 - i) / (1000 - i) for i in range(200)])
-    assert found.hit(200)[0] == pytest.approx(exact, rel=1e-9)
-    assert found.hit(901)[0] == 1
+    assert ranks.hit(200)[0] == pytest.approx(exact, rel=1e-9)
+    assert ranks.hit(901)[0] == 1
 
 
 @pytest.mark.parametrize("right", [1, 2, 63, 64, 65, 66, 130])
@@ -109,24 +109,24 @@ def test_hits_of_many_places_and_many_ties():
 def test_hits_among_ties_are_exact_whatever_their_number(wrong, right):
     """Against whole numbers: 1 - C(wrong, k) / C(wrong + right, k), on both sides of 64 and of the shorter product."""
     one = np.ones(1, dtype=np.int64)
-    found = Ranks(3 * one, wrong * one, right * one, right * one, (3 + wrong + right) * one)
-    assert found.hit(3)[0] == 0
+    ranks = Ranks(3 * one, wrong * one, right * one, right * one, (3 + wrong + right) * one)
+    assert ranks.hit(3)[0] == 0
     for places in {1, 2, 63, 64, 65, 66, 129, wrong - 1, wrong} - {0}:
         if places > wrong:
             continue
         exact = 1 - Fraction(math.comb(wrong, places), math.comb(wrong + right, places))
-        assert found.hit(3 + places)[0] == pytest.approx(float(exact), rel=1e-9)
-    assert found.hit(3 + wrong + 1)[0] == 1
+        assert ranks.hit(3 + places)[0] == pytest.approx(float(exact), rel=1e-9)
+    assert ranks.hit(3 + wrong + 1)[0] == 1
 
 
 @pytest.mark.parametrize(("places", "right"), [(64, 65), (65, 64), (65, 65), (66, 130), (130, 66)])
 def test_many_ties_in_a_sea_of_candidates(places, right):
     """So many wrong ones that a hit is far from sure: an error in any factor of the long products shows."""
     one = np.ones(1, dtype=np.int64)
-    found = Ranks(0 * one, 100_000 * one, right * one, right * one, (100_000 + right) * one)
+    ranks = Ranks(0 * one, 100_000 * one, right * one, right * one, (100_000 + right) * one)
     exact = 1 - Fraction(math.comb(100_000, places), math.comb(100_000 + right, places))
     assert 0.01 < exact < 0.1
-    assert found.hit(places)[0] == pytest.approx(float(exact), rel=1e-6)
+    assert ranks.hit(places)[0] == pytest.approx(float(exact), rel=1e-6)
 
 
 @pytest.mark.parametrize("right", [1, 2, 65, 90])
@@ -134,12 +134,12 @@ def test_many_ties_in_a_sea_of_candidates(places, right):
 def test_rank_and_reciprocal_among_many_ties(wrong, right):
     """The expectation over the place of the first right one, summed in whole numbers."""
     one = np.ones(1, dtype=np.int64)
-    found = Ranks(2 * one, wrong * one, right * one, right * one, (2 + wrong + right) * one)
+    ranks = Ranks(2 * one, wrong * one, right * one, right * one, (2 + wrong + right) * one)
     total = wrong + right
     first = {j: Fraction(math.comb(total - j, right - 1), math.comb(total, right)) for j in range(1, wrong + 2)}
     assert sum(first.values()) == 1
-    assert found.rank()[0] == pytest.approx(float(sum(p * (2 + j) for j, p in first.items())), rel=1e-12)
-    assert found.reciprocal()[0] == pytest.approx(float(sum(p / (2 + j) for j, p in first.items())), rel=1e-9)
+    assert ranks.rank()[0] == pytest.approx(float(sum(p * (2 + j) for j, p in first.items())), rel=1e-12)
+    assert ranks.reciprocal()[0] == pytest.approx(float(sum(p / (2 + j) for j, p in first.items())), rel=1e-9)
 
 
 @pytest.mark.parametrize(("gap", "tied"), [(3e-7, True), (9e-7, True), (5e-6, False)])
@@ -148,10 +148,10 @@ def test_scores_that_differ_by_rounding_are_tied(gap, tied, sign):
     """A wrong candidate a hair above or below the right one is tied with it; further away it is not."""
     query = torch.tensor([[1.0, 0.0]])
     candidate = torch.tensor([[0.5, 0.5], [0.5 + sign * gap, 0.5], [0.1, 0.0]])
-    found = rank(query, candidate, torch.tensor([0]), torch.tensor([0, 1, 2]))
-    assert found.tied_wrong.tolist() == [int(tied)]
-    assert found.better.tolist() == [int(not tied and sign > 0)]
-    assert found.rank()[0] == (1.5 if tied else 1.0 + (sign > 0))
+    ranks = rank(query, candidate, torch.tensor([0]), torch.tensor([0, 1, 2]))
+    assert ranks.tied_wrong.tolist() == [int(tied)]
+    assert ranks.better.tolist() == [int(not tied and sign > 0)]
+    assert ranks.rank()[0] == (1.5 if tied else 1.0 + (sign > 0))
     # The same of two right ones: both count as tied where the gap is rounding.
     both = rank(query, candidate, torch.tensor([0]), torch.tensor([0, 0, 2]))
     assert both.tied_right.tolist() == [1 + int(tied)]
@@ -166,9 +166,9 @@ def test_nan_does_not_rank_first():
 
 
 def test_a_query_without_a_right_candidate_is_marked():
-    found = rank(torch.eye(2), torch.eye(2), torch.tensor([0, 9]), torch.tensor([0, 1]))
-    assert found.answerable().tolist() == [True, False]
-    assert found.hit(2).tolist() == [1.0, 0.0]
+    ranks = rank(torch.eye(2), torch.eye(2), torch.tensor([0, 9]), torch.tensor([0, 1]))
+    assert ranks.answerable().tolist() == [True, False]
+    assert ranks.hit(2).tolist() == [1.0, 0.0]
 
 
 def test_memory_does_not_grow_with_the_product(monkeypatch):

@@ -61,12 +61,12 @@ def test_a_figure_at_chance_is_called_so_at_the_head(strangers, tmp_path):
 def test_both_directions_are_in_the_gallery(tmp_path):
     vectors = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     page = unescape(write_report(tmp_path, embeddings=data(vectors, -vectors), source=source()).read_text())
-    found, asked = page.split("The other way: images")
-    assert "Failures" in found
-    assert found.count('class="missed"') == 6
+    by_text, by_image = page.split("The other way: images")
+    assert "Failures" in by_text
+    assert by_text.count('class="missed"') == 6
     # Of each picture the texts are shown, the right one at the end, with its rank among all captions.
-    assert asked.count('class="asking"') == 4
-    ranks = re.findall(r'<li class="missed">(number \d+) <small>✗ rank (\d+)</small>', asked)
+    assert by_image.count('class="asking"') == 4
+    ranks = re.findall(r'<li class="missed">(number \d+) <small>✗ rank (\d+)</small>', by_image)
     assert len(ranks) == 4
     assert {int(rank) for _, rank in ranks} <= set(range(11, 41))
 

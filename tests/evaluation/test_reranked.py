@@ -13,10 +13,10 @@ from nearfar.models import Reranker
 
 class Looks:
     def __init__(self, scores):
-        self.scores, self.seen = scores, []
+        self.scores, self.rows_read = scores, []
 
     def image_to_text(self, image, text):
-        self.seen.append((image, text))
+        self.rows_read.append((image, text))
         return self.scores[image, text]
 
     def text_to_image(self, text, image):
@@ -38,40 +38,42 @@ def values(result):
 
 def test_the_whole_gallery_by_the_first_stages_score_is_its_ranking(data):
     second = Reranker(Looks(data.image @ data.text.T), k=40)
-    found = reranked_retrieval(data, second, batch_size=7)
-    assert values(found) == pytest.approx(values(retrieval(data)))
+    reranked = reranked_retrieval(data, second, batch_size=7)
+    assert values(reranked) == pytest.approx(values(retrieval(data)))
     texts = len(data.distinct_texts())
     assert second.pairs == 2 * 20 * texts
-    assert found.details["distinct_captions"] == texts
+    assert reranked.details["distinct_captions"] == texts
 
 
 def test_each_domain_among_its_own_candidates(data):
     domain = torch.arange(20) % 2
     data = replace(data, domain=domain, domains=["ink", "oil"])
     looks = Looks(data.image @ data.text.T)
-    found = reranked_retrieval(data, Reranker(looks, k=40))
+    reranked = reranked_retrieval(data, Reranker(looks, k=40))
     expected = retrieval(data)
-    assert set(found.by["domain"]) == {"ink", "oil"}
-    for name, metrics in found.by["domain"].items():
-        wanted = expected.by["domain"][name]
-        assert {m: v.value for m, v in metrics.items()} == pytest.approx({m: v.value for m, v in wanted.items()})
+    assert set(reranked.by["domain"]) == {"ink", "oil"}
+    for name, metrics in reranked.by["domain"].items():
+        plain = expected.by["domain"][name]
+        assert {m: v.value for m, v in metrics.items()} == pytest.approx({m: v.value for m, v in plain.items()})
 
 
 def test_a_perfect_second_look_puts_right_what_the_first_kept(data):
     right = (data.image_of_text[None] == torch.arange(20)[:, None]).float()
-    first, found = retrieval(data), reranked_retrieval(data, Reranker(Looks(right), k=5))
+    first, reranked = retrieval(data), reranked_retrieval(data, Reranker(Looks(right), k=5))
     for direction in ("text_to_image", "image_to_text"):
-        assert found[f"{direction}_R@1"] == pytest.approx(first[f"{direction}_R@5"])
-        assert found[f"{direction}_R@10"] == pytest.approx(first[f"{direction}_R@10"]), "none beyond k moves up or down"
-    assert found["text_to_image_R@1"] > first["text_to_image_R@1"]
+        assert reranked[f"{direction}_R@1"] == pytest.approx(first[f"{direction}_R@5"])
+        assert reranked[f"{direction}_R@10"] == pytest.approx(first[f"{direction}_R@10"]), (
+            "none beyond k moves up or down"
+        )
+    assert reranked["text_to_image_R@1"] > first["text_to_image_R@1"]
 
 
 def test_it_is_asked_for_the_first_k_only(data):
     looks = Looks(torch.zeros(20, 40))
     reranked_retrieval(data, Reranker(looks, k=3))
     allowed = set(data.distinct_texts().tolist())
-    assert {t for _, text in looks.seen for t in text.tolist()} <= allowed
-    assert sum(len(image) for image, _ in looks.seen) == 3 * (20 + len(allowed))
+    assert {t for _, text in looks.rows_read for t in text.tolist()} <= allowed
+    assert sum(len(image) for image, _ in looks.rows_read) == 3 * (20 + len(allowed))
 
 
 def test_needs_captions():

@@ -61,8 +61,8 @@ def test_ranks_of_a_resample_are_those_of_its_rows_written_out():
     x = np.array([3.0, 1.0, 3.0, 2.0])
     weights = np.array([[2.0, 1.0, 0.0, 3.0]])
     written = stats.rankdata(np.repeat(x, [2, 1, 0, 3]))
-    found = weighted_ranks(x, weights)[0]
-    assert found[[0, 0, 1, 3, 3, 3]].tolist() == written.tolist()
+    actual = weighted_ranks(x, weights)[0]
+    assert actual[[0, 0, 1, 3, 3, 3]].tolist() == written.tolist()
 
 
 def test_the_interval_holds_what_other_samples_give():

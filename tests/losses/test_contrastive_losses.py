@@ -149,16 +149,16 @@ def test_soft_targets_train_the_module_s_own_temperature():
 
 
 def test_a_queue_of_unit_keys_is_not_copied(monkeypatch):
-    seen, inner = [], ops.soft_target
-    monkeypatch.setattr(ops, "soft_target", lambda q, k, *a, **o: seen.append(k) or inner(q, k, *a, **o))
+    calls, inner = [], ops.soft_target
+    monkeypatch.setattr(ops, "soft_target", lambda q, k, *a, **o: calls.append(k) or inner(q, k, *a, **o))
     q, _ = pair(4)
     queue = torch.nn.functional.normalize(pair(9, seed=2)[0].detach(), dim=1)
     expected = F.soft_target_info_nce(q, 3 * queue, temperature=0.05)
     for k in (queue, queue.float(), queue * (1 + 1e-12), queue.clone().requires_grad_()):
-        found = F.soft_target_info_nce(q.to(k.dtype), k, temperature=0.05)
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6 if k.dtype == torch.float32 else 1e-12, atol=0)
-    assert [k.data_ptr() == queue.data_ptr() for k in seen] == [False, True, False, False, False]
-    assert torch.autograd.grad(found, k)[0].mul(queue).sum(1).abs().max() < 1e-12  # along the sphere
+        actual = F.soft_target_info_nce(q.to(k.dtype), k, temperature=0.05)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-6 if k.dtype == torch.float32 else 1e-12, atol=0)
+    assert [k.data_ptr() == queue.data_ptr() for k in calls] == [False, True, False, False, False]
+    assert torch.autograd.grad(actual, k)[0].mul(queue).sum(1).abs().max() < 1e-12  # along the sphere
 
 
 def test_alignment_and_uniformity():
@@ -173,12 +173,12 @@ def test_alignment_and_uniformity():
 def test_alignment_of_a_pair_that_coincides_has_gradient_zero(alpha):
     a, b = pair(4)
     b = torch.cat([a[:1].detach(), b[1:]])
-    (found,) = torch.autograd.grad(F.alignment(a, b, alpha=alpha), a)
+    (actual,) = torch.autograd.grad(F.alignment(a, b, alpha=alpha), a)
     unit = torch.nn.functional.normalize
     others = (unit(a[1:], dim=1) - unit(b[1:], dim=1)).norm(dim=1).pow(alpha).sum() / 4
     (expected,) = torch.autograd.grad(others, a)
-    torch.testing.assert_close(found, expected)
-    assert not found[0].any()
+    torch.testing.assert_close(actual, expected)
+    assert not actual[0].any()
 
 
 def test_gradients_near_zero_keep_their_digits():

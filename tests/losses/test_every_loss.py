@@ -138,9 +138,9 @@ def test_every_loss_takes_its_temperature_in_three_forms(name):
     assert "temperature" in inspect.signature(twin(name)).parameters
     z = vectors()[0][:6]
     shared = losses.Temperature(0.2)
-    given = [0.2, torch.tensor(0.2), shared]
-    values = [called(name, MODULES[name](tau), z).item() for tau in given]
-    values += [called(name, twin(name), z, temperature=tau).item() for tau in given]
+    temperatures = [0.2, torch.tensor(0.2), shared]
+    values = [called(name, MODULES[name](tau), z).item() for tau in temperatures]
+    values += [called(name, twin(name), z, temperature=tau).item() for tau in temperatures]
     assert values == pytest.approx([values[0]] * 6, rel=1e-6)
     assert MODULES[name](shared).temperature is shared
     for tau in (0.2, torch.tensor(0.2)):
@@ -238,10 +238,10 @@ def value_and_gradient(form, a, b):
 @pytest.mark.parametrize("form", FORMS)
 def test_half_precision_is_lifted_before_it_is_normalised(form, dtype):
     a, b = vectors(dtype=dtype)
-    found, gradient = value_and_gradient(FORMS[form], a, b)
+    actual, gradient = value_and_gradient(FORMS[form], a, b)
     expected, expected_gradient = value_and_gradient(FORMS[form], a.float(), b.float())
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)
     assert gradient.dtype == dtype
     # Only the sum over the paths that lead to one embedding is rounded to its type.
     torch.testing.assert_close(gradient.float(), expected_gradient, rtol=0.02, atol=float(expected_gradient.std()) / 50)
@@ -252,9 +252,9 @@ def test_compiles_without_a_graph_break(form):
     a, b = vectors()
     torch._dynamo.reset()
     compiled = torch.compile(FORMS[form], backend="aot_eager", fullgraph=True)
-    found, gradient = value_and_gradient(compiled, a, b)
+    actual, gradient = value_and_gradient(compiled, a, b)
     expected, expected_gradient = value_and_gradient(FORMS[form], a, b)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
 
 
@@ -270,9 +270,9 @@ def test_autocast_reaches_no_product(form):
     a, b = vectors()
     expected, expected_gradient = value_and_gradient((FORMS | DENSE)[form], a, b)
     with torch.autocast("cpu", torch.bfloat16):
-        found, gradient = value_and_gradient((FORMS | DENSE)[form], a, b)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        actual, gradient = value_and_gradient((FORMS | DENSE)[form], a, b)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
 
 
@@ -284,8 +284,8 @@ def test_autocast_reaches_no_second_derivative():
 
     a, b = vectors()
     with torch.autocast("cpu", torch.bfloat16):
-        found = second(a, b)
-    torch.testing.assert_close(found, second(a, b), rtol=1e-6, atol=1e-6)
+        actual = second(a, b)
+    torch.testing.assert_close(actual, second(a, b), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["tiled", "dense"])

@@ -232,7 +232,7 @@ def by_sample(loss, views, real):
         others = {(a, b): [s(a, b, i, j) for j in range(n) if j != i and real[b, j]] for a in here for b in range(v)}
         positives = torch.stack([s(a, b) for a in here for b in here if a != b])
         if loss is mv_info_nce:
-            terms = [*positives, *(x for (a, b), found in others.items() if a != b for x in found)]
+            terms = [*positives, *(x for (a, b), values in others.items() if a != b for x in values)]
             each.append(torch.stack(terms).logsumexp(0) - positives.logsumexp(0))
         elif loss is mv_dhel:
             spread = sum(torch.stack(others[a, a]).logsumexp(0) for a in here)

@@ -56,8 +56,8 @@ def test_contrast_across_and_within_modalities(case):
         soft_target_info_nce(q, k, teacher_q=t, temperature=tau, alpha=0.4)
         for q, k, t in ((v, texts, v_m), (w, images, w_m))
     ]
-    found = dict(zip(("i2i", "t2t", "i2t", "t2i"), (loss.item() for loss in within + across), strict=True))
-    assert found == pytest.approx({name: case[name] for name in found}, rel=1e-10)
+    actual = dict(zip(("i2i", "t2t", "i2t", "t2i"), (loss.item() for loss in within + across), strict=True))
+    assert actual == pytest.approx({name: case[name] for name in actual}, rel=1e-10)
 
 
 @pytest.mark.parametrize("case", RELEASED["tcl"]["lmi"], ids=str)

@@ -39,8 +39,8 @@ def test_extra_negatives_of_one_side_cost_one_direction(side, pair):
     target = torch.arange(6)
     with_them = torch.nn.functional.cross_entropy(rows @ torch.cat([columns, extra]).T / 0.2, target)
     without = torch.nn.functional.cross_entropy(columns @ rows.T / 0.2, target)
-    found = F.info_nce(a, b, temperature=0.2, **{side: extra})
-    torch.testing.assert_close(found, (with_them + without) / 2, rtol=1e-6, atol=0)
+    actual = F.info_nce(a, b, temperature=0.2, **{side: extra})
+    torch.testing.assert_close(actual, (with_them + without) / 2, rtol=1e-6, atol=0)
 
 
 def test_temperatures_and_biases_reach_the_loss_and_are_trained_where_they_should(pair):
@@ -52,9 +52,9 @@ def test_temperatures_and_biases_reach_the_loss_and_are_trained_where_they_shoul
         (losses.SoftTargetInfoNCE(0.3), (a, b), F.soft_target_info_nce(a, b, temperature=0.3)),
     ]
     for module, arguments, expected in cases:
-        found = module(*arguments)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-        found.backward()
+        actual = module(*arguments)
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+        actual.backward()
         for name, p in module.named_parameters():
             assert p.grad is not None, f"{type(module).__name__}: {name}"
             assert p.grad.abs() > 1e-6, f"{type(module).__name__}: {name}"
@@ -103,6 +103,6 @@ def test_padded_locals_may_be_nan_and_leave_the_gradient_alone(pair):
     plain = F.global_local_info_nce(g, local[:, :2])
     (expected,) = torch.autograd.grad(plain, g)
     broken = torch.where(mask[..., None] == 0, torch.nan, local)
-    found = F.global_local_info_nce(g, broken, mask=mask)
-    torch.testing.assert_close(found, plain)
-    torch.testing.assert_close(torch.autograd.grad(found, g)[0], expected)
+    actual = F.global_local_info_nce(g, broken, mask=mask)
+    torch.testing.assert_close(actual, plain)
+    torch.testing.assert_close(torch.autograd.grad(actual, g)[0], expected)

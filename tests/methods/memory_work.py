@@ -29,8 +29,8 @@ def fill(batches):
         said = ""
     except UserError as error:
         said = str(error)
-    found = memory.neighbours(batches[-1], 2, ids[-1])
-    return {name: value.numpy() for name, value in memory.state_dict().items()}, found.ids.numpy(), said
+    neighbours = memory.neighbours(batches[-1], 2, ids[-1])
+    return {name: value.numpy() for name, value in memory.state_dict().items()}, neighbours.ids.numpy(), said
 
 
 def teach(views):

@@ -18,7 +18,7 @@ class Stop(Exception):
 
 def shares(model: Any, steps: int, size: int) -> list[dict]:
     """This process's part of each of `steps` global batches."""
-    found = []
+    collected = []
     words = ["a red car", "two small dogs", "the old house", "a boat at sea", "one red fish", "a tall tower"]
     share = size // processes.world_size()
     mine = slice(processes.rank() * share, (processes.rank() + 1) * share)
@@ -27,8 +27,8 @@ def shares(model: Any, steps: int, size: int) -> list[dict]:
         views = torch.randn(2, size, 3, 16, 16, generator=g)
         index = torch.arange(size) + size * step
         texts = model.tokenize([words[i % len(words)] for i in index[mine].tolist()])
-        found.append({"image": views[0, mine], "views": views[:, mine], "text": texts, "index": index[mine]})
-    return found
+        collected.append({"image": views[0, mine], "views": views[:, mine], "text": texts, "index": index[mine]})
+    return collected
 
 
 def trained(folder: str, name: str, out: str, stop: int, settings: dict) -> dict:

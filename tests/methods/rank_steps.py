@@ -54,7 +54,7 @@ def taken(method: Method) -> dict[str, Any]:
     """Gradients and logs of `STEPS` steps of plain gradient descent on this process's part, and the state after."""
     share = N // distributed.world_size()
     first = distributed.rank() * share
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for step in range(1, STEPS + 1):
         whole = batch(method, step)
         method.zero_grad()
@@ -65,11 +65,11 @@ def taken(method: Method) -> dict[str, Any]:
         with torch.no_grad():
             for name, p in method.named_parameters():
                 if p.grad is not None:
-                    found[f"{step}, gradient of {name}"] = p.grad.numpy().copy()
+                    values[f"{step}, gradient of {name}"] = p.grad.numpy().copy()
                     p.sub_(0.05 * p.grad)
-        found |= {f"{step}, {name}": value.item() for name, value in scalars.items()}
+        values |= {f"{step}, {name}": value.item() for name, value in scalars.items()}
         method.after_step(step)
-    return found | {f"state, {name}": value.numpy() for name, value in method.state_dict().items()}
+    return values | {f"state, {name}": value.numpy() for name, value in method.state_dict().items()}
 
 
 def local_terms() -> list[tuple[float, float]]:
@@ -80,12 +80,12 @@ def local_terms() -> list[tuple[float, float]]:
         method = made("tcl", MOMENTUM)
         world = distributed.world_size()
         parts = [distributed.rank()] if world > 1 else range(4)
-        found = []
+        values = []
         for part in parts:
             share = rows(batch(method, 1), part * 2, part * 2 + 2, N)
             out = method(share)
-            found.append((out["lmi_image"].item(), out["lmi_text"].item()))
-        return found
+            values.append((out["lmi_image"].item(), out["lmi_text"].item()))
+        return values
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -161,12 +161,12 @@ def test_matching_with_a_zero_head_is_ln_2(model, batch_of):
 
 
 def test_matching_pairs_each_text_with_its_hard_image_and_each_image_with_its_hard_text(model):
-    seen = []
-    model.match = lambda image, text, mask, rows: seen.append((image[rows], text)) or torch.zeros(len(text), 2)
+    batches = []
+    model.match = lambda image, text, mask, rows: batches.append((image[rows], text)) or torch.zeros(len(text), 2)
     image, text = torch.arange(3.0).view(3, 1, 1), torch.arange(10.0, 13.0).view(3, 1, 1)
     hard_image, hard_text = torch.tensor([2, 0, 1]), torch.tensor([1, 2, -1])
     matching_loss(model, image, text, torch.ones(3, 1), hard_text=hard_text, hard_image=hard_image)
-    pairs = [(i.item(), t.item() - 10) for i, t in zip(*(x.flatten() for x in seen[0]), strict=True)]
+    pairs = [(i.item(), t.item() - 10) for i, t in zip(*(x.flatten() for x in batches[0]), strict=True)]
     assert pairs[:3] == [(0, 0), (1, 1), (2, 2)]
     assert pairs[3:6] == [(2, 0), (0, 1), (1, 2)]
     assert pairs[6:] == [(0, 1), (1, 2)]  # the third image has none
@@ -191,10 +191,10 @@ def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypa
     """The student's queries against the teacher's keys, over tau; evenly at first, where some steps are to be easy."""
     from nearfar.methods.parts import momentum_contrast
 
-    given = []
+    calls = []
 
     def record(q, k, scale, **groups):
-        given.append((q, k, torch.as_tensor(scale).item(), groups))
+        calls.append((q, k, torch.as_tensor(scale).item(), groups))
         return torch.arange(len(q)).roll(1)
 
     monkeypatch.setattr(momentum_contrast, "sample_hard_negatives", record)
@@ -207,14 +207,14 @@ def test_negatives_are_drawn_as_the_contrast_sees_them(model, batch_of, monkeypa
         v, w = model.encode_image(batch["image"], True), model.encode_text(batch["text"], True)
         v_m = method.momentum.teacher.module.encode_image(batch["image"], True)
     scale = 2.0 if hard and not easy_steps else 0.0
-    for (q, k, found, groups), expected in zip(given, [(v, w), (w, v_m)], strict=True):
+    for (q, k, fill, groups), expected in zip(calls, [(v, w), (w, v_m)], strict=True):
         torch.testing.assert_close((q, k), expected)
-        assert found == pytest.approx(scale)
+        assert fill == pytest.approx(scale)
         assert groups["q_group"].tolist() == groups["k_group"].tolist() == [0, 1, 2, 3]
     if easy_steps:
         method.after_step(1)
         method(batch)
-        assert given[-1][2] == pytest.approx(2.0)
+        assert calls[-1][2] == pytest.approx(2.0)
 
 
 def test_masked_language_loss_mixes_words_and_teacher(model, batch_of):

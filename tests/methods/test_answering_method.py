@@ -17,7 +17,7 @@ ANSWERS = ["red", "two dogs", "", "a tower", "sea", "house", "fish", "", "", "ca
 WEIGHTS = torch.tensor([[0.75, 0.25, 0.0], [0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
 
 
-def asked(model, batch_of):
+def questions_of(model, batch_of):
     return batch_of(model, 4) | {"answers": model.tokenize(ANSWERS), "answer_weight": WEIGHTS}
 
 
@@ -54,14 +54,14 @@ def method(model):
 
 
 def test_loss_is_the_formula(method, batch_of):
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
     with torch.no_grad():
-        found = method(batch)["loss"]
-        torch.testing.assert_close(found.double(), by_hand(method, batch, 0.4), atol=1e-5, rtol=1e-5)
+        actual = method(batch)["loss"]
+        torch.testing.assert_close(actual.double(), by_hand(method, batch, 0.4), atol=1e-5, rtol=1e-5)
 
 
 def test_distillation_is_affine_in_alpha(method, batch_of):
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
     losses = []
     for method.distillation.alpha in (0.0, 0.25, 1.0):
         with torch.no_grad():
@@ -71,7 +71,7 @@ def test_distillation_is_affine_in_alpha(method, batch_of):
 
 
 def test_answers_count_by_their_share_and_questions_by_their_weight(method, batch_of):
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
     with torch.no_grad():
         whole = method(batch)["loss"]
         alone = []
@@ -87,20 +87,20 @@ def test_answers_count_by_their_share_and_questions_by_their_weight(method, batc
 
 def test_accuracy_is_the_share_of_answers_that_the_decoder_would_write(method, batch_of, monkeypatch):
     """Logits that write every answer but one, word by word; that one's share is lost."""
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
 
     def logits(model, states, mask, answers):
-        found = torch.nn.functional.one_hot(answers["input_ids"].roll(-1, 1), 400).float()
-        found[1, 0] = 0.0  # the second answer, a quarter of question 0, begins with another word
-        found[1, 0, 399] = 1.0
-        return found
+        actual = torch.nn.functional.one_hot(answers["input_ids"].roll(-1, 1), 400).float()
+        actual[1, 0] = 0.0  # the second answer, a quarter of question 0, begins with another word
+        actual[1, 0, 399] = 1.0
+        return actual
 
     monkeypatch.setattr(type(method.model), "answer_logits", logits)
     assert method(batch)["accuracy"].item() == pytest.approx(1 - 0.25 / 4)
 
 
 def test_empty_answers_change_nothing(method, batch_of):
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
     other = ANSWERS.copy()
     for place, weight in enumerate(WEIGHTS.flatten()):
         if not weight:
@@ -112,7 +112,7 @@ def test_empty_answers_change_nothing(method, batch_of):
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole(method, batch_of):
     """What accumulation and several processes do: the mean over equal parts."""
-    batch = asked(method.model, batch_of)
+    batch = questions_of(method.model, batch_of)
     gradients = []
     for parts in ([batch], [rows(batch, 0, 2, 4), rows(batch, 2, 4, 4)]):
         method.zero_grad()
@@ -131,7 +131,7 @@ def test_keeps_an_answerer_and_needs_answers(model, batch_of):
     method = Answering(ready, alpha=0.0)
     assert method.model is ready
     assert method.distillation is None
-    method(asked(ready, batch_of))["loss"].backward()
+    method(questions_of(ready, batch_of))["loss"].backward()
     with pytest.raises(UserError, match="answers=NAME"):
         method(batch_of(ready))
     with pytest.raises(ValueError, match="share"):
@@ -141,14 +141,14 @@ def test_keeps_an_answerer_and_needs_answers(model, batch_of):
 
 def test_alpha_grows_over_the_ramp_and_the_teacher_follows(model, batch_of):
     method = Answering(model, momentum=0.5, ramp_steps=4)
-    seen = []
+    calls = []
     for step in range(6):
-        seen.append(method.distillation.alpha_now())
+        calls.append(method.distillation.alpha_now())
         with torch.no_grad():
             for p in method.model.decoder.parameters():
                 p.add_(0.01)
         method.after_step(step + 1)
-    assert seen == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+    assert calls == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
     gap = method.model.decoder.language.bias - method.distillation.teacher.module.decoder.language.bias
     assert gap.abs().max().item() == pytest.approx(0.01 * (1 - 0.5**6), rel=1e-3)
 
@@ -163,8 +163,10 @@ def coloured():
     records = []
     for i in range(24):
         name = list(COLOURS)[i % 3]
-        told = [name] if i % 2 else [name, name, name, "old"]
-        records.append({"image": Image.new("RGB", (16, 16), COLOURS[name]), "text": "a red car", "answers": told})
+        answer_list = [name] if i % 2 else [name, name, name, "old"]
+        records.append(
+            {"image": Image.new("RGB", (16, 16), COLOURS[name]), "text": "a red car", "answers": answer_list}
+        )
     return Records(records, name="coloured")
 
 
@@ -184,8 +186,8 @@ def test_learns_to_look_through_the_trainer(still, coloured, tmp_path):
     trained = load(run.out)
     assert isinstance(trained, FusionAnswerer)
     pictures = [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()]
-    found = trained.answer(pictures, ["a red car"] * 3, [*COLOURS, "old", "dogs"])
-    assert [text for text, _ in found] == list(COLOURS)
+    actual = trained.answer(pictures, ["a red car"] * 3, [*COLOURS, "old", "dogs"])
+    assert [text for text, _ in actual] == list(COLOURS)
     assert run.metrics["loss"] < run.history[0]["loss"] / 3
 
 

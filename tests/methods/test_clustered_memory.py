@@ -70,10 +70,10 @@ def test_the_sign_of_the_score(score, near):
 
 def test_neighbours_are_of_the_own_cluster_and_never_the_sample_itself():
     memory = two_clusters()
-    found = memory.neighbours(torch.tensor([[2.0, 0.0]]), 2, torch.tensor([0]))
-    assert found.ids.tolist() == [[1, 2]]
-    torch.testing.assert_close(found.cosine[0], torch.tensor([1 / 1.01**0.5, 1 / 1.04**0.5]))
-    assert torch.equal(found.features[0], memory.features[[1, 2]])
+    neighbours = memory.neighbours(torch.tensor([[2.0, 0.0]]), 2, torch.tensor([0]))
+    assert neighbours.ids.tolist() == [[1, 2]]
+    torch.testing.assert_close(neighbours.cosine[0], torch.tensor([1 / 1.01**0.5, 1 / 1.04**0.5]))
+    assert torch.equal(neighbours.features[0], memory.features[[1, 2]])
     without = memory.neighbours(torch.tensor([[2.0, 0.0]]), 2)
     assert without.ids.tolist() == [[0, 1]], "without ids its own copy is the nearest"
     # Its cluster has two others: the whole memory is searched.
@@ -116,12 +116,12 @@ def test_state_resumes_to_the_bit():
 
 def test_two_processes_keep_the_memory_of_one():
     batches = torch.randn(4, 6, 4, generator=torch.Generator().manual_seed(0))
-    state, found, said = fill(batches)
+    state, neighbours, said = fill(batches)
     assert "samples 5 are" in said
-    for theirs, theirs_found, theirs_said in run(fill, 2, batches):
+    for theirs, their_neighbours, theirs_said in run(fill, 2, batches):
         for name, value in state.items():
             assert np.array_equal(theirs[name], value), name
-        assert np.array_equal(theirs_found, found)
+        assert np.array_equal(their_neighbours, neighbours)
         assert theirs_said == said
 
 

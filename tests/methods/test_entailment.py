@@ -68,11 +68,11 @@ def test_judges_lists_of_pairs(model):
     judge = FusionClassifier.of(model, classes=3).train()
     pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "white")]
     texts = ["a red car", "two small dogs", "a boat at sea, far off"]
-    told = judge.judge(pictures, texts, batch_size=2)
-    assert told.shape == (3, 3)
-    torch.testing.assert_close(told.sum(1), torch.ones(3))
+    judged = judge.judge(pictures, texts, batch_size=2)
+    assert judged.shape == (3, 3)
+    torch.testing.assert_close(judged.sum(1), torch.ones(3))
     one = judge.judge(judge.preprocess(pictures[2:]), texts[2:])
-    torch.testing.assert_close(told[2:], one)
+    torch.testing.assert_close(judged[2:], one)
     assert judge.training, "and is left as it was"
     assert judge.judge([], []).shape == (0, 3)
     with pytest.raises(UserError, match="one picture a text"):

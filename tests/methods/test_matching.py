@@ -88,7 +88,7 @@ def test_the_local_text_term_reads_real_words_only(model, batch_of):
     batch = ragged(model, batch_of)
     method = TCL(model.eval(), queue_size=0, temperature=0.2).eval()
     with torch.no_grad():
-        found = method(batch)["lmi_text"]
+        actual = method(batch)["lmi_text"]
         w = model.encode_text(batch["text"], normalize=True)
         locals_ = []
         for row in range(4):
@@ -102,7 +102,7 @@ def test_the_local_text_term_reads_real_words_only(model, batch_of):
             wrong = (others @ w[i] / 0.2).exp().sum()
             right = (locals_[i] @ w[i] / 0.2).exp()
             losses.append(-(right / (right + wrong)).log().mean())
-    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -125,26 +125,26 @@ def test_teacher_and_student_read_each_its_own_image_tokens(apart, batch_of):
     torch.manual_seed(2)
     ids, labels = matching.mask_tokens(batch["text"]["input_ids"], student.tokenizer, probability=0.5)
     torch.manual_seed(2)
-    found = masked_language_loss(student, teacher, batch["text"], own, other, alpha=0.4, probability=0.5)
+    actual = masked_language_loss(student, teacher, batch["text"], own, other, alpha=0.4, probability=0.5)
     where, masked = labels != -100, {**batch["text"], "input_ids": ids}
     logits = student.masked_language_logits(masked, own, where)
     soft = teacher.masked_language_logits(masked, other, where).softmax(1).detach()
     expected = 0.6 * cross_entropy(logits, labels[where]) - 0.4 * (soft * logits.log_softmax(1)).sum(1).mean()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
     mixed_up = teacher.masked_language_logits(masked, own, where).softmax(1)
     assert (mixed_up - soft).abs().max() > 1e-3, "else the test could not tell"
-    found.backward()
+    actual.backward()
     assert all(p.grad is None for p in teacher.parameters())
 
 
 @pytest.mark.parametrize(("module", "method"), [(albef, ALBEF), (tcl, TCL)])
 def test_each_loss_gets_the_tensors_of_its_own_model(module, method, model, batch_of, monkeypatch):
     """Student's tokens of the student's view, teacher's of the teacher's; masks of the batch's texts."""
-    given = {}
+    arguments = {}
 
     def record(name, result):
         def called(*args, **settings):
-            given[name] = args, settings
+            arguments[name] = args, settings
             return result
 
         return called
@@ -171,7 +171,7 @@ def test_each_loss_gets_the_tensors_of_its_own_model(module, method, model, batc
         v, w = normalize(model.image_projection(V[:, 0]), dim=1), normalize(model.text_projection(T[:, 0]), dim=1)
         v_m = normalize(teacher.image_projection(V_m[:, 0]), dim=1)
         w_m = normalize(teacher.text_projection(T_m[:, 0]), dim=1)
-    (student, image, text, mask), settings = given["itm"]
+    (student, image, text, mask), settings = arguments["itm"]
     assert student is model
     torch.testing.assert_close((image, text, mask), (V, T, batch["text"]["attention_mask"]))
     assert settings["hard_text"].tolist() == [3, 0, 1, 2]
@@ -180,7 +180,7 @@ def test_each_loss_gets_the_tensors_of_its_own_model(module, method, model, batc
         torch.testing.assert_close((q, k), expected)
         assert scale == pytest.approx(1 / 0.3)
         assert groups == [[3, 3, 8, 9]] * 2
-    (student, believed, tokens, image, teacher_image), settings = given["mlm"]
+    (student, believed, tokens, image, teacher_image), settings = arguments["mlm"]
     assert student is model
     assert believed is teacher
     assert tokens is batch["text"]

@@ -74,9 +74,9 @@ def test_forward_leaves_nothing_behind():
     teacher = MeanTeacher(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)))
     before = copy.deepcopy(teacher.state_dict())
     rows = torch.randn(5, 2, requires_grad=True)
-    found = teacher(rows)
-    assert not found.requires_grad
-    assert torch.equal(found, teacher(rows)), "no dropout"
+    actual = teacher(rows)
+    assert not actual.requires_grad
+    assert torch.equal(actual, teacher(rows)), "no dropout"
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     teacher.forget()  # the step was skipped
     teacher.eval()

@@ -13,8 +13,8 @@ from training.ranks import run
 
 @pytest.fixture(scope="module")
 def alone():
-    (found,) = run(steps_of_all, 1)
-    return found
+    (actual,) = run(steps_of_all, 1)
+    return actual
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
@@ -28,11 +28,11 @@ def test_steps_are_those_of_one_process(name, alone, ranks):
     expected = alone[name]
     gradients = [key for key in expected if f"{STEPS}, gradient" in key]
     assert any(np.abs(expected[key]).max() > 1e-3 for key in gradients)
-    for found in (rank[name] for rank in ranks):
-        assert found.keys() == expected.keys()
+    for actual in (rank[name] for rank in ranks):
+        assert actual.keys() == expected.keys()
         for key, value in expected.items():
             tiny = 1e-9 + 1e-6 * np.abs(value).max(initial=0)  # what float32 sums leave of gradients that cancel
-            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=tiny, err_msg=f"{name}: {key}")
+            np.testing.assert_allclose(actual[key], value, rtol=1e-5, atol=tiny, err_msg=f"{name}: {key}")
 
 
 def test_teachers_and_queues_have_moved(alone):
@@ -54,6 +54,6 @@ def test_local_terms_are_those_of_each_process_s_part():
     """TCL's contrast with local features takes its negatives from the process's own part, as the released code does:
     what 4 processes find is what one process finds in each quarter."""
     (expected,) = run(local_terms, 1)
-    found = [rank[0] for rank in run(local_terms, 4)]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    actual = [rank[0] for rank in run(local_terms, 4)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
     assert np.count_nonzero(expected) >= 4, "those of parts that are no duplicates throughout"

@@ -104,11 +104,13 @@ def test_against_the_released_loss(scale):
         torch.nn.functional.cross_entropy(scale * x @ torch.cat([t, h]).T, y)
         + torch.nn.functional.cross_entropy(scale * t @ x.T, y)
     ) / 2
-    given = torch.autograd.grad(plain, (x, t, h))
-    assert [g.norm().item() for g in given] == pytest.approx(norms, rel=1e-9)
+    gradients_alone = torch.autograd.grad(plain, (x, t, h))
+    assert [g.norm().item() for g in gradients_alone] == pytest.approx(norms, rel=1e-9)
     # Ours passes through the normalisation: what is left is the part along the sphere.
     leaves = [batch[key].requires_grad_() for key in ("image", "text", "negative_text")]
-    for leaf, ours, theirs in zip(leaves, torch.autograd.grad(loss(batch, 1 / scale), leaves), given, strict=True):
+    for leaf, ours, theirs in zip(
+        leaves, torch.autograd.grad(loss(batch, 1 / scale), leaves), gradients_alone, strict=True
+    ):
         row = leaf.detach()
         along = theirs - (theirs * row).sum(1, keepdim=True) * row
         torch.testing.assert_close(ours, along, rtol=1e-5, atol=1e-6)
@@ -165,10 +167,10 @@ def test_a_clip_of_transformers_learns_from_hard_captions_and_images():
 @pytest.mark.parametrize("exclude", [True, False])
 def test_duplicates_are_left_out_only_where_they_should(exclude):
     batch, group = random_batch(), torch.tensor([0, 0, 1, 2, 3])
-    found = NegCLIP(Identity(), temperature=0.5, exclude_duplicates=exclude)({**batch, "group": group})["loss"]
+    actual = NegCLIP(Identity(), temperature=0.5, exclude_duplicates=exclude)({**batch, "group": group})["loss"]
     x, t, h = batch["image"], batch["text"], batch["negative_text"]
     expected = info_nce(x, t, temperature=0.5, negatives_b=h, group=group if exclude else None)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_the_temperature_goes_on_from_the_model_s():

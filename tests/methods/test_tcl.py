@@ -97,7 +97,7 @@ def test_the_local_image_term_by_hand(model, batch_of):
     method = TCL(model.eval(), queue_size=0, temperature=0.2).eval()
     teacher = method.momentum.teacher.module
     moved_apart(teacher)
-    found = method(batch)["lmi_image"]
+    actual = method(batch)["lmi_image"]
     v = model.encode_image(batch["views"][0], normalize=True)
     patches = teacher.image_projection(teacher.image_tokens(batch["views"][1])[:, 1:])
     s = torch.einsum("id,jkd->ijk", v, pooled_patches(normalize(patches, dim=2))) / 0.2
@@ -105,7 +105,7 @@ def test_the_local_image_term_by_hand(model, batch_of):
     for i in range(4):
         others = s[i, [j for j in range(4) if j != i]].exp().sum()
         losses.append(-(s[i, i].exp() / (s[i, i].exp() + others)).log().mean())
-    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_each_contrast_has_its_own_queries_and_keys(model, batch_of, group):
     moco = method.momentum
     teacher = moco.teacher.module
     moved_apart(teacher)
-    found = method(batch)
+    actual = method(batch)
     v, w = model.encode_image(batch["views"][0], True), model.encode_text(batch["text"], True)
     v_m, w_m = teacher.encode_image(batch["views"][1], True), teacher.encode_text(batch["text"], True)
     ids = torch.tensor(group) if group else torch.arange(4)
@@ -128,7 +128,7 @@ def test_each_contrast_has_its_own_queries_and_keys(model, batch_of, group):
     images, texts = torch.cat([v_m, moco.image_queue.features]), torch.cat([w_m, moco.text_queue.features])
     for name, q, k in [("i2t", v, texts), ("t2i", w, images), ("i2i", v, images), ("t2t", w, texts)]:
         expected = torch.nn.functional.cross_entropy(q @ k.T / 0.3, target)
-        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(actual[name], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_tau_returns_within_its_bounds_after_a_step(model):

@@ -28,8 +28,8 @@ def own_features(theirs, tokenizer, pixels):
     if naflex.is_naflex(theirs.vision_model):
         pictures = naflex.inputs(pixels, 8)
     with torch.no_grad():
-        found = theirs.get_image_features(**pictures), theirs.get_text_features(**tokens)
-    return tuple(getattr(each, "pooler_output", each) for each in found)
+        actual = theirs.get_image_features(**pictures), theirs.get_text_features(**tokens)
+    return tuple(getattr(each, "pooler_output", each) for each in actual)
 
 
 def snapshot(model):

@@ -93,8 +93,8 @@ def test_padding_of_text_and_image_changes_nothing(tokenizer, tokens):
     expected = encoder.multimodal(short, image)
     torch.testing.assert_close(encoder.multimodal(padded, image)[:, :5], expected)
     more = torch.cat([image, torch.randn(1, 2, 24)], dim=1)
-    seen = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
-    torch.testing.assert_close(encoder.multimodal(short, more, seen), expected)
+    attended = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
+    torch.testing.assert_close(encoder.multimodal(short, more, attended), expected)
 
 
 def test_cross_attention_against_the_formula_and_its_maps():
@@ -102,8 +102,8 @@ def test_cross_attention_against_the_formula_and_its_maps():
     states, image = torch.randn(2, 4, 12), torch.randn(2, 5, 6)
     q, k, v = (f(x).unflatten(-1, (3, 4)) for f, x in ((cross.query, states), (cross.key, image), (cross.value, image)))
     weights = (torch.einsum("blhd,bnhd->bhln", q, k) / 2).softmax(-1)
-    seen = torch.einsum("bhln,bnhd->blhd", weights, v).flatten(2)
-    expected = F.layer_norm(states + cross.out(seen), (12,), cross.norm.weight, cross.norm.bias, 1e-12)
+    attended = torch.einsum("bhln,bnhd->blhd", weights, v).flatten(2)
+    expected = F.layer_norm(states + cross.out(attended), (12,), cross.norm.weight, cross.norm.bias, 1e-12)
     torch.testing.assert_close(cross(states, image), expected)
     maps: list[torch.Tensor] = []
     torch.testing.assert_close(cross(states, image, maps=maps), expected)
@@ -119,9 +119,9 @@ def test_a_picture_that_several_texts_look_at_is_read_once():
     states, image, rows = torch.randn(4, 3, 12), torch.randn(2, 5, 6), torch.tensor([1, 0, 1, 1])
     mask, read = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 1, 1, 1]]), list[int]()
     cross.key.register_forward_hook(lambda *call: read.append(len(call[-1])))
-    for given in (None, mask):
-        expected = cross(states, image[rows], None if given is None else given[rows])
-        torch.testing.assert_close(cross(states, image, given, rows=rows), expected)
+    for each in (None, mask):
+        expected = cross(states, image[rows], None if each is None else each[rows])
+        torch.testing.assert_close(cross(states, image, each, rows=rows), expected)
     assert read == [4, 2, 4, 2]
 
 
@@ -211,8 +211,8 @@ def test_a_bridge_learns_what_embedding_and_fusion_read_of_a_frozen_tower(vit, b
     image, states = model.image_tokens(pixels), model.text_tokens(tokens)
     assert image.shape[-1] == model.text.width != model.image.width
     assert torch.equal(model.image_tokens(model.image(pixels)), image)  # what the tower gave before is bridged too
-    for seen in (model.encode_image(pixels), model.match(image, states, tokens["attention_mask"])):
-        (slope,) = torch.autograd.grad(seen.std(), [model.bridge[0].weight], retain_graph=True)
+    for output in (model.encode_image(pixels), model.match(image, states, tokens["attention_mask"])):
+        (slope,) = torch.autograd.grad(output.std(), [model.bridge[0].weight], retain_graph=True)
         assert slope.abs().sum() > 0
     model.save_pretrained(tmp_path)
     again = load(tmp_path)

@@ -21,13 +21,13 @@ def test_against_finite_differences_of_one_attention_weight(matcher):
     pixels, tokens = torch.randn(1, 3, 32, 32).double(), matcher.tokenize(TEXTS[:1])
     cams = ground(matcher, pixels, tokens, layer=1)
     cross = matcher.text.cross[1]
-    seen = {}
+    caught = {}
 
     def score(nudge=None):
         def forward(states, image, *_, **__):
             q, k, v = (cross._split(f(x)) for f, x in ((cross.query, states), (cross.key, image), (cross.value, image)))
             weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-            seen["weights"] = weights
+            caught["weights"] = weights
             if nudge is not None:
                 weights = weights.clone()
                 weights[nudge] += 1e-6
@@ -45,7 +45,7 @@ def test_against_finite_differences_of_one_attention_weight(matcher):
         expected = 0.0
         for head in range(2):
             slope = (score((0, head, token, 1 + patch)) - base) / 1e-6
-            expected += seen["weights"][0, head, token, 1 + patch].item() * max(0.0, slope) / 2
+            expected += caught["weights"][0, head, token, 1 + patch].item() * max(0.0, slope) / 2
         assert cams[0, token].flatten()[patch].item() == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 

@@ -39,9 +39,9 @@ class Hub(BaseHTTPRequestHandler):
         if self.path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
-            asked = json.loads(body)["files"]
+            requested = json.loads(body)["files"]
             return self.answer(
-                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in requested]}
             )
         assert self.path == "/api/models/me/mine/commit/main", self.path
         for line in map(json.loads, body.splitlines()):

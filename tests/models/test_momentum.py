@@ -35,8 +35,8 @@ def test_momentum_one_keeps_and_zero_copies_to_the_bit():
         with torch.no_grad():
             student.weight.mul_(1.7).add_(0.1)
         teacher.update()
-        wanted = old if expect == "old" else student.state_dict()
-        assert all(torch.equal(value, wanted[name]) for name, value in teacher.module.state_dict().items())
+        expected = old if expect == "old" else student.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in teacher.module.state_dict().items())
 
 
 def test_no_gradient_and_no_parameter_to_train(model):

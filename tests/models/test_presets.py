@@ -18,8 +18,8 @@ def test_presets_embed_train_and_round_trip(name, tokenizer, tmp_path):
     (image * text).sum().backward()
     if "fusion" in name:
         image, states = model.image_tokens(pixels), model.text_tokens(tokens)
-        seen = tokens["attention_mask"].bool()
-        words = model.masked_language_logits(tokens, image, seen)
+        read = tokens["attention_mask"].bool()
+        words = model.masked_language_logits(tokens, image, read)
         (model.match(image, states, tokens["attention_mask"]).std() + words.std()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     model.eval().save_pretrained(tmp_path)

@@ -28,15 +28,15 @@ def test_outside_the_top_k_never_outranks_inside():
 
 
 def test_k_beyond_the_gallery_and_batches_of_pairs():
-    seen: list[int] = []
+    depths: list[int] = []
 
     def score(query, item):
-        seen.append(len(query))
+        depths.append(len(query))
         return item.float()
 
     result = rerank(torch.randn(2, 3), score, k=10, batch_size=4)
     assert result.index.tolist() == [[2, 1, 0]] * 2
-    assert seen == [4, 2]
+    assert depths == [4, 2]
 
 
 def test_no_queries_and_bad_settings():

@@ -92,11 +92,11 @@ def test_a_language_model_that_was_saved_opens_as_one(tokenizer, tmp_path):
     model.save_pretrained(tmp_path / "whole")
     weights = {name: value + 1 for name, value in model.state_dict().items()}
     model.save_pretrained(tmp_path / "given", state_dict=weights)  # as a split training gives them
-    whole, given = nearfar.load(tmp_path / "whole"), nearfar.load(tmp_path / "given")
-    assert type(whole) is type(given) is LanguageModel
+    whole, by_folder = nearfar.load(tmp_path / "whole"), nearfar.load(tmp_path / "given")
+    assert type(whole) is type(by_folder) is LanguageModel
     for name, value in model.state_dict().items():
         assert torch.equal(whole.state_dict()[name], value)
-        assert torch.equal(given.state_dict()[name], value + 1)
+        assert torch.equal(by_folder.state_dict()[name], value + 1)
 
 
 def test_a_text_encoder_is_saved_and_loaded_bit_by_bit(tokenizer, tmp_path):

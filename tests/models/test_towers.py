@@ -51,11 +51,11 @@ def test_positions_are_interpolated_bicubically():
     with torch.no_grad():
         tower.backbone.embeddings.patch_embeddings.projection.weight.zero_()
     tower.resize(64)
-    found = tower.backbone.embeddings(torch.zeros(1, 3, 64, 64), interpolate_pos_encoding=True)[0, 1:]
+    actual = tower.backbone.embeddings(torch.zeros(1, 3, 64, 64), interpolate_pos_encoding=True)[0, 1:]
     grid = tower.backbone.embeddings.position_embeddings[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
     larger = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic", align_corners=False)
     bias = tower.backbone.embeddings.patch_embeddings.projection.bias
-    torch.testing.assert_close(found, larger[0].flatten(1).t() + bias)
+    torch.testing.assert_close(actual, larger[0].flatten(1).t() + bias)
 
 
 def test_a_tower_that_keeps_its_size_says_so():

@@ -94,13 +94,13 @@ def main(rank, world, folder):
     sizes, q, k, ids = data(world)
     mine = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     model = Model()
-    found = {case: run(case, model, q[mine], k[mine], ids[mine], "ring") for case in CASES}
+    actual = {case: run(case, model, q[mine], k[mine], ids[mine], "ring") for case in CASES}
     with torch.no_grad():
-        found["without gradients"] = {
+        actual["without gradients"] = {
             case: model(case, q[mine], k[mine], ids[mine], "ring") for case in ("info_nce", "sigmoid")
         }
-    found["refused"] = second_derivatives_are_refused(q[mine], k[mine])
-    torch.save(found, Path(folder) / f"{rank}.pt")
+    actual["refused"] = second_derivatives_are_refused(q[mine], k[mine])
+    torch.save(actual, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 

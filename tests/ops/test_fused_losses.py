@@ -44,8 +44,8 @@ def value_and_gradients(function, tensors, dtype):
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
-def assert_close(found, expected, tolerance, mass=1.0):
-    for f, e in zip(found, expected, strict=True):
+def assert_close(actual, expected, tolerance, mass=1.0):
+    for f, e in zip(actual, expected, strict=True):
         assert f.shape == e.shape
         allowed = tolerance * max(float(e.norm()), 1e-3)
         if f.ndim == 0:
@@ -187,8 +187,8 @@ def almost_solved(n=512, dim=128, scale=100.0, loss=1e-6):
 
 def relative_gradient_error(function, tensors):
     expected = value_and_gradients(lambda *t: info_nce_oracle(*t, True, None), tensors, torch.float64)
-    found = value_and_gradients(function, tensors, torch.float32)
-    return [float((f - e).norm() / e.norm()) for f, e in zip(found, expected, strict=True)]
+    actual = value_and_gradients(function, tensors, torch.float32)
+    return [float((f - e).norm() / e.norm()) for f, e in zip(actual, expected, strict=True)]
 
 
 @pytest.mark.parametrize("loss", [1e-3, 1e-6])
@@ -207,8 +207,8 @@ def test_one_direction_keeps_its_digits_near_zero():
     q, k = almost_solved()
     tensors = (q, k, torch.tensor(100.0, dtype=torch.float64))
     expected = value_and_gradients(lambda *t: info_nce_oracle(*t, False, None), tensors, torch.float64)
-    found = value_and_gradients(lambda *t: ops.info_nce(*t, symmetric=False), tensors, torch.float32)
-    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(found, expected, strict=True))
+    actual = value_and_gradients(lambda *t: ops.info_nce(*t, symmetric=False), tensors, torch.float32)
+    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(actual, expected, strict=True))
 
 
 def test_nt_xent_keeps_its_digits_near_zero():
@@ -216,9 +216,9 @@ def test_nt_xent_keeps_its_digits_near_zero():
     tensors = (z, torch.tensor(100.0, dtype=torch.float64))
     partner = torch.arange(1024).roll(512)
     expected = value_and_gradients(lambda *t: nt_xent_oracle(*t, partner), tensors, torch.float64)
-    found = value_and_gradients(ops.nt_xent, tensors, torch.float32)
+    actual = value_and_gradients(ops.nt_xent, tensors, torch.float32)
     assert 1e-8 < expected[0] < 1e-4
-    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(found, expected, strict=True))
+    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.slow
@@ -245,8 +245,8 @@ def test_within_1e5_of_float64_at_4096(form, scale):
     }[form]
     tensors = [torch.as_tensor(t, dtype=torch.float64) for t in tensors]
     expected = value_and_gradients(oracle, tensors, torch.float64)
-    found = value_and_gradients(ours, tensors, torch.float32)
-    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(found, expected, strict=True))
+    actual = value_and_gradients(ours, tensors, torch.float32)
+    assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(actual, expected, strict=True))
 
 
 FORMS = {
@@ -294,8 +294,8 @@ def test_whole_family_compiles_without_a_graph_break():
     for tensor in tensors:
         tensor.requires_grad_()
     expected = torch.autograd.grad(function(*tensors), tensors)
-    found = torch.autograd.grad(torch.compile(function, backend="aot_eager", fullgraph=True)(*tensors), tensors)
-    assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-6) for f, e in zip(found, expected, strict=True))
+    actual = torch.autograd.grad(torch.compile(function, backend="aot_eager", fullgraph=True)(*tensors), tensors)
+    assert all(torch.allclose(f, e, rtol=1e-5, atol=1e-6) for f, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -303,16 +303,16 @@ def test_autocast_leaves_the_products_in_float32(form):
     q, k = unit(40, 16).float().requires_grad_(), unit(40, 16, seed=1).float()
     expected = torch.autograd.grad(FORMS[form](q, k, 30.0, -10.0).sum(), q)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        found = torch.autograd.grad(FORMS[form](q, k, 30.0, -10.0).sum(), q)[0]
-    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7)
+        actual = torch.autograd.grad(FORMS[form](q, k, 30.0, -10.0).sum(), q)[0]
+    assert torch.allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_keys_of_a_queue_want_no_gradient():
     q, k = unit(6, 4).requires_grad_(), unit(30, 4, seed=1)
     loss = ops.info_nce(q, k, 9.0, symmetric=False)
-    (found,) = torch.autograd.grad(loss, q)
+    (actual,) = torch.autograd.grad(loss, q)
     (expected,) = torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), q)
-    assert torch.allclose(found, expected)
+    assert torch.allclose(actual, expected)
 
 
 @pytest.mark.parametrize(("tile", "most"), [(8, 64), ((8, 100), 800), ((16, 20), 320)])
@@ -321,9 +321,9 @@ def test_one_direction_takes_the_tile_that_was_asked_for(tile, most, monkeypatch
     monkeypatch.setattr(Pairs, "scratch", lambda self: sizes.append(scratch(self).numel()) or scratch(self))
     q, k = unit(60, 8).requires_grad_(), unit(100, 8, seed=1).requires_grad_()
     loss = ops.info_nce(q, k, 9.0, symmetric=False, tile=tile, budget=0)
-    found = torch.autograd.grad(loss, (q, k))
+    actual = torch.autograd.grad(loss, (q, k))
     assert max(sizes) == most
-    assert_close(found, torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), (q, k)), 1e-10)
+    assert_close(actual, torch.autograd.grad(info_nce_oracle(q, k, 9.0, False, None), (q, k)), 1e-10)
 
 
 def test_a_single_pair_has_loss_zero():

@@ -59,10 +59,10 @@ def test_the_draws_are_those_of_the_softmax(block, scale, monkeypatch):
         assert counts[~possible].sum() == 0
         likely = possible & (expected * n > 5)  # rarer ones do not make a chi-square
         rest = [counts[~likely].sum().item()], [expected[~likely].sum().item() * n]
-        seen = counts[likely].tolist() + (rest[0] if rest[1][0] > 5 else [])
+        counted = counts[likely].tolist() + (rest[0] if rest[1][0] > 5 else [])
         awaited = (expected[likely] * n).tolist() + (rest[1] if rest[1][0] > 5 else [])
-        awaited = [value * sum(seen) / sum(awaited) for value in awaited]
-        assert chisquare(seen, awaited).pvalue > 1e-3
+        awaited = [value * sum(counted) / sum(awaited) for value in awaited]
+        assert chisquare(counted, awaited).pvalue > 1e-3
 
 
 def test_shares_of_albefs_example():

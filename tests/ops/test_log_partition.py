@@ -46,11 +46,11 @@ def gradients(function, q, k, scale, weights, dtype):
     return [*[out.detach() for out in outs], q.grad, k.grad, scale.grad]
 
 
-def relative(found, expected):
+def relative(actual, expected):
     """The largest error, against the largest entry; infinities must agree."""
     infinite = expected.isinf()
-    assert torch.equal(found.double()[infinite], expected[infinite])
-    error = (found.double() - expected)[~infinite].abs().max() if (~infinite).any() else torch.tensor(0.0)
+    assert torch.equal(actual.double()[infinite], expected[infinite])
+    error = (actual.double() - expected)[~infinite].abs().max() if (~infinite).any() else torch.tensor(0.0)
     return float(error / expected[~infinite].abs().max().clamp(min=1e-300)) if error else 0.0
 
 
@@ -81,11 +81,11 @@ def test_values_and_gradients_match_float64(n, m, scale, spread, tile, admit, bu
         assert torch.isneginf(ours(q, k, scale)[0]).all()
         return
     expected = gradients(lambda q, k, s: oracle(q, k, s, admitted), q, k, scale, weights, torch.float64)
-    found = gradients(ours, q, k, scale, weights, dtype)
+    actual = gradients(ours, q, k, scale, weights, dtype)
     # A logit of size z carries an error of z * 2^-24 in float32: the probabilities cannot be better than that.
     size = scale * spread**2
     tolerance = 1e-10 if dtype == torch.float64 else 1e-6 + size * 3e-7
-    for f, e in zip(found, expected, strict=True):
+    for f, e in zip(actual, expected, strict=True):
         finite = e.isfinite()
         assert torch.equal(f.double()[~finite], e[~finite])
         assert not finite.any() or (f - e)[finite].abs().max() < tolerance * max(1.0, float(e[finite].abs().max()))
@@ -99,7 +99,7 @@ def test_large_batch_is_within_1e5_of_float64(scale):
         lambda q, k, s: ops.log_partition(q, k, s, both=True, backend="dense"), q, k, scale, weights, torch.float64
     )
     for budget in (0, 5 << 20, 1 << 30):
-        found = gradients(
+        actual = gradients(
             lambda q, k, s, b=budget: ops.log_partition(q, k, s, both=True, budget=b),
             q,
             k,
@@ -107,7 +107,7 @@ def test_large_batch_is_within_1e5_of_float64(scale):
             weights,
             torch.float32,
         )
-        assert max(relative(f, e) for f, e in zip(found, expected, strict=True)) < 1e-5
+        assert max(relative(f, e) for f, e in zip(actual, expected, strict=True)) < 1e-5
 
 
 def test_scale_per_row_reaches_each_row():
@@ -256,8 +256,8 @@ def test_works_under_inductor():
     q, k = (t.float().requires_grad_() for t in vectors(40, 30))
     function = lambda q, k: ops.log_partition(normalize(q, dim=1), k, 10.0, tile=16).mean()  # noqa: E731
     expected = torch.autograd.grad(function(q, k), (q, k))
-    found = torch.autograd.grad(torch.compile(function, fullgraph=True)(q, k), (q, k))
-    assert all(torch.allclose(f, e, atol=1e-7) for f, e in zip(found, expected, strict=True))
+    actual = torch.autograd.grad(torch.compile(function, fullgraph=True)(q, k), (q, k))
+    assert all(torch.allclose(f, e, atol=1e-7) for f, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -287,10 +287,10 @@ def test_a_row_far_below_in_a_tile_that_admits_none_of_it(budget):
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
     k = torch.tensor([[-1.0, 0.1], [-1.0, 0.2], [0.3, 0.0], [0.4, 0.1]], requires_grad=True)
     groups = {"q_group": torch.tensor([7, 8]), "k_group": torch.tensor([1, 2, 7, 7]), "admit": "different"}
-    found = ops.log_partition(q, k, 300.0, tile=(2, 2), budget=budget, **groups)
+    actual = ops.log_partition(q, k, 300.0, tile=(2, 2), budget=budget, **groups)
     exact = ops.log_partition(q.double(), k.double(), 300.0, backend="dense", **groups)
-    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(actual.double(), exact, rtol=1e-5, atol=1e-4)
     for mine, theirs in zip(
-        torch.autograd.grad(found.sum(), (q, k)), torch.autograd.grad(exact.sum(), (q, k)), strict=True
+        torch.autograd.grad(actual.sum(), (q, k)), torch.autograd.grad(exact.sum(), (q, k)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)

@@ -30,11 +30,11 @@ def test_ranks_agree_with_one_process(world, tmp_path):
     ]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(outputs)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+    actual = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     _, q, k, ids = worker.data(world)
     for case in worker.CASES:
         expected = worker.run(case, worker.Model(), q, k, ids, "auto")
-        ranks = [each[case] for each in found]
+        ranks = [each[case] for each in actual]
         assert torch.allclose(torch.stack([r["loss"] for r in ranks]).mean(), expected["loss"], rtol=1e-10), case
         for name in ("tower", "scale", "bias"):  # averaged over ranks
             for r in ranks:
@@ -42,7 +42,7 @@ def test_ranks_agree_with_one_process(world, tmp_path):
         for name in ("q", "k"):  # gradients to embeddings are those of the sum of losses
             mine = torch.cat([r[name] for r in ranks]) / world
             assert torch.allclose(mine, expected[name], rtol=1e-9, atol=1e-12), (case, name)
-    for each in found:
+    for each in actual:
         assert each["refused"]
         for case, loss in each["without gradients"].items():
             assert torch.allclose(loss, each[case]["loss"])

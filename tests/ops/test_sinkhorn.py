@@ -9,10 +9,10 @@ SCORES = torch.tensor([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.1, 0.9]])
 
 def test_shares_worked_out_by_hand():
     """BECLR's settings on four samples: not converged after ten iterations, so the loads are uneven."""
-    found = sinkhorn(SCORES, epsilon=0.05, iterations=10)
-    torch.testing.assert_close(found[:, 0], torch.tensor([0.9977, 0.9832, 0.8879, 0.0]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.sum(0), torch.tensor([2.869, 1.131]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(found.sum(1), torch.ones(4))
+    actual = sinkhorn(SCORES, epsilon=0.05, iterations=10)
+    torch.testing.assert_close(actual[:, 0], torch.tensor([0.9977, 0.9832, 0.8879, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(actual.sum(0), torch.tensor([2.869, 1.131]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(actual.sum(1), torch.ones(4))
 
 
 def test_the_same_as_other_packages_give():
@@ -27,9 +27,9 @@ def test_loads_are_even_at_the_end():
 
 @pytest.mark.parametrize(("scale", "epsilon"), [(1e4, 0.05), (1.0, 1e-5), (-1e4, 1e-5)])
 def test_nothing_overflows(scale, epsilon):
-    found = sinkhorn(SCORES * scale, epsilon=epsilon)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found.sum(1), torch.ones(4))
+    actual = sinkhorn(SCORES * scale, epsilon=epsilon)
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual.sum(1), torch.ones(4))
 
 
 def test_mistakes_are_sentences():

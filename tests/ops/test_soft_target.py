@@ -39,8 +39,8 @@ def value_and_gradients(function, tensors, dtype, options):
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
 
 
-def assert_close(found, expected, tolerance, floor=1e-3):
-    for f, e in zip(found, expected, strict=True):
+def assert_close(actual, expected, tolerance, floor=1e-3):
+    for f, e in zip(actual, expected, strict=True):
         assert f.shape == e.shape
         assert (f - e).norm() <= tolerance * max(float(e.norm()), floor)
 
@@ -102,8 +102,8 @@ def test_keeps_its_digits_near_zero(alpha, grouped):
         options |= {"q_group": torch.arange(200) + 7, "k_group": torch.arange(300) + 7}
     expected = value_and_gradients(oracle, (q, k, scale), torch.float64, options)
     assert 1e-9 < expected[0] < 3e-5
-    found = value_and_gradients(ops.soft_target, (q, k, scale), torch.float32, options)
-    assert_close(found, expected, 1e-5, floor=0)
+    actual = value_and_gradients(ops.soft_target, (q, k, scale), torch.float32, options)
+    assert_close(actual, expected, 1e-5, floor=0)
     plain = value_and_gradients(oracle, (q, k, scale), torch.float32, options)
     assert (plain[1] - expected[1]).norm() > 1e-4 * expected[1].norm()
 
@@ -149,8 +149,8 @@ def test_compiles_without_a_graph_break():
         return soft + ops.soft_target(q, q, 9.0, q_group=ids[:24], k_group=ids[:24], one_set=True)
 
     (expected,) = torch.autograd.grad(function(q, k), q)
-    (found,) = torch.autograd.grad(torch.compile(function, backend="aot_eager", fullgraph=True)(q, k), q)
-    torch.testing.assert_close(found, expected)
+    (actual,) = torch.autograd.grad(torch.compile(function, backend="aot_eager", fullgraph=True)(q, k), q)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_row_that_is_alone_weighs_nothing():

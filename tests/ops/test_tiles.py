@@ -90,8 +90,8 @@ def test_own_pairs_are_left_out_wherever_they_cross_a_tile(tile, start):
 
 def test_own_logits_are_summed_in_float64():
     q, k = torch.randn(2, 9, 5000, generator=torch.Generator().manual_seed(1)).unbind()
-    found = own_logits(Pairs(q, k, torch.ones(9), own=torch.arange(9)))
-    torch.testing.assert_close(found, (q * k).double().sum(1), rtol=1e-13, atol=1e-13)
+    actual = own_logits(Pairs(q, k, torch.ones(9), own=torch.arange(9)))
+    torch.testing.assert_close(actual, (q * k).double().sum(1), rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("scale", [300.0, -300.0])
@@ -99,5 +99,5 @@ def test_a_negative_scale_is_as_large_as_a_positive_one(scale):
     q, k = torch.nn.functional.normalize(torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(2)), dim=2)
     pairs = Pairs(q, k, torch.full((9,), scale))
     assert pairs.bound() == pytest.approx(300 * 1.442695, rel=1e-4)
-    found = log_partition(q, k, scale)
-    torch.testing.assert_close(found.double(), (scale * q.double() @ k.double().T).logsumexp(1), rtol=1e-5, atol=1e-4)
+    actual = log_partition(q, k, scale)
+    torch.testing.assert_close(actual.double(), (scale * q.double() @ k.double().T).logsumexp(1), rtol=1e-5, atol=1e-4)

@@ -71,6 +71,6 @@ def test_every_claim_is_about_an_arm_and_hits_are_of_both_directions():
 
     pairs = align.PairFeatures(torch.eye(12), torch.eye(12).roll(1, 0), torch.arange(12), {})
     assert float(align.retrieved(Perfect(), pairs)["R@1"]) == 0
-    found = align.retrieved(Perfect(), align.PairFeatures(torch.eye(12), torch.eye(12), torch.arange(12), {}))["R@1"]
-    assert (float(found), len(found.values)) == (1, 24)
-    assert sorted(found.group.tolist()) == sorted([*range(12), *range(12)])
+    recall = align.retrieved(Perfect(), align.PairFeatures(torch.eye(12), torch.eye(12), torch.arange(12), {}))["R@1"]
+    assert (float(recall), len(recall.values)) == (1, 24)
+    assert sorted(recall.group.tolist()) == sorted([*range(12), *range(12)])

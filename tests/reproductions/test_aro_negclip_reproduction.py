@@ -46,9 +46,9 @@ def test_a_grid_encoder_sees_which_place_holds_what_and_no_padding():
     tokenizer = train_tokenizer(["a red cat left of a blue dog"] * 9, 330)
     encoder = GridEncoder(tokenizer, cells=4, channels=3, width=8, heads=2).eval()
     grid = torch.randn(1, 4, 3)
-    seen = encoder.encode_image(torch.cat([grid, grid[:, [1, 0, 2, 3]]]).flatten(1), normalize=True)
-    assert not torch.allclose(seen[0], seen[1], atol=1e-3)
-    torch.testing.assert_close(seen.norm(dim=1), torch.ones(2))
+    encoded = encoder.encode_image(torch.cat([grid, grid[:, [1, 0, 2, 3]]]).flatten(1), normalize=True)
+    assert not torch.allclose(encoded[0], encoded[1], atol=1e-3)
+    torch.testing.assert_close(encoded.norm(dim=1), torch.ones(2))
     texts = ["a cat left of a dog", "a dog left of a cat", "a red cat left of a blue dog"]
     together = encoder.encode_text(encoder.tokenize(texts))
     assert not torch.allclose(together[0], together[1], atol=1e-3)
@@ -61,8 +61,8 @@ def test_a_reduction_keeps_the_widest_directions():
     grids = torch.cat([hidden, 0.01 * torch.randn(200, 4, 3, generator=generator)], dim=2) + 7
     reduced = Reduction(grids, kept=2)(grids).unflatten(1, (4, 2)).flatten(0, 1)
     torch.testing.assert_close(torch.cov(reduced.T), torch.eye(2), rtol=0, atol=1e-4)
-    wanted = (hidden - hidden.flatten(0, 1).mean(0)).flatten(0, 1)
-    correlation = torch.corrcoef(torch.cat([reduced, wanted], dim=1).T)[:2, 2:].abs()
+    expected = (hidden - hidden.flatten(0, 1).mean(0)).flatten(0, 1)
+    correlation = torch.corrcoef(torch.cat([reduced, expected], dim=1).T)[:2, 2:].abs()
     assert correlation.diagonal().min() > 0.99
 
 

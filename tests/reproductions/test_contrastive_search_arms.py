@@ -37,8 +37,8 @@ def test_every_claim_is_about_an_arm_that_is_measured(monkeypatch):
 
 
 def test_seeds_share_no_prompt():
-    seen = [prompt for seed in module.reproduction.seeds for prompt in module.held_out(seed)[0]]
-    assert len(set(seen)) == len(seen) == 6 * module.CONFIG["prompts"]
+    prompts = [prompt for seed in module.reproduction.seeds for prompt in module.held_out(seed)[0]]
+    assert len(set(prompts)) == len(prompts) == 6 * module.CONFIG["prompts"]
     with pytest.raises(ValueError, match="passages for"):
         module.held_out(100)
 
@@ -81,4 +81,4 @@ def test_each_sampler_draws_from_its_own_set_of_tokens(monkeypatch):
         drawn[name] = set(ids.flatten().tolist())
         assert drawn[name] == fixed.kept(name), name
     assert 0 not in drawn["typical"], "the likeliest token is too sure to be typical"
-    assert len({frozenset(found) for found in drawn.values()}) == 3, "no two samplers are one and the same"
+    assert len({frozenset(chosen) for chosen in drawn.values()}) == 3, "no two samplers are one and the same"

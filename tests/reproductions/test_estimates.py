@@ -43,8 +43,8 @@ def test_queries_of_their_own_are_in_the_spread_of_the_seeds_already():
         }
         for s in range(3)
     ]
-    found = estimate(runs)
-    assert (found.about, found.mean, found.error) == ("seeds", pytest.approx(1 / 3), 0)
+    actual = estimate(runs)
+    assert (actual.about, actual.mean, actual.error) == ("seeds", pytest.approx(1 / 3), 0)
 
 
 def test_shared_queries_add_their_variance():
@@ -52,10 +52,10 @@ def test_shared_queries_add_their_variance():
     variance of the mean is 0.25 / 20 * 20 / 19."""
     group = list(range(20))
     run = {"a": {"m": PerQuery([1] * 20, group)}, "b": {"m": PerQuery([1] * 10 + [0] * 10, group)}}
-    found = estimate([run] * 3)
-    assert (found.about, found.mean) == ("seeds and queries", 0.5)
-    assert found.error == pytest.approx((0.25 / 19) ** 0.5, rel=0.05)
-    assert found.freedom == 19
+    actual = estimate([run] * 3)
+    assert (actual.about, actual.mean) == ("seeds and queries", 0.5)
+    assert actual.error == pytest.approx((0.25 / 19) ** 0.5, rel=0.05)
+    assert actual.freedom == 19
     # pairs of queries that go together count once: ten groups
     paired = [each // 2 for each in group]
     run = {"a": {"m": PerQuery([1] * 20, paired)}, "b": {"m": PerQuery([1] * 10 + [0] * 10, paired)}}
@@ -69,13 +69,13 @@ def test_both_spreads_by_satterthwaite():
         {"a": {"m": PerQuery(rng.normal(s / 10, 1, 50), group)}, "b": {"m": PerQuery(np.zeros(50), group)}}
         for s in range(4)
     ]
-    found = estimate(runs)
-    seeds, queries = found.parts
+    actual = estimate(runs)
+    seeds, queries = actual.parts
     assert (seeds.freedom, queries.freedom) == (3, 49)
-    assert found.error**2 == pytest.approx(seeds.variance + queries.variance)
-    assert 3 < found.freedom < 52
-    assert found.with_seeds(8).parts[1] == queries, "more seeds bring no other queries"
-    assert found.with_seeds(8).parts[0].variance == pytest.approx(seeds.variance / 2)
+    assert actual.error**2 == pytest.approx(seeds.variance + queries.variance)
+    assert 3 < actual.freedom < 52
+    assert actual.with_seeds(8).parts[1] == queries, "more seeds bring no other queries"
+    assert actual.with_seeds(8).parts[0].variance == pytest.approx(seeds.variance / 2)
 
 
 def test_where_nothing_is_trained_all_queries_are_one_sample():
@@ -89,11 +89,11 @@ def test_where_nothing_is_trained_all_queries_are_one_sample():
         }
         for s, row in enumerate(values)
     ]
-    found = estimate(runs, over="queries")
-    assert (found.about, found.freedom) == ("queries", 95)
-    assert found.mean == pytest.approx(values.mean(), abs=1e-6)
-    assert found.error == pytest.approx(values.std(ddof=1) / 96**0.5, rel=0.05)
-    assert found.with_seeds(6).freedom == 191
+    actual = estimate(runs, over="queries")
+    assert (actual.about, actual.freedom) == ("queries", 95)
+    assert actual.mean == pytest.approx(values.mean(), abs=1e-6)
+    assert actual.error == pytest.approx(values.std(ddof=1) / 96**0.5, rel=0.05)
+    assert actual.with_seeds(6).freedom == 191
     with pytest.raises(UserError, match="records no values"):
         estimate([{"a": {"m": 1.0}, "b": {"m": 0.0}}] * 3, over="queries")
 

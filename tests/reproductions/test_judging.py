@@ -37,9 +37,9 @@ def test_one_claim(a, direction, margin, verdict):
 
 def test_holm_by_hand():
     """0.01 * 4 = 0.04; 0.015 * 3 = 0.045; 0.03 * 2 = 0.06 fails, and with it 0.04, which alone would pass."""
-    found = holm([0.03, 0.01, 0.04, 0.015])
-    assert [round(adjusted, 6) for adjusted, _ in found] == [0.06, 0.04, 0.06, 0.045]
-    assert [level for _, level in found] == pytest.approx([0.025, 0.0125, 0.025, 0.05 / 3])
+    actual = holm([0.03, 0.01, 0.04, 0.015])
+    assert [round(adjusted, 6) for adjusted, _ in actual] == [0.06, 0.04, 0.06, 0.045]
+    assert [level for _, level in actual] == pytest.approx([0.025, 0.0125, 0.025, 0.05 / 3])
     # an adjusted p-value is never below that of a claim before it, nor above 1
     assert [adjusted for adjusted, _ in holm([0.04, 0.0399, 0.9])] == pytest.approx([0.1197, 0.1197, 0.9])
 

@@ -46,8 +46,8 @@ def test_a_seed_measures_what_the_claims_compare_and_settings_are_chosen_beside_
     assert spread.tolist() == pytest.approx([1.0] * 128, rel=1e-2)
     assert bool((test.train.image[0] != test.train.image[1]).any())  # two views, not one twice
     assert set(test.gallery.numbers["domain"].tolist()).isdisjoint(test.train.numbers["domain"].tolist())
-    shown, asked = (tcl.data_of("scenes", split, 0) for split in ("test", "val"))
-    assert set(shown.gallery.numbers["group"].tolist()).isdisjoint(asked.gallery.numbers["group"].tolist())
+    shown, validated = (tcl.data_of("scenes", split, 0) for split in ("test", "val"))
+    assert set(shown.gallery.numbers["group"].tolist()).isdisjoint(validated.gallery.numbers["group"].tolist())
     assert all(len(own) == 1 and len(own[0].split()) > 6 for own in shown.train.texts)  # both things, and where
 
 

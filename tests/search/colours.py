@@ -31,7 +31,7 @@ class ColourEncoder:
 
     def __init__(self, turn: float = 0.0) -> None:
         self.turn = turn
-        self.pictures_seen = 0
+        self.pictures_read = 0
         self.palette = torch.tensor(list(COLOURS.values())) / 255
 
     def preprocess(self, images: list[Image.Image]) -> torch.Tensor:
@@ -43,7 +43,7 @@ class ColourEncoder:
         return {"input_ids": torch.tensor([[row.count(name) for name in COLOURS] for row in words])}
 
     def encode_image(self, pixels: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        self.pictures_seen += len(pixels)
+        self.pictures_read += len(pixels)
         flat = pixels.flatten(2).transpose(1, 2)  # [B, P, 3]
         nearest = torch.cdist(flat, self.palette.expand(len(flat), -1, -1)).argmin(-1)
         return self._finish(torch.nn.functional.one_hot(nearest, len(COLOURS)).float().mean(1), normalize)

@@ -38,12 +38,12 @@ def test_finds_what_was_asked_for_in_files_and_in_bytes(encoder, photos, world, 
 
 def test_unchanged_pictures_are_not_embedded_again(encoder, photos, tmp_path):
     build(encoder, folder_source(photos), tmp_path / "index")
-    seen = encoder.pictures_seen
+    before = encoder.pictures_read
     draw("yellow").save(photos / "new-disc.png")
     draw("yellow", "square").save(photos / "red-disc.png")
     (photos / "blue-bar.png").unlink()
     index = build(encoder, folder_source(photos), tmp_path / "index")
-    assert encoder.pictures_seen - seen == 2 + 1  # new, changed; and the probe picture
+    assert encoder.pictures_read - before == 2 + 1  # new, changed; and the probe picture
     assert counts(index) == {"added": 1, "updated": 1, "unchanged": 7, "removed": 1}
     hits = query(index, encoder, text="yellow", top=9).hits
     assert {hit.path.rsplit("/")[-1] for hit in hits[:2]} == {"new-disc.png", "red-disc.png"}
@@ -73,10 +73,10 @@ def test_every_vector_still_belongs_to_its_picture_after_many_changes(encoder, t
 
 def test_captions_are_taken_over_without_embedding(encoder, photos, tmp_path):
     build(encoder, folder_source(photos), tmp_path / "index")
-    seen = encoder.pictures_seen
+    before = encoder.pictures_read
     source = folder_source(photos).map(lambda r: {**r, "text": "new words"})
     index = build(encoder, source, tmp_path / "index")
-    assert encoder.pictures_seen - seen == 1  # the probe
+    assert encoder.pictures_read - before == 1  # the probe
     assert query(index, encoder, text="red", top=1)[0].caption == "new words"
 
 
@@ -177,7 +177,7 @@ def test_items_can_be_taken_out_by_key(encoder, photos, tmp_path):
 
 class Killed(ColourEncoder):
     def encode_image(self, pixels, normalize=False):
-        if self.pictures_seen > 5:
+        if self.pictures_read > 5:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().encode_image(pixels, normalize)
 

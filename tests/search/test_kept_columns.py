@@ -59,20 +59,20 @@ def test_an_unknown_column_is_named_before_anything_is_embedded(encoder, tmp_pat
         build(encoder, records(), tmp_path / "index", keep=["sku", "prize"])
     with pytest.raises(UserError, match="no column 'prize' to keep; its columns are: image, text, index, sku"):
         build(encoder, iter(records()), tmp_path / "other", keep=["prize"])
-    assert encoder.pictures_seen == 0
+    assert encoder.pictures_read == 0
     assert not (tmp_path / "index").exists()
 
 
 def test_columns_are_kept_until_another_run_says_otherwise(encoder, tmp_path):
     where = tmp_path / "index"
     build(encoder, records(), where, name="a", keep=["sku", "price"])
-    seen = encoder.pictures_seen
+    before = encoder.pictures_read
     changed = [{**row, "price": 5} for row in ROWS]
     index = build(encoder, records(changed), where, name="a")
     assert kept(index, encoder, "red") == {"sku": "007", "price": 5}
     index = build(encoder, records(changed), where, name="a", keep=["price", "new"])
     assert kept(index, encoder, "red") == {"price": 5, "new": True}
-    assert encoder.pictures_seen == seen + 2, "the probes: values are read afresh, pictures are not embedded again"
+    assert encoder.pictures_read == before + 2, "the probes: values are read afresh, pictures are not embedded again"
     yellow = Records([{"image": png(draw("yellow")), "text": "a yellow disc", "colour": "yellow"}])
     index = build(encoder, yellow, where, name="b", keep=["colour"])
     assert kept(index, encoder, "yellow") == {"price": None, "new": None, "colour": "yellow"}

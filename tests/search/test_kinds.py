@@ -191,8 +191,8 @@ def test_a_graph_that_does_not_fit_is_refused(tmp_path, kind, fault):
 def test_codes_are_learnt_from_a_sample(monkeypatch):
     from nearfar.search.index import graphs
 
-    seen = []
+    calls = []
     monkeypatch.setattr(graphs, "SAMPLE", 1024)
-    monkeypatch.setattr(graphs, "training_sample", lambda v, most: (seen.append(most), v[:most])[1])
+    monkeypatch.setattr(graphs, "training_sample", lambda v, most: (calls.append(most), v[:most])[1])
     index = faiss.deserialize_index(np.frombuffer(graphs.build_graph("pq", clustered(4000)), np.uint8))
-    assert (index.ntotal, index.pq.M, seen) == (4000, 6, [max(1024, 40 * 102)])
+    assert (index.ntotal, index.pq.M, calls) == (4000, 6, [max(1024, 40 * 102)])

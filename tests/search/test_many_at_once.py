@@ -28,7 +28,7 @@ def address(index):
 
 def test_eight_visitors_at_once_have_each_their_own_answer(address):
     broken = ("broken.png", png(draw("red"))[:70])
-    asked = [
+    queries = [
         ("something red", None, "a red"),
         ("something green", None, "a green"),
         ("something blue", None, "a blue"),
@@ -38,16 +38,16 @@ def test_eight_visitors_at_once_have_each_their_own_answer(address):
         ("red", broken, None),
         ("", None, None),
     ]
-    start = threading.Barrier(len(asked))
+    start = threading.Barrier(len(queries))
 
     def visit(text, upload, _):
         visitor = Visitor(address)
         start.wait(60)
         return [visitor.search(text, upload) for _ in range(3)]
 
-    with ThreadPoolExecutor(len(asked)) as crowd:
-        answers = list(crowd.map(lambda one: visit(*one), asked))
-    for (text, upload, expected), thrice in zip(asked, answers, strict=True):
+    with ThreadPoolExecutor(len(queries)) as crowd:
+        answers = list(crowd.map(lambda one: visit(*one), queries))
+    for (text, upload, expected), thrice in zip(queries, answers, strict=True):
         for captions, said in thrice:
             if expected:
                 assert len(captions) == 3

@@ -47,9 +47,9 @@ def test_many_have_the_hits_that_each_has_alone(index, batch_size, where):
     queries += [Query(image=draw(a), plus=(b,), minus=(a,), weight=0.5) for a in NAMES for b in NAMES if a != b]
     results = list(search_many(index, encoder, queries, top=12, where=where, batch_size=batch_size))
     assert [each.number for each in results] == list(range(45))
-    for each, asked in zip(results, queries, strict=True):
-        parts = {"text": asked.text, "image": asked.image, "plus": asked.plus, "minus": asked.minus}
-        alike(each, query(index, encoder, **parts, weight=asked.weight, top=12, where=where))
+    for each, single in zip(results, queries, strict=True):
+        parts = {"text": single.text, "image": single.image, "plus": single.plus, "minus": single.minus}
+        alike(each, query(index, encoder, **parts, weight=single.weight, top=12, where=where))
         assert len(each) == 12
 
 

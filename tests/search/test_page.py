@@ -108,10 +108,10 @@ def upload(page, path: Path):
 
 def test_typing_a_query_shows_the_hits_with_scores(page):
     type_into(page, "text", "something red", "\n")
-    found = until(lambda: captions(page))
-    assert len(found) == 8
-    assert ["red" in caption for caption in found] == [True] * 2 + [False] * 6
-    assert float(found[0].split()[0]) > float(found[2].split()[0])
+    first = until(lambda: captions(page))
+    assert len(first) == 8
+    assert ["red" in caption for caption in first] == [True] * 2 + [False] * 6
+    assert float(first[0].split()[0]) > float(first[2].split()[0])
     assert "8 of 8 pictures for something red" in notice(page)
     shown = one(page, "#hits img")
     until(lambda: page.execute_script("return arguments[0].naturalWidth", shown) == 48)
@@ -278,14 +278,14 @@ def test_asking_nothing_says_so(page):
 
 
 def test_nothing_is_asked_of_another_host(browser, address):
-    asked = set()
+    hosts = set()
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
-            asked.add(message["params"]["request"]["url"])
+            hosts.add(message["params"]["request"]["url"])
     local = (address, "data:", "blob:", "chrome:", "chrome-untrusted:", "about:")
-    assert any(url.startswith(address) for url in asked)
-    assert not [url for url in asked if not url.startswith(local)]
+    assert any(url.startswith(address) for url in hosts)
+    assert not [url for url in hosts if not url.startswith(local)]
 
 
 def test_screenshot_is_a_picture_of_hits(page):

@@ -223,12 +223,12 @@ def test_sixteen_programs_at_once_have_each_their_own_answer(address):
     def ask(number):
         colour = COLOURS[number % 5]
         sent = {"text": colour} if number % 2 else {"image": in_base64(draw(colour, "bar"))}
-        found = [captions(httpx.post(f"{address}/api/search", json={**sent, "top": 1}, timeout=60)) for _ in range(4)]
-        return colour, found
+        answers = [captions(httpx.post(f"{address}/api/search", json={**sent, "top": 1}, timeout=60)) for _ in range(4)]
+        return colour, answers
 
     with ThreadPoolExecutor(16) as crowd:
-        for colour, found in crowd.map(ask, range(32)):
-            assert found == [[f"a {colour} disc"]] * 4
+        for colour, answers in crowd.map(ask, range(32)):
+            assert answers == [[f"a {colour} disc"]] * 4
 
 
 def test_too_many_at_once_are_turned_away(address, monkeypatch):

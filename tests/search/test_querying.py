@@ -59,8 +59,8 @@ def test_a_query_embeds_as_the_sum_of_its_terms(encoder):
     picture = draw("green")
     x = encoder.encode_image(encoder.preprocess([picture]), normalize=True)[0].numpy()
     total = unit("red") + x + 0.5 * unit("blue") - 0.5 * unit("white") - 0.5 * unit("black")
-    asked = Query(text="red", image=picture, plus=("blue",), minus=("white", "black"), weight=0.5)
-    np.testing.assert_allclose(asked.embed(encoder), total / np.linalg.norm(total), rtol=1e-5)
+    composed = Query(text="red", image=picture, plus=("blue",), minus=("white", "black"), weight=0.5)
+    np.testing.assert_allclose(composed.embed(encoder), total / np.linalg.norm(total), rtol=1e-5)
 
 
 @pytest.mark.parametrize("nothing", [{}, {"text": ""}, {"text": "  ", "plus": [""]}])
@@ -81,14 +81,14 @@ def test_a_broken_query_picture_is_named(index, encoder, bad):
 
 
 def test_a_reranker_sees_deep_and_decides(index, encoder):
-    seen = []
+    calls = []
 
-    def by_darkness(asked, candidates):
-        seen.append((asked.text, len(candidates)))
+    def by_darkness(composed, candidates):
+        calls.append((composed.text, len(candidates)))
         return [-np.asarray(hit.image()).mean() for hit in candidates]
 
     results = query(index, encoder, text="red", top=2, rerank=by_darkness, depth=6)
-    assert seen == [("red", 6)]
+    assert calls == [("red", 6)]
     assert len(results) == 2
     assert all("black" in hit.captions[1] for hit in results)
     assert [hit.rank for hit in results] == [1, 2]

@@ -46,11 +46,11 @@ def index(tmp_path):
 
 def test_texts_are_found_by_text(index):
     assert index.counted == "4 texts"
-    found = query(index, Sentences(), text="car", plus=["blue"], top=2)
-    assert [hit.caption for hit in found] == ["a blue car", "a red car"]
-    assert found[0].is_text
-    assert (found[0].path, found[0].label_name) == (None, "b")
-    assert found[0].score == pytest.approx(1, abs=1e-2)
+    hits = query(index, Sentences(), text="car", plus=["blue"], top=2)
+    assert [hit.caption for hit in hits] == ["a blue car", "a red car"]
+    assert hits[0].is_text
+    assert (hits[0].path, hits[0].label_name) == (None, "b")
+    assert hits[0].score == pytest.approx(1, abs=1e-2)
 
 
 def test_only_what_changed_is_read_again(index):
@@ -86,11 +86,11 @@ def test_a_picture_and_another_model_are_refused(index):
 
 
 def test_a_text_is_shown_on_a_card_and_in_the_gallery(index, tmp_path):
-    found = query(index, Sentences(), text="red cat")
-    card = np.asarray(hit_thumbnail(found[0]))
+    hits = query(index, Sentences(), text="red cat")
+    card = np.asarray(hit_thumbnail(hits[0]))
     assert card.shape == (256, 256, 3)
     assert 0.005 < (card < 128).mean() < 0.3  # ink on paper
-    write_gallery(found, tmp_path / "g.html")
+    write_gallery(hits, tmp_path / "g.html")
     assert "two cats, one red" in (tmp_path / "g.html").read_text()
 
 
@@ -118,8 +118,8 @@ def test_the_page_of_a_text_only_model_has_no_box_for_pictures(index):
     assert not boxes["picture"].visible
     service = SearchService(index, Sentences(), uploads)
     assert "4 texts" in service.heading()
-    shown, hits, told, _ = service.search("red car", None, "", "", 1.0, 3)
-    assert "3 of 4 texts" in told
+    shown, hits, message, _ = service.search("red car", None, "", "", 1.0, 3)
+    assert "3 of 4 texts" in message
     assert len(shown) == 3
     _, like, *_ = service.like(hits, 1, None, 1.0, 2)
     assert like[0].caption == hits[1].caption

@@ -213,14 +213,16 @@ def test_hits_are_the_best_of_the_matching_items(clouds, monkeypatch, kind, name
     holds = np.isin(np.arange(len(vectors)), rows)
     assert abs(holds.mean() - SHARES[share]) < 0.02
     for q in (vectors[:1], vectors[:40]):
-        scores, found = index.search(q, 10, among=rows)
+        scores, rows_of_hits = index.search(q, 10, among=rows)
         expected = np.where(holds, q @ vectors.T, -9)
         best = np.argsort(-expected, axis=1)[:, : min(10, len(rows))]
-        assert found.shape == scores.shape == best.shape
-        assert holds[found].all()
-        assert all(len({*row}) == len(row) for row in found.tolist())
-        np.testing.assert_allclose(scores, np.take_along_axis(expected, found, 1), atol=1e-5)
-        recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found, best, strict=True)]) / (best.shape[1] / 10 or 1)
+        assert rows_of_hits.shape == scores.shape == best.shape
+        assert holds[rows_of_hits].all()
+        assert all(len({*row}) == len(row) for row in rows_of_hits.tolist())
+        np.testing.assert_allclose(scores, np.take_along_axis(expected, rows_of_hits, 1), atol=1e-5)
+        recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows_of_hits, best, strict=True)]) / (
+            best.shape[1] / 10 or 1
+        )
         walks = kind in ("hnsw", "ivf") and not scanned and SHARES[share] >= 0.2
         least = 1 if not walks else 0.7 if len(q) > 1 else 0
         assert recall >= least * bool(len(rows))

@@ -95,8 +95,8 @@ def test_a_broken_header_inside_a_shard_is_counted_and_what_came_before_is_used(
     content[header : header + 200] = b"x" * 200
     path.write_bytes(content)
     source = open_source(path, streaming=streaming, **({} if streaming else {"max_skipped": 1.0}))
-    found = [record["key"] for record in source]
-    assert found == ["000", "001", "002"]
+    keys = [record["key"] for record in source]
+    assert keys == ["000", "001", "002"]
     assert f"{path}: truncated or broken after 3 samples" in str(source.skipped)
 
 

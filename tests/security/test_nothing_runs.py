@@ -60,7 +60,7 @@ def calls(text):
             yield ast.unparse(node.func), node
 
 
-def given(node, name):
+def argument_of(node, name):
     return next((ast.unparse(word.value) for word in node.keywords if word.arg == name), None)
 
 
@@ -73,14 +73,22 @@ def faults(text, allowed=False):
         yield from (f"imports {name}" for name in modules if name.partition(".")[0] in FORBIDDEN_MODULES)
     for name, node in calls(text):
         last = name.rpartition(".")[2]
-        if name in FORBIDDEN_CALLS or given(node, "shell") == "True" or given(node, "allow_pickle") == "True":
+        if (
+            name in FORBIDDEN_CALLS
+            or argument_of(node, "shell") == "True"
+            or argument_of(node, "allow_pickle") == "True"
+        ):
             yield f"calls {name}"
-        if name == "torch.load" and given(node, "weights_only") != "True":
+        if name == "torch.load" and argument_of(node, "weights_only") != "True":
             yield "calls torch.load without weights_only=True"
-        if given(node, "trust_remote_code") not in (None, "False"):
+        if argument_of(node, "trust_remote_code") not in (None, "False"):
             yield f"calls {name} with trust_remote_code"
         loader = name.partition(".")[0].partition("(")[0]
-        if last == "from_pretrained" and loader in {*LOADERS, "_auto"} and given(node, "trust_remote_code") != "False":
+        if (
+            last == "from_pretrained"
+            and loader in {*LOADERS, "_auto"}
+            and argument_of(node, "trust_remote_code") != "False"
+        ):
             yield f"calls {name} without trust_remote_code=False, so that transformers would ask, and a yes would run"
         if last in WATCHED and not allowed:
             yield f"calls {name}"

@@ -102,8 +102,8 @@ def test_no_function_takes_a_file_that_is_not_the_visitors(visitor, uploads, pri
     expected = answers["nothing.png"]
     for name, kinds in FUNCTIONS.items():
         assert (GONE in expected[name]) == ("image" in kinds and name != "click of like"), name
-    for what, given in answers.items():
-        assert given == expected, what
+    for what, answer in answers.items():
+        assert answer == expected, what
     made = set(uploads.root.rglob("*")) - before
     assert not [path for path in made if not path.is_relative_to(uploads.shown)]
     assert not list(uploads.shown.rglob("*.webp")), "no function has shown anything"

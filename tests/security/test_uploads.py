@@ -78,13 +78,13 @@ def test_a_name_outside_the_folder_is_refused_without_a_look_at_it(uploads, priv
 def test_a_file_that_was_replaced_between_the_look_and_the_reading_is_not_read(uploads, private, monkeypatch):
     for name in ("picture.png", "pipe.png"):
         mine = uploads.keep("ann", "cat.png", b"picture")
-        found = uploads.find(mine)
+        path = uploads.find(mine)
         os.unlink(mine)
         if name == "pipe.png":
             os.mkfifo(mine)
         else:
             os.symlink(private[name], mine)
-        monkeypatch.setattr(uploads, "find", lambda *a, found=found, **b: found)
+        monkeypatch.setattr(uploads, "find", lambda *a, path=path, **b: path)
         assert promptly(lambda mine=mine: uploads.read(mine)) == GONE
         monkeypatch.undo()
 
@@ -112,10 +112,10 @@ def test_a_visitor_holds_so_many_files_and_all_of_them_so_many_bytes(uploads, mo
 def test_every_reference_of_a_request_leads_to_an_own_file_or_nowhere(uploads, private):
     mine, other = uploads.keep("ann", "cat.png", b"1"), uploads.keep("bob", "cat.png", b"1")
     meta = {"_type": "gradio.FileData"}
-    asked = {
+    requests = {
         "data": [{"path": mine, "url": "x"}, [{"deep": {"path": other}}], {"path": {"path": mine}}, "text", 1, None]
     }
-    assert uploads.only(asked, "ann") == {
+    assert uploads.only(requests, "ann") == {
         "data": [
             {"path": mine, "meta": meta},
             [{"deep": {"path": uploads.gone, "meta": meta}}],

@@ -96,10 +96,16 @@ def test_a_signature_is_its_flags():
         "share": 0.5,
         **dict.fromkeys(NAMES),
     }
-    given = parsed("x", "--out=there", "--kind", "b", "--count", "3", "--flag", "--share", "1", "--group", "g")
-    assert given["out"] == Path("there")
-    assert (given["kind"], given["count"], given["flag"], given["share"], given["group"]) == ("b", 3, True, 1.0, "g")
-    assert isinstance(given["share"], float)
+    values = parsed("x", "--out=there", "--kind", "b", "--count", "3", "--flag", "--share", "1", "--group", "g")
+    assert values["out"] == Path("there")
+    assert (values["kind"], values["count"], values["flag"], values["share"], values["group"]) == (
+        "b",
+        3,
+        True,
+        1.0,
+        "g",
+    )
+    assert isinstance(values["share"], float)
     assert parsed("x", "--flag", "false")["flag"] is False
 
 

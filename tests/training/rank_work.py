@@ -21,14 +21,14 @@ def local_part(whole: dict, total: int = N) -> dict:
 
 def gradients_of_all() -> dict[str, tuple[float, dict]]:
     """The loss and gradients of one batch, shared out over the ranks, for every case."""
-    found = {}
+    actual = {}
     for name, case in CASES.items():
         method = make(case)
         scalars = backward(method, local_part(case_batch()), chunk=case.chunk)
         processes.average_gradients(method.parameters())
         loss = processes.mean(scalars)["loss"].item()
-        found[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
-    return found
+        actual[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
+    return actual
 
 
 def noisy_gradients() -> tuple[float, dict, float]:

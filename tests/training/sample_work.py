@@ -34,7 +34,7 @@ class OwnTemperatures(EmbeddingMethod):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.table = SampleTable(tau=0.5, seen=0.0)
+        self.table = SampleTable(tau=0.5, visits=0.0)
         self.pending: Pending = Pending()
         self.epochs: list = []
 
@@ -47,7 +47,7 @@ class OwnTemperatures(EmbeddingMethod):
         tau = self.table.read("tau", ids)
         loss = torch.nn.functional.cross_entropy(x @ y.T / (0.1 + tau[:, None]), torch.arange(len(ids)))
         hard = (1 - (x * y).sum(1)).detach()
-        self.pending.after_backward(loss, (ids, 0.5 * tau + 0.5 * hard, self.table.read("seen", ids) + 1))
+        self.pending.after_backward(loss, (ids, 0.5 * tau + 0.5 * hard, self.table.read("visits", ids) + 1))
         return {"loss": loss}
 
     def before_step(self):
@@ -55,15 +55,15 @@ class OwnTemperatures(EmbeddingMethod):
 
     def after_step(self, step):
         super().after_step(step)
-        for ids, tau, seen in self.pending.take():
-            self.table.write(ids, gather=False, tau=tau, seen=seen)
+        for ids, tau, ids_read in self.pending.take():
+            self.table.write(ids, gather=False, tau=tau, visits=ids_read)
 
     def after_epoch(self, epoch, refresh):
         before = torch.get_rng_state()
-        found = refresh()
+        embeddings = refresh()
         assert torch.equal(torch.get_rng_state(), before)
         assert self.training
-        self.epochs.append((epoch, found["index"].tolist(), found["image"].numpy(), torch.rand(1).item()))
+        self.epochs.append((epoch, embeddings["index"].tolist(), embeddings["image"].numpy(), torch.rand(1).item()))
 
 
 def source(count: int = 26) -> Records:

@@ -72,7 +72,7 @@ def go_on(out: str) -> dict[str, Any]:
     loop = TrainingLoop(Tied(), data(), Path(out), None, True, TrainConfig().with_overrides(SETTINGS))
     assert loop.state.average
     moments = loop.state.optimizer.state_dict()["state"]
-    found = {
+    actual = {
         "split": sum(map(processes.is_split, loop.method.parameters())),
         "step": loop.state.step,
         "drawn": torch.rand(1).item(),
@@ -81,7 +81,7 @@ def go_on(out: str) -> dict[str, Any]:
         "optimizer": {number: whole(values) for number, values in moments.items()},
     }
     method = loop.run().method
-    return found | {"end": whole(method.state_dict())}
+    return actual | {"end": whole(method.state_dict())}
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

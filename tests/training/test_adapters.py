@@ -20,10 +20,10 @@ def ours():
     return train(Pairs(), loader(), config=CONFIG, progress=False).method.state_dict()
 
 
-def check(found, ours):
+def check(actual, ours):
     for name, value in ours.items():
         torch.testing.assert_close(
-            found[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            actual[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

@@ -35,10 +35,10 @@ SMALL = {
 def test_runs_from_scratch_and_on_from_its_model(tmp_path):
     run = load("albef-vqa", SMALL).run(tmp_path / "first")
     assert isinstance(run.model, FusionAnswerer)
-    found = run.results["answering"]
-    assert {"accuracy", "blank_image", "text_only", "most_frequent", "reachable"} <= set(found.metrics)
-    assert found["reachable"] == 1
-    assert set(found.by["question_type"]) <= {"colour", "presence", "relation", "thing", "count"}
+    actual = run.results["answering"]
+    assert {"accuracy", "blank_image", "text_only", "most_frequent", "reachable"} <= set(actual.metrics)
+    assert actual["reachable"] == 1
+    assert set(actual.by["question_type"]) <= {"colour", "presence", "relation", "thing", "count"}
     assert "answering" in json.loads((tmp_path / "first" / "results.json").read_text())["results"]
     assert (tmp_path / "first" / "report.html").is_file()
     assert "val_accuracy" in run.metrics
@@ -84,8 +84,8 @@ def test_entailment_goes_on_from_the_same_model(tmp_path):
         "evaluation.options": {},
     }
     run = load("albef-entailment-paper", changed).run(tmp_path / "second")
-    found = run.results["entailment"]
-    assert {"accuracy", "blank_image", "text_only", "most_frequent"} <= set(found.metrics)
-    assert found.details["fitted_on"] == "4000 statements of training"
+    actual = run.results["entailment"]
+    assert {"accuracy", "blank_image", "text_only", "most_frequent"} <= set(actual.metrics)
+    assert actual.details["fitted_on"] == "4000 statements of training"
     assert run.model.image_size == 64
     assert nearfar.load(tmp_path / "second").classes == 2

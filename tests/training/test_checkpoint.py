@@ -87,8 +87,8 @@ def test_a_slow_disk_takes_nothing_off_the_clock(tmp_path, monkeypatch):
 def test_a_checkpoint_is_whole_however_late_a_process_is(late, tmp_path):
     """Two real processes, one of which is held up: while the folder is made, while its own part is written, while the
     folder is renamed, while old ones are deleted. Every process finds its own part in the last one right away."""
-    found = ranks.run(save_late, 2, str(tmp_path), late)
-    for rank, (last, mine, files, left) in enumerate(found):
+    actual = ranks.run(save_late, 2, str(tmp_path), late)
+    for rank, (last, mine, files, left) in enumerate(actual):
         assert last == "step-00000003"
         assert mine == {"rank": rank, "step": 3}
         assert files == ["method.safetensors", "optimizer.pt", "process-0.pt", "process-1.pt", "state.json"]

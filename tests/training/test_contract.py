@@ -47,9 +47,9 @@ def test_geometry_and_replay_are_gathered_in_rank_order_along_their_own_axis():
 def test_texts_are_gathered_where_the_ranks_pad_alike_and_refused_where_they_do_not():
     embedded = Texts()(replay_batch() | {"text": {"input_ids": torch.ones(8, 5)}})["loss"].item()
     assert run(ragged, 2, (5, 5)) == pytest.approx([embedded, embedded], rel=1e-12)
-    for told in run(ragged, 2, (5, 7)):
-        assert "'text'" in told
-        assert "pad_to" in told
+    for messages in run(ragged, 2, (5, 7)):
+        assert "'text'" in messages
+        assert "pad_to" in messages
 
 
 def test_a_method_that_gathers_nothing_sees_its_own_part():
@@ -158,16 +158,16 @@ def test_a_method_knows_its_data_before_the_first_step_once_and_alike_on_all_ran
 
 
 def test_plain_batches_tell_a_method_nothing():
-    told = []
+    messages = []
 
     class Asks(Plain):
         def begin(self, data: DataInfo):
-            told.append((data.size, data.ids, data.classes, data.fingerprint))
+            messages.append((data.size, data.ids, data.classes, data.fingerprint))
             data.require_ids("Asks")
 
     with pytest.raises(UserError, match="Asks keeps something of each sample, and the data cannot be counted"):
         train(Asks(), [replay_batch()], steps=1)
-    assert told == [(None, None, None, 0)]
+    assert messages == [(None, None, None, 0)]
 
 
 def records(words: str, **more) -> Records:

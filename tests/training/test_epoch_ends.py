@@ -16,20 +16,20 @@ QUIET = {"progress": False, "report": False}
 class Counted(Pairs):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list = []
+        self.notes: list = []
 
     def begin(self, data):
-        self.told.append(("begin", data.size))
+        self.notes.append(("begin", data.size))
 
     def after_step(self, step):
         super().after_step(step)
-        self.told.append(step)
+        self.notes.append(step)
 
     def after_epoch(self, epoch, refresh):
-        found = refresh()
-        assert torch.equal(found["index"], torch.cat([each["index"] for each in BATCHES]))
-        assert found["image"].shape == (36, 6)
-        self.told.append(f"epoch {epoch}")
+        embeddings = refresh()
+        assert torch.equal(embeddings["index"], torch.cat([each["index"] for each in BATCHES]))
+        assert embeddings["image"].shape == (36, 6)
+        self.notes.append(f"epoch {epoch}")
 
 
 class NoLength:
@@ -60,7 +60,7 @@ EXPECTED = [("begin", None), 1, 2, 3, "epoch 0", 4, 5, 6, "epoch 1"]
 def test_the_end_of_each_epoch(steps):
     method = Counted()
     train(method, BATCHES, steps=steps, **QUIET)
-    assert method.told == EXPECTED + [7] * (steps == 7)
+    assert method.notes == EXPECTED + [7] * (steps == 7)
 
 
 def test_data_without_a_length():
@@ -70,7 +70,7 @@ def test_data_without_a_length():
 
     method = Counted()
     train(method, Plain(), steps=6, **QUIET)
-    assert method.told == EXPECTED
+    assert method.notes == EXPECTED
 
 
 def test_looking_ahead_does_not_move_the_place():
@@ -93,7 +93,7 @@ def test_a_run_that_is_resumed_at_an_epochs_end_tells_it_once(tmp_path):
     train(first, BATCHES, steps=3, **settings)
     second = Counted()
     train(second, BATCHES, steps=6, resume=True, **settings)
-    assert first.told + second.told[1:] == EXPECTED
+    assert first.notes + second.notes[1:] == EXPECTED
 
 
 def test_under_the_trainer_of_transformers(tmp_path):
@@ -105,7 +105,9 @@ def test_under_the_trainer_of_transformers(tmp_path):
         save_strategy="no", use_cpu=True, disable_tqdm=True,
     )  # fmt: skip
     Trainer(args=arguments, **for_trainer(method, BATCHES)).train()
-    assert [told for told in method.told if told != "epoch 1"] == [told for told in EXPECTED if told != "epoch 1"]
+    assert [notes for notes in method.notes if notes != "epoch 1"] == [
+        notes for notes in EXPECTED if notes != "epoch 1"
+    ]
 
 
 def test_under_lightning(tmp_path):
@@ -117,4 +119,4 @@ def test_under_lightning(tmp_path):
     )  # fmt: skip
     loader = torch.utils.data.DataLoader(BATCHES, batch_size=None)
     trainer.fit(lightning_module(method, steps=6, loader=BATCHES), loader)
-    assert method.told == EXPECTED
+    assert method.notes == EXPECTED

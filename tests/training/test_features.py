@@ -83,8 +83,8 @@ def test_hard_captions_of_a_frozen_text_tower_are_read_ahead_too(tiny):
         assert features["negative_text"].shape == (8, tiny.text.width)
         assert torch.equal(features["has_negative"], pixels["has_negative"])
         for name in ("text", "negative_text"):
-            given, made = (tiny.encode_text(batch[name]) for batch in (features, pixels))
-            torch.testing.assert_close(given, made, rtol=1e-4, atol=1e-5)
+            from_features, made = (tiny.encode_text(batch[name]) for batch in (features, pixels))
+            torch.testing.assert_close(from_features, made, rtol=1e-4, atol=1e-5)
 
 
 def test_geometry_is_that_of_the_views_that_were_read(tiny, source):
@@ -113,8 +113,8 @@ def test_a_view_a_pass(tiny, source):
     assert features.image.shape[:2] == (2, len(source))
     picture = next(iter(pixels_of(tiny, source, shuffle=False)))["image"][:1]
     torch.testing.assert_close(features.image[1, :1], tiny.image_tokens(picture.flip(3))[:, 0], rtol=1e-3, atol=1e-4)
-    seen = [torch.cat([batch["image"] for batch in features]) for _ in range(2)]
-    used = {tuple(row[:2].tolist()) for epoch in seen for row in epoch}
+    epochs = [torch.cat([batch["image"] for batch in features]) for _ in range(2)]
+    used = {tuple(row[:2].tolist()) for epoch in epochs for row in epoch}
     assert len(used) > len(source)  # both views of some
 
 

@@ -24,9 +24,9 @@ def test_chunks_give_the_gradient_of_the_whole_batch(chunk):
     method.zero_grad()
     scalars = backward(method, data, chunk=chunk)
     assert scalars["loss"].item() == pytest.approx(loss, rel=1e-12)
-    found = gradients(method)
-    assert found.keys() == expected.keys()
-    for name, grad in found.items():
+    actual = gradients(method)
+    assert actual.keys() == expected.keys()
+    for name, grad in actual.items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-10, atol=1e-12)
 
 

@@ -150,10 +150,10 @@ def test_validation_leaves_no_trace():
 def test_validation_loss_is_the_mean_over_samples():
     method = Plain().eval()
     data = [batch(12, 0), batch(4, 1)]
-    found = validate(method, data, None)["val_loss"]
+    loss = validate(method, data, None)["val_loss"]
     with torch.no_grad():
         expected = (12 * method(data[0])["loss"] + 4 * method(data[1])["loss"]) / 16
-    assert found == pytest.approx(expected.item(), rel=1e-6)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_best_follows_the_monitored_figure(tmp_path):
@@ -211,8 +211,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(value, where, tmp_path):
     method = Breaks(value, where)
     with pytest.raises(NotFinite, match=f"the {where} is not finite in step 3"):
         train(method, loader(), out=tmp_path, steps=10, save_every=1, **QUIET)
-    told = json.loads((tmp_path / "not-finite-0.json").read_text())
-    assert told["index"] == [batch(12, 2)["index"].tolist()]
+    record = json.loads((tmp_path / "not-finite-0.json").read_text())
+    assert record["index"] == [batch(12, 2)["index"].tolist()]
     assert all(value.isfinite().all() for value in method.state_dict().values())
     assert (tmp_path / "checkpoints" / "last").resolve().name == "step-00000002"
 
@@ -310,20 +310,20 @@ def test_objectives_draw_the_same_numbers_on_every_rank_and_each_step_others():
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision(precision):
     """bfloat16 and, with a loss scaler, float16: the towers run in it, the objective in float32, the weights stay."""
-    seen = {}
+    calls = {}
 
     class Looks(Pairs):
         def embed(self, data):
             embeddings = super().embed(data)
-            seen["embed"] = embeddings["image"].dtype
+            calls["embed"] = embeddings["image"].dtype
             return embeddings
 
         def objective(self, embeddings, data):
-            seen["objective"] = embeddings["image"].dtype
+            calls["objective"] = embeddings["image"].dtype
             return super().objective(embeddings, data)
 
     run = train(Looks(), loader(), steps=40, lr=0.03, precision=precision, chunk=5, device="cpu", **QUIET)
-    assert seen == {"embed": {"bf16": torch.bfloat16, "fp16": torch.float16}[precision], "objective": torch.float32}
+    assert calls == {"embed": {"bf16": torch.bfloat16, "fp16": torch.float16}[precision], "objective": torch.float32}
     assert run.history[-1]["loss"] < 0.8 * run.history[0]["loss"]
     assert all(p.dtype == torch.float32 for p in run.method.parameters())
 

@@ -23,13 +23,13 @@ QUIET = {"progress": False, "report": False}
 def test_schedules_fall_to_their_floor(schedule):
     """Peak 2, floor 0.5: a quarter of the peak."""
     config = TrainConfig(schedule=schedule, warmup=2, lr=2.0, min_lr=0.5)
-    found = [lr_factor(step, 7, config) for step in range(8)]
+    actual = [lr_factor(step, 7, config) for step in range(8)]
     shares = [step / 5 for step in range(6)]
     fall = {"cosine": lambda x: (1 + math.cos(math.pi * x)) / 2, "linear": lambda x: 1 - x, "constant": lambda x: 1}
     floor = 1 if schedule == "constant" else 0.25
     expected = [0.5, 1.0, *(floor + (1 - floor) * fall[schedule](x) for x in shares)]
-    assert found == pytest.approx(expected)
-    assert found[-1] == pytest.approx(floor)
+    assert actual == pytest.approx(expected)
+    assert actual[-1] == pytest.approx(floor)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -184,9 +184,9 @@ def test_the_loss_scaler_of_half_precision_leaves_the_gradient_as_it_is():
 
 def test_a_validation_drops_no_numbers():
     method = Pairs(dropout=0.5).train()
-    found = validate(method, [batch(12, 3)], None)["val_loss"]
+    actual = validate(method, [batch(12, 3)], None)["val_loss"]
     with torch.no_grad():
-        assert found == pytest.approx(method.eval()(batch(12, 3))["loss"].item(), rel=1e-6)
+        assert actual == pytest.approx(method.eval()(batch(12, 3))["loss"].item(), rel=1e-6)
 
 
 def test_a_seed_seeds_every_stream():

@@ -7,10 +7,10 @@ import yaml
 from PIL import Image
 
 from nearfar.errors import UserError
+from nearfar.recipes import shipped
 from nearfar.training.config import TrainConfig
 from nearfar.training.recipe import load
 from nearfar.training.recipe.forewarnings import from_nothing
-from nearfar.training.recipe.load_recipe import shipped
 from nearfar.training.recipe.own_data import FITTED, fitted
 
 

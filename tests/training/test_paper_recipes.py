@@ -175,8 +175,8 @@ EXPECTED = {
 def settings(name):
     """All settings of a recipe by `section.name`, defaults included; a tower's own below it."""
     values, recipe = {}, load(name)
-    for section, found in yaml.safe_load(recipe.as_yaml()).items():
-        for key, value in found.items() if isinstance(found, dict) else ():
+    for section, stated in yaml.safe_load(recipe.as_yaml()).items():
+        for key, value in stated.items() if isinstance(stated, dict) else ():
             values[f"{section}.{key}"] = tuple(value) if key in ("betas", "weights") else value
             inner = value if section == "model" and isinstance(value, dict) else {}
             for config in [inner, *(each for each in inner.values() if isinstance(each, dict))]:

@@ -16,13 +16,13 @@ def started(world, *args):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = [
+    actual = [
         ranks.server().Process(target=ranks._rank, args=(train_and_lose, rank, world, port, args, {}))
         for rank in range(world)
     ]
-    for process in found:
+    for process in actual:
         process.start()
-    return found
+    return actual
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,18 @@ from nearfar import losses
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
-def found(request):
+def actual(request):
     """What each rank found, for all cases: the processes start once."""
     return run(gradients_of_all, request.param)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ranks_give_the_loss_and_gradient_of_the_one_big_batch(name, found):
+def test_ranks_give_the_loss_and_gradient_of_the_one_big_batch(name, actual):
     method = make(CASES[name])
     loss = method(case_batch())["loss"]
     loss.backward()
     expected = gradients(method)
-    for rank in found:
+    for rank in actual:
         value, grads = rank[name]
         assert value == pytest.approx(loss.item(), rel=1e-9)
         assert grads.keys() == expected.keys()
@@ -36,9 +36,9 @@ def test_what_an_objective_draws_is_the_same_on_every_rank():
     """Ranks whose own streams differ drop the same numbers of the gathered batch: those of one process. Their own
     streams go on as if nothing had been drawn."""
     expected, grads, _ = noisy_gradients()
-    for rank, (loss, found, after) in enumerate(run(noisy_gradients, 2)):
+    for rank, (loss, actual, after) in enumerate(run(noisy_gradients, 2)):
         assert loss == pytest.approx(expected, rel=1e-9)
-        for key, grad in found.items():
+        for key, grad in actual.items():
             np.testing.assert_allclose(grad, grads[key], rtol=1e-7, atol=1e-10, err_msg=key)
         torch.manual_seed(100 + rank)
         assert after == torch.rand(1).item()

@@ -19,22 +19,22 @@ def whole(tmp_path_factory):
     return trained(str(tmp_path_factory.mktemp("whole") / "run"))
 
 
-def assert_same(found, expected, **close):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected, **close):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
         if close:
-            np.testing.assert_allclose(found[name], value, err_msg=name, **close)
+            np.testing.assert_allclose(actual[name], value, err_msg=name, **close)
         else:
-            np.testing.assert_array_equal(found[name], value, err_msg=name)
+            np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
 def test_rows_are_the_records_own_ids(whole):
     state = whole["state"]
     assert state["table.ids"].tolist() == IDS
     # Two epochs of 24 of the 26 samples, and a step of 8 others of the third.
-    assert state["table.seen"].sum() == 7 * 8
-    assert state["table.seen"].max() <= 3
-    assert ((state["table.tau"] == 0.5) == (state["table.seen"] == 0)).all()
+    assert state["table.visits"].sum() == 7 * 8
+    assert state["table.visits"].max() <= 3
+    assert ((state["table.tau"] == 0.5) == (state["table.visits"] == 0)).all()
 
 
 def test_an_epochs_end_is_called_once_each_and_embeds_every_record_once(whole):
@@ -48,9 +48,9 @@ def test_an_epochs_end_is_called_once_each_and_embeds_every_record_once(whole):
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_stopped_in_an_epoch_and_at_its_end(stop, whole, tmp_path):
     """What was called before the stop and after the last checkpoint is called again, with the same embeddings."""
-    found = trained(str(tmp_path / "run"), stop)
-    assert_same(found["state"], whole["state"])
-    last = {epoch: rest for epoch, *rest in found["epochs"]}
+    actual = trained(str(tmp_path / "run"), stop)
+    assert_same(actual["state"], whole["state"])
+    last = {epoch: rest for epoch, *rest in actual["epochs"]}
     for epoch, ids, image, drawn in whole["epochs"]:
         assert last[epoch][0] == ids
         assert last[epoch][2] == drawn
@@ -61,7 +61,7 @@ def test_two_ranks_keep_one_table_and_share_the_embedding(whole, tmp_path):
     first, second = run(trained, 2, str(tmp_path / "run"), 4)
     assert_same(second["state"], first["state"])
     assert_same(first["state"], whole["state"], rtol=1e-4, atol=1e-6)
-    assert first["state"]["table.seen"].tolist() == whole["state"]["table.seen"].tolist()
+    assert first["state"]["table.visits"].tolist() == whole["state"]["table.seen"].tolist()
     for one, other, alone in zip(first["epochs"], second["epochs"], whole["epochs"], strict=True):
         assert one[:2] == other[:2] == alone[:2]
         assert one[3] == other[3] == alone[3]
@@ -69,12 +69,12 @@ def test_two_ranks_keep_one_table_and_share_the_embedding(whole, tmp_path):
 
 
 def test_features_read_ahead_write_at_the_same_ids(tmp_path):
-    found = trained(str(tmp_path / "run"), 3, features=True)
-    assert_same(found["state"], trained(str(tmp_path / "whole"), features=True)["state"])
-    assert found["state"]["table.ids"].tolist() == IDS
-    assert found["state"]["table.seen"].sum() == 7 * 8
-    assert [epoch for epoch, *_ in found["epochs"]] == [0, 1]
-    assert found["epochs"][0][1] == source().ids()
+    actual = trained(str(tmp_path / "run"), 3, features=True)
+    assert_same(actual["state"], trained(str(tmp_path / "whole"), features=True)["state"])
+    assert actual["state"]["table.ids"].tolist() == IDS
+    assert actual["state"]["table.visits"].sum() == 7 * 8
+    assert [epoch for epoch, *_ in actual["epochs"]] == [0, 1]
+    assert actual["epochs"][0][1] == source().ids()
 
 
 def test_other_data_are_refused_on_resume_with_both_numbers(whole, tmp_path):
@@ -82,12 +82,12 @@ def test_other_data_are_refused_on_resume_with_both_numbers(whole, tmp_path):
     from sample_work import train
 
     changed = source().map(lambda record: {**record, "text": "another"})
-    for other, told in (
+    for other, message in (
         (source(20), "their size was 26 and now is 20"),
         (changed, "their fingerprint was [0-9a-f]+ and now is [0-9a-f]+"),
     ):
         settings = {"out": tmp_path / "run", "resume": True, "steps": 9, "batch_size": 8, "report": False}
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             train(method(), other, progress=False, **settings)
 
 
@@ -121,8 +121,8 @@ def test_what_cannot_be_kept_is_refused_and_the_table_stays():
         (torch.tensor([1, 3]), {"v": torch.ones(2)}, "no column 'v'. There are: u"),
         (torch.tensor([1, 3]), {"u": torch.ones(3)}, "3 values of 'u' for 2 samples"),
     ]
-    for ids, values, told in wrong:
-        with pytest.raises(UserError, match=told):
+    for ids, values, message in wrong:
+        with pytest.raises(UserError, match=message):
             made.write(ids, **values)
     assert made.u.tolist() == [0.5] * 3
     with pytest.raises(UserError, match="call begin"):

@@ -36,10 +36,10 @@ def alone(runs, tmp_path_factory):
     return go_on(str(out))
 
 
-def equal(found, kept):
-    assert found.keys() == kept.keys()
+def equal(actual, kept):
+    assert actual.keys() == kept.keys()
     for name, value in kept.items():
-        np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)
+        np.testing.assert_array_equal(actual[name], value.numpy(), err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_run_goes_on_with_another_number_of_processes(before, now, sharded, ru
     out = tmp_path / "run"
     shutil.copytree(runs / str(before), out, symlinks=True)
     kept = run_checkpoint.load(out / "checkpoints" / "last")
-    found = ranks.run(go_on, now, str(out), env=FSDP) if sharded else [go_on(str(out))]
-    for rank in found:
+    actual = ranks.run(go_on, now, str(out), env=FSDP) if sharded else [go_on(str(out))]
+    for rank in actual:
         assert rank["step"] == 3
         assert (rank["split"] > 8) == sharded
         equal(rank["method"], kept["method"])
@@ -63,7 +63,7 @@ def test_a_run_goes_on_with_another_number_of_processes(before, now, sharded, ru
             equal(rank["optimizer"][number], values)
         for name, value in alone["end"].items():
             np.testing.assert_allclose(rank["end"][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
-    assert len({rank["drawn"] for rank in found}) == now, "every process draws numbers of its own"
+    assert len({rank["drawn"] for rank in actual}) == now, "every process draws numbers of its own"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -12,7 +12,7 @@ from nearfar.data.sources.source import Records, Stream
 from nearfar.training.loop import finish
 from nearfar.training.recipe import load
 
-SEEN = "training data, which the model has seen"
+TRAINED_ON = "training data, which the model has seen"
 SECTIONS = ("Results", "Retrieval gallery", "Embedding map", "Geometry")
 QUICK = ["steps=2", "evaluation.data=null", "evaluation.watch=[]"]
 
@@ -26,11 +26,11 @@ def test_without_evaluation_the_report_shows_training_data_and_says_so(recipe, t
     monkeypatch.chdir(tmp_path)
     cli.main(["train", str(recipe), *QUICK, "data.validation=null", "--out", "run"])
     report = (tmp_path / "run" / "report.html").read_text()
-    assert f"Measured on {SEEN} (" in report
+    assert f"Measured on {TRAINED_ON} (" in report
     assert "23 images" in report, "all but the broken one"
-    found = sections(report)
-    assert [name for name in SECTIONS if f"On {SEEN}." not in found[name]] == []
-    assert SEEN not in found["Training"] + found["Configuration"]
+    contents = sections(report)
+    assert [name for name in SECTIONS if f"On {TRAINED_ON}." not in contents[name]] == []
+    assert TRAINED_ON not in contents["Training"] + contents["Configuration"]
     # What was seen in training is no evaluation.
     assert not (tmp_path / "run" / "results.json").exists()
     assert "R@1" not in capsys.readouterr().out
@@ -42,7 +42,7 @@ def test_validation_data_come_before_training_data(recipe, tmp_path):
     report = (tmp_path / "run" / "report.html").read_text()
     assert "Measured on the validation data (" in report
     assert [name for name in SECTIONS if "On the validation data." not in sections(report)[name]] == []
-    assert SEEN not in report
+    assert TRAINED_ON not in report
 
 
 def test_the_evaluation_is_shown_without_such_a_line(recipe, tmp_path):
@@ -51,7 +51,7 @@ def test_the_evaluation_is_shown_without_such_a_line(recipe, tmp_path):
     assert set(SECTIONS) <= set(sections(report))
     assert "Measured on photos" in report
     assert "the validation data" not in report
-    assert SEEN not in report
+    assert TRAINED_ON not in report
 
 
 def test_results_of_other_data_are_not_shown_as_those_of_training(recipe, tmp_path):
@@ -60,9 +60,9 @@ def test_results_of_other_data_are_not_shown_as_those_of_training(recipe, tmp_pa
     (tmp_path / "run").mkdir()
     (tmp_path / "first" / "results.json").rename(tmp_path / "run" / "results.json")
     load(recipe, [*QUICK, "data.validation=null", "evaluation.captions=0"]).run(tmp_path / "run")
-    found = sections((tmp_path / "run" / "report.html").read_text())
-    assert "Results" not in found, "without captions there is no retrieval"
-    assert "Geometry" in found
+    contents = sections((tmp_path / "run" / "report.html").read_text())
+    assert "Results" not in contents, "without captions there is no retrieval"
+    assert "Geometry" in contents
 
 
 @pytest.mark.parametrize("part", ["embed", "evaluate"])
@@ -82,7 +82,7 @@ class Encoder:
     image_size = 8
 
     def __init__(self):
-        self.seen = 0
+        self.count = 0
 
     def preprocess(self, images):
         import torch
@@ -90,7 +90,7 @@ class Encoder:
         return torch.stack([torch.tensor(list(image.resize((2, 2)).getdata())).float() for image in images])
 
     def encode_image(self, pixels, normalize=False):
-        self.seen += len(pixels)
+        self.count += len(pixels)
         return pixels.flatten(1)[:, :3] + 1
 
     def tokenize(self, texts):
@@ -124,23 +124,23 @@ class Shard(Stream):
 
 def test_no_more_of_the_training_data_than_a_sample_is_embedded():
     many, encoder = pictures(finish.SAMPLE + 300), Encoder()
-    found = finish.report_contents(encoder, None, many, seed=3)
-    assert encoder.seen == finish.SAMPLE == len(found["embeddings"])
-    assert found["source"].name == "500 of the 800 records of numbers"
-    assert max(found["embeddings"].index) > finish.SAMPLE, "drawn, not the first"
+    contents = finish.report_contents(encoder, None, many, seed=3)
+    assert encoder.count == finish.SAMPLE == len(contents["embeddings"])
+    assert contents["source"].name == "500 of the 800 records of numbers"
+    assert max(contents["embeddings"].index) > finish.SAMPLE, "drawn, not the first"
     again, other = (finish.report_contents(Encoder(), None, many, seed=seed)["embeddings"] for seed in (3, 4))
-    assert again.captions == found["embeddings"].captions
+    assert again.captions == contents["embeddings"].captions
     assert other.captions != again.captions
     # Validation data were all read before, so that they may be read once more.
     assert len(finish.report_contents(Encoder(), many, many)["embeddings"]) == len(many)
 
 
 def test_a_stream_is_read_no_further_than_a_sample():
-    for data, about in (((None, Shard(900)), SEEN), ((Shard(900), None), "the validation data")):
-        found = finish.report_contents(Encoder(), *data)
-        assert found["about"] == about
-        assert found["source"].name == "the first 500 records of shard"
-        assert found["embeddings"].captions[-1] == "number 499"
+    for data, about in (((None, Shard(900)), TRAINED_ON), ((Shard(900), None), "the validation data")):
+        contents = finish.report_contents(Encoder(), *data)
+        assert contents["about"] == about
+        assert contents["source"].name == "the first 500 records of shard"
+        assert contents["embeddings"].captions[-1] == "number 499"
 
 
 def test_what_cannot_be_shown_is_left_out():
@@ -159,4 +159,4 @@ def test_a_loader_is_known_by_its_source(recipe, tmp_path):
     method = load(recipe).build().method
     loader = nearfar.data.Loader(pictures(16), batch_size=8, image_size=16, tokenizer=method.model.tokenizer)
     nearfar.train(method, loader, steps=1, out=tmp_path / "run", progress=False)
-    assert f"Measured on {SEEN} (numbers): 16 images" in (tmp_path / "run" / "report.html").read_text()
+    assert f"Measured on {TRAINED_ON} (numbers): 16 images" in (tmp_path / "run" / "report.html").read_text()

@@ -178,7 +178,7 @@ def records(ids):
 
 def test_columns_are_joined_by_record_id(tmp_path):
     """Whatever the order and the part of the data that the later stage reads."""
-    seen = {}
+    recorded = {}
 
     class Data:
         """Batches of a source, as a loader has them."""
@@ -199,13 +199,13 @@ def test_columns_are_joined_by_record_id(tmp_path):
 
     def data(previous):
         joined = previous.join(records([20, 30]).map(dict), {"label": "tens", "features": "vectors"})
-        seen["all"] = list(joined)
+        recorded["all"] = list(joined)
         return loader()
 
     keep = {"tens": tens, "vectors": vectors}
     stages = [Stage("a", Pairs(), Data(), config=QUICK, keep=keep), Stage("b", Pairs(), data, config=QUICK)]
     run_stages(stages, tmp_path)
-    first, second = seen["all"]
+    first, second = recorded["all"]
     assert (first["index"], first["label"], first["features"].tolist()) == (20, 2, [20.0, 0.5])
     assert (second["index"], second["label"], second["features"].tolist()) == (30, 3, [30.0, 0.5])
 
@@ -300,10 +300,10 @@ class Reads(Pairs):
 
     def __init__(self):
         super().__init__()
-        self.seen = {True: [], False: []}
+        self.recorded = {True: [], False: []}
 
     def embed(self, batch):
-        self.seen[self.training] += batch["label"].tolist()
+        self.recorded[self.training] += batch["label"].tolist()
         return {"image": self.image[0].bias * batch["extra"].float()[:, None]}
 
     def objective(self, embeddings, batch):
@@ -346,8 +346,8 @@ def test_stages_in_hand_pass_columns_to_validation(tmp_path):
         Stage("b", second, train, held_out, config, columns={"label": "previous/tens", "extra": "a/halves"}),
     ]
     run_stages(stages, tmp_path)
-    assert sorted(set(second.seen[True])) == [1, 2, 3, 4]
-    assert sorted(second.seen[False]) == [5, 6]
+    assert sorted(set(second.recorded[True])) == [1, 2, 3, 4]
+    assert sorted(second.recorded[False]) == [5, 6]
     with pytest.raises(UserError, match=r"stage 'b', columns.label: no kept column 'previous/ten'. Did you mean 'prev"):
         run_stages([stages[0], Stage("b", second, train, columns={"label": "previous/ten"})], tmp_path / "other")
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nearfar.classifiers.classifier import Classifier, examples
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 
 class KNearest(Classifier):

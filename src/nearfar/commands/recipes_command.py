@@ -14,7 +14,7 @@ def recipes(arguments: Sequence[str]) -> None:
     if args.action == "copy":
         copy(args.name, args.dest)
         return
-    from nearfar.training.recipe import comment, launch_configurations, shipped
+    from nearfar.recipes import comment, launch_configurations, shipped
 
     known = shipped() | launch_configurations()
     width = max(map(len, known), default=0)
@@ -26,7 +26,7 @@ def copy(name: str, dest: Path) -> None:
     """Copy a shipped recipe, or a configuration of `accelerate launch`, to a folder or file that is not there yet."""
     from nearfar import files, lookup
     from nearfar.errors import UserError
-    from nearfar.training.recipe import launch_configurations, shipped
+    from nearfar.recipes import launch_configurations, shipped
 
     known = shipped() | launch_configurations()
     source = lookup.find("recipe", name, known)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.protocols.retrieval import rank_metrics, retrieval
     from nearfar.evaluation.protocols.zero_shot_accuracy import zero_shot
     from nearfar.evaluation.run_protocols import USUAL, EvaluationInputs, evaluate, left_out
-    from nearfar.ops.top_k import nearest
+    from nearfar.nearest import nearest
     from nearfar.prompting.prompt_templates import TEMPLATES, templates
 
 _HOME = {
@@ -53,7 +53,7 @@ _HOME = {
     "left_out": "nearfar.evaluation.run_protocols",
     "linear_probe": "nearfar.evaluation.protocols.probes",
     "load_results": "nearfar.evaluation.measures.result",
-    "nearest": "nearfar.ops.top_k",
+    "nearest": "nearfar.nearest",
     "rank": "nearfar.evaluation.measures.retrieval_ranks",
     "rank_metrics": "nearfar.evaluation.protocols.retrieval",
     "rank_scores": "nearfar.evaluation.measures.retrieval_ranks",

@@ -9,16 +9,12 @@ from typing import Any
 
 import torch
 
+from nearfar import models
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
-from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
 from nearfar.models.folder_checks import first_line
-from nearfar.models.image.image_encoder import image_encoder
-from nearfar.models.image.image_presets import IMAGE_PRESETS
-from nearfar.models.presets import PRESETS, create
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
-from nearfar.models.towers.processors import as_pixels, read_processor
 from nearfar.models.towers.sentence_folder import SentenceFolder
 
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
@@ -63,6 +59,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         model = _of_peft(model)
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return model
+    from nearfar.models.dual.pretrained import from_transformers, is_pair
+
     if is_pair(model):
         return from_transformers(model, tokenizer, preprocess=preprocess)
     if hasattr(model, "encode_image") and hasattr(model, "encode_text"):
@@ -100,8 +98,10 @@ def _of_texts(model: Any, tokenizer: Any) -> Any:
 
 def _of_pictures(model: Any, preprocess: Any) -> Any:
     """An encoder around a copy of a transformers model that reads pictures."""
-    made = image_encoder(image=deepcopy(model)).train(model.training)
+    made = models.image_encoder(image=deepcopy(model)).train(model.training)
     if preprocess is not None:
+        from nearfar.models.towers.processors import as_pixels
+
         made.pixels = as_pixels(preprocess, made.image_size)
     return made
 
@@ -124,33 +124,46 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         config = checkpoint.read_config(folder)
         if "nearfar" in config:
             return checkpoint.read(folder)
-    elif str(name) == "starter":
+    else:
+        return _by_word(name, tokenizer)
+    return _checkpoint(folder, tokenizer)
+
+
+def _by_word(name: str | Path, tokenizer: Any) -> Any:
+    """The encoder that a word stands for: ours, a package's, or one of the hub."""
+    from nearfar.models.image.image_presets import IMAGE_PRESETS
+
+    word = str(name)
+    if word == "starter":
         from nearfar.models.starter import starter
 
         return starter()
-    elif str(name) in PRESETS:
-        if PRESETS[str(name)]["image"] != backbones.LITE:
-            raise UserError(f"{name!r} starts from scratch: train it, or make it with nearfar.models.create({name!r})")
-        return create(str(name)).eval()
-    elif str(name) in IMAGE_PRESETS:
+    if word in models.PRESETS:
+        if models.PRESETS[word]["image"] != backbones.LITE:
+            raise UserError(f"{word!r} starts from scratch: train it, or make it with nearfar.models.create({word!r})")
+        return models.create(word).eval()
+    if word in IMAGE_PRESETS:
         raise UserError(
-            f"{name!r} starts from scratch: train it, or make it with nearfar.models.image_encoder({name!r})"
+            f"{word!r} starts from scratch: train it, or make it with nearfar.models.image_encoder({word!r})"
         )
-    elif str(name) in (backbones.LITE, backbones.LITE_DEEP):
-        return image_encoder(image=str(name))
-    elif str(name) == "smollm2":
-        return _of_texts_alone(name, tokenizer, continues=True)
-    return _checkpoint(folder if folder.is_dir() else name, tokenizer)
+    if word in (backbones.LITE, backbones.LITE_DEEP):
+        return models.image_encoder(image=word)
+    if word == "smollm2":
+        return _of_texts_alone(word, tokenizer, continues=True)
+    return _checkpoint(name, tokenizer)
 
 
 def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
+    from nearfar.models.towers.processors import read_processor
+
     try:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
         config: Any = AutoConfig.from_pretrained(stated.weights, trust_remote_code=False)
         if _reads_alone(config, "pixel_values"):
-            return image_encoder(image=name)
+            return models.image_encoder(image=name)
         if _reads_alone(config, "input_ids"):
             plain = stated.weights == name and stated.pooling is None
             return _of_texts_alone(name, tokenizer, continues=plain and _continues_texts(config))

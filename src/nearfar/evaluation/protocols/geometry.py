@@ -17,7 +17,7 @@ from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import clusters, mean_interval, resample
 from nearfar.evaluation.measures.result import Metric, Result
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 
 def geometry(

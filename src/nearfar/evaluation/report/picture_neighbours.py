@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.report.blocks import Block, Example, Examples, Note, Picture
 from nearfar.evaluation.report.retrieval_gallery import Thumbnails
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 
 def picture_neighbours(data: Embeddings, source: Any, *, count: int = 12, top: int = 5, seed: int = 0) -> list[Block]:

@@ -23,7 +23,7 @@ from nearfar.evaluation.report.blocks import (
     PictureExample,
     PictureExamples,
 )
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 THUMBNAIL = 112
 """Pixels of the longer side."""

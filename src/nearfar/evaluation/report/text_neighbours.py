@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.report.blocks import Cell, Table, TableRow
-from nearfar.ops.top_k import nearest
+from nearfar.nearest import nearest
 
 
 def text_neighbours(data: Embeddings, *, count: int = 12, top: int = 3, seed: int = 0) -> list[Table]:

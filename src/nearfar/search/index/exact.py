@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nearfar.ops.top_k import best_of
+from nearfar.nearest import best_of
 
 BLOCK_BYTES = 1 << 25
 """Size of the buffer for scores, and of that for keys: 32 MiB."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from nearfar import trust as trusted
 from nearfar.errors import UserError
+from nearfar.recipes import comment_of, shipped
 from nearfar.training.recipe.lines import located, sections
 from nearfar.training.recipe.overrides import modules_of, override, pairs_of
 from nearfar.training.recipe.own_data import follow
 from nearfar.training.recipe.reading import read
 from nearfar.training.recipe.recipe_file import SECTIONS, checked_recipe
 from nearfar.training.recipe.staged_recipe import STAGES, check_alone, load_stages
-
-LAUNCH = "accelerate"
-"""The folder of launch configurations beside those of recipes, which are by kind of method."""
 
 
 def load(
@@ -79,29 +76,3 @@ def find(path_or_name: str | Path) -> Path:
         f"no recipe {str(path_or_name)!r}: there is no such file, and the recipes that come with nearfar are "
         f"{', '.join(known)}."
     )
-
-
-def shipped() -> dict[str, Path]:
-    """The recipes that come with nearfar, by name."""
-    recipes = [path for path in _folder().glob("*/*.yaml") if path.parent.name != LAUNCH]
-    return {path.stem: path for path in sorted(recipes, key=lambda path: path.stem)}
-
-
-def launch_configurations() -> dict[str, Path]:
-    """The configurations for `accelerate launch --config_file` that come with nearfar, by name."""
-    return {f"{LAUNCH}/{path.stem}": path for path in sorted((_folder() / LAUNCH).glob("*.yaml"))}
-
-
-def _folder() -> Path:
-    return Path(str(package_files("nearfar"))) / "recipes"
-
-
-def comment(path: Path) -> str:
-    """The first comment line of a recipe: what it is."""
-    return comment_of(path.read_text("utf-8"))
-
-
-def comment_of(text: str) -> str:
-    """The first comment line of a recipe's text."""
-    first = text.lstrip().splitlines()[0] if text.strip() else ""
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
