@@ -27,7 +27,7 @@ class Stop(Exception):
 
 
 class OwnTemperatures(EmbeddingMethod):
-    """tau_i follows how hard sample i is: tau_i <- 0.5 tau_i + 0.5 |cos(x_i, y_i) - 1|; `seen` counts its steps."""
+    """tau_i follows how hard sample i is: tau_i <- 0.5 tau_i + 0.5 |cos(x_i, y_i) - 1|; `visits` counts its steps."""
 
     reads = ("index",)
 
@@ -55,8 +55,8 @@ class OwnTemperatures(EmbeddingMethod):
 
     def after_step(self, step):
         super().after_step(step)
-        for ids, tau, ids_read in self.pending.take():
-            self.table.write(ids, gather=False, tau=tau, visits=ids_read)
+        for ids, tau, visits in self.pending.take():
+            self.table.write(ids, gather=False, tau=tau, visits=visits)
 
     def after_epoch(self, epoch, refresh):
         before = torch.get_rng_state()

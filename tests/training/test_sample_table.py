@@ -61,7 +61,7 @@ def test_two_ranks_keep_one_table_and_share_the_embedding(whole, tmp_path):
     first, second = run(trained, 2, str(tmp_path / "run"), 4)
     assert_same(second["state"], first["state"])
     assert_same(first["state"], whole["state"], rtol=1e-4, atol=1e-6)
-    assert first["state"]["table.visits"].tolist() == whole["state"]["table.seen"].tolist()
+    assert first["state"]["table.visits"].tolist() == whole["state"]["table.visits"].tolist()
     for one, other, alone in zip(first["epochs"], second["epochs"], whole["epochs"], strict=True):
         assert one[:2] == other[:2] == alone[:2]
         assert one[3] == other[3] == alone[3]

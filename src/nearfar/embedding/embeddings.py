@@ -333,7 +333,8 @@ def _side(vectors: Tensor | Side) -> Side:
 
 
 def by_name(numbers: Tensor, names: Sequence[str] | None) -> dict[str, Tensor]:
-    """Rows of each number, by its name, without the unknown (-1); empty where there are not two of them.
+    """Rows `[n]` int64 of each number of `numbers` `[N]` int64, by its name, without the unknown (-1); empty where
+    there are not two of them.
 
     >>> by_name(torch.tensor([1, 0, 1]), ["line", "colour"])
     {'line': tensor([1]), 'colour': tensor([0, 2])}

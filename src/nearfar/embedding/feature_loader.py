@@ -95,10 +95,13 @@ class FeatureLoader(Loader):
 
     @property
     def image(self) -> Tensor:
+        """What the frozen image tower made of each picture: `[N, W]`, or `[N, 1 + P, W]`, floating point."""
         return self.features.image
 
     @property
     def text(self) -> Mapping[str, Tensor] | None:
+        """The captions' tokens `[N, L]` int64, or their summaries `[N, W]` floating point; None where they are read
+        anew."""
         return self.features.text
 
     @property
@@ -107,6 +110,7 @@ class FeatureLoader(Loader):
 
     @property
     def numbers(self) -> dict[str, Tensor]:
+        """What the records hold as one number each, `[N]` int64 or float32, by name."""
         fields = {field.name: field for field in numbers_of(self.source.columns)}
         records, chance = self.features.records, RecordChance(0, 0, 0)
         values = {name: [field.prepare(record, chance) for record in records] for name, field in fields.items()}

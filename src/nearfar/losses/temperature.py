@@ -64,7 +64,7 @@ class Temperature(nn.Module):
         return torch.exp(-value) if self.parametrisation == "log" else value
 
     def scale(self) -> Tensor:
-        """1 / tau, by which similarities are multiplied."""
+        """1 / tau, by which similarities are multiplied: a scalar float32 tensor."""
         value = lifted(self.value)
         return torch.exp(value) if self.parametrisation == "log" else 1 / value
 
@@ -88,7 +88,7 @@ Tau = float | Tensor | Temperature
 
 
 def as_scale(temperature: Tau, rows: int | None = None) -> float | Tensor:
-    """1 / temperature: a number or a scalar tensor, or `[rows]` where a loss takes one temperature a row.
+    """1 / temperature: a number or a scalar float32 tensor, or `[rows]` where a loss takes one temperature a row.
 
     Raises:
         UserError: a number that is not positive, or a tensor of another shape.

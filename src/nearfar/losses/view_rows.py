@@ -86,26 +86,26 @@ def other_samples(x: ViewRows, *, within: bool, across: bool, backend: str) -> T
 
 
 def similarities(x: ViewRows) -> Tensor:
-    """s of a sample's own views, `[N, V, V]`."""
+    """s of a sample's own views, `[N, V, V]`, floating point."""
     z = x.z.transpose(0, 1)
     return product(z, z.view_as(z)) * x.scale  # torch.compile wants two arguments
 
 
 def view_pairs(x: ViewRows) -> Tensor:
-    """Which of a sample's pairs of views are there and differ, `[N, V, V]`."""
+    """Which of a sample's pairs of views are there and differ, `[N, V, V]` bool."""
     real = x.real.t()
     return real[:, :, None] & real[:, None, :] & ~torch.eye(len(x.z), dtype=torch.bool, device=x.z.device)
 
 
 def aligned(x: ViewRows) -> Tensor:
-    """log A_i, `[N]`; 0 for a sample with one view or none."""
+    """log A_i, `[N]`, floating point; 0 for a sample with one view or none."""
     counts = complete(x)
     s = similarities(x).masked_fill(~view_pairs(x), -math.inf).flatten(1)
     return torch.logsumexp(s.masked_fill(~counts[:, None], 0.0), 1).masked_fill(~counts, 0.0)
 
 
 def complete(x: ViewRows) -> Tensor:
-    """Samples with two views at least, `[N]`: the others are no positives, but their rows stay negatives."""
+    """Samples with two views at least, `[N]` bool: the others are no positives, but their rows stay negatives."""
     return x.real.sum(0) > 1
 
 

@@ -136,8 +136,8 @@ def _of_all(rows: Tensor) -> Tensor:
 
 
 def group_of(batch: Any, share_duplicates: bool) -> Tensor | None:
-    """The groups `[B]` by which samples match: `group`, or `index` where there is none; None when duplicates do not
-    count. Raises UserError where a sample has the number of a queue's empty places."""
+    """The groups `[B]` int64 by which samples match: `group`, or `index` where there is none; None when duplicates do
+    not count. Raises UserError where a sample has the number of a queue's empty places."""
     if not share_duplicates:
         return None
     group = batch.get("group", batch.get("index"))

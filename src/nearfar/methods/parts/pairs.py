@@ -10,8 +10,8 @@ from nearfar.methods.base import Batch
 
 
 def embed_pairs(model: Any, batch: Batch) -> dict[str, Tensor]:
-    """`image` and `text` embeddings `[B, D]` by the model's `encode_image` and `encode_text`, and `negative_text`
-    `[B K, D]` where the batch has hard captions."""
+    """`image` and `text` embeddings `[B, D]`, floating point, by the model's `encode_image` and `encode_text`, and
+    `negative_text` `[B K, D]` where the batch has hard captions."""
     embeddings = {"image": model.encode_image(batch["image"]), "text": model.encode_text(batch["text"])}
     if "negative_text" in batch:
         embeddings["negative_text"] = model.encode_text(batch["negative_text"])

@@ -26,17 +26,20 @@ def views_of(batch: Batch, *, least: int = 2) -> list[Tensor]:
 
 
 def project_together(model: Any, views: list[Tensor]) -> list[Tensor]:
-    """The projections `[B, D]` of views, through the model in one pass: batch norm sees the views together."""
+    """The projections `[B, D]` of views `[B, 3, H, W]` float32, in the weights' dtype, through the model in one pass:
+    batch norm sees the views together."""
     return list(project(model, torch.cat(views)).chunk(len(views)))
 
 
 def project_apart(model: Any, views: list[Tensor]) -> list[Tensor]:
-    """The projections `[B, D]` of views, through the model one after the other: batch norm sees each view by itself."""
+    """The projections `[B, D]` of views `[B, 3, H, W]` float32, in the weights' dtype, through the model one after the
+    other: batch norm sees each view by itself."""
     return [project(model, view) for view in views]
 
 
 def project(model: Any, pixels: Tensor) -> Tensor:
-    """The projection `[B, D]` of pixels `[B, 3, H, W]`; of a model without a projector its embedding."""
+    """The projection `[B, D]` of pixels `[B, 3, H, W]` float32, in the weights' dtype; of a model without a projector
+    its embedding."""
     return model.project_image(pixels) if hasattr(model, "project_image") else model.encode_image(pixels)
 
 

@@ -37,7 +37,7 @@ class KernelMap(nn.Module):
 
 
 def kernel(x: Tensor, centres: Tensor, scale: Tensor | float) -> Tensor:
-    """`exp(-|x - c|^2 / scale)` `[N, M]` of unit vectors x `[N, W]` and c `[M, W]`, of their dtype."""
+    """`exp(-|x - c|^2 / scale)` `[N, M]` of unit vectors `x` `[N, W]` and `centres` c `[M, W]`, in their dtype."""
     return ((2 * (x @ centres.T) - 2).clamp(max=0) / scale).exp()
 
 
@@ -92,5 +92,5 @@ class Blend(nn.Module):
 
 
 def about(vectors: Tensor, centre: Tensor) -> Tensor:
-    """Unit vectors `[..., D]` as they stand about `centre` `[D]`: of unit length again."""
+    """Unit `vectors` `[..., D]` as they stand about `centre` `[D]`: of unit length again, in their dtype."""
     return F.normalize(F.normalize(vectors, dim=-1) - centre, dim=-1)

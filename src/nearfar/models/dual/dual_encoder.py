@@ -116,25 +116,35 @@ class DualEncoder(nn.Module):
         return tokenize(self.tokenizer, texts, self.max_length)
 
     def image_tokens(self, pixels: Tensor) -> Tensor:
-        """`[B, 1 + P, W]`: the picture's summary, then its P patches, before the projection. Tokens that the tower
-        gave before (`nearfar.training.precompute`) are handed on."""
+        """The summaries of pixels `[B, 3, H, W]` float32, then of each its P patches, before the projection: `[B, 1 +
+        P, W]`, in the weights' dtype. Tokens that the tower gave before (`nearfar.training.precompute`) are handed on.
+
+        Raises:
+            UserError: pixels of another shape than the image tower takes.
+        """
         if pixels.ndim == 3 and pixels.shape[-1] == self.image.width:
             return pixels.to(self.device)
         self.image.check_pixels(pixels)
         return self.image(pixels.to(self.device))
 
     def text_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """`[B, L, W]`: hidden states in step with `input_ids`, the text's summary in place of the first."""
+        """Hidden states `[B, L, W]` of tokens `[B, L]` int64, in the weights' dtype and in step with `input_ids`, the
+        text's summary in place of the first.
+
+        Raises:
+            UserError: texts longer than the text tower takes.
+        """
         device = self.device
         return self.text({name: value.to(device) for name, value in tokens.items()})
 
     def image_summary(self, pixels: Tensor) -> Tensor:
-        """What the image tower makes of pixels `[B, 3, H, W]` as a whole: `[B, W]`, before the projection. Summaries
-        that it gave before (`nearfar.training.precompute`) are handed on."""
+        """What the image tower makes of pixels `[B, 3, H, W]` float32 as a whole: `[B, W]`, before the projection, in
+        the weights' dtype. Summaries that it gave before (`nearfar.training.precompute`) are handed on."""
         return pixels.to(self.device) if pixels.ndim == 2 else self.image_tokens(pixels)[:, 0]
 
     def text_summary(self, tokens: Mapping[str, Tensor] | Tensor) -> Tensor:
-        """What the text tower makes of tokens `[B, L]` as a whole: `[B, W]`; summaries are handed on."""
+        """What the text tower makes of tokens `[B, L]` int64 as a whole: `[B, W]`, in the weights' dtype; summaries are
+        handed on."""
         return tokens.to(self.device) if isinstance(tokens, Tensor) else self.text_tokens(tokens)[:, 0]
 
     def encode_image(self, pixels: Tensor, normalize: bool = False, *, head: int | None = None) -> Tensor:

@@ -46,7 +46,7 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors, by their names in `model`."""
+    """The adapters' matrices `[rank, in]` and `[out, rank]`, floating point, by their names in `model`."""
     return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
 
 

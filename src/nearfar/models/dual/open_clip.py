@@ -83,21 +83,29 @@ class OpenClipEncoder(nn.Module):
                 self.model.logit_bias.fill_(value)
 
     def preprocess(self, pictures: Sequence[Image]) -> Tensor:
-        """Pixels `[B, 3, image_size, image_size]` of a list of PIL pictures."""
+        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
         return torch.stack([self.transform(picture) for picture in pictures])
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` `[B, L]`, L fixed by the model."""
+        """`input_ids` and `attention_mask` `[B, L]` int64, L fixed by the model.
+
+        Raises:
+            UserError: one text instead of a list.
+        """
         if isinstance(texts, str):
             raise UserError("tokenize takes a list of texts, not one text: write [text]")
         return self.tokenizer(list(texts))
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
+        """Embeddings `[B, embed_dim]` of pixels `[B, 3, image_size, image_size]` float32, in the weights' dtype; of
+        unit length with `normalize=True`."""
         visual: Any = self.model.visual
         first = next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters()))
         return self.model.encode_image(pixels.to(self._device(), first.dtype), normalize=normalize)
 
     def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
+        """Embeddings `[B, embed_dim]` of tokens `[B, L]` int64, in the weights' dtype; of unit length with
+        `normalize=True`."""
         return self.model.encode_text(tokens["input_ids"].to(self._device()), normalize=normalize)
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

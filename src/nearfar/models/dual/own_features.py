@@ -46,7 +46,7 @@ class OwnFeatures(NamedTuple):
 
 
 def same(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether features are equal but for the order of float32 arithmetic."""
+    """Whether features `ours` `[N, D]` and `theirs` `[N, D]` are equal but for the order of float32 arithmetic."""
     if ours.shape != theirs.shape:
         return False
     return float((ours - theirs).abs().max()) <= CLOSE * max(1.0, float(theirs.abs().max()))

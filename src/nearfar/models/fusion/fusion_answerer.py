@@ -84,7 +84,7 @@ class FusionAnswerer(FusionModel):
             batch_size: questions at a time; (question, candidate) pairs go through the decoder four times as many.
 
         Returns:
-            Numbers of the candidates `[Q, k]` and their probabilities `[Q, k]` among the k, on the CPU.
+            Numbers of the candidates `[Q, k]` int64 and their probabilities `[Q, k]` float32 among the k, on the CPU.
 
         Raises:
             UserError: not one picture a question, or no candidates.

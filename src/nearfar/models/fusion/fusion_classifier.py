@@ -44,7 +44,8 @@ class FusionClassifier(FusionModel):
         return self.classifier(fused[:, 0])
 
     def judge(self, pictures: Any, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
-        """Probabilities `[N, classes]` of pairs, on the CPU: N pictures (PIL, or pixels `[N, 3, H, W]`) and N texts.
+        """Probabilities `[N, classes]` float32 of pairs, on the CPU: N pictures (PIL, or pixels `[N, 3, H, W]`) and N
+        texts.
 
         Raises:
             UserError: not one picture a text.

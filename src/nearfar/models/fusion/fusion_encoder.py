@@ -109,7 +109,7 @@ class FusionEncoder(nn.Module):
         return self.fuse(self(tokens), tokens.get("attention_mask"), image, image_mask, maps=maps)
 
     def word_embeddings(self) -> Tensor:
-        """`[V, E]`, the decoder of masked language modelling."""
+        """`[V, E]`, the decoder of masked language modelling, in the weights' dtype."""
         return self.backbone.get_input_embeddings().weight
 
     def _text(self, ids: Tensor, mask: Tensor | None) -> Tensor:

@@ -72,8 +72,9 @@ class FusionModel(DualEncoder):
     def locate(
         self, pictures: Sequence[Any], texts: Sequence[str], *, layer: int | None = None, batch_size: int = 64
     ) -> tuple[Tensor, Tensor]:
-        """Where in N pictures (PIL) their N texts are: maps `[N, H, W]`, the mean of `nearfar.models.ground` over the
-        words, and windows `[N, 4]`, the left, top, right and bottom of what each map covers, in pixels of its picture.
+        """Where in N pictures (PIL) their N texts are: maps `[N, H, W]` float32, the mean of `nearfar.models.ground`
+        over the words, and windows `[N, 4]` float32, the left, top, right and bottom of what each map covers, in pixels
+        of its picture.
 
         Raises:
             UserError: not one picture a text, or what `ground` refuses.

@@ -66,14 +66,16 @@ class LanguageModel(nn.Module):
         return Tokens(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
     def encode_text(self, tokens: dict[str, Tensor], normalize: bool = False) -> Tensor:
-        """`[B, D]`: the mean of the last layer's states over the tokens that are no padding."""
+        """The mean of the last layer's states over the tokens `[B, T]` int64 that are no padding: `[B, D]`, in the
+        weights' dtype; of unit length with `normalize=True`."""
         real = tokens["attention_mask"].unsqueeze(-1)
         hidden = self(tokens).hidden
         mean = (hidden * real).sum(1) / real.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(mean, dim=-1) if normalize else mean
 
     def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
-        """Prompts to continue: padded on the left, not closed by an end token, on the model's device."""
+        """Ids and mask `[B, T]` int64 of prompts to continue: padded on the left, not closed by an end token, on the
+        model's device."""
         ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
         rows = self.tokenizer(texts)["input_ids"]
         rows = [row[:-1] if row and row[-1] in ends else row for row in rows]

@@ -58,11 +58,13 @@ class TextEncoder(nn.Module):
         return tokenize(self.tokenizer, texts, self.max_length)
 
     def text_tokens(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """`[B, L, W]`: hidden states in step with `input_ids`, the text's summary in place of the first."""
+        """Hidden states `[B, L, W]` of tokens `[B, L]` int64, in the weights' dtype and in step with `input_ids`, the
+        text's summary in place of the first."""
         return self.text({name: value.to(self.device) for name, value in tokens.items()})
 
     def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
-        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]`; of unit length with `normalize=True`."""
+        """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]` int64, in the weights' dtype; of unit length with
+        `normalize=True`."""
         embedding = self.text_tokens(tokens)[:, 0]
         return F.normalize(embedding, dim=-1) if normalize else embedding
 

@@ -23,7 +23,8 @@ TAPS = {LITE: [], LITE_DEEP: [14, 15]}
 
 
 def maps(net: Any, pixels: Tensor, taps: Sequence[int] = ()) -> Tensor:
-    """The last map `[B, 1280, H, W]` of pixels, with the outputs of the blocks `taps` added as channels."""
+    """The last map `[B, 1280, H, W]` of pixels `[B, 3, S, S]` float32, with the outputs of the blocks `taps` added as
+    channels."""
     # Channels last: its convolutions take two thirds of the time on a CPU.
     x = pixels.contiguous(memory_format=torch.channels_last)
     if not taps:

@@ -20,8 +20,9 @@ Pooling = Callable[[Tensor], Tensor]
 
 
 def as_map(backbone: nn.Module, features: Tensor, prefix: int, pixels: Tensor) -> Tensor:
-    """`[B, C, H, W]` of what a backbone made of pixels: a map as it is, or the tokens `[B, prefix + H * W, C]` without
-    the first `prefix` ones, row by row.
+    """The map `[B, C, H, W]`, in their dtype, of the features that a backbone made of pixels `[B, 3, S, S]`: a map as
+    it is, or the tokens of `features` `[B, prefix + H * W, C]`, floating point, without the first `prefix` ones, row
+    by row.
 
     Raises:
         UserError: tokens that are no grid of the picture's parts, or pictures of several shapes at once.
@@ -69,8 +70,8 @@ def _patch_step(backbone: Any) -> int:
 
 
 def summaries(backbone: Any, pooled: Tensor | None, features: Tensor, prefix: int, grid: Tensor) -> Tensor:
-    """`[B, C, H, W]`: what a backbone's own pooling, which made `pooled` `[B, C]` of `features`, makes of each cell of
-    `grid` `[B, C, H, W]` alone.
+    """What a backbone's own pooling, which made `pooled` `[B, C]` of `features` `[B, prefix + H * W, C]`, makes of each
+    cell of `grid` `[B, C, H, W]`, floating point, alone: `[B, C, H, W]` in its dtype.
 
     Raises:
         UserError: a pooling of which that cannot be said.

@@ -47,7 +47,8 @@ def grid(height: int, width: int, patch: int, most: int) -> tuple[int, int]:
 
 
 def packed(pixels: Tensor, patch: int, most: int) -> Tensor:
-    """Pictures of one size, `[B, 3, H, W]` with sides that `patch` divides, as patches `[B, most, 3 * P * P + 2]`."""
+    """Pictures of one size, pixels `[B, 3, H, W]` float32 with sides that `patch` divides, as patches
+    `[B, most, 3 * P * P + 2]` in their dtype."""
     batch, channels, height, width = pixels.shape
     rows, columns = height // patch, width // patch
     cut = pixels[:, :, : rows * patch, : columns * patch]
@@ -58,7 +59,9 @@ def packed(pixels: Tensor, patch: int, most: int) -> Tensor:
 
 
 def inputs(pixels: Tensor, patch: int) -> dict[str, Tensor]:
-    """What transformers' model takes, of packed patches or of square pictures `[B, 3, S, S]`."""
+    """What transformers' model takes of pixels float32, packed patches `[B, N, 3 * P * P + 2]` or square pictures
+    `[B, 3, S, S]`: `pixel_values` `[B, N, 3 * P * P]` float32, `pixel_attention_mask` `[B, N]` and `spatial_shapes`
+    `[B, 2]` int64."""
     if pixels.ndim == 4:
         most = (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
         pixels = packed(pixels, patch, most)

@@ -48,10 +48,14 @@ class Tower(nn.Module):
 
 
 class ImageTower(Tower):
-    """A vision backbone that gives `[B, 1 + P, W]`: the picture's summary, then its P patches or map cells.
+    """A vision backbone that gives `[B, 1 + P, W]` of pixels `[B, 3, S, S]` float32: the picture's summary, then its P
+    patches or map cells, in the weights' dtype.
 
     Pooling makes the summary: `"cls"` takes the class token, `"mean"` the mean of the patches, `"tower"` the
     backbone's own pooled output. The default suits the backbone.
+
+    Raises:
+        UserError: a pooling that the backbone does not have, or whose width is not that of its patches.
     """
 
     def __init__(
@@ -104,9 +108,9 @@ class ImageTower(Tower):
         return image_map.as_map(self.backbone, features, self.prefix, pixels)
 
     def summary_map(self, pixels: Tensor) -> Tensor:
-        """`[B, C, H, W]`: of each cell of `encode_image_map` what the tower's pooling makes of it alone, as if all
-        cells were equal to it. With `"cls"` and `"mean"` that is the cell itself; with `"tower"` the backbone's own
-        norm or attention of it.
+        """Of each cell of `encode_image_map` of pixels `[B, 3, S, S]` float32 what the tower's pooling makes of it
+        alone, as if all cells were equal to it: `[B, C, H, W]`, in the weights' dtype. With `"cls"` and `"mean"` that
+        is the cell itself; with `"tower"` the backbone's own norm or attention of it.
 
         Raises:
             UserError: as `encode_image_map`, and a pooling that takes the whole grid at once.
@@ -200,10 +204,14 @@ class ImageTower(Tower):
 
 
 class TextTower(Tower):
-    """A text backbone that gives `[B, L, W]`: hidden states, with the summary in place of the first.
+    """A text backbone that gives hidden states `[B, L, W]` of tokens `[B, L]` int64, in the weights' dtype, with the
+    summary in place of the first.
 
     Pooling makes the summary: `"cls"` the first token, `"eos"` the last attended one, `"mean"` the mean of the
     attended ones, `"tower"` the backbone's own pooled output. The default suits the backbone.
+
+    Raises:
+        UserError: no such pooling, or texts longer than the backbone takes.
     """
 
     def __init__(self, backbone: nn.Module, spec: Mapping[str, Any], *, pooling: str | None = None) -> None:
