@@ -17,8 +17,8 @@ def moved(queries=Y, start=X, **settings):
     return opta(start.double(), queries.double(), **settings)
 
 
-def close(found, expected, atol=1e-6):
-    torch.testing.assert_close(found.double(), torch.tensor(expected).double(), atol=atol, rtol=0)
+def close(actual, expected, atol=1e-6):
+    torch.testing.assert_close(actual.double(), torch.tensor(expected).double(), atol=atol, rtol=0)
 
 
 def test_passes_worked_out_by_hand():
@@ -77,9 +77,9 @@ def blobs(counts, shots, s=0.6, dim=64, seed=0):
     draw = np.random.default_rng(seed)
     centre = s * draw.normal(size=(len(counts), dim))
     names = np.array(["ant", "bee", "cat", "dog", "elk"])[: len(counts)]
-    own, asked = np.repeat(np.arange(len(counts)), shots), np.repeat(np.arange(len(counts)), counts)
+    own, of_query = np.repeat(np.arange(len(counts)), shots), np.repeat(np.arange(len(counts)), counts)
     support = centre[own] + draw.normal(size=(len(own), dim))
-    return support, names[own], centre[asked] + draw.normal(size=(len(asked), dim)), names[asked]
+    return support, names[own], centre[of_query] + draw.normal(size=(len(of_query), dim)), names[of_query]
 
 
 @pytest.mark.parametrize("rule", ["logistic", "nearest"])
