@@ -1,8 +1,7 @@
 """Two revisions of nearfar side by side: is anything slower than it was?
 
-    .venv/bin/python benchmarks/revisions.py fcbc048            # that commit against the one checked out
-    .venv/bin/python benchmarks/revisions.py fcbc048 --train    # with a training command of twelve steps, too
-    .venv/bin/python benchmarks/revisions.py fcbc048 --demo     # and the demo, as far as both have it
+    .venv/bin/python benchmarks/revisions.py fcbc048                      # losses: that commit against this one
+    .venv/bin/python benchmarks/revisions.py fcbc048 --parts train demo   # twelve steps of training, and the demo
 
 The two take turns, each turn in a process of its own, with one thread. Of each turn the fastest round counts: whatever
 else a machine does can only make a round slower. What is told is the median over turns of after / before.
@@ -25,7 +24,8 @@ from statistics import median
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "revisions.json"
 FORMS = ("InfoNCE, both directions", "InfoNCE, one direction", "NT-Xent", "sigmoid")
-COMMANDS = {"demo": ("demo",), "train": ("train", "clip", "training.steps=12")}
+COMMANDS = {"demo": ("demo",), "train": ("train", "clip", "training.steps=12", "data.validation=null")}
+PARTS = ("losses", *COMMANDS)
 LABELS = {"demo": "`nearfar demo`, up to its adapting", "train": "`nearfar train`, 12 steps"}
 # The demo has come to end by adapting to a folder. Both revisions are timed up to there.
 COMMAND = """
@@ -46,27 +46,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="in each process")
     parser.add_argument("--n", type=int, default=4096)
     parser.add_argument("--d", type=int, default=512)
-    parser.add_argument("--train", action="store_true", help="a training command as well, half as many turns")
-    parser.add_argument("--demo", action="store_true", help="the demo as well, half as many turns")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=["losses"], help="what is compared; commands take half the turns"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         print(json.dumps(losses(options.n, options.d, options.rounds)))
         return
+    # A part that is not measured this time stays as it was recorded, with the commits of its own.
+    record = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    commits = {name: git("rev-parse", "--short", getattr(options, name)) for name in ("before", "after")}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     with tempfile.TemporaryDirectory() as folder:
         sources = {name: checkout(getattr(options, name), Path(folder) / name) for name in ("before", "after")}
         try:
-            record = {
-                "commits": {name: git("rev-parse", "--short", getattr(options, name)) for name in sources},
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "n": options.n,
-                "d": options.d,
-            }
-            for command in COMMANDS:
-                if getattr(options, command):
-                    record[command] = compare_commands(command, sources, Path(folder), options.turns // 2)
-            record["losses"] = compare_losses(sources, options)
+            for part in options.parts:
+                if part == "losses":
+                    rounds = compare_losses(sources, options)
+                else:
+                    rounds = {part: compare_commands(part, sources, Path(folder), max(1, options.turns // 2))}
+                record[part] = {"commits": commits, "machine": machine, "rounds": rounds}
         finally:
             for source in sources.values():
                 git("worktree", "remove", "--force", str(source))
@@ -155,15 +156,16 @@ def compare_commands(
 
 def table(record: dict) -> str:
     """After / before, turn by turn: medians, and the lowest and highest turn."""
-    rows = record["losses"] | {label: record[name] for name, label in LABELS.items() if name in record}
-    before, after = (record["commits"][name] for name in ("before", "after"))
-    lines = [f"| {after} / {before} | CPU | lowest to highest turn | on the clock |", "|---|--:|--:|--:|"]
-    for name, rounds in rows.items():
-        cpu, wall = (
-            sorted(a / b for a, b in zip(*(rounds[key][clock] for key in ("after", "before")), strict=True))
-            for clock in ("cpu", "wall")
-        )
-        lines.append(f"| {name} | {median(cpu):.3f} | {cpu[0]:.3f} to {cpu[-1]:.3f} | {median(wall):.3f} |")
+    lines = ["| | after / before | CPU | lowest to highest turn | on the clock |", "|---|---|--:|--:|--:|"]
+    for part in PARTS:
+        for name, rounds in record.get(part, {}).get("rounds", {}).items():
+            cpu, wall = (
+                sorted(a / b for a, b in zip(*(rounds[key][clock] for key in ("after", "before")), strict=True))
+                for clock in ("cpu", "wall")
+            )
+            commits = " / ".join(record[part]["commits"][key] for key in ("after", "before"))
+            figures = f"{median(cpu):.3f} | {cpu[0]:.3f} to {cpu[-1]:.3f} | {median(wall):.3f}"
+            lines.append(f"| {LABELS.get(name, name)} | {commits} | {figures} |")
     return "\n".join(lines) + "\n"
 
 

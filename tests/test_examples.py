@@ -36,6 +36,17 @@ def test_three_views_learn_and_spread(tmp_path, monkeypatch):
         assert 1 < rank <= 32
 
 
+def test_common_and_salient_come_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["common_and_salient.py", "--steps", "150"])
+    example = runpy.run_path(str(ROOT / "examples" / "common_and_salient.py"), run_name="example")
+    apart, mixed = (example["main"](150, weight) for weight in (10.0, 0.0))
+    assert apart["the target's own, from the salient space"] > 0.8
+    assert apart["shared factors, from the salient space"] < 0.1
+    leaks = "the target's own, from the common space"
+    assert apart[leaks] < mixed[leaks] - 0.1
+
+
 def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):
     output = run("momentum_queue", 4, tmp_path, monkeypatch)
     assert len(output["losses"]) == 4

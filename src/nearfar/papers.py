@@ -262,6 +262,12 @@ PAPERS = (
         "Separating common from salient patterns with Contrastive Representation Learning",
         "2402.11928",
         "image",
+        home=(
+            "nearfar.methods.image.sepclr",
+            "nearfar.losses.common_salient",
+            "nearfar.models.image.common_salient_encoder",
+        ),
+        recipes=("sepclr", "sepclr-paper"),
     ),
     Paper(
         "tcl",

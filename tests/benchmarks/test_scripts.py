@@ -57,25 +57,25 @@ def test_soft_targets(tmp_path):
 def test_multi_view(tmp_path):
     out = tmp_path / "made" / "views.json"
     flags = ("--views", 2, 3, "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)
-    printed = run("multi_view", *flags, cwd=tmp_path)
+    output = run("multi_view", *flags, cwd=tmp_path)
     result = json.loads(out.read_text())
     assert [(row["loss"], row["views"]) for row in result["rows"][::2]] == [
         (loss, views) for loss in ("MV-InfoNCE", "MV-DHEL") for views in (2, 3)
     ]
     assert result["largest_relative_difference_float64"] < 1e-10
-    assert out.with_suffix(".md").read_text() in printed
+    assert out.with_suffix(".md").read_text() in output
 
 
 def test_search_kinds(tmp_path):
     out = tmp_path / "made" / "kinds.json"
     flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)
-    printed = run("search_kinds", *flags, cwd=tmp_path)
+    output = run("search_kinds", *flags, cwd=tmp_path)
     rows = {(row["vectors"], row["kind"]): row for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == [(60, "exact"), (60, "sq8"), (1100, "exact"), (1100, "sq8"), (1100, "pq")]
     assert rows[60, "exact"]["recall"] == 1
     assert rows[1100, "sq8"]["recall"] > 0.9
     assert rows[1100, "exact"]["bytes"] == 32
-    assert out.with_suffix(".md").read_text() in printed
+    assert out.with_suffix(".md").read_text() in output
 
 
 def test_hard_negatives(tmp_path):
@@ -145,10 +145,21 @@ def test_revisions(tmp_path):
     out = tmp_path / "revisions.json"
     small = ["--turns", 1, "--rounds", 1, "--n", 64, "--d", 16, "--output", out]
     output = run("revisions", "HEAD", *small, cwd=tmp_path)
-    record = json.loads(out.read_text())
+    record = json.loads(out.read_text())["losses"]
     assert record["commits"]["before"] == record["commits"]["after"]
-    assert all(rounds["after"]["cpu"][0] > 0 for rounds in record["losses"].values())
+    assert all(rounds["after"]["cpu"][0] > 0 for rounds in record["rounds"].values())
     assert out.with_suffix(".md").read_text() in output
+
+
+def test_a_part_that_is_not_measured_again_stays(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    revisions = importlib.import_module("revisions")
+    rounds = {name: {"cpu": [cpu, cpu], "wall": [2 * cpu, cpu]} for name, cpu in (("before", 4.0), ("after", 3.0))}
+    part = {"commits": {"before": "aaa", "after": "bbb"}, "rounds": {"demo": rounds}}
+    other = {"commits": {"before": "aaa", "after": "ccc"}, "rounds": {"NT-Xent": rounds}}
+    _, _, first, second = revisions.table({"demo": part, "losses": other}).splitlines()
+    assert first == "| NT-Xent | ccc / aaa | 0.750 | 0.750 to 0.750 | 0.750 |"
+    assert second == "| `nearfar demo`, up to its adapting | bbb / aaa | 0.750 | 0.750 to 0.750 | 0.750 |"
 
 
 def test_own_data(monkeypatch):

@@ -140,7 +140,25 @@ def test_a_step_of_simctg_by_tokens():
     assert largest.elements <= length**2 / 4, largest.where
 
 
+def test_a_step_in_two_spaces():
+    points = Points()
+    points.project = lambda rows: (points.image(rows), points.text(rows))
+    step(find("sepclr")(points, background=0), {"views": torch.randn(2, B, 8), "label": torch.arange(B) % 2})
+
+
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "simclr", "simctg"}
+    pairs = {
+        "albef",
+        "tcl",
+        "align",
+        "clip",
+        "negclip",
+        "siglip",
+        "ensemble",
+        "matryoshka",
+        "sepclr",
+        "simclr",
+        "simctg",
+    }
     assert set(METHODS) == {*pairs, "answering", "entailment"}

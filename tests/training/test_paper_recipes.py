@@ -142,6 +142,28 @@ EXPECTED = {
         "training.min_lr": 0.0,
         "training.clip_norm": None,
     },
+    "sepclr-paper": {  # the released code on CIFAR-MNIST
+        "data.views": "sepclr",
+        "data.n_views": 2,
+        "model.preset": "resnet18",
+        "model.image_size": 24,
+        "model.projector": {"layers": 2, "hidden": 128, "out": 32, "norm": "hidden"},
+        "method.name": "sepclr",
+        "method.variance": 0.5,
+        "method.beta_salient": 1000.0,
+        "method.beta_infoless": 1000.0,
+        "method.lambda_jem": 10.0,
+        "method.uniformity_weight": 2.0,
+        "training.epochs": 250,
+        "training.batch_size": 512,
+        "training.optimizer": "adamw",
+        "training.lr": 3e-4,
+        "training.betas": (0.9, 0.999),
+        "training.weight_decay": 0.0,
+        "training.warmup": 0,
+        "training.schedule": "constant",
+        "training.clip_norm": None,
+    },
     "negclip-paper": {  # the paper, and the defaults of vinid/neg_clip
         "data.views": "clip",
         "data.hard_captions": True,
@@ -188,6 +210,12 @@ def settings(name):
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name, values in EXPECTED.items() for key in values])
 def test_a_value_is_the_paper_s(name, key):
     assert settings(name).get(key) == EXPECTED[name][key]
+
+
+def test_sepclr_s_views():
+    views = PRESETS["sepclr"]
+    assert (views.crop, views.flip, views.jitter, views.grey) == ((0.2, 1.0), 0.5, (0.4, 0.4, 0.4, 0.1), 0.2)
+    assert not views.blur
 
 
 def test_fine_tuning_crops_from_half_of_the_picture_on():

@@ -19,7 +19,7 @@ raising the joint one, too, lowers what c and s tell of each other. tau is the a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -212,22 +212,15 @@ class SepCLRLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check_variance(variance)
-        self.variance, self.backend = variance, backend
-        self.beta_salient, self.beta_infoless, self.lambda_jem = beta_salient, beta_infoless, lambda_jem
-        self.uniformity_weight = uniformity_weight
+        self.options: Any = {"variance": variance, "uniformity_weight": uniformity_weight, "backend": backend}
+        self.weights = {"common": 1.0, "salient": beta_salient, "infoless": beta_infoless, "jem": lambda_jem}
 
     def forward(self, common: Tensor | Sequence[Tensor], salient: Tensor | Sequence[Tensor], target: Tensor) -> Tensor:
-        return sepclr(
-            common,
-            salient,
-            target,
-            variance=self.variance,
-            beta_salient=self.beta_salient,
-            beta_infoless=self.beta_infoless,
-            lambda_jem=self.lambda_jem,
-            uniformity_weight=self.uniformity_weight,
-            backend=self.backend,
-        )
+        return self.weighed(sepclr_terms(common, salient, target, **self.options))
+
+    def weighed(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the four terms that `sepclr_terms` gives, scalars, each by its weight: a scalar."""
+        return torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
 
 
 def _log_kernel_sums(x: Tensor, variance: float, backend: str, *, itself: bool) -> Tensor:

@@ -22,6 +22,7 @@ METHODS = {
     "entailment": "nearfar.methods.image_text.entailment:Entailment",
     "matryoshka": "nearfar.methods.image_text.nested_widths:Matryoshka",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
+    "sepclr": "nearfar.methods.image.sepclr:SepCLR",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simclr": "nearfar.methods.image.simclr:SimCLR",
     "simctg": "nearfar.methods.text.simctg:SimCTG",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.fusion_model import FusionModel
     from nearfar.models.fusion.heads import MaskedLanguageHead, MatchingHead
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
+    from nearfar.models.image.common_salient_encoder import CommonSalientEncoder, common_salient
     from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AnswerDecoder": "fusion.answer_decoder",
+    "CommonSalientEncoder": "image.common_salient_encoder",
     "DualEncoder": "dual.dual_encoder",
     "FeatureQueue": "methods.parts.feature_queue",
     "FusionAnswerer": "fusion.fusion_answerer",
@@ -45,6 +47,7 @@ _HOME = {
     "PRESETS": "presets",
     "Reranker": "fusion.reranker",
     "answer_loss": "fusion.answer_decoder",
+    "common_salient": "image.common_salient_encoder",
     "create": "presets",
     "ground": "fusion.attention_maps",
     "image_encoder": "image.image_encoder",
@@ -55,6 +58,7 @@ _HOME = {
     "shortened": "shorter",
 }
 MAKERS = {
+    "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "language_model": "nearfar.models.language:language_model",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
@@ -65,6 +69,7 @@ __all__ = [
     "MAKERS",
     "PRESETS",
     "AnswerDecoder",
+    "CommonSalientEncoder",
     "DualEncoder",
     "FeatureQueue",
     "FusionAnswerer",
@@ -78,6 +83,7 @@ __all__ = [
     "MomentumEncoder",
     "Reranker",
     "answer_loss",
+    "common_salient",
     "create",
     "ground",
     "image_encoder",

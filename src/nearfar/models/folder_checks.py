@@ -88,7 +88,9 @@ KEYS: dict[str, Check] = {
     "decoder_layers": whole(1),
     "classes": whole(2),
     "projector": is_projector,
-    "output": lambda value: value in ("features", "projection"),
+    "output": lambda value: value in ("features", "projection", "both", "common", "salient"),
+    "common": mapping,
+    "salient": mapping,
     "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""
@@ -125,6 +127,8 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
         raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
     for side in sides:
         check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
+    for part, inner in getattr(made, "MODELS_WITHIN", {}).items():
+        check_config(config[part], inner, file, weights=weights)
 
 
 def check_adapters(file: Path) -> dict[str, Any]:

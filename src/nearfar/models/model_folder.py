@@ -19,6 +19,7 @@ from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 MODELS = {
+    "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
     "DualEncoder": "nearfar.models.dual.dual_encoder",
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nearfar.data.scenes.layout import RELATIONS
+from nearfar.data.scenes.marks import MarkSource as _MarkSource
 from nearfar.data.scenes.questions import KINDS
 from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
 from nearfar.data.scenes.scene_source import ATTRIBUTES, ScenePlan
@@ -33,6 +34,7 @@ __all__ = [
     "STATEMENT_KINDS",
     "VERDICTS",
     "ScenePlan",
+    "marks",
     "questions",
     "scenes",
     "statements",
@@ -102,6 +104,45 @@ def scenes(
         ground=ground,
     )
     return _SceneSource(plan)
+
+
+def marks(
+    split: str = "train",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    size: int = 64,
+    styles: Sequence[str] | None = None,
+    held_out_style: str | None = None,
+) -> Source:
+    """`n` emojis of a split, every other one with a mark over it: a background and a target set, unpaired.
+
+    What both sets share is which thing is shown, of five categories; what only the target has is which of eight shapes
+    lies over it, where, and how large. One says nothing of the other.
+
+    Args:
+        n, seed, size, styles, held_out_style: as for `scenes`.
+
+    Returns:
+        records with `image` (PIL), `text` (the emoji's name), `label` (0 of "plain", else the mark's shape), `mark`,
+        `name`, `category`, `style`, `group` (equal for one emoji) and `domain` (style). Things of test are never in
+        training.
+
+    Raises:
+        UserError: an argument that is not understood.
+
+    >>> source = marks("train", n=4)
+    >>> [record["mark"] for record in source], source.classes[:3]
+    (['plain', 'ring', 'plain', 'square'], ['plain', 'circle', 'square'])
+    """
+    return _MarkSource(
+        split,
+        n=_default(split) if n is None else n,
+        seed=seed,
+        size=size,
+        styles=tuple(styles or ()),
+        held_out_style=held_out_style,
+    )
 
 
 def questions(

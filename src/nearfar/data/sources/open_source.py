@@ -15,6 +15,7 @@ from nearfar.errors import UserError
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
   world/questions, world/statements          questions about scenes with answers, statements true or false
+  world/marks                                emojis, every other one with a mark over it
   SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
@@ -29,6 +30,7 @@ WORLD = {
     "clipart": "nearfar.data.world",
     "scenes": "nearfar.data.scenes",
     "questions": "nearfar.data.scenes",
+    "marks": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
 }
 
