@@ -215,7 +215,7 @@ def test_a_value_is_the_paper_s(name, key):
 def test_sepclr_s_views():
     views = PRESETS["sepclr"]
     assert (views.crop, views.flip, views.jitter, views.grey) == ((0.2, 1.0), 0.5, (0.4, 0.4, 0.4, 0.1), 0.2)
-    assert not views.blur
+    assert views.blur == (0.0,)
 
 
 def test_fine_tuning_crops_from_half_of_the_picture_on():
