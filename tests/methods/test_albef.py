@@ -238,13 +238,14 @@ def test_fusion_needs_no_contrast(model, batch_of):
     assert math.isfinite(out["loss"].item())
 
 
-def test_queue_of_another_size_than_the_batch_says_so(model, batch_of):
-    from nearfar.errors import UserError
-
-    method = ALBEF(model, queue_size=10)
-    method(batch_of(model))["loss"].backward()
-    with pytest.raises(UserError, match="multiple of the"):
-        method.after_step(1)
+def test_a_queue_may_have_another_size_than_a_multiple_of_the_batch(model, batch_of):
+    method = ALBEF(model, queue_size=6)
+    for step in (1, 2):
+        method.before_step()
+        method(batch_of(model) | {"index": torch.arange(4) + 4 * step})["loss"].backward()
+        method.after_step(step)
+    for queue in (method.momentum.image_queue, method.momentum.text_queue):
+        assert queue.group.tolist() == [10, 11, 6, 7, 8, 9]
 
 
 def test_itc_against_the_plain_matrix_with_a_queue(model, batch_of):

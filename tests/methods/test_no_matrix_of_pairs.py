@@ -115,9 +115,10 @@ def test_a_step_of_an_ensemble():
     step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
 
 
-@pytest.mark.parametrize("name", ["simclr"])
+@pytest.mark.parametrize("name", ["byol", "moco", "simclr", "simsiam", "supcon"])
 def test_a_step_with_views(name):
-    step(find(name)(Points()), {"views": torch.randn(2, B, 8)})
+    settings = {"moco": {"queue_size": B}, "byol": {"predictor_hidden": 8}, "simsiam": {"predictor_hidden": 8}}
+    step(find(name)(Points(), **settings.get(name, {})), {"views": torch.randn(2, B, 8), "label": torch.arange(B) // 2})
 
 
 def test_a_step_of_simctg_by_tokens():
@@ -148,17 +149,6 @@ def test_a_step_in_two_spaces():
 
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    pairs = {
-        "albef",
-        "tcl",
-        "align",
-        "clip",
-        "negclip",
-        "siglip",
-        "ensemble",
-        "matryoshka",
-        "sepclr",
-        "simclr",
-        "simctg",
-    }
-    assert set(METHODS) == {*pairs, "answering", "entailment"}
+    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "simctg"}
+    views = {"byol", "moco", "simclr", "simsiam", "supcon"}
+    assert set(METHODS) == {*pairs, *views, "answering", "entailment"}

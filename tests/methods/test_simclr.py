@@ -4,28 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
+from methods.image_batches import APART, PAIR, TOGETHER, Identity, Normed, batch, encoder
 from nearfar.errors import UserError
 from nearfar.methods import SimCLR
-from nearfar.methods.parts.view_projections import project_apart, project_together, spread
+from nearfar.methods.parts.view_projections import apart, spread, together
 from oracles import contrastive as oracle
-
-
-class Identity(nn.Module):
-    def encode_image(self, pixels):
-        return pixels
-
-
-class Normed(nn.Module):
-    """A backbone that is one batch norm without weights, so that what it normalises by shows."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(1, affine=False)
-
-    def project_image(self, pixels):
-        return self.norm(pixels)
 
 
 def views(count=2, n=5, seed=0):
@@ -62,12 +46,27 @@ def test_a_solved_batch_at_a_small_temperature():
 
 
 def test_the_views_of_a_batch_share_their_statistics():
-    pair = [torch.tensor([[0.0], [2.0]]), torch.tensor([[10.0], [14.0]])]
-    apart, together = project_apart(Normed(), pair), project_together(Normed(), pair)
-    assert torch.cat(apart).flatten().tolist() == pytest.approx([-1, 1, -1, 1], abs=1e-4)
-    assert torch.cat(together).flatten().tolist() == pytest.approx([-1.1358, -0.7863, 0.6116, 1.3106], abs=1e-4)
-    embedded = SimCLR(Normed()).embed({"views": torch.stack(pair)})
-    assert embedded["view_0"].flatten().tolist() == pytest.approx([-1.1358, -0.7863], abs=1e-4)
+    encode = Normed().project_image
+    assert torch.cat(apart(encode, list(PAIR))).flatten().tolist() == pytest.approx(APART, abs=1e-4)
+    assert torch.cat(together(encode, list(PAIR))).flatten().tolist() == pytest.approx(TOGETHER, abs=1e-4)
+    embedded = SimCLR(Normed()).embed({"views": PAIR})
+    assert torch.cat(list(embedded.values())).flatten().tolist() == pytest.approx(TOGETHER, abs=1e-4)
+
+
+def test_small_views_are_compared_with_large_ones_alone():
+    a, b, c, d = views(4)
+    loss = SimCLR(Identity())({"views": torch.stack([a, b]), "small_views": torch.stack([c, d])})["loss"]
+    pairs = [oracle.nt_xent(x, y, 0.1) for x, y in ((a, b), (a, c), (a, d), (b, c), (b, d))]
+    torch.testing.assert_close(loss, torch.stack(pairs).mean())
+
+
+def test_small_views_go_through_the_same_encoder():
+    method = SimCLR(encoder())
+    embedded = method.embed(batch(small=3))
+    assert {name: tuple(z.shape) for name, z in embedded.items()} == {
+        **dict.fromkeys(("view_0", "view_1"), (4, 8)),
+        **dict.fromkeys(("small_view_0", "small_view_1", "small_view_2"), (4, 8)),
+    }
 
 
 def test_one_view_is_a_sentence():

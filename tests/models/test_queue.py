@@ -46,20 +46,37 @@ def test_push_without_ids_leaves_none_known_and_carries_no_gradient():
     assert not queue.features.requires_grad
 
 
-@pytest.mark.parametrize("batch", [3, 16])
-def test_size_must_be_a_multiple_of_the_batch(batch):
-    with pytest.raises(UserError, match=f"queue of 8 cannot take batches of {batch}"):
-        FeatureQueue(dim=2, size=8).push(torch.ones(batch, 2))
+def test_any_size_of_batch_fits():
+    """Five places, batches a and b of three, then seven rows c: the oldest go, and nothing is written past the end."""
+    queue = FeatureQueue(dim=1, size=5)
+    queue.push(torch.ones(3, 1), torch.tensor([1, 2, 3]))
+    queue.push(-torch.ones(3, 1), torch.tensor([11, 12, 13]))
+    assert queue.group.tolist() == [13, 2, 3, 11, 12]
+    assert queue.features.flatten().tolist() == [-1, 1, 1, -1, -1]
+    assert (queue.pointer.item(), len(queue)) == (1, 5)
+    queue.push(torch.ones(7, 1), torch.arange(21, 28))
+    assert sorted(queue.group.tolist()) == [23, 24, 25, 26, 27]
+    assert queue.group.roll(-queue.pointer.item()).tolist() == [23, 24, 25, 26, 27], "from the pointer on, oldest first"
+    assert {"features", "group", "pointer", "filled"} == set(queue.state_dict())
+
+
+def test_rows_have_unit_length_from_the_start_and_after_a_resume():
+    torch.manual_seed(3)
+    first = FeatureQueue(dim=4, size=9)
+    torch.manual_seed(3)
+    second = FeatureQueue(dim=4, size=9)
+    assert torch.equal(first.features, second.features)
+    second.push(torch.randn(4, 4) * 7)
+    first.load_state_dict(second.state_dict())
+    for queue in (first, second):
+        torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(9), atol=1e-6, rtol=0)
 
 
 def test_other_mistakes_are_explained():
     queue = FeatureQueue(dim=2, size=8)
     with pytest.raises(UserError, match=r"\[B, 2\]"):
         queue.push(torch.ones(4, 3))
-    queue.push(torch.ones(2, 2))
-    with pytest.raises(UserError, match="keep the batch size"):
-        queue.push(torch.ones(4, 2))
-    with pytest.raises(UserError, match="at least one batch"):
+    with pytest.raises(UserError, match="at least one feature"):
         FeatureQueue(dim=2, size=0)
 
 

@@ -164,6 +164,86 @@ EXPECTED = {
         "training.schedule": "constant",
         "training.clip_norm": None,
     },
+    "multicrop-paper": {  # SwAV, arXiv 2006.09882, figure 3; the rest is SimCLR's
+        "data.views": "swav",
+        "data.n_views": 2,
+        "data.small_views": 4,
+        "data.small_size": 96,
+        "model.preset": "resnet50",
+        "model.image_size": 160,
+        "method.name": "simclr",
+        "method.temperature": 0.1,
+        "training.epochs": 200,
+        "training.batch_size": 4096,
+        "training.optimizer": "lars",
+    },
+    "moco-paper": {  # arXiv 2003.04297, and the defaults of facebookresearch/moco
+        "data.views": "moco",
+        "data.n_views": 2,
+        "model.preset": "resnet50",
+        "model.projector": "moco",
+        "method.name": "moco",
+        "method.temperature": 0.2,
+        "method.momentum": 0.999,
+        "method.queue_size": 65536,
+        "method.normalise": "batch",
+        "method.shuffle": True,
+        "training.epochs": 200,
+        "training.batch_size": 256,
+        "training.optimizer": "sgd",
+        "training.lr": 0.03,
+        "training.betas": (0.9, 0.999),
+        "training.weight_decay": 1e-4,
+        "training.schedule": "cosine",
+        "training.warmup": 0,
+        "training.clip_norm": None,
+    },
+    "byol-paper": {  # sections 3.2 and 3.3
+        "data.views": "byol",
+        "data.n_views": 2,
+        "model.preset": "resnet50",
+        "model.projector": "byol",
+        "method.name": "byol",
+        "method.momentum": 0.996,
+        "method.predictor_hidden": 4096,
+        "method.normalise": "batch",
+        "training.epochs": 1000,
+        "training.batch_size": 4096,
+        "training.optimizer": "lars",
+        "training.lr": 0.2 * 4096 / 256,
+        "training.weight_decay": 1.5e-6,
+        "training.schedule": "cosine",
+        "training.warmup": 10 * (1_281_167 // 4096),
+        "training.clip_norm": None,
+    },
+    "simsiam-paper": {  # sections 3 and 4
+        "data.views": "moco",
+        "data.n_views": 2,
+        "model.preset": "resnet50",
+        "model.projector": "simsiam",
+        "method.name": "simsiam",
+        "method.predictor_hidden": 512,
+        "training.epochs": 100,
+        "training.batch_size": 512,
+        "training.optimizer": "sgd",
+        "training.lr": 0.05 * 512 / 256,
+        "training.betas": (0.9, 0.999),
+        "training.weight_decay": 1e-4,
+        "training.schedule": "cosine",
+        "training.warmup": 0,
+        "training.clip_norm": None,
+    },
+    "supcon-paper": {  # section 4.4; rate, decay and warm-up are SimCLR's
+        "data.views": "simclr",
+        "data.n_views": 2,
+        "model.preset": "resnet50",
+        "model.projector": "supcon",
+        "method.name": "supcon",
+        "method.temperature": 0.1,
+        "training.epochs": 350,
+        "training.batch_size": 6144,
+        "training.optimizer": "lars",
+    },
     "negclip-paper": {  # the paper, and the defaults of vinid/neg_clip
         "data.views": "clip",
         "data.hard_captions": True,
@@ -216,6 +296,15 @@ def test_sepclr_s_views():
     views = PRESETS["sepclr"]
     assert (views.crop, views.flip, views.jitter, views.grey) == ((0.2, 1.0), 0.5, (0.4, 0.4, 0.4, 0.1), 0.2)
     assert views.blur == (0.0,)
+
+
+def test_a_resnet_50_is_the_usual_one():
+    from nearfar.models import image_encoder
+
+    with torch.device("meta"):
+        model = image_encoder("resnet50", projector="byol", image_size=32)
+    assert sum(p.numel() for p in model.image.parameters()) == 23_508_032  # torchvision's, without its classifier
+    assert model.image.width == 2048
 
 
 def test_fine_tuning_crops_from_half_of_the_picture_on():

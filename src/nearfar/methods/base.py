@@ -54,10 +54,14 @@ class Method(nn.Module, ABC):
 
     views: str | None = None
     """The preset of `nearfar.data.fields.views` that its pictures are augmented by; None: the loader's own. Read, like
-    the next two, by `training.loop.loaders.data_settings`, where a recipe or a `Loader` of the user's does not say."""
+    the next three, by `training.loop.loaders.data_settings`, where a recipe or the user's own `Loader` says nothing."""
 
     n_views: int = 1
     """Augmented views of each picture: more than one come as the batch's `views`."""
+
+    validation_views: str | None = "none"
+    """The preset of validation pictures, "none" for pictures as they are; None: as in training, for methods whose loss
+    says nothing without augmentation. Each validation then draws the same views."""
 
     answers: bool = False
     """Whether its batches hold the answers to the questions in `text`."""

@@ -104,7 +104,7 @@ def lightning_module(
     from nearfar.errors import need
 
     lightning = need("lightning", "dev")
-    settings, refresh = config or TrainConfig(), _begin(method, loader, config)
+    settings, refresh = config or TrainConfig(), _begin(method, loader, config, steps)
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
@@ -138,12 +138,16 @@ def lightning_module(
     return Module()
 
 
-def _begin(method: Method, loader: Any, config: TrainConfig | None = None) -> Callable[[], dict[str, Tensor]]:
+def _begin(
+    method: Method, loader: Any, config: TrainConfig | None = None, steps: int | None = None
+) -> Callable[[], dict[str, Tensor]]:
     """Make the method know its data, its weights in float32; what embeds the data again."""
     settings = config or TrainConfig()
     with_float32_weights(method)
+    info = DataInfo.of(loader)
+    info.steps = steps
     with shared_randomness(settings.seed):
-        method.begin(DataInfo.of(loader))
+        method.begin(info)
     return refresher(method, loader, settings)
 
 

@@ -61,6 +61,8 @@ DATA = {
     "limit": _count("or leave it out to use all records", optional=True),
     "hard_images": _count("or leave it out to draw whole batches", optional=True),
     "n_views": _count("1, say, or leave it to the method", optional=True),
+    "small_views": _count("0 takes none", least=0, optional=True),
+    "small_size": _count("or leave it out for 96 in 224", optional=True),
     "negatives": _count("0 takes none", least=0, optional=True),
     "max_length": _count("or leave it to the tokenizer", optional=True),
     "pad_to": _count("or leave it out to pad to the longest of a batch", optional=True),

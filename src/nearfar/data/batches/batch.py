@@ -4,6 +4,7 @@
 |---|---|---|
 | `image` | `[B, 3, H, W]` float | the picture, augmented and normalised as the model wants it (the first view) |
 | `views` | `[V, B, 3, H, W]` float | all views, when `n_views` is above 1; `views[0]` is `image` |
+| `small_views` | `[M, B, 3, h, w]` float | small crops (multi-crop), where `small_views` is above 0 |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
@@ -53,7 +54,7 @@ _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "answer_weight"), BatchKey()),
-    **dict.fromkeys(("views", "geometry"), BatchKey(axis=1)),
+    **dict.fromkeys(("views", "small_views", "geometry"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }
 

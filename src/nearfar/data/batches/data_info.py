@@ -25,7 +25,8 @@ class DataInfo:
     """What is known of training data; `Method.begin` gets it. `DataInfo.of(data)` makes one of a source or a loader.
 
     Attributes: `name`; `size`, the number of records, None of a stream and of plain batches; `columns`, the keys of a
-    record; `classes` and `domains`, what the numbers in `label` and `domain` stand for, None where there are none.
+    record; `classes` and `domains`, what the numbers in `label` and `domain` stand for, None where there are none;
+    `steps`, those of the run that is to come, None where they are not known.
 
     >>> from nearfar.data import Records
     >>> pets = Records([{"text": t, "label": i % 2} for i, t in enumerate("abcdef")], classes=["cat", "dog"])
@@ -46,8 +47,9 @@ class DataInfo:
         classes: Sequence[str] | None = None,
         domains: Sequence[str] | None = None,
         record: Callable[[int], Record] | None = None,
+        steps: int | None = None,
     ) -> None:
-        self.name, self.size, self.columns = name, size, tuple(columns)
+        self.name, self.size, self.columns, self.steps = name, size, tuple(columns), steps
         self.classes = None if classes is None else list(classes)
         self.domains = None if domains is None else list(domains)
         self._ids, self._record = ids, record

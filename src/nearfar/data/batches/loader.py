@@ -63,8 +63,9 @@ class Loader:
             `shuffle`.
         block: records of a `Stream` that are shuffled among themselves.
         device: where batches go. Pictures travel as bytes and are augmented there.
-        usual: `image_size`, `mean`, `std`, `views`, `n_views` for pictures; `tokenizer`, `max_length`, `pad_to`,
-            `caption`, `negatives`, `answers` for texts: see `nearfar.data.fields.usual.usual_fields`.
+        usual: `image_size`, `mean`, `std`, `views`, `n_views`, `small_views`, `small_size` for pictures; `tokenizer`,
+            `max_length`, `pad_to`, `caption`, `negatives`, `answers` for texts: see
+            `nearfar.data.fields.usual.usual_fields`.
 
     Raises:
         UserError: the source lacks what a field reads, the order does not fit it, two fields make one key, or too much

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ from torch import Tensor
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.images import decode, resize
-from nearfar.data.fields.views import ViewPreset, Views
+from nearfar.data.fields.views import SMALL_CROP, SMALL_SHARE, ViewPreset, Views
 from nearfar.data.sources.source import Record
 
 
 class ImageField(Field):
-    """`image` `[B, 3, H, W]`, `geometry` `[V, B, 3, 3]`, and with more than one view `views` `[V, B, 3, H, W]`, all
-    float32.
+    """`image` `[B, 3, H, W]`, `geometry` `[V, B, 3, 3]`, with more than one view `views` `[V, B, 3, H, W]`, and with
+    small ones `small_views` `[M, B, 3, h, w]`, all float32.
 
     Args:
         size: side of the pictures in pixels.
         mean, std: three numbers each that colours from 0 to 1 are normalised with.
         views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
+        small_views: further views of each picture, small crops of it (multi-crop, arXiv 2006.09882), made as `views`
+            says but for the crop.
+        small_size: side of the small views in pixels; None: 96 for each 224 of `size`.
     """
 
     columns = ("image",)
@@ -38,11 +42,23 @@ class ImageField(Field):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         views: str | ViewPreset = "clip",
         n_views: int = 1,
+        small_views: int = 0,
+        small_size: int | None = None,
     ) -> None:
         self.views = Views(views, size=size, n_views=n_views, mean=mean, std=std)
+        self.small: Views | None = None
+        if small_views and self.views.preset.crop is not None:
+            self.small = Views(
+                replace(self.views.preset, crop=SMALL_CROP),
+                size=small_size or round(SMALL_SHARE * size),
+                n_views=small_views,
+                mean=mean,
+                std=std,
+            )
         self.keys = {"image": BatchKey(), "geometry": BatchKey(axis=1)} | (
             {"views": BatchKey(axis=1)} if n_views > 1 else {}
         )
+        self.keys |= {"small_views": BatchKey(axis=1)} if self.small else {}
 
     def prepare(self, record: Record, chance: RecordChance) -> tuple[Tensor, tuple[int, int]]:
         """The canvas, uint8 `[3, S, S]`, and the original's width and height."""
@@ -56,6 +72,11 @@ class ImageField(Field):
         images = torch.stack([canvas for canvas, _ in parts])
         if chance.device is not None:
             images = images.to(chance.device, non_blocking=True)
-        views, matrices = self.views(images, draws, sizes=torch.tensor([size for _, size in parts]))
+        sizes = torch.tensor([size for _, size in parts])
+        views, matrices = self.views(images, draws, sizes=sizes)
         pictures = {"image": views[0], "geometry": matrices}
-        return pictures | {"views": views} if self.views.n_views > 1 else pictures
+        pictures |= {"views": views} if self.views.n_views > 1 else {}
+        if self.small is not None:
+            draws = self.small.draw(chance.whole, chance.generator("small views")).take(chance.rows)
+            pictures["small_views"] = self.small(images, draws, sizes=sizes)[0]
+        return pictures

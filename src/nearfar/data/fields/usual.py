@@ -28,6 +28,8 @@ class FieldOptions(TypedDict, total=False):
     tokenizer: Any
     views: str | ViewPreset
     n_views: int
+    small_views: int
+    small_size: int | None
     max_length: int | None
     pad_to: int | None
     caption: Caption | None
@@ -45,6 +47,8 @@ def usual_fields(
     tokenizer: Any = None,
     views: str | ViewPreset = "clip",
     n_views: int = 1,
+    small_views: int = 0,
+    small_size: int | None = None,
     max_length: int | None = None,
     pad_to: int | None = None,
     caption: Caption | None = None,
@@ -61,6 +65,7 @@ def usual_fields(
         tokenizer: any tokenizer of `transformers`; None leaves texts out.
         views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
+        small_views, small_size: further views, small crops of each picture, and their side; see `ImageField`.
         max_length: tokens a caption is cut to (default: what the tokenizer says).
         pad_to: pad to a fixed length.
         caption: one of a record's captions at `random`, always its `first`, or the share of draws that take the first.
@@ -80,7 +85,17 @@ def usual_fields(
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
     if image_size:
-        fields.append(ImageField(image_size, mean=mean, std=std, views=views, n_views=n_views))
+        fields.append(
+            ImageField(
+                image_size,
+                mean=mean,
+                std=std,
+                views=views,
+                n_views=n_views,
+                small_views=small_views,
+                small_size=small_size,
+            )
+        )
     return fields
 
 

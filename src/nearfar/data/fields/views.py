@@ -58,6 +58,7 @@ PRESETS = {
     "clip": ViewPreset(crop=(0.9, 1.0), canvas=1.125),
     "align": ViewPreset(window=True, flip=0.5, canvas=346 / 289),
     "simclr": ViewPreset(crop=(0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
+    "swav": ViewPreset(crop=(0.14, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
     "moco": ViewPreset(crop=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2, blur=(0.5,), canvas=1.5),
     "sepclr": ViewPreset(crop=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), grey=0.2, canvas=1.5),
     "byol": ViewPreset(
@@ -83,8 +84,11 @@ PRESETS = {
 # Fine-tuning crops less.
 PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in ("albef", "tcl")}
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
-(2102.05918), `simclr` (2002.05709), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr` (2402.11928),
-`albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for fine-tuning."""
+(2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
+(2402.11928), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for fine-tuning."""
+
+SMALL_CROP, SMALL_SHARE = (0.05, 0.14), 96 / 224
+"""Of SwAV's small views (arXiv 2006.09882): the range of their crops' area, and their side beside the large ones'."""
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 MOVES = (

@@ -77,6 +77,15 @@ _ROWS = (
         examples=("Few-shot episodes", "nearfar.evaluation.report.few_shot_figure:few_shot_figure"),
     ),
     Protocol(
+        "clustering",
+        "do clusters made without labels agree with the classes? (k-means, NMI and ARI)",
+        f"{HERE}.clustering:clustering",
+        takes=("embeddings",),
+        sides=("image",),
+        columns=("label",),
+        headlines={"nmi": "clusters, NMI", "ari": "clusters, ARI"},
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",

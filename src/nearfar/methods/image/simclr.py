@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor, nn
 
 from nearfar.losses import NTXent
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.methods.parts.view_projections import project_together, spread, views_of
+from nearfar.methods.parts.view_projections import project, spread, together, views_of
 
 
 class SimCLR(EmbeddingMethod):
     """SimCLR over any model with `encode_image`; it trains through `project_image` where there is one.
 
     All views go through the model in one pass, as in the released code: batch norm sees them together. With gradient
-    caching (`training.chunk`) it sees each chunk by itself. Of more than two views, all pairs count alike.
+    caching (`training.chunk`) it sees each chunk by itself. Of more than two views, all pairs count alike; of small
+    views (multi-crop) those with a large one.
 
     Args:
         model: the image encoder to train; `.model` is what to evaluate and save.
@@ -35,6 +37,7 @@ class SimCLR(EmbeddingMethod):
 
     views = "simclr"
     n_views = 2
+    validation_views = None
     reads = ()
 
     def __init__(self, model: nn.Module, *, temperature: float = 0.1) -> None:
@@ -43,9 +46,12 @@ class SimCLR(EmbeddingMethod):
         self.loss = NTXent(temperature, learnable=False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        projections = project_together(self.model, views_of(batch))
-        return {f"view_{place}": z for place, z in enumerate(projections)}
+        large, small = views_of(batch)
+        encode = partial(project, self.model)
+        named = {f"view_{place}": z for place, z in enumerate(together(encode, large))}
+        return named | {f"small_view_{place}": z for place, z in enumerate(together(encode, small))}
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = [self.loss(a, b) for a, b in combinations(embeddings.values(), 2)]
+        pairs = [pair for pair in combinations(embeddings, 2) if pair[0].startswith("view_")]
+        losses = [self.loss(embeddings[first], embeddings[second]) for first, second in pairs]
         return {"loss": torch.stack(losses).mean(), "spread": spread(embeddings["view_0"])}

@@ -27,7 +27,7 @@ class ALBEF(Method):
         temperature: initial tau, a learned divisor kept within (0.001, 0.5). None: the model's own, if it was trained
             before, else the paper's 0.07.
         momentum: of the teacher (paper: 0.995).
-        queue_size: features kept a modality (paper: 65,536); a multiple of the global batch; 0 for none.
+        queue_size: features kept a modality (paper: 65,536); 0 for none.
         alpha: the teacher's share of the targets (paper: 0.4); 0 switches distillation off.
         ramp_steps: steps over which alpha grows from 0 (paper: the first epoch).
         mask_probability: share of tokens hidden for MLM (paper: 0.15).

@@ -22,7 +22,7 @@ class FeatureQueue(nn.Module):
 
     Args:
         dim: width of the features.
-        size: how many are kept; a multiple of the global batch, so that no batch is ever torn (65,536 in ALBEF).
+        size: how many are kept (65,536 in MoCo and ALBEF). Any size of batch fits.
 
     Attributes:
         features: `[size, dim]`, rows of unit length: random directions until filled, as in MoCo and ALBEF.
@@ -44,7 +44,7 @@ class FeatureQueue(nn.Module):
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
         if size < 1:
-            raise UserError(f"size={size}: a queue holds at least one batch; leave the queue out instead")
+            raise UserError(f"size={size}: a queue holds at least one feature; leave the queue out instead")
         self.register_buffer("features", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("group", torch.full((size,), EMPTY))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
@@ -62,8 +62,8 @@ class FeatureQueue(nn.Module):
         `index` `[B]` names the samples in an error, by default the groups do.
 
         Raises:
-            UserError: the size is no multiple of the global batch, the width is another, or a feature is NaN or
-                infinite. The queue then stays as it was, on every process.
+            UserError: the width is another, or a feature is NaN or infinite. The queue then stays as it was, on every
+                process.
         """
         size, dim = self.features.shape
         if features.ndim != 2 or features.shape[1] != dim:
@@ -73,20 +73,12 @@ class FeatureQueue(nn.Module):
             group = torch.full((len(features),), EMPTY, device=features.device)
         features = gather_finite(features.detach().to(self.features.dtype), known, where="queue")
         group = distributed.gather_rows(group.to(self.group))
-        batch = len(features)
-        if batch == 0 or size % batch:
-            raise UserError(
-                f"a queue of {size} cannot take batches of {batch}: choose a queue size that is a multiple of the "
-                f"global batch, such as {max(1, round(size / max(batch, 1))) * max(batch, 1)}, and drop the last, "
-                "incomplete batch"
-            )
-        start = int(self.pointer)
-        if start % batch:
-            raise UserError(f"the queue was filled in batches of another size than {batch}: keep the batch size")
-        self.features[start : start + batch] = F.normalize(features, dim=1)
-        self.group[start : start + batch] = group
-        self.pointer.fill_((start + batch) % size)
-        self.filled.fill_(min(size, len(self) + batch))
+        features, group = features[-size:], group[-size:]
+        places = (self.pointer + torch.arange(len(group), device=group.device)) % size
+        self.features[places] = F.normalize(features, dim=1)
+        self.group[places] = group
+        self.pointer.copy_((self.pointer + len(group)) % size)
+        self.filled.fill_(min(size, len(self) + len(group)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if f"{prefix}ids" in state_dict:  # what earlier versions called it

@@ -50,7 +50,7 @@ class MomentumContrast(Distillation):
 
     Args:
         model, momentum, alpha, ramp_steps: as in `Distillation`.
-        queue_size: features kept a modality; a multiple of the global batch; 0 for none.
+        queue_size: features kept a modality; 0 for none.
         temperature: initial tau, a learned divisor kept within (0.001, 0.5), shared by teacher and student. None: the
             model's own, if it was trained before, else 0.07.
     """

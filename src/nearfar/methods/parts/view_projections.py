@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,35 +13,67 @@ from torch.nn import functional as F
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch
 
+Views = list[Tensor]
+"""Views of the same pictures `[B, 3, H, W]`, or their projections `[B, D]`."""
 
-def views_of(batch: Batch, *, least: int = 2) -> list[Tensor]:
-    """The views `[B, 3, H, W]` of a batch, float32, in order.
+
+def views_of(batch: Batch, *, least: int = 2) -> tuple[Views, Views]:
+    """The views `[B, 3, H, W]` of a batch, float32, in order, and its small ones (multi-crop), if it has any.
 
     Raises:
-        UserError: there are fewer than `least`.
+        UserError: there are fewer than `least`, the small ones not counted.
     """
     views = batch["views"] if "views" in batch else batch["image"][None]
     if len(views) < least:
         raise UserError(f"this method compares views of a picture, and the batch has {len(views)}: set n_views={least}")
-    return list(views)
+    return list(views), list(batch.get("small_views", ()))
 
 
-def project_together(model: Any, views: list[Tensor]) -> list[Tensor]:
-    """The projections `[B, D]` of views `[B, 3, H, W]` float32, in the weights' dtype, through the model in one pass:
-    batch norm sees the views together."""
-    return list(project(model, torch.cat(views)).chunk(len(views)))
+def together(encode: Callable[[Tensor], Tensor], views: Views) -> Views:
+    """The projections `[B, D]` of views `[B, 3, H, W]` of one size, floating point, in one pass of `encode`, that makes
+    `[N, D]` of `[N, 3, H, W]`: batch norm sees the views together."""
+    return list(encode(torch.cat(views)).chunk(len(views))) if views else []
 
 
-def project_apart(model: Any, views: list[Tensor]) -> list[Tensor]:
-    """The projections `[B, D]` of views `[B, 3, H, W]` float32, in the weights' dtype, through the model one after the
-    other: batch norm sees each view by itself."""
-    return [project(model, view) for view in views]
+def apart(encode: Callable[[Tensor], Tensor], views: Views) -> Views:
+    """The projections `[B, D]` of views `[B, 3, H, W]`, floating point, in a pass of `encode`, which makes `[B, D]` of
+    `[B, 3, H, W]`, each: batch norm sees each view by itself."""
+    return [encode(view) for view in views]
 
 
 def project(model: Any, pixels: Tensor) -> Tensor:
-    """The projection `[B, D]` of pixels `[B, 3, H, W]` float32, in the weights' dtype; of a model without a projector
-    its embedding."""
+    """The projection `[B, D]` of pixels `[B, 3, H, W]`, floating point; without a projector the embedding."""
     return model.project_image(pixels) if hasattr(model, "project_image") else model.encode_image(pixels)
+
+
+def projected_dim(model: Any) -> int:
+    """Width of the projections.
+
+    Raises:
+        UserError: the model does not say it.
+    """
+    width = getattr(model, "projected_dim", None) or getattr(model, "embed_dim", None)
+    if not isinstance(width, int):
+        raise UserError(f"a {type(model).__name__} does not say how wide its projections are: give it projected_dim")
+    return width
+
+
+def ordered_pairs(of_all: Sequence[Tensor], of_large: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every view with every large view but itself, as SwAV compares its crops (arXiv 2006.09882), of `of_all` and
+    `of_large`, lists of `[B, D]` in floating point: `of_all` has the large views first."""
+    for place, one in enumerate(of_all):
+        for other, large in enumerate(of_large):
+            if place != other:
+                yield one, large
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """The mean over rows of 1 - cos(a_i, b_i), of `a` and `b` `[B, D]` in floating point, a scalar.
+
+    >>> cosine_distance(torch.eye(2), -torch.eye(2)).item()
+    2.0
+    """
+    return 1 - F.cosine_similarity(a, b, dim=1).mean()
 
 
 def spread(z: Tensor) -> Tensor:

@@ -62,10 +62,9 @@ class MLP(nn.Module):
             made += [] if is_last else [nn.ReLU(inplace=True)]
         super().__init__()
         self.network = nn.Sequential(*made)
-        self.has_norm = norm != "none" and (layers > 1 or norm == "all")
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.has_norm and self.training and len(x) < 2:
+        if len(x) < 2 and any(isinstance(part, nn.BatchNorm1d) and part.training for part in self.network):
             raise UserError(
                 "batch norm in training needs two samples at least: raise the batch size, or use norm='none'"
             )

@@ -55,22 +55,28 @@ def run_length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int |
 
 def data_settings(method: Method) -> dict[str, Any]:
     """What a method needs of its data, as settings of a `Loader`; None: the loader's own."""
-    return {"views": method.views, "n_views": method.n_views, "answers": method.answers}
+    return {
+        "views": method.views,
+        "n_views": method.n_views,
+        "validation_views": method.validation_views,
+        "answers": method.answers,
+    }
 
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
     """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
-    in order and plain, otherwise. It has the usual fields that the model's attributes call for (`image_size`,
-    `tokenizer` ...), and those that its `fields(training)` returns, where it has such a method."""
+    in order, with the preset `validation_views` ("none" by default, None: as in training), otherwise. It has the usual
+    fields that the model's attributes call for (`image_size`, `tokenizer` ...), and those that its `fields(training)`
+    returns, where it has such a method."""
     from nearfar.data import Loader
     from nearfar.data.fields.usual import settings_of
 
-    mine = share_of_batch(config)
+    mine, plain = share_of_batch(config), options.pop("validation_views", "none")
     options = {name: value for name, value in options.items() if value is not None}
     share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
     if not training:
         # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
-        options |= {"views": "none", "shuffle": False, "drop_last": False}
+        options |= {"shuffle": False, "drop_last": False} | ({} if plain is None else {"views": plain})
         share = {"batch_size": config.batch_size}
     own = model.fields(training) if hasattr(model, "fields") else []
     fields = [*own, *options.pop("fields", [])]

@@ -107,14 +107,16 @@ class TrainingLoop:
         random_state.seed_process(config.seed, step=0)
         with_float32_weights(method).to(self.device).train()
         loader = as_batches(data, method, config)
+        self.steps, self.steps_an_epoch = run_length(loader, config)
+        info = DataInfo.of(loader)
+        info.steps = self.steps
         with random_state.shared_randomness(config.seed):
-            method.begin(DataInfo.of(loader))
+            method.begin(info)
         processes.share_state(method)
         if sharding.enabled():
             sharding.shard(method)
 
         self.validation = as_batches(validation, method, config, training=False) if validation is not None else None
-        self.steps, self.steps_an_epoch = run_length(loader, config)
         config.warmup_steps(self.steps)  # says so where the warm-up is longer than the run
         self.state = RunState(
             config,

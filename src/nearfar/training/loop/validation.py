@@ -34,6 +34,8 @@ def validate(method: Method, validation: Validation, average: MovingAverage | No
 def mean_loss(method: Method, batches: Iterable[Batch]) -> dict[str, float]:
     """The mean over samples of what the method returns for each batch, over all processes."""
     device = next(method.parameters()).device
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(0)  # the same draws each time
     sums: dict[str, Any] = {}
     count = 0
     for batch in console.track(batches, "validation"):

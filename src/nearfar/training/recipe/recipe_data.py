@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nearfar.training.recipe.recipe_file import Recipe
 
 
-OF_PIXELS = ("views", "cache")
+OF_PIXELS = ("views", "validation_views", "small_views", "small_size", "cache")
 """Settings of a loader that reads pictures in each epoch: features have views and a place in memory of their own."""
 
 

@@ -46,6 +46,10 @@ class DataConfig:
     """Augmentation, a preset of `nearfar.data.fields.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
     """Views of each picture in a batch; by default the method's own number, else one."""
+    small_views: int | None = None
+    """Further views of each picture, small crops of it (multi-crop), for methods on pictures; by default none."""
+    small_size: int | None = None
+    """Side of the small views in pixels; by default 96 for each 224 of the large ones."""
     negatives: int | None = None
     """Hard negative captions drawn for each sample; by default those that the method needs."""
     caption: str | float | None = None

@@ -1,0 +1,114 @@
+"""MoCo v2 (arXiv 1911.05722, 2003.04297): a query finds its key, made by a slow copy of the encoder, among the keys of
+past batches."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nearfar import ops
+from nearfar.losses.groups import unit
+from nearfar.methods.base import Batch, Method
+from nearfar.methods.parts.feature_queue import FeatureQueue
+from nearfar.methods.parts.mean_teacher import MeanTeacher, Normalise, Statistics
+from nearfar.methods.parts.pending import Pending
+from nearfar.methods.parts.shuffled_keys import shuffled
+from nearfar.methods.parts.view_projections import apart, project, projected_dim, spread, views_of
+
+
+class _Keys(NamedTuple):
+    """What the queue gets after the step."""
+
+    features: Tensor
+    ids: Tensor | None
+
+
+class MoCo(Method):
+    """MoCo over any model with `encode_image`; it trains through `project_image` where there is one.
+
+    The first view is the query and the second the key. Further views, and small ones (multi-crop), are queries, too.
+
+    Args:
+        model: the image encoder to train; `.model` is what to evaluate and save.
+        temperature: tau (MoCo v2: 0.2, v1: 0.07), fixed.
+        momentum: the old share of the slow copy at each step (paper: 0.999).
+        queue_size: keys of past batches that are kept (paper: 65,536).
+        normalise: what batch norm in the slow copy normalises keys by: their own "batch" (paper), or the "running"
+            statistics of the encoder.
+        shuffle: with several processes, make keys in batches drawn anew over all of them (paper); one process has one
+            batch, in which queries and keys may recognise each other by the statistics that they share.
+
+    The batch has `views` `[V, B, 3, H, W]`. Logs `spread`.
+
+    Example:
+        >>> from nearfar.models import image_encoder
+        >>> method = MoCo(image_encoder("micro-resnet", projector={"hidden": 32, "out": 16}), queue_size=8)
+        >>> sorted(method({"views": torch.randn(2, 4, 3, 32, 32)}))
+        ['loss', 'spread']
+    """
+
+    views = "moco"
+    n_views = 2
+    validation_views = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        queue_size: int = 65_536,
+        normalise: Normalise = "batch",
+        shuffle: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature, self.shuffle = temperature, shuffle
+        statistics: Statistics = "own" if normalise == "batch" else "copied"
+        self.teacher = MeanTeacher(model, momentum, normalise=normalise, statistics=statistics)
+        self.queue = FeatureQueue(projected_dim(model), queue_size)
+        self._pending: Pending[_Keys] = Pending()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        large, small = views_of(batch)
+        k = self._keys(large.pop(1))
+        queries = [unit(z) for z in apart(partial(project, self.model), [*large, *small])]
+        losses = [queue_info_nce(q, k, self.queue.features, self.temperature) for q in queries]
+        loss = torch.stack(losses).mean()
+        self._pending.after_backward(loss, _Keys(k, batch.get("index")))
+        return {"loss": loss, "spread": spread(queries[0])}
+
+    def _keys(self, pixels: Tensor) -> Tensor:
+        with self.teacher.teaching() as slow:
+            encode = partial(project, slow)
+            mixed = self.shuffle and self.training
+            return unit(shuffled(encode, pixels, int(self.teacher.updates)) if mixed else encode(pixels))
+
+    def before_step(self) -> None:
+        self._pending.take()
+        self.teacher.forget()
+
+    def after_step(self, step: int) -> None:
+        super().after_step(step)
+        self.teacher.update()
+        for keys in self._pending.take():
+            self.queue.push(keys.features, index=keys.ids)
+
+
+def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss, a scalar: the cross-entropy of each query's own key against the queue. The keys of the batch's other
+    samples are no candidates.
+
+    Takes queries `q` `[B, D]`, their keys `k` `[B, D]` and the queue `[K, D]`, unit rows in floating point. The B x K
+    matrix of all similarities is never held.
+
+    >>> q = torch.eye(2)
+    >>> round(queue_info_nce(q, q, torch.tensor([[0.0, 1.0], [0.0, 1.0]]), 1.0).item(), 6)  # log(1 + 2 / e), log(1 + 2)
+    0.825029
+    """
+    positive = (q * k).sum(1) / temperature
+    return F.softplus(ops.log_partition(q, queue, 1 / temperature) - positive).mean()
