@@ -204,7 +204,8 @@ def test_every_page_says_inputs_relations_and_variants(name):
 @pytest.mark.parametrize("name", ops.__all__)
 def test_every_op_says_shapes_errors_and_an_example(name):
     text = inspect.getdoc(getattr(ops, name))
-    shape = {"nt_xent": "[2N, D]", "sinkhorn": "[B, P]"}.get(name, "[N, D]")
+    shapes = {"nt_xent": "[2N, D]", "sinkhorn": "[B, P]", "transport_plan": "[..., N, M]"}
+    shape = shapes.get(name, "[N, D]")
     for part in ("Args:", shape, "Raises:", "UserError", ">>> "):
         assert part in text, part
     options = set(inspect.signature(getattr(ops, name)).parameters)
