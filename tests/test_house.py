@@ -40,7 +40,7 @@ ALLOWED = {
     "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers"},
     "training": {"ops", "losses", "models", "data", "methods", "embedding", "evaluation"},
     "export": {"data", "models"},
-    "adaptation": {"data", "embedding", "evaluation", "models", "search"},
+    "adaptation": {"data", "embedding", "evaluation", "methods", "models", "search", "training"},
     "reproductions": None,  # these know all
     "commands": None,
 }

@@ -30,7 +30,7 @@ def start(device: str | None = None) -> torch.device:
     state = PartialState(cpu=device == "cpu" or (device is None and not torch.accelerator.is_available()))
     if not device:
         return state.device
-    _check_device(device)  # after Accelerate has given this process its own accelerator
+    check_device(device)  # after Accelerate has given this process its own accelerator
     return torch.device(device)
 
 
@@ -123,8 +123,9 @@ def share_state(module: nn.Module) -> None:
             dist.broadcast(tensor.data, src=0)
 
 
-def _check_device(name: str) -> None:
-    """Say at once that a device is not here: torch says so when the first tensor is sent there."""
+def check_device(name: str, setting: str = "training.device") -> None:
+    """Raise a `UserError`, which names the setting, where a device is not here: torch says so when the first tensor is
+    sent there."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -132,8 +133,8 @@ def _check_device(name: str) -> None:
         there = f"cpu and {here.type}" if here else "cpu"
         why = str(error).splitlines()[0]
         raise UserError(
-            f"training.device {name!r} cannot be used ({why}): this machine has {there}; leave training.device out to "
-            "take the accelerator where there is one."
+            f"{setting} {name!r} cannot be used ({why}): this machine has {there}; leave {setting} out to take "
+            "the accelerator where there is one."
         ) from None
 
 

@@ -141,6 +141,16 @@ def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
     assert "03.png" in (tmp_path / "run" / "skipped.txt").read_text("utf-8")
 
 
+def test_what_is_skipped_of_the_data_measured_on_is_listed_with_their_name(emoji, small, tmp_path):
+    shutil.copytree(emoji, tmp_path / "others")
+    (tmp_path / "others" / "05.png").write_bytes(b"no picture")
+    outcome = nearfar.adapt(emoji, small, tmp_path / "run", test=tmp_path / "others", index=False)
+    assert outcome.skipped.count == 1
+    listed = (tmp_path / "run" / "skipped.txt").read_text("utf-8")
+    assert f"{open_source(tmp_path / 'others').name}: " in listed
+    assert "05.png" in listed
+
+
 def test_captions_that_are_names_of_files_are_told_of(emoji, small, tmp_path):
     said = []
     for row, file in enumerate(sorted(emoji.glob("*.png"))):
@@ -204,8 +214,8 @@ def test_minutes_take_as_many_pairs_as_there_is_time_for(emoji, small, monkeypat
     monkeypatch.setattr(inputs.time, "perf_counter", lambda: 16.0 * next(ticks))  # half a second a picture
     said = []
     outcome = nearfar.adapt(emoji, small, share=0.3, minutes=1.5, say=said.append)
-    assert "48 of 60 pairs are taken" in " ".join(said)
-    assert outcome.data.startswith("48 records of ")
+    assert "46 of 60 pairs are taken" in " ".join(said)
+    assert outcome.data.startswith("46 records of ")
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nearfar import files
 from nearfar.adaptation import opened_inputs as inputs
-from nearfar.adaptation import trials as tried
-from nearfar.adaptation.adapted_model import adapted
-from nearfar.adaptation.frozen_features import FrozenFeatures
-from nearfar.adaptation.kept_reading import KeptReading, ReadOnce, alone, keeping
+from nearfar.adaptation.best_model import Work
+from nearfar.adaptation.kept_reading import alone, keeping
 from nearfar.adaptation.outcome import Adapted
+from nearfar.adaptation.trainable import may_train
+from nearfar.adaptation.training_plan import Train
 from nearfar.adaptation.written import write_folder
-from nearfar.data.batches.held_out import folds, hold_out
-from nearfar.data.sources.source import Source
-from nearfar.embedding.embed_source import embed
-from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.protocols.retrieval import retrieval
-from nearfar.models.dual.dual_encoder import DualEncoder
+from nearfar.data.batches.held_out import hold_out
 
 STARTER = "starter"
-MIRROR_UP_TO = 1000
-"""Of so many records at most, each picture is read in the mirror too: more to learn from, at twice the time."""
-
-SAME = 1 - 1e-5
-"""Pictures whose embeddings have a cosine above this are the same picture."""
 
 
 def adapt(
@@ -41,6 +29,8 @@ def adapt(
     test: Any = None,
     share: float = 0.2,
     minutes: float | None = None,
+    train: Train = "auto",
+    device: str | None = None,
     keep_worse: bool = False,
     index: bool = True,
     seed: int = 0,
@@ -52,9 +42,10 @@ def adapt(
 ) -> Adapted:
     """Fit a model to your own pairs of pictures and texts, and measure what that brought on pairs held out.
 
-    The towers stay as they are and read the data once. What is tried on them, by cross-validation on the pairs that are
-    adapted on: the model as it is; a linear and a kernel ridge map from its pictures to your captions, both in closed
-    form; and the model beside the better map, their similarities added. The best becomes the model.
+    The towers read the data once. What is tried on them, by cross-validation on the pairs that are adapted on: the
+    model as it is; a linear and a kernel ridge map from its pictures to your captions, both in closed form; and the
+    model beside the better map, their similarities added. On a GPU also the model trained on the pairs by CLIP's loss:
+    with low-rank adapters on its towers, from 10,000 pairs on with all its weights, too. The best becomes the model.
 
     Args:
         data: a source, or what `nearfar.data.open_source` opens: a folder, a table, shards, `hub:NAME`.
@@ -65,7 +56,9 @@ def adapt(
         share: how much of `data` is held out, by `nearfar.data.hold_out`: whole things (one picture, one caption, one
             `group`), chosen by their content, so that data added later move none of them.
         minutes: roughly how long it may take: where the towers need longer to read all pairs, fewer are taken. The
-            first pictures tell how fast they are. None takes all.
+            first pictures tell how fast they are. What is trained gets the time that is left. None takes all.
+        train: "auto" trains on a GPU; "none" never; "lora" and "towers" (all weights) on a CPU, too.
+        device: where the model runs: "cpu", "cuda", ...; None takes the accelerator if there is one.
         keep_worse: take the adapted model even where the held-out pairs say that it is worse than it was.
         index: make a search index of the pictures in `out`.
         seed: of folds and draws.
@@ -95,19 +88,30 @@ def adapt(
         source = inputs.pairs(data, columns, max_skipped)
         if source.remark:
             say(f"note: {source.remark}")
-        start = inputs.dual_encoder(model)
-        kept = held.enter_context(keeping(folder, start))
-        if kept.before:
-            say(f"reading: {kept.before:,} pictures were read by a run here that did not end: it goes on")
-        source = inputs.affordable(source, start, minutes, batch_size, say, folder)
+        start = inputs.dual_encoder(model, device)
+        readings = held.enter_context(keeping(folder))
+        if before := readings.of(start).kept.before:
+            say(f"reading: {before:,} pictures were read by a run here that did not end: it goes on")
+        spent = {"fitted": 1 - share if test is None else 1.0, "part": 1 / 3 if may_train(train, start) else 2 / 3}
+        source = inputs.affordable(source, readings.of(start), minutes, batch_size, say, folder, **spent)
         if test is None:
             fitted_on, measured_on = hold_out(source, share)
         else:
             fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None}, max_skipped)
         reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
-        outcome, shown = _adapted(
-            start, kept, fitted_on, measured_on, reading, share if test is None else None, seed, say
-        )
+        outcome, shown = Work(
+            start,
+            readings,
+            fitted_on,
+            measured_on,
+            folder,
+            reading,
+            share=share if test is None else None,
+            train=train,
+            until=None if minutes is None else began + 60 * minutes,
+            seed=seed,
+            say=say,
+        ).done()
         if outcome.is_worse and not keep_worse:
             outcome = outcome.undone(start)
         if folder is not None:
@@ -118,59 +122,10 @@ def adapt(
                 source,
                 measured_on,
                 embeddings,
-                encoder=ReadOnce(outcome.model, kept),
+                encoder=readings.of(outcome.model),
                 start=inputs.name_of(model),
                 index=index,
                 **reading,
             )
     outcome.seconds = time.perf_counter() - began
     return outcome
-
-
-def _adapted(
-    start: DualEncoder,
-    kept: KeptReading,
-    fitted_on: Source,
-    measured_on: Source,
-    reading: dict[str, Any],
-    share: float | None,
-    seed: int,
-    say: Callable[[str], None],
-) -> tuple[Adapted, dict[str, Embeddings]]:
-    """What is tried on some pairs, and measured on others, by the model before and after: the outcome, and the pairs
-    that were measured on as each model embeds them."""
-    fold = folds(fitted_on, tried.FOLDS, seed=seed)
-    mirror = len(fitted_on) <= MIRROR_UP_TO
-    features = FrozenFeatures.read(ReadOnce(start, kept), fitted_on, mirror=mirror, **reading).captioned()
-    inputs.check_numbers(len(features), len(measured_on), share=share)
-    say(f"data: {len(features):,} pairs of {fitted_on.name} to adapt to, {len(measured_on):,} to measure on")
-    if skipped := features.data.skipped:
-        say(f"{skipped.count:,} records are skipped")
-    say("towers: they stay as they are; a map is worked out on what they see (`nearfar train` trains towers as well)")
-    candidates = tried.try_all(features, torch.tensor(fold)[features.data.row], seed=seed)
-    best = tried.chosen(candidates)
-    say("tried: " + "; ".join(f"{each.name} {each.score:.3f}" for each in candidates) + f". Best: {best.name}")
-    linear = next(trial for trial in candidates if trial.name == tried.LINEAR)
-    models = {name: adapted(start, features, trial, seed=seed) for name, trial in (("ridge", linear), ("after", best))}
-    every = {"before": start, **models}
-    embedded = {name: embed(ReadOnce(each, kept), measured_on, **reading) for name, each in every.items()}
-    figures = {name: retrieval(data, seed=seed) for name, data in embedded.items()}
-    outcome = Adapted(
-        model=models["after"],
-        tried=candidates,
-        chosen=best,
-        before=figures["before"],
-        ridge=figures["ridge"],
-        after=figures["after"],
-        pairs=len(features),
-        data=fitted_on.name,
-        measured_on=measured_on.name,
-        skipped=skipped,
-        copies=copies(embedded["before"].image, features.data.image),
-    )
-    return outcome, embedded
-
-
-def copies(image: torch.Tensor, known: torch.Tensor) -> int:
-    """How many pictures `[N, D]` are also among known ones `[M, D]`; unit rows both."""
-    return sum(int((part @ known.T).amax(1).gt(SAME).sum()) for part in image.split(1024))

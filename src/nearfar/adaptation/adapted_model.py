@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nearfar.adaptation.frozen_features import FrozenFeatures
 from nearfar.adaptation.maps import CENTRES, LinearSetting, Pairs, Setting
 from nearfar.adaptation.ridge import KernelFeatures, LinearFeatures, RidgePath
+from nearfar.adaptation.training_plan import TrainSetting
 from nearfar.adaptation.trials import Trial, centres
 from nearfar.models.dual.blended import Blend, KernelMap, UnitLinear
 from nearfar.models.dual.dual_encoder import DualEncoder
@@ -33,6 +34,7 @@ def adapted(model: DualEncoder, features: FrozenFeatures, trial: Trial, *, seed:
     all of it is frozen."""
     if trial.setting is None:
         return model
+    assert not isinstance(trial.setting, TrainSetting)
     image: list[Part] = []
     text: list[Part] = []
     if trial.start > 0:

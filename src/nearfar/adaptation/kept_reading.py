@@ -1,4 +1,4 @@
-"""What a frozen image tower made of pictures, kept on disk: no picture goes through it twice, also after a kill.
+"""What image towers made of pictures, kept on disk: no picture goes through one twice, also after a kill.
 
     OUT/reading/TOWER/00000.safetensors    keys [n, 16] uint8 and summaries [n, W] float32, written whole or not at all
 
@@ -16,16 +16,18 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.models.dual.dual_encoder import DualEncoder
+
+T = TypeVar("T")
 
 FOLDER = "reading"
 EVERY = 5.0
@@ -48,6 +50,8 @@ class KeptReading:
             self._take(path)
         self.before = len(self._at)
         """How many pictures an earlier run left."""
+        self.read = 0
+        """How many went through the tower since."""
         self._keys: list[bytes] = []
         self._rows: list[Tensor] = []
         self._written = time.monotonic()
@@ -59,6 +63,7 @@ class KeptReading:
         new = [i for i, key in enumerate(keys) if key not in self._at and key not in pending]
         if new:
             made = tower(pixels[new]).float()
+            self.read += len(new)
             for i, row in zip(new, made.cpu(), strict=True):
                 if keys[i] not in pending:
                     pending[keys[i]] = len(self._keys)
@@ -110,42 +115,71 @@ class ReadOnce:
         return self.model.encode_image(self.image_summary(pixels), normalize=normalize)
 
 
+class Readings:
+    """What several models read, by image tower.
+
+    Attributes:
+        folder: where it is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._of: dict[str, KeptReading] = {}
+        self._known: dict[nn.Module, str] = {}
+
+    def of(self, model: DualEncoder) -> ReadOnce:
+        """The model, reading each picture once."""
+        tower = model.image
+        if tower not in self._known:
+            self._known[tower] = fingerprint(tower)
+        name = self._known[tower]
+        if name not in self._of:
+            self._of[name] = KeptReading(self.folder / name)
+        return ReadOnce(model, self._of[name])
+
+    def write(self) -> None:
+        """Put what is not written yet on the disk."""
+        for kept in self._of.values():
+            kept.write()
+
+
 @contextmanager
-def keeping(out: Path | None, model: DualEncoder) -> Iterator[KeptReading]:
+def keeping(out: Path | None) -> Iterator[Readings]:
     """What is read of pictures in the block, kept in `out`, where that is given, until the block ends without error."""
     if out is None:
         with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            yield KeptReading(Path(folder))
+            yield Readings(Path(folder))
         return
-    kept = KeptReading(out / FOLDER / fingerprint(model))
+    readings = Readings(out / FOLDER)
     try:
-        yield kept
+        yield readings
     except BaseException:
-        kept.write()
+        readings.write()
         raise
     shutil.rmtree(out / FOLDER, ignore_errors=True)
 
 
-def fingerprint(model: DualEncoder) -> str:
-    """Of an image tower's weights."""
+def fingerprint(module: nn.Module) -> str:
+    """Of a module's weights."""
     digest = blake2b(digest_size=8)
-    for name, value in sorted(model.image.state_dict().items()):
+    for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def agreed(out: Path | None, plan: dict[str, Any], key: str, value: Callable[[], int]) -> int:
-    """A number that a run that was killed worked out for the same plan, else `value()`, which is kept: a second run of
-    a command then takes the same pairs."""
+def agreed(out: Path | None, plan: dict[str, Any], key: str, value: Callable[[], T]) -> T:
+    """Plain data that a run that was killed worked out for the same plan, else `value()`, which is kept: a second run
+    of a command then takes the same pairs, and trains in the same way."""
     if out is None:
         return value()
     path = out / FOLDER / "plan.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    if {name: known.get(name) for name in plan} != plan or key not in known:
-        known = {**plan, key: value()}
+    if known.get(key, {}).get("plan") != plan:
+        known[key] = {"plan": plan, "value": value()}
         files.write(path, json.dumps(known))
-    return int(known[key])
+    agreement: T = known[key]["value"]
+    return agreement
 
 
 def alone(out: Path) -> Lock:

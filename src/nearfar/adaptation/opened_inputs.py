@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nearfar.adaptation.kept_reading import agreed
+import torch
+
+from nearfar.adaptation.kept_reading import ReadOnce, agreed
 from nearfar.data import open_source
 from nearfar.data.sources.source import Source
+from nearfar.distributed import check_device
 from nearfar.embedding.embed_source import embed
 from nearfar.errors import UserError
 from nearfar.models.dual.dual_encoder import DualEncoder
@@ -20,8 +23,8 @@ from nearfar.models.loading import load
 LEAST = 8
 """Pairs that must be there to adapt to, and half of it to measure on."""
 
-PASSES = 2.5
-"""What a pair costs at most, in readings: its picture once and its mirror image, its texts once for each model."""
+MIRROR_UP_TO = 1000
+"""Of so many records at most, each picture is read in the mirror too: more to learn from, at twice the time."""
 
 
 def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> Source:
@@ -37,15 +40,19 @@ def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> So
     return source
 
 
-def dual_encoder(model: Any) -> DualEncoder:
-    """The model to start from, in evaluation mode; a copy of one that was made elsewhere, which stays as it is."""
+def dual_encoder(model: Any, device: str | None = None) -> DualEncoder:
+    """The model to start from, in evaluation mode, on a device; a copy of one that was made elsewhere, which stays as
+    it is."""
+    if device is not None:
+        check_device(device, "device")
     made = load(model)
     if isinstance(made, FusionModel) or not isinstance(made, DualEncoder):
         raise UserError(
             f"{name_of(model)} is a {type(made).__name__}: adapt takes an image tower and a text tower with one "
             "embedding space, as CLIP, SigLIP and ALIGN have, or a run's folder of such a model"
         )
-    return (made if isinstance(model, str | Path) else copy.deepcopy(made)).eval()
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return (made if isinstance(model, str | Path) else copy.deepcopy(made)).to(device or accelerator or "cpu").eval()
 
 
 def name_of(model: Any) -> str:
@@ -55,20 +62,24 @@ def name_of(model: Any) -> str:
 
 def affordable(
     source: Source,
-    model: DualEncoder,
+    reader: ReadOnce,
     minutes: float | None,
     batch_size: int,
     say: Callable[[str], None],
     folder: Path | None = None,
+    *,
+    fitted: float = 0.8,
+    part: float = 2 / 3,
 ) -> Source:
-    """As many records as the towers can read in two thirds of the time, spread evenly over the source; as many as a run
-    in `folder` took that was killed."""
+    """As many records as the towers can read in a part of the time, spread evenly over the source; as many as a run in
+    `folder` took that was killed. `fitted` is the share that is adapted to."""
     if minutes is None:
         return source
     if not minutes > 0:
         raise UserError(f"minutes={minutes}: a time above 0, or leave it out")
-    plan = {"data": source.name, "records": len(source), "minutes": minutes}
-    count = agreed(folder, plan, "taken", lambda: _readable(source, model, minutes, batch_size))
+    plan = {"data": source.name, "records": len(source), "minutes": minutes, "part": part}
+    seconds = minutes * 60 * part
+    count = agreed(folder, plan, "taken", lambda: readable(seconds, *_times(source, reader, batch_size), fitted))
     if count >= len(source):
         return source
     say(f"time: {count:,} of {len(source):,} pairs are taken, as many as the towers can read in it")
@@ -76,13 +87,34 @@ def affordable(
     return source.select(rows, name=f"{count:,} records of {source.name}")
 
 
-def _readable(source: Source, model: DualEncoder, minutes: float, batch_size: int) -> int:
-    """How many records the towers can read in two thirds of the time, by how long the first take."""
-    probe = source.first(min(len(source), batch_size))
-    began = time.perf_counter()
-    embed(model, probe, batch_size=batch_size, max_skipped=1.0)
-    each = (time.perf_counter() - began) / len(probe)
-    return max(4 * LEAST, int(minutes * 60 * 2 / 3 / (each * PASSES)))
+def readable(seconds: float, first: float, again: float, fitted: float) -> int:
+    """How many records can be read in so many seconds.
+
+    A record is read once; those held out, the share `1 - fitted`, twice more, for the other models that are measured;
+    all once more for the index; and of few records the others' mirror images go through the image tower, too.
+
+    Args:
+        seconds: that there are.
+        first: seconds that a record takes.
+        again: seconds that it takes once more, when what the image tower made of its picture is kept.
+        fitted: the share that is adapted to.
+
+    >>> readable(100.0, first=0.1, again=0.02, fitted=0.8), readable(1000.0, first=0.1, again=0.02, fitted=0.8)
+    (520, 7812)
+    """
+    each = first + again * (1 + 2 * (1 - fitted))
+    plain, mirrored = int(seconds / each), int(seconds / (each + fitted * max(0.0, first - again)))
+    return max(4 * LEAST, plain if plain * fitted > MIRROR_UP_TO else mirrored)
+
+
+def _times(source: Source, reader: ReadOnce, batch_size: int) -> tuple[float, float]:
+    """Seconds that reading a record takes, and doing so again, by the first ones."""
+    probe, times = source.first(min(len(source), batch_size)), []
+    for _ in range(2):
+        began = time.perf_counter()
+        embed(reader, probe, batch_size=batch_size, max_skipped=1.0)
+        times.append((time.perf_counter() - began) / len(probe))
+    return times[0], times[1]
 
 
 def check_numbers(fit: int, held: int, *, share: float | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from nearfar.adaptation.training_plan import TrainSetting
 from nearfar.adaptation.trials import Trial
 from nearfar.data.sources.skipped import Skipped
 from nearfar.evaluation.measures.result import Result, label
@@ -118,5 +119,8 @@ def mean_rank(result: Result) -> float:
 
 def trial_as_dict(trial: Trial) -> dict[str, Any]:
     """A trial as plain data."""
-    setting = {} if trial.setting is None else {"map": type(trial.setting).__name__, **vars(trial.setting)}
-    return {"name": trial.name, "mean_reciprocal_rank": trial.score, **setting, "share_of_start": trial.start}
+    setting = {} if trial.setting is None else dict(vars(trial.setting))
+    if setting and not isinstance(trial.setting, TrainSetting):
+        setting = {"map": type(trial.setting).__name__, **setting}
+    scores = {"mean_reciprocal_rank": trial.score, "on_the_first_fold": trial.first}
+    return {"name": trial.name, **scores, **setting, "share_of_start": trial.start}

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from nearfar.adaptation.frozen_features import FrozenFeatures
 from nearfar.adaptation.maps import KernelSetting, LinearSetting, Pairs, Setting, kernel_path, linear_path, mapped
+from nearfar.adaptation.training_plan import TrainSetting
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.protocols.retrieval import ranks
 from nearfar.models.dual.blended import about
@@ -42,16 +43,19 @@ class Trial:
     Attributes:
         name: what it is.
         score: mean reciprocal rank, mean of both directions and of the folds.
-        setting: of its map; None for the model as it is.
+        setting: of its map, or of its training; None for the model as it is.
         start: the share of the similarity that the model as it was has.
-        temperature: the divisor of similarities under which the captions of the first fold are likeliest.
+        temperature: the divisor of similarities under which the captions of the first fold are likeliest; of what was
+            trained, the learnt one.
+        first: the score on the first fold alone, the only one that what trains is measured on.
     """
 
     name: str
     score: float
-    setting: Setting | None = None
+    setting: Setting | TrainSetting | None = None
     start: float = 0.0
     temperature: float | None = None
+    first: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,20 +110,24 @@ def try_all(features: FrozenFeatures, fold: Tensor, *, seed: int = 0) -> list[Tr
         for kind in (LinearSetting, KernelSetting)
     ]
     better = max(maps, key=_score).setting
-    assert better is not None
+    assert isinstance(better, LinearSetting | KernelSetting)
     starts = [part.start() for part in parts]
     blends = [
         _trial(BLEND, parts, [blend(share, *both) for both in zip(starts, vectors[better], strict=True)], better, share)
         for share in SHARES
     ]
-    as_it_is = Trial(START, _mean([score(part.held.data) for part in parts]))
+    by_fold = [score(part.held.data) for part in parts]
+    as_it_is = Trial(START, _mean(by_fold), first=by_fold[0])
     named = [replace(trial, name=name) for trial, name in zip(maps, (LINEAR, KERNEL), strict=True)]
     return [as_it_is, *named, max(blends, key=_score)]
 
 
-def chosen(trials: list[Trial]) -> Trial:
-    """The best of them; among equals the first, which is the plainest."""
-    return max(trials, key=_score)
+def ranked(trials: list[Trial]) -> list[Trial]:
+    """The best of what is worked out by the mean over its folds, and all that was trained, the best of the first fold
+    first; among equals the first, which is the plainest."""
+    trained = [trial for trial in trials if isinstance(trial.setting, TrainSetting)]
+    best = max((trial for trial in trials if trial not in trained), key=_score)
+    return sorted([best, *trained], key=lambda trial: trial.first, reverse=True)
 
 
 def blend(share: float, start: Vectors, mapped: Vectors) -> Vectors:
@@ -129,8 +137,8 @@ def blend(share: float, start: Vectors, mapped: Vectors) -> Vectors:
 
 
 def _trial(name: str, parts: list[Fold], vectors: list[Vectors], setting: Setting, share: float = 0.0) -> Trial:
-    score = _mean([part.score(each) for part, each in zip(parts, vectors, strict=True)])
-    return Trial(name, score, setting, share, parts[0].temperature(vectors[0]))
+    by_fold = [part.score(each) for part, each in zip(parts, vectors, strict=True)]
+    return Trial(name, _mean(by_fold), setting, share, parts[0].temperature(vectors[0]), by_fold[0])
 
 
 def _folds(features: FrozenFeatures, fold: Tensor) -> Iterator[Fold]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
 
@@ -15,6 +15,8 @@ def adapt(
     test: str | None = None,
     out: Path | None = None,
     minutes: float | None = None,
+    train: Literal["auto", "none", "lora", "towers"] = "auto",
+    device: str | None = None,
     share: float = 0.2,
     keep_worse: bool = False,
     split: str | None = None,
@@ -25,8 +27,9 @@ def adapt(
 ) -> None:
     """Fit a model to your own pairs of pictures and texts, measure it on pairs held out, and index them for search.
 
-    Towers read the pictures once; what suits the pairs best is found by cross-validation, and measured on pairs that
-    took no part in it. Writes the model with its card, report.html, results.json and a search index.
+    Towers read the pictures once; what suits the pairs best, maps on frozen towers or (on a GPU) trained towers, is
+    chosen on a part of them, and measured on pairs that took no part in it. Writes the model with its card,
+    report.html, results.json and a search index.
 
     Args:
         data: your pairs: a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
@@ -34,7 +37,10 @@ def adapt(
         test: other data to measure on; by default a share of the pairs is held out.
         out: the folder for all of it (default: runs/adapt; where it is taken, a number is added). A run that was
             killed goes on there.
-        minutes: roughly how long it may take; takes fewer pairs where there is no time for all.
+        minutes: roughly how long it may take; takes fewer pairs, and trains less, where there is no time for all.
+        train: auto tries low-rank adapters on a GPU, from 10,000 pairs on also whole towers; none trains nothing; lora
+            and towers (all weights) are tried on a CPU, too.
+        device: where the model runs: cpu, cuda, ...; by default the accelerator if there is one.
         share: how much is held out: whole things, always the same ones.
         keep_worse: keep the adapted model even where the held-out pairs say that it is worse.
         split: which split of the data.
@@ -54,6 +60,8 @@ def adapt(
         folder,
         test=test,
         minutes=minutes,
+        train=train,
+        device=device,
         share=share,
         keep_worse=keep_worse,
         split=split,

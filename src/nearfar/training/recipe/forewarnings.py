@@ -79,11 +79,18 @@ def tower_cost(method: Method, batch_size: int, chunk: int | None, steps: int) -
         return None
     return (
         f"the image tower is trained, too ({trained / 1e6:.1f} million weights), on a CPU: about {step:,.0f} s a step "
-        f"and {_duration(step * steps)} for {steps:,} steps. model.freeze=[image,text] with data.precompute=[none] "
+        f"and {duration(step * steps)} for {steps:,} steps. model.freeze=[image,text] with data.precompute=[none] "
         "trains the heads alone, in minutes"
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> duration(9000), duration(600), duration(20)
+    ('2.5 hours', '10 minutes', '20 seconds')
+    """
     hours = seconds / 3600
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
     return f"{hours:,.1f} hours" if hours >= 1 else f"{seconds / 60:.0f} minutes"
