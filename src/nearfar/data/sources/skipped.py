@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from nearfar import files
@@ -44,7 +45,7 @@ class Skipped:
     def __init__(self) -> None:
         self.count = 0
         self.problems: list[Problem] = []
-        self._known: set[str] = set()
+        self._known: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def add(self, where: str, why: str, *, count: int = 1) -> None:
@@ -53,7 +54,7 @@ class Skipped:
         with self._lock:
             if where in self._known:
                 return
-            self._known.add(where)
+            self._known[where] = count
             self.count += count
             if len(self.problems) < LISTED:
                 self.problems.append(Problem(where, why))
@@ -87,6 +88,36 @@ class Skipped:
             whole.problems += other.problems[: LISTED - len(whole.problems)]
             whole._known |= other._known
         return whole
+
+    @classmethod
+    def by_source(cls, parts: Iterable[tuple[str, Skipped]]) -> Skipped:
+        """Those of several data as one, each problem with the name of its data. What parts of the same data ("photos"
+        and "photos (held out)") both left out counts for the first.
+
+        >>> train, test = Skipped(), Skipped()
+        >>> train.add("cat.jpg", "the file is empty")
+        >>> test.add("cat.jpg", "no such file")
+        >>> print(Skipped.by_source([("photos", train), ("photos (held out)", train), ("others", test)]))
+        2 skipped:
+          photos: cat.jpg: the file is empty
+          others: cat.jpg: no such file
+        """
+        whole, known = cls(), dict[str, dict[str, int]]()
+        for name, part in parts:
+            before = {where for other, held in known.items() if other in name or name in other for where in held}
+            whole.count += part.count - sum(count for where, count in part._known.items() if where in before)
+            named = [Problem(f"{name}: {each.where}", each.why) for each in part.problems if each.where not in before]
+            whole.problems += named[: LISTED - len(whole.problems)]
+            known[name] = known.get(name, {}) | part._known
+        return whole
+
+    def write(self, folder: Path) -> None:
+        """List them in the folder's `skipped.txt`; where there are none, there is no such file."""
+        file = folder / "skipped.txt"
+        if self:
+            files.write(file, f"{self.count} skipped:\n{self.listing()}\n")
+        else:
+            file.unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self.problems)

@@ -78,7 +78,8 @@ def write_report(
     if skipped is None and (folder / SKIPPED).exists():
         skipped = (folder / SKIPPED).read_text(encoding="utf-8").splitlines()[1:]  # after the line with the count
     missing = [str(entry).strip() for entry in skipped or ()]
-    missing += [f"{problem.where}: {problem.why}" for problem in data.skipped] if data is not None else []
+    if data is not None and not any(entry.startswith(f"{data.source}: ") for entry in missing):
+        missing += [str(problem) for problem in data.skipped]
     sections = [
         Section("Training", _training(rows)),
         *(_of(section, data, about) for section in _measured(data, source, results, seed)),

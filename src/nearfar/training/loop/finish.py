@@ -10,6 +10,7 @@ import numpy as np
 
 from nearfar import distributed as processes
 from nearfar import files
+from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Records, Source, Stream
 from nearfar.training.loop.run import Run
 from nearfar.training.state import sharding
@@ -63,6 +64,7 @@ def save_report(
         problem = f"the report shows no pictures: {type(error).__name__}: {error}"
     try:
         if data := measured.get("embeddings"):
+            note_skipped(run, data.source, data.skipped)
             run.measured_on = whose(data, measured["about"])
             save_card(run, model, measured["results"], trained_on=training, measured_on=run.measured_on)
             if measured["about"] == TRAINING:
@@ -74,7 +76,7 @@ def save_report(
         # Results that lie in the folder are of other data than what this report shows.
         write_report(
             run.out,
-            skipped=run.skipped or None,
+            skipped=Skipped.by_source(run.left_out) or None,
             trained_on=named(training),
             **{"encoder": model, "results": {}, **measured},
             **options,
@@ -118,10 +120,14 @@ def save_card(run: Run, model: Any, results: Mapping[str, Any], *, trained_on: A
     )
 
 
-def save_skipped(run: Run) -> None:
-    """List in `skipped.txt` what the loader could not use."""
-    if run.out and run.skipped and processes.is_main():
-        files.write(run.out / "skipped.txt", f"{run.skipped.count} skipped:\n{run.skipped.listing()}\n")
+def note_skipped(run: Run, name: str, skipped: Skipped | None) -> None:
+    """Note what could not be used of some data, where nothing of them is noted, and list in `skipped.txt` all that was
+    noted."""
+    if not skipped or name in dict(run.left_out):
+        return
+    run.left_out.append((name, skipped))
+    if run.out and processes.is_main():
+        Skipped.by_source(run.left_out).write(run.out)
 
 
 def report_contents(

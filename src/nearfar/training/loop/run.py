@@ -26,6 +26,8 @@ class Run:
     """Time spent on steps and validation, over all its parts where the run was resumed."""
     skipped: Skipped | None = field(default=None, repr=False)
     """What the loader of this process could not use, and why."""
+    left_out: list[tuple[str, Skipped]] = field(default_factory=list, repr=False)
+    """What could not be used of the training data, of those validated on and those measured on, each with its name."""
     results: dict[str, Any] = field(default_factory=dict, repr=False)
     """The results of a recipe's evaluation, by protocol."""
     measured_on: str | None = None

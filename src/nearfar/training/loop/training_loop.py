@@ -221,7 +221,8 @@ class TrainingLoop:
         skipped = getattr(loader, "skipped", None)
         run = Run(self.method, self.out, state.step, self.log.rows, state.seconds, skipped)
         finish.save_model(run)
-        finish.save_skipped(run)
+        for data in (loader, self.validation):
+            finish.note_skipped(run, DataInfo.of(data).name, getattr(data, "skipped", None))
         if config.report:
             # A split model needs every process to embed.
             model = None if sharding.enabled() else run.model

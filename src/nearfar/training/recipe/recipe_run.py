@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
 from nearfar import files
+from nearfar.data.sources.skipped import Skipped
 from nearfar.evaluation.chance import at_chance
 from nearfar.methods.base import Method
 from nearfar.models import load
@@ -86,6 +87,7 @@ class AssembledRun:
                     print(problem)
             return
         embeddings = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        finish.note_skipped(run, self.held_out.name, embeddings.skipped)
         if settings.protocols is None and config.progress:
             for name, reason in left_out(model, embeddings).items():
                 print(f"evaluation: {name} is left out, as {reason}")
@@ -109,7 +111,7 @@ class AssembledRun:
                 out,
                 title=self.recipe.name,
                 about=about,
-                skipped=run.skipped or None,
+                skipped=Skipped.by_source(run.left_out) or None,
                 results=run.results,
                 embeddings=embeddings,
                 source=self.held_out,
