@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import nearfar
 from nearfar.cli import main
@@ -11,6 +12,7 @@ from nearfar.errors import UserError
 from nearfar.export.sentence_encoder import export_sentence_encoder
 from nearfar.models import create
 from nearfar.models.language import language_model, text_encoder
+from nearfar.models.towers.pixels import Pixels
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -83,9 +85,35 @@ def test_the_text_side_of_a_dual_encoder(projection, tokenizer, tmp_path):
     wide = {"embed_dim": 32} if projection == "none" else {"projection_dropout": 0.1}
     model = dual(tokenizer, projection=projection, **wide)
     said = export_sentence_encoder(model, tmp_path / "out")
-    assert said == "it embeds texts alone; for pictures use model.encode, or nearfar export --onnx"
+    assert said.startswith(
+        "it embeds texts alone; for pictures use model.encode, or nearfar export --onnx: its towers are"
+    )
     same(tmp_path / "out", model)
     assert said in (tmp_path / "out" / "README.md").read_text("utf-8")
+    again = nearfar.load(tmp_path / "out")
+    assert again.embed_dim == model.embed_dim
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
+def test_the_dense_layers_of_sentence_transformers_give_the_same_numbers(tokenizer, tmp_path):
+    """Written by that library itself, read here, and written again."""
+    from sentence_transformers.sentence_transformer import modules
+
+    text_encoder(BERT, tokenizer=tokenizer).text.backbone.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    layers = [
+        modules.Transformer(str(tmp_path / "bert")),
+        modules.Pooling(32, pooling_mode="mean"),
+        modules.Dense(32, 24),
+        modules.Normalize(),
+        modules.Dense(24, 8, bias=False, activation_function=torch.nn.GELU()),
+    ]
+    sentence_transformers.SentenceTransformer(modules=layers, device="cpu").save_pretrained(str(tmp_path / "theirs"))
+    model = nearfar.load(tmp_path / "theirs")
+    assert model.embed_dim == 8
+    same(tmp_path / "theirs", model)
+    export_sentence_encoder(model, tmp_path / "out")
+    same(tmp_path / "out", model)
 
 
 def test_adapters_are_folded_in_and_stay_on_the_model(tokenizer, tmp_path):
@@ -145,11 +173,46 @@ def clip(tokenizer):
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
 
 
-def test_the_text_side_of_a_clip_is_its_last_token(end_is_last, tmp_path):
-    model = nearfar.load(clip(end_is_last), tokenizer=end_is_last)
-    assert model.text.pooling == "tower"
-    export_sentence_encoder(model, tmp_path / "out")
+def test_a_clip_goes_out_whole_for_texts_and_pictures(end_is_last, tmp_path):
+    """Trained in between, with adapters; what is written is the CLIP that it is now."""
+    model = nearfar.load(clip(end_is_last), tokenizer=end_is_last).add_lora(rank=2)
+    model.temperature = 0.05
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_B" in name:
+                value.normal_()
+    assert export_sentence_encoder(model, tmp_path / "out") == "it embeds texts and pictures"
+    assert {"modules.json", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
     same(tmp_path / "out", model)
+    noise = np.random.default_rng(0)
+    pictures = [Image.fromarray(noise.integers(0, 256, (*side, 3), dtype=np.uint8)) for side in ((40, 60), (32, 32))]
+    # Pillow, as here: torchvision, which transformers prefers where it is installed, resizes to other last digits.
+    theirs = sentence_transformers.SentenceTransformer(
+        str(tmp_path / "out"), device="cpu", processor_kwargs={"backend": "pil"}
+    )
+    np.testing.assert_allclose(theirs.encode(pictures), model.encode(pictures), atol=1e-5)
+    again = nearfar.load(tmp_path / "out")
+    assert again.temperature == pytest.approx(0.05)
+    np.testing.assert_allclose(again.encode([*TEXTS, *pictures]), model.encode([*TEXTS, *pictures]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"pixels": Pixels(32, fit="pad")}, "its pictures are prepared by 'pad', where CLIP crops or squashes them"),
+        ({"image_projection": torch.nn.Linear(32, 16, bias=False).requires_grad_(False)}, None),
+    ],
+)
+def test_a_clip_that_is_changed_goes_out_as_what_it_is_or_texts_alone(change, why, end_is_last, tmp_path):
+    model = nearfar.load(clip(end_is_last), tokenizer=end_is_last)
+    for name, value in change.items():
+        setattr(model, name, value)
+    said = export_sentence_encoder(model, tmp_path / "out")
+    assert said == "it embeds texts and pictures" if why is None else said.endswith(why)
+    same(tmp_path / "out", model)
+    assert (tmp_path / "out" / "1_Pooling").is_dir() == (why is not None)
 
 
 def test_what_cannot_be_expressed_is_refused_and_nothing_is_kept(tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import nearfar
 from models.tower_configs import EFFICIENTNET
 from nearfar.errors import UserError
-from nearfar.models import DualEncoder, load
+from nearfar.models import DualEncoder, create, load
 
 TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 TEXTS = ["a red fox", "the ship at sea runs", "cat"]
@@ -160,6 +161,25 @@ def test_what_cannot_be_loaded_is_explained(what, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=message):
         load(what)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, caplog):
+    """The hub's client logs each of its attempts."""
+    hub = logging.getLogger("huggingface_hub.utils._http")
+
+    def unreachable(*args, **settings):
+        hub.warning("thrown while requesting HEAD: retrying in 1 s")
+        raise OSError("We couldn't connect to the hub\nand said so at length")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    for make in (load, lambda name: create("tiny", image=name)):
+        with pytest.raises(UserError, match="We couldn't connect to the hub") as error:
+            make("nobody/nothing")
+        assert "\n" not in str(error.value)
+    assert not caplog.records
+    hub.warning("as before")
+    assert [record.message for record in caplog.records] == ["as before"]
 
 
 def test_what_reads_neither_texts_nor_pictures_is_no_encoder(tmp_path):

@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from torch.nn import functional as F
 
 import nearfar
 from nearfar.errors import UserError
+from nearfar.models import create
 from nearfar.models.language.model import LanguageModel, language_model
 from nearfar.models.language.text_model import TextEncoder, text_encoder
 from nearfar.training.recipe.recipe_model import build_model
@@ -77,7 +80,9 @@ def test_a_sentence_encoder_is_pooled_as_its_folder_states(bert, mode, flag, old
     [
         ({"pooling_mode_max_tokens": True}, ("Transformer", "Pooling"), "pools by max_tokens, which is not done here"),
         ({}, ("Transformer", "Pooling"), "pools by nothing"),
-        ({"pooling_mode": "mean"}, ("Transformer", "Pooling", "Dense"), r"not read here \(Dense\)"),
+        ({"pooling_mode": "mean"}, ("Transformer", "Pooling", "CNN"), r"not read here \(CNN\)"),
+        ({"pooling_mode": "mean"}, ("Transformer", "Dense", "Pooling"), r"not read here \(modules.json\)"),
+        ({"pooling_mode": "mean"}, ("Transformer", "Pooling", "Dense"), "does not describe a dense layer"),
         ({"pooling_mode": "mean"}, ("Pooling",), r"not read here \(modules.json\)"),
     ],
 )
@@ -85,6 +90,64 @@ def test_what_a_sentence_encoder_does_beside_is_a_sentence(bert, pooling, kinds,
     sentence_encoder(bert[0], pooling, kinds=kinds)
     with pytest.raises(UserError, match=message):
         nearfar.load(bert[0])
+
+
+def with_dense_layers(folder, *, activation="torch.nn.modules.activation.Tanh", weights=None, **change):
+    """The folder of a sentence encoder with a dense layer, a scaling and another dense layer; the layers' weights."""
+    sentence_encoder(
+        folder, {"pooling_mode": "mean"}, kinds=("Transformer", "Pooling", "Dense", "Normalize", "Dense", "Normalize")
+    )
+    first, second = nn.Linear(32, 24), nn.Linear(24, 8, bias=False)
+    for place, layer, kind in (("2_Dense", first, activation), ("4_Dense", second, "torch.nn.modules.linear.Identity")):
+        (folder / place).mkdir()
+        stated = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
+        (folder / place / "config.json").write_text(json.dumps({**stated, "activation_function": kind, **change}))
+        held = weights or {f"linear.{name}": value.detach() for name, value in layer.state_dict().items()}
+        save_file(held, folder / place / "model.safetensors")
+    return first, second
+
+
+def test_dense_layers_after_the_pooling_are_read(bert, tmp_path):
+    folder, model = bert
+    first, second = with_dense_layers(folder)
+    encoder = nearfar.load(folder)
+    hidden, real = states(model, encoder)
+    with torch.no_grad():
+        middle = F.normalize(torch.tanh(first((hidden * real).sum(1) / real.sum(1))), dim=1)
+        expected = F.normalize(second(middle), dim=1)
+        torch.testing.assert_close(encoder.encode_text(encoder.tokenize(TEXTS)), expected)
+    assert encoder.embed_dim == 8
+    again = nearfar.load(encoder.save_pretrained(tmp_path / "saved"))
+    assert torch.equal(again.encode_text(again.tokenize(TEXTS)), encoder.encode_text(encoder.tokenize(TEXTS)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"activation": "mine.Wave"}, "has the activation 'Wave', which is none of Identity, Tanh"),
+        ({"in_features": 31}, "a dense layer takes 31 numbers, where 32 come to it"),
+        ({"out_features": "many"}, "2_Dense/config.json does not describe a dense layer"),
+        ({"module_input_name": "token_embeddings"}, "does not describe a dense layer of sentence embeddings"),
+        ({"weights": {"linear.weight": torch.zeros(3, 3)}}, "does not hold the weights of its dense layer"),
+    ],
+)
+def test_dense_layers_that_cannot_be_read_are_a_sentence(bert, change, words):
+    with_dense_layers(bert[0], **change)
+    with pytest.raises(UserError, match=words):
+        nearfar.load(bert[0])
+
+
+def test_dense_layers_without_their_weights_are_a_sentence(bert):
+    with_dense_layers(bert[0])
+    (bert[0] / "4_Dense" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"its dense layer 4_Dense has no model\.safetensors"):
+        nearfar.load(bert[0])
+
+
+def test_a_tower_has_no_dense_layers(bert):
+    with_dense_layers(bert[0])
+    with pytest.raises(UserError, match="has dense layers after its pooling, which a text tower has not"):
+        create("tiny", text=str(bert[0]))
 
 
 def test_a_language_model_that_was_saved_opens_as_one(tokenizer, tmp_path):

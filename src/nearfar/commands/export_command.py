@@ -14,6 +14,8 @@ def export(
 ) -> None:
     """Write a model for others: as ONNX files that run without torch, or as a folder for sentence-transformers.
 
+    sentence-transformers: texts and pictures of a model on CLIP's towers, texts alone of another.
+
     ONNX: both towers, with free batch and text length, compared with the model through onnxruntime before they are
     kept; tokenizer and constants of pictures beside them; examples/embed_onnx.py reads the folder.
 

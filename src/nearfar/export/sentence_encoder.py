@@ -1,7 +1,8 @@
 """A folder that sentence-transformers opens, and AutoModel of transformers: the same embeddings, or a refusal.
 
-Of a dual encoder the text tower goes out: the transformer, its pooling, and the projection as dense layers. No code
-goes with it, and no pictures: its image tower and heads are none that sentence-transformers has.
+A dual encoder on CLIP's towers and with its heads goes out whole, as the CLIP that it is. Of another the text tower
+does: the transformer, its pooling, and the projection as dense layers. No code goes with it, and no pictures: its image
+tower and heads are none that sentence-transformers has.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from torch import nn
 
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.export.clip_folder import as_clip, write_clip
 from nearfar.models.card import card
 from nearfar.models.dual.blended import UnitLinear
 from nearfar.models.model_folder import write_weights
 from nearfar.models.towers.backbones import quiet
+from nearfar.models.towers.dense_layers import Dense
 from nearfar.models.towers.tokens import PROBE
 from nearfar.modes import evaluating
 
@@ -47,20 +50,33 @@ def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model
     if getattr(model, "adapters", None):
         model = deepcopy(model).merge_lora()
     with files.new_folder(Path(out)) as scratch, evaluating(model):
-        modules, said = _write_texts(model, scratch), "texts"
-        if hasattr(model, "encode_image"):
-            said += f" alone; for pictures {INSTEAD}"
+        modules, said = _write(model, scratch)
         layout = [
             {"idx": i, "name": str(i), "path": path, "type": TYPES + kind} for i, (path, kind) in enumerate(modules)
         ]
         _write_json(scratch / "modules.json", layout)
         _write_json(scratch / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
-        _write_json(scratch / "sentence_bert_config.json", {"max_seq_length": _longest(model), "do_lower_case": False})
+        if modules[0][1] == "Transformer":
+            longest = {"max_seq_length": _longest(model), "do_lower_case": False}
+            _write_json(scratch / "sentence_bert_config.json", longest)
         about = (
             f'Exported by nearfar for sentence-transformers: it embeds {said}. `SentenceTransformer("this/folder")`.'
         )
         files.write(scratch / "README.md", card(model, title=name, about=about))
     return f"it embeds {said}"
+
+
+def _write(model: Any, folder: Path) -> tuple[list[tuple[str, str]], str]:
+    """Both sides where they are a CLIP's, else the text side: modules by folder, and what is embedded, in words."""
+    if not hasattr(model, "encode_image"):
+        return _write_texts(model, folder), "texts"
+    try:
+        write_clip(model, as_clip(model), folder)
+    except UserError as why:
+        for path in folder.iterdir():  # of a folder begun for both sides
+            path.unlink()
+        return _write_texts(model, folder), f"texts alone; for pictures {INSTEAD}: {why}"
+    return [("", "CLIPModel")], "texts and pictures"
 
 
 def _write_texts(model: Any, folder: Path) -> list[tuple[str, str]]:
@@ -102,7 +118,9 @@ def _parts(model: Any) -> tuple[Any, str, list[tuple[str, nn.Linear | None, str]
 
     if type(tower.backbone.config) not in MODEL_MAPPING:
         raise UserError(f"a {type(tower.backbone).__name__} is none that AutoModel makes: {INSTEAD}")
-    return tower.backbone, _pooling(model, tower), _dense(getattr(model, "text_projection", nn.Identity()))
+    layers = getattr(model, "layers", None)
+    after = _dense(getattr(model, "text_projection", nn.Identity())) if layers is None else list(map(_layer, layers))
+    return tower.backbone, _pooling(model, tower), after
 
 
 def _pooling(model: Any, tower: Any) -> str:
@@ -121,6 +139,14 @@ def _pooling(model: Any, tower: Any) -> str:
     raise UserError(
         f"a {type(tower.backbone).__name__} pools by layers of its own, which sentence-transformers has not: {INSTEAD}"
     )
+
+
+def _layer(layer: nn.Module) -> tuple[str, nn.Linear | None, str]:
+    """A layer that followed the pooling where the model comes from."""
+    if not isinstance(layer, Dense):
+        return "Normalize", None, ""
+    kind = type(layer.activation)
+    return "Dense", layer.linear, f"{kind.__module__}.{kind.__name__}"
 
 
 def _dense(head: nn.Module) -> list[tuple[str, nn.Linear | None, str]]:

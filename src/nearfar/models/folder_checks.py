@@ -61,6 +61,14 @@ def mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def dense(value: Any) -> bool:
+    """What describes a dense layer, or a scaling to unit length."""
+    if not isinstance(value, dict) or value.keys() - DENSE.keys():
+        return False
+    return not value or all(key in value and check(value[key]) for key, check in DENSE.items())
+
+
+DENSE: dict[str, Check] = {"in_features": whole(1), "out_features": whole(1), "bias": flag, "activation": text}
 TOWER = {"spec": mapping, "image_size": whole(1), "pooling": text, "text_layers": whole(1), "image_width": whole(1)}
 PIXELS = {"size": whole(1), "mean": three, "std": three, "fit": text, "resize": absent_or(whole(1)), "resample": text}
 PIXELS |= {"patch": absent_or(whole(1)), "patches": absent_or(whole(1))}
@@ -91,6 +99,7 @@ KEYS: dict[str, Check] = {
     "output": lambda value: value in ("features", "projection", "both", "common", "salient"),
     "common": mapping,
     "salient": mapping,
+    "layers": lambda value: isinstance(value, list) and len(value) < 2**5 and all(map(dense, value)),
     "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""

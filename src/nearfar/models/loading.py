@@ -54,7 +54,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     (256, 112)
     """
     if isinstance(model, (str, Path)):
-        return _named(model, tokenizer)
+        with backbones.quiet():
+            return _named(model, tokenizer)
     if hasattr(model, "get_base_model"):
         model = _of_peft(model)
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
@@ -167,8 +168,8 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
         if _reads_alone(config, "input_ids"):
             plain = stated.weights == name and stated.pooling is None
             return _of_texts_alone(name, tokenizer, continues=plain and _continues_texts(config))
-        with backbones.quiet():
-            model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        name = stated.weights
+        model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # a folder's files are refused with every kind of error

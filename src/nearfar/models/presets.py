@@ -90,6 +90,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 `tiny-fusion` is a `FusionModel`; `towers` is EfficientNet-Lite0 and MiniLM, pretrained, with fresh projections."""
 
 
+@backbones.quiet()
 def create(
     preset: str | Mapping[str, Any] | None = None,
     *,
@@ -161,6 +162,11 @@ def create(
         text = fitted(text, tokenizer)
     image_tower, pixels = backbones.image_tower(image, image_size=size, pooling=image_pooling, pretrained=pretrained)
     text_tower, own = backbones.text_tower(text, pooling=text_pooling, pretrained=pretrained)
+    if text_tower.stated_layers:
+        raise UserError(
+            f"{text} has dense layers after its pooling, which a text tower has not: take an encoder without, or "
+            "nearfar.load it whole"
+        )
     if text_pooling is None and tokenizer is not None:
         check_tokenizer(tokenizer, text_tower)
         read_at_the_end(text_tower, tokenizer)

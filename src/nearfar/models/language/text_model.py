@@ -15,6 +15,7 @@ from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
+from nearfar.models.towers.dense_layers import Layer, dense_layers, described, width_after
 from nearfar.models.towers.sentence_folder import SentenceFolder
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, fitted, read_at_the_end, tokenize, with_padding
 from nearfar.models.towers.tower import TextTower
@@ -26,7 +27,8 @@ class TextEncoder(nn.Module):
     Attributes:
         text: the tower.
         tokenizer, max_length: what `tokenize` makes of texts.
-        embed_dim: width of the tower.
+        embed_dim: width of the tower, or of what the last dense layer gives.
+        layers: dense layers after the pooling, as a sentence encoder may have them; else empty.
         matryoshka: the widths that its embeddings may be cut to, as training arranged them; else empty.
     """
 
@@ -37,17 +39,24 @@ class TextEncoder(nn.Module):
     """What its saved config must have."""
 
     def __init__(
-        self, text: TextTower, *, tokenizer: Any, max_length: int | None = None, matryoshka: Sequence[int] = ()
+        self,
+        text: TextTower,
+        *,
+        tokenizer: Any,
+        max_length: int | None = None,
+        matryoshka: Sequence[int] = (),
+        layers: Sequence[Layer] = (),
     ) -> None:
         super().__init__()
         check_tokenizer(with_padding(tokenizer), text)
         self.text, self.tokenizer = text, tokenizer
         self.max_length = min(max_length or text.longest, text.longest)
         self.matryoshka = tuple(matryoshka)
+        self.layers = dense_layers(layers, text.width)
 
     @property
     def embed_dim(self) -> int:
-        return self.text.width
+        return width_after(self.layers, self.text.width)
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +74,7 @@ class TextEncoder(nn.Module):
     def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
         """Embeddings `[B, embed_dim]` of a dict of tokens `[B, L]` int64, in the weights' dtype; of unit length with
         `normalize=True`."""
-        embedding = self.text_tokens(tokens)[:, 0]
+        embedding = self.layers(self.text_tokens(tokens)[:, 0])
         return F.normalize(embedding, dim=-1) if normalize else embedding
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -74,8 +83,13 @@ class TextEncoder(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
-        made = {"text": {"spec": self.text.spec, "pooling": self.text.pooling}, "max_length": self.max_length}
-        return {**made, **({"matryoshka": list(self.matryoshka)} if self.matryoshka else {})}
+        made: dict[str, Any] = {
+            "text": {"spec": self.text.spec, "pooling": self.text.pooling},
+            "max_length": self.max_length,
+        }
+        if self.matryoshka:
+            made["matryoshka"] = list(self.matryoshka)
+        return {**made, "layers": described(self.layers)} if len(self.layers) else made
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
@@ -92,6 +106,7 @@ class TextEncoder(nn.Module):
         return model_folder.write(folder, self, state_dict or self.state_dict())
 
 
+@backbones.quiet()
 def text_encoder(
     name: backbones.Source = "minilm",
     *,
@@ -112,7 +127,8 @@ def text_encoder(
         pretrained: whether a model given by name or folder comes with its weights.
 
     Raises:
-        UserError: no such model, pooling or tokenizer; a sentence encoder of further parts than pooling.
+        UserError: no such model, pooling or tokenizer; a sentence encoder of further parts than pooling and dense
+            layers.
 
     >>> model = text_encoder("minilm")
     >>> model.encode_text(model.tokenize(["a red fox", "a ship at sea"])).shape
@@ -129,5 +145,10 @@ def text_encoder(
     if pooling is None and tokenizer is not None:
         check_tokenizer(with_padding(tokenizer), tower)
         read_at_the_end(tower, tokenizer)
-    made = TextEncoder(tower, tokenizer=tokenizer, max_length=max_length or stated.max_length)
+    longest = max_length or stated.max_length
+    if longest is None and stated.pooling is not None:
+        longest = tokenizer.model_max_length  # as sentence-transformers does
+    made = TextEncoder(tower, tokenizer=tokenizer, max_length=longest, layers=stated.layers)
+    if pretrained:
+        stated.load_layers(name, made.layers)
     return made.eval() if pretrained and isinstance(name, (str, Path)) else made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,13 +61,16 @@ def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool =
     elif pooling is None and isinstance(source, (Mapping, PreTrainedConfig)) and _reads_its_own_end(backbone):
         pooling = "eos"  # what it does itself with its own tokenizer, and right with any
     tower = TextTower(backbone, spec, pooling=pooling)
-    tower.stated_length = stated.max_length
+    tower.stated_length, tower.stated_layers = stated.max_length, stated.layers
     if not isinstance(folder, (str, Path)):
         return tower, None
     try:
-        return tower, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         return tower, None
+    if stated.pooling is not None and stated.max_length is None:
+        tower.stated_length = tokenizer.model_max_length  # as sentence-transformers does
+    return tower, tokenizer
 
 
 def rebuild(spec: Mapping[str, Any]) -> nn.Module:
@@ -93,16 +97,20 @@ def rebuild(spec: Mapping[str, Any]) -> nn.Module:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of transformers: they are in the way of ours, and weights from disk load in a moment."""
-    from transformers.utils import logging
+    """No progress bars of transformers: they are in the way of ours, and weights from disk load in a moment. No lines
+    of the hub's client about each attempt to reach it: what came of them is said once, in our error."""
+    from transformers.utils import logging as bars
 
-    bars_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars_enabled, hub = bars.is_progress_bar_enabled(), logging.getLogger("huggingface_hub")
+    bars.disable_progress_bar()
+    before = hub.level
+    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        hub.setLevel(before)
         if bars_enabled:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def minilm_folder() -> Path:

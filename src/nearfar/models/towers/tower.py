@@ -223,6 +223,7 @@ class TextTower(Tower):
             raise UserError(f"text pooling {pooling!r}: choose one of {', '.join(TEXT_POOLING)}")
         self.pool_by(self.pooling)
         self.stated_length: int | None = None
+        self.stated_layers: tuple[dict[str, Any], ...] = ()
         self.vocabulary = int(config.vocab_size)
         self.longest = longest_text(config)
         # SigLIP reads its padding: always the full length, and no mask.
