@@ -47,6 +47,24 @@ def test_common_and_salient_come_apart(tmp_path, monkeypatch):
     assert apart[leaks] < mixed[leaks] - 0.1
 
 
+def test_simclr_on_a_folder_learns_and_saves_its_backbone(tmp_path, monkeypatch):
+    from PIL import Image
+
+    import nearfar
+
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        picture = Image.new("RGB", (40, 40), (20 * i, 255 - 20 * i, 60))
+        picture.paste((255, 255, 255), (3 * i, 5, 3 * i + 6, 30))
+        picture.save(tmp_path / "photos" / f"bar on shade {i}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simclr_on_a_folder.py", "12", "photos/"])
+    made = runpy.run_path(str(ROOT / "examples" / "simclr_on_a_folder.py"), run_name="__main__")
+    assert sum(made["losses"][6:]) < sum(made["losses"][:6])
+    assert 1 < made["rank"] <= 12
+    assert nearfar.load(tmp_path / "simclr").embed_dim == 256
+
+
 def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):
     output = run("momentum_queue", 4, tmp_path, monkeypatch)
     assert len(output["losses"]) == 4

@@ -45,6 +45,7 @@ def test_train_evaluate_index_search(folder, tmp_path, capsys):
     report = (run / "report.html").read_text()
     for shown in ("32 images", "Neighbours", "image embeddings, laid out by", "neighbours top 1", "effective rank"):
         assert shown in report
+    assert "Signs of collapse" in report
     assert "captions" not in report.partition("<h2")[0]
 
     capsys.readouterr()

@@ -186,3 +186,5 @@ def test_names_of_a_camera_are_no_captions(tmp_path, capsys):
     assert capsys.readouterr().err.count("names of the files are taken for captions") == 1
     with pytest.raises(UserError, match="says nothing of the picture"):
         folder(files(tmp_path / "b", "IMG_0001.png", "IMG_0002.png", "DSC-17.png"))
+    alone = folder(tmp_path / "b", captions="none")
+    assert (len(alone), alone.columns, alone.skipped.count) == (3, ["image"], 0)

@@ -30,7 +30,7 @@ TABLES = ("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "cap
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """A table inside the folder that describes its images, as `datasets` writes it."""
 
-Captions = Literal["txt", "class", "name"]
+Captions = Literal["txt", "class", "name", "none"]
 
 
 def folder(
@@ -51,7 +51,7 @@ def folder(
         captions: `txt`, each image `a/b.jpg` has its captions in `a/b.txt` or `a/b.jpg.txt`, one a
             line, in UTF-8; `class`, the folder
             an image lies in is its class and its caption; `name`, the file's name is its caption, `_` and `-` read as
-            spaces.
+            spaces; `none`, pictures alone, for models that read no texts.
             By default `txt` if there is one such file, else `class` if the images lie in two or more folders, else
             `name`.
         max_skipped: share of images that may be empty, out of reach or without caption; they are counted and listed in
@@ -161,6 +161,8 @@ def _record(
     if picture.stat().st_size == 0:
         raise BadRecord("the file is empty")
     record: Record = {"image": str(picture)}
+    if captions == "none":
+        return record
     if captions == "class":
         if picture.parent not in classes:
             raise BadRecord("it lies beside the class folders, in none of them; captions='name' takes names of files")
@@ -170,7 +172,10 @@ def _record(
         return record | {"text": [words(name.replace("/", " "))], "label": names.index(name)}
     if captions == "name":
         if re.fullmatch(CAMERA, picture.stem, re.I):
-            raise BadRecord(f"no caption: a file's name such as {picture.name} says nothing of the picture")
+            raise BadRecord(
+                f"no caption: a file's name such as {picture.name} says nothing of the picture; captions='none' reads "
+                "pictures alone"
+            )
         if readable(picture.stem) != picture.stem:
             raise BadRecord("no caption: the name is not UTF-8 text: rename it")
         return record | {"text": [words(picture.stem)]}

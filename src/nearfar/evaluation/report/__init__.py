@@ -136,7 +136,15 @@ def _lead(data: Embeddings | None, rows: Sequence[Mapping[str, Any]], about: str
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     drawn = figures.curves([dict(row) for row in rows])
-    return [Figures([Figure(svg, colours) for svg, colours in drawn])] if drawn else []
+    if not drawn:
+        return []
+    watched = {name.rpartition("/")[2] for row in rows for name in row}
+    collapse = watched & {"spread", "image_spread", "text_spread", "image_effective_rank", "text_effective_rank"}
+    note = Note(
+        "Signs of collapse: a spread that falls to 0, a mean cosine that rises to 1, an effective rank near 1. "
+        "A rank far below the number of dimensions is a collapse of some of them."
+    )
+    return [*([note] if collapse else []), Figures([Figure(svg, colours) for svg, colours in drawn])]
 
 
 def _results(results: Mapping[str, Result]) -> list[Block]:
