@@ -109,6 +109,7 @@ def readable(seconds: float, first: float, again: float, fitted: float) -> int:
 
 def _times(source: Source, reader: ReadOnce, batch_size: int) -> tuple[float, float]:
     """Seconds that reading a record takes, and doing so again, by the first ones."""
+    embed(reader.model, source.first(min(len(source), 4)), max_skipped=1.0)  # sets up what later readings use
     probe, times = source.first(min(len(source), batch_size)), []
     for _ in range(2):
         began = time.perf_counter()
