@@ -86,7 +86,7 @@ class SepCLR(Method):
         if "label" not in batch or isinstance(self.background, str):
             raise UserError("SepCLR needs a label for each sample, that tells the background from the target")
         target = batch["label"] != self.background
-        heads = [self.model.project(view) for view in views_of(batch)[:2]]
+        heads = [self.model.project(view) for view in views_of(batch)[0][:2]]
         common, salient = (torch.stack(views) for views in zip(*heads, strict=True))
         terms = sepclr_terms(common, salient, target, **self.loss.options)
         length = salient.detach().square().sum(2).mean(0)

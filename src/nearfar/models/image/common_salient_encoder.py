@@ -15,6 +15,7 @@ from nearfar.models import model_folder
 from nearfar.models.hub import push_to_hub
 from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
 from nearfar.models.mixed_inputs import encode
+from nearfar.models.towers import backbones
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,12 +124,21 @@ class CommonSalientEncoder(nn.Module):
         return [getattr(self, name) for name in (("common", "salient") if self.output == "both" else (self.output,))]
 
 
-def common_salient(output: Space = "both", **settings: Any) -> CommonSalientEncoder:
+def common_salient(
+    output: Space = "both",
+    *,
+    preset: str | None = None,
+    image: backbones.Source | None = None,
+    projector: str | Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    image_pooling: str | None = None,
+    pretrained: bool = True,
+) -> CommonSalientEncoder:
     """Two encoders of one shape with weights of their own, from scratch or from the same pretrained tower.
 
     Args:
         output: what `encode_image` returns: "common", "salient", or "both", one behind the other.
-        settings: of `nearfar.models.image_encoder`, for both: `preset`, `image`, `projector`, `image_size`, ...
+        preset, image, projector, image_size, image_pooling, pretrained: as for `nearfar.models.image_encoder`, of both.
 
     Raises:
         UserError: no such output; whatever `image_encoder` refuses.
@@ -137,4 +147,15 @@ def common_salient(output: Space = "both", **settings: Any) -> CommonSalientEnco
     >>> model.encode_image(torch.rand(2, 3, 32, 32)).shape, model.salience(torch.rand(2, 3, 32, 32)).shape
     (torch.Size([2, 256]), torch.Size([2]))
     """
-    return CommonSalientEncoder(*(image_encoder(**settings) for _ in SPACES[1:]), output=output)
+    common, salient = (
+        image_encoder(
+            preset,
+            image=image,
+            projector=projector,
+            image_size=image_size,
+            image_pooling=image_pooling,
+            pretrained=pretrained,
+        )
+        for _ in SPACES[1:]
+    )
+    return CommonSalientEncoder(common, salient, output=output)
