@@ -205,3 +205,13 @@ def test_notes_that_use_our_own_names(tmp_path, name):
     assert record["key"] == ("mine" if name == "key" else "a")
     assert record["text"] == (["mine"] if name == "text" else ["a cat"])
     assert not {"index", "group"} & record.keys()
+
+
+@pytest.mark.parametrize(
+    ("caption", "field"), [({"en": "a cat", "fr": "un chat"}, "en"), ([{"raw": "a cat", "id": 3}], "raw")]
+)
+def test_an_object_for_a_caption_names_its_sample_and_the_remedy(tmp_path, caption, field):
+    path = pack(tmp_path / "s.tar", "a.png", ("a.json", json.dumps({"caption": caption}).encode()))
+    with pytest.raises(UserError, match=rf"s: a\.json, 'caption': its text is an object .* text=caption\.{field}"):
+        shards(path)
+    assert shards(path, text=f"caption.{field}")[0]["text"] == ["a cat"]

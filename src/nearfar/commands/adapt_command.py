@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
@@ -78,11 +79,12 @@ def adapt(
         console.print(f"note: {warning}", style="yellow", markup=False)
     console.print(f"\nDone in {outcome.seconds:.0f} s. The report: {folder / 'report.html'}", markup=False)
     console.print("Next, try", style="bold")
+    index, model = quote(str(folder / "index")), folder / "model"
     for line in (
-        f'nearfar search "..." --index {folder / "index"}',
-        f"nearfar serve --index {folder / 'index'}",
-        f"nearfar evaluate {folder / 'model'} --on OTHER_DATA",
-        f'model = nearfar.load("{folder / "model"}")',
+        f'nearfar search "..." --index {index}',
+        f"nearfar serve --index {index}",
+        f"nearfar evaluate {quote(str(model))} --on OTHER_DATA",
+        f"model = nearfar.load({str(model)!r})",
     ):
         console.print(f"  {line}", markup=False)
 

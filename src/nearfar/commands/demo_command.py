@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ def demo(out: Path = Path("runs/demo"), *, recipe: str = "demo", seed: int = 0) 
         seed: all chance depends on it.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from nearfar.training.recipe import load
 
     began = time.perf_counter()
     console = Console(highlight=False, soft_wrap=True)
     out = vacant(out)
-    console.print(WELCOME.format(out=out), end="\n\n")
+    console.print(WELCOME.format(out=escape(str(out))), end="\n\n")
     job = load(recipe, {"training.seed": seed}).build()
     if job.held_out.domains:
         job.held_out.domains = mark(job.held_out.domains, job.recipe.data.train)
@@ -69,16 +71,20 @@ def demo(out: Path = Path("runs/demo"), *, recipe: str = "demo", seed: int = 0) 
         console.print()
     adapt_to_a_folder(out, console)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
-    console.print(f"Done in {minutes}:{seconds:02d}. The report: [bold]{out / 'report.html'}[/bold]", end="\n\n")
-    console.print(TRY.format(out=out))
+    console.print(
+        f"Done in {minutes}:{seconds:02d}. The report: [bold]{escape(str(out / 'report.html'))}[/bold]", end="\n\n"
+    )
+    console.print(TRY.format(out=escape(quote(str(out)))))
 
 
 def adapt_to_a_folder(out: Path, console: Console) -> None:
     """Write a small folder of pictures and captions, and adapt the model to it as `nearfar adapt` does."""
+    from rich.markup import escape
+
     from nearfar.adaptation import adapt
 
     folder = write_folder(out / "photos", PAIRS)
-    console.print(FOLDER.format(folder=folder, count=PAIRS, out=out))
+    console.print(FOLDER.format(folder=escape(quote(str(folder))), count=PAIRS, out=escape(quote(str(out)))))
     adapted = adapt(
         folder,
         out / "model",

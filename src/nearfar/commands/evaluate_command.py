@@ -166,9 +166,8 @@ def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) 
     `otherwise` is meant: models are measured on what was held out of training."""
     from nearfar.data import open_source
 
-    if split is None and spec.startswith("world/"):
-        split = otherwise
-    return open_source(spec, split=split, max_skipped=args.max_skipped, **data_columns.of(args))
+    options = {"max_skipped": args.max_skipped, **data_columns.of(args)}
+    return open_source(spec, split=split, world_split=otherwise, **options)
 
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
@@ -83,7 +84,8 @@ def index(
             console.print(str(left_out), markup=False)
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(about_kind(built), markup=False)
-    console.print(f'try: nearfar search "..." --index {out}, or nearfar serve --index {out}', markup=False)
+    word = quote(str(out))
+    console.print(f'try: nearfar search "..." --index {word}, or nearfar serve --index {word}', markup=False)
 
 
 def about_kind(index: Index) -> str:

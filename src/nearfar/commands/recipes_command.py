@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from nearfar.signatures.flags import Flags
 
@@ -34,8 +35,9 @@ def copy(name: str, dest: Path) -> None:
     if target.exists():
         raise UserError(f"{target} exists already: remove it, or name another file.")
     files.write(target, source.read_bytes())
-    launch = f"accelerate launch --config_file {target} -m nearfar train RECIPE"
-    print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {target}'}")
+    word = quote(str(target))
+    launch = f"accelerate launch --config_file {word} -m nearfar train RECIPE"
+    print(f"{target}: edit it, then {launch if name.startswith('accelerate/') else f'nearfar train {word}'}")
 
 
 # An action with words of its own cannot be made from a signature.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.encoding import REMEDY, decode_text
@@ -38,6 +38,12 @@ def folder(
     *,
     split: str | None = None,
     captions: Captions | None = None,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    group: str | None = None,
+    answers: str | Sequence[str] | None = None,
     max_skipped: float = 0.1,
 ) -> Source:
     """Images below a folder, in the order of their paths. Hidden files are passed over; links are followed, except one
@@ -54,11 +60,13 @@ def folder(
             spaces; `none`, pictures alone, for models that read no texts.
             By default `txt` if there is one such file, else `class` if the images lie in two or more folders, else
             `name`.
+        image, text, label, domain, group, answers: columns of those tables, as `nearfar.data.table` takes them.
         max_skipped: share of images that may be empty, out of reach or without caption; they are counted and listed in
             `skipped`.
 
     Raises:
-        UserError: no such folder, no image in it, or more than `max_skipped` of them unusable.
+        UserError: no such folder, no image in it, or more than `max_skipped` of them unusable; a column that is named
+            where no table is opened.
     """
     if captions is not None and captions not in get_args(Captions):
         raise UserError(f"{path}: captions={captions!r}: choose one of {', '.join(get_args(Captions))}")
@@ -66,8 +74,14 @@ def folder(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" + (_splits(Path(path)) if split else ""))
     files = sorted(_walk(root))
+    columns = {"image": image, "text": text, "label": label, "domain": domain, "group": group, "answers": answers}
+    columns = {role: column for role, column in columns.items() if column is not None}
     if captions is None and (described := _tables(root, files)):
-        return _described(root, described, files)
+        return _described(root, described, files, columns)
+    if columns:
+        role, column = next(iter(columns.items()))
+        why = "there is none in it" if captions is None else f"captions={captions!r} opens none"
+        raise UserError(f"{root}: {role}={column!r} is for a table (metadata.csv, captions.txt, ...), and {why}")
     pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
     unreadable = [file for file in files if file.suffix.lower() in UNREADABLE]
     if not pictures:
@@ -100,6 +114,11 @@ def folder(
     return source
 
 
+def holds_table(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder's pictures are described by a table in it."""
+    return bool(_tables(Path(path), sorted(_walk(Path(path)))))
+
+
 def _tables(root: Path, files: list[Path]) -> list[Path]:
     """Tables that describe the pictures: one of the root, else those of its folders."""
     own = next(
@@ -119,16 +138,16 @@ def _is_table(file: Path) -> bool:
         return re.match(r"\W*(image|file|filename|file_name|image_name)\W*[,\t;|]", next(lines, ""), re.I) is not None
 
 
-def _described(root: Path, tables: list[Path], files: list[Path]) -> Source:
+def _described(root: Path, tables: list[Path], files: list[Path], columns: Mapping[str, Any]) -> Source:
     """The pictures that tables describe; those that none names are counted as skipped."""
     sources, named = [], set()
     for file in tables:
-        source = table(file)
+        source = table(file, **columns)
         first = next((image for image, _ in source.pictures() if isinstance(image, str)), None)
         if first is not None and not os.path.exists(first):  # they lie in a folder beside the table
             name = os.path.relpath(first, file.parent)
             place = next((f.parent for f in files if f.name == os.path.basename(name) and f.suffix), None)
-            source = table(file, root=place) if place is not None else source
+            source = table(file, root=place, **columns) if place is not None else source
         named |= {os.path.realpath(image) for image, _ in source.pictures() if isinstance(image, str)}
         sources.append(source)
     joined = concat(*sources, name=root.name)

@@ -35,11 +35,13 @@ WORLD = {
 }
 
 READERS_OF = {
+    "hub": "sources.datasets_hub.hub",
+    "folder": "sources.image_folder.folder",
     "table": "sources.table_files.table",
     "vqa": "sources.vqa_files.vqa",
     "shards": "sources.tar_shards.shards",
 }
-"""Kind of file -> the function below `nearfar.data` that opens it."""
+"""Kind of source -> the function below `nearfar.data` that opens it."""
 
 
 def open_source(
@@ -51,6 +53,7 @@ def open_source(
     label: str | None = None,
     answers: str | Sequence[str] | None = None,
     max_skipped: float | None = None,
+    world_split: str = "train",
     **options: Any,
 ) -> Any:
     """Open a source by its name: part of the embedded world, a folder, a table, shards or a dataset.
@@ -58,12 +61,14 @@ def open_source(
     Args:
         spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
             files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, a `.json` file of VQA's questions,
-            or several of these joined by " + ". A `datasets.Dataset` is opened, a source given back as it is.
-        split: which split; for the world `train` by default.
+            or several of these joined by " + ", where an option goes to those that have it. A `datasets.Dataset` is
+            opened, a source given back as it is.
+        split: which split.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
         answers: columns of the answers to the question in `text` (tables, datasets).
         max_skipped: share of records that may be unusable already when the source is opened (folders and shards, 0.1 by
             default; others find what is unusable when it is read).
+        world_split: which split of the embedded world, where `split` names none.
         options: passed on to the function behind (`folder`, `table`, `shards`, `hub`, `world.emoji`, ...).
 
     Returns:
@@ -81,25 +86,64 @@ def open_source(
     if type(spec).__module__.startswith("datasets."):
         return _call("sources.datasets_hub.of_dataset", spec, {"split": split, **named, **options}, "a dataset")
     where = os.fspath(spec)
-    if " + " in where and not os.path.exists(where):
-        parts = [open_source(part.strip(), split=split, **roles, **options) for part in where.split(" + ")]
-        if streams := [part.name for part in parts if isinstance(part, Stream)]:
-            raise UserError(f"{where}: {streams[0]} is a stream, and only sources can be joined")
-        return concat(*parts, name=where)
+    if len(parts := parts_of(where)) > 1:
+        return _joined(where, parts, split, world_split, named | options)
     if where.startswith(("http://", "https://")):
         raise UserError(f"{where}: an address, not a file or folder here: download it first, and name its place")
     if where.startswith("text:"):
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
-        return _world(where.removeprefix("world/"), split, named | options)
+        return _world(where.removeprefix("world/"), split or world_split, named | options)
     kind, path, reader_options = _kind(where), where.removeprefix("hub:"), named | options
-    if kind == "hub":
-        return _call("sources.datasets_hub.hub", path, {"split": split, **reader_options}, where)
-    if kind == "folder":
-        return _call("sources.image_folder.folder", path, {"split": split, **reader_options}, where)
+    if kind in ("hub", "folder"):
+        return _call(READERS_OF[kind], path, {"split": split, **reader_options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
     return _call(READERS_OF[kind], path, reader_options, where)
+
+
+def parts_of(spec: str) -> list[str]:
+    """The sources that a word joins by " + ", unless it is the name of a file or folder itself.
+
+    >>> parts_of("world/emoji + photos/"), parts_of("photos/")
+    (['world/emoji', 'photos/'], ['photos/'])
+    """
+    joined = " + " in spec and not os.path.exists(spec)
+    return [part.strip() for part in spec.split(" + ")] if joined else [spec]
+
+
+def _joined(where: str, parts: list[str], split: str | None, world_split: str, options: dict[str, Any]) -> Source:
+    """Sources one after the other. An option goes to those that have it: the columns of a table are not the world's."""
+    takes = [_takes(part) for part in parts]
+    known = dict.fromkeys(name for each in takes for name in each)
+    lookup.check("option", options.keys() - {"max_skipped"}, known, where=f"{where}: ")
+    if split is not None and "split" not in known:
+        raise UserError(f"{where}: none of these has splits; leave out split={split!r}")
+    opened: list[Any] = []
+    for part, own in zip(parts, takes, strict=True):
+        its_options = {name: value for name, value in options.items() if name in (*own, "max_skipped")}
+        its_split = split if "split" in own else None
+        opened.append(open_source(part, split=its_split, world_split=world_split, **its_options))
+    if streams := [source.name for source in opened if isinstance(source, Stream)]:
+        raise UserError(f"{where}: {streams[0]} is a stream, and only sources can be joined")
+    return concat(*opened, name=where)
+
+
+def _takes(where: str) -> list[str]:
+    """The options that a word's source has."""
+    if where.startswith(("http://", "https://")):
+        return []
+    if where.startswith("text:"):
+        return _known("sources.text_corpus.corpus")
+    if where.startswith("world/"):
+        names = [name for name in where.removeprefix("world/").split("+") if name in WORLD]
+        return ["split", *(key for name in names for key in _known(_world_function(name)))]
+    from nearfar.data.sources.image_folder import holds_table
+    from nearfar.signatures.data_columns import NAMES
+
+    kind = _kind(where)
+    without = NAMES if kind == "folder" and not holds_table(where) else ()
+    return [name for name in _known(READERS_OF[kind]) if name not in without]
 
 
 def _kind(where: str) -> str:
@@ -123,20 +167,23 @@ def _kind(where: str) -> str:
     raise UserError(f"{where}: {what}; {UNDERSTOOD}")
 
 
-def _world(names: str, split: str | None, options: dict[str, Any]) -> Source:
+def _world(names: str, split: str, options: dict[str, Any]) -> Source:
     parts = []
     for name in names.split("+"):
         if name not in WORLD:
             raise UserError(f"world/{names}: there is no {name!r} in the world; {UNDERSTOOD}")
-        spec = f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
-        parts.append((spec, f"world/{name}"))
+        parts.append((_world_function(name), f"world/{name}"))
     known = dict.fromkeys(key for spec, _ in parts for key in _known(spec))
     lookup.check("option", options.keys() - {"max_skipped"}, known, where=f"world/{names}: ")
     opened = []
     for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
         own_options = {key: value for key, value in options.items() if key in _known(spec)}
-        opened.append(_call(spec, split or "train", own_options, where))
+        opened.append(_call(spec, split, own_options, where))
     return concat(*opened, name=f"world/{names}") if len(opened) > 1 else opened[0]
+
+
+def _world_function(name: str) -> str:
+    return f"{WORLD[name]}.{name}".removeprefix("nearfar.data.")
 
 
 def _call(spec: str, first: Any, options: dict[str, Any], where: str) -> Any:

@@ -20,8 +20,8 @@ from nearfar import console, files
 from nearfar.data.fields.images import EXTENSIONS
 from nearfar.data.sources.arrow import USUAL
 from nearfar.data.sources.encoding import decode_text
-from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Record, Source, Stream, field_of, stored_captions, words
+from nearfar.data.sources.skipped import BadRecord, Skipped
+from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions, words
 from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples
 from nearfar.errors import UserError
 
@@ -87,6 +87,8 @@ class TarSource(Source):
         if not all(map(_is_whole, names)):  # numbers stay what they are, as long as none of them is a name
             self.classes = sorted(names)
         self._numbers = {name: i for i, name in enumerate(self.classes or ())}
+        if self._samples:
+            roles.check_caption(*self._samples[0], name=name)
         self.columns = list(self.record(0)) if self._samples else ["image", "text"]
 
     def __len__(self) -> int:
@@ -268,6 +270,17 @@ class _MemberRoles:
             return record | {"label": numbers.get(label, -1)}
         label = label or _class(next((fields[name] for name in self._labels if name in fields), None))
         return record | {"label": int(label)} if _is_whole(label) else record
+
+    def check_caption(self, key: str, sample: Sample, *, name: str) -> None:
+        """Raise UserError where the caption of a sample is an object, none of whose fields was named."""
+        fields = self.fields_of(sample)
+        try:
+            captions(self._value(sample, fields, self._texts))
+        except BadRecord as problem:
+            column = next((each for each in self._texts if each in fields), self.text or "COLUMN")
+            raise UserError(
+                f"{name}: {files.one_line(key)}.json, {column!r}: {str(problem).replace('COLUMN', column)}"
+            ) from None
 
     def label_of(self, sample: Sample) -> str:
         """The sample's label, a whole number or the name of a class; "" where there is none. Of its `.json` only a key

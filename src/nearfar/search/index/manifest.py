@@ -11,6 +11,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from nearfar import files
@@ -77,7 +78,9 @@ def load_manifest(directory: Path | str) -> Manifest:
     path = directory / NAME
     if not path.is_file():
         problem = "holds no index" if directory.is_dir() else "does not exist"
-        raise UserError(f"{directory} {problem}: make one with `nearfar index MODEL SOURCE --out {directory}`")
+        raise UserError(
+            f"{directory} {problem}: make one with `nearfar index MODEL SOURCE --out {quote(str(directory))}`"
+        )
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -13,7 +13,7 @@ from nearfar import files
 from nearfar.data.sources.cells import SAMPLE, SHARD
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
-from nearfar.data.sources.source import captions, readable
+from nearfar.data.sources.source import Concatenation, Mapped, Selection, captions, readable
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
 from nearfar.search.page.pictures import keep
@@ -52,9 +52,16 @@ def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, nam
         image = image.read() if hasattr(image, "read") else image
         key, stamp = f"{name}:{record.get('index', place)}", stamp_of_content(image)
     group = groups.shared(record, place)
-    by_place = not isinstance(image, str) and record.get("index") is None
+    by_place = not isinstance(image, str) and (record.get("index") is None or numbers_by_place(source))
     item = _item(record, key, stamp, path, source=source, name=name, group=group, id=record_id(record, place))
     return UnreadItem(item, image, by_place)
+
+
+def numbers_by_place(source: Any) -> bool:
+    """Whether the `index` of a source's records is their place in it, as in a joined source, and no id of the data."""
+    while isinstance(source, Selection | Mapped):
+        source = source.source
+    return isinstance(source, Concatenation)
 
 
 def with_kept(unread: UnreadItem, row: Mapping[str, Any], columns: Iterable[str]) -> UnreadItem:

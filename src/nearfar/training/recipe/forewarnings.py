@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -35,8 +36,8 @@ def from_nothing(recipe: Recipe, records: int | None, steps: int | None) -> str 
     spec = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train["spec"]
     length = "" if steps is None else f" in {steps:,} steps" + (", which are few" if steps < FEW_STEPS else "")
     return (
-        f"the model is trained from scratch on {records:,} pairs{length}: so few teach little. `nearfar adapt {spec}` "
-        "starts from trained towers, takes about a minute, and gives the figure to beat"
+        f"the model is trained from scratch on {records:,} pairs{length}: so few teach little. "
+        f"`nearfar adapt {quote(spec)}` starts from trained towers, takes about a minute, and gives the figure to beat"
     )
 
 
