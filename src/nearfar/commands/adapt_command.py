@@ -79,12 +79,12 @@ def adapt(
         console.print(f"note: {warning}", style="yellow", markup=False)
     console.print(f"\nDone in {outcome.seconds:.0f} s. The report: {folder / 'report.html'}", markup=False)
     console.print("Next, try", style="bold")
-    index, model = quote(str(folder / "index")), folder / "model"
+    index, written = quote(str(folder / "index")), str(folder / "model")
     for line in (
         f'nearfar search "..." --index {index}',
         f"nearfar serve --index {index}",
-        f"nearfar evaluate {quote(str(model))} --on OTHER_DATA",
-        f"model = nearfar.load({str(model)!r})",
+        f"nearfar evaluate {quote(written)} --on OTHER_DATA",
+        f"model = nearfar.load({written!r})",
     ):
         console.print(f"  {line}", markup=False)
 

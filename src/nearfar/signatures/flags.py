@@ -38,6 +38,8 @@ class Flags(ArgumentParser):
                 name = unknown[1].partition("=")[0]
                 return f"no flag {name}.{lookup.near(name, flags)} There are: {', '.join(flags)}."
             return f"{unknown[1]!r} is one word too many: `{self.prog} --help` lists what it takes."
+        if several := re.match(r"ambiguous option: (.*) could match (.*)", message, re.DOTALL):
+            return f"{several[1]!r} is the beginning of {several[2]}: write the flag out."
         if missing := re.match(r"the following arguments are required: (.*)", message):
             return f"{missing[1]} is missing: `{self.prog} --help` says what it is."
         if match := re.match(r"argument ([^:]*): (.*)", message, re.DOTALL):
@@ -100,7 +102,9 @@ def _read(kind: Any, word: str) -> Any:
         return kinds.convert(word, kind)
     except kinds.Unfit:
         near = lookup.near(word, _choices(kind))
-        raise ArgumentTypeError(f"must be {kinds.words(kind).removesuffix(' or null')}, not {word!r}.{near}") from None
+        remedy = "" if kind is not bool else " Another word goes before the flag, or after --flag=true."
+        must = kinds.words(kind).removesuffix(" or null")
+        raise ArgumentTypeError(f"must be {must}, not {word!r}.{near or remedy}") from None
 
 
 def _complaint(message: str, action: Action | None) -> str:
