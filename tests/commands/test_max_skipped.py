@@ -60,7 +60,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_the_error_offers_helps(command, data, tmp_path, monkeypatch):
+def test_what_the_error_offers_helps(command, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [word.replace("DATA", str(data)) for word in COMMANDS[command]]
     with pytest.raises(SystemExit) as stop:
@@ -68,6 +68,7 @@ def test_what_the_error_offers_helps(command, data, tmp_path, monkeypatch):
     assert "8 of the 28 records read could not be used, more than the 10% allowed" in str(stop.value.code)
     assert "max_skipped=SHARE" in str(stop.value.code)
     cli.main([*words, *(["data.max_skipped=0.5"] if command == "train" else ["--max-skipped", "0.5"])])
+    assert "8 skipped" in capsys.readouterr().out
 
 
 def test_what_is_said_of_one_source_goes_first(tmp_path):

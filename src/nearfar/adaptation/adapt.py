@@ -88,6 +88,8 @@ def adapt(
         source = inputs.pairs(data, columns, max_skipped)
         if source.remark:
             say(f"note: {source.remark}")
+        if source.skipped:
+            say(str(source.skipped))
         start = inputs.dual_encoder(model, device)
         readings = held.enter_context(keeping(folder))
         if before := readings.of(start).kept.before:

@@ -105,7 +105,7 @@ class Work:
         held = len(self.measured_on)
         self.say(f"data: {len(features):,} pairs of {self.fitted_on.name} to adapt to, {held:,} to measure on")
         if skipped := features.data.skipped:
-            self.say(f"{skipped.count:,} records are skipped")
+            self.say(str(skipped))
         return features, each
 
     def _settings(self, pairs: int, each: float) -> list[TrainSetting]:

@@ -66,6 +66,10 @@ def evaluate(arguments: Sequence[str]) -> None:
         results["reranked_retrieval"].details |= cost
     console = Console(highlight=False)
     console.print(f"{args.model} on {source!r}", markup=False, soft_wrap=True)
+    if opened := getattr(source, "skipped", None):
+        console.print(str(opened), markup=False, soft_wrap=True)
+    if unread := max((result.details.get("skipped", 0) for result in results.values()), default=0):
+        console.print(f"{unread:,} skipped that could not be read: `nearfar embed` lists them", soft_wrap=True)
     if args.protocols is None and embeddings is not None:
         for name, reason in left_out(encoder, embeddings).items():
             console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)

@@ -29,7 +29,12 @@ class Problem(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why}"
+        """The place once, where the reason begins with it, too.
+
+        >>> str(Problem("a/cat.jpg", "a/cat.jpg: broken"))
+        'a/cat.jpg: broken'
+        """
+        return f"{self.where}: {self.why.removeprefix(f'{self.where}: ')}"
 
 
 class Skipped:
