@@ -108,6 +108,8 @@ PAPERS = (
         "BECLR: Batch Enhanced Contrastive Few-Shot Learning",
         "2402.02444",
         "image",
+        home=("nearfar.methods.image.beclr", "nearfar.classifiers.transported_means"),
+        recipes=("beclr", "beclr-paper"),
     ),
     Paper(
         "cg-vlm",

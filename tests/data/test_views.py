@@ -25,7 +25,7 @@ def coordinates(width, height):
     return torch.stack([x, y, torch.zeros(height, width)])
 
 
-@pytest.mark.parametrize("name", ["none", "clip", "align", "moco", "albef"])
+@pytest.mark.parametrize("name", ["none", "clip", "align", "moco", "beclr", "albef"])
 def test_geometry_takes_source_pixels_to_view_pixels(name):
     preset = replace(PRESETS[name], jitter=None, grey=0, blur=(0.0,))
     if preset.randaugment:  # only what moves pixels
@@ -178,6 +178,17 @@ def test_the_same_draws_give_the_same_views_and_parts_give_parts():
     assert torch.allclose(matrices[:, 4:], half_matrices)
     other, _ = views(images, views.draw(8, generator(4)))
     assert not torch.equal(whole, other)
+
+
+def test_upturned_pictures_stand_on_their_heads_whether_mirrored_or_not():
+    """A quarter each of the four ways, by one number of the draw."""
+    picture = torch.arange(4.0).view(1, 1, 2, 2).expand(400, 3, 2, 2) / 4
+    for flip, shares in ((0.5, [0.25] * 4), (0.0, [0.5, 0.0, 0.5, 0.0])):
+        views = Views(ViewPreset(flip=flip, upturn=0.5, fit="crop"), size=2)
+        pixels, _ = views(picture, views.draw(400, generator()))
+        ways = [[0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 0, 1], [3, 2, 1, 0]]
+        each = pixels[0, :, 0].flatten(1).mul(4).round().int().tolist()
+        assert [each.count(way) / 400 for way in ways] == pytest.approx(shares, abs=0.06)
 
 
 def test_byol_views_differ_in_kind():

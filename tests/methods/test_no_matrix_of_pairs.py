@@ -115,9 +115,15 @@ def test_a_step_of_an_ensemble():
     step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
 
 
-@pytest.mark.parametrize("name", ["byol", "moco", "simclr", "simsiam", "supcon"])
+@pytest.mark.parametrize("name", ["beclr", "byol", "moco", "simclr", "simsiam", "supcon"])
 def test_a_step_with_views(name):
-    settings = {"moco": {"queue_size": B}, "byol": {"predictor_hidden": 8}, "simsiam": {"predictor_hidden": 8}}
+    memory = {"memory_size": 64, "clusters": 2, "masked": 0.0, "predictor_hidden": 8}
+    settings = {
+        "beclr": memory,
+        "moco": {"queue_size": B},
+        "byol": {"predictor_hidden": 8},
+        "simsiam": {"predictor_hidden": 8},
+    }
     step(find(name)(Points(), **settings.get(name, {})), {"views": torch.randn(2, B, 8), "label": torch.arange(B) // 2})
 
 
@@ -150,5 +156,5 @@ def test_a_step_in_two_spaces():
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "simctg"}
-    views = {"byol", "moco", "simclr", "simsiam", "supcon"}
+    views = {"beclr", "byol", "moco", "simclr", "simsiam", "supcon"}
     assert set(METHODS) == {*pairs, *views, "answering", "entailment"}

@@ -21,9 +21,10 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", ["byol", "moco", "multicrop", "simclr", "simsiam", "supcon"])
+@pytest.mark.parametrize("name", ["beclr", "byol", "moco", "multicrop", "simclr", "simsiam", "supcon"])
 def test_a_recipe_trains(name, tmp_path):
     small = SMALL | ({"method.queue_size": 64} if name == "moco" else {})
+    small |= {"method.memory_size": 32, "method.clusters": 4, "method.start_epoch": 0} if name == "beclr" else {}
     recipe = load(name, small | ({"data.small_size": 16} if name == "multicrop" else {}))
     run = recipe.run(tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]

@@ -11,6 +11,7 @@ from nearfar.data.fields.text import clean_caption
 from nearfar.data.fields.views import PRESETS
 from nearfar.errors import UserError
 from nearfar.training.recipe import load
+from training.few_shot_values import BECLR
 
 PRETRAINING = {  # configs/Pretrain.yaml and Pretrain.py of salesforce/ALBEF and of uta-smile/TCL
     "data.n_views": None,
@@ -198,6 +199,7 @@ EXPECTED = {
         "training.warmup": 0,
         "training.clip_norm": None,
     },
+    "beclr-paper": BECLR,
     "byol-paper": {  # sections 3.2 and 3.3
         "data.views": "byol",
         "data.n_views": 2,

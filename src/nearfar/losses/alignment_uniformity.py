@@ -74,6 +74,36 @@ def uniformity(z: Tensor, *, t: float = 2.0, backend: str = "auto") -> Tensor:
     return torch.logsumexp(lse, 0) - 2 * t - math.log(len(z) * (len(z) - 1))
 
 
+def view_uniformity(a: Tensor, b: Tensor, *, temperature: float = 2.0, backend: str = "auto") -> Tensor:
+    """Log of the mean of exp(cos / temperature) over pairs of rows of different samples, of two views (UniSiam and
+    BECLR, arXiv 2402.02444). A sample's own other view is in no pair. It lies in [-1 / temperature, 1 / temperature].
+
+    Args:
+        a, b: `[N, D]`, floating point, N >= 2; row i of both is sample i. Normalised here.
+        temperature: a divisor, above 0; large, as all pairs are to count (paper: 2).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: other shapes, a temperature that is not positive, or `backend="ring"`.
+
+    Example:
+        >>> view_uniformity(torch.eye(2), torch.eye(2)).item()
+        0.0
+    """
+    check_pair(a, b)
+    if len(a) < 2:
+        raise UserError(f"a and b must be [N, D] with N >= 2, got {tuple(a.shape)}")
+    if not temperature > 0:
+        raise UserError(f"temperature must be positive, got {temperature}")
+    refuse_ring(backend, "view_uniformity")
+    rows = torch.cat(ops.view_partition([unit(a), unit(b)], 1 / temperature, backend=backend))
+    pairs = len(rows) * (len(rows) - 2)
+    return (torch.logsumexp(rows, 0) - math.log(pairs)).to(unit(a).dtype)
+
+
 class AlignmentUniformity(nn.Module):
     """`alignment(a, b) + weight * mean(uniformity(a), uniformity(b))` of two views (arXiv 2005.10242).
 

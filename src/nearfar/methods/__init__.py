@@ -17,6 +17,7 @@ METHODS = {
     "albef": "nearfar.methods.image_text.albef:ALBEF",
     "align": "nearfar.methods.image_text.align:ALIGN",
     "answering": "nearfar.methods.image_text.answering:Answering",
+    "beclr": "nearfar.methods.image.beclr:BECLR",
     "byol": "nearfar.methods.image.byol:BYOL",
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",

@@ -28,7 +28,7 @@ class ViewPreset:
         crop: range of the area of a random resized crop; None takes the whole canvas.
         ratio: range of its aspect.
         window: crop a window of the output size from the canvas at random instead (ALIGN).
-        flip: chance of a mirror image.
+        flip: chance of a mirror image; `upturn` of one that stands on its head.
         jitter: strengths of brightness, contrast, saturation and hue, and `jitter_chance`.
         grey: chance of losing all colour.
         blur, solarise: chances, one for each view in turn; `sigma` is the blur's range in pixels.
@@ -41,6 +41,7 @@ class ViewPreset:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     window: bool = False
     flip: float = 0.0
+    upturn: float = 0.0
     jitter: tuple[float, float, float, float] | None = None
     jitter_chance: float = 0.8
     grey: float = 0.0
@@ -70,6 +71,16 @@ PRESETS = {
         solarise=(0.0, 0.2),
         canvas=1.5,
     ),
+    "beclr": ViewPreset(
+        crop=(0.2, 1.0),
+        flip=0.5,
+        upturn=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        grey=0.2,
+        blur=(0.5,),
+        randaugment=(2, 10),
+        canvas=1.5,
+    ),
     "albef": ViewPreset(crop=(0.2, 1.0), flip=0.5, randaugment=(2, 7), canvas=1.5),
     "tcl": ViewPreset(
         crop=(0.2, 1.0),
@@ -85,7 +96,8 @@ PRESETS = {
 PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in ("albef", "tcl")}
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
-(2402.11928), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for fine-tuning."""
+(2402.11928), `beclr` (2402.02444), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for
+fine-tuning."""
 
 SMALL_CROP, SMALL_SHARE = (0.05, 0.14), 96 / 224
 """Of SwAV's small views (arXiv 2006.09882): the range of their crops' area, and their side beside the large ones'."""
@@ -208,11 +220,22 @@ class Views:
         else:
             box = chance.new_tensor([0, 0, 1, 1]).expand(len(source), 4)
         matrix = geometry.from_box(box, chance[:, _FLIP] < preset.flip)
+        if preset.upturn:
+            matrix = matrix @ self._upturned(chance[:, _FLIP])
         if preset.randaugment is not None:
             return self._randaugment_moves(source, chance, matrix)
         if preset == PRESETS["none"] and source.shape[-2:] == (self.size, self.size):
             return source.clone(), matrix
         return geometry.sample(source, matrix, self.size), matrix
+
+    def _upturned(self, chance: Tensor) -> Tensor:
+        """`[B, 3, 3]`: upside down, or as it is. What is left of the number that chose the mirror image is as even, so
+        that no further one is drawn, and other presets keep theirs."""
+        flip = self.preset.flip
+        left = torch.where(chance < flip, chance / max(flip, 1e-9), (chance - flip) / max(1 - flip, 1e-9))
+        linear = torch.eye(2, device=chance.device).repeat(len(chance), 1, 1)
+        linear[:, 1, 1] = torch.where(left < self.preset.upturn, -1.0, 1.0)
+        return geometry.about_centre(linear, torch.zeros(len(chance), 2, device=chance.device))
 
     def _randaugment_moves(self, source: Tensor, chance: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         assert self.preset.randaugment is not None
