@@ -107,7 +107,7 @@ def test_a_file_of_tensor_functions_names_its_source(name):
     assert ORIGIN.search(text), "name the paper as arXiv 1234.56789"
 
 
-@pytest.mark.parametrize("path", sorted((SOURCE / "losses").glob("[!_]*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((SOURCE / "losses").rglob("[!_]*.py")), ids=lambda path: path.stem)
 def test_a_loss_names_its_relations_and_variants(path):
     classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
     for node in classes:

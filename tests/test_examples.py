@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
@@ -63,6 +64,15 @@ def test_simclr_on_a_folder_learns_and_saves_its_backbone(tmp_path, monkeypatch)
     assert sum(made["losses"][6:]) < sum(made["losses"][:6])
     assert 1 < made["rank"] <= 12
     assert nearfar.load(tmp_path / "simclr").embed_dim == 256
+
+
+def test_rare_and_common_samples_get_temperatures_of_their_own(tmp_path, monkeypatch):
+    left = run("rare_and_common", 40, tmp_path, monkeypatch)
+    temperature, visits = left["criterion"].temperatures[0], left["criterion"].visits[0]
+    assert visits.sum() == 40 * 32
+    assert (temperature[visits == 0] == torch.tensor(0.2)).all()
+    assert 0.05 <= temperature.min() < temperature.max() <= 1
+    assert math.isfinite(left["correlation"])
 
 
 def test_momentum_queue_fills_and_the_teacher_follows(tmp_path, monkeypatch):

@@ -194,6 +194,8 @@ PAPERS = (
         "Not All Semantics are Created Equal: Contrastive Self-supervised Learning with Automatic Temperature Individualization",
         "2305.11965",
         "image",
+        home=("nearfar.methods.image.sogclr", "nearfar.losses.global_contrastive"),
+        recipes=("isogclr", "isogclr-paper", "isogclr-pairs", "isogclr-pairs-paper"),
     ),
     Paper(
         "lexiclip",
@@ -215,6 +217,8 @@ PAPERS = (
         "A Principled Framework for Multi-View Contrastive Learning",
         "2507.06979",
         "image",
+        home=("nearfar.methods.image.multiview", "nearfar.losses.multi_view", "nearfar.losses.poly_view"),
+        recipes=("multiview", "multiview-paper"),
     ),
     Paper(
         "ogen",
@@ -346,14 +350,12 @@ def as_markdown(papers: Iterable[Paper], pages: str = "docs/papers/") -> str:
         if paper.is_in:
             name = f"[{paper.name}]({pages}{paper.slug}.md)"
             recipes = ", ".join(f"`{recipe}`" for recipe in paper.recipes)
-            lines.append(
-                f"| {paper.kind} | {name} | {_arxiv(paper)} | `{paper.home[0]}` | {recipes} | {paper.verdict} |"
-            )
+            cells = (paper.kind, name, _arxiv(paper), f"`{paper.home[0]}`", recipes, paper.verdict)
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"All together: {_all_together(papers)}."])
 
 
 def _all_together(papers: Iterable[Paper]) -> str:
-    """The verdicts of all papers' claims, counted."""
     return tally([claim for paper in papers for claim in paper.claims])
 
 
@@ -383,9 +385,8 @@ def as_table(papers: Sequence[Paper]) -> Table:
 
     title = f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in"
     table = Table(title=title, caption=f"All claims: {_all_together(papers)}", box=None)
-    table.add_column("slug", no_wrap=True)  # what is typed stays in one piece, also in 80 columns
-    table.add_column("arXiv", no_wrap=True)
-    table.add_column("module, recipes, verdict of its claims", no_wrap=True)
+    for column in ("slug", "arXiv", "module, recipes, verdict of its claims"):
+        table.add_column(column, no_wrap=True)  # what is typed stays in one piece, also in 80 columns
     part = None
     for paper in in_order(papers):
         if part != (paper.is_in, paper.kind):

@@ -66,6 +66,15 @@ def test_multi_view(tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_global_contrast(tmp_path):
+    out = tmp_path / "made" / "global.json"
+    printed = run("global_contrast", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    result = json.loads(out.read_text())
+    assert [row["form"] for row in result["rows"]] == ["two modalities"] * 2 + ["two views of one"] * 2
+    assert result["largest_relative_difference_float64"] < 1e-10
+    assert out.with_suffix(".md").read_text() in printed
+
+
 def test_search_kinds(tmp_path):
     out = tmp_path / "made" / "kinds.json"
     flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)

@@ -11,6 +11,8 @@ import torch
 from nearfar import losses, ops
 from nearfar.errors import UserError
 from nearfar.losses import functional as F
+from nearfar.losses.global_contrastive import SampleState
+from nearfar.losses.individual_temperature import TemperatureRule
 
 LABEL = torch.arange(24) // 3
 
@@ -25,6 +27,10 @@ FORMS = {
     "InfoNCE, one direction": lambda a, b: F.info_nce(a, b, temperature=0.01, symmetric=False),
     "InfoNCE, everything": lambda a, b: F.info_nce(
         a, b, label_smoothing=0.1, group=LABEL, negatives_a=b[:3], negatives_b=a[:3]
+    ),
+    "SogCLR": lambda a, b: F.global_contrastive(a, b, (SampleState.fresh(24, 0.02),) * 2, group=LABEL).loss,
+    "iSogCLR, one modality": lambda a, b: (
+        F.global_contrastive(a, b, (SampleState.fresh(24),), rule=TemperatureRule(), inner="similarities").loss
     ),
     "NT-Xent": lambda a, b: F.nt_xent(a, b, temperature=0.01),
     "SupCon": lambda a, b: F.supcon(torch.cat([a, b]), LABEL.repeat(2)),
@@ -48,8 +54,18 @@ FORMS = {
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
+
+
+def numbered(f, a, b):
+    """A loss with a state for each sample: the module knows it by the samples' numbers."""
+    if isinstance(f, torch.nn.Module):
+        return f(a, b, torch.arange(24), group=LABEL)
+    return f(a, b, (SampleState.fresh(24), SampleState.fresh(24)), group=LABEL).loss
+
+
 TWINS = {
     "alignment": (losses.AlignmentUniformity(weight=0.0), lambda f, a, b: f(a, b)),
+    "global_contrastive": (losses.GlobalContrastive(24), numbered),
     "global_local_info_nce": (
         losses.GlobalLocalInfoNCE(),
         lambda f, a, b: f(a, torch.stack([a, b], 1), mask=LABEL[:, None] > torch.arange(2), group=LABEL),
@@ -90,8 +106,8 @@ DENSE = {
 
 def walked():
     """Every public class and function that a file of `nearfar.losses` defines."""
-    for info in pkgutil.iter_modules(losses.__path__):
-        module = import_module(f"nearfar.losses.{info.name}")
+    for info in pkgutil.walk_packages(losses.__path__, "nearfar.losses."):
+        module = import_module(info.name)
         for name, value in vars(module).items():
             if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_"):
                 yield name, value
@@ -101,7 +117,13 @@ PARTS = {"Temperature", "Matryoshka"}
 """Modules that are no loss of their own: what losses share, and what goes around one (`test_matryoshka.py`)."""
 MODULES = {n: v for n, v in walked() if isinstance(v, type) and issubclass(v, torch.nn.Module) and n not in PARTS}
 FUNCTIONS = {n: v for n, v in walked() if n in F.__all__}
-TEMPERED = [name for name, module in MODULES.items() if "temperature" in inspect.signature(module).parameters]
+STATEFUL = {"GlobalContrastive", "global_contrastive"}
+"""They keep a temperature, and more, of each sample, and return it: `test_global_contrastive.py`."""
+TEMPERED = [
+    name
+    for name, module in MODULES.items()
+    if "temperature" in inspect.signature(module).parameters and name not in STATEFUL
+]
 PLAIN = {"AlignmentUniformity", "PairwiseViews", "SepCLRLoss", "SimCTGLoss"}  # they have no temperature
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
@@ -127,7 +149,7 @@ def twin(name):
 def test_the_walk_finds_what_the_package_names():
     assert set(MODULES) == set(losses.__all__) - {*PARTS, "functional"}
     assert set(FUNCTIONS) == set(F.__all__)
-    assert set(MODULES) - set(TEMPERED) == PLAIN
+    assert set(MODULES) - set(TEMPERED) - STATEFUL == PLAIN
 
 
 @pytest.mark.parametrize("name", TEMPERED)
@@ -161,7 +183,7 @@ def test_a_temperature_that_is_none_is_named(name):
             called(name, twin(name), z, temperature=tau)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - STATEFUL))
 def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     """Every tensor that the function takes, one after the other, in a shape that fits nothing."""
     good = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nearfar import distributed
 from nearfar.data.batches.batch import rows
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.methods import METHODS, find
 from nearfar.methods.base import EmbeddingMethod, Method
@@ -30,12 +31,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"exclude_duplicates": True},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
+    "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
     "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
+    "multiview": {"loss": "mv_info_nce", "exclude_duplicates": True},
     "negclip": {"exclude_duplicates": True},
     "siglip": {"share_duplicates": True},
     "simclr": {},
     "simctg": {},
     "supcon": {},
+    "sogclr": {"temperature": 0.2},
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
 }
 """Every method that recipes know but for the next, its queue and its teacher on."""
@@ -119,7 +123,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(3 if p.ndim > 1 else 1)  # else all embeddings of so small a model are nearly one
-    return find(name)(model, **settings).double().train()
+    method = find(name)(model, **settings).double().train()
+    method.begin(DataInfo(size=4 * N, ids=lambda: range(4 * N)))
+    return method
 
 
 def batch(method: Method, step: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
 from nearfar.models.dual.projection import ProjectionHeads
@@ -41,6 +42,14 @@ class Points(torch.nn.Module):
 
     def encode_text(self, tokens, normalize=False):
         return self.text(tokens)
+
+
+class Pictures(torch.nn.Module):
+    """An encoder of one side."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode_image = torch.nn.Linear(8, 8)
 
 
 class Fusion(torch.nn.Module):
@@ -115,7 +124,7 @@ def test_a_step_of_an_ensemble():
     step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
 
 
-@pytest.mark.parametrize("name", ["beclr", "byol", "moco", "simclr", "simsiam", "supcon"])
+@pytest.mark.parametrize("name", ["beclr", "byol", "moco", "multiview", "simclr", "simsiam", "supcon"])
 def test_a_step_with_views(name):
     memory = {"memory_size": 64, "clusters": 2, "masked": 0.0, "predictor_hidden": 8}
     settings = {
@@ -125,6 +134,15 @@ def test_a_step_with_views(name):
         "simsiam": {"predictor_hidden": 8},
     }
     step(find(name)(Points(), **settings.get(name, {})), {"views": torch.randn(2, B, 8), "label": torch.arange(B) // 2})
+
+
+@pytest.mark.parametrize("name", ["isogclr", "sogclr"])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_step_with_a_state_of_each_sample(name, pairs):
+    method = find(name)(Points() if pairs else Pictures())
+    method.begin(DataInfo(size=B, ids=lambda: range(B)))
+    views = torch.randn(2, B, 8)
+    step(method, {"views": views, "image": views[0], "text": views[1], "index": torch.arange(B)})
 
 
 def test_a_step_of_simctg_by_tokens():
@@ -156,5 +174,5 @@ def test_a_step_in_two_spaces():
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "simctg"}
-    views = {"beclr", "byol", "moco", "simclr", "simsiam", "supcon"}
+    views = {"beclr", "byol", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {*pairs, *views, "answering", "entailment"}

@@ -10,6 +10,7 @@ import torch
 from toy import Pairs, Plain, batch
 
 from nearfar import losses
+from nearfar.losses.individual_temperature import TemperatureRule
 from nearfar.methods.base import Method
 
 N = 16
@@ -68,11 +69,19 @@ def separated(loss, e, d):
     return loss([e["image"], e["text"]], [e["hard"][::2], e["hard"][1::2]], d["label"] % 2)
 
 
+def numbered(loss, e, d):
+    return loss(e["image"], e["text"], d["index"])
+
+
 def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
 
 CASES = {
+    "GlobalContrastive": Case(lambda: Objective(losses.GlobalContrastive(N, 0.2), numbered), chunk=3),
+    "GlobalContrastive, one modality": Case(
+        lambda: Objective(losses.GlobalContrastive(N, 0.2, rule=TemperatureRule(), modalities=1), numbered)
+    ),
     "MVInfoNCE": Case(lambda: Objective(losses.MVInfoNCE(0.2), viewed), chunk=3),
     "MVDHEL": Case(lambda: Objective(losses.MVDHEL(0.2), viewed), chunk=3),
     "PolyView": Case(lambda: Objective(losses.PolyView(0.2), viewed)),

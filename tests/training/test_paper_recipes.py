@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+import view_paper_values
 import yaml
 
 from nearfar.data import Records
@@ -246,6 +247,7 @@ EXPECTED = {
         "training.batch_size": 6144,
         "training.optimizer": "lars",
     },
+    **view_paper_values.VALUES,
     "negclip-paper": {  # the paper, and the defaults of vinid/neg_clip
         "data.views": "clip",
         "data.hard_captions": True,

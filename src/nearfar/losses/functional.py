@@ -2,6 +2,7 @@
 
 from nearfar.losses.alignment_uniformity import alignment, uniformity
 from nearfar.losses.common_salient import sepclr
+from nearfar.losses.global_contrastive import global_contrastive
 from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.multi_view import mv_dhel, mv_info_nce
@@ -14,6 +15,7 @@ from nearfar.losses.supcon import supcon
 
 __all__ = [
     "alignment",
+    "global_contrastive",
     "global_local_info_nce",
     "info_nce",
     "mv_dhel",

@@ -2,9 +2,9 @@
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
 `info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop; `view_partition` is
-for any number of views; `sample_hard_negatives` draws keys by the same logits. `sinkhorn` and `transport_plan` are the
-optimal transport of clusters and few-shot classes. None of them normalises its vectors, and
-none ever holds the matrix of all pairs, but for `backend="dense"`.
+for any number of views, `two_way_partition` for a scale of every row on either side; `sample_hard_negatives` draws keys
+by the same logits. `sinkhorn` and `transport_plan` are the optimal transport of clusters and few-shot classes. None of
+them normalises its vectors, and none ever holds the matrix of all pairs, but for `backend="dense"`.
 """
 
 from nearfar.ops.fused_info_nce import info_nce
@@ -16,6 +16,7 @@ from nearfar.ops.log_partition import log_partition
 from nearfar.ops.sinkhorn import sinkhorn
 from nearfar.ops.softplus import pairwise_softplus
 from nearfar.ops.transport import transport_plan
+from nearfar.ops.two_way_partition import two_way_partition
 from nearfar.ops.view_partition import view_partition
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "sinkhorn",
     "soft_target",
     "transport_plan",
+    "two_way_partition",
     "view_partition",
 ]

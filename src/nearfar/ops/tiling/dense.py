@@ -15,28 +15,29 @@ def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor
     """Row log-partitions [N], column log-partitions ([M] with `both`, else [0]) and own logits ([N], or [0])."""
     q, k = pairs.q, pairs.k
     z = product(q * pairs.scale[:, None], k)
-    left_out = _left_out(pairs)
-    rows = logsumexp(z, left_out, dim=1)
-    cols = logsumexp(z, left_out, dim=0) if both and not pairs.one_set else z.new_zeros(0)
+    hidden = left_out(pairs)
+    rows = logsumexp(z, hidden, dim=1)
+    cols = logsumexp(z, hidden, dim=0) if both and not pairs.one_set else z.new_zeros(0)
     own = z.new_zeros(0) if pairs.own is None else (q * k[pairs.own]).sum(1) * pairs.scale
     return rows, cols, own
 
 
-def _left_out(pairs: Pairs) -> Tensor:
+def left_out(pairs: Pairs) -> Tensor:
+    """Which pairs do not count, [N, M]."""
     n, m = len(pairs.q), len(pairs.k)
     admitted = pairs.admitted(_whole(pairs))
-    left_out = pairs.q.new_zeros(n, m, dtype=torch.bool) if admitted is None else ~admitted
+    hidden = pairs.q.new_zeros(n, m, dtype=torch.bool) if admitted is None else ~admitted
     if pairs.one_set:
-        left_out = left_out | torch.eye(n, dtype=torch.bool, device=left_out.device)
+        hidden = hidden | torch.eye(n, dtype=torch.bool, device=hidden.device)
     if pairs.own is not None:
-        left_out = left_out | (pairs.own[:, None] == torch.arange(m, device=left_out.device))
-    return left_out
+        hidden = hidden | (pairs.own[:, None] == torch.arange(m, device=hidden.device))
+    return hidden
 
 
-def logsumexp(z: Tensor, left_out: Tensor, *, dim: int) -> Tensor:
+def logsumexp(z: Tensor, hidden: Tensor, *, dim: int) -> Tensor:
     # A row with nothing left is computed over all its keys and then overwritten: its gradient is 0 instead of NaN.
-    empty = left_out.all(dim)
-    return z.masked_fill(left_out & ~empty.unsqueeze(dim), -math.inf).logsumexp(dim).masked_fill(empty, -math.inf)
+    empty = hidden.all(dim)
+    return z.masked_fill(hidden & ~empty.unsqueeze(dim), -math.inf).logsumexp(dim).masked_fill(empty, -math.inf)
 
 
 def dense_softplus(pairs: Pairs, bias: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def dense_softplus(pairs: Pairs, bias: Tensor) -> Tensor:
     z = product(pairs.q * pairs.scale[:, None], pairs.k) + bias[:, None]
     signs = pairs.signs(_whole(pairs))
     z = z if signs is None else z * signs
-    return torch.nn.functional.softplus(z, threshold=40.0).masked_fill(_left_out(pairs), 0.0).sum(1)
+    return torch.nn.functional.softplus(z, threshold=40.0).masked_fill(left_out(pairs), 0.0).sum(1)
 
 
 def _whole(pairs: Pairs) -> Tile:
