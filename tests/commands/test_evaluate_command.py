@@ -63,8 +63,8 @@ def test_tables_json_and_report(folder, tmp_path, capsys):
 def test_the_world_means_its_test_split(monkeypatch, capsys):
     loaded = []
 
-    def open_source(spec, *, split, **columns):
-        loaded.append((spec, split))
+    def open_source(spec, *, split, world_split, **columns):
+        loaded.append((spec, split or world_split))
         pictures = [
             {"image": Image.new("RGB", (9, 9), colour), "text": name, "label": i}
             for i, (name, colour) in enumerate(COLOURS.items())

@@ -36,7 +36,7 @@ def test_an_episode_has_its_classes_shots_and_queries_once_each():
     drawn = draw(label, queries=[4, 2, 1])
     assert (drawn.support.shape, drawn.query.shape) == ((30, 3, 2), (30, 7))
     assert drawn.target.tolist() == [0, 0, 0, 0, 1, 1, 2]
-    drawn = set()
+    classes = set()
     for support, query in zip(drawn.support.numpy(), drawn.query.numpy(), strict=True):
         ways = label[support]
         assert (ways == ways[:, :1]).all()
@@ -44,8 +44,8 @@ def test_an_episode_has_its_classes_shots_and_queries_once_each():
         assert (label[query] == ways[drawn.target.numpy(), 0]).all()
         rows = [*support.ravel(), *query]
         assert len(set(rows)) == len(rows)
-        drawn |= set(ways[:, 0])
-    assert drawn == set(range(6))
+        classes |= set(ways[:, 0])
+    assert classes == set(range(6))
 
 
 def test_a_thing_is_at_most_once_in_an_episode():
