@@ -40,19 +40,25 @@ MADE = {
 }
 
 
+OPTIONS = {"few_shot": {"ways": 2, "shots": 1, "queries": 1, "episodes": 5}}
+"""As many as the data hold."""
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("reads", [True, False], ids=["both", "pictures only"])
 def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colours, monkeypatch):
-    source, encoder = MADE[kind](colours), make_encoder()
+    # Each colour is one thing, in two styles; an episode needs several things of a class.
+    source = MADE[kind](without(colours, "group") if protocol == "few_shot" else colours)
+    encoder = make_encoder()
     if not reads:
         monkeypatch.delattr(make_encoder, "encode_text")
     refused = missing_in_source(protocol, source) or missing_in_model(protocol, encoder, source)
     if refused is None:
-        assert list(evaluate(encoder, source, [protocol])) == [protocol]
+        assert list(evaluate(encoder, source, [protocol], options=OPTIONS)) == [protocol]
     else:
         with pytest.raises((UserError, AttributeError, KeyError)):
-            evaluate(encoder, source, [protocol])
+            evaluate(encoder, source, [protocol], options=OPTIONS)
 
 
 def test_captions_that_do_not_count(encoder, colours):

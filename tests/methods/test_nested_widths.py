@@ -107,5 +107,7 @@ def test_what_does_not_fit_is_named(model):
         Matryoshka(model, of={"name": "clip"}, dims=[4, 16])
     with pytest.raises(UserError, match="ALBEF does not"):
         Matryoshka(model, of={"name": "albef"}, dims=[4])
+    with pytest.raises(UserError, match="ISogCLR keeps something of each sample"):
+        Matryoshka(model, of={"name": "isogclr"}, dims=[4])
     with pytest.raises(UserError, match="around some method"):
         Matryoshka(model, of={}, dims=[4])

@@ -15,7 +15,7 @@ is kept, which no temperature can overflow, and sum_j w_ij h_ij is (sum_j w_ij) 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -269,6 +269,9 @@ class GlobalContrastive(nn.Module):
     temperatures: Tensor
     slope: Tensor
     objective: Tensor
+
+    by_sample: ClassVar[bool] = True
+    """It keeps something of each sample, and must see a batch once."""
 
     def __init__(
         self,

@@ -35,8 +35,8 @@ class Matryoshka(nn.Module):
         A scalar, of the loss's dtype.
 
     Raises:
-        UserError: widths that do not rise or are more than the embeddings have, weights that do not fit, or embeddings
-            of several widths.
+        UserError: a loss that keeps something of each sample; widths that do not rise or are more than the embeddings
+            have, weights that do not fit, or embeddings of several widths.
 
     Relations:
         - The method `matryoshka` does so around a method: `{name: matryoshka, of: {name: clip}, dims: [64, 256]}`.
@@ -55,6 +55,11 @@ class Matryoshka(nn.Module):
 
     def __init__(self, loss: nn.Module, dims: Sequence[int], weights: Sequence[float] | None = None) -> None:
         super().__init__()
+        if getattr(loss, "by_sample", False):
+            raise UserError(
+                f"{type(loss).__name__} keeps something of each sample, which would be of several widths at once: take "
+                "one loss a width"
+            )
         self.loss = loss
         self.dims, self.weights = checked_widths(dims, weights)
         self._names = list(signature(loss.forward).parameters)

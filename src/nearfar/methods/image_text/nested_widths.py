@@ -10,7 +10,7 @@ from torch import Tensor
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.losses.matryoshka import check_widths, checked_widths
-from nearfar.methods.base import Batch, EmbeddingMethod
+from nearfar.methods.base import Batch, DataPart, EmbeddingMethod
 
 
 class Matryoshka(EmbeddingMethod):
@@ -28,7 +28,8 @@ class Matryoshka(EmbeddingMethod):
         weights: of each width; None: 1 each, as in the paper.
 
     Raises:
-        UserError: widths that do not rise or are more than the model has, or a method that does not go by embeddings.
+        UserError: widths that do not rise or are more than the model has, or a method that does not go by embeddings
+            or keeps something of each sample.
 
     Example:
         >>> import torch
@@ -57,6 +58,11 @@ class Matryoshka(EmbeddingMethod):
             check_widths({"of the model": width}, self.dims)
         self.model = model
         self.member = kind(_Lent(model), **{name: value for name, value in of.items() if name != "name"})
+        if any(isinstance(part, DataPart) for part in self.member.modules()):
+            raise UserError(
+                f"{kind.__name__} keeps something of each sample, which would be of several widths at once: train it "
+                "as it is"
+            )
         self.reads, self.gather = self.member.reads, self.member.gather
         self.views, self.n_views = self.member.views, self.member.n_views
 
