@@ -78,8 +78,9 @@ def two_way_partition(
     >>> import torch
     >>> q, k = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     >>> of_q, of_k = two_way_partition(q, k, 1.0, torch.tensor([2.0, 3.0]))
-    >>> of_q.log_sum.float(), of_k.log_sum.float()  # each meets one other: <q_0, k_1>, <q_1, k_0>; times 2, times 3
-    (tensor([1., 0.]), tensor([0., 3.]))
+    >>> torch.stack([of_q.log_sum, of_k.log_sum]).exp()  # each meets one other: of <q_0, k_1> = 1 and <q_1, k_0> = 0
+    tensor([[ 2.7183,  1.0000],
+            [ 1.0000, 20.0855]], dtype=torch.float64)
     """
     if backend == "ring":
         raise UserError('scales on both sides need all rows in one process: gather them, and use backend="auto"')

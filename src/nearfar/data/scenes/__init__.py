@@ -133,7 +133,7 @@ def marks(
 
     >>> source = marks("train", n=4)
     >>> [record["mark"] for record in source], source.classes[:3]
-    (['plain', 'ring', 'plain', 'square'], ['plain', 'circle', 'square'])
+    (['plain', 'ring', 'plain', 'diamond'], ['plain', 'circle', 'square'])
     """
     return _MarkSource(
         split,
