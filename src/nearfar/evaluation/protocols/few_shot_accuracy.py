@@ -52,7 +52,7 @@ def few_shot(
         queries: images of each class to classify; a number for each way, [35, 20, 10, 5, 5], makes them imbalanced.
         episodes: how many; papers take 600 to 10,000.
         rule: how prototypes classify: the nearest, or "logistic", a regression fitted on the prototypes, as in BECLR
-            (a few episodes a second, and figures within 1 % of the other's).
+            (slow: a regression an episode).
         epsilon: softness of OpTA's plans.
         seed: of the episodes.
 

@@ -58,7 +58,27 @@ def set_lr(optimizer: Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-class Lamb(Optimizer):
+class TensorByTensor(Optimizer):
+    """An optimiser that moves each tensor by itself."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(self._update(p, p.grad, group))
+        return loss
+
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """What is taken off `p` `[...]`, floating point as its gradient."""
+        raise NotImplementedError
+
+
+class Lamb(TensorByTensor):
     """LAMB (arXiv 1904.00962, algorithm 2): Adam's direction, scaled for each tensor to the norm of its weights.
 
     Weight decay joins the direction before it is scaled. As usual, a group without weight decay (vectors, scalars) is
@@ -82,18 +102,6 @@ class Lamb(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.sub_(self._update(p, p.grad, group))
-        return loss
-
     def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[p]
         if not state:
@@ -115,7 +123,7 @@ class Lamb(Optimizer):
         return group["lr"] * update
 
 
-class Lars(Optimizer):
+class Lars(TensorByTensor):
     """LARS (arXiv 1708.03888): SGD with momentum whose step for each matrix is a small share of its norm; what SimCLR,
     BYOL and others train with in large batches.
 
@@ -148,19 +156,7 @@ class Lars(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, p.grad, group)
-        return loss
-
-    def _move(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         update = gradient + group["weight_decay"] * p
         if p.ndim >= 2:
             length = p.norm()
@@ -168,5 +164,4 @@ class Lars(Optimizer):
             update = update * torch.where((length > 0) & (pull > 0), group["trust"] * length / pull, 1.0)
         state = self.state[p]
         velocity = state.setdefault("velocity", torch.zeros_like(p))
-        velocity.mul_(group["momentum"]).add_(update, alpha=group["lr"])
-        p.sub_(velocity)
+        return velocity.mul_(group["momentum"]).add_(update, alpha=group["lr"])
