@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """The package's folder."""
 
-NOT_COUNTED = ("cli.py", "commands/", "console.py", "papers.py", "reproductions/__init__.py", "reproductions/shared/")
+NOT_COUNTED = ("cli.py", "commands/", "console.py", "papers/", "reproductions/__init__.py", "reproductions/shared/")
 """What starts, judges and prints a reproduction, but makes none of its figures."""
 
 
