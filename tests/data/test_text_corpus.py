@@ -41,3 +41,15 @@ def test_bad_input(tmp_path):
         corpus(tmp_path)
     with pytest.raises(UserError, match="'train' and 'test'"):
         corpus("python", split="dev")
+
+
+def test_lines_and_sentences(tmp_path):
+    """SimCSE's file has a sentence a line, and no blank lines between."""
+    file = tmp_path / "wiki.txt"
+    file.write_text("A cat sleeps.\nIt rains. It pours.\n\n  \nThe end\n")
+    assert [r["text"] for r in corpus(file, unit="lines")] == ["A cat sleeps.", "It rains. It pours.", "The end"]
+    cut = [r["text"] for r in corpus(file, unit="sentences")]
+    assert cut == ["A cat sleeps.", "It rains.", "It pours.", "The end"]
+    assert len(corpus("python", unit="sentences")) > 2000
+    with pytest.raises(UserError, match="choose one of passages, lines, sentences"):
+        corpus(file, unit="words")

@@ -50,6 +50,13 @@ FORMS = {
     "poly-view, arithmetic": lambda a, b: F.poly_view([a, b, b.roll(1, 1)], average="arithmetic", group=LABEL),
     "pairs of views": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)]),
     "views against their mean": lambda a, b: F.pairwise_views([a, b, b.roll(1, 1)], against="mean"),
+    "first view": lambda a, b: F.first_view_info_nce([a, b, b.roll(1, 1)], group=LABEL, negatives=b.roll(1, 0)),
+    "first view, weighted": lambda a, b: F.first_view_info_nce(
+        [a, b], negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9], negative_weight=0.7, temperature=0.2
+    ),
+    "first view, negatives of their own": lambda a, b: F.first_view_info_nce(
+        [a, b], negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9], negatives_for="own", group=LABEL
+    ),
     "SepCLR": lambda a, b: F.sepclr([a, b], [a[:, :3], b[:, 3:6]], LABEL % 2 == 0),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
@@ -65,6 +72,10 @@ def numbered(f, a, b):
 
 TWINS = {
     "alignment": (losses.AlignmentUniformity(weight=0.0), lambda f, a, b: f(a, b)),
+    "first_view_info_nce": (
+        losses.FirstViewInfoNCE(),
+        lambda f, a, b: f([a, b, b.roll(1, 1)], group=LABEL, negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9]),
+    ),
     "global_contrastive": (losses.GlobalContrastive(24), numbered),
     "global_local_info_nce": (
         losses.GlobalLocalInfoNCE(),
@@ -127,6 +138,7 @@ TEMPERED = [
 PLAIN = {"AlignmentUniformity", "PairwiseViews", "SepCLRLoss", "SimCTGLoss"}  # they have no temperature
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
+    "FirstViewInfoNCE": VIEWED,
     "MVDHEL": VIEWED,
     "MVInfoNCE": VIEWED,
     "PolyView": VIEWED,
@@ -188,7 +200,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     """Every tensor that the function takes, one after the other, in a shape that fits nothing."""
     good = {
         **dict.fromkeys(("a", "b", "z", "g", "q", "k", "teacher_q", "negatives_a", "negatives_b"), vectors()[0][:6]),
-        **dict.fromkeys(("group", "q_group", "k_group", "label"), torch.arange(6) // 2),
+        "negatives": vectors()[0][:6],
+        **dict.fromkeys(("group", "q_group", "k_group", "label", "negative_of"), torch.arange(6) // 2),
         "local": vectors()[0][:6, None],
         "mask": torch.ones(6, 1),
         "hidden": vectors()[0].view(4, 6, 16),

@@ -136,6 +136,12 @@ def test_a_step_with_views(name):
     step(find(name)(Points(), **settings.get(name, {})), {"views": torch.randn(2, B, 8), "label": torch.arange(B) // 2})
 
 
+def test_a_step_with_pairs_of_texts():
+    text, text2, negative = torch.randn(3, B, 8)
+    batch = {"text": text, "text2": text2, "negative_text": negative, "negative_count": torch.arange(B) % 2}
+    step(find("simcse")(Points(), hard_negative_weight=0.5), batch)
+
+
 @pytest.mark.parametrize("name", ["isogclr", "sogclr"])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_step_with_a_state_of_each_sample(name, pairs):
@@ -173,6 +179,18 @@ def test_a_step_in_two_spaces():
 
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "simctg"}
+    pairs = {
+        "albef",
+        "tcl",
+        "align",
+        "clip",
+        "negclip",
+        "siglip",
+        "ensemble",
+        "matryoshka",
+        "sepclr",
+        "simcse",
+        "simctg",
+    }
     views = {"beclr", "byol", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {*pairs, *views, "answering", "entailment"}

@@ -73,6 +73,11 @@ def numbered(loss, e, d):
     return loss(e["image"], e["text"], d["index"])
 
 
+def first_view(loss, e, d):
+    owner = torch.arange(len(e["image"])).repeat_interleave(2)
+    return loss([e["image"], e["text"]], negatives=e["hard"], negative_of=owner)
+
+
 def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
@@ -82,6 +87,7 @@ CASES = {
     "GlobalContrastive, one modality": Case(
         lambda: Objective(losses.GlobalContrastive(N, 0.2, rule=TemperatureRule(), modalities=1), numbered)
     ),
+    "FirstViewInfoNCE": Case(lambda: Objective(losses.FirstViewInfoNCE(0.2, negative_weight=0.5), first_view), chunk=3),
     "MVInfoNCE": Case(lambda: Objective(losses.MVInfoNCE(0.2), viewed), chunk=3),
     "MVDHEL": Case(lambda: Objective(losses.MVDHEL(0.2), viewed), chunk=3),
     "PolyView": Case(lambda: Objective(losses.PolyView(0.2), viewed)),

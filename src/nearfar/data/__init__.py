@@ -14,6 +14,7 @@ _LAZY = {
     "folder": "sources.image_folder",
     "table": "sources.table_files",
     "shards": "sources.tar_shards",
+    "sts": "sources.sts_files",
     "hub": "sources.datasets_hub",
     "vqa": "sources.vqa_files",
     "Source": "sources.source",

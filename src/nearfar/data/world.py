@@ -2,6 +2,7 @@
 
 - `emoji`: 1,852 concepts, each drawn in five styles, with names and tags in 33 languages.
 - `clipart`: 2,260 drawings with the titles, keywords and descriptions that their makers gave them, noise included.
+- `words`: the concepts' names and keywords as pairs of texts, without pictures.
 
 Splits are fixed by a hash of the concept. A concept of val or test appears in training in no style, no language and no
 clip art. Where each picture comes from and under which licence: `provenance`, and the notices beside the tables.
@@ -14,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.source import Record, Source
+from nearfar.data.sources.source import Record, Records, Source
 from nearfar.errors import UserError
 
 FILES = Path(__file__).with_name("world_files")
@@ -75,6 +76,25 @@ def clipart(split: str = "train", *, clean: bool = False) -> Source:
     rows = _rows("clipart")
     members = [i for i, row in enumerate(rows) if _in_split(row, split) and (row["clean"] or not clean)]
     return ClipartSource(members, name=f"world/clipart:{split}{'-clean' if clean else ''}")
+
+
+def words(split: str = "train", *, language: str = "en") -> Source:
+    """The emojis' names and keywords, one pair a concept: `text` is the name, `text2` its keywords.
+
+    Args:
+        split: "train", "val", "test" or "all".
+        language: one of `LANGUAGES`; concepts without name or keywords in it are left out.
+
+    >>> from nearfar.data import world
+    >>> pair = next(r for r in world.words("all") if r["text"] == "sauropod")
+    >>> pair["text2"]
+    'brachiosaurus, brontosaurus, dinosaur, diplodocus'
+    """
+    named = _words(_known(language, LANGUAGES, "language"))
+    members = [c for c, concept in enumerate(concepts()) if _in_split(concept, split) and c in named]
+    pairs = [(c, named[c]["name"], ", ".join(_other_tags(named[c]))) for c in members]
+    records = [{"index": c, "text": name, "text2": tags, "group": c} for c, name, tags in pairs if tags]
+    return Records(records, name=f"world/words:{split}" + ("" if language == "en" else f":{language}"))
 
 
 def names(language: str = "en") -> dict[int, str]:
@@ -199,8 +219,12 @@ class ClipartSource(Source):
 
 
 def _tag_captions(words: dict[str, Any]) -> list[str]:
-    tags = [tag for tag in words["tags"] if tag.lower() != words["name"].lower()]
+    tags = _other_tags(words)
     return [", ".join(tags[i : i + TAGS_A_CAPTION]) for i in range(0, len(tags), TAGS_A_CAPTION)]
+
+
+def _other_tags(words: dict[str, Any]) -> list[str]:
+    return [tag for tag in words["tags"] if tag.lower() != words["name"].lower()]
 
 
 def _in_split(row: dict[str, Any], split: str) -> bool:

@@ -4,6 +4,7 @@
 from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
 from nearfar.losses.common_salient import SepCLRLoss
+from nearfar.losses.first_view import FirstViewInfoNCE
 from nearfar.losses.global_contrastive import GlobalContrastive
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
@@ -20,6 +21,7 @@ from nearfar.losses.temperature import Temperature
 __all__ = [
     "MVDHEL",
     "AlignmentUniformity",
+    "FirstViewInfoNCE",
     "GlobalContrastive",
     "GlobalLocalInfoNCE",
     "InfoNCE",

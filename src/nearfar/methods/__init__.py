@@ -30,6 +30,7 @@ METHODS = {
     "sepclr": "nearfar.methods.image.sepclr:SepCLR",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simclr": "nearfar.methods.image.simclr:SimCLR",
+    "simcse": "nearfar.methods.text.simcse:SimCSE",
     "simctg": "nearfar.methods.text.simctg:SimCTG",
     "simsiam": "nearfar.methods.image.simsiam:SimSiam",
     "sogclr": "nearfar.methods.image.sogclr:SogCLR",

@@ -66,6 +66,10 @@ class Method(nn.Module, ABC):
     answers: bool = False
     """Whether its batches hold the answers to the questions in `text`."""
 
+    text_pairs: bool = False
+    """Whether its batches hold the second text of each pair, and each sample's own number of hard negatives, where the
+    data have them. Read as `answers` is."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for base in cls.__mro__:

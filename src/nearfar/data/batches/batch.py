@@ -10,6 +10,8 @@
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
 | `has_negative` | `[B]` long | 0 where a sample has no hard negative, and its K texts are empty |
+| `negative_count` | `[B]` long | how many of a sample's K are real, where samples have different numbers (`text_pairs`) |
+| `text2` | dict of `[B, L]` long | the second text of a pair, for methods on pairs of texts |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
 | `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
@@ -53,7 +55,8 @@ class BatchKey:
 _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
-    **dict.fromkeys(("image", "text", "answer_weight"), BatchKey()),
+    "negative_count": BatchKey(per_sample=True),
+    **dict.fromkeys(("image", "text", "text2", "answer_weight"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }

@@ -21,25 +21,33 @@ class NegativesField(Field):
         tokens: how texts become tokens, or what else a batch holds of them.
         count: K, hard negatives a sample. Those that falsify the chosen caption come first (`negative_of`).
         caption: as for the `TextField` beside this one, so that both choose the same caption.
+        ragged: how a sample with fewer than K is filled up: False repeats them; True adds empty texts, and
+            `negative_count` `[B]` long says how many are real.
     """
 
     columns = ("text", "negative_text")
     optional_columns = ("negative_of",)
 
-    def __init__(self, tokens: ReadTexts, count: int, *, caption: Caption = "random") -> None:
-        self.tokens, self.count, self.caption = tokens, count, check_caption(caption)
+    def __init__(self, tokens: ReadTexts, count: int, *, caption: Caption = "random", ragged: bool = False) -> None:
+        self.tokens, self.count, self.caption, self.ragged = tokens, count, check_caption(caption), ragged
         self.keys = {"negative_text": BatchKey(many=True), "has_negative": BatchKey(per_sample=True)}
+        self.keys |= {"negative_count": BatchKey(per_sample=True)} if ragged else {}
 
     def prepare(self, record: Record, chance: RecordChance) -> list[str]:
         wrong = false_captions(record, chosen_caption(record, self.caption, chance)[0])
         first = chance.number("negative_text")
-        return [wrong[(first + i) % len(wrong)] for i in range(self.count)]
+        count = min(self.count, len(wrong)) if self.ragged else self.count
+        return [wrong[(first + i) % len(wrong)] for i in range(count)]
 
     def collate(self, parts: list[list[str]], chance: BatchChance) -> dict[str, Any]:
-        return {
-            "negative_text": self.tokens([text for texts in parts for text in texts]),
+        filled = [texts + [""] * (self.count - len(texts)) for texts in parts]
+        batch = {
+            "negative_text": self.tokens([text for texts in filled for text in texts]),
             "has_negative": torch.tensor([int(any(texts)) for texts in parts]),
         }
+        if self.ragged:
+            batch["negative_count"] = torch.tensor([sum(map(bool, texts)) for texts in parts])
+        return batch
 
 
 def false_captions(record: Record, chosen: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Captions: one of a record's, as tokens."""
+"""Captions, and the second text of a pair: one of a record's, as tokens."""
 
 from __future__ import annotations
 
@@ -42,29 +42,28 @@ class TextField(Field):
         tokens: how texts become tokens, or what else a batch holds of them.
         caption: take one of a record's captions at `random`, another each epoch, or always its `first`; a number such
             as 0.5 takes the first so often, and else one at random.
+        key: of the record and of the batch: "text", or "text2" for the second text of a pair.
     """
 
-    columns = ("text",)
-
-    def __init__(self, tokens: ReadTexts, *, caption: Caption = "random") -> None:
-        self.tokens, self.caption = tokens, check_caption(caption)
-        self.keys = {"text": BatchKey()}
+    def __init__(self, tokens: ReadTexts, *, caption: Caption = "random", key: str = "text") -> None:
+        self.tokens, self.caption, self.key, self.columns = tokens, check_caption(caption), key, (key,)
+        self.keys = {key: BatchKey()}
 
     def prepare(self, record: Record, chance: RecordChance) -> str:
-        return chosen_caption(record, self.caption, chance)[1]
+        return chosen_caption(record, self.caption, chance, self.key)[1]
 
     def collate(self, parts: list[str], chance: BatchChance) -> dict[str, Any]:
-        return {"text": self.tokens(parts)}
+        return {self.key: self.tokens(parts)}
 
 
-def chosen_caption(record: Record, caption: Caption, chance: RecordChance) -> tuple[int, str]:
+def chosen_caption(record: Record, caption: Caption, chance: RecordChance, key: str = "text") -> tuple[int, str]:
     """The number of the caption that a batch takes of a record in this epoch, and the caption.
 
     Raises:
         BadRecord: it has none.
     """
-    texts = captions(record.get("text"))
+    texts = captions(record.get(key))
     if not texts:
-        raise BadRecord("no caption")
-    chosen = choose_caption(caption, len(texts), *chance.numbers("caption"))
+        raise BadRecord("no caption" if key == "text" else f"no {key}")
+    chosen = choose_caption(caption, len(texts), *chance.numbers("caption" if key == "text" else key))
     return chosen, texts[chosen]

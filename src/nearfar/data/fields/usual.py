@@ -35,6 +35,7 @@ class FieldOptions(TypedDict, total=False):
     caption: Caption | None
     negatives: int | None
     answers: bool
+    text_pairs: bool
 
 
 def usual_fields(
@@ -54,6 +55,7 @@ def usual_fields(
     caption: Caption | None = None,
     negatives: int | None = None,
     answers: bool = False,
+    text_pairs: bool = False,
 ) -> list[Field]:
     """The fields that a loader of pictures and texts has.
 
@@ -72,16 +74,19 @@ def usual_fields(
         negatives: hard negative captions a sample, by default as many as the first record has.
         answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
             is unusable.
+        text_pairs: give the second text of each pair (the record's `text2`) where the source has one, and as many hard
+            negatives as each record has: `negatives` at most, by default as many as the record with most.
 
     Raises:
         UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer.
     """
     fields: list[Field] = []
     caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
-    count = count_negatives(source, negatives)
+    count = count_negatives(source, negatives, ragged=text_pairs)
     if tokenizer is not None:
         tokens = FieldTokenizer(tokenizer, max_length, pad_to)
-        fields += text_fields(tokens, caption=caption, negatives=count, answers=answers)
+        fields += text_fields(tokens, caption=caption, negatives=count, answers=answers, ragged=text_pairs)
+        fields += [TextField(tokens, caption=caption, key="text2")] if text_pairs and "text2" in source.columns else []
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
     if image_size:
@@ -100,7 +105,13 @@ def usual_fields(
 
 
 def text_fields(
-    tokens: FieldTokenizer, read: ReadTexts | None = None, *, caption: Caption, negatives: int, answers: bool
+    tokens: FieldTokenizer,
+    read: ReadTexts | None = None,
+    *,
+    caption: Caption,
+    negatives: int,
+    answers: bool,
+    ragged: bool = False,
 ) -> list[Field]:
     """The fields of texts: a caption, `negatives` hard ones where that is above 0, and answers.
 
@@ -108,11 +119,12 @@ def text_fields(
         tokens: how texts become tokens.
         read: what a batch holds of captions where it is not tokens; answers, which are to be produced, always are.
         caption, negatives, answers: as for `usual_fields`.
+        ragged: as for `NegativesField`.
     """
     read = tokens if read is None else read
     return [
         TextField(read, caption=caption),
-        *([NegativesField(read, negatives, caption=caption)] if negatives else []),
+        *([NegativesField(read, negatives, caption=caption, ragged=ragged)] if negatives else []),
         *([AnswersField(tokens)] if answers else []),
     ]
 
@@ -127,12 +139,15 @@ def settings_of(model: Any) -> dict[str, Any]:
     return {name: getattr(model, name) for name in OF_A_MODEL if hasattr(model, name)}
 
 
-def count_negatives(source: Source | Stream, count: int | None) -> int:
-    """How many hard captions a sample has: `count`, or as many as the first record; 0 where there are none."""
+def count_negatives(source: Source | Stream, count: int | None, *, ragged: bool = False) -> int:
+    """How many hard captions a sample has: `count`, or as many as the first record, or, where records may differ in it
+    (`ragged`), as the record of a `Source` with most; 0 where there are none."""
     if "negative_text" not in source.columns:
         if count:
             raise UserError(f"{source.name} has no 'negative_text', of which negatives={count} are to be taken")
         return 0
     if count is not None:
         return count
+    if ragged and isinstance(source, Source):
+        return max((len(captions(wrong)) for wrong in source.column("negative_text")), default=0)
     return len(captions(next(iter(source), {}).get("negative_text")))

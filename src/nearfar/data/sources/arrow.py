@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from nearfar.data.sources.pair_columns import PairColumns, first_text
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions
 from nearfar.errors import UserError
@@ -42,7 +43,7 @@ DOWNLOAD = "addresses of images, not images. Download them first (img2dataset do
 @dataclass(frozen=True)
 class ColumnRoles:
     """Which columns play which part. `text` may be several columns: each is a caption of the row; so may `answers`,
-    each an annotator's."""
+    each an annotator's. `pairs` are the columns of pairs of texts."""
 
     image: str | None
     text: tuple[str, ...]
@@ -50,6 +51,7 @@ class ColumnRoles:
     domain: str | None
     group: str | None
     answers: tuple[str, ...] = ()
+    pairs: PairColumns | None = field(default=None, repr=False)
 
 
 def find_roles(
@@ -96,11 +98,14 @@ def find_roles(
         or next((c for c in columns if c not in taken and _is_picture((row or {}).get(c))), None)
     )
     taken.add(image)
-    texts = texts or tuple(filter(None, [guess("text")]))
+    texts = texts or tuple(filter(None, [guess("text") or (first_text(columns) if image is None else None)]))
     taken.update(texts)
     answered = answered or tuple(filter(None, [guess("answers")]))
+    pairs = PairColumns(columns, used=[*taken, *answered], row=row) if texts and image is None else None
+    pairs = pairs if pairs is not None and pairs.of else None
+    taken.update(pairs.of.get("score", ()) if pairs is not None else ())
     roles = ColumnRoles(
-        image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered
+        image, texts, label or guess("label"), domain or guess("domain"), group or guess("group"), answered, pairs
     )
     if roles.image is None and not roles.text:
         remedy = "Name them with image=COLUMN and text=COLUMN."
@@ -241,13 +246,14 @@ class RowReader:
             roles.group,
         }
         self.extras = [name for name in features if name not in used and name not in RESERVED]
+        self.pairs = PairColumns([]) if roles.pairs is None else roles.pairs
 
     @property
     def columns(self) -> list[str]:
         present = [role for role in RESERVED if getattr(self.roles, role)]
         if "text" not in present and "label" in self.names:
             present.append("text")
-        return present + self.extras
+        return list(dict.fromkeys([*present, *self.pairs.of, *self.extras]))
 
     def list_of(self, role: str) -> list[str] | None:
         """Names of the numbers of a role, in order."""
@@ -260,13 +266,15 @@ class RowReader:
             return list(dict.fromkeys(texts)) or ([self.roles.label] if self.roles.label else None)
         if key == "answers":
             return list(self.roles.answers) or None
+        if key in self.pairs.of:
+            return list(self.pairs.of[key])
         if key in ("image", "label", "domain", "group"):
             return [getattr(self.roles, key)] if getattr(self.roles, key) else None
         return [key] if key in self.extras else None
 
     def __call__(self, row: Mapping[str, Any], place: int) -> Record:
         roles = self.roles
-        record: Record = {key: row[key] for key in self.extras if key in row}
+        record: Record = {key: row[key] for key in self.extras if key in row} | self.pairs.values(row)
         if not isinstance(record.get("index", 0), int) or isinstance(record.get("index"), bool):
             del record["index"]  # a column of this name that numbers nothing
         if "weight" in record and (weight := _weight(record.pop("weight"))) is not None:

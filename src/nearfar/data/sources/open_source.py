@@ -14,11 +14,13 @@ from nearfar.errors import UserError
 
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
+  world/words                                names and keywords of the emojis: pairs of texts
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
   SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
+  STS.input.*.txt in a folder, sts-dev.csv   sentence pairs with scores, as STS benchmarks are published
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
   hub:NAME                                   a dataset of the datasets library
   text:FILE_OR_FOLDER, text:python           running text, in passages
@@ -32,12 +34,14 @@ WORLD = {
     "questions": "nearfar.data.scenes",
     "marks": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
+    "words": "nearfar.data.world",
 }
 
 READERS_OF = {
     "hub": "sources.datasets_hub.hub",
     "folder": "sources.image_folder.folder",
     "table": "sources.table_files.table",
+    "sts": "sources.sts_files.sts",
     "vqa": "sources.vqa_files.vqa",
     "shards": "sources.tar_shards.shards",
 }
@@ -148,11 +152,14 @@ def _takes(where: str) -> list[str]:
 
 def _kind(where: str) -> str:
     from nearfar.data.sources.datasets_hub import is_saved_dataset
+    from nearfar.data.sources.sts_files import is_sts
     from nearfar.data.sources.table_files import READERS
 
     path = Path(where)
     if where.startswith("hub:"):
         return "hub"
+    if is_sts(path):
+        return "sts"
     if path.is_dir():
         if is_saved_dataset(path):
             return "hub"

@@ -8,7 +8,9 @@
 | `group` | `int` | equal for records that match, never each other's negatives; else those of one picture match |
 | `index` | `int` | the record's own id, one no other has; its place in the source where all are without |
 | `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
-| `negative_text` | list of `str` | captions that nearly fit, but do not |
+| `negative_text` | list of `str` | captions that nearly fit, but do not; in pairs of texts, texts unlike `text` |
+| `text2` | `str` or list of `str` | the other text of a pair, of which the first is `text` |
+| `score` | `float` | how alike the two texts of a pair are, as people say |
 | `weight` | `float` | how much the record counts |
 
 Further keys are free. Reading a record twice gives the same record. A record keeps its id where the source is selected,

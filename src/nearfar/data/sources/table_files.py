@@ -52,7 +52,9 @@ def table(
         image, text, label, domain, group, answers: columns; those not named are guessed by their usual names (`image`,
             `file_name`, ...; `text`, `caption`, ...). `image` holds paths or bytes. `text` may be several columns, or a
             column of lists: all are captions of the row. Text in `label` and `domain` becomes numbers, in sorted order.
-            `answers` are those to the question in `text`; of several annotators in as many columns or in lists.
+            `answers` are those to the question in `text`; of several annotators in as many columns or in lists. Pairs
+            of texts are known by the names of published ones (`nearfar.data.sources.pair_columns`): `sentence1`,
+            `sentence2`, `score`; `anchor`, `positive`, `negative_1` ...
         root: folder that paths of images start from, by default that of the table.
         cache_dir: where `datasets` keeps its copy.
 
@@ -84,11 +86,14 @@ def table(
         roles = find_roles(header, where=str(file), row=first, **named)
         # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
         # beside blanks would become a float, and large ones would be rounded to one.
+        pairs = {} if roles.pairs is None else roles.pairs.of
         written = (
             roles.image,
             *roles.text,
             *roles.answers,
             roles.group,
+            *pairs.get("text2", ()),
+            *pairs.get("negative_text", ()),
             *zeros(file, options, (roles.label, roles.domain)),
         )
         options = {**options, "converters": {column: str for column in written if column is not None}}

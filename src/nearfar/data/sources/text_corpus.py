@@ -1,4 +1,5 @@
-"""Running text as a source: passages of whole paragraphs, for training and judging language models."""
+"""Running text as a source: passages of whole paragraphs, for training and judging language models; lines or sentences,
+for sentence encoders."""
 
 from __future__ import annotations
 
@@ -7,18 +8,25 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal, get_args
 
 from nearfar import console
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".rst")
+Unit = Literal["passages", "lines", "sentences"]
 
 
 def corpus(
-    path: str | os.PathLike[str], *, words: int = 128, split: str | None = None, held_out: float = 0.1
+    path: str | os.PathLike[str],
+    *,
+    words: int = 128,
+    split: str | None = None,
+    held_out: float = 0.1,
+    unit: Unit = "passages",
 ) -> Records:
-    """Passages of text files.
+    """Passages, lines or sentences of text files.
 
     Args:
         path: a text file, a folder of `.txt`, `.md` and `.rst` files (read in order of their names, folders in folders
@@ -27,12 +35,14 @@ def corpus(
         words: a passage is as many whole paragraphs of a file as fit in this many words; a longer paragraph is cut.
         split: "train" or "test", fixed by a hash of each passage; None gives all.
         held_out: share of passages in "test".
+        unit: what a record is: "passages"; "lines", one each, as SimCSE's file of Wikipedia sentences has them; or
+            "sentences", which end at a full stop, question or exclamation mark before a capital letter or a quote.
 
     Returns:
         a `Source` whose records have `text` and `index`.
 
     Raises:
-        UserError: nothing there, no text in it, or a file that is not UTF-8.
+        UserError: nothing there, no text in it, a file that is not UTF-8, or no such unit.
 
     >>> source = corpus("python", words=64, split="test")
     >>> source.columns
@@ -40,13 +50,35 @@ def corpus(
     """
     if split not in (None, "train", "test"):
         raise UserError(f"a corpus has the splits 'train' and 'test', not {split!r}")
+    if unit not in get_args(Unit):
+        raise UserError(f"unit={unit!r}: choose one of {', '.join(get_args(Unit))}")
     texts = python_reference() if os.fspath(path) == "python" else _read(Path(path))
-    kept = [passage for text in texts for passage in passages(text, words)]
+    kept = [piece for text in texts for piece in _pieces(text, words, unit)]
     if split is not None:
         kept = [passage for passage in kept if _is_held_out(passage, held_out) == (split == "test")]
     if not kept:
         raise UserError(f"{os.fspath(path)}: no text in it")
     return Records([{"text": passage, "index": i} for i, passage in enumerate(kept)], name=f"text:{os.fspath(path)}")
+
+
+def _pieces(text: str, words: int, unit: Unit) -> Iterator[str]:
+    if unit == "passages":
+        return passages(text, words)
+    if unit == "lines":
+        return (line.strip() for line in text.splitlines() if line.strip())
+    return (sentence for block in re.split(r"\n\s*\n", text) for sentence in sentences(" ".join(block.split())))
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a text, by their marks alone: an abbreviation before a capital letter ends one, too.
+
+    >>> list(sentences('It rains. "Where is 3.5 to be read?" Here!'))
+    ['It rains.', '"Where is 3.5 to be read?"', 'Here!']
+    """
+    return (sentence for sentence in _END.split(text) if sentence)
+
+
+_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[\"A-Z])|(?<=[.!?]\")\s+")
 
 
 def passages(text: str, words: int) -> Iterator[str]:

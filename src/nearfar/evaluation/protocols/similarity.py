@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.source import captions
@@ -59,29 +61,63 @@ def similarity(
     >>> round(similarity(Lengths(), data)["spearman"], 4)
     1.0
     """
-    first, other, scores, group, domain = _pairs(source, second, score, limit)
-    embedded = embed_texts(encoder, [*first, *other], batch_size=batch_size)
-    cosine = torch.linalg.vecdot(embedded[: len(first)].double(), embedded[len(first) :].double()).numpy()
-    # Cosines nearer than float32 can tell apart are tied, as in retrieval.
-    cosine = np.round(cosine, 6)
+    pairs = scored_pairs(source, second, score, limit)
+    embedded = embed_texts(encoder, [*pairs.first, *pairs.second], batch_size=batch_size)
+    cosine = cosines(embedded[: len(pairs)], embedded[len(pairs) :])
 
-    def figures(chosen: NDArray[np.bool_]) -> dict[str, Metric]:
-        x, y = cosine[chosen], scores[chosen]
-        member, count = clusters(group[chosen], len(x))
-        drawn = [weights[:, member] for weights in resample(count, resamples, seed, width=len(x))]
-        made = {}
-        for name, values in (("spearman", _spearman), ("pearson", _pearson)):
-            whole = float(values(x, y, np.ones((1, len(x))))[0])
-            samples = np.concatenate([values(x, y, weights) for weights in drawn])
-            low, high = np.nanpercentile(samples, [2.5, 97.5]) if np.isfinite(samples).any() else (np.nan, np.nan)
-            made[name] = Metric(whole, float(low), float(high), 0.0, len(x), unit="%")
-        return made
+    def figures(rows: NDArray[np.bool_]) -> dict[str, Metric]:
+        return correlations(cosine[rows], pairs.score[rows], pairs.group[rows], resamples=resamples, seed=seed)
 
-    names = getattr(source, "domains", None) or []
-    parts = {name: domain == i for i, name in enumerate(names)}
-    parts = {name: rows for name, rows in parts.items() if rows.sum() > 1 and len(np.unique(scores[rows])) > 1}
+    parts = pairs.by_domain()
     by = {"domain": {name: figures(rows) for name, rows in parts.items()}} if len(parts) > 1 else {}
-    return Result("similarity", figures(np.ones(len(scores), bool)), by, {"pairs": len(scores)})
+    return Result("similarity", figures(np.ones(len(pairs), bool)), by, {"pairs": len(pairs)})
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """Sentence pairs of N records: both texts, the scores `[N]` float64, groups and domains `[N]` int64."""
+
+    first: list[str]
+    second: list[str]
+    score: NDArray[np.float64]
+    group: NDArray[np.int64]
+    domain: NDArray[np.int64]
+    domains: list[str]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def by_domain(self) -> dict[str, NDArray[np.bool_]]:
+        """The rows `[N]` of each domain in which scores differ."""
+        parts = {name: self.domain == i for i, name in enumerate(self.domains)}
+        return {name: rows for name, rows in parts.items() if len(np.unique(self.score[rows])) > 1}
+
+
+def cosines(a: Tensor, b: Tensor) -> NDArray[np.float64]:
+    """Cosines `[N]` of the rows of `a` and `b` `[N, D]`, unit and floating point. Those nearer than float32 can tell
+    apart are tied, as in retrieval."""
+    return np.round(torch.linalg.vecdot(a.double(), b.double()).numpy(), 6)
+
+
+def correlations(
+    cosine: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    group: NDArray[np.int64],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """`spearman` and `pearson` of `cosine` and `scores` `[N]` float64, with bootstrap intervals over `group` `[N]`
+    int64."""
+    member, count = clusters(group, len(cosine))
+    drawn = [weights[:, member] for weights in resample(count, resamples, seed, width=len(cosine))]
+    made = {}
+    for name, values in (("spearman", _spearman), ("pearson", _pearson)):
+        whole = float(values(cosine, scores, np.ones((1, len(cosine))))[0])
+        samples = np.concatenate([values(cosine, scores, weights) for weights in drawn])
+        low, high = np.nanpercentile(samples, [2.5, 97.5]) if np.isfinite(samples).any() else (np.nan, np.nan)
+        made[name] = Metric(whole, float(low), float(high), 0.0, len(cosine), unit="%")
+    return made
 
 
 def weighted_ranks(x: ArrayLike, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,8 +154,8 @@ def _correlation(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64])
         return np.where(below > 0, above / below, np.nan)
 
 
-def _pairs(source: Any, second: str, score: str, limit: int | None) -> tuple[Any, ...]:
-    """First sentences, second sentences, scores, groups and domains."""
+def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit: int | None = None) -> ScoredPairs:
+    """The sentence pairs of a source; `similarity` documents the arguments and errors."""
     first, other, scores, group, domain = [], [], [], [], []
     name = getattr(source, "name", "the data")
     group_of = Groups(source)
@@ -137,7 +173,8 @@ def _pairs(source: Any, second: str, score: str, limit: int | None) -> tuple[Any
         domain.append(-1 if record.get("domain") is None else int(record["domain"]))
     if len(set(scores)) < 2:
         raise UserError(f"{name} holds {len(scores)} pairs of one score: similarity needs pairs that differ in it")
-    return first, other, np.array(scores), np.array(group), np.array(domain)
+    names = list(getattr(source, "domains", None) or [])
+    return ScoredPairs(first, other, np.array(scores), np.array(group), np.array(domain), names)
 
 
 def _number(value: Any, where: str, column: str) -> float:

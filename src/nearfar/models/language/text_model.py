@@ -113,6 +113,7 @@ def text_encoder(
     tokenizer: Any = None,
     pooling: str | None = None,
     max_length: int | None = None,
+    dense: str | None = None,
     pretrained: bool = True,
 ) -> TextEncoder:
     """An encoder of texts by name.
@@ -121,8 +122,11 @@ def text_encoder(
         name: "minilm" (comes in a package), a folder or hub name of a sentence encoder or of a transformers model that
             reads texts, a transformers config (or its dict, with `model_type`), or a module.
         tokenizer: a transformers tokenizer; by default the model's own. A config needs one.
-        pooling: "mean", "cls", "eos" or "tower", as in `TextTower`. By default what the folder of a sentence encoder
-            states; else the mean of the tokens, or the last token of a model that reads from left to right.
+        pooling: "mean", "cls", "eos", "tower", "first_last" or "embedding_last", as in `TextTower`. By default what the
+            folder of a sentence encoder states; else the mean of the tokens, or the last token of a model that reads
+            from left to right.
+        dense: add a fresh dense layer after the pooling, as wide as what comes to it, with this activation: "Tanh" for
+            supervised SimCSE (arXiv 2104.08821), which keeps its head; "Identity" for none.
         max_length: tokens a text may have; by default what the folder states, else what the model can read.
         pretrained: whether a model given by name or folder comes with its weights.
 
@@ -148,7 +152,14 @@ def text_encoder(
     longest = max_length or stated.max_length
     if longest is None and stated.pooling is not None:
         longest = tokenizer.model_max_length  # as sentence-transformers does
-    made = TextEncoder(tower, tokenizer=tokenizer, max_length=longest, layers=stated.layers)
+    layers = [*stated.layers, *([] if dense is None else [_as_wide(dense, stated.layers, tower.width)])]
+    made = TextEncoder(tower, tokenizer=tokenizer, max_length=longest, layers=layers)
     if pretrained:
-        stated.load_layers(name, made.layers)
+        stated.load_layers(name, nn.Sequential(*list(made.layers)[: len(stated.layers)]))
     return made.eval() if pretrained and isinstance(name, (str, Path)) else made
+
+
+def _as_wide(activation: str, before: Sequence[Layer], width: int) -> dict[str, Any]:
+    """A dense layer after those `before`, which follow a tower of `width`, that keeps their width."""
+    width = next((layer["out_features"] for layer in reversed(before) if layer), width)
+    return {"in_features": width, "out_features": width, "bias": True, "activation": activation}

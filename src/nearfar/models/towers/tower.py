@@ -17,7 +17,10 @@ from nearfar.models.towers.rotary import frequencies_kept
 from nearfar.modes import evaluating
 
 IMAGE_POOLING = ("cls", "mean", "tower")
-TEXT_POOLING = ("cls", "mean", "eos", "tower")
+TEXT_POOLING = ("cls", "mean", "eos", "tower", "first_last", "embedding_last")
+OF_TWO_LAYERS = {"first_last": 1, "embedding_last": 0}
+"""Poolings that average two layers' states: which joins the last, as transformers counts `hidden_states`. Others call
+both "first-last"."""
 
 _OWN_POOLING = ("clip", "metaclip", "siglip", "convnext")
 """Model types whose own pooler is part of what was trained. Elsewhere (BERT, ViT) it is an untrained afterthought."""
@@ -208,7 +211,9 @@ class TextTower(Tower):
     summary in place of the first.
 
     Pooling makes the summary: `"cls"` the first token, `"eos"` the last attended one, `"mean"` the mean of the
-    attended ones, `"tower"` the backbone's own pooled output. The default suits the backbone.
+    attended ones, `"tower"` the backbone's own pooled output. `"first_last"` is the mean of the attended tokens over
+    the first and the last layer, `"embedding_last"` that over the input embeddings and the last layer; both are best
+    for models that nobody trained for sentences. The default suits the backbone.
 
     Raises:
         UserError: no such pooling, or texts longer than the backbone takes.
@@ -221,6 +226,8 @@ class TextTower(Tower):
         self.pooling = pooling or self.default_pooling()
         if self.pooling not in TEXT_POOLING:
             raise UserError(f"text pooling {pooling!r}: choose one of {', '.join(TEXT_POOLING)}")
+        if self.pooling in OF_TWO_LAYERS and str(config.model_type).startswith("siglip"):
+            raise UserError(f"text pooling {pooling!r}: a SigLIP tower reads its padding; choose cls, mean or tower")
         self.pool_by(self.pooling)
         self.stated_length: int | None = None
         self.stated_layers: tuple[dict[str, Any], ...] = ()
@@ -246,7 +253,8 @@ class TextTower(Tower):
             padded = ids if mask is None else ids.masked_fill(mask == 0, pad)  # the tokenizer's padding may be another
             output = self.backbone(input_ids=F.pad(padded, (0, self.fixed_length - ids.shape[1]), value=pad))
         else:
-            output = self.backbone(input_ids=ids, attention_mask=mask)
+            layers = {"output_hidden_states": True} if self.pooling in OF_TWO_LAYERS else {}
+            output = self.backbone(input_ids=ids, attention_mask=mask, **layers)
         states = output.last_hidden_state[:, : ids.shape[1]]
         if self.pooling == "cls":
             return states
@@ -254,9 +262,10 @@ class TextTower(Tower):
         return torch.cat([summary[:, None], states[:, 1:]], dim=1)
 
     def _summary(self, output: Any, states: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling in OF_TWO_LAYERS:
+            return _attended_mean((output.hidden_states[OF_TWO_LAYERS[self.pooling]] + states) / 2, mask)
         if self.pooling == "mean":
-            weight = mask[..., None].to(states.dtype)
-            return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+            return _attended_mean(states, mask)
         if self.pooling == "eos":
             last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
             return states[torch.arange(len(states), device=states.device), last]
@@ -270,6 +279,12 @@ class TextTower(Tower):
                 "pooling 'cls', 'mean' or 'eos'"
             )
         return pooled
+
+
+def _attended_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean `[B, W]` of the states of attended tokens."""
+    weight = mask[..., None].to(states.dtype)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def _sequence(features: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def data_settings(method: Method) -> dict[str, Any]:
         "n_views": method.n_views,
         "validation_views": method.validation_views,
         "answers": method.answers,
+        "text_pairs": method.text_pairs or None,
     }
 
 

@@ -1,0 +1,31 @@
+"""What SimCSE's paper, section 3 and appendix A, and princeton-nlp/SimCSE (49fa580a8537) give for BERT-base."""
+
+SHARED = {
+    "data.max_length": 32,
+    "model.make": "text_encoder",
+    "model.name": "bert-base-uncased",
+    "model.pooling": "cls",
+    "method.name": "simcse",
+    "method.temperature": 0.05,
+    "training.optimizer": "adamw",
+    "training.betas": (0.9, 0.999),
+    "training.weight_decay": 0.0,
+    "training.schedule": "linear",
+    "training.min_lr": 0.0,
+    "training.warmup": 0,
+    "training.clip_norm": 1.0,
+    "training.eval_every": 125,
+    "training.monitor": "val_sts/spearman",
+}
+VALUES = {
+    "simcse-paper": SHARED | {"training.epochs": 1, "training.batch_size": 64, "training.lr": 3e-5},
+    "simcse-supervised-paper": SHARED
+    | {
+        "model.dense": "Tanh",
+        "method.head": "none",
+        "method.hard_negative_weight": 0.0,
+        "training.epochs": 3,
+        "training.batch_size": 512,
+        "training.lr": 5e-5,
+    },
+}
