@@ -48,6 +48,14 @@ def test_common_and_salient_come_apart(tmp_path, monkeypatch):
     assert apart[leaks] < mixed[leaks] - 0.1
 
 
+def test_gates_of_pairs_tell_what_classes_share(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pairs_of_classes.py"])
+    example = runpy.run_path(str(ROOT / "examples" / "pairs_of_classes.py"), run_name="example")
+    assert abs(example["main"](1)) < 0.3
+    assert example["main"](200) > 0.5
+
+
 def test_simclr_on_a_folder_learns_and_saves_its_backbone(tmp_path, monkeypatch):
     from PIL import Image
 

@@ -15,6 +15,7 @@ from nearfar.losses.global_contrastive import SampleState
 from nearfar.losses.individual_temperature import TemperatureRule
 
 LABEL = torch.arange(24) // 3
+GATES = torch.rand(24, 16, generator=torch.Generator().manual_seed(0))
 
 
 def vectors(seed=0, dtype=torch.float32):
@@ -58,6 +59,11 @@ FORMS = {
         [a, b], negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9], negatives_for="own", group=LABEL
     ),
     "SepCLR": lambda a, b: F.sepclr([a, b], [a[:, :3], b[:, 3:6]], LABEL % 2 == 0),
+    "gated pairs": lambda a, b: F.gated_pairs(a, b, GATES, LABEL, LABEL.roll(3), LABEL, temperature=0.02),
+    "gated pairs, one view": lambda a, b: F.gated_pairs(
+        a, a, GATES, LABEL, LABEL.roll(3), LABEL, form="dot", alpha=0.5, reduction="pair", exclude_self=True
+    ),
+    "gated pairs, open": lambda a, b: F.gated_pairs(a, b, None, LABEL, LABEL, LABEL),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
@@ -76,6 +82,7 @@ TWINS = {
         losses.FirstViewInfoNCE(),
         lambda f, a, b: f([a, b, b.roll(1, 1)], group=LABEL, negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9]),
     ),
+    "gated_pairs": (losses.GatedPairs(), lambda f, a, b: f(a, b, GATES, LABEL, LABEL.roll(3), LABEL)),
     "global_contrastive": (losses.GlobalContrastive(24), numbered),
     "global_local_info_nce": (
         losses.GlobalLocalInfoNCE(),
@@ -142,6 +149,7 @@ SIX = {
     "MVDHEL": VIEWED,
     "MVInfoNCE": VIEWED,
     "PolyView": VIEWED,
+    "GatedPairs": lambda f, z, **more: f(z, z.roll(1, 1), z.sigmoid(), *[torch.arange(len(z)) // 2] * 3, **more),
     "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
     "SepCLRLoss": lambda f, z, **more: f([z, z], [z, z], torch.arange(len(z)) % 2, **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
@@ -201,7 +209,10 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     good = {
         **dict.fromkeys(("a", "b", "z", "g", "q", "k", "teacher_q", "negatives_a", "negatives_b"), vectors()[0][:6]),
         "negatives": vectors()[0][:6],
-        **dict.fromkeys(("group", "q_group", "k_group", "label", "negative_of"), torch.arange(6) // 2),
+        **dict.fromkeys(
+            ("group", "q_group", "k_group", "label", "negative_of", "partner", "key_label"), torch.arange(6) // 2
+        ),
+        "gate": vectors()[1][:6].sigmoid(),
         "local": vectors()[0][:6, None],
         "mask": torch.ones(6, 1),
         "hidden": vectors()[0].view(4, 6, 16),

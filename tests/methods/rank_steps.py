@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"exclude_duplicates": True},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
+    "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
     "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
     "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
     "multiview": {"loss": "mv_info_nce", "exclude_duplicates": True},

@@ -124,11 +124,12 @@ def test_a_step_of_an_ensemble():
     step(find("ensemble")(Two(), of={"name": "clip"}), {"image": image, "text": text})
 
 
-@pytest.mark.parametrize("name", ["beclr", "byol", "moco", "multiview", "simclr", "simsiam", "supcon"])
+@pytest.mark.parametrize("name", ["beclr", "byol", "hydra", "moco", "multiview", "simclr", "simsiam", "supcon"])
 def test_a_step_with_views(name):
     memory = {"memory_size": 64, "clusters": 2, "masked": 0.0, "predictor_hidden": 8}
     settings = {
         "beclr": memory,
+        "hydra": {"classes": B // 2, "gate_width": 8, "gate_hidden": 8},
         "moco": {"queue_size": B},
         "byol": {"predictor_hidden": 8},
         "simsiam": {"predictor_hidden": 8},
@@ -192,5 +193,5 @@ def test_every_method_is_looked_at():
         "simcse",
         "simctg",
     }
-    views = {"beclr", "byol", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
+    views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {*pairs, *views, "answering", "entailment"}

@@ -37,6 +37,7 @@ def kinds(network):
         ("byol", ["Linear4096", "BatchNorm1d", "ReLU", "Linear256"]),
         ("simsiam", ["Linear2048", "BatchNorm1d", "ReLU"] * 2 + ["Linear2048", "BatchNorm1d"]),
         ("supcon", ["Linear2048", "ReLU", "Linear128"]),
+        ("hydra", ["Linear2048", "BatchNorm1d", "ReLU", "Linear256", "LayerNorm"]),
     ],
 )
 def test_projectors_are_the_papers(name, layers):
@@ -44,7 +45,7 @@ def test_projectors_are_the_papers(name, layers):
     assert kinds(made) == layers
     for linear, after in zip(made, [*made[1:], None], strict=True):
         if isinstance(linear, nn.Linear):
-            assert (linear.bias is None) == isinstance(after, nn.BatchNorm1d)
+            assert (linear.bias is None) == isinstance(after, nn.BatchNorm1d | nn.LayerNorm)
 
 
 def test_features_are_embedded_and_the_projection_is_trained(model, pixels):
@@ -130,7 +131,7 @@ def test_it_carries_nothing_of_texts(model):
         ({}, "needs a preset"),
         ({"preset": "micro-resnet", "projector": "simclear"}, "no projector 'simclear'. Did you mean 'simclr'"),
         ({"preset": "micro-resnet", "projector": {"width": 3}}, "no projector setting 'width'"),
-        ({"preset": "micro-resnet", "projector": {"norm": "layer"}}, "choose none, hidden or all"),
+        ({"preset": "micro-resnet", "projector": {"norm": "group"}}, "choose none, hidden, all, layer"),
         ({"preset": "micro-resnet", "projector": {"hidden": 0}}, "hidden=0"),
         ({"preset": "micro-resnet", "output": "both"}, "choose features or projection"),
         ({"preset": "micro-resnet", "image_size": 0}, "image_size=0"),

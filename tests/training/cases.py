@@ -78,6 +78,10 @@ def first_view(loss, e, d):
     return loss([e["image"], e["text"]], negatives=e["hard"], negative_of=owner)
 
 
+def gated(loss, e, d):
+    return loss(e["image"], e["text"], e["image"].detach().sigmoid(), d["label"], d["label"].roll(1), d["label"])
+
+
 def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
@@ -104,6 +108,8 @@ CASES = {
     "GlobalLocalInfoNCE": Case(lambda: Objective(losses.GlobalLocalInfoNCE(0.2), local), chunk=3),
     "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),
     "SupCon": Case(lambda: Objective(losses.SupCon(0.2, learnable=True), labelled)),
+    "GatedPairs": Case(lambda: Objective(losses.GatedPairs(0.2), gated), chunk=3),
+    "GatedPairs, dot": Case(lambda: Objective(losses.GatedPairs(0.2, form="dot", alpha=0.3, reduction="pair"), gated)),
     "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),
     "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
     "SepCLRLoss": Case(lambda: Objective(losses.SepCLRLoss(beta_salient=3.0, beta_infoless=2.0), separated)),

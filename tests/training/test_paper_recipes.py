@@ -39,6 +39,23 @@ def test_sepclr_s_views():
     assert views.blur == (0.0,)
 
 
+def test_hydra_s_views_projector_and_gate():
+    from torch import nn
+
+    from nearfar.methods import Hydra
+    from nearfar.models import image_encoder
+
+    views = PRESETS["hydra"]
+    assert (views.crop, views.flip, views.jitter, views.grey) == ((0.4, 1.0), 0.5, (0.4, 0.4, 0.2, 0.1), 0.1)
+    assert (views.jitter_chance, views.blur, views.solarise) == (0.8, (1.0,), (0.0, 0.2))
+    model = image_encoder("micro-resnet", projector="hydra")
+    linear, norm, _, last, end = model.projector.network
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(end, nn.LayerNorm)
+    assert (linear.out_features, last.out_features, last.bias) == (2048, 256, None)
+    assert sum(p.numel() for p in Hydra(model, classes=1000).gate.parameters()) == 1_302_784
+
+
 def test_a_resnet_50_is_the_usual_one():
     from nearfar.models import image_encoder
 

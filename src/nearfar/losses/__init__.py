@@ -5,6 +5,7 @@ from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
 from nearfar.losses.common_salient import SepCLRLoss
 from nearfar.losses.first_view import FirstViewInfoNCE
+from nearfar.losses.gated_pairs import GatedPairs
 from nearfar.losses.global_contrastive import GlobalContrastive
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
@@ -22,6 +23,7 @@ __all__ = [
     "MVDHEL",
     "AlignmentUniformity",
     "FirstViewInfoNCE",
+    "GatedPairs",
     "GlobalContrastive",
     "GlobalLocalInfoNCE",
     "InfoNCE",

@@ -3,6 +3,7 @@
 from nearfar.losses.alignment_uniformity import alignment, uniformity
 from nearfar.losses.common_salient import sepclr
 from nearfar.losses.first_view import first_view_info_nce
+from nearfar.losses.gated_pairs import gated_pairs
 from nearfar.losses.global_contrastive import global_contrastive
 from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
@@ -17,6 +18,7 @@ from nearfar.losses.supcon import supcon
 __all__ = [
     "alignment",
     "first_view_info_nce",
+    "gated_pairs",
     "global_contrastive",
     "global_local_info_nce",
     "info_nce",

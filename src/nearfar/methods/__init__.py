@@ -22,6 +22,7 @@ METHODS = {
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",
+    "hydra": "nearfar.methods.image.hydra:Hydra",
     "isogclr": "nearfar.methods.image.sogclr:ISogCLR",
     "matryoshka": "nearfar.methods.image_text.nested_widths:Matryoshka",
     "moco": "nearfar.methods.image.moco:MoCo",

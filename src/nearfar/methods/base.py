@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -145,6 +146,11 @@ class Method(nn.Module, ABC):
         for name, value in self.learned().items():
             if isinstance(getattr(model, name, self), (float, type(None))):
                 setattr(model, name, value)
+
+    def leave(self, folder: Path) -> None:
+        """Write into the run folder what was learned beside the model, and is looked at: files that a report may draw.
+        Called on the main process when the model is saved at the end, but where it is split over the processes. Here
+        there is nothing."""
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """The optimiser's parameter groups. By default weight decay spares vectors and scalars (biases, norms,

@@ -1,14 +1,16 @@
 """The ground floor: contrastive sums over all pairs, exact, differentiable, in memory linear in the batch.
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
-`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop; `view_partition` is
-for any number of views, `two_way_partition` for a scale of every row on either side; `sample_hard_negatives` draws keys
-by the same logits. `sinkhorn` and `transport_plan` are the optimal transport of clusters and few-shot classes. None of
-them normalises its vectors, and none ever holds the matrix of all pairs, but for `backend="dense"`.
+`info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop, and `pair_contrast`
+that of pairs of classes in gated subspaces; `view_partition` is for any number of views, `two_way_partition` for a
+scale of every row on either side; `sample_hard_negatives` draws keys by the same logits. `sinkhorn` and
+`transport_plan` are the optimal transport of clusters and few-shot classes. None of them normalises its vectors, and
+none ever holds the matrix of all pairs, but for `backend="dense"`.
 """
 
 from nearfar.ops.fused_info_nce import info_nce
 from nearfar.ops.fused_nt_xent import nt_xent
+from nearfar.ops.fused_pair_contrast import pair_contrast
 from nearfar.ops.fused_sigmoid import sigmoid
 from nearfar.ops.fused_soft_target import soft_target
 from nearfar.ops.hard_negatives import sample_hard_negatives
@@ -23,6 +25,7 @@ __all__ = [
     "info_nce",
     "log_partition",
     "nt_xent",
+    "pair_contrast",
     "pairwise_softplus",
     "sample_hard_negatives",
     "sigmoid",

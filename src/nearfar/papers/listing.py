@@ -134,6 +134,8 @@ PAPERS = (
         "Rethinking Positive Pairs in Contrastive Learning",
         "2410.18200",
         "image",
+        home=("nearfar.methods.image.hydra", "nearfar.losses.gated_pairs", "nearfar.methods.class_pairs"),
+        recipes=("hydra", "hydra-paper"),
     ),
     Paper(
         "isogclr",

@@ -71,6 +71,15 @@ PRESETS = {
         solarise=(0.0, 0.2),
         canvas=1.5,
     ),
+    "hydra": ViewPreset(
+        crop=(0.4, 1.0),
+        flip=0.5,
+        jitter=(0.4, 0.4, 0.2, 0.1),
+        grey=0.1,
+        blur=(1.0,),
+        solarise=(0.0, 0.2),
+        canvas=1.5,
+    ),
     "beclr": ViewPreset(
         crop=(0.2, 1.0),
         flip=0.5,
@@ -96,8 +105,8 @@ PRESETS = {
 PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in ("albef", "tcl")}
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
-(2402.11928), `beclr` (2402.02444), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for
-fine-tuning."""
+(2402.11928), `hydra` (2410.18200), `beclr` (2402.02444), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and
+`tcl-fine` are theirs for fine-tuning."""
 
 SMALL_CROP, SMALL_SHARE = (0.05, 0.14), 96 / 224
 """Of SwAV's small views (arXiv 2006.09882): the range of their crops' area, and their side beside the large ones'."""

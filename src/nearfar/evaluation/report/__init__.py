@@ -17,12 +17,14 @@ from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
 from nearfar.evaluation.report import figures, retrieval_gallery, space, tables
 from nearfar.evaluation.report.blocks import Block, Figure, Figures, Listing, Note, Section, Verbatim
+from nearfar.evaluation.report.class_map import class_map
 from nearfar.evaluation.report.model_facts import model_facts
 from nearfar.evaluation.report.picture_neighbours import picture_neighbours
 from nearfar.evaluation.report.text_neighbours import text_neighbours
 from nearfar.evaluation.run_protocols import evaluate
 
 HISTORY, RESULTS, SKIPPED = "history.jsonl", "results.json", "skipped.txt"
+RELATIONS = "class_relations.json"
 CONFIGS = ("config.yaml", "recipe.yaml", "config.json")
 """What a run folder may hold, and the report shows when it is not given."""
 
@@ -83,6 +85,7 @@ def write_report(
     sections = [
         Section("Training", _training(rows)),
         *(_of(section, data, about) for section in _measured(data, source, results, seed)),
+        Section("Class relations", class_map(folder / RELATIONS)),
         Section("The model", model_facts(encoder, folder, rows, trained_on)),
         Section("Configuration", _config(config, folder)),
         Section("Skipped records", _skipped(missing)),

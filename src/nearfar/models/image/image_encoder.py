@@ -191,8 +191,8 @@ def image_encoder(
         preset: one of `nearfar.models.image.image_presets.IMAGE_PRESETS`, which start from scratch.
         image: a tower: "efficientnet-lite0" (pretrained, from a package), a transformers name or folder, "timm:NAME",
             a transformers config (or its dict, with `model_type`), or a module.
-        projector: "simclr", "moco", "supcon", "byol" or "simsiam", the papers' own; or a mapping with any of `layers`
-            (2), `hidden` (2048), `out` (128) and `norm` ("none", "hidden", "all"). None: none.
+        projector: "simclr", "moco", "supcon", "byol", "simsiam" or "hydra", the papers' own; or a mapping with any of
+            `layers` (2), `hidden` (2048), `out` (128) and `norm` ("none", "hidden", "all", "layer"). None: none.
         output: what `encode_image` returns, "features" or "projection".
         image_size: side of the pictures; by default the preset's, else the tower's own.
         image_pooling: see `ImageTower`; by default what suits the tower.

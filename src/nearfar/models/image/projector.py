@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from nearfar import lookup
 from nearfar.errors import UserError
 
-Norm = Literal["none", "hidden", "all"]
-NORMS = ("none", "hidden", "all")
+Norm = Literal["none", "hidden", "all", "layer"]
+NORMS = ("none", "hidden", "all", "layer")
 
 PROJECTORS: dict[str, dict[str, Any]] = {
     "simclr": {"layers": 2, "hidden": 2048, "out": 128, "norm": "none"},
@@ -20,9 +20,11 @@ PROJECTORS: dict[str, dict[str, Any]] = {
     "supcon": {"layers": 2, "hidden": 2048, "out": 128, "norm": "none"},
     "byol": {"layers": 2, "hidden": 4096, "out": 256, "norm": "hidden"},
     "simsiam": {"layers": 3, "hidden": 2048, "out": 2048, "norm": "all"},
+    "hydra": {"layers": 2, "hidden": 2048, "out": 256, "norm": "layer"},
 }
 """The papers' projectors over a ResNet-50: SimCLR, MoCo v2 (arXiv 2003.04297), supervised contrast (arXiv 2004.11362),
-BYOL (arXiv 2006.07733) and SimSiam (arXiv 2011.10566). SimCLR's released code has `norm="all"`."""
+BYOL (arXiv 2006.07733), SimSiam (arXiv 2011.10566) and Hydra (arXiv 2410.18200). SimCLR's released code has
+`norm="all"`."""
 
 
 class MLP(nn.Module):
@@ -33,8 +35,8 @@ class MLP(nn.Module):
         layers: how many linear layers, from 1.
         hidden: width of the layers between.
         out: width of what comes out.
-        norm: where batch norm stands: "none"; "hidden", after every layer but the last; "all", after the last one too.
-            A layer that batch norm follows has no bias, which it would take off again.
+        norm: where batch norm stands: "none"; "hidden", after every layer but the last; "all", after the last one too;
+            "layer" is "hidden" with layer norm after the last. A layer that a norm follows has no bias.
 
     Raises:
         UserError: a size below 1, no such norm; in training, one row alone where there is batch norm.
@@ -51,14 +53,15 @@ class MLP(nn.Module):
         if min(width, layers, hidden, out) < 1:
             raise UserError(f"layers={layers}, hidden={hidden}, out={out}: whole numbers of at least 1")
         if norm not in NORMS:
-            raise UserError(f"norm={norm!r}: choose none, hidden or all")
+            raise UserError(f"norm={norm!r}: choose {', '.join(NORMS)}")
         widths = [width, *[hidden] * (layers - 1), out]
         made: list[nn.Module] = []
         for place in range(layers):
             is_last = place == layers - 1
-            has_norm = norm == "all" or (norm == "hidden" and not is_last)
+            has_norm = norm in ("all", "layer") or (norm == "hidden" and not is_last)
+            kind = nn.LayerNorm if norm == "layer" and is_last else nn.BatchNorm1d
             made.append(nn.Linear(widths[place], widths[place + 1], bias=not has_norm))
-            made += [nn.BatchNorm1d(widths[place + 1])] if has_norm else []
+            made += [kind(widths[place + 1])] if has_norm else []
             made += [] if is_last else [nn.ReLU(inplace=True)]
         super().__init__()
         self.network = nn.Sequential(*made)

@@ -23,7 +23,10 @@ TRAINING = "training data, which the model has seen"
 
 
 def save_model(run: Run) -> None:
-    """Write `model/` in the run folder, if the model can be saved (`save_pretrained`)."""
+    """Write `model/` in the run folder, if the model can be saved (`save_pretrained`), and what the method leaves there
+    beside it."""
+    if run.out and processes.is_main() and not sharding.enabled():
+        run.method.leave(run.out)
     # Around a model that was given to peft stands another, which would write its adapters alone.
     model = run.model.get_base_model() if hasattr(run.model, "get_base_model") else run.model
     if not run.out or not hasattr(model, "save_pretrained"):
