@@ -37,6 +37,13 @@ def test_three_views_learn_and_spread(tmp_path, monkeypatch):
         assert 1 < rank <= 32
 
 
+def test_pixel_contrast_knows_places_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pixel_contrast.py", "--steps", "60"])
+    figures = runpy.run_path(str(ROOT / "examples" / "pixel_contrast.py"), run_name="example")["main"](60)
+    assert figures["after"] > figures["before"] + 0.2
+
+
 def test_common_and_salient_come_apart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["common_and_salient.py", "--steps", "150"])

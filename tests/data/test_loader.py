@@ -69,6 +69,7 @@ def test_a_batch_has_the_contract_s_keys():
         "image": (4, 3, 8, 8),
         "views": (2, 4, 3, 8, 8),
         "geometry": (2, 4, 3, 3),
+        "picture_size": (4, 2),
     }
     assert batch["text"]["input_ids"].shape[0] == 4
     assert batch["negative_text"]["input_ids"].shape[0] == 8

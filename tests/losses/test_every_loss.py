@@ -23,6 +23,12 @@ def vectors(seed=0, dtype=torch.float32):
     return [torch.randn(24, 16, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2)]
 
 
+def cells(z):
+    """The rows `[24, 16]` as two pictures of three by four cells."""
+    return z.unflatten(0, (2, 12)).mT.unflatten(2, (3, 4))
+
+
+NEAR = (torch.arange(12)[:, None] - torch.arange(12)).abs().lt(2).expand(2, -1, -1)
 FORMS = {
     "InfoNCE": lambda a, b: F.info_nce(a, b, temperature=0.01),
     "InfoNCE, one direction": lambda a, b: F.info_nce(a, b, temperature=0.01, symmetric=False),
@@ -58,6 +64,8 @@ FORMS = {
     "first view, negatives of their own": lambda a, b: F.first_view_info_nce(
         [a, b], negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9], negatives_for="own", group=LABEL
     ),
+    "pixel consistency": lambda a, b: F.pixel_consistency(cells(a), cells(b), NEAR, scale=2.0),
+    "PixContrast": lambda a, b: F.pix_contrast(cells(a), cells(b), NEAR),
     "SepCLR": lambda a, b: F.sepclr([a, b], [a[:, :3], b[:, 3:6]], LABEL % 2 == 0),
     "gated pairs": lambda a, b: F.gated_pairs(a, b, GATES, LABEL, LABEL.roll(3), LABEL, temperature=0.02),
     "gated pairs, one view": lambda a, b: F.gated_pairs(
@@ -99,6 +107,8 @@ TWINS = {
     ),
     "nt_xent": (losses.NTXent(), lambda f, a, b: f(a, b)),
     "pairwise_views": (losses.PairwiseViews(), lambda f, a, b: f([a, b, b.roll(1, 1)])),
+    "pix_contrast": (losses.PixContrast(), lambda f, a, b: f(cells(a), cells(b), NEAR)),
+    "pixel_consistency": (losses.PixelConsistency(), lambda f, a, b: f(cells(a), cells(b), NEAR)),
     "poly_view": (
         losses.PolyView(),
         lambda f, a, b: f([a, b, b.roll(1, 1)], mask=(LABEL + torch.arange(3)[:, None]) % 4 > 0, group=LABEL),
@@ -142,7 +152,13 @@ TEMPERED = [
     for name, module in MODULES.items()
     if "temperature" in inspect.signature(module).parameters and name not in STATEFUL
 ]
-PLAIN = {"AlignmentUniformity", "PairwiseViews", "SepCLRLoss", "SimCTGLoss"}  # they have no temperature
+PLAIN = {
+    "AlignmentUniformity",
+    "PairwiseViews",
+    "PixelConsistency",
+    "SepCLRLoss",
+    "SimCTGLoss",
+}  # they have no temperature
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
     "FirstViewInfoNCE": VIEWED,
@@ -151,6 +167,7 @@ SIX = {
     "PolyView": VIEWED,
     "GatedPairs": lambda f, z, **more: f(z, z.roll(1, 1), z.sigmoid(), *[torch.arange(len(z)) // 2] * 3, **more),
     "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
+    "PixContrast": lambda f, z, **more: f(z.mT[None], z.roll(1, 1).mT[None], torch.eye(len(z))[None], **more),
     "SepCLRLoss": lambda f, z, **more: f([z, z], [z, z], torch.arange(len(z)) % 2, **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
     "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
@@ -221,6 +238,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     }
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)
+    if name.startswith("pix"):
+        good |= {**dict.fromkeys(("y", "q", "k"), torch.stack(vectors())[:, :6].mT), "mask": torch.ones(2, 6, 6)}
     if "views" in inspect.signature(FUNCTIONS[name]).parameters:
         good |= {"views": torch.stack(vectors())[:, :6], "mask": torch.ones(2, 6)}
     takes = {p: good[p] for p in inspect.signature(FUNCTIONS[name]).parameters if p in good}
@@ -251,6 +270,7 @@ def test_every_page_says_inputs_relations_and_variants(name):
 def test_every_op_says_shapes_errors_and_an_example(name):
     text = inspect.getdoc(getattr(ops, name))
     shapes = {"nt_xent": "[2N, D]", "sinkhorn": "[B, P]", "transport_plan": "[..., N, M]"}
+    shapes |= dict.fromkeys(("near_log_ratio", "propagated"), "[N, P, C]") | {"near_sums": "[N, Q, C]"}
     shape = shapes.get(name, "[N, D]")
     for part in ("Args:", shape, "Raises:", "UserError", ">>> "):
         assert part in text, part

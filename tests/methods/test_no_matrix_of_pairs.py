@@ -178,6 +178,27 @@ def test_a_step_in_two_spaces():
     step(find("sepclr")(points, background=0), {"views": torch.randn(2, B, 8), "label": torch.arange(B) % 2})
 
 
+@pytest.mark.parametrize("pixels", ["propagated", "plain", "contrast"])
+def test_a_step_of_pixpro_on_large_maps(pixels):
+    """Here the pairs are of cells, within a picture, and taken a strip at a time."""
+    cells = 64 * 64
+
+    class Maps(torch.nn.Module):
+        embed_dim = 4
+
+        def __init__(self):
+            super().__init__()
+            self.encode_image_map = torch.nn.Conv2d(3, 4, 1)
+
+    method = find("pixpro")(Maps(), pixels=pixels, hidden=4, out=4)
+    batch = {"views": torch.randn(2, 2, 3, 64, 64), "geometry": torch.eye(3).expand(2, 2, 3, 3)}
+    method.before_step()
+    with Largest() as largest:
+        method(batch)["loss"].backward()
+        method.after_step(1)
+    assert largest.elements <= 2 * cells**2 / 4, largest.where
+
+
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {
@@ -194,4 +215,4 @@ def test_every_method_is_looked_at():
         "simctg",
     }
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
-    assert set(METHODS) == {*pairs, *views, "answering", "entailment"}
+    assert set(METHODS) == {*pairs, *views, "pixpro", "answering", "entailment"}

@@ -86,6 +86,12 @@ def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
 
+def mapped(loss, e, d):
+    """Each embedding's first numbers as a map of two cells."""
+    y, k = (e[side][:, :4].unflatten(1, (2, 2)) for side in ("image", "text"))
+    return loss(y, k, torch.eye(2).expand(len(y), 2, 2))
+
+
 CASES = {
     "GlobalContrastive": Case(lambda: Objective(losses.GlobalContrastive(N, 0.2), numbered), chunk=3),
     "GlobalContrastive, one modality": Case(
@@ -95,6 +101,8 @@ CASES = {
     "MVInfoNCE": Case(lambda: Objective(losses.MVInfoNCE(0.2), viewed), chunk=3),
     "MVDHEL": Case(lambda: Objective(losses.MVDHEL(0.2), viewed), chunk=3),
     "PolyView": Case(lambda: Objective(losses.PolyView(0.2), viewed)),
+    "PixelConsistency": Case(lambda: Objective(losses.PixelConsistency(), mapped)),
+    "PixContrast": Case(lambda: Objective(losses.PixContrast(0.3), mapped)),
     "PairwiseViews": Case(lambda: Objective(losses.PairwiseViews(losses.InfoNCE(0.2)), viewed)),
     "Matryoshka": Case(lambda: Objective(losses.Matryoshka(losses.InfoNCE(0.2), [2, 4]), pair), chunk=3),
     "plain method": Case(Plain),

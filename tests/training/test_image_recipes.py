@@ -44,3 +44,23 @@ def test_validation_draws_the_same_augmented_views_each_time(tmp_path):
     # Of two equal pictures the loss would be that of a solved batch: all its positives have a cosine of 1.
     plain = load("simclr", SMALL | {"data.views": "none"}).build()
     assert plain.validation(plain.method.eval())["loss"] < first["loss"]
+
+
+def test_pixpro_s_recipe_trains_on_scenes(tmp_path):
+    small = {
+        "data.train.n": 32,
+        "data.validation.n": 16,
+        "training.steps": 2,
+        "training.batch_size": 16,
+        "training.warmup": 0,
+        "training.report": False,
+        "evaluation.data": None,
+        "evaluation.protocols": None,
+        "evaluation.watch": [],
+    }
+    run = load("pixpro", small).run(tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_spread"] > 0
+    assert all(10 < row["positives"] < 8**4 / 4 for row in rows if "positives" in row)
+    assert run.method.teacher.total_steps == 2
+    assert nearfar.load(tmp_path / "run").image_size == 64

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
+    from nearfar.evaluation.dense.segmentation import segmentation
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
@@ -61,6 +62,7 @@ _HOME = {
     "reranked_retrieval": "nearfar.evaluation.protocols.reranked_retrieval",
     "retrieval": "nearfar.evaluation.protocols.retrieval",
     "save_results": "nearfar.evaluation.measures.result",
+    "segmentation": "nearfar.evaluation.dense.segmentation",
     "templates": "nearfar.prompting.prompt_templates",
     "zero_shot": "nearfar.evaluation.protocols.zero_shot_accuracy",
 }
@@ -97,6 +99,7 @@ __all__ = [
     "reranked_retrieval",
     "retrieval",
     "save_results",
+    "segmentation",
     "templates",
     "zero_shot",
 ]

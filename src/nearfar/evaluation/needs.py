@@ -17,6 +17,7 @@ CALLED = {
     "label": "labels",
     "answers": "answers",
     "box|objects": "boxes",
+    "mask": "masks",
     "image|text": "pictures and no texts",
 }
 """What columns hold."""
@@ -28,6 +29,7 @@ UNABLE = {
     "encode_image": "does not embed pictures",
     "encode_text": "does not embed texts",
     "encode_image|encode_text": "embeds neither pictures nor texts",
+    "encode_image_map": "gives no maps of pictures",
     "answer": "answers no questions: train one with the method `answering`",
     "judge": "does not sort pairs into classes: train one with the method `entailment`",
     "locate": "gives no maps of phrases: train one with the method albef or tcl",

@@ -12,6 +12,8 @@ from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.matryoshka import Matryoshka
 from nearfar.losses.multi_view import MVDHEL, MVInfoNCE
 from nearfar.losses.nt_xent import NTXent
+from nearfar.losses.pix_contrast import PixContrast
+from nearfar.losses.pixel_consistency import PixelConsistency
 from nearfar.losses.poly_view import PairwiseViews, PolyView
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg_loss import SimCTGLoss
@@ -31,6 +33,8 @@ __all__ = [
     "Matryoshka",
     "NTXent",
     "PairwiseViews",
+    "PixContrast",
+    "PixelConsistency",
     "PolyView",
     "SepCLRLoss",
     "SigmoidLoss",

@@ -9,6 +9,8 @@ from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.multi_view import mv_dhel, mv_info_nce
 from nearfar.losses.nt_xent import nt_xent
+from nearfar.losses.pix_contrast import pix_contrast
+from nearfar.losses.pixel_consistency import pixel_consistency
 from nearfar.losses.poly_view import pairwise_views, poly_view
 from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.simctg_loss import simctg_loss
@@ -26,6 +28,8 @@ __all__ = [
     "mv_info_nce",
     "nt_xent",
     "pairwise_views",
+    "pix_contrast",
+    "pixel_consistency",
     "poly_view",
     "sepclr",
     "sigmoid_loss",

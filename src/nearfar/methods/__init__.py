@@ -28,6 +28,7 @@ METHODS = {
     "moco": "nearfar.methods.image.moco:MoCo",
     "multiview": "nearfar.methods.image.multiview:MultiView",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
+    "pixpro": "nearfar.methods.image.pixpro:PixPro",
     "sepclr": "nearfar.methods.image.sepclr:SepCLR",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simclr": "nearfar.methods.image.simclr:SimCLR",

@@ -3,11 +3,13 @@
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
 `info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop, and `pair_contrast`
 that of pairs of classes in gated subspaces; `view_partition` is for any number of views, `two_way_partition` for a
-scale of every row on either side; `sample_hard_negatives` draws keys by the same logits. `sinkhorn` and
-`transport_plan` are the optimal transport of clusters and few-shot classes. None of them normalises its vectors, and
-none ever holds the matrix of all pairs, but for `backend="dense"`.
+scale of every row on either side; `sample_hard_negatives` draws keys by the same logits. `near_sums`, `near_log_ratio`
+and `propagated` are over the cells of two maps. `sinkhorn` and `transport_plan` are the optimal transport of clusters
+and few-shot classes. None of them normalises its vectors, and none ever holds the matrix of all pairs, but for
+`backend="dense"`.
 """
 
+from nearfar.ops.cell_pairs import near_log_ratio, near_sums, propagated
 from nearfar.ops.fused_info_nce import info_nce
 from nearfar.ops.fused_nt_xent import nt_xent
 from nearfar.ops.fused_pair_contrast import pair_contrast
@@ -24,9 +26,12 @@ from nearfar.ops.view_partition import view_partition
 __all__ = [
     "info_nce",
     "log_partition",
+    "near_log_ratio",
+    "near_sums",
     "nt_xent",
     "pair_contrast",
     "pairwise_softplus",
+    "propagated",
     "sample_hard_negatives",
     "sigmoid",
     "sinkhorn",

@@ -182,6 +182,8 @@ PAPERS = (
         "Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation Learning",
         "2011.10043",
         "image",
+        home=("nearfar.methods.image.pixpro", "nearfar.losses.pixel_consistency", "nearfar.losses.pix_contrast"),
+        recipes=("pixpro", "pixpro-paper"),
     ),
     Paper(
         "prior",

@@ -1,6 +1,6 @@
 """What papers, and the code that their authors released, give for each setting of the recipes at their scale."""
 
-from training.paper_values import class_pairs, few_shot, image, image_text, texts, views
+from training.paper_values import class_pairs, few_shot, image, image_text, pixels, texts, views
 
 EXPECTED = {
     **image_text.VALUES,
@@ -9,4 +9,5 @@ EXPECTED = {
     **class_pairs.VALUES,
     **views.VALUES,
     **texts.VALUES,
+    **pixels.VALUES,
 }

@@ -6,6 +6,7 @@
 | `views` | `[V, B, 3, H, W]` float | all views, when `n_views` is above 1; `views[0]` is `image` |
 | `small_views` | `[M, B, 3, h, w]` float | small crops (multi-crop), where `small_views` is above 0 |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
+| `picture_size` | `[B, 2]` float | width and height of the picture itself, in pixels |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
@@ -56,7 +57,7 @@ _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     "negative_count": BatchKey(per_sample=True),
-    **dict.fromkeys(("image", "text", "text2", "answer_weight"), BatchKey()),
+    **dict.fromkeys(("image", "text", "text2", "answer_weight", "picture_size"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }

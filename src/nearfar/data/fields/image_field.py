@@ -18,8 +18,8 @@ from nearfar.data.sources.source import Record
 
 
 class ImageField(Field):
-    """`image` `[B, 3, H, W]`, `geometry` `[V, B, 3, 3]`, with more than one view `views` `[V, B, 3, H, W]`, and with
-    small ones `small_views` `[M, B, 3, h, w]`, all float32.
+    """`image` `[B, 3, H, W]`, `geometry` `[V, B, 3, 3]`, `picture_size` `[B, 2]`, with more than one view `views`
+    `[V, B, 3, H, W]`, and with small ones `small_views` `[M, B, 3, h, w]`, all float32.
 
     Args:
         size: side of the pictures in pixels.
@@ -55,7 +55,7 @@ class ImageField(Field):
                 mean=mean,
                 std=std,
             )
-        self.keys = {"image": BatchKey(), "geometry": BatchKey(axis=1)} | (
+        self.keys = {"image": BatchKey(), "geometry": BatchKey(axis=1), "picture_size": BatchKey()} | (
             {"views": BatchKey(axis=1)} if n_views > 1 else {}
         )
         self.keys |= {"small_views": BatchKey(axis=1)} if self.small else {}
@@ -74,7 +74,7 @@ class ImageField(Field):
             images = images.to(chance.device, non_blocking=True)
         sizes = torch.tensor([size for _, size in parts])
         views, matrices = self.views(images, draws, sizes=sizes)
-        pictures = {"image": views[0], "geometry": matrices}
+        pictures = {"image": views[0], "geometry": matrices, "picture_size": sizes.float()}
         pictures |= {"views": views} if self.views.n_views > 1 else {}
         if self.small is not None:
             draws = self.small.draw(chance.whole, chance.generator("small views")).take(chance.rows)

@@ -92,6 +92,30 @@ def decode(
         raise BadImage(f"{where}: broken ({str(error) or type(error).__name__})") from error
 
 
+def numbers_of_pixels(image: Any) -> np.ndarray:
+    """The numbers `[H, W]` of a picture of one channel, those of a palette's colours among them; with colours
+    `[H, W, 3]`. For masks: nothing is scaled, blended or turned.
+
+    Raises:
+        BadImage: a missing, broken or too large file, or one that is no image.
+
+    >>> numbers_of_pixels(Image.new("P", (3, 2), 7)).tolist()
+    [[7, 7, 7], [7, 7, 7]]
+    """
+    where = describe(image)
+    try:
+        opened = _open(image, None)
+        if opened.width * opened.height > MAX_PIXELS:
+            raise BadImage(f"{where}: {opened.width} x {opened.height} pixels are more than the {MAX_PIXELS} allowed")
+        return np.array(opened)
+    except BadImage:
+        raise
+    except FileNotFoundError:
+        raise BadImage(f"{where}: no such file") from None
+    except Exception as error:  # as above
+        raise BadImage(f"{where}: not an image that can be read") from error
+
+
 def resize(image: Image.Image, size: int, *, fit: Literal["crop", "squash"] = "crop") -> np.ndarray:
     """A square of `size` pixels, uint8 `[size, size, 3]`: its central square (`crop`), or all of it with the aspect
     changed (`squash`). Bicubic with antialiasing, as CLIP's own preprocessing.

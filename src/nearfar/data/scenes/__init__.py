@@ -77,7 +77,8 @@ def scenes(
         records with `image` (PIL), `text` (four captions, the fullest first), `negative_text` with `negative_kind`
         ("attribution" or "relation") and `negative_of` (which caption it falsifies), `objects` (a dict each: `name`,
         `colour`, `size`, `turned`, `style`, `box` as x0 y0 x1 y1, `mask` as bool [size, size] of the visible part),
-        `relation`, `style`, `label` (the first thing), `group` (equal where pictures show the same), `domain` (style).
+        `mask` (int16 [size, size]: 0 is the ground, i + 1 a pixel of the thing `classes[i]`), `relation`, `style`,
+        `label` (the first thing), `group` (equal where pictures show the same), `domain` (style).
 
     Raises:
         UserError: an argument that is not understood.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
+
 from nearfar.data import world
 from nearfar.data.scenes.captions import describe
 from nearfar.data.scenes.draw import SeededDraw, digest
@@ -72,7 +74,7 @@ class SceneSource(Source):
 
     columns = (
         *("index", "image", "text", "label", "group", "domain", "negative_text", "negative_kind", "negative_of"),
-        *("objects", "relation", "style"),
+        *("objects", "mask", "relation", "style"),
     )
     domains = world.STYLES
 
@@ -110,9 +112,17 @@ class SceneSource(Source):
             "negative_kind": [caption.kind for caption in descriptions if caption.false],
             "negative_of": [i for i, caption in enumerate(descriptions) if caption.false],
             "objects": [asdict(thing) for thing in things],
+            "mask": self._mask(things),
             "relation": relation,
             "style": style,
         }
+
+    def _mask(self, things: list[SceneObject]) -> np.ndarray:
+        """The class of each pixel, `[size, size]`: 0 is the ground, i + 1 the noun `classes[i]`."""
+        mask = np.zeros((self.plan.size, self.plan.size), np.int16)
+        for thing in things:
+            mask[thing.mask] = self._number[thing.name] + 1
+        return mask
 
 
 def draw_nouns(plan: ScenePlan, vocabulary: list[str], count: int, draw: SeededDraw) -> list[str]:

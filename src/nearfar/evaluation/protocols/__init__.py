@@ -86,6 +86,17 @@ _ROWS = (
         headlines={"nmi": "clusters, NMI", "ari": "clusters, ARI"},
     ),
     Protocol(
+        "segmentation",
+        "the class of each pixel, by a linear map of a frozen map's cells (mIoU)",
+        "nearfar.evaluation.dense.segmentation:segmentation",
+        takes=("encoder", "source"),
+        columns=("image", "mask"),
+        abilities=("encode_image_map",),
+        flags={"--labelled": "labelled"},
+        headlines={"miou": "segmentation, mIoU"},
+        examples=("Masks", "nearfar.evaluation.dense.segmentation_figure:segmentation_figure"),
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",

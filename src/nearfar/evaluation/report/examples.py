@@ -33,7 +33,7 @@ def answers(results: Mapping[str, Result], source: Any) -> list[Examples]:
 
     def example(failure: Mapping[str, Any]) -> Example:
         right = ", ".join(failure["answers"])
-        return _example(failure["question"], [f"✗ {failure['given']}", f"right: {right}"], _picture(failure, source))
+        return _example(failure["question"], [f"✗ {failure['given']}", f"right: {right}"], picture_of(failure, source))
 
     return _examples(example, _details(results, "answering", "failures"))
 
@@ -43,7 +43,7 @@ def verdicts(results: Mapping[str, Result], source: Any) -> list[Examples]:
 
     def example(failure: Mapping[str, Any]) -> Example:
         remarks = [f"✗ {failure['given']}", f"right: {failure['label']}"]
-        return _example(failure["text"], remarks, _picture(failure, source))
+        return _example(failure["text"], remarks, picture_of(failure, source))
 
     return _examples(example, _details(results, "entailment", "failures"))
 
@@ -53,7 +53,7 @@ def phrase_maps(results: Mapping[str, Result], source: Any) -> list[Block]:
 
     def example(entry: Mapping[str, Any]) -> Example:
         mark = "✓ points at it" if entry["pointing"] else "✗ points elsewhere"
-        return _example(entry["phrase"], [mark], _picture(entry, source, lambda picture: overlaid(picture, entry)))
+        return _example(entry["phrase"], [mark], picture_of(entry, source, lambda picture: overlaid(picture, entry)))
 
     note = Note(
         "The first phrases, each over its picture: the redder, the more a place counts for the match of phrase and "
@@ -86,7 +86,7 @@ def overlaid(picture: Image.Image, entry: Mapping[str, Any], *, side: int = 224)
 
 def _choice(failure: Mapping[str, Any], source: Any) -> Example:
     remarks = [f"✗ chosen: {failure['chosen']}", failure["group"]]
-    return _example(failure["true"], remarks, _picture(failure, source))
+    return _example(failure["true"], remarks, picture_of(failure, source))
 
 
 def _example(text: str, remarks: Sequence[str], url: str) -> Example:
@@ -101,7 +101,11 @@ def _details(results: Mapping[str, Result], protocol: str, key: str) -> Any:
     return results[protocol].details.get(key) if protocol in results else None
 
 
-def _picture(example: Mapping[str, Any], source: Any, drawn: Callable[[Image.Image], Image.Image] | None = None) -> str:
+def picture_of(
+    example: Mapping[str, Any], source: Any, drawn: Callable[[Image.Image], Image.Image] | None = None
+) -> str:
+    """The picture of an example as a small data URL: from its file, or by its row from `source`, as `drawn` makes it;
+    an empty one where it is gone."""
     from nearfar.data.fields.images import load_image
 
     try:

@@ -1,0 +1,1 @@
+"""Segmentation by a linear probe of frozen maps: the protocol, and its pictures in the report."""
