@@ -9,6 +9,10 @@ from torch import Tensor
 
 TILE = 2048
 """Queries and candidates whose scores are held at a time."""
+GROUP = 64
+"""Neighbouring candidates of which only the best score is looked at first."""
+FEW = 20
+"""So few queries are the short side of their product with a block."""
 
 
 def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
@@ -21,7 +25,8 @@ def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tu
         tile: queries and candidates at a time; memory does not depend on Q and N otherwise.
 
     Returns:
-        `(scores [Q, k] float32, rows [Q, k] int64)`, on the CPU. Widths that differ raise torch's RuntimeError.
+        `(scores [Q, k] float32, rows [Q, k] int64)`, on the CPU. Of equal scores the lower row comes first. Widths that
+        differ raise torch's RuntimeError.
 
     >>> scores, rows = nearest(torch.eye(3), torch.eye(3), 1)
     >>> rows.flatten().tolist()
@@ -41,14 +46,73 @@ def blocks(candidate: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def best_of(query: Tensor, candidates: Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """The `k` best of candidates that come in blocks `(first row, [n, D])`, read from a disk, say.
-
-    Equal scores come in the order of their rows within a block.
-    """
+    """The `k` best of candidates that come in blocks `(first row, [n, D])`, lowest rows first, read from a disk,
+    say. Of equal scores the lower row comes first, wherever blocks end."""
     best, rows = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
+    buffer = query.new_empty(0)
     for start, block in candidates:
-        score, local = (query @ block.T).topk(min(k, len(block)), dim=1)
-        best, rows = torch.cat([best, score], 1), torch.cat([rows, local + start], 1)
-        best, kept = best.topk(min(k, best.shape[1]), dim=1)
-        rows = rows.gather(1, kept)
+        score, buffer = scores_of(query, block, buffer)
+        groups = grouped(score)
+        if best.shape[1] == k and k:  # full: only what beats the last one counts, as its equals have lower rows
+            better = (groups.amax(1) > best[:, -1]).nonzero().squeeze(1)
+            if len(better) == 0:
+                continue
+        else:
+            better = torch.arange(len(query))
+        part = slice(None) if len(better) == len(query) else better
+        value, place = best_in(score[part], groups[part], k)
+        value, place = torch.cat([best[part], value], 1), torch.cat([rows[part], place + start], 1)
+        value, kept = value.sort(dim=1, descending=True, stable=True)
+        if best.shape[1] < k:  # all queries are here
+            best, rows = value[:, :k].contiguous(), place.gather(1, kept)[:, :k].contiguous()
+        else:
+            best[part], rows[part] = value[:, :k], place.gather(1, kept)[:, :k]
     return best, rows
+
+
+def scores_of(query: Tensor, block: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products `[Q, n]`, and the buffer `[>= Q * n]` that they lie in, to be handed back with the next block."""
+    size = len(query) * len(block)
+    buffer = buffer if len(buffer) >= size else query.new_empty(size)
+    score = buffer[:size].view(len(query), len(block))
+    if 1 < len(query) < FEW:  # the product runs along the long side a third faster, and the copy is small
+        return score.copy_(torch.mm(block, query.T).T), buffer
+    return torch.mm(query, block.T, out=score), buffer
+
+
+def grouped(score: Tensor) -> Tensor:
+    """The best score of every `GROUP` neighbours: `[Q, ceil(n / GROUP)]` of `[Q, n]`."""
+    whole = score.shape[1] // GROUP * GROUP
+    parts = [score[:, :whole].unflatten(1, (-1, GROUP)).amax(2)] if whole else []
+    return torch.cat([*parts, score[:, whole:].amax(1, keepdim=True)] if whole < score.shape[1] else parts, 1)
+
+
+def best_in(score: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and places `[Q, min(k, n)]` of the best of `[Q, n]`, of equal ones the first.
+
+    The k best lie in the k groups whose best are best: before any other group's scores come those k. So nearly all
+    scores are read once, for their group's maximum, and few are sorted.
+    """
+    count = score.shape[1]
+    if 4 * k * GROUP > count:
+        return first_best(score, k)
+    _, chosen = first_best(groups, k)
+    place = (chosen.sort(1).values[..., None] * GROUP + torch.arange(GROUP)).flatten(1)
+    value = score.gather(1, place.clamp(max=count - 1)).masked_fill_(place >= count, -torch.inf)
+    value, local = first_best(value, k)
+    return value, place.gather(1, local)
+
+
+def first_best(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`topk` with an order among equals: the first of them are taken, and come first."""
+    count = score.shape[1]
+    value, place = score.topk(min(k + 1, count), dim=1)
+    if count > k:
+        # Where the last that is taken equals the first that is not, topk took any of the equals.
+        for row in (value[:, k - 1] == value[:, k]).nonzero().flatten().tolist() if k else ():
+            order = score[row].sort(descending=True, stable=True).indices[:k]
+            value[row, :k], place[row, :k] = score[row, order], order
+        value, place = value[:, :k], place[:, :k]
+    place = place.sort(1).values
+    value, order = score.gather(1, place).sort(dim=1, descending=True, stable=True)
+    return value, place.gather(1, order)

@@ -3,6 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar import nearest
+from nearfar.search.index import exact
 from nearfar.search.index.exact import exact_search
 
 
@@ -33,3 +35,49 @@ def test_refuses_widths_that_differ_and_a_top_of_nothing():
         exact_search(np.zeros((1, 3), "f4"), np.zeros((1, 4), "f4"), 1)
     with pytest.raises(ValueError, match="at least 1"):
         exact_search(np.zeros((1, 3), "f4"), np.zeros((1, 3), "f4"), 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.integers(1, 700),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.integers(1, 400),
+    st.integers(0, 99),
+)
+def test_of_equal_scores_the_lower_row_comes_first_whatever_the_block(queries, keys, levels, top, block, seed):
+    rng = np.random.default_rng(seed)
+    q = rng.integers(-1, 2, (queries, 3)).astype("f4")  # small whole numbers: every product is exact
+    k = rng.integers(0, levels, (keys, 3)).astype("f4")
+    scores, rows = exact_search(q, k, top, block=block)
+    order = np.argsort(-(q @ k.T), axis=1, kind="stable")[:, :top]
+    assert (rows == order).all()
+    assert (scores == np.take_along_axis(q @ k.T, order, 1)).all()
+
+
+def test_among_thousands_of_equals_the_first_are_taken_for_one_query_and_for_many():
+    keys = np.zeros((20_000, 8), "f4")
+    keys[[7, 9000, 19_999], 0] = 1  # the last group and block hold one too
+    for queries in (1, 5, 100):
+        scores, rows = exact_search(np.eye(8, dtype="f4")[:1].repeat(queries, 0), keys, 6)
+        assert rows.tolist() == [[7, 9000, 19_999, 0, 1, 2]] * queries
+        assert scores.tolist() == [[1, 1, 1, 0, 0, 0]] * queries
+
+
+def test_keys_mapped_from_disk_are_not_copied_and_nothing_is_warned(tmp_path, monkeypatch, recwarn):
+    keys = np.random.default_rng(0).standard_normal((70_000, 8)).astype("f4")
+    keys.tofile(tmp_path / "v")
+    mapped = np.memmap(tmp_path / "v", "f4", mode="r", shape=keys.shape)
+    blocks = []
+
+    def watched(query, candidates, k):
+        blocks.extend(candidates)
+        return nearest.best_of(query, blocks, k)
+
+    monkeypatch.setattr(exact, "best_of", watched)
+    _, rows = exact.exact_search(keys[:1], mapped, 1)
+    assert rows[0, 0] == np.argmax(keys @ keys[0])
+    assert [start for start, _ in blocks] == [0, 65_536]
+    assert all(np.shares_memory(block.numpy(), mapped) for _, block in blocks)
+    assert not recwarn.list

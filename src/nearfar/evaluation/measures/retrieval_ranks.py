@@ -110,13 +110,15 @@ def rank(
     right = _count_right(query_group, candidate_group)
     best, tied_right = _best_right(query, candidate, query_group, candidate_group, tile=tile, tie=tie)
     better, at_least = torch.zeros_like(right), torch.zeros_like(right)
+    group, candidate_code = _codes(query_group, candidate_group)
     for rows in console.track(_slices(len(query), tile), "ranking, by block"):
         above, below = best[rows, None] + tie, best[rows, None] - tie
         for columns in _slices(len(candidate), tile):
             score = query[rows] @ candidate[columns].T
-            score.masked_fill_(query_group[rows, None] == candidate_group[None, columns], -torch.inf)
-            better[rows] += (score > above).sum(dim=1)
-            at_least[rows] += (score >= below).sum(dim=1)
+            score.masked_fill_(group[rows, None] == candidate_code[None, columns], -torch.inf)
+            yes = torch.empty_like(score)
+            better[rows] += _count(torch.gt(score, above, out=yes))
+            at_least[rows] += _count(torch.ge(score, below, out=yes))
     return _ranks(better, at_least - better, tied_right, right, len(candidate))
 
 
@@ -143,6 +145,18 @@ def rank_scores(scores: Tensor, query_group: Tensor, candidate_group: Tensor) ->
         same.sum(dim=1),
         scores.shape[1],
     )
+
+
+def _codes(query_group: Tensor, candidate_group: Tensor) -> tuple[Tensor, Tensor]:
+    """The groups, numbered anew in 32 bits, which are compared in half of the time."""
+    code = torch.cat([query_group, candidate_group]).unique(return_inverse=True)[1].int()
+    return code[: len(query_group)], code[len(query_group) :]
+
+
+def _count(yes: Tensor) -> Tensor:
+    """How many are 1 in each row of zeros and ones in floating point: a tenth of the time that truth values take, and
+    exact, as a row of a block is far shorter than the 2 ** 24 up to which float32 counts."""
+    return yes.sum(dim=1).long()
 
 
 def _best_right(

@@ -1,18 +1,23 @@
 """Exact search by a streamed matrix product: no index to build, no library but torch.
 
-Keys pass in blocks, so memory beyond the answer is one block of keys and one of scores whatever the number of keys,
-which may lie memory-mapped on disk.
+Keys pass in blocks, so memory beyond the answer is one block of scores whatever the number of keys, which may lie
+memory-mapped on disk.
 """
 
 from __future__ import annotations
+
+import warnings
+from functools import cache
 
 import numpy as np
 import torch
 
 from nearfar.nearest import best_of
 
-BLOCK_BYTES = 1 << 25
-"""Size of the buffer for scores, and of that for keys: 32 MiB."""
+BLOCK_BYTES = 1 << 22
+"""Size of the buffer for scores, and of a block of keys that has to be copied: 4 MiB, which stay in a core's reach."""
+ROWS = 65536
+"""Keys a block, at most."""
 
 
 def exact_search(
@@ -24,13 +29,14 @@ def exact_search(
         queries: `[Q, D]` float32.
         keys: `[N, D]` float32; may be memory-mapped.
         top: how many a query; fewer are returned when there are fewer keys.
-        block: keys a block. Default: as many as give 32 MiB of scores, and of keys.
+        block: keys a block. Default: as many as give 4 MiB of scores, and no more than 65,536.
         among: `[M]` the rows to search, M > 0, ascending; N is M then. Default: all.
 
     Returns:
         scores `[Q, min(top, N)]` float32, descending, and rows `[Q, min(top, N)]` int64.
 
-    Equal scores come in the order of their rows within a block.
+    Of equal scores the lower row comes first. Keys in float32 whose rows lie one after the other are not copied, mapped
+    from a disk or not.
 
     >>> scores, rows = exact_search(np.eye(2, dtype="f4"), np.array([[1, 0], [0, 2], [3, 0]], "f4"), 2)
     >>> rows.tolist(), scores.tolist()
@@ -42,12 +48,30 @@ def exact_search(
         raise ValueError(f"top must be at least 1, not {top}")
     count = len(keys) if among is None else len(among)
     q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
-    block = block or max(1, BLOCK_BYTES // (4 * max(q.shape[0], q.shape[1], 1)))
+    block = block or max(1, min(ROWS, BLOCK_BYTES // (4 * max(q.shape[0], 1))))
+    if among is not None:
+        block = max(1, min(block, BLOCK_BYTES // (4 * max(q.shape[1], 1))))
 
-    def taken(start: int) -> np.ndarray:
-        # A copy of each block: torch may not alias memory that is mapped read-only.
+    def part(start: int) -> torch.Tensor:
         rows = slice(start, start + block) if among is None else among[start : start + block]
-        return np.array(keys[rows], dtype=np.float32)
+        return reading(np.ascontiguousarray(keys[rows], dtype=np.float32))
 
-    best, rows = best_of(q, ((start, torch.from_numpy(taken(start))) for start in range(0, count, block)), top)
+    best, rows = best_of(q, ((start, part(start)) for start in range(0, count, block)), top)
     return best.numpy(), rows.numpy() if among is None else among[rows.numpy()]
+
+
+def reading(array: np.ndarray) -> torch.Tensor:
+    """The array as a tensor that is only read, without a copy."""
+    _say_once()
+    return torch.from_numpy(array)
+
+
+@cache
+def _say_once() -> None:
+    """torch warns once in a process that a tensor over memory mapped for reading must not be written to. Nothing here
+    does, and a copy of each block would cost more than its product."""
+    array = np.zeros(1, np.float32)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
