@@ -75,6 +75,63 @@ def test_global_contrast(tmp_path):
     assert out.with_suffix(".md").read_text() in printed
 
 
+def test_image_baselines(tmp_path):
+    """Untrained, and one recipe for two steps; a run joins the record, or takes the place of its like."""
+    out = tmp_path / "made" / "baselines.json"
+    small = ("--splits", "test", "--emojis", 20, "--output", out)
+    short = ("--set", "training.steps=2", "training.batch_size=8", "training.warmup=0", "data.limit=40")
+    run("image_baselines", "--seeds", 0, 1, "--recipes", "untrained", *small, cwd=tmp_path)
+    for _ in range(2):
+        output = run("image_baselines", "--seeds", 0, "--recipes", "supcon", *short, *small, cwd=tmp_path)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["recipe"], row["seed"], row["steps"]) for row in rows] == [
+        ("untrained", 0, 0),
+        ("untrained", 1, 0),
+        ("supcon", 0, 2),
+    ]
+    assert all(0 <= row["test"][figure] <= 1 for row in rows for figure in ("knn", "nearest", "linear"))
+    assert all(1 <= row["test"]["rank"] <= 128 for row in rows)
+    assert out.with_suffix(".md").read_text() in output
+
+
+def test_compare_objectives(monkeypatch, tmp_path, capsys):
+    """Every row learns, on features drawn at random in the place of those that towers make."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("compare_objectives")
+    features = torch.randn(5, 300, 64, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(script.emoji_views, "drawings", lambda split: (features, torch.arange(300)))
+    monkeypatch.setattr(script, "names", lambda split: features[0, :, :48] + 0.1 * features[1, :, :48])
+    out = tmp_path / "made" / "objectives.json"
+    small = ["compare_objectives.py", "--steps", "2", "--seeds", "0", "1", "--rates", "1e-3", "--output", str(out)]
+    monkeypatch.setattr(sys, "argv", small)
+    script.main()
+    rows = json.loads(out.read_text())["rows"]
+    every = [(kind, name) for kind, some in script.KINDS.items() for name in [script.UNTRAINED, *some]]
+    assert [(row["kind"], row["objective"]) for row in rows] == every
+    assert all(len(row["test"]) == 2 and 0 <= row["test"][0]["R@1"] <= 1 for row in rows)
+    assert all(row["chosen"]["lr"] == 1e-3 for row in rows if row["objective"] != script.UNTRAINED)
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*small, "--only", "BYOL"])
+    script.main()
+    assert [(row["kind"], row["objective"]) for row in json.loads(out.read_text())["rows"]] == every
+
+
+def test_a_head_learns_which_drawings_belong_together(monkeypatch):
+    """Views that share half of their features: some steps bring the right one nearer."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("compare_objectives")
+    g = torch.Generator().manual_seed(0)
+    centre, noise = torch.randn(1, 300, 64, generator=g), 2 * torch.randn(5, 300, 64, generator=g)
+    noise[:, :, :32] = 0.3 * noise[:, :, :32]
+    monkeypatch.setattr(script.emoji_views, "drawings", lambda split: (centre + noise, torch.arange(300)))
+    rows = {"before": None, "after": script.PICTURES["NT-Xent (SimCLR)"]}
+    hits = {}
+    for name, row in rows.items():
+        heads, _ = script.trained("pictures", row, 0, 40, lr=1e-2, temperature=0.2)
+        hits[name] = script.measured(heads, "pictures", "test")["R@1"]
+    assert hits["after"] > hits["before"] + 0.1
+
+
 def test_search_kinds(tmp_path):
     out = tmp_path / "made" / "kinds.json"
     flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)

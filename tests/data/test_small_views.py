@@ -5,7 +5,7 @@ import torch
 
 from nearfar.data import Loader, Records
 from nearfar.data.batches import batch as batches
-from nearfar.data.fields.views import PRESETS, SMALL_CROP
+from nearfar.data.fields.views import PRESETS
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_they_show_from_5_to_14_percent_of_the_picture(source):
     span = [small[:, :, channel].amax((2, 3)) - small[:, :, channel].amin((2, 3)) for channel in (0, 1)]
     # A crop of so many pixels a side spans its share of the ramp, but for one step; 252 / 255 is the whole of it.
     area = (span[0] * 255 / 252 + 1 / 24) * (span[1] * 255 / 252 + 1 / 24)
-    assert SMALL_CROP == (0.05, 0.14)
+    assert PRESETS["swav"].small_crop == (0.05, 0.14)
     assert area.min() > 0.035
     assert area.max() < 0.17
     assert len(area.flatten().round(decimals=4).unique()) > 20, "each has a crop of its own"

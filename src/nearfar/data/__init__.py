@@ -26,6 +26,7 @@ _LAZY = {
     "Loader": "batches.loader",
     "hold_out": "batches.held_out",
     "hold_out_of_stream": "batches.held_out_stream",
+    "ClassOrder": "batches.class_order",
     "PairedOrder": "batches.paired_order",
     "SourceOrder": "batches.order",
     "StreamOrder": "batches.order",

@@ -13,7 +13,7 @@ from torch import Tensor
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.images import decode, resize
-from nearfar.data.fields.views import SMALL_CROP, SMALL_SHARE, ViewPreset, Views
+from nearfar.data.fields.views import SMALL_SHARE, ViewPreset, Views
 from nearfar.data.sources.source import Record
 
 
@@ -49,7 +49,7 @@ class ImageField(Field):
         self.small: Views | None = None
         if small_views and self.views.preset.crop is not None:
             self.small = Views(
-                replace(self.views.preset, crop=SMALL_CROP),
+                replace(self.views.preset, crop=self.views.preset.small_crop),
                 size=small_size or round(SMALL_SHARE * size),
                 n_views=small_views,
                 mean=mean,

@@ -27,6 +27,7 @@ class ViewPreset:
     Attributes:
         crop: range of the area of a random resized crop; None takes the whole canvas.
         ratio: range of its aspect.
+        small_crop: the same of small views (multi-crop); SwAV's unless it says otherwise.
         window: crop a window of the output size from the canvas at random instead (ALIGN).
         flip: chance of a mirror image; `upturn` of one that stands on its head.
         jitter: strengths of brightness, contrast, saturation and hue, and `jitter_chance`.
@@ -39,6 +40,7 @@ class ViewPreset:
 
     crop: tuple[float, float] | None = None
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    small_crop: tuple[float, float] = (0.05, 0.14)
     window: bool = False
     flip: float = 0.0
     upturn: float = 0.0
@@ -103,13 +105,19 @@ PRESETS = {
 }
 # Fine-tuning crops less.
 PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in ("albef", "tcl")}
+# Of a picture of one thing, 32 or 64 pixels a side, a crop of a tenth shows nothing that tells it from another.
+PRESETS |= {
+    f"{name}-half": replace(PRESETS[name], crop=(0.5, 1.0), small_crop=(0.25, 0.5))
+    for name in ("simclr", "swav", "moco", "byol")
+}
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
 (2402.11928), `hydra` (2410.18200), `beclr` (2402.02444), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and
-`tcl-fine` are theirs for fine-tuning."""
+`tcl-fine` are theirs for fine-tuning. `simclr-half`, `swav-half`, `moco-half` and `byol-half` keep half of a picture at
+least, for small ones of one thing, such as the embedded world's."""
 
-SMALL_CROP, SMALL_SHARE = (0.05, 0.14), 96 / 224
-"""Of SwAV's small views (arXiv 2006.09882): the range of their crops' area, and their side beside the large ones'."""
+SMALL_SHARE = 96 / 224
+"""The side of SwAV's small views (arXiv 2006.09882) beside the large ones'."""
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 MOVES = (

@@ -85,6 +85,10 @@ def assemble(
         from nearfar.data import PairedOrder
 
         order = PairedOrder(hard_data.mined_images(source, method.encoder, k))
+    elif (per_class := recipe.data.per_class) is not None:
+        from nearfar.data import ClassOrder
+
+        order = ClassOrder.of(source, per_class)
     loader = batches_of(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
     validation = validation_of(recipe, method, validated_on, {**options, "fields": fields_of(validated_on)})
     first = None if takes_long else say_first

@@ -42,6 +42,9 @@ class DataConfig:
     hard_images: int | None = None
     """Fill half of each batch with neighbours of the other half: one of that many pictures most alike to
     the model before training."""
+    per_class: int | None = None
+    """Make each batch of that many samples of each of its classes, by the records' `label`; by default it is drawn
+    over all data."""
     views: str | None = None
     """Augmentation, a preset of `nearfar.data.fields.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
@@ -77,6 +80,8 @@ class DataConfig:
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
+        if self.per_class is not None and self.hard_images is not None:
+            raise UserError("data.per_class and data.hard_images both fill the batches: leave one of them out.")
         if self.caption is not None:
             with named("data"):
                 check_caption(self.caption)
@@ -89,7 +94,7 @@ class DataConfig:
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
         own = ("train", "validation", "limit", "columns", "precompute")
-        hard = ("hard_captions", "drop_without_hard", "hard_images")
+        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class")
         return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
 

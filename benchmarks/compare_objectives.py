@@ -1,0 +1,325 @@
+"""The objectives of the library on the same data, head, steps and number of drawings in a batch.
+
+    OMP_NUM_THREADS=1 python benchmarks/compare_objectives.py
+    python tools/write_tables.py
+
+An objective is a row of `PICTURES` or `PAIRS`; a new one joins by a row, and `--only NAME` runs it alone and leaves the
+others' records. Pictures: a head of two layers on frozen features of emojis learns from drawings of one emoji in
+several styles. Pairs: such a head, and one on frozen features of the names, learn from drawings with their names.
+Learning rate and temperature are chosen for each objective from one grid, on validation emojis; figures are of test
+emojis, in a style that training never shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nearfar import files, losses
+from nearfar.data import world
+from nearfar.data.batches.data_info import DataInfo
+from nearfar.evaluation.protocols.geometry import effective_rank
+from nearfar.methods import find
+from nearfar.methods.base import Batch, EmbeddingMethod, Method
+from nearfar.methods.parts.momentum_encoder import MomentumEncoder
+from nearfar.models.image.projector import MLP
+from nearfar.reproductions.setups import emoji_views
+
+RECORD = Path(__file__).parent / "results" / "compare_objectives.json"
+STEPS, DRAWINGS, WARMUP, WEIGHT_DECAY = 100, 256, 0.1, 1e-4
+RATES, TEMPERATURES, SEEDS = (3e-3, 1e-2), (0.1, 0.2, 0.5), (0, 1, 2)
+WIDTH, HEAD = 64, {"layers": 2, "hidden": 128, "out": 32, "norm": "hidden"}
+
+
+class Head(nn.Module):
+    """A head on the features of drawings."""
+
+    projected_dim = HEAD["out"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = MLP(WIDTH, **HEAD)
+
+    def encode_image(self, features: Tensor) -> Tensor:
+        """`[B, 32]` of features `[B, 64]`."""
+        return self.image(features)
+
+
+class TwoHeads(Head):
+    """And one on the features of names."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.text = MLP(width, **HEAD)
+
+    def encode_text(self, features: Tensor) -> Tensor:
+        """`[B, 32]` of features `[B, width]`."""
+        return self.text(features)
+
+
+class ByLoss(EmbeddingMethod):
+    """A loss of two embeddings as a method: those of two drawings, or of drawing and name."""
+
+    def __init__(self, model: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Both sides `[B, 32]`."""
+        encode = self.model.encode_image
+        other = self.model.encode_text(batch["text"]) if "text" in batch else encode(batch["views"][1])
+        return {"a": encode(batch["image"]), "b": other}
+
+    def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The loss."""
+        return {"loss": self.loss(embeddings["a"], embeddings["b"])}
+
+
+class Distilled(Method):
+    """Soft targets of a slow copy (ALBEF's, without its queue): `losses.SoftTargetInfoNCE` in both directions."""
+
+    def __init__(self, model: TwoHeads, temperature: float) -> None:
+        super().__init__()
+        self.model, self.slow = model, MomentumEncoder(model, 0.99)
+        self.loss = losses.SoftTargetInfoNCE(temperature, learnable=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The mean of both directions."""
+        images, texts = batch["image"], batch["text"]
+        a, b = self.model.encode_image(images), self.model.encode_text(texts)
+        with torch.no_grad():
+            slow_a, slow_b = self.slow.module.encode_image(images), self.slow.module.encode_text(texts)
+        across = self.loss(a, slow_b, teacher_q=slow_a, alpha=0.4) + self.loss(b, slow_a, teacher_q=slow_b, alpha=0.4)
+        return {"loss": across / 2}
+
+    def after_step(self, step: int) -> None:
+        """The slow copy follows."""
+        super().after_step(step)
+        self.slow.update()
+
+
+@dataclass(frozen=True)
+class Row:
+    """An objective: how its method is made of heads and a temperature, and which it chooses from; the drawings of each
+    emoji in a batch, whose number of drawings is one for all."""
+
+    make: Callable[[Any, float], Method]
+    views: int = 2
+    temperatures: tuple[float, ...] = TEMPERATURES
+
+
+def method(name: str, **settings: Any) -> Callable[[Any, float], Method]:
+    """One of `nearfar.methods` with a temperature."""
+    return lambda heads, temperature: find(name)(heads, temperature=temperature, **settings)
+
+
+def without(name: str, **settings: Any) -> Callable[[Any, float], Method]:
+    """One without a temperature, or that learns it."""
+    return lambda heads, _: find(name)(heads, **settings)
+
+
+def two(loss: Callable[[float], Any]) -> Callable[[Any, float], Method]:
+    """A loss of two embeddings, made of a temperature."""
+    return lambda heads, temperature: ByLoss(heads, loss(temperature))
+
+
+NONE = (1.0,)
+GLOBAL = {"gamma": 0.3}
+PICTURES: dict[str, Row] = {
+    "NT-Xent (SimCLR)": Row(method("simclr")),
+    "queue of keys (MoCo)": Row(method("moco", momentum=0.9, queue_size=1024)),
+    "BYOL": Row(without("byol", momentum=0.95, predictor_hidden=64), temperatures=NONE),
+    "SimSiam": Row(without("simsiam", predictor_hidden=16), temperatures=NONE),
+    "alignment and uniformity": Row(two(lambda _: losses.AlignmentUniformity()), temperatures=NONE),
+    "SogCLR": Row(method("sogclr", **GLOBAL)),
+    "iSogCLR": Row(method("isogclr", **GLOBAL)),
+    "SupCon, 4 drawings": Row(method("supcon"), views=4),
+    "MV-InfoNCE, 4 drawings": Row(method("multiview", loss="mv_info_nce"), views=4),
+    "MV-DHEL, 4 drawings": Row(method("multiview", loss="mv_dhel"), views=4),
+    "poly-view, 4 drawings": Row(method("multiview", loss="poly_view"), views=4),
+    "pairs of NT-Xent, 4 drawings": Row(method("multiview", loss="pairs"), views=4),
+}
+PAIRS: dict[str, Row] = {
+    "InfoNCE (CLIP)": Row(method("clip", learn_temperature=False), views=1),
+    "InfoNCE, temperature learned (CLIP)": Row(without("clip"), views=1, temperatures=NONE),
+    "InfoNCE, labels smoothed (ALIGN)": Row(
+        two(lambda tau: losses.InfoNCE(tau, learnable=False, label_smoothing=0.1)), views=1
+    ),
+    "sigmoid (SigLIP)": Row(without("siglip"), views=1, temperatures=NONE),
+    "soft targets of a slow copy (ALBEF's)": Row(Distilled, views=1),
+    "SogCLR": Row(method("sogclr", **GLOBAL), views=1),
+    "iSogCLR": Row(method("isogclr", **GLOBAL), views=1),
+    "MV-InfoNCE, 2 drawings and the name": Row(method("multiview", loss="mv_info_nce"), views=2),
+}
+KINDS = {"pictures": PICTURES, "pairs": PAIRS}
+UNTRAINED = "untrained"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these alone; the others keep their record")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
+    parser.add_argument("--output", type=Path, default=RECORD)
+    args = parser.parse_args()
+    for kind, rows in KINDS.items():
+        for name in [UNTRAINED, *rows]:
+            if args.only and name not in args.only:
+                continue
+            entry = {"kind": kind, "objective": name, **compared(kind, rows.get(name), args)}
+            record = joined(args.output, entry)
+            record |= {"steps": args.steps, "drawings": DRAWINGS, "torch": torch.__version__, "rates": args.rates}
+            files.write(args.output, json.dumps(record, indent=1) + "\n")
+            files.write(args.output.with_suffix(".md"), as_markdown(record))
+            print(json.dumps(entry), flush=True)
+    print(as_markdown(record))
+
+
+def compared(kind: str, row: Row | None, args: argparse.Namespace) -> dict[str, Any]:
+    """The setting that validation chooses by the first seed, and the test's figures of all seeds."""
+    chosen: dict[str, float] = {}
+    if row is not None:
+        settings = [dict(zip(("lr", "temperature"), s, strict=True)) for s in product(args.rates, row.temperatures)]
+        tried = [measured(trained(kind, row, args.seeds[0], args.steps, **s)[0], kind, "val") for s in settings]
+        scores = [figures["R@1"] for figures in tried]
+        chosen = settings[scores.index(max(scores))]
+    seconds, test = [], []
+    for seed in args.seeds:
+        heads, spent = trained(kind, row, seed, args.steps, **chosen)
+        seconds.append(spent)
+        test.append(measured(heads, kind, "test"))
+    if row is not None and row.temperatures == NONE:
+        chosen.pop("temperature")
+    return {"chosen": chosen, "ms_a_step": 1000 * min(seconds) / args.steps, "test": test}
+
+
+def trained(
+    kind: str, row: Row | None, seed: int, steps: int, *, lr: float = 0.0, temperature: float = 0.0
+) -> tuple[Any, float]:
+    """Heads after training, and the CPU seconds that it took."""
+    torch.manual_seed(seed)
+    heads = TwoHeads(names("train").shape[1]) if kind == "pairs" else Head()
+    if row is None:
+        return heads.eval(), 0.0
+    features = emoji_views.drawings("train")[0][:-1]
+    texts = names("train") if kind == "pairs" else None
+    learner, began = row.make(heads, temperature), time.process_time()
+    learner.begin(DataInfo(name="emojis", size=features.shape[1], ids=lambda: range(features.shape[1]), steps=steps))
+    optimizer = torch.optim.AdamW(learner.param_groups(WEIGHT_DECAY), lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
+    learner.train()
+    for step in range(1, steps + 1):
+        batch = drawn(features, texts, row.views)
+        learner.before_step()
+        loss = learner(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        learner.after_step(step)
+    return heads.eval(), time.process_time() - began
+
+
+def rate(step: int, steps: int) -> float:
+    """Warm-up, then half a cosine."""
+    warm = max(1, round(WARMUP * steps))
+    return min((step + 1) / warm, (1 + math.cos(math.pi * min(1, max(0, step - warm) / max(1, steps - warm)))) / 2)
+
+
+def drawn(features: Tensor, texts: Tensor | None, views: int) -> dict[str, Tensor]:
+    """A batch of `DRAWINGS` drawings `views` of each emoji, each in a style of its own; with names, as many pairs."""
+    rows = torch.randperm(features.shape[1])[: DRAWINGS // views]
+    styles = torch.randperm(len(features))[:views]
+    pictures = features[styles[:, None], rows]
+    batch = {"views": pictures, "image": pictures[0], "index": rows, "label": rows}
+    return batch if texts is None else {**batch, "text": texts[rows]}
+
+
+@cache
+def names(split: str) -> Tensor:
+    """Features `[N, 384]` of the emojis' names, each in the spread of the training names."""
+    raw = _read_names(split)
+    train = _read_names("train")
+    return (raw - train.mean(0)) / train.std(0)
+
+
+@cache
+def _read_names(split: str) -> Tensor:
+    from nearfar.models.language.text_model import text_encoder
+
+    texts = [record["text"][0] for record in world.emoji(split, styles=["noto"], tags=False)]
+    return torch.as_tensor(text_encoder("minilm").encode(texts)).float()
+
+
+@torch.no_grad()
+def measured(heads: Any, kind: str, split: str) -> dict[str, float]:
+    """How often the right emoji is nearest among those of the split, in the style that training never shows: to
+    drawings in another style, or to names and the other way round; and the effective rank of the drawings."""
+    features, _ = emoji_views.drawings(split)
+    unseen = normalize(heads.encode_image(features[-1]), dim=1)
+    if kind == "pictures":
+        asks = normalize(
+            heads.encode_image(features[emoji_views.DATA["styles"].index(emoji_views.DATA["asks"])]), dim=1
+        )
+        hits = [first_is_right(asks @ unseen.T)]
+    else:
+        text = normalize(heads.encode_text(names(split)), dim=1)
+        hits = [first_is_right(text @ unseen.T), first_is_right(unseen @ text.T)]
+    return {"R@1": round(mean(hits), 4), "rank": round(float(effective_rank(unseen)), 2)}
+
+
+def first_is_right(scores: Tensor) -> float:
+    return float((scores.argmax(1) == torch.arange(len(scores))).double().mean())
+
+
+def joined(path: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """The record with a new entry in its place."""
+    record = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    order = [(kind, name) for kind, rows in KINDS.items() for name in [UNTRAINED, *rows]]
+    key = (entry["kind"], entry["objective"])
+    rows = [row for row in record["rows"] if (row["kind"], row["objective"]) not in (key,)] + [entry]
+    rows = [row for row in rows if (row["kind"], row["objective"]) in order]
+    rows.sort(key=lambda row: order.index((row["kind"], row["objective"])))
+    return {**record, "rows": rows}
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    lines = []
+    for kind, heading in (("pictures", "Pictures alone"), ("pairs", "Drawings with their names")):
+        rows = [row for row in record["rows"] if row["kind"] == kind]
+        if not rows:
+            continue
+        lines += [
+            f"**{heading}**",
+            "",
+            "| objective | chosen | R@1, mean and range of the seeds | effective rank | CPU ms a step |",
+            "|:--|:--|--:|--:|--:|",
+        ]
+        for row in rows:
+            values = [figures["R@1"] for figures in row["test"]]
+            chosen = ", ".join(f"{name} {value:g}" for name, value in row["chosen"].items()) or "-"
+            spent = f"{row['ms_a_step']:.1f}" if row["chosen"] else "-"
+            lines.append(
+                f"| {row['objective']} | {chosen} | {mean(values):.3f} ({min(values):.3f} to {max(values):.3f}) | "
+                f"{mean(figures['rank'] for figures in row['test']):.1f} | {spent} |"
+            )
+        lines.append("")
+    return "\n".join([*lines, "    python benchmarks/compare_objectives.py", ""])
+
+
+if __name__ == "__main__":
+    main()

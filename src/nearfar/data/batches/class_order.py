@@ -1,0 +1,128 @@
+"""The order of a source whose batches hold several samples of each of their classes, for losses that compare samples of
+a class: of many classes, a batch drawn over all data hardly ever holds one twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from nearfar.data.batches.order import BatchRow, LocalBatch, OrderPlan, SourceOrder, State, mix
+from nearfar.data.sources.skipped import BadRecord
+from nearfar.data.sources.source import Record, Source, Stream
+from nearfar.errors import UserError
+
+_CLASS = 5  # its own stream of chance
+
+
+class ClassOrder(SourceOrder):
+    """A batch is made of `per_class` samples of each of its classes, next to one another. In an epoch, which is as long
+    as one of the whole data, each class comes about as often as it has samples; its samples take turns, in an order
+    drawn anew. One that has fewer than `per_class` shows some twice; samples of a negative label are left out.
+
+    Args:
+        labels: the class of each record of the source, in its order.
+        per_class: samples of a class in a batch.
+
+    Raises:
+        UserError: on reading a stream, a source of another size, no labelled record, a batch that `per_class` does not
+            divide, or fewer classes than one batch needs.
+
+    >>> from nearfar.data import Loader, Records
+    >>> names = Records([{"text": name, "label": label} for label, name in enumerate("aabbcc")])
+    >>> loader = Loader(names, order=ClassOrder([0, 0, 1, 1, 2, 2], 2), batch_size=4)
+    >>> [label[0] == label[1] and label[2] == label[3] for label in (batch["label"].tolist() for batch in loader)]
+    [True]
+    """
+
+    def __init__(self, labels: list[int], per_class: int) -> None:
+        self.per_class, self.labels = per_class, labels
+        self.members: dict[int, list[int]] = {}
+        for place, label in enumerate(labels):
+            if label >= 0:
+                self.members.setdefault(label, []).append(place)
+
+    @classmethod
+    def of(cls, source: Any, per_class: int) -> ClassOrder:
+        """By the `label` of the records of `source`; a record that cannot be read, or has none, has no class.
+
+        Raises:
+            UserError: a stream, or no record with a label.
+        """
+        if not isinstance(source, Source):
+            raise UserError(f"{source.name} is a stream: classes are drawn from data that can be read by number")
+        labels = [_label(source, place) for place in range(len(source))]
+        if max(labels, default=-1) < 0:
+            raise UserError(f"{source.name} has no labels, by which to draw several samples of a class")
+        return cls(labels, per_class)
+
+    def check(self, plan: OrderPlan) -> None:
+        if isinstance(plan.source, Stream):
+            raise UserError(f"{plan.source.name} is a stream: classes are drawn from data that can be read by number")
+        if len(self.labels) != len(plan.source):
+            raise UserError(
+                f"{len(self.labels)} labels do not fit {plan.source.name}, which has {len(plan.source)} records"
+            )
+        count = plan.split.global_batch_size
+        if count % self.per_class:
+            raise UserError(f"a batch of {count} samples does not divide into {self.per_class} of each class")
+        if len(self.members) < (needed := count // self.per_class):
+            raise UserError(
+                f"{plan.source.name} has {len(self.members)} classes, and a batch of {count} samples with "
+                f"{self.per_class} of each needs {needed}: lower the batch size, or raise the samples of a class"
+            )
+
+    def length(self, plan: OrderPlan) -> int:
+        """Whole batches alone."""
+        return sum(map(len, self.members.values())) // plan.split.global_batch_size
+
+    def batches(self, plan: OrderPlan, epoch: int, state: State) -> Iterator[LocalBatch]:
+        places, count = self._places(plan, epoch), plan.split.global_batch_size
+        for step in range(state.get("step", 0), self.length(plan)):
+            start, stop = plan.split.local_rows(count)
+            rows = [BatchRow(self._row(plan, places[step * count + i], epoch)) for i in range(start, stop)]
+            yield LocalBatch(rows, start, {"step": step + 1})
+
+    def _places(self, plan: OrderPlan, epoch: int) -> list[int]:
+        """All places of an epoch: classes without one twice in a batch, `per_class` samples of each."""
+        generator = torch.Generator().manual_seed(mix(plan.seed, epoch, _CLASS))
+        a_batch = plan.split.global_batch_size // self.per_class
+        turns = {label: _Turns(places, generator) for label, places in self.members.items()}
+        share = torch.tensor([float(len(places)) for places in self.members.values()])
+        labels, drawn = list(self.members), []
+        for _ in range(self.length(plan)):
+            for row in torch.multinomial(share, a_batch, generator=generator).tolist():
+                drawn += [turns[labels[row]].take() for _ in range(self.per_class)]
+        return drawn
+
+    def _row(self, plan: OrderPlan, place: int, epoch: int) -> Callable[[int], tuple[int, Callable[[], Record]]]:
+        """The record at a place, and those that may take its place: the others of its class, then any."""
+        others = [other for other in self.members[self.labels[place]] if other != place]
+
+        def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
+            row = [place, *others]
+            at = row[attempt] if attempt < len(row) else mix(plan.seed, epoch, place, attempt) % len(self.labels)
+            return at, lambda: plan.source[at]
+
+        return candidate
+
+
+def _label(source: Source, place: int) -> int:
+    try:
+        label = source[place].get("label")
+    except BadRecord:
+        return -1
+    return label if isinstance(label, int) else -1
+
+
+class _Turns:
+    """The samples of a class in an order drawn anew each time all were taken."""
+
+    def __init__(self, places: list[int], generator: torch.Generator) -> None:
+        self.places, self.generator, self.left = places, generator, list[int]()
+
+    def take(self) -> int:
+        if not self.left:
+            self.left = [self.places[i] for i in torch.randperm(len(self.places), generator=self.generator).tolist()]
+        return self.left.pop()

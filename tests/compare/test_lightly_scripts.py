@@ -1,0 +1,89 @@
+"""SimCLR, MoCo and BYOL beside lightly's: the same losses and gradients on the same vectors, the same steps on the same
+views where the methods agree, and the script that measures both."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from nearfar.losses.functional import nt_xent
+from nearfar.methods.image.moco import queue_info_nce
+from nearfar.methods.parts.view_projections import cosine_distance
+
+pytest.importorskip("lightly")
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+
+TAU = 0.2
+
+
+def vectors(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+
+
+def same(ours, theirs, *inputs):
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_two_views():
+    a, b = vectors(9, 6), vectors(9, 6, seed=1)
+    tau = torch.tensor(TAU, dtype=torch.float64)
+    same(nt_xent(a, b, temperature=tau), NTXentLoss(temperature=TAU)(a, b), a, b)
+
+
+def test_keys_of_a_queue():
+    q, k = vectors(9, 6), vectors(9, 6, seed=1).detach()
+    theirs = NTXentLoss(temperature=TAU, memory_bank_size=(32, 6)).double()
+    queue = theirs.memory_bank.bank.clone()
+    same(queue_info_nce(normalize(q, dim=1), normalize(k, dim=1), queue, TAU), theirs(q, k), q)
+    assert torch.equal(theirs.memory_bank.bank[:9], normalize(k, dim=1)), "the keys come after the loss, as ours do"
+
+
+def test_cosines():
+    p, z = vectors(9, 6), vectors(9, 6, seed=1).detach()
+    same(cosine_distance(p, z), 1 + NegativeCosineSimilarity()(p, z), p)
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("beside_lightly")
+
+
+def test_byol_takes_the_same_steps(script):
+    """Ours counts twice the sum of both cosine distances, theirs minus the mean of both cosines. The first step alone:
+    from the second on lightly's slow copy is one update behind."""
+    batch = script.views("byol", 1, 8, seed=0)[0]
+    (_, ours), (_, theirs) = (script.learner(library, "byol", 0, 10) for library in script.LIBRARIES)
+    assert ours(batch).item() == pytest.approx(4 * (1 + theirs(batch).item()), rel=1e-4)
+
+
+def test_simclr_differs_by_what_batch_norm_sees(script):
+    """Ours sends both views through together, as the released code does, lightly one by one: on one view twice both see
+    the same statistics."""
+    batch = script.views("simclr", 1, 8, seed=0)[0][:1].expand(2, -1, -1, -1, -1)
+    (_, ours), (_, theirs) = (script.learner(library, "simclr", 0, 10) for library in script.LIBRARIES)
+    assert ours(batch).item() == pytest.approx(theirs(batch).item(), rel=1e-4)
+
+
+@pytest.mark.timeout(300)
+def test_beside_lightly(script, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "made" / "beside.json"
+    flags = ["beside_lightly.py", "--steps", "2", "--batch", "8", "--seeds", "0", "--output", str(out)]
+    monkeypatch.setattr(sys, "argv", flags)
+    threads = torch.get_num_threads()
+    try:
+        script.main()
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["method"] for row in rows] == ["simclr", "moco", "byol"]
+    assert all(row["images_per_cpu_s"][library][0] > 0 for row in rows for library in script.LIBRARIES)
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out
