@@ -143,6 +143,12 @@ def test_a_step_with_pairs_of_texts():
     step(find("simcse")(Points(), hard_negative_weight=0.5), batch)
 
 
+def test_a_step_with_whitened_passes():
+    points = Points()
+    points.text = torch.nn.Sequential(points.text, torch.nn.Dropout(0.1))
+    step(find("whitenedcse")(points, groups=4, detach=False), {"text": torch.randn(B, 8)})
+
+
 @pytest.mark.parametrize("name", ["isogclr", "sogclr"])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_step_with_a_state_of_each_sample(name, pairs):
@@ -201,18 +207,7 @@ def test_a_step_of_pixpro_on_large_maps(pixels):
 
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
-    pairs = {
-        "albef",
-        "tcl",
-        "align",
-        "clip",
-        "negclip",
-        "siglip",
-        "ensemble",
-        "matryoshka",
-        "sepclr",
-        "simcse",
-        "simctg",
-    }
+    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
+    texts = {"simcse", "simctg", "whitenedcse"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
-    assert set(METHODS) == {*pairs, *views, "pixpro", "answering", "entailment"}
+    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "answering", "entailment"}

@@ -38,6 +38,7 @@ METHODS = {
     "sogclr": "nearfar.methods.image.sogclr:SogCLR",
     "supcon": "nearfar.methods.image.supervised:SupCon",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
+    "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
 }
 """Name in recipes -> where its class lives."""
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
     from nearfar.models.image.common_salient_encoder import CommonSalientEncoder, common_salient
     from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
+    from nearfar.models.language.text_model import text_encoder
+    from nearfar.models.language.whitening_transform import WhiteningTransform, whitened_encoder
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.shorter import shortened
@@ -46,6 +48,7 @@ _HOME = {
     "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
     "Reranker": "fusion.reranker",
+    "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
     "common_salient": "image.common_salient_encoder",
     "create": "presets",
@@ -56,6 +59,8 @@ _HOME = {
     "rank_answers": "fusion.answer_decoder",
     "rerank": "fusion.reranker",
     "shortened": "shorter",
+    "text_encoder": "language.text_model",
+    "whitened_encoder": "language.whitening_transform",
 }
 MAKERS = {
     "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
@@ -82,6 +87,7 @@ __all__ = [
     "MatchingHead",
     "MomentumEncoder",
     "Reranker",
+    "WhiteningTransform",
     "answer_loss",
     "common_salient",
     "create",
@@ -92,6 +98,8 @@ __all__ = [
     "rank_answers",
     "rerank",
     "shortened",
+    "text_encoder",
+    "whitened_encoder",
 ]
 
 

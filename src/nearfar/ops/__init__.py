@@ -5,8 +5,8 @@
 that of pairs of classes in gated subspaces; `view_partition` is for any number of views, `two_way_partition` for a
 scale of every row on either side; `sample_hard_negatives` draws keys by the same logits. `near_sums`, `near_log_ratio`
 and `propagated` are over the cells of two maps. `sinkhorn` and `transport_plan` are the optimal transport of clusters
-and few-shot classes. None of them normalises its vectors, and none ever holds the matrix of all pairs, but for
-`backend="dense"`.
+and few-shot classes; `group_whitening` takes the correlations out of groups of channels. None of the sums over pairs
+normalises its vectors, and none ever holds the matrix of all pairs, but for `backend="dense"`.
 """
 
 from nearfar.ops.cell_pairs import near_log_ratio, near_sums, propagated
@@ -22,8 +22,10 @@ from nearfar.ops.softplus import pairwise_softplus
 from nearfar.ops.transport import transport_plan
 from nearfar.ops.two_way_partition import two_way_partition
 from nearfar.ops.view_partition import view_partition
+from nearfar.ops.whitening import group_whitening
 
 __all__ = [
+    "group_whitening",
     "info_nce",
     "log_partition",
     "near_log_ratio",

@@ -262,6 +262,22 @@ PAPERS = (
         "Whitening-based Contrastive Learning of Sentence Embeddings",
         "2305.17746",
         "text",
+        home=(
+            "nearfar.methods.text.whitened",
+            "nearfar.methods.text.simcse",
+            "nearfar.methods.text.whitening_layer",
+            "nearfar.losses.first_view",
+            "nearfar.ops.whitening",
+            "nearfar.models.language.whitening_transform",
+        ),
+        recipes=(
+            "whitenedcse",
+            "whitenedcse-paper",
+            "simcse",
+            "simcse-pairs",
+            "simcse-paper",
+            "simcse-supervised-paper",
+        ),
     ),
     Paper(
         "x-clip",

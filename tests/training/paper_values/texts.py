@@ -17,7 +17,22 @@ SHARED = {
     "training.eval_every": 125,
     "training.monitor": "val_sts/spearman",
 }
+WHITENED = {  # SupstarZh/WhitenedCSE (65fe70a5768e), its example script and layer
+    "method.name": "whitenedcse",
+    "method.copies": 3,
+    "method.groups": 128,
+    "method.shuffle": "each",
+    "method.detach": True,
+    "method.eps": 0.0,
+    "method.kind": "zca",
+    "method.reduction": "sum",
+    "method.head": "mlp",
+    "training.epochs": 1,
+    "training.batch_size": 256,
+    "training.lr": 1e-5,
+}
 VALUES = {
+    "whitenedcse-paper": SHARED | WHITENED,
     "simcse-paper": SHARED | {"training.epochs": 1, "training.batch_size": 64, "training.lr": 3e-5},
     "simcse-supervised-paper": SHARED
     | {

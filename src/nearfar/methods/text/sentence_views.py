@@ -22,7 +22,7 @@ def embed_sentences(model: Any, batch: Batch, copies: int) -> dict[str, Tensor]:
     if "text2" in batch:
         views = [model.encode_text(batch["text"]), model.encode_text(batch["text2"])]
     else:
-        views = list(model.encode_text(_each(batch["text"], lambda value: value.repeat(copies, 1))).chunk(copies))
+        views = list(model.encode_text(_each(batch["text"], lambda value: torch.cat([value] * copies))).chunk(copies))
     embeddings = {f"view_{place}": view for place, view in enumerate(views)}
     if "negative_text" in batch:
         tokens = batch["negative_text"]
