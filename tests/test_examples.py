@@ -63,6 +63,18 @@ def test_gates_of_pairs_tell_what_classes_share(tmp_path, monkeypatch):
     assert example["main"](200) > 0.5
 
 
+def test_a_second_stage_learns_what_was_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = runpy.run_path(str(ROOT / "examples" / "what_was_left_out.py"), run_name="example")
+    results = example["main"](steps=120)
+    first, both = results["first stage"], results["both, side by side"]
+    assert first["loud factor"] > 0.9
+    assert first["quiet factor"] < 0.5
+    assert results["second stage"]["loud factor"] < first["loud factor"], "a stage by itself forgets"
+    assert both["loud factor"] > 0.9
+    assert both["quiet factor"] > first["quiet factor"] + 0.2
+
+
 def test_simclr_on_a_folder_learns_and_saves_its_backbone(tmp_path, monkeypatch):
     from PIL import Image
 

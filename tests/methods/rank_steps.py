@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simctg": {},
     "supcon": {},
     "sogclr": {"temperature": 0.2},
+    "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
 }
 """Every method that recipes know but for the next, its queue and its teacher on."""

@@ -149,6 +149,15 @@ def test_a_step_with_whitened_passes():
     step(find("whitenedcse")(points, groups=4, detach=False), {"text": torch.randn(B, 8)})
 
 
+@pytest.mark.parametrize("clusters", [1, 3, B // 2])
+@pytest.mark.parametrize("inner", ["clip", "simclr"])
+def test_a_step_within_clusters(inner, clusters):
+    views, cluster = torch.randn(2, B, 8), torch.arange(B) % clusters
+    batch = {"views": views, "image": views[0], "text": views[1], "cluster": cluster}
+    step(find("within_clusters")(Points(), of={"name": inner}), batch)
+    step(find("moco")(Points(), queue_size=B, within="cluster"), batch)
+
+
 @pytest.mark.parametrize("name", ["isogclr", "sogclr"])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_a_step_with_a_state_of_each_sample(name, pairs):
@@ -210,4 +219,4 @@ def test_every_method_is_looked_at():
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"simcse", "simctg", "whitenedcse"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
-    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "answering", "entailment"}
+    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "within_clusters", "answering", "entailment"}

@@ -61,3 +61,14 @@ def on_ranks(recipe: str, out: str) -> bytes:
     """Every process takes part in all stages; the main one computes what is kept."""
     load(recipe).run(out, resume=True)
     return (Path(out) / "2-whole/checkpoints/last/method.safetensors").read_bytes()
+
+
+def three_on_ranks(recipe: str, out: str) -> list[bytes]:
+    """What three stages end with, and whether each whole batch of the last one is of one cluster."""
+    from nearfar import distributed
+
+    load(recipe).run(out, resume=True)
+    loader = load(Path(out) / "3-two", ["data.small_clusters=drop", "batch_size=2", "chunk=1"]).build().loader
+    pure = all(len(set(distributed.gather_rows(batch["cluster"]).tolist())) == 1 for batch in loader)
+    weights = (Path(out) / "3-two/checkpoints/last/method.safetensors").read_bytes()
+    return [weights, b"pure" if pure else b"mixed"]

@@ -28,6 +28,8 @@ _LAZY = {
     "hold_out_of_stream": "batches.held_out_stream",
     "ClassOrder": "batches.class_order",
     "PairedOrder": "batches.paired_order",
+    "ClusterOrder": "batches.cluster_order",
+    "ClusterBatchSampler": "batches.cluster_order",
     "SourceOrder": "batches.order",
     "StreamOrder": "batches.order",
     "Field": "fields.field",
@@ -43,6 +45,8 @@ _LAZY = {
     "CaptionSwapper": "mining.swaps",
     "with_hard_captions": "mining.hard_captions",
     "mine_hard_images": "mining.hard_images",
+    "cluster_codes": "mining.clusters",
+    "combine_codes": "mining.clusters",
 }
 _MODULES = {
     "batch": "batches.batch",

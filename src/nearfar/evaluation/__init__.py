@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
     from nearfar.evaluation.dense.segmentation import segmentation
+    from nearfar.evaluation.measures.paired_images import paired_images
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
@@ -55,6 +56,7 @@ _HOME = {
     "linear_probe": "nearfar.evaluation.protocols.probes",
     "load_results": "nearfar.evaluation.measures.result",
     "nearest": "nearfar.nearest",
+    "paired_images": "nearfar.evaluation.measures.paired_images",
     "rank": "nearfar.evaluation.measures.retrieval_ranks",
     "rank_metrics": "nearfar.evaluation.protocols.retrieval",
     "rank_scores": "nearfar.evaluation.measures.retrieval_ranks",
@@ -92,6 +94,7 @@ __all__ = [
     "linear_probe",
     "load_results",
     "nearest",
+    "paired_images",
     "rank",
     "rank_metrics",
     "rank_scores",

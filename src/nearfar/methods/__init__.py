@@ -39,6 +39,7 @@ METHODS = {
     "supcon": "nearfar.methods.image.supervised:SupCon",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
     "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
+    "within_clusters": "nearfar.methods.image.within_clusters:WithinClusters",
 }
 """Name in recipes -> where its class lives."""
 

@@ -199,6 +199,11 @@ class EmbeddingMethod(Method):
         return self.objective(self.embed(batch), self.for_objective(batch))
 
 
+def trained_part(model: Any) -> Any:
+    """The encoder of a `model` that a method trains: the newest part of a concatenation, else the model itself."""
+    return getattr(model, "newest", model)
+
+
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices with `weight_decay`, vectors and scalars without."""
     trainable = [p for p in parameters if p.requires_grad]

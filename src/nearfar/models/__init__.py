@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nearfar.methods.parts.feature_queue import FeatureQueue
     from nearfar.methods.parts.momentum_encoder import MomentumEncoder
     from nearfar.methods.parts.token_masking import mask_tokens
+    from nearfar.models.concat_encoder import ConcatDualEncoder, ConcatImageEncoder, concatenated
     from nearfar.models.dual.dual_encoder import DualEncoder
     from nearfar.models.fusion.answer_decoder import AnswerDecoder, answer_loss, rank_answers
     from nearfar.models.fusion.attention_maps import ground
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _HOME = {
     "AnswerDecoder": "fusion.answer_decoder",
     "CommonSalientEncoder": "image.common_salient_encoder",
+    "ConcatDualEncoder": "concat_encoder",
+    "ConcatImageEncoder": "concat_encoder",
     "DualEncoder": "dual.dual_encoder",
     "FeatureQueue": "methods.parts.feature_queue",
     "FusionAnswerer": "fusion.fusion_answerer",
@@ -51,6 +54,7 @@ _HOME = {
     "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
     "common_salient": "image.common_salient_encoder",
+    "concatenated": "concat_encoder",
     "create": "presets",
     "ground": "fusion.attention_maps",
     "image_encoder": "image.image_encoder",
@@ -75,6 +79,8 @@ __all__ = [
     "PRESETS",
     "AnswerDecoder",
     "CommonSalientEncoder",
+    "ConcatDualEncoder",
+    "ConcatImageEncoder",
     "DualEncoder",
     "FeatureQueue",
     "FusionAnswerer",
@@ -90,6 +96,7 @@ __all__ = [
     "WhiteningTransform",
     "answer_loss",
     "common_salient",
+    "concatenated",
     "create",
     "ground",
     "image_encoder",

@@ -100,6 +100,9 @@ KEYS: dict[str, Check] = {
     "common": mapping,
     "salient": mapping,
     "layers": lambda value: isinstance(value, list) and len(value) < 2**5 and all(map(dense, value)),
+    "parts": lambda value: isinstance(value, list) and 0 < len(value) < 2**5 and all(map(mapping, value)),
+    "normalize": lambda value: value in ("joint", "each"),
+    "weights": absent_or(lambda value: isinstance(value, list) and all(map(between(0, math.inf), value))),
     "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""
@@ -138,6 +141,11 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
         check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
     for part, inner in getattr(made, "MODELS_WITHIN", {}).items():
         check_config(config[part], inner, file, weights=weights)
+    if "parts" in config:
+        if not hasattr(made, "PARTS_OF"):
+            raise UserError(f"{file} has 'parts', which a {made.__name__} has not: {REMEDY}")
+        for part in config["parts"]:
+            check_config(part, made.PARTS_OF, file, weights=weights)
 
 
 def check_adapters(file: Path) -> dict[str, Any]:

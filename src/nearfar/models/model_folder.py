@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models.card import card
-from nearfar.models.folder_checks import REMEDY, check_config, first_line, needed_keys
+from nearfar.models.folder_checks import REMEDY, check_config, first_line
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 MODELS = {
     "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
+    "ConcatDualEncoder": "nearfar.models.concat_encoder",
+    "ConcatImageEncoder": "nearfar.models.concat_encoder",
     "DualEncoder": "nearfar.models.dual.dual_encoder",
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",
@@ -73,7 +75,7 @@ def read(folder: str | Path) -> Any:
         raise UserError(f"{file} is not of a model saved by nearfar: {REMEDY}")
     made = getattr(import_module(MODELS[name]), name)
     check_config(config, made, file, weights=folder / WEIGHTS)
-    tokenizer = read_tokenizer(folder, tokens) if "text" in needed_keys(made) else None
+    tokenizer = read_tokenizer(folder, tokens) if hasattr(made, "encode_text") else None
     try:
         model = made.from_config(config, tokenizer)
     except UserError as error:

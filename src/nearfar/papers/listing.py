@@ -159,6 +159,14 @@ PAPERS = (
         "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning",
         "2402.11816",
         "image",
+        home=(
+            "nearfar.data.batches.cluster_order",
+            "nearfar.data.mining.clusters",
+            "nearfar.models.concat_encoder",
+            "nearfar.methods.image.within_clusters",
+            "nearfar.losses.within_groups",
+        ),
+        recipes=("mcl", "mcl-pairs", "mcl-paper"),
     ),
     Paper(
         "multiview",

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar import ops
+from nearfar.errors import UserError
 from nearfar.losses.groups import unit
-from nearfar.methods.base import Batch, Method
+from nearfar.methods.base import Batch, Method, trained_part
 from nearfar.methods.parts.feature_queue import FeatureQueue
 from nearfar.methods.parts.mean_teacher import MeanTeacher, Normalise, Statistics
 from nearfar.methods.parts.pending import Pending
@@ -25,6 +26,7 @@ class _Keys(NamedTuple):
 
     features: Tensor
     ids: Tensor | None
+    cluster: Tensor | None
 
 
 class MoCo(Method):
@@ -41,6 +43,9 @@ class MoCo(Method):
             statistics of the encoder.
         shuffle: with several processes, make keys in batches drawn anew over all of them (paper); one process has one
             batch, in which queries and keys may recognise each other by the statistics that they share.
+        within: a key of the batch, "cluster" say, that holds a number a sample: only keys in the queue with a query's
+            own number are its negatives (MCL, arXiv 2402.11816). A batch of one cluster would not do: the queue holds
+            those of past batches.
 
     The batch has `views` `[V, B, 3, H, W]`. Logs `spread`.
 
@@ -64,12 +69,13 @@ class MoCo(Method):
         queue_size: int = 65_536,
         normalise: Normalise = "batch",
         shuffle: bool = True,
+        within: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.temperature, self.shuffle = temperature, shuffle
+        self.temperature, self.shuffle, self.within = temperature, shuffle, within
         statistics: Statistics = "own" if normalise == "batch" else "copied"
-        self.teacher = MeanTeacher(model, momentum, normalise=normalise, statistics=statistics)
+        self.teacher = MeanTeacher(trained_part(model), momentum, normalise=normalise, statistics=statistics)
         self.queue = FeatureQueue(projected_dim(model), queue_size)
         self._pending: Pending[_Keys] = Pending()
 
@@ -77,9 +83,11 @@ class MoCo(Method):
         large, small = views_of(batch)
         k = self._keys(large.pop(1))
         queries = [unit(z) for z in apart(partial(project, self.model), [*large, *small])]
-        losses = [queue_info_nce(q, k, self.queue.features, self.temperature) for q in queries]
+        cluster = None if self.within is None else _cluster(batch, self.within)
+        groups = {} if cluster is None else {"group": cluster, "queue_group": self.queue.group}
+        losses = [queue_info_nce(q, k, self.queue.features, self.temperature, **groups) for q in queries]
         loss = torch.stack(losses).mean()
-        self._pending.after_backward(loss, _Keys(k, batch.get("index")))
+        self._pending.after_backward(loss, _Keys(k, batch.get("index"), cluster))
         return {"loss": loss, "spread": spread(queries[0])}
 
     def _keys(self, pixels: Tensor) -> Tensor:
@@ -96,19 +104,37 @@ class MoCo(Method):
         super().after_step(step)
         self.teacher.update()
         for keys in self._pending.take():
-            self.queue.push(keys.features, index=keys.ids)
+            self.queue.push(keys.features, keys.cluster, index=keys.ids)
 
 
-def queue_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def _cluster(batch: Batch, key: str) -> Tensor:
+    """The samples' numbers `[B]` int64 under a key of the batch."""
+    if key not in batch:
+        raise UserError(f"MoCo's within is {key!r}, which the batch does not have: name its column in data.columns")
+    return batch[key].long()
+
+
+def queue_info_nce(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    temperature: float,
+    *,
+    group: Tensor | None = None,
+    queue_group: Tensor | None = None,
+) -> Tensor:
     """MoCo's loss, a scalar: the cross-entropy of each query's own key against the queue. The keys of the batch's other
     samples are no candidates.
 
-    Takes queries `q` `[B, D]`, their keys `k` `[B, D]` and the queue `[K, D]`, unit rows in floating point. The B x K
-    matrix of all similarities is never held.
+    Takes queries `q` `[B, D]`, their keys `k` `[B, D]` and the queue `[K, D]`, unit rows in floating point. With
+    `group` `[B]` and `queue_group` `[K]`, int64, a query's candidates are of its own group; one without any adds 0. The
+    B x K matrix of all similarities is never held.
 
     >>> q = torch.eye(2)
     >>> round(queue_info_nce(q, q, torch.tensor([[0.0, 1.0], [0.0, 1.0]]), 1.0).item(), 6)  # log(1 + 2 / e), log(1 + 2)
     0.825029
     """
     positive = (q * k).sum(1) / temperature
-    return F.softplus(ops.log_partition(q, queue, 1 / temperature) - positive).mean()
+    admit = "all" if group is None else "same"
+    negatives = ops.log_partition(q, queue, 1 / temperature, q_group=group, k_group=queue_group, admit=admit)
+    return F.softplus(negatives - positive).mean()

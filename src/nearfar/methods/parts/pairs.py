@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nearfar.methods.base import Batch
+from nearfar.methods.base import Batch, trained_part
 
 
 def embed_pairs(model: Any, batch: Batch) -> dict[str, Tensor]:
     """`image` and `text` embeddings `[B, D]`, floating point, by the model's `encode_image` and `encode_text`, and
-    `negative_text` `[B K, D]` where the batch has hard captions."""
+    `negative_text` `[B K, D]` where the batch has hard captions; of a concatenation, those of its newest part."""
+    model = trained_part(model)
     embeddings = {"image": model.encode_image(batch["image"]), "text": model.encode_text(batch["text"])}
     if "negative_text" in batch:
         embeddings["negative_text"] = model.encode_text(batch["negative_text"])

@@ -15,6 +15,7 @@ from nearfar.training.recipe.recipe_data import (
     OpenedData,
     batches_of,
     check_records,
+    cluster_order,
     measured_on,
     open_data,
     validation_of,
@@ -80,7 +81,7 @@ def assemble(
 
     if takes_long := bool(recipe.data.precompute or recipe.data.hard_images):
         say_first()
-    order: Any = None
+    order: Any = cluster_order(recipe, source)
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
 
@@ -90,6 +91,7 @@ def assemble(
 
         order = ClassOrder.of(source, per_class)
     loader = batches_of(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
-    validation = validation_of(recipe, method, validated_on, {**options, "fields": fields_of(validated_on)})
+    validated_by = {"order": cluster_order(recipe, validated_on, training=False), "fields": fields_of(validated_on)}
+    validation = validation_of(recipe, method, validated_on, options | validated_by)
     first = None if takes_long else say_first
     return AssembledRun(recipe, method, loader, validation, held_out, source, validated_on, first)

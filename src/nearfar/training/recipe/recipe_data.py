@@ -11,7 +11,7 @@ from nearfar import distributed as processes
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 from nearfar.evaluation.needs import missing_in_model, missing_in_source
-from nearfar.methods.base import Method
+from nearfar.methods.base import Method, trained_part
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.loaders import make_loader
 from nearfar.training.loop.setting_checks import (
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 OF_PIXELS = ("views", "validation_views", "small_views", "small_size", "cache")
 """Settings of a loader that reads pictures in each epoch: features have views and a place in memory of their own."""
+WELL_COVERED = 0.9
+"""The share of records in batches of one cluster, below which a run says so."""
 
 
 @dataclass
@@ -148,9 +150,34 @@ def _column(key: str, where: str) -> tuple[Path, str]:
     return Path(folder), column
 
 
+def cluster_order(recipe: Recipe, source: Any, *, training: bool = True) -> Any:
+    """The order whose batches are of one cluster each, where `data.clusters` says so; None elsewhere. Validation leaves
+    out nobody who has a neighbour."""
+    config = recipe.data
+    if config.clusters is None or source is None:
+        return None
+    from nearfar.data.batches.cluster_order import ClusterOrder
+
+    if config.clusters not in source.columns:
+        raise UserError(
+            f"recipe, data.clusters: the records of {source.name} have no {config.clusters!r}: join it by "
+            f"data.columns, {{{config.clusters}: previous/{config.clusters}}}, say."
+        )
+    if not training:
+        return ClusterOrder(config.clusters, small="partial")
+    order = ClusterOrder(config.clusters, small=config.small_clusters, order=config.cluster_order)
+    if processes.is_main() and (share := order.coverage(source, recipe.training.batch_size)) < WELL_COVERED:
+        print(
+            f"note: batches of one cluster each hold {share:.0%} of the records of {source.name} in an epoch: lower "
+            "training.batch_size, make fewer clusters, or set data.small_clusters to merge or partial.",
+            flush=True,
+        )
+    return order
+
+
 def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, Any], *, training: bool) -> Any:
     """Batches of pictures, or of what the frozen towers make of them."""
-    model, config, views = method.encoder, recipe.training, recipe.data.precompute
+    model, config, views = trained_part(method.encoder), recipe.training, recipe.data.precompute
     if views is None:
         return make_loader(source, model, config, training=training, **options)
     from nearfar.embedding.features import precompute

@@ -9,6 +9,7 @@ from typing import Any
 
 from nearfar.data.fields.text import clean_caption, cleaning
 from nearfar.errors import UserError
+from nearfar.methods.base import trained_part
 from nearfar.training.recipe.sections import MODEL_SETTINGS, OF_A_LOADED_MODEL, check_names, maker, named
 
 CORPUS = 200_000
@@ -39,8 +40,8 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
 
 def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
     """Change what a recipe changes of a model: the size of its pictures and the length of its texts, where it was
-    loaded; how it cleans captions; adapters, which parts are frozen. A model that was loaded keeps its frozen parts,
-    unless `freeze` says which they are now."""
+    loaded; how it cleans captions; one more encoder beside it; adapters, which parts are frozen. A model that was
+    loaded keeps its frozen parts, unless `freeze` says which they are now."""
     if settings.get("load") is not None:
         if (size := settings.get("image_size")) is not None:
             if not hasattr(model, "resize_images"):
@@ -54,6 +55,9 @@ def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
         if getattr(model, "tokenizer", None) is None:
             raise UserError(f"recipe, model.clean_captions: a {type(model).__name__} has no tokenizer to clean with.")
         model.tokenizer = cleaning(model.tokenizer)
+    if (start := settings.get("append")) is not None:
+        model = _appended(model, start, is_loaded=settings.get("load") is not None)
+    whole, model = model, trained_part(model)
     frozen, adapters = settings.get("freeze"), _adapters(settings.get("lora") or {})
     for setting, value, ability in (("freeze", frozen, "freeze"), ("lora", adapters, "add_lora")):
         if value and not hasattr(model, ability):
@@ -68,7 +72,16 @@ def change_model(model: Any, settings: Mapping[str, Any]) -> Any:
             model.add_lora(tower, **options)
     if frozen:
         model.freeze(*([frozen] if isinstance(frozen, str) else frozen))
-    return model
+    return whole
+
+
+def _appended(model: Any, start: Any, *, is_loaded: bool) -> Any:
+    from nearfar.models.concat_encoder import appended
+
+    if not is_loaded:
+        raise UserError("recipe, model.append: there is no model to go on from: name one with model.load.")
+    with named("model"):
+        return appended(model, start)
 
 
 def _thawed(model: Any) -> list[str]:

@@ -66,6 +66,20 @@ class AssembledRun:
             processes.barrier()
         return run
 
+    def as_it_is(self, out: Path) -> Run:
+        """Save, evaluate and report the model without training: a stage that others go on from."""
+        with alone(out, self.recipe.training.device):
+            if processes.is_main():
+                files.write(out / "config.yaml", self.recipe.as_yaml())
+            if self.say_first:
+                self.say_first()
+            run = Run(self.method.eval(), out, 0, [], 0.0)
+            finish.save_model(run)
+            if processes.is_main():
+                self._evaluate(run, run.model, out)
+            processes.barrier()
+        return run
+
     def _evaluate(self, run: Run, model: Any, out: Path) -> None:
         """Measure and report, on the evaluation's data or the share held out; else report on what there is."""
         from nearfar.evaluation import embed, evaluate, left_out, save_results

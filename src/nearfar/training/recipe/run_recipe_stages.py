@@ -47,7 +47,7 @@ def run(
             before_reading=lambda model: check_following(model, following),
             announce=announce if number == left[0] else None,
         )
-        done = built.run(folder, resume=True)
+        done = built.run(folder, resume=True) if stage.train else built.as_it_is(folder)
         if stage.keep and processes.is_main():
             model = load(folder / "model") if sharding.enabled() else done.model
             # A stage that is not validated itself keeps columns for the validation of those that read them.

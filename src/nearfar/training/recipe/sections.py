@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from inspect import Parameter, signature
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from nearfar import lookup
 from nearfar import trust as trusted
@@ -39,6 +39,14 @@ class DataConfig:
     """Make hard negative captions by swapping units of the captions (English); `negatives: 1` draws one a sample."""
     drop_without_hard: bool = False
     """Train on the records with a hard caption alone, as NegCLIP does; else the others train without one."""
+    clusters: str | None = None
+    """Make each batch of one cluster: of records that have the same number under this key, `cluster` say, which
+    `columns` joins (MCL)."""
+    small_clusters: Literal["drop", "merge", "partial"] = "drop"
+    """What becomes of clusters that do not fill a batch, and of what others leave over: `drop` leaves it out of the
+    epoch, `merge` joins small clusters with their neighbours by number, `partial` makes smaller batches."""
+    cluster_order: Literal["shuffle", "round_robin"] = "shuffle"
+    """The order of such batches; `round_robin` takes one of each cluster in turn, as MCL's released code."""
     hard_images: int | None = None
     """Fill half of each batch with neighbours of the other half: one of that many pictures most alike to
     the model before training."""
@@ -80,8 +88,9 @@ class DataConfig:
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
-        if self.per_class is not None and self.hard_images is not None:
-            raise UserError("data.per_class and data.hard_images both fill the batches: leave one of them out.")
+        fills = ("clusters", "per_class", "hard_images")
+        if len(chosen := [name for name in fills if getattr(self, name) is not None]) > 1:
+            raise UserError(f"data.{chosen[0]} and data.{chosen[1]} both fill the batches: leave one of them out.")
         if self.caption is not None:
             with named("data"):
                 check_caption(self.caption)
@@ -93,7 +102,7 @@ class DataConfig:
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit", "columns", "precompute")
+        own = ("train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order")
         hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class")
         return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
@@ -139,6 +148,10 @@ class ModelSettings:
     load: str | None = None
     """A model to go on from, in place of one that is made: a run's folder, one that nearfar or transformers saved, or a
     name; `previous` in stages. `image_size`, `max_length`, `freeze` and `lora` may stand beside it."""
+    append: Literal["scratch", "base", "previous"] | None = None
+    """Train one more encoder beside the loaded model's (MCL), of the same shape, which starts from `scratch`, from the
+    weights of the first (`base`), or from those of the last (`previous`). The model is then the concatenation of all;
+    `freeze` and `lora` are of the new one."""
     make: str = CREATE
     """What makes the model: `nearfar.models.create`, one of `nearfar.models.MAKERS`, or `module:function` of a trusted
     module."""

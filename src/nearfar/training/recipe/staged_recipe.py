@@ -44,9 +44,13 @@ class StageSettings:
     keep: dict[str, Any] = field(default_factory=dict)
     """Columns that are computed of its training data when it ends, by name: a side (`image`, `text`), clusters, or
     `module:function`."""
+    train: bool = True
+    """False takes the model as it is made or loaded: it is saved, measured, and its columns are kept."""
 
 
 STAGES = "stages"
+PLAIN = ("name", "train")
+"""What of a stage is no section."""
 Values = dict[str, dict[str, Any]]
 
 
@@ -57,6 +61,7 @@ class RecipeStage:
     name: str
     recipe: Recipe
     keep: dict[str, Any] = field(default_factory=dict)
+    train: bool = True
 
     def after(self, before: Sequence[FinishedStage]) -> Recipe:
         """Its recipe with the folders of the stages before in the place of their names."""
@@ -90,7 +95,10 @@ class StagedRecipe:
 
     def as_yaml(self) -> str:
         """The whole recipe with every setting of each stage spelled out: loading it gives this recipe again."""
-        plain = [{"name": s.name, **({"keep": s.keep} if s.keep else {}), **s.recipe.sections()} for s in self.stages]
+        plain = []
+        for stage in self.stages:
+            own = ({"keep": stage.keep} if stage.keep else {}) | ({} if stage.train else {"train": False})
+            plain.append({"name": stage.name, **own, **stage.recipe.sections()})
         return f"# {self.comment}\n" + dump({STAGES: plain})
 
     def run(
@@ -149,13 +157,15 @@ def load_stages(
     lines: list[Lines] = []
     for number, stage in enumerate(listed):
         own_lines = {key[2:]: at for key, at in document.lines.items() if key[:2] == (STAGES, str(number)) and key[2:]}
-        own = sections(str(path), {key: value for key, value in stage.items() if key != "name"}, own_lines)
+        own = sections(str(path), {key: value for key, value in stage.items() if key not in PLAIN}, own_lines)
         values.append(_merged(shared, own))
         lines.append({**{key: at for key, at in document.lines.items() if key[0] != STAGES}, **own_lines})
     trust = [*trust, *_apply(values, names, overrides)]
     stages: list[RecipeStage] = []
-    for stage_name, stage_values, stage_lines in zip(names, values, lines, strict=True):
+    for stage_name, stage, stage_values, stage_lines in zip(names, listed, values, lines, strict=True):
         with located(path, stage_lines, overrides, f"stage {stage_name}: "):
+            if not isinstance(is_trained := stage.get("train", True), bool):
+                raise UserError(f"train must be true or false, not {is_trained!r}.")
             keep = stage_values.pop("keep", {})
             check_keep(keep)
             for column in keep.values():
@@ -163,7 +173,7 @@ def load_stages(
             follows = follow(stage_values, [key for key, _ in overrides]) if is_shipped else ()
             recipe = checked_recipe(f"{name}, stage {stage_name}", about, stage_values, trust, follows)
             _check_links(recipe, stages, names)
-        stages.append(RecipeStage(stage_name, recipe, keep))
+        stages.append(RecipeStage(stage_name, recipe, keep, is_trained))
     return StagedRecipe(name, about, tuple(stages))
 
 

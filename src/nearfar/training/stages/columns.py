@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.data.mining.clusters import fit_clusters, nearest_centres
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError, need
+from nearfar.methods.base import trained_part
 from nearfar.training.stages.columns_file import Part, write
 
+PARTS = ("newest", "whole")
 SIDES = ("image", "text", "audio", "video")
 
 
@@ -41,6 +44,13 @@ class ClusterSettings:
     """A number that the records have already, `label` say: the clusters are cut by it."""
     seed: int = 0
     """Of the first centres."""
+    part: str = "newest"
+    """Whose embeddings, where the model is a concatenation of encoders: `newest`, those of the part that the stage
+    trained (MCL), or `whole`, the concatenation."""
+    starts: int = 1
+    """So many sets of first centres are tried, and the best kept."""
+    batch: int | None = None
+    """Fit by batches of so many records, for millions of them; by default all at once."""
 
 
 CLUSTERING = tuple(field.name for field in fields(ClusterSettings))
@@ -76,12 +86,14 @@ def _check_clusters(name: str, column: Mapping[str, Any]) -> None:
             raise UserError(f"keep.{name}: no setting {setting!r}. There are: {', '.join(CLUSTERING)}.")
     if column.get("of") not in SIDES:
         raise UserError(f"keep.{name}: say what to cluster with `of`: {' or '.join(SIDES)}.")
-    for setting, least, default in (("clusters", 2, None), ("seed", 0, 0)):
+    for setting, least, default in (("clusters", 2, None), ("seed", 0, 0), ("starts", 1, 1), ("batch", 1, 1)):
         value = column.get(setting, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"keep.{name}: {setting} must be a whole number of at least {least}, not {value!r}.")
     if not isinstance(column.get("within"), str | None):
         raise UserError(f"keep.{name}: within is a key of the records, label, say, not {column['within']!r}.")
+    if column.get("part", "newest") not in PARTS:
+        raise UserError(f"keep.{name}: part is {column['part']!r}: choose {' or '.join(PARTS)}.")
     need("sklearn", "probes")
 
 
@@ -130,17 +142,19 @@ class _Embedded:
 
     def __init__(self, model: Any, source: Source, max_skipped: float) -> None:
         self.model, self.source, self.max_skipped = model, source, max_skipped
-        self._sides: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._sides: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
-    def side(self, side: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors `[n, D]` float32 and the place `[n]` of each in the source."""
-        if side not in self._sides:
+    def side(self, side: str, part: str = "whole") -> tuple[np.ndarray, np.ndarray]:
+        """Unit vectors `[n, D]` float32, of a part of the model or the whole, and the place `[n]` of each in the
+        source."""
+        if (side, part) not in self._sides:
             from nearfar.embedding.embed_source import embed
 
-            embeddings = embed(self.model, self.source, [side], captions=1, max_skipped=self.max_skipped)
+            model = trained_part(self.model) if part == "newest" else self.model
+            embeddings = embed(model, self.source, [side], captions=1, max_skipped=self.max_skipped)
             vectors, owner = embeddings.sides[side]
-            self._sides[side] = (vectors.numpy(), embeddings.row[owner].numpy())
-        return self._sides[side]
+            self._sides[side, part] = (vectors.numpy(), embeddings.row[owner].numpy())
+        return self._sides[side, part]
 
 
 def _values(name: str, column: Column, embedded: _Embedded, clusters: dict[str, Any]) -> Any:
@@ -155,15 +169,15 @@ def _values(name: str, column: Column, embedded: _Embedded, clusters: dict[str, 
     if isinstance(column, str):
         vectors, rows = embedded.side(column)
         return _placed(vectors, rows, len(source))
-    vectors, rows = embedded.side(column["of"])
-    count = column["clusters"]
+    settings = ClusterSettings(**column)
+    vectors, rows = embedded.side(settings.of, settings.part)
+    count = settings.clusters
     if name not in clusters:
         if len(vectors) < count:
             raise UserError(f"keep.{name}: {len(vectors)} records cannot be put into {count} clusters: set fewer.")
-        kmeans = need("sklearn.cluster", "probes").KMeans
-        clusters[name] = kmeans(count, n_init=1, random_state=column.get("seed", 0)).fit(vectors)
-    labels = clusters[name].predict(vectors).astype(np.int64)
-    if key := column.get("within"):
+        clusters[name] = fit_clusters(vectors, count, seed=settings.seed, starts=settings.starts, batch=settings.batch)
+    labels = nearest_centres(clusters[name], vectors)
+    if key := settings.within:
         own = source.column(key)
         outer = [own[row] for row in rows]
         if any(value is None for value in outer):

@@ -76,6 +76,14 @@ class WithColumns(Source):
     def training(self) -> Source | None:
         return self.source.training()
 
+    def column(self, key: str, default: Any = None) -> list[Any]:
+        if key not in self.added:
+            return self.source.column(key, default)
+        rows, values = self.added[key]  # without the records, which may be many files
+        return [
+            value.item() if isinstance(value, np.generic) else value for value in (values[int(row)] for row in rows)
+        ]
+
     def record(self, index: int) -> Record:
         values = {key: values[int(rows[index])] for key, (rows, values) in self.added.items()}
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}

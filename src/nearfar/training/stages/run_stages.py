@@ -13,7 +13,8 @@ from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop import setting_checks
+from nearfar.training.loop import finish, setting_checks
+from nearfar.training.loop.run import Run
 from nearfar.training.loop.training_loop import train
 from nearfar.training.stages import columns
 from nearfar.training.stages.finished import PREVIOUS, FinishedStage, is_finished, run_in_order, write_report
@@ -35,6 +36,7 @@ class Stage:
             stages; see `nearfar.training.stages.columns`.
         columns: columns of earlier stages that the records of the data and of the validation data get, as
             `{"label": "previous/cluster"}` or `{"label": "STAGE/cluster"}`; both must be sources then.
+        train: False takes the method's model as it is: it is saved, and its columns are kept.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Stage:
     config: TrainConfig = field(default_factory=TrainConfig)
     keep: Mapping[str, columns.Column] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
+    train: bool = True
 
 
 def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False) -> list[FinishedStage]:
@@ -104,7 +107,7 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
             data = join(data, names)
             validation = join(validation, names, part="validation") if isinstance(validation, Source) else validation
         method.zero_grad(set_to_none=True)
-        run = train(method, data, out=folder, validation=validation, resume=True, config=stage.config)
+        run = _run_of(stage, method, data, validation, folder)
         if stage.keep and processes.is_main():
             from nearfar.models import load
 
@@ -118,6 +121,14 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
     if stages[-1].config.report:
         write_report(out, out.resolve().name, finished)
     return finished
+
+
+def _run_of(stage: Stage, method: Method, data: Any, validation: Any, folder: Path) -> Run:
+    if stage.train:
+        return train(method, data, out=folder, validation=validation, resume=True, config=stage.config)
+    run = Run(method.to(processes.start(stage.config.device)).eval(), folder, 0, [], 0.0)
+    finish.save_model(run)
+    return run
 
 
 def _source(data: Any) -> Any:
