@@ -36,7 +36,10 @@ def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> So
         raise UserError(f"{source.name} is a stream: adapt reads data that can be counted; leave out streaming")
     for side, called in (("image", "pictures"), ("text", "captions")):
         if side not in source.columns:
-            raise UserError(f"{source.name} has no {called}: adapt takes pairs; name the column with {side}=NAME")
+            remedy = f"name the column with {side}=NAME"
+            if side == "text" and columns.get("captions") == "none":
+                remedy = "leave out captions='none'"
+            raise UserError(f"{source.name} has no {called}: adapt takes pairs; {remedy}")
     return source
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Sequence
 from inspect import cleandoc
 from pathlib import Path
@@ -43,7 +43,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         as_fusion(encoder)
     embeddings = None
     if args.report or args.rerank is not None or args.protocols is None:
-        reading = {"batch_size": args.batch_size, "captions": args.captions, "max_skipped": args.max_skipped}
+        reading = {"batch_size": args.batch_size, "captions": first_captions(args), "max_skipped": args.max_skipped}
         embeddings = embed(encoder, source, progress=True, **reading)
     results = run(
         encoder,
@@ -52,7 +52,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         train=open_data(args.train, args.train_split, args, otherwise="train") if args.train else None,
         seed=args.seed,
         batch_size=args.batch_size,
-        captions=args.captions,
+        captions=first_captions(args),
         progress=True,
         max_skipped=args.max_skipped,
         embeddings=embeddings,
@@ -118,7 +118,13 @@ def parser() -> Flags:
         f"{' '.join(name for name, row in PROTOCOLS.items() if row.usual)}, as far as the data allows)",
     )
     made.add_argument("--limit", type=int, metavar="N", help="use the first N records of the data (default: all)")
-    made.add_argument("--captions", type=int, metavar="N", help="use the first N captions of each image (default: all)")
+    made.add_argument(
+        "--captions",
+        type=number_or_word,
+        metavar="N|none|txt|class|name",
+        help="use the first N captions of each image (default: all); none reads pictures alone; of a folder txt, class "
+        "or name say where captions come from",
+    )
     made.add_argument(
         "--options",
         nargs="+",
@@ -144,7 +150,7 @@ def parser() -> Flags:
         "data)",
     )
     made.add_argument("--train-split", help="the split of --train")
-    add_shared(made, data_columns.Columns)
+    add_shared(made, data_columns.Columns, without=["captions"])
     made.add_argument(
         "--rerank",
         type=int,
@@ -171,7 +177,22 @@ def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) 
     from nearfar.data import open_source
 
     options = {"max_skipped": args.max_skipped, **data_columns.of(args)}
+    if first_captions(args) is not None:
+        del options["captions"]
     return open_source(spec, split=split, world_split=otherwise, **options)
+
+
+def number_or_word(text: str) -> int | str:
+    """How many captions of each image count, or where they come from."""
+    words = data_columns.CAPTIONS
+    if text not in words and not text.isdecimal():
+        raise ArgumentTypeError(f"must be a whole number or one of {', '.join(words)}, not {text!r}")
+    return text if text in words else int(text)
+
+
+def first_captions(args: Namespace) -> int | None:
+    """How many captions of each image count; None for all."""
+    return args.captions if isinstance(args.captions, int) else None
 
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:

@@ -85,7 +85,8 @@ def index(
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(about_kind(built), markup=False)
     word = quote(str(out))
-    console.print(f'try: nearfar search "..." --index {word}, or nearfar serve --index {word}', markup=False)
+    query = '"..."' if hasattr(encoder, "encode_text") else "--image PICTURE"
+    console.print(f"try: nearfar search {query} --index {word}, or nearfar serve --index {word}", markup=False)
 
 
 def about_kind(index: Index) -> str:

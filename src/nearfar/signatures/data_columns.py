@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Columns(TypedDict, total=False):
@@ -17,6 +17,8 @@ class Columns(TypedDict, total=False):
         answers: the column of answers to the question in `text`, where it has another name.
         group: the column that is equal for records that match, where it has another name.
         domain: the column of domains (drawing styles, say), where it has another name.
+        captions: none reads pictures alone; of a folder txt, class or name say where captions come from, where the
+            guess is wrong.
     """
 
     image: str | None
@@ -25,7 +27,11 @@ class Columns(TypedDict, total=False):
     answers: str | None
     group: str | None
     domain: str | None
+    captions: Literal["txt", "class", "name", "none"] | None
 
+
+CAPTIONS = ("txt", "class", "name", "none")
+"""What `captions` may be."""
 
 NAMES = tuple(Columns.__annotations__)
 

@@ -64,11 +64,12 @@ def of(function: Callable[..., Any], prog: str) -> Flags:
     return made
 
 
-def add_shared(made: ArgumentParser, shared: Any) -> None:
-    """Add the flags of a `TypedDict`, with the help of its docstring."""
+def add_shared(made: ArgumentParser, shared: Any, *, without: Sequence[str] = ()) -> None:
+    """Add the flags of a `TypedDict`, with the help of its docstring, but those that the command defines itself."""
     texts = described(cleandoc(shared.__doc__ or ""))
     for name, kind in get_type_hints(shared).items():
-        _add(made, name, kind, None, texts.get(name, ""))
+        if name not in without:
+            _add(made, name, kind, None, texts.get(name, ""))
 
 
 def call(function: Callable[..., Any], prog: str, arguments: Sequence[str]) -> Any:

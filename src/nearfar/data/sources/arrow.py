@@ -67,7 +67,7 @@ def find_roles(
     row: Mapping[str, Any] | None = None,
 ) -> ColumnRoles:
     """Columns for the roles: those named, else those with usual names; for the image, else one that holds pictures or
-    names of pictures in `row`. A text may be a field inside of a column, `caption.en`.
+    names of pictures in `row`. A text may be a field inside of a column, `caption.en`; an empty `text` is none at all.
 
     Raises `UserError`, with the columns there are, when a named one is missing or neither image nor text is found.
 
@@ -98,7 +98,8 @@ def find_roles(
         or next((c for c in columns if c not in taken and _is_picture((row or {}).get(c))), None)
     )
     taken.add(image)
-    texts = texts or tuple(filter(None, [guess("text") or (first_text(columns) if image is None else None)]))
+    if text is None:
+        texts = tuple(filter(None, [guess("text") or (first_text(columns) if image is None else None)]))
     taken.update(texts)
     answered = answered or tuple(filter(None, [guess("answers")]))
     pairs = PairColumns(columns, used=[*taken, *answered], row=row) if texts and image is None else None

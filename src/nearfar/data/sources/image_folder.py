@@ -57,7 +57,7 @@ def folder(
         captions: `txt`, each image `a/b.jpg` has its captions in `a/b.txt` or `a/b.jpg.txt`, one a
             line, in UTF-8; `class`, the folder
             an image lies in is its class and its caption; `name`, the file's name is its caption, `_` and `-` read as
-            spaces; `none`, pictures alone, for models that read no texts.
+            spaces; `none`, pictures alone (of a table too, where columns of one are named).
             By default `txt` if there is one such file, else `class` if the images lie in two or more folders, else
             `name`.
         image, text, label, domain, group, answers: columns of those tables, as `nearfar.data.table` takes them.
@@ -76,8 +76,8 @@ def folder(
     files = sorted(_walk(root))
     columns = {"image": image, "text": text, "label": label, "domain": domain, "group": group, "answers": answers}
     columns = {role: column for role, column in columns.items() if column is not None}
-    if captions is None and (described := _tables(root, files)):
-        return _described(root, described, files, columns)
+    if (captions is None or (captions == "none" and columns)) and (described := _tables(root, files)):
+        return _described(root, described, files, columns | ({"text": ()} if captions == "none" else {}))
     if columns:
         role, column = next(iter(columns.items()))
         why = "there is none in it" if captions is None else f"captions={captions!r} opens none"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nearfar import lookup
-from nearfar.data.sources.source import Source, Stream, concat
+from nearfar.data.sources.source import Record, Source, Stream, concat
 from nearfar.errors import UserError
 
 UNDERSTOOD = """what is understood:
@@ -56,6 +56,7 @@ def open_source(
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     answers: str | Sequence[str] | None = None,
+    captions: str | None = None,
     max_skipped: float | None = None,
     world_split: str = "train",
     **options: Any,
@@ -66,10 +67,11 @@ def open_source(
         spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
             files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, a `.json` file of VQA's questions,
             or several of these joined by " + ", where an option goes to those that have it. A `datasets.Dataset` is
-            opened, a source given back as it is.
+            opened, a source returned as it is.
         split: which split.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
         answers: columns of the answers to the question in `text` (tables, datasets).
+        captions: `none` reads pictures alone, from any source; `txt`, `class` and `name` are for folders (`folder`).
         max_skipped: share of records that may be unusable already when the source is opened (folders and shards, 0.1 by
             default; others find what is unusable when it is read).
         world_split: which split of the embedded world, where `split` names none.
@@ -79,31 +81,61 @@ def open_source(
         a `Source`; a `Stream` with `streaming=True` (shards, datasets).
 
     Raises:
-        UserError: nothing of that name; the message lists what is understood.
+        UserError: nothing of that name; the message lists what is understood. An option that it does not have.
     """
-    if isinstance(spec, Source | Stream):
-        return spec
-    if max_skipped is not None:
-        options["max_skipped"] = max_skipped
-    roles: dict[str, Any] = {"image": image, "text": text, "label": label, "answers": answers}
+    roles: dict[str, Any] = {"image": image, "text": text, "label": label, "answers": answers, "captions": captions}
     named = {key: value for key, value in roles.items() if value is not None}
+    if captions == "none" and text is not None:
+        raise UserError(f"captions='none' reads no texts: leave it out, or text={text!r}")
+    if isinstance(spec, Source | Stream):
+        for key, value in {"split": split, **named, **options}.items():
+            if value is not None and key != "captions":
+                raise UserError(f"{spec.name} is open already: leave out {key}={value!r}, or open it with it")
+        opened = spec
+    else:
+        if max_skipped is not None:
+            options["max_skipped"] = max_skipped
+        opened = _opened(spec, split, world_split, named | options)
+    return pictures_alone(opened) if captions == "none" else opened
+
+
+def pictures_alone(data: Any) -> Any:
+    """The same records without `text`.
+
+    Raises:
+        UserError: they have no pictures.
+
+    >>> from nearfar.data import Records
+    >>> pictures_alone(Records([{"image": "a.jpg", "text": "a cat", "label": 0}], name="pets"))
+    <pets: 1 records of image, label>
+    """
+    columns = [name for name in data.columns if name != "text"]
+    if "image" not in columns:
+        raise UserError(f"{data.name} has no pictures, and captions='none' reads pictures alone: leave it out")
+    if columns == list(data.columns):
+        return data
+    return _StreamAlone(data, columns) if isinstance(data, Stream) else data.map(_without_text, columns=columns)
+
+
+def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, Any]) -> Any:
+    """What `open_source` opens."""
     if type(spec).__module__.startswith("datasets."):
-        return _call("sources.datasets_hub.of_dataset", spec, {"split": split, **named, **options}, "a dataset")
+        return _call("sources.datasets_hub.of_dataset", spec, {"split": split, **options}, "a dataset")
     where = os.fspath(spec)
     if len(parts := parts_of(where)) > 1:
-        return _joined(where, parts, split, world_split, named | options)
+        return _joined(where, parts, split, world_split, options)
     if where.startswith(("http://", "https://")):
         raise UserError(f"{where}: an address, not a file or folder here: download it first, and name its place")
     if where.startswith("text:"):
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
-        return _world(where.removeprefix("world/"), split or world_split, named | options)
-    kind, path, reader_options = _kind(where), where.removeprefix("hub:"), named | options
+        return _world(where.removeprefix("world/"), split or world_split, options)
+    kind, path = _kind(where), where.removeprefix("hub:")
     if kind in ("hub", "folder"):
-        return _call(READERS_OF[kind], path, {"split": split, **reader_options}, where)
+        return _call(READERS_OF[kind], path, {"split": split, **options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
-    return _call(READERS_OF[kind], path, reader_options, where)
+    return _call(READERS_OF[kind], path, options, where)
 
 
 def parts_of(spec: str) -> list[str]:
@@ -120,12 +152,13 @@ def _joined(where: str, parts: list[str], split: str | None, world_split: str, o
     """Sources one after the other. An option goes to those that have it: the columns of a table are not the world's."""
     takes = [_takes(part) for part in parts]
     known = dict.fromkeys(name for each in takes for name in each)
-    lookup.check("option", options.keys() - {"max_skipped"}, known, where=f"{where}: ")
+    everywhere = {"max_skipped", *(("captions",) if options.get("captions") == "none" else ())}
+    lookup.check("option", options.keys() - everywhere, known, where=f"{where}: ")
     if split is not None and "split" not in known:
         raise UserError(f"{where}: none of these has splits; leave out split={split!r}")
     opened: list[Any] = []
     for part, own in zip(parts, takes, strict=True):
-        its_options = {name: value for name, value in options.items() if name in (*own, "max_skipped")}
+        its_options = {name: value for name, value in options.items() if name in {*own, *everywhere}}
         its_split = split if "split" in own else None
         opened.append(open_source(part, split=its_split, world_split=world_split, **its_options))
     if streams := [source.name for source in opened if isinstance(source, Stream)]:
@@ -146,7 +179,7 @@ def _takes(where: str) -> list[str]:
     from nearfar.signatures.data_columns import NAMES
 
     kind = _kind(where)
-    without = NAMES if kind == "folder" and not holds_table(where) else ()
+    without = {*NAMES} - {"captions"} if kind == "folder" and not holds_table(where) else ()
     return [name for name in _known(READERS_OF[kind]) if name not in without]
 
 
@@ -181,10 +214,10 @@ def _world(names: str, split: str, options: dict[str, Any]) -> Source:
             raise UserError(f"world/{names}: there is no {name!r} in the world; {UNDERSTOOD}")
         parts.append((_world_function(name), f"world/{name}"))
     known = dict.fromkeys(key for spec, _ in parts for key in _known(spec))
-    lookup.check("option", options.keys() - {"max_skipped"}, known, where=f"world/{names}: ")
+    lookup.check("option", options.keys() - {"max_skipped", "captions"}, known, where=f"world/{names}: ")
     opened = []
     for spec, where in parts:  # an option goes to those that have it: `styles` to the emoji, `clean` to the clip art
-        own_options = {key: value for key, value in options.items() if key in _known(spec)}
+        own_options = {key: value for key, value in options.items() if key in (*_known(spec), "captions")}
         opened.append(_call(spec, split, own_options, where))
     return concat(*opened, name=f"world/{names}") if len(opened) > 1 else opened[0]
 
@@ -198,6 +231,13 @@ def _call(spec: str, first: Any, options: dict[str, Any], where: str) -> Any:
     known = _known(spec)
     if "max_skipped" not in known:  # one that judges nothing when it opens
         options = {name: value for name, value in options.items() if name != "max_skipped"}
+    if "captions" in options and "captions" not in known:
+        if (captions := options["captions"]) != "none":
+            raise UserError(
+                f"{where}: captions={captions!r} is for a folder of pictures; captions='none' is for all data"
+            )
+        options = {name: value for name, value in options.items() if name != "captions"}
+        options |= {"text": ()} if "text" in known else {}  # what is not read cannot be refused
     lookup.check("option", options, known, where=f"{where}: ")
     return _function(spec)(first, **options)
 
@@ -212,3 +252,22 @@ def _known(spec: str) -> list[str]:
 def _function(spec: str) -> Callable[..., Any]:
     module, _, name = spec.rpartition(".")
     return getattr(import_module(f"nearfar.data.{module}"), name)
+
+
+def _without_text(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != "text"}
+
+
+class _StreamAlone(Stream):
+    """What `pictures_alone` makes of a stream."""
+
+    def __init__(self, stream: Stream, columns: list[str]) -> None:
+        self.stream, self.columns = stream, columns
+        self.name, self.classes, self.domains, self.parts = stream.name, stream.classes, stream.domains, stream.parts
+        self._skipped = stream.skipped
+
+    def read(self, part: int, skip: int = 0) -> Iterator[Record]:
+        return map(_without_text, self.stream.read(part, skip))
+
+    def where(self, place: int) -> str:
+        return self.stream.where(place)

@@ -30,7 +30,7 @@ def shards(
     pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     image: str | None = None,
-    text: str | None = None,
+    text: str | tuple[()] | None = None,
     label: str | None = None,
     streaming: bool = False,
     max_skipped: float = 0.1,
@@ -42,7 +42,8 @@ def shards(
         pattern: a file, a folder of `.tar` files, a glob `data/*.tar`, braces `data/{000..099}.tar`, or a list.
         image, text, label: endings of the members, or keys of the sample's `.json`; by default any image, `txt` (or a
             usual key such as `caption`), and `cls`. Names of classes in place of numbers become numbers, in sorted
-            order, and a sample without any caption takes its class for one, as in class folders.
+            order, and a sample without any caption takes its class for one, as in class folders. An empty `text` reads
+            no members and no keys for captions.
         streaming: read shards in order without listing their samples first; gives a `Stream`. For so many samples that
             a list of them does not fit in memory. It has no numbers for names of classes, which nobody knows all yet.
         max_skipped: share of samples that may be lost to broken or truncated shards; they are in `skipped`.
@@ -242,7 +243,7 @@ def _notes(member: TarMember) -> str | None:
 @dataclass(frozen=True)
 class _MemberRoles:
     image: str | None
-    text: str | None
+    text: str | tuple[()] | None
     label: str | None
 
     def record(self, key: str, sample: Sample, numbers: Mapping[str, int] | None = None) -> Record:
@@ -313,7 +314,9 @@ class _MemberRoles:
 
     @property
     def _texts(self) -> list[str]:
-        return [self.text] if self.text else ["txt", *USUAL["text"].split()]
+        if self.text is None:
+            return ["txt", *USUAL["text"].split()]
+        return [self.text] if isinstance(self.text, str) else []
 
     @property
     def _labels(self) -> list[str]:
