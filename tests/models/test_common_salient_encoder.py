@@ -1,7 +1,10 @@
 """Two encoders in one model: their spaces apart and together, saved and loaded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from PIL import Image
 
 import nearfar
 from nearfar.errors import UserError
@@ -68,3 +71,13 @@ def test_what_does_not_fit_is_named():
         common_salient("sad", preset="micro-resnet")
     with pytest.raises(UserError, match="read pictures differently"):
         CommonSalientEncoder(image_encoder("micro-resnet"), image_encoder("tiny-resnet"))
+
+
+def test_pictures_are_prepared_alike_for_both(model):
+    model.pixels = replace(model.pixels, mean=(0.1, 0.2, 0.3))
+    assert model.common.pixels == model.salient.pixels == model.pixels
+    assert model.mean == (0.1, 0.2, 0.3)
+    model.resize_images(64)
+    assert (model.image_size, model.common.image_size, model.salient.image_size) == (64, 64, 64)
+    white = Image.new("RGB", (80, 80), "white")
+    assert torch.equal(model.preprocess([white]), model.common.preprocess([white]))

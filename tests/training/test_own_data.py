@@ -1,5 +1,6 @@
 """A shipped recipe on somebody's own data: measured on a share of them, with a batch and a length that fit."""
 
+import html
 from dataclasses import replace
 
 import pytest
@@ -95,13 +96,22 @@ SMALL = {
 
 def test_from_scratch_on_few_pairs_names_adapt_and_what_was_measured(folder, tmp_path, capsys):
     """What `nearfar train clip data.train=photos/ training.epochs=2` on 45 pairs says."""
-    run = load("clip", {"data.train": str(folder), "training.epochs": 2, **SMALL}).run(tmp_path / "run")
+    announced = []
+    recipe = load("clip", {"data.train": str(folder), "training.epochs": 2, **SMALL})
+    run = recipe.run(tmp_path / "run", announce=announced.append)
     printed = capsys.readouterr().out
     assert "training.batch_size 256 -> 8" in printed
     share = run.results["retrieval"].metrics["text_to_image_R@1"].n
     assert run.step == 2 * ((45 - share) // 8)
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (kept["training"]["batch_size"], kept["data"]["validation"]) == (8, 0.1)
+    # What is printed before the run is what runs, and says what it was fitted from.
+    assert [each.as_yaml() for each in announced] == [(tmp_path / "run" / "config.yaml").read_text()]
+    about, fitted_to, _ = announced[0].as_yaml().split("\n", 2)
+    assert about == f"# {recipe.comment}"
+    assert fitted_to.startswith(f"# fitted to the {45 - share} records of photos")
+    assert "training.batch_size 256 -> 8" in fitted_to
+    assert fitted_to in report_of(tmp_path / "run")
     assert run.measured_on.startswith("the 10 % of the data held out of training (photos (held out)): ")
     chance, scratch = run.remarks
     assert chance.startswith("retrieval, not shown to be above chance: text to image R@1 ")
@@ -116,6 +126,11 @@ def test_from_scratch_on_few_pairs_names_adapt_and_what_was_measured(folder, tmp
     assert "On the 10 % of the data held out of training." in report
     # A resumed run has the same settings.
     assert load(tmp_path / "run").training == run_settings(tmp_path / "run")
+
+
+def report_of(folder):
+    """The text of a run's report."""
+    return html.unescape((folder / "report.html").read_text())
 
 
 def run_settings(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nearfar.signatures.flags import Flags
 
@@ -31,12 +32,12 @@ def train(arguments: Sequence[str]) -> None:
     out = args.resume or args.out or Path("runs") / recipe.name
     processes.start(recipe.device)
 
-    def show() -> None:
+    def show(resolved: Any) -> None:
         if processes.is_main():
-            print(recipe.as_yaml(), flush=True)
+            print(resolved.as_yaml(), flush=True)
 
     if args.dry_run:
-        show()
+        show(recipe)
         return
     ran = recipe.run(out, resume=args.resume is not None, announce=show)
     if processes.is_main():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,14 @@ from nearfar.models.dual.projection import Kind, ProjectionHeads, projection
 from nearfar.models.folder_checks import PARTS, check_adapters
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
-from nearfar.models.towers.pixels import Pixels
+from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 ADAPTERS = "adapters.json"
 
 
-class DualEncoder(nn.Module):
+class DualEncoder(PreparesPictures, nn.Module):
     """Two towers and their projections into one space of `embed_dim` numbers. `nearfar.models.create` makes one.
 
     Embeddings are as the projections give them unless `normalize=True`: losses normalise for themselves.
@@ -85,24 +82,8 @@ class DualEncoder(nn.Module):
         self.adapters: dict[str, dict[str, Any]] = {}
 
     @property
-    def image_size(self) -> int:
-        return self.pixels.size
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.pixels.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.pixels.std
-
-    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def preprocess(self, pictures: Sequence[Image]) -> Tensor:
-        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
-        return self.pixels(pictures)
 
     def cut_texts(self, max_length: int) -> Self:
         """Cut texts at so many tokens from now on, at most what the text tower can take."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,13 @@ from nearfar.models.hub import push_to_hub
 from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers import backbones
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from nearfar.models.towers.pixels import Pixels, PreparesPictures
 
 Space = Literal["both", "common", "salient"]
 SPACES = ("both", "common", "salient")
 
 
-class CommonSalientEncoder(nn.Module):
+class CommonSalientEncoder(PreparesPictures, nn.Module):
     """Pictures in two spaces, as SepCLR (arXiv 2402.11928) trains them. `nearfar.models.common_salient` makes one.
 
     Args:
@@ -58,24 +56,17 @@ class CommonSalientEncoder(nn.Module):
         return sum(part.embed_dim for part in self._parts())
 
     @property
-    def image_size(self) -> int:
-        return self.common.image_size
+    def pixels(self) -> Pixels:
+        """How pictures are prepared, for both alike."""
+        return self.common.pixels
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.common.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.common.std
+    @pixels.setter
+    def pixels(self, pixels: Pixels) -> None:
+        self.common.pixels = self.salient.pixels = pixels
 
     @property
     def device(self) -> torch.device:
         return self.common.device
-
-    def preprocess(self, pictures: Sequence[Image]) -> Tensor:
-        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
-        return self.common.preprocess(pictures)
 
     def project(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The heads `[B, C]` and `[B, S]` of pixels `[B, 3, H, W]` float32, that training compares. Raises UserError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,13 @@ from nearfar.models.image.image_presets import image_preset
 from nearfar.models.image.projector import MLP, projector_settings
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers import backbones
-from nearfar.models.towers.pixels import Pixels
+from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tower import ImageTower
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Output = Literal["features", "projection"]
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(PreparesPictures, nn.Module):
     """Pictures as vectors: the features `[B, W]` of an image tower, or the projection `[B, D]` of them.
     `nearfar.models.image_encoder` makes one.
 
@@ -78,24 +75,8 @@ class ImageEncoder(nn.Module):
         return self.image.width if self.output == "features" else self.projected_dim
 
     @property
-    def image_size(self) -> int:
-        return self.pixels.size
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        return self.pixels.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        return self.pixels.std
-
-    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
-
-    def preprocess(self, pictures: Sequence[Image]) -> Tensor:
-        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
-        return self.pixels(pictures)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """What the tower makes of pixels `[B, 3, H, W]` float32 as a whole: `[B, W]`, before the projector.

@@ -138,6 +138,31 @@ class Pixels:
         return picture.crop((left, top, left + self.size, top + self.size))
 
 
+class PreparesPictures:
+    """What a model that reads pictures says of them, by its `pixels`."""
+
+    pixels: Pixels
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.pixels.size
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What is subtracted of each channel."""
+        return self.pixels.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """What each channel is divided by."""
+        return self.pixels.std
+
+    def preprocess(self, pictures: Sequence[Image]) -> Tensor:
+        """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
+        return self.pixels(pictures)
+
+
 def rgb(picture: Image) -> Image:
     """The picture upright, in RGB, on white where it is transparent, 32-bit and floating-point ones scaled, as a loader
     reads them."""

@@ -36,7 +36,7 @@ def assemble(
     opened: OpenedData | None = None,
     *,
     before_reading: Callable[[Any], None] | None = None,
-    announce: Callable[[], None] | None = None,
+    announce: Callable[[Recipe], None] | None = None,
 ) -> AssembledRun:
     """Open the data, make the model and the method. Every process makes the same.
 
@@ -44,11 +44,11 @@ def assemble(
         recipe: what to train.
         opened: its data, where they are open.
         before_reading: is called with the model before the data are read at length.
-        announce: is called once, when all is checked that can be: here, where the data are read at length before the
-            first step, else by the run.
+        announce: is called once with the recipe as it trains, its batch and length fitted to the data, when all is
+            checked that can be: here, where the data are read at length before the first step, else by the run.
     """
     opened = opened or open_data(recipe)
-    recipe = replace(recipe, training=opened.training)
+    recipe = replace(recipe, training=opened.training, fitted=opened.fitted)
     validated_on, source = opened.validated_on, opened.source
     random_state.seed_everything(recipe.training.seed)
     source = with_columns(recipe, source)
@@ -72,7 +72,7 @@ def assemble(
 
     def say_first() -> None:
         if announce:
-            announce()
+            announce(recipe)
         if processes.is_main():
             for remark in opened.remarks():
                 print(remark, file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
+from nearfar import files
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 from nearfar.evaluation.needs import missing_in_model, missing_in_source
@@ -49,6 +50,8 @@ class OpenedData:
     held_out: Any
     training: TrainConfig
     """The recipe's, fitted to the data where it follows them."""
+    fitted: str | None = None
+    """What was changed for that."""
 
     def remarks(self) -> list[str]:
         """What whoever trains on them should know first."""
@@ -77,18 +80,20 @@ def open_data(recipe: Recipe) -> OpenedData:
         source = open_spec("data.train", data.train, limit=data.limit, max_skipped=most)
     if data.share is not None:
         source, validated_on = without_share(source, data.share)
+    changed = None
     if hasattr(source, "__len__"):
-        config = _fitted(recipe, source)
+        config, changed = _fitted(recipe, source)
         check_data(config, len(source) * (2 if data.hard_images else 1))
-    return OpenedData(source, validated_on, held_out, config)
+    return OpenedData(source, validated_on, held_out, config, changed)
 
 
-def _fitted(recipe: Recipe, source: Source) -> TrainConfig:
-    """The settings of training, fitted to the number of records where the recipe follows them."""
+def _fitted(recipe: Recipe, source: Source) -> tuple[TrainConfig, str | None]:
+    """The settings of training, fitted to the number of records where the recipe follows them, and what was changed."""
     config, changed = fitted(recipe.training, len(source), recipe.follows)
+    changed = changed and files.one_line(f"fitted to the {len(source):,} records of {source.name}: {changed}")
     if changed and processes.is_main():
-        print(f"fitted to the {len(source):,} records of {source.name}: {changed}", flush=True)
-    return config
+        print(changed, flush=True)
+    return config, changed
 
 
 def without_share(source: Any, share: float) -> tuple[Any, Source]:

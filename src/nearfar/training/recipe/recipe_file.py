@@ -50,10 +50,13 @@ class Recipe:
     follows: tuple[str, ...] = field(default=(), compare=False)
     """Settings of `training` that follow the size of the data: those of a shipped recipe on somebody's own data, as far
     as they were not set. Not written to YAML: a run's own recipe has the settings that it trained with."""
+    fitted: str | None = field(default=None, compare=False)
+    """What was changed for the size of the data, from what to what; a comment of the YAML."""
 
     def as_yaml(self) -> str:
         """The whole recipe with every setting spelled out: loading it gives this recipe again."""
-        return f"# {self.comment}\n" + dump(self.sections())
+        fitted = f"# {self.fitted}\n" if self.fitted else ""
+        return f"# {self.comment}\n{fitted}" + dump(self.sections())
 
     def sections(self) -> dict[str, dict[str, Any]]:
         """The sections as plain data, every setting spelled out."""
@@ -67,17 +70,18 @@ class Recipe:
         """Where it trains."""
         return self.training.device
 
-    def build(self, announce: Callable[[], None] | None = None) -> Any:
+    def build(self, announce: Callable[[Recipe], None] | None = None) -> Any:
         """The method, data and evaluation of this recipe, ready to train; see `nearfar.training.recipe.assemble`."""
         from nearfar.training.recipe.assemble import assemble
 
         return assemble(self, announce=announce)
 
     def run(
-        self, out: str | Path | None = None, *, resume: bool = False, announce: Callable[[], None] | None = None
+        self, out: str | Path | None = None, *, resume: bool = False, announce: Callable[[Recipe], None] | None = None
     ) -> Run:
         """Train, evaluate and report in the run folder `out` (`runs/NAME` by default), where the recipe is kept as
-        `config.yaml`. `announce` is called once, when all is checked that can be, and before anything takes long."""
+        `config.yaml`. `announce` is called once with the recipe as it trains, when all is checked that can be, and
+        before anything takes long."""
         from nearfar import distributed as processes
         from nearfar.training.loop import peers
         from nearfar.training.loop.run_folder import check_folder

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: StagedRecipe, out: Path, *, resume: bool, announce: Callable[[], None] | None = None
+    recipe: StagedRecipe, out: Path, *, resume: bool, announce: Callable[[StagedRecipe], None] | None = None
 ) -> list[FinishedStage]:
     """See `StagedRecipe.run`."""
     stages = recipe.stages
@@ -35,7 +35,7 @@ def run(
     recipe = _with_training(recipe, opened)
     stages = recipe.stages
     if announce and not left:
-        announce()
+        announce(recipe)
 
     def run_one(number: int, folder: Path, before: tuple[FinishedStage, ...]) -> None:
         stage = stages[number]
@@ -45,7 +45,7 @@ def run(
             stage.after(before),
             data,
             before_reading=lambda model: check_following(model, following),
-            announce=announce if number == left[0] else None,
+            announce=(lambda _: announce(recipe)) if announce and number == left[0] else None,
         )
         done = built.run(folder, resume=True) if stage.train else built.as_it_is(folder)
         if stage.keep and processes.is_main():
@@ -67,7 +67,8 @@ def _with_training(recipe: StagedRecipe, opened: Mapping[int, OpenedData]) -> St
     """The recipe with the settings of training that the opened data led to."""
     stages = list(recipe.stages)
     for number, data in opened.items():
-        stages[number] = replace(stages[number], recipe=replace(stages[number].recipe, training=data.training))
+        fitted = replace(stages[number].recipe, training=data.training, fitted=data.fitted)
+        stages[number] = replace(stages[number], recipe=fitted)
     return replace(recipe, stages=tuple(stages))
 
 

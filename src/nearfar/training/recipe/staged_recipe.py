@@ -102,13 +102,17 @@ class StagedRecipe:
         return f"# {self.comment}\n" + dump({STAGES: plain})
 
     def run(
-        self, out: str | Path | None = None, *, resume: bool = False, announce: Callable[[], None] | None = None
+        self,
+        out: str | Path | None = None,
+        *,
+        resume: bool = False,
+        announce: Callable[[StagedRecipe], None] | None = None,
     ) -> list[FinishedStage]:
         """Train, evaluate and report stage after stage in `out/1-NAME`, `out/2-NAME` (`out` is `runs/NAME` by default),
         where the recipe is kept as `config.yaml`. `out/model` is the last stage's, `out/report.html` shows all.
 
         With `resume` it goes on inside a stage, or between two; a finished stage is not run again. `announce` is called
-        once, when all is checked that can be before the first stage.
+        once with the recipe as it trains, when all is checked that can be before the first stage.
         """
         from nearfar.training.loop import peers
         from nearfar.training.loop.run_folder import check_folder
