@@ -32,12 +32,18 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """Exported by the command, from a saved model."""
+def command(model, tmp_path_factory):
+    """The command on a saved model, in a process of its own as its user runs it, and where it wrote."""
     out = tmp_path_factory.mktemp("exported") / "onnx"
     saved = model.save_pretrained(out.parent / "mine")
-    main(["export", str(saved), "--onnx", "--out", str(out)])
-    return out
+    words = [sys.executable, "-m", "nearfar", "export", str(saved), "--onnx", "--out", str(out)]
+    return subprocess.run(words, capture_output=True, text=True, check=True), out
+
+
+@pytest.fixture(scope="module")
+def folder(command):
+    """Exported by the command."""
+    return command[1]
 
 
 def pictures():
@@ -57,6 +63,15 @@ def test_the_folder_holds_all_that_is_needed(folder):
     card = (folder / "README.md").read_text("utf-8")
     assert "image tower: 3 probes, greatest difference" in card
     assert "text tower: 14 probes, greatest difference" in card
+
+
+def test_the_command_prints_its_own_words_alone(command):
+    done, out = command
+    image, text, where = done.stdout.splitlines()
+    assert image.startswith("image tower: 3 probes, greatest difference ")
+    assert text.startswith("text tower: 14 probes, greatest difference ")
+    assert where == f"{out}: opset 18, batch and text length are free"
+    assert done.stderr == ""
 
 
 def test_the_example_gives_the_models_embeddings(folder, model):

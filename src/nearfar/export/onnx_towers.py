@@ -7,7 +7,10 @@ of pictures and texts. `examples/embed_onnx.py` is a reader of one page.
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,22 +124,38 @@ def _write_tower(model: Any, side: str, file: Path) -> None:
         made, inputs = _Text(model), dict(model.tokenize(["a dog", LONG]))
         shapes = {key: {0: batch, 1: batch} for key in inputs}
     try:
-        torch.onnx.export(
-            made.eval(),
-            kwargs=inputs,
-            f=file,
-            input_names=list(inputs),
-            output_names=["unit_vectors"],
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=sum(p.numel() for p in made.parameters()) > 4e8,  # one file holds 2 GB at most
-            verbose=False,
-        )
+        with _quiet():
+            torch.onnx.export(
+                made.eval(),
+                kwargs=inputs,
+                f=file,
+                input_names=list(inputs),
+                output_names=["unit_vectors"],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=sum(p.numel() for p in made.parameters()) > 4e8,  # one file holds 2 GB at most
+                verbose=False,
+            )
     except Exception as error:  # the exporter meets what it does not know with every kind of error
         raise UserError(
             f"the {side} tower cannot be exported to ONNX ({first_line(error)}): use model.encode, which needs torch"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words on itself: packages that it could use and this model does not, and its own calls of
+    what torch will change. What fails is an error."""
+    exporter = logging.getLogger("torch.onnx")
+    before = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(before)
 
 
 def _compare(model: Any, side: str, file: Path) -> Compared:
