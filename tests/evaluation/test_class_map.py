@@ -50,6 +50,12 @@ def test_two_maps_a_table_and_what_the_gates_are(file):
     assert len(table.rows) == 6
 
 
+@pytest.mark.parametrize(("entropy", "undecided"), [(0.25, False), (0.59, False), (0.68, True)])
+def test_gates_that_have_hardly_moved_are_named(file, entropy, undecided):
+    file.write_text(json.dumps(DATA | {"statistics": DATA["statistics"] | {"entropy": entropy}}))
+    assert ("They are still undecided" in class_map(file)[0].text) == undecided
+
+
 def test_a_report_shows_it_where_the_folder_has_one(file, tmp_path):
     assert "Class relations" in write_report(tmp_path, results={}).read_text()
     file.unlink()

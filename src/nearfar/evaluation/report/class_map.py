@@ -16,6 +16,9 @@ from nearfar.evaluation.report.figures import draw
 NEAREST = 12
 """Pairs of classes in the table."""
 
+UNDECIDED = 0.6
+"""Mean entropy above which gates have hardly left 0.5, where they start."""
+
 ABOUT = (
     "A gate says which dimensions are open to a pair of classes. Two classes are related as far as their gates with "
     "the same third classes go together: 1, the filter takes them for one class; 0, they have nothing in common; "
@@ -55,6 +58,8 @@ def class_map(file: Path) -> list[Block]:
         f"are closed (below 0.1), {statistics['open']:.0%} open (above 0.9); their mean entropy is "
         f"{statistics['entropy']:.3f} (0.693: undecided, 0: open or closed)."
     )
+    if statistics["entropy"] > UNDECIDED:
+        said += " They are still undecided: what the map shows is mostly how they happened to start. Train longer."
     rows = [TableRow(f"{a}, {b}", [Cell(f"{value:.3f}")]) for a, b, value in pairs[:NEAREST]]
     return [
         Note(ABOUT.format(statistics=said)),
