@@ -81,8 +81,8 @@ def pair_contrast(
     >>> ids = torch.tensor([0, 0, 1, 1, 2, 2])
     >>> x = torch.ones(6, 2)  # all alike: each positive among itself and two negatives
     >>> total, number = pair_contrast(x, x, 1.0, q_group=ids, partner=ids.roll(2), k_group=ids)
-    >>> (total / number).item()  # log 3
-    1.0986122886681098
+    >>> round((total / number).item(), 4)  # log 3
+    1.0986
     """
     if backend == "ring":
         raise UserError('positives may lie on any rank: gather the keys, and use backend="auto"')

@@ -96,7 +96,7 @@ def pair_gates(gate: ClassPairGate, first: Tensor, second: Tensor) -> Tensor:
 def rank_correlation(x: Tensor, y: Tensor) -> float:
     """Spearman's correlation of `x` and `y` `[N]`, floating point, ties by their mean rank; NaN where one is constant.
 
-    >>> rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.0, 1.0, 1.5]))
+    >>> round(rank_correlation(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([0.0, 1.0, 1.5])), 6)
     1.0
     """
     centred = [rank - rank.mean() for rank in map(_ranks, (x, y))]

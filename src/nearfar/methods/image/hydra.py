@@ -57,8 +57,8 @@ class Hydra(EmbeddingMethod):
         ...     def encode_image(self, pixels): return pixels
         >>> label = torch.tensor([0, 0, 1, 1, 2, 2])
         >>> method = Hydra(Identity(), classes=3, rule="identical", gate="open", temperature=1.0)
-        >>> round(method({"views": torch.eye(3)[label].expand(2, 6, 3), "label": label})["loss"].item(), 6)
-        0.904832
+        >>> round(method({"views": torch.eye(3)[label].expand(2, 6, 3), "label": label})["loss"].item(), 4)
+        0.9048
     """
 
     views = "hydra"
