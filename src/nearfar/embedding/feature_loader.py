@@ -18,6 +18,7 @@ from nearfar.data.fields.field import Field, RecordChance
 from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
 from nearfar.data.fields.usual import settings_of
+from nearfar.data.fields.vector_field import VectorField
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Record, Records
 
@@ -30,7 +31,8 @@ class Features:
     """What was read of N records.
 
     Attributes:
-        records: of each what batches need beside the picture, with its `index` and `group`.
+        records: of each what batches need beside the picture, with its `index` and `group`, and the
+            `picture_size` where it is known.
         image: `[V, N, W]`, the image tower's summaries in V views; for a `FusionModel` all tokens, `[V, N, 1 + P, W]`.
         geometry: `[V, N, 3, 3]`, how each view lies in its picture.
         text: what a frozen text tower gave for each different caption, `[W]`; None where it trains.
@@ -76,10 +78,12 @@ class FeatureLoader(Loader):
     ) -> None:
         self.features, self.n_views, self.info, self._make_fields = features, n_views, info, make_fields
         self.caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
+        sized = bool(features.records) and "picture_size" in features.records[0]
         super().__init__(
             Records(features.records, name=name, skipped=skipped),
             [
                 *make_fields(self.caption),
+                *([VectorField("picture_size", 2)] if sized else []),
                 FeatureField(features.image, features.geometry, n_views=n_views, random=shuffle),
             ],
             order,

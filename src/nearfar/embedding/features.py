@@ -193,7 +193,8 @@ def _pictures(
         tokens = tower(batch["image"])
         features.append((tokens if _fuses(model) else tokens[:, 0]).cpu())
         geometry.append(batch["geometry"].cpu())
-        records += batch.get("record", [])
+        sizes = batch["picture_size"].tolist()
+        records += [{**each, "picture_size": size} for each, size in zip(batch.get("record", []), sizes, strict=False)]
         places += batch["place"].tolist() if "place" in batch else []
     if not features:
         raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
