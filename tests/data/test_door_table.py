@@ -126,13 +126,13 @@ def test_pictures_that_nothing_names():
     write(a={"x.heic": b"x", "IMG_0001.jpg": png()})
     assert open_source("a").skipped.count == 2
     write(b={"metadata.csv": "file_name,text\n1.jpg,one", "1.jpg": png(), "2.jpg": png()})
-    assert "2.jpg: no caption: metadata.csv does not name it" in str(open_source("b").skipped)
+    assert "2.jpg: no caption: 'metadata.csv' does not name it" in str(open_source("b").skipped)
 
 
 @row("folder", "a caption, or a name that would be one, that is not UTF-8")
 def test_what_is_not_utf8_in_a_folder():
     write(a={**{f"{i}.{e}": d for i in range(20) for e, d in (("png", png()), ("txt", "x"))}, "3.txt": b"caf\xe9"})
-    assert "3.txt is not UTF-8" in str(open_source("a").skipped)
+    assert "3.txt' is not UTF-8" in str(open_source("a").skipped)
     many("b")
     Path("b", os.fsdecode(b"caf\xe9.png")).write_bytes(png())
     assert "caf\\udce9.png: no caption: the name is not UTF-8" in str(open_source("b").skipped)

@@ -132,7 +132,7 @@ def test_the_layout_of_flickr8k_on_kaggle(tmp_path):
     assert source.texts() == ["one", "two", "three"]
     assert source[2]["image"] == str(tmp_path / "Images" / "1.jpg")
     assert [(Path(p.where).name, p.why) for p in source.skipped] == [
-        ("2.jpg", "no caption: captions.txt does not name it")
+        ("2.jpg", "no caption: 'captions.txt' does not name it")
     ]
 
 
@@ -180,7 +180,7 @@ def test_names_of_a_camera_are_no_captions(tmp_path, capsys):
     files(tmp_path, *(f"red_{c}.png" for c in "abcdefghijklmnopqrst"), "IMG_0001.png")
     source = folder(tmp_path)
     assert len(source) == 20
-    assert "IMG_0001.png says nothing" in str(source.skipped)
+    assert "'IMG_0001.png' says nothing" in str(source.skipped)
     run = ["batch_size=4", "steps=1", "model.preset=tiny", "report=false", "progress=false"]
     cli.main(["train", "clip", f"data.train={tmp_path}", f"data.validation={tmp_path}", *run, f"--out={tmp_path}/run"])
     assert capsys.readouterr().err.count("names of the files are taken for captions") == 1

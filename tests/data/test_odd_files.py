@@ -121,7 +121,7 @@ def test_a_caption_in_an_older_encoding_is_skipped_and_listed(tmp_path):
     (tmp_path / "03.txt").write_bytes("café".encode("latin-1"))
     source = folder(tmp_path)
     assert len(source) == 19
-    assert "03.txt is not UTF-8 text: save it as UTF-8" in str(source.skipped)
+    assert "03.txt' is not UTF-8 text: save it as UTF-8" in str(source.skipped)
 
 
 def test_a_link_to_nowhere_is_skipped_and_listed(tmp_path):

@@ -33,7 +33,7 @@ class VectorField(Field):
         except (TypeError, ValueError):
             vector = torch.empty(0)
         if vector.shape != (self.size,) or not vector.isfinite().all():
-            raise BadRecord(f"its {self.name} is no vector of {self.size} finite numbers")
+            raise BadRecord(f"its {self.name!r} is no vector of {self.size} finite numbers")
         return vector
 
     def collate(self, parts: list[Tensor], chance: BatchChance) -> dict[str, Any]:

@@ -153,7 +153,9 @@ def _described(root: Path, tables: list[Path], files: list[Path], columns: Mappi
     joined = concat(*sources, name=root.name)
     for file in files:
         if named and file.suffix.lower() in (*EXTENSIONS, *UNREADABLE) and os.path.realpath(file) not in named:
-            joined.skipped.add(str(file), f"no caption: {' and '.join(t.name for t in tables[:2])} does not name it")
+            joined.skipped.add(
+                str(file), f"no caption: {' and '.join(repr(t.name) for t in tables[:2])} does not name it"
+            )
     return joined
 
 
@@ -192,21 +194,21 @@ def _record(
     if captions == "name":
         if re.fullmatch(CAMERA, picture.stem, re.I):
             raise BadRecord(
-                f"no caption: a file's name such as {picture.name} says nothing of the picture; captions='none' reads "
-                "pictures alone"
+                f"no caption: a file's name such as {picture.name!r} says nothing of the picture; captions='none' "
+                "reads pictures alone"
             )
         if readable(picture.stem) != picture.stem:
             raise BadRecord("no caption: the name is not UTF-8 text: rename it")
         return record | {"text": [words(picture.stem)]}
     beside = texts.get(picture.with_suffix(""), texts.get(picture))
     if beside is None:
-        raise BadRecord(f"no caption: there is no {picture.with_suffix('.txt').name}")
+        raise BadRecord(f"no caption: there is no {picture.with_suffix('.txt').name!r}")
     written = decode_text(beside.read_bytes())
     if written is None:
-        raise BadRecord(f"no caption that can be read: {beside.name} is not UTF-8 text: {REMEDY}")
+        raise BadRecord(f"no caption that can be read: {beside.name!r} is not UTF-8 text: {REMEDY}")
     text = [line.strip() for line in written.splitlines() if line.strip()]
     if not text:
-        raise BadRecord(f"no caption: {beside.name} is empty")
+        raise BadRecord(f"no caption: {beside.name!r} is empty")
     return record | {"text": text}
 
 
