@@ -148,6 +148,7 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "image": views[0],
         "views": views,
         "text": model.tokenize(texts),
+        "negative_count": torch.arange(N) % 2,
         "text2": model.tokenize(TEXTS[: N // 2] * 2),
         "negative_text": model.tokenize([" ".join(reversed(each.split())) for each in texts]),
         "answers": model.tokenize(ANSWERS),
