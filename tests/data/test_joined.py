@@ -73,7 +73,7 @@ def test_a_split_is_for_those_that_have_splits(tmp_path):
 def test_a_command_that_measures_takes_what_the_world_held_out(tmp_path, word):
     as_csv(tmp_path / "a")
     held_out = len(open_source("world/emoji", split="test"))
-    source = open_data(word, None, Namespace(max_skipped=0.1), otherwise="test")
+    source = open_data(word, None, Namespace(max_skipped=0.1, captions=None), otherwise="test")
     assert len(source) == held_out + (60 if "csv" in word else 0)
 
 

@@ -52,7 +52,7 @@ def test_folder_with_captions_beside_the_images(tmp_path):
     assert source[0] == {"image": str(tmp_path / "0.png"), "text": ["picture 0", "a red 0"]}
     why = {p.where.rsplit("/", 1)[1]: p.why for p in source.skipped}
     assert why.keys() == {"empty.png", "blank.png", "none.png"}
-    assert "no none.txt" in why["none.png"]
+    assert "there is no 'none.txt'" in why["none.png"]
     with pytest.raises(UserError, match=r"3 of the 44 .* 5%"):
         folder(tmp_path, max_skipped=0.05)
 

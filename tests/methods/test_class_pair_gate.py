@@ -167,5 +167,5 @@ def test_what_does_not_fit_is_named():
         gate()(A[:1], B[:1])
     with pytest.raises(UserError, match="labels run from 0 to 5, and the gate knows 5 classes"):
         gate()(A, A + 2)
-    with pytest.raises(UserError, match="labels run from -1 to 2"):
+    with pytest.raises(UserError, match="labels run from -1 to 4, and the gate knows 5 classes, from 0"):
         gate()(A - 1, B)

@@ -171,7 +171,7 @@ def test_it_is_evaluated_indexed_and_searched(tokenizer, tmp_path):
     assert evaluate(model, source, ["retrieval"])["retrieval"]["text_to_image_R@1"] >= 0
     model.save_pretrained(tmp_path / "model")
     search.build(nearfar.load(tmp_path / "model"), source, tmp_path / "index", model=str(tmp_path / "model"))
-    index = search.Index.open(tmp_path / "index")
+    index = search.Index(tmp_path / "index")
     assert len(index) == 3
 
 

@@ -6,6 +6,7 @@ from argparse import Action
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -52,6 +53,8 @@ def kinds_of(action: Action) -> tuple[Any, ...]:
         return tuple(action.choices)
     if action.nargs == 0:
         return (bool,)
+    if isinstance(action.type, FunctionType):  # a number, or one of some words, as `N|none|txt` says
+        return tuple(7 if word == "N" else word for word in str(action.metavar).split("|"))
     return alternatives(action.type.args[0]) if isinstance(action.type, partial) else (action.type or str,)
 
 

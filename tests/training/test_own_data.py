@@ -26,7 +26,10 @@ def folder(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith(("simctg", "two-stages"))])
+STAGED = ("two-stages", "mcl", "mcl-pairs", "mcl-paper")
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("simctg") and name not in STAGED])
 def test_every_recipe_measures_on_the_share_of_own_data(name):
     recipe = load(name, ["data.train=photos/"])
     assert recipe.data.share == 0.1
@@ -34,8 +37,9 @@ def test_every_recipe_measures_on_the_share_of_own_data(name):
     assert recipe.follows == FITTED
 
 
-def test_stages_follow_own_data_too():
-    for stage in load("two-stages", ["data.train=photos/"]).stages:
+@pytest.mark.parametrize("name", STAGED)
+def test_stages_follow_own_data_too(name):
+    for stage in load(name, ["data.train=photos/"]).stages:
         assert stage.recipe.data.share == 0.1
         assert stage.recipe.follows == FITTED
 

@@ -55,7 +55,7 @@ def read(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     for name in ["world", *methods.METHODS]:
         method = {"name": "clip"} if name == "world" else {"name": name}
-        method |= {"of": {"name": "clip"}} if name in ("ensemble", "matryoshka") else {}
+        method |= {"of": {"name": "clip"}} if name in ("ensemble", "matryoshka", "within_clusters") else {}
         method |= {"dims": [8]} if name == "matryoshka" else {}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"model": {"preset": "tiny"}, "method": method}))
     return lambda recipe, setting, value: load(folder / f"{recipe}.yaml", {setting: value})

@@ -35,8 +35,8 @@ class Matryoshka(nn.Module):
         A scalar, of the loss's dtype.
 
     Raises:
-        UserError: a loss that keeps something of each sample; widths that do not rise or are more than the embeddings
-            have, weights that do not fit, or embeddings of several widths.
+        UserError: a loss that keeps something of each sample, or takes maps; widths that do not rise or are more than
+            the embeddings have, weights that do not fit, or embeddings of several widths.
 
     Relations:
         - The method `matryoshka` does so around a method: `{name: matryoshka, of: {name: clip}, dims: [64, 256]}`.
@@ -59,6 +59,11 @@ class Matryoshka(nn.Module):
             raise UserError(
                 f"{type(loss).__name__} keeps something of each sample, which would be of several widths at once: take "
                 "one loss a width"
+            )
+        if getattr(loss, "of_maps", False):
+            raise UserError(
+                f"{type(loss).__name__} takes maps, whose last dimension is a row of cells and no embedding: cut their "
+                "channels yourself"
             )
         self.loss = loss
         self.dims, self.weights = checked_widths(dims, weights)

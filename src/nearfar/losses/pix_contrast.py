@@ -78,6 +78,8 @@ class PixContrast(nn.Module):
         torch.Size([])
     """
 
+    of_maps = True  # its embeddings lie along the second dimension
+
     def __init__(self, temperature: Tau = 0.3, *, learnable: bool = True) -> None:
         super().__init__()
         self.temperature = as_temperature(temperature, learnable=learnable)

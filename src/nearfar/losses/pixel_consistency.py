@@ -103,6 +103,8 @@ class PixelConsistency(nn.Module):
         torch.Size([])
     """
 
+    of_maps = True  # its embeddings lie along the second dimension
+
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.scale = scale

@@ -86,6 +86,7 @@ def measured(method: Any, seed: int) -> dict[str, Any]:
     """What the features tell of trained and of other classes and of attributes, the dimensions that they use; and of
     an arm with gates how decided they are, and what they tell of attributes."""
     from nearfar.evaluation.protocols.geometry import effective_rank
+    from nearfar.methods import Hydra
 
     model, classes, count = method.model, setup.drawn_classes(seed), setup.DATA["samples"]
     train = setup.sprites(classes.train, count["train"], n_views=1, seed=seed)
@@ -96,7 +97,7 @@ def measured(method: Any, seed: int) -> dict[str, Any]:
         "other classes, 5 shots": held_out(model, classes.test, seed),
         "effective rank": effective_rank(own - own.mean(0)),
     }
-    gate = getattr(method, "gate", None)
+    gate = method.gate if isinstance(method, Hydra) else None
     if gate is None or (gate.kind == "open" and not isinstance(gate, FixedGates)):
         return figures
     with torch.no_grad():
