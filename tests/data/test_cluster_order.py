@@ -151,6 +151,10 @@ class Endless(Stream):
 def test_what_cannot_be_ordered():
     with pytest.raises(UserError, match="fills a batch of 99: the largest of 3 has 25"):
         epoch(99)
+    with pytest.raises(UserError, match="has 25: all of them together are fewer: lower batch_size"):
+        epoch(99, small="merge")
+    with pytest.raises(UserError, match="has 1: a batch needs two of one cluster: make fewer clusters"):
+        epoch(labels=[3, 5, 8], small="partial")
     with pytest.raises(UserError, match="record 0 has no 'label', the number of its cluster"):
         Loader(records(), order=ClusterOrder("label"), batch_size=2)
     with pytest.raises(UserError, match="is a stream"):

@@ -13,6 +13,7 @@ from nearfar.data import Records
 from nearfar.errors import UserError
 from nearfar.evaluation import evaluate
 from nearfar.evaluation.language.sts_benchmarks import sts
+from nearfar.models import image_encoder
 
 
 class Numbers:
@@ -109,3 +110,11 @@ def test_on_the_command_line(tmp_path, capsys):
     assert set(both["by"]["set"]) == {"sts-dev.csv", "sts-test.csv"}
     assert both["metrics"]["spearman"]["value"] == pytest.approx(alone["metrics"]["spearman"]["value"])
     capsys.readouterr()
+    for words in (["--sts-sets", str(tmp_path)], ["--options", "sts.alike=0.5"]):
+        with pytest.raises(SystemExit, match="sts has settings here and is not measured: add it, --protocols"):
+            cli.main(["evaluate", "minilm", *words])
+
+
+def test_a_model_of_pictures_is_refused():
+    with pytest.raises(UserError, match="a ImageEncoder does not embed texts: take a model with a text tower"):
+        evaluate(image_encoder("tiny"), pairs(ANGLES, SCORES), ["sts"])

@@ -12,13 +12,14 @@ import yaml
 from stage_work import run_recipe, three_on_ranks
 
 import nearfar
-from nearfar.data import ClusterOrder, Loader, combine_codes
+from nearfar.data import ClusterOrder, Loader, Records, combine_codes
 from nearfar.errors import UserError
 from nearfar.evaluation import embed
 from nearfar.methods import SimCLR
 from nearfar.models import ConcatDualEncoder, ConcatImageEncoder, image_encoder
 from nearfar.training import Stage, TrainConfig, run_stages
 from nearfar.training.recipe import load
+from nearfar.training.recipe.recipe_data import cluster_order
 
 KEPT = "checkpoints/last/method.safetensors"
 STAGES = ("1-zero", "2-one", "3-two")
@@ -48,6 +49,20 @@ def staged(recipe):
     path = recipe.with_name("mcl.yaml")
     path.write_text("# Squares in three stages.\n" + yaml.safe_dump(values))
     return path
+
+
+def test_validation_of_few_records_that_share_no_cluster_is_of_all_of_them(staged, capsys):
+    values = yaml.safe_load(staged.read_text())
+    values.pop("stages")
+    values["data"]["clusters"] = "cluster"
+    values["model"] = {"load": "previous"}
+    staged.write_text(yaml.safe_dump(values))
+    recipe = load(staged)
+    few, more = (Records([{"cluster": n} for n in clusters], name="few") for clusters in ([3, 5, 8, 1], [3, 5, 3, 1]))
+    assert cluster_order(recipe, few, training=False) is None
+    assert "no two of the 4 records of few share a cluster: val_loss is of batches of all" in capsys.readouterr().out
+    assert cluster_order(recipe, more, training=False).coverage(more, 4) == 0.5
+    assert not capsys.readouterr().out
 
 
 def test_the_stages_are_those_of_the_paper(staged, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.models.fusion.reranker import as_fusion
 
     options = protocol_options(args)
+    check_used(options, args.protocols)
     at_least(1, **{"--limit": args.limit, "--batch-size": args.batch_size})
     if args.json:
         files.place(args.json)
@@ -222,6 +223,17 @@ def protocol_options(args: Namespace) -> dict[str, dict[str, Any]]:
         where, key, value = setting(word)
         options.setdefault(where, {})[key] = value
     return options
+
+
+def check_used(options: Collection[str], protocols: Sequence[str] | None) -> None:
+    """Raise a `UserError` for settings of a protocol that is not among those to measure: they would do nothing."""
+    from nearfar.evaluation.run_protocols import USUAL
+
+    measured = USUAL if protocols is None else protocols
+    if unused := [name for name in options if name not in measured]:
+        raise UserError(
+            f"{unused[0]} has settings here and is not measured: add it, --protocols {' '.join([*measured, unused[0]])}"
+        )
 
 
 def setting(word: str) -> tuple[str, str, Any]:

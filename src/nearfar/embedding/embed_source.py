@@ -154,8 +154,14 @@ def _known_sides(encoder: Any, sides: Sequence[str]) -> list[str]:
 
 def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, progress: bool | None = None) -> Tensor:
     """Unit embeddings `[len(texts), D]` of texts, float32, on the CPU. Each different text is encoded once, and texts
-    of like length together, so that little is spent on padding."""
+    of like length together, so that little is spent on padding.
+
+    Raises:
+        UserError: a model that reads no texts.
+    """
     at_least(1, batch_size=batch_size)
+    if not (hasattr(encoder, "encode_text") and hasattr(encoder, "tokenize")):
+        raise UserError(f"a {type(encoder).__name__} does not embed texts: take a model with a text tower")
     different = sorted(set(texts), key=lambda text: (len(text), text))
     if not different:
         return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)

@@ -16,6 +16,14 @@ from nearfar.data.batches.order import BatchRow, LocalBatch, OrderPlan, State, m
 from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
 
+REMEDY = {
+    "drop": "lower batch_size, make fewer clusters, or let small ones be joined (small='merge'; in a recipe "
+    "data.small_clusters: merge)",
+    "merge": "all of them together are fewer: lower batch_size",
+    "partial": "a batch needs two of one cluster: make fewer clusters",
+}
+"""What helps where clusters give no batch, with each `small`."""
+
 
 class ClusterOrder:
     """An order whose batches are of one cluster each, over all processes. A record that cannot be used gives way to
@@ -51,8 +59,7 @@ class ClusterOrder:
             sizes = self._labels(plan.source).unique(return_counts=True)[1].tolist()
             raise UserError(
                 f"no cluster of {plan.source.name} fills a batch of {plan.split.global_batch_size}: the largest of "
-                f"{len(sizes)} has {max(sizes, default=0)} records: lower batch_size, make fewer clusters, or let "
-                "small ones be joined (small='merge'; in a recipe data.small_clusters: merge)."
+                f"{len(sizes)} has {max(sizes, default=0)}: {REMEDY[self.small]}."
             )
 
     def length(self, plan: OrderPlan) -> int:

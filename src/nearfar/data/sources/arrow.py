@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from math import isfinite
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.sources.pair_columns import PairColumns, first_text
@@ -110,7 +111,10 @@ def find_roles(
     )
     if roles.image is None and not roles.text:
         remedy = "Name them with image=COLUMN and text=COLUMN."
-        if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        if len(columns) == 1 and where.endswith(".txt"):
+            remedy = f"Sentences, one a line, are read by 'text:{where}' with unit='lines'; tables have columns."
+            columns = [shorten(columns[0], 60, placeholder=" ...")]
+        elif len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
             remedy = "Columns are separated by commas in a .csv file, by tabs in a .tsv file: save it as one of them."
         raise UserError(
             f"{where}: which column is the image, and which the text? Its columns are: {', '.join(columns)}. {remedy}"

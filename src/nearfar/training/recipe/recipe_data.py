@@ -169,7 +169,16 @@ def cluster_order(recipe: Recipe, source: Any, *, training: bool = True) -> Any:
             f"data.columns, {{{config.clusters}: previous/{config.clusters}}}, say."
         )
     if not training:
-        return ClusterOrder(config.clusters, small="partial")
+        order = ClusterOrder(config.clusters, small="partial")
+        if order.coverage(source, recipe.training.batch_size):
+            return order
+        if processes.is_main():
+            print(
+                f"note: no two of the {len(source)} records of {source.name} share a cluster: val_loss is of batches "
+                "of all of them. Validate on more data, or make fewer clusters.",
+                flush=True,
+            )
+        return None
     order = ClusterOrder(config.clusters, small=config.small_clusters, order=config.cluster_order)
     if processes.is_main() and (share := order.coverage(source, recipe.training.batch_size)) < WELL_COVERED:
         print(
