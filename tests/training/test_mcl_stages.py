@@ -53,9 +53,8 @@ def staged(recipe):
 
 def test_validation_of_few_records_that_share_no_cluster_is_of_all_of_them(staged, capsys):
     values = yaml.safe_load(staged.read_text())
-    values.pop("stages")
+    values["model"] = values.pop("stages")[0]["model"]
     values["data"]["clusters"] = "cluster"
-    values["model"] = {"load": "previous"}
     staged.write_text(yaml.safe_dump(values))
     recipe = load(staged)
     few, more = (Records([{"cluster": n} for n in clusters], name="few") for clusters in ([3, 5, 8, 1], [3, 5, 3, 1]))

@@ -160,11 +160,11 @@ def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, pro
         UserError: a model that reads no texts.
     """
     at_least(1, batch_size=batch_size)
-    if not (hasattr(encoder, "encode_text") and hasattr(encoder, "tokenize")):
-        raise UserError(f"a {type(encoder).__name__} does not embed texts: take a model with a text tower")
     different = sorted(set(texts), key=lambda text: (len(text), text))
     if not different:
         return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
+    if not (hasattr(encoder, "encode_text") and hasattr(encoder, "tokenize")):
+        raise UserError(f"a {type(encoder).__name__} does not embed texts: take a model with a text tower")
     encoded = []
     with evaluating(encoder), console.progress("embedding captions", len(different), progress) as step:
         for batch in _batches(different, batch_size):
