@@ -116,5 +116,5 @@ def test_on_the_command_line(tmp_path, capsys):
 
 
 def test_a_model_of_pictures_is_refused():
-    with pytest.raises(UserError, match="a ImageEncoder does not embed texts: take a model with a text tower"):
+    with pytest.raises(UserError, match="this ImageEncoder does not embed texts: take a model with a text tower"):
         evaluate(image_encoder("tiny"), pairs(ANGLES, SCORES), ["sts"])

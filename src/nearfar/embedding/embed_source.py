@@ -164,7 +164,7 @@ def embed_texts(encoder: Any, texts: Sequence[str], *, batch_size: int = 64, pro
     if not different:
         return torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
     if not (hasattr(encoder, "encode_text") and hasattr(encoder, "tokenize")):
-        raise UserError(f"a {type(encoder).__name__} does not embed texts: take a model with a text tower")
+        raise UserError(f"this {type(encoder).__name__} does not embed texts: take a model with a text tower")
     encoded = []
     with evaluating(encoder), console.progress("embedding captions", len(different), progress) as step:
         for batch in _batches(different, batch_size):

@@ -1,0 +1,14 @@
+"""The shipped recipes of sentences, each for two steps on its own data: model, data and method fit together."""
+
+import pytest
+
+from nearfar.training.recipe import load
+
+QUICK = ["training.steps=2", "training.warmup=0", "training.report=false", "evaluation.data=null"]
+
+
+@pytest.mark.parametrize("name", ["simcse", "simcse-pairs", "whitenedcse"])
+def test_a_shipped_recipe_trains(name, tmp_path):
+    run = load(name, QUICK).run(tmp_path / "run")
+    assert run.step == 2
+    assert run.model.encode(["a red kite"]).shape == (1, 384)
