@@ -85,7 +85,7 @@ reproduction = Reproduction(
         _claim("finds more than the released layout", "released layout", "MRR", 0.01),
         Claim("SimCSE finds more than the encoder before", "SimCSE", "before training", "MRR", effect=0.01),
     ],
-    seeds=range(6),
+    seeds=range(10, 26),  # none of those of the first record, whose three decided nothing
     pilot=3,
     grid=Grid(tuple(ARMS), {"lr": [3e-4, 3e-3]}, validated, "MRR"),
     config=CONFIG,
