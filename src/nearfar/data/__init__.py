@@ -12,9 +12,9 @@ from typing import Any
 _LAZY = {
     "open_source": "sources.open_source",
     "folder": "sources.image_folder",
-    "table": "sources.table_files",
+    "table": "tables.table_files",
     "shards": "sources.tar_shards",
-    "sts": "sources.sts_files",
+    "sts": "tables.sts_files",
     "hub": "sources.datasets_hub",
     "vqa": "sources.vqa_files",
     "Source": "sources.source",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.arrow import ArrowSource, ArrowStream, check_first, find_roles, undecoded
 from nearfar.data.sources.source import Source, Stream
-from nearfar.data.sources.table_files import quiet
+from nearfar.data.tables.arrow import ArrowSource, ArrowStream, check_first, find_roles, undecoded
+from nearfar.data.tables.table_files import quiet
 from nearfar.errors import UserError
 
 SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")

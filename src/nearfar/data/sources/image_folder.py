@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nearfar.data.fields.images import EXTENSIONS
-from nearfar.data.sources.encoding import REMEDY, decode_text
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Records, Source, concat, readable, words
-from nearfar.data.sources.table_files import table
+from nearfar.data.tables.encoding import REMEDY, decode_text
+from nearfar.data.tables.table_files import table
 from nearfar.errors import UserError
 
 UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", ".arw", ".dng")

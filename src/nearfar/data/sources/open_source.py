@@ -40,8 +40,8 @@ WORLD = {
 READERS_OF = {
     "hub": "sources.datasets_hub.hub",
     "folder": "sources.image_folder.folder",
-    "table": "sources.table_files.table",
-    "sts": "sources.sts_files.sts",
+    "table": "tables.table_files.table",
+    "sts": "tables.sts_files.sts",
     "vqa": "sources.vqa_files.vqa",
     "shards": "sources.tar_shards.shards",
 }
@@ -185,8 +185,8 @@ def _takes(where: str) -> list[str]:
 
 def _kind(where: str) -> str:
     from nearfar.data.sources.datasets_hub import is_saved_dataset
-    from nearfar.data.sources.sts_files import is_sts
-    from nearfar.data.sources.table_files import READERS
+    from nearfar.data.tables.sts_files import is_sts
+    from nearfar.data.tables.table_files import READERS
 
     path = Path(where)
     if where.startswith("hub:"):

@@ -18,11 +18,11 @@ from typing import Any
 
 from nearfar import console, files
 from nearfar.data.fields.images import EXTENSIONS
-from nearfar.data.sources.arrow import USUAL
-from nearfar.data.sources.encoding import decode_text
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions, words
 from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples
+from nearfar.data.tables.arrow import USUAL
+from nearfar.data.tables.encoding import decode_text
 from nearfar.errors import UserError
 
 

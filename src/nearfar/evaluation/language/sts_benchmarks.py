@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nearfar.data.sources.open_source import open_source
-from nearfar.data.sources.sts_files import is_sts
-from nearfar.data.sources.table_files import READERS
+from nearfar.data.tables.sts_files import is_sts
+from nearfar.data.tables.table_files import READERS
 from nearfar.embedding.embed_source import embed_texts
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Metric, Result

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from nearfar import files
-from nearfar.data.sources.cells import SAMPLE, SHARD
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.source import Concatenation, Mapped, Selection, captions, readable
+from nearfar.data.tables.cells import SAMPLE, SHARD
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
 from nearfar.search.page.pictures import keep

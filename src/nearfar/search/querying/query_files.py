@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.fields.images import EXTENSIONS
-from nearfar.data.sources.encoding import REMEDY, line_not_utf8
 from nearfar.data.sources.open_source import open_source
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions
+from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.errors import UserError
 from nearfar.search.querying.query import Query
 

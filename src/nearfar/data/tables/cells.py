@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from nearfar.data.sources.arrow import ArrowSource
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Concatenation, Mapped, Selection, captions
 from nearfar.data.sources.tar_shards import TarSource, TarStream
+from nearfar.data.tables.arrow import ArrowSource
 from nearfar.errors import UserError
 
 Cells = Callable[[int, Mapping[str, Any]], dict[str, Any]]

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from nearfar.data.sources.encoding import REMEDY, line_not_utf8
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Record, Records
+from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.errors import UserError
 
 INPUT, GOLD = "STS.input.", "STS.gs."

@@ -12,9 +12,9 @@ from math import isfinite
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.sources.pair_columns import PairColumns, first_text
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions
+from nearfar.data.tables.pair_columns import PairColumns, first_text
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:

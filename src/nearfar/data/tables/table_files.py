@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.sources.arrow import ArrowSource, find_roles, undecoded
-from nearfar.data.sources.delimited import separated, zeros
-from nearfar.data.sources.encoding import REMEDY, line_not_utf8
 from nearfar.data.sources.source import Source
+from nearfar.data.tables.arrow import ArrowSource, find_roles, undecoded
+from nearfar.data.tables.delimited import separated, zeros
+from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.errors import UserError
 
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,7 +53,7 @@ def table(
             `file_name`, ...; `text`, `caption`, ...). `image` holds paths or bytes. `text` may be several columns, or a
             column of lists: all are captions of the row. Text in `label` and `domain` becomes numbers, in sorted order.
             `answers` are those to the question in `text`; of several annotators in as many columns or in lists. Pairs
-            of texts are known by the names of published ones (`nearfar.data.sources.pair_columns`): `sentence1`,
+            of texts are known by the names of published ones (`nearfar.data.tables.pair_columns`): `sentence1`,
             `sentence2`, `score`; `anchor`, `positive`, `negative_1` ...
         root: folder that paths of images start from, by default that of the table.
         cache_dir: where `datasets` keeps its copy.

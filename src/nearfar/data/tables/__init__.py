@@ -1,0 +1,1 @@
+"""Tables as sources: files of rows, what their columns mean, and their cells."""
