@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from methods.whitening_work import steps_of_both
 from nearfar.errors import UserError
 from nearfar.losses.functional import first_view_info_nce
 from nearfar.methods.text.simcse import SimCSE
 from nearfar.methods.text.whitened import WhitenedCSE
 from nearfar.methods.text.whitening_layer import ShuffledGroupWhitening
 from nearfar.ops.whitening import group_whitening
-from nearfar.training.loop.gradients import backward
 from training.ranks import run
 
 RELEASED = json.loads((Path(__file__).parent / "released" / "whitenedcse.json").read_text())
@@ -171,42 +171,6 @@ def test_a_batch_too_small_for_its_groups_is_named():
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         WhitenedCSE(Rows(), **settings)
-
-
-def step_of_a_process(statistics):
-    """Loss, gradient of encoder and head of this process's rows, with groups as they stand; 2 processes share 16."""
-    from nearfar import distributed
-
-    method = (
-        WhitenedCSE(Fixed(), groups=3, shuffle="none", detach=False, statistics=statistics, copies=2).double().train()
-    )
-    method.head.load_state_dict({"0.weight": torch.eye(12) * 0.1, "0.bias": torch.zeros(12)})
-    share = 16 // distributed.world_size()
-    first = distributed.rank() * share
-    scalars = distributed.mean(backward(method, {"text": vectors(16)[first : first + share].double()}, chunk=4))
-    distributed.average_gradients(method.parameters())
-    return {name: p.grad.tolist() for name, p in method.named_parameters() if p.grad is not None} | {
-        "loss": scalars["loss"].item()
-    }
-
-
-class Fixed(nn.Module):
-    """An encoder whose two passes differ by a fixed turn."""
-
-    embed_dim = 12
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(12, 12)
-
-    def encode_text(self, rows):
-        first, second = rows.chunk(2)
-        return self.layer(torch.cat([first, second + 0.3 * second.roll(1, 1)]))
-
-
-def steps_of_both():
-    return {statistics: step_of_a_process(statistics) for statistics in ("all", "process")}
 
 
 def test_statistics_are_of_all_processes_or_of_each():
