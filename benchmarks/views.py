@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records
-from nearfar.data.fields.views import PRESETS, Views
+from nearfar.data.pictures.views import PRESETS, Views
 
 Step = Callable[[], Any]
 

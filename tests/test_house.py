@@ -127,9 +127,7 @@ def test_no_imports_run_in_a_circle():
 
 
 FULL = {
-    "data/fields": (17, "one file a kind of field, beside what several share: captions, views, colours, geometry"),
     "losses": (24, "flat, one family a file: a loss is looked for by its name"),
-    "training/recipe": (16, "one file a section of a recipe, its reading, its stages: they know each other in one row"),
 }
 """Rooms of more than fifteen files: how many they may hold, and why they are not two rooms."""
 

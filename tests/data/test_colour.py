@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from nearfar.data.fields import colour
+from nearfar.data.pictures import colour
 
 
 def bytes_of(images):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nearfar.data.fields.images import BadImage, decode, image_size, load_image, resize
+from nearfar.data.pictures.images import BadImage, decode, image_size, load_image, resize
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from nearfar.data import Loader, Records, train_tokenizer
-from nearfar.data.fields.views import ViewPreset, Views
+from nearfar.data.pictures.views import ViewPreset, Views
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 

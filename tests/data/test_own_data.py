@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from nearfar.data import folder, hub, open_source, shards, table
-from nearfar.data.fields.images import BadImage, load_image
+from nearfar.data.pictures.images import BadImage, load_image
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
 

@@ -5,7 +5,7 @@ import torch
 
 from nearfar.data import Loader, Records
 from nearfar.data.batches import batch as batches
-from nearfar.data.fields.views import PRESETS
+from nearfar.data.pictures.views import PRESETS
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_evaluation_and_training_scale_down_alike_with_antialiasing():
 
 def test_a_flip_takes_places_to_their_mirror():
     """Of 25 columns the continuous place 24.5 goes to 0.5, the index 24 to 0."""
-    from nearfar.data.fields.views import ViewPreset, Views
+    from nearfar.data.pictures.views import ViewPreset, Views
 
     views = Views(ViewPreset(flip=1.0), size=25)
     _, matrices = views(torch.rand(1, 3, 25, 25), views.draw(1, torch.Generator().manual_seed(0)))

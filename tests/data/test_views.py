@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar.data.fields import colour
-from nearfar.data.fields import view_geometry as geometry
-from nearfar.data.fields.views import PRESETS, ViewPreset, Views
+from nearfar.data.pictures import colour
+from nearfar.data.pictures import view_geometry as geometry
+from nearfar.data.pictures.views import PRESETS, ViewPreset, Views
 
 
 def generator(seed=0):

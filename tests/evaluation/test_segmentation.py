@@ -9,7 +9,7 @@ from PIL import Image
 
 from nearfar.classifiers.cell_probe import CellProbe, class_shares
 from nearfar.data import Loader, Records
-from nearfar.data.fields.mask_field import MaskField, class_numbers
+from nearfar.data.pictures.mask_field import MaskField, class_numbers
 from nearfar.data.scenes import scenes
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.errors import UserError

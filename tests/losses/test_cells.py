@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nearfar.data.fields.views import PRESETS, ViewPreset, Views
+from nearfar.data.pictures.views import PRESETS, ViewPreset, Views
 from nearfar.errors import UserError
 from nearfar.losses.near_cells import (
     NearCells,
@@ -141,7 +141,7 @@ def test_the_pixels_of_a_view_say_the_same_as_its_matrix(preset):
     # Moves alone: RandAugment's colours would repaint the places.
     draws = views.draw(n, torch.Generator().manual_seed(0))
     pixels, matrix = views._move(images, draws.uniform[0], torch.tensor([[96.0, 96.0]] * n))
-    from nearfar.data.fields.view_geometry import pixel_matrix
+    from nearfar.data.pictures.view_geometry import pixel_matrix
 
     geometry = pixel_matrix(matrix, torch.full((n, 2), 96.0), 32, cropped=False)
     cells = cells_of_views(geometry, grid, view_size=(32, 32), picture_size=torch.full((n, 2), 96.0))

@@ -10,9 +10,9 @@ from PIL import Image
 from nearfar.errors import UserError
 from nearfar.recipes import shipped
 from nearfar.training.config import TrainConfig
+from nearfar.training.own_data import FITTED, fitted
 from nearfar.training.recipe import load
 from nearfar.training.recipe.forewarnings import from_nothing
-from nearfar.training.recipe.own_data import FITTED, fitted
 
 
 @pytest.fixture(scope="module")

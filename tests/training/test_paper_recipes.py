@@ -8,7 +8,7 @@ import yaml
 
 from nearfar.data import Records
 from nearfar.data.fields.text import clean_caption
-from nearfar.data.fields.views import PRESETS
+from nearfar.data.pictures.views import PRESETS
 from nearfar.errors import UserError
 from nearfar.training.recipe import load
 from training.paper_values import EXPECTED

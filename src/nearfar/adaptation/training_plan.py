@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nearfar.training.config import TrainConfig
+from nearfar.training.own_data import LEAST_BATCH, fitted
 from nearfar.training.recipe.forewarnings import BACKWARD, duration
-from nearfar.training.recipe.own_data import LEAST_BATCH, fitted
 
 Train = Literal["auto", "none", "lora", "towers"]
 Kind = Literal["lora", "towers"]

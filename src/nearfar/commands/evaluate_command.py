@@ -198,7 +198,7 @@ def first_captions(args: Namespace) -> int | None:
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:
     """The re-ranker over the pictures and captions that were embedded."""
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
     from nearfar.models import MatchScorer, Reranker
 
     if not hasattr(source, "__getitem__"):

@@ -34,10 +34,10 @@ _LAZY = {
     "StreamOrder": "batches.order",
     "Field": "fields.field",
     "BatchKey": "batches.batch",
-    "Views": "fields.views",
-    "ViewPreset": "fields.views",
-    "BadImage": "fields.images",
-    "load_image": "fields.images",
+    "Views": "pictures.views",
+    "ViewPreset": "pictures.views",
+    "BadImage": "pictures.images",
+    "load_image": "pictures.images",
     "train_tokenizer": "fields.text",
     "tokenize": "fields.text",
     "clean_caption": "fields.text",
@@ -50,12 +50,12 @@ _LAZY = {
 }
 _MODULES = {
     "batch": "batches.batch",
-    "images": "fields.images",
+    "images": "pictures.images",
     "loader": "batches.loader",
     "scenes": "scenes",
     "source": "sources.source",
     "text": "fields.text",
-    "views": "fields.views",
+    "views": "pictures.views",
     "world": "world",
 }
 __all__ = [*_LAZY, *_MODULES]

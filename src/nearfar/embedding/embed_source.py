@@ -179,9 +179,9 @@ def embed_images(encoder: Any, images: Iterable[Any], *, batch_size: int = 64, p
     """Unit embeddings `[n, D]` of images given as paths, bytes or PIL images, float32, on the CPU.
 
     Raises:
-        nearfar.data.fields.images.BadImage: one of them cannot be read.
+        nearfar.data.pictures.images.BadImage: one of them cannot be read.
     """
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
 
     at_least(1, batch_size=batch_size)
     with evaluating(encoder):
@@ -305,7 +305,7 @@ class _Reader:
 
 def _read(item: Any, *, sides: tuple[str, ...], near: int | None) -> tuple[Mapping[str, Any], Any]:
     """A record and what is to be encoded of it by side, or the error that says why there is nothing."""
-    from nearfar.data.fields.images import BadImage
+    from nearfar.data.pictures.images import BadImage
 
     record: Mapping[str, Any] = {}
     try:
@@ -320,7 +320,7 @@ def _read(item: Any, *, sides: tuple[str, ...], near: int | None) -> tuple[Mappi
 
 
 def _value(record: Mapping[str, Any], side: str, near: int | None) -> Any:
-    from nearfar.data.fields.images import BadImage, load_image
+    from nearfar.data.pictures.images import BadImage, load_image
 
     if side == "image":
         if "image" not in record:

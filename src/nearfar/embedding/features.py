@@ -20,10 +20,10 @@ from nearfar.data.batches.data_info import DataInfo
 from nearfar.data.batches.order import Order
 from nearfar.data.fields.caption_choice import Caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.image_field import ImageField
 from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import count_negatives, text_fields
-from nearfar.data.fields.views import ViewPreset
+from nearfar.data.pictures.image_field import ImageField
+from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Source, captions
 from nearfar.embedding.feature_loader import FeatureLoader, Features, KeptTexts, tokens_of
@@ -66,8 +66,8 @@ def precompute(
         source: a `Source` with pictures and captions; it is read once for each of `views`.
         fields: what batches hold beside what a loader's batches usually do; of each record what they read is kept.
         batch_size: samples of a batch of this process.
-        views: presets of `nearfar.data.fields.views`, one a pass: `("none", "mirror")` keeps each picture as it is and
-            in the mirror, and training sees one of the two at random each epoch. `("moco", "moco")` draws twice.
+        views: presets of `nearfar.data.pictures.views`, one a pass: `("none", "mirror")` keeps each picture as it is
+            and in the mirror, and training sees one of the two at random each epoch. `("moco", "moco")` draws twice.
         n_views: how many different ones of these a batch holds of each picture: more than one come as `views`
             `[n_views, B, ...]`, the first of which is `image`.
         caption: one of a record's captions at `random`, always its `first`, or a share of draws that take the first,

@@ -54,8 +54,9 @@ class Method(nn.Module, ABC):
     Read by `training.loop.loaders`, through `encoder` by `Run.model` and the recipe's evaluation."""
 
     views: str | None = None
-    """The preset of `nearfar.data.fields.views` that its pictures are augmented by; None: the loader's own. Read, like
-    the next three, by `training.loop.loaders.data_settings`, where a recipe or the user's own `Loader` says nothing."""
+    """The preset of `nearfar.data.pictures.views` that its pictures are augmented by; None: the loader's own. Read,
+    like the next three, by `training.loop.loaders.data_settings`, where a recipe or the user's own `Loader` says
+    nothing."""
 
     n_views: int = 1
     """Augmented views of each picture: more than one come as the batch's `views`."""

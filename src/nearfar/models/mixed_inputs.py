@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nearfar import console
-from nearfar.data.fields.images import EXTENSIONS, BadImage, load_image
+from nearfar.data.pictures.images import EXTENSIONS, BadImage, load_image
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import doubt_of, shortened
 from nearfar.modes import evaluating

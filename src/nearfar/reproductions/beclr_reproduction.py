@@ -114,7 +114,7 @@ def right_neighbours(method: Any, data: Emojis) -> dict[str, float]:
 @torch.no_grad()
 def embed(encode: Any, model: Any, data: Emojis) -> Tensor:
     """Pictures as they are, without augmentation, in evaluation."""
-    from nearfar.data.fields.views import Views
+    from nearfar.data.pictures.views import Views
     from nearfar.modes import evaluating
 
     views = Views("none", size=CONFIG["data"]["size"], mean=model.mean, std=model.std)
@@ -137,7 +137,7 @@ class Emojis(NamedTuple):
     def of(split: str) -> Emojis:
         """Those of a split, read once."""
         from nearfar.data import world
-        from nearfar.data.fields.images import load_image
+        from nearfar.data.pictures.images import load_image
 
         source, side = world.emoji(split, tags=False), CONFIG["data"]["canvas"]
         pictures = [load_image(record["image"]).resize((side, side)) for record in source]
@@ -168,7 +168,7 @@ class ViewBatches:
         return len(self.data) // self.size
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        from nearfar.data.fields.views import Views
+        from nearfar.data.pictures.views import Views
 
         settings = CONFIG["data"]
         views = Views(settings["views"], size=settings["size"], n_views=2, mean=self.mean, std=self.std)

@@ -16,9 +16,9 @@ from nearfar.data.batches.batch import declare, to_device
 from nearfar.data.batches.order import BLOCK, BatchRow, BatchSplit, LocalBatch, Order, OrderPlan, State, usual_order
 from nearfar.data.batches.part_cache import PartCache
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.images import describe
 from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import FieldOptions, usual_fields
+from nearfar.data.pictures.images import describe
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped

@@ -1,1 +1,1 @@
-"""Fields: what a record's picture, text or answers become in a batch, one kind a file."""
+"""Fields: what a record's texts, answers or numbers become in a batch, one kind a file; `usual` adds the pictures."""

@@ -8,10 +8,10 @@ from typing import Any, TypedDict
 from nearfar.data.fields.answers_field import AnswersField
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import Field
-from nearfar.data.fields.image_field import ImageField
 from nearfar.data.fields.negatives_field import NegativesField
 from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
-from nearfar.data.fields.views import ViewPreset
+from nearfar.data.pictures.image_field import ImageField
+from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
 from nearfar.errors import UserError
 
@@ -65,7 +65,7 @@ def usual_fields(
         image_size: side of the pictures in pixels; None leaves pictures out.
         mean, std: what the model's pixels are normalised with.
         tokenizer: any tokenizer of `transformers`; None leaves texts out.
-        views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
+        views: a preset of `nearfar.data.pictures.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
         small_views, small_size: further views, small crops of each picture, and their side; see `ImageField`.
         max_length: tokens a caption is cut to (default: what the tokenizer says).

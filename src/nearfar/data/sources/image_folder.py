@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from nearfar.data.fields.images import EXTENSIONS
+from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Records, Source, concat, readable, words
 from nearfar.data.tables.encoding import REMEDY, decode_text

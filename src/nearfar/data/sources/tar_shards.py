@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import console, files
-from nearfar.data.fields.images import EXTENSIONS
+from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions, words
 from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples

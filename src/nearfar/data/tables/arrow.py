@@ -126,7 +126,7 @@ def find_roles(
 
 def _is_picture(value: Any) -> bool:
     """Whether a cell holds a picture, or what names one."""
-    from nearfar.data.fields.images import EXTENSIONS
+    from nearfar.data.pictures.images import EXTENSIONS
 
     if isinstance(value, Mapping):
         return value.get("bytes") is not None and set(value) <= {"bytes", "path"}

@@ -17,7 +17,7 @@ class ChoiceQuestion:
     """One question.
 
     Args:
-        image: what `nearfar.data.fields.images.load_image` takes, or a PIL image.
+        image: what `nearfar.data.pictures.images.load_image` takes, or a PIL image.
         captions: the options; `captions[0]` is the true one.
         group: what macro accuracy averages over: the relation, the pair of attributes.
         box: `(left, top, right, bottom)` in pixels to crop the image to first, or None.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nearfar.data.fields.images import load_image
+from nearfar.data.pictures.images import load_image
 from nearfar.embedding.embed_source import embed_images, embed_texts
 from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 

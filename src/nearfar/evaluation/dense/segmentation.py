@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nearfar import console
 from nearfar.classifiers.cell_probe import CellProbe, class_shares, drawn_out
-from nearfar.data.fields.images import load_image
-from nearfar.data.fields.mask_field import MaskField
+from nearfar.data.pictures.images import load_image
+from nearfar.data.pictures.mask_field import MaskField
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
@@ -47,7 +47,7 @@ def segmentation(
 
     Args:
         encoder: anything with `preprocess` and `encode_image_map(pixels) -> [B, D, H, W]`.
-        source: records with `image` and `mask`, the class of each pixel (`nearfar.data.fields.mask_field`): 0 is the
+        source: records with `image` and `mask`, the class of each pixel (`nearfar.data.pictures.mask_field`): 0 is the
             ground, i + 1 the source's `classes[i]`.
         train: such records to fit the probe on, or what names a source. Default: those that the source's own
             `training()` names, as scenes do; else half of the things (`group`) of `source`.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import console
-from nearfar.data.fields.images import BadImage, load_image
+from nearfar.data.pictures.images import BadImage, load_image
 from nearfar.data.sources.skipped import Skipped
 from nearfar.errors import UserError
 

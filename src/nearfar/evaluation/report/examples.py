@@ -106,7 +106,7 @@ def picture_of(
 ) -> str:
     """The picture of an example as a small data URL: from its file, or by its row from `source`, as `drawn` makes it;
     an empty one where it is gone."""
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
 
     try:
         if "path" in example:

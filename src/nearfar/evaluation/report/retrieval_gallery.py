@@ -155,7 +155,7 @@ class Thumbnails:
 
 def thumbnail(picture: Any, box: Sequence[int] | None = None, *, side: int = THUMBNAIL) -> str:
     """A picture, or the part of it in `box` (left, top, right, bottom), as a small data URL."""
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
 
     image = load_image(picture) if box else load_image(picture, near=side)
     if box:

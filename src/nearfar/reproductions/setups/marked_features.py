@@ -62,7 +62,7 @@ def _axes() -> tuple[Tensor, Tensor, Tensor]:
 def _read(split: str) -> MarkedFeatures:
     import numpy as np
 
-    from nearfar.data.fields.views import Views
+    from nearfar.data.pictures.views import Views
     from nearfar.data.scenes import marks
     from nearfar.models import image_encoder
     from nearfar.modes import evaluating

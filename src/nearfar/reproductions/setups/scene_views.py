@@ -75,7 +75,7 @@ class SceneViews:
         return len(self.pictures) // self.batch_size
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        from nearfar.data.fields.views import Views
+        from nearfar.data.pictures.views import Views
 
         views = Views("byol", size=CONFIG["size"], n_views=2, mean=self.mean, std=self.std)
         for rows in torch.randperm(len(self.pictures)).split(self.batch_size)[: len(self)]:

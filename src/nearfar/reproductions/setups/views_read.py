@@ -104,7 +104,7 @@ def _tower() -> Any:
 
 
 def _read(source: Any, views: list[Any] | None = None) -> Any:
-    from nearfar.data.fields.views import ViewPreset
+    from nearfar.data.pictures.views import ViewPreset
     from nearfar.training import precompute
 
     presets = [ViewPreset(**each) if isinstance(each, dict) else each for each in views or ["none"]]

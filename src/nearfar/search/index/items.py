@@ -86,7 +86,7 @@ class Hit:
 
     def image(self) -> Image:
         """The picture itself, RGB. Raises UserError when its file is gone or broken."""
-        from nearfar.data.fields.images import load_image
+        from nearfar.data.pictures.images import load_image
 
         if self.picture is None:
             raise UserError(f"the hit {self.key!r} is a text: it has no picture")

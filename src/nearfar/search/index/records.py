@@ -122,7 +122,7 @@ def read_text_record(record: Mapping[str, Any], place: int, *, source: Any, name
 def decode(unread: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes | None]:
     """The picture as RGB, and the bytes to keep of one that is no file. A large JPEG is decoded no finer than `near`
     needs. Raises UserError for a broken picture."""
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
 
     image = load_image(unread.image, near=near)
     if unread.item.path is not None:

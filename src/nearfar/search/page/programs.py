@@ -221,7 +221,7 @@ def texts_of(fields: dict[str, Any], name: str) -> list[str]:
 
 def pictures_of(fields: dict[str, Any], *, most: int) -> list[Any]:
     """The pictures of a request, decoded. Raises UserError for what is none."""
-    from nearfar.data.fields.images import load_image
+    from nearfar.data.pictures.images import load_image
 
     values = as_list(fields.get("image"))
     if len(values) > most:

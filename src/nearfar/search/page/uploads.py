@@ -116,7 +116,7 @@ class Uploads:
 
     def picture(self, path: Any) -> Image:
         """An uploaded picture, decoded. Raises UserError that names the file as its visitor knows it."""
-        from nearfar.data.fields.images import load_image
+        from nearfar.data.pictures.images import load_image
 
         content = io.BytesIO(self.read(path))
         content.name = Path(path).name

@@ -45,7 +45,7 @@ class Query:
 
     def picture(self) -> Image:
         """The query's image, decoded."""
-        from nearfar.data.fields.images import load_image
+        from nearfar.data.pictures.images import load_image
 
         return load_image(self.image)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nearfar.data.fields.images import EXTENSIONS
+from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.open_source import open_source
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import captions

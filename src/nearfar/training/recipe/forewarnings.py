@@ -11,7 +11,7 @@ from PIL import Image
 
 from nearfar.embedding.embed_source import evaluating
 from nearfar.methods.base import Method
-from nearfar.training.recipe.own_data import is_own
+from nearfar.training.own_data import is_own
 
 if TYPE_CHECKING:
     from nearfar.training.recipe.recipe_file import Recipe

@@ -9,9 +9,9 @@ from typing import Any
 from nearfar import trust as trusted
 from nearfar.errors import UserError
 from nearfar.recipes import comment_of, shipped
+from nearfar.training.own_data import follow
 from nearfar.training.recipe.lines import located, sections
 from nearfar.training.recipe.overrides import modules_of, override, pairs_of
-from nearfar.training.recipe.own_data import follow
 from nearfar.training.recipe.reading import read
 from nearfar.training.recipe.recipe_file import SECTIONS, checked_recipe
 from nearfar.training.recipe.staged_recipe import STAGES, check_alone, load_stages

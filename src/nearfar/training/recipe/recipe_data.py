@@ -24,8 +24,8 @@ from nearfar.training.loop.setting_checks import (
     share_of_batch,
 )
 from nearfar.training.loop.validation import mean_loss
+from nearfar.training.own_data import fitted
 from nearfar.training.recipe import hard_data
-from nearfar.training.recipe.own_data import fitted
 from nearfar.training.recipe.recipe_method import chosen
 from nearfar.training.recipe.sections import DataSpec
 from nearfar.training.stages.columns_file import Part

@@ -54,7 +54,7 @@ class DataConfig:
     """Make each batch of that many samples of each of its classes, by the records' `label`; by default it is drawn
     over all data."""
     views: str | None = None
-    """Augmentation, a preset of `nearfar.data.fields.views`; by default the method's own, else `clip`."""
+    """Augmentation, a preset of `nearfar.data.pictures.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
     """Views of each picture in a batch; by default the method's own number, else one."""
     small_views: int | None = None
@@ -76,7 +76,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         from nearfar.data.fields.caption_choice import check_caption
-        from nearfar.data.fields.views import PRESETS
+        from nearfar.data.pictures.views import PRESETS
 
         ranges.check("data", ranges.DATA, vars(self), get_type_hints(type(self)))
         for name, presets in (("views", [self.views]), ("precompute", self.precompute)):

@@ -26,9 +26,9 @@ from typing import Any
 from nearfar import distributed as processes
 from nearfar import trust as trusted
 from nearfar.errors import UserError
+from nearfar.training.own_data import follow
 from nearfar.training.recipe.lines import Lines, located, sections
 from nearfar.training.recipe.overrides import modules_of, override
-from nearfar.training.recipe.own_data import follow
 from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.images import decode, resize
-from nearfar.data.fields.views import SMALL_SHARE, ViewPreset, Views
+from nearfar.data.pictures.images import decode, resize
+from nearfar.data.pictures.views import SMALL_SHARE, ViewPreset, Views
 from nearfar.data.sources.source import Record
 
 
@@ -24,7 +24,7 @@ class ImageField(Field):
     Args:
         size: side of the pictures in pixels.
         mean, std: three numbers each that colours from 0 to 1 are normalised with.
-        views: a preset of `nearfar.data.fields.views`, or a `ViewPreset`.
+        views: a preset of `nearfar.data.pictures.views`, or a `ViewPreset`.
         n_views: augmented views of each picture.
         small_views: further views of each picture, small crops of it (multi-crop, arXiv 2006.09882), made as `views`
             says but for the crop.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.fields.images import BadImage, numbers_of_pixels
+from nearfar.data.pictures.images import BadImage, numbers_of_pixels
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Record
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from nearfar import lookup
-from nearfar.data.fields import colour
-from nearfar.data.fields import view_geometry as geometry
+from nearfar.data.pictures import colour
+from nearfar.data.pictures import view_geometry as geometry
 
 
 @dataclass(frozen=True)
