@@ -73,3 +73,16 @@ def test_every_setting_of_a_recipe_has_a_row():
         assert set(names) <= {row[0] for row in rows}, section
     assert "settings.md" in (ROOT / "mkdocs.yml").read_text("utf-8")
     assert "(settings.md)" in (ROOT / "docs" / "training.md").read_text("utf-8")
+
+
+def test_every_surprise_has_a_script_with_versions_and_a_row():
+    rows = set(re.findall(r"^\| `([a-z0-9_]+\.sh)`", (ROOT / "docs" / "surprises.md").read_text("utf-8"), re.M))
+    scripts = {path.name: path for path in (ROOT / "findings").iterdir()}
+    assert rows == set(scripts)
+    for name, path in scripts.items():
+        text = path.read_text("utf-8")
+        packages = [word for line in re.findall(r"pip install (.*)", text) for word in line.split() if word[0] != "-"]
+        assert packages, name
+        assert all("==" in each or each == ":all:" for each in packages), f"{name}: pin every package"
+        assert "import nearfar" not in text, name
+        assert path.stat().st_mode & 0o111, f"{name} is to be run"

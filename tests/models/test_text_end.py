@@ -10,6 +10,7 @@ import nearfar
 from models.dual_families import SIDES, TEXT, clip
 from nearfar.errors import UserError
 from nearfar.models import create
+from nearfar.models.language import language_model
 
 TEXTS = ["a red fox", "the ship at sea runs", "cat"]
 
@@ -58,6 +59,23 @@ def test_two_texts_with_one_embedding_are_refused(tokenizer):
     torch.nn.init.zeros_(theirs.text_projection.weight)
     with pytest.raises(UserError, match="gives two different texts one embedding"):
         nearfar.load(theirs, tokenizer=tokenizer)
+
+
+def test_a_tokenizer_without_words_is_refused(vit, bert, tmp_path):
+    """transformers 5 reads no `vocab_file=`, raises nothing, and would give texts of one length the same ids."""
+    from transformers import BertTokenizer, CLIPTokenizer
+
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "fox"]))
+    empty = BertTokenizer(vocab_file=str(vocabulary))
+    for make in (
+        lambda: nearfar.load(clip_that_ends_by(2), tokenizer=CLIPTokenizer()),
+        lambda: create(image=vit, text=bert, tokenizer=empty),
+        lambda: language_model("tiny", tokenizer=empty),
+    ):
+        with pytest.raises(UserError, match="special tokens and no word: read its folder with AutoTokenizer"):
+            make()
+    assert create(image=vit, text=bert, tokenizer=BertTokenizer(str(vocabulary)))
 
 
 def test_training_gets_off_log_b(tokenizer):

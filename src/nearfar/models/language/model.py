@@ -19,7 +19,7 @@ from nearfar.models.mixed_inputs import encode
 from nearfar.models.model_folder import CARD
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.towers.backbones import quiet
-from nearfar.models.towers.tokens import Tokens
+from nearfar.models.towers.tokens import Tokens, check_words
 
 SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 4)}
 """Width, layers and heads of the models made from nothing."""
@@ -44,6 +44,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, lm: Any, tokenizer: Any) -> None:
         super().__init__()
+        check_words(tokenizer)
         self.lm = lm
         self.tokenizer = tokenizer
         if tokenizer.pad_token is None:

@@ -73,17 +73,29 @@ def read_at_the_end(text: Any, tokenizer: Any) -> bool:
 
 
 def check_tokenizer(tokenizer: Any, text: Any) -> None:
-    """Raise a `UserError` where a text tower has no tokenizer, or one with more tokens than the tower has."""
-
+    """Raise a `UserError` where a text tower has no tokenizer, one without words, or one of more tokens than it has."""
     if tokenizer is None:
         raise UserError(
             "this text tower brings no tokenizer: pass tokenizer=..., a transformers tokenizer, or train one on your "
             "captions with nearfar.data.train_tokenizer(texts, vocab_size)"
         )
+    check_words(tokenizer)
     if len(tokenizer) > text.vocabulary:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the text tower {text.vocabulary}: set the text config's "
             f"vocab_size={len(tokenizer)}, or use the tower's own tokenizer"
+        )
+
+
+def check_words(tokenizer: Any) -> None:
+    """Raise a `UserError` where a tokenizer knows no word, so that all texts of as many words would be the same.
+    transformers 5 makes one from the keywords of version 4, without complaint (findings/tokenizer_keywords.sh)."""
+    words = set(tokenizer.get_vocab())
+    if words <= set(tokenizer.all_special_tokens):
+        raise UserError(
+            f"{type(tokenizer).__name__} holds {len(words)} special tokens and no word: read its folder with "
+            "AutoTokenizer.from_pretrained, or pass its files as vocab= and merges= (vocab_file= is not read by "
+            "transformers 5)"
         )
 
 
