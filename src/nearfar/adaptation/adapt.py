@@ -17,6 +17,7 @@ from nearfar.adaptation.trainable import may_train
 from nearfar.adaptation.training_plan import Train
 from nearfar.adaptation.written import write_folder
 from nearfar.data.batches.held_out import hold_out
+from nearfar.errors import UserError
 
 STARTER = "starter"
 
@@ -27,6 +28,7 @@ def adapt(
     out: str | Path | None = None,
     *,
     test: Any = None,
+    test_split: str | None = None,
     share: float = 0.2,
     minutes: float | None = None,
     train: Train = "auto",
@@ -53,6 +55,7 @@ def adapt(
         out: a folder for the model with its card, report, figures and search index; None writes nothing. What the
             image tower made of pictures is kept there until all is done, so that a run that was killed goes on.
         test: data to measure on, instead of a share of `data`.
+        test_split: which split of `test`.
         share: how much of `data` is held out, by `nearfar.data.hold_out`: whole things (one picture, one caption, one
             `group`), chosen by their content, so that data added later move none of them.
         minutes: roughly how long it may take: where the towers need longer to read all pairs, fewer are taken. The
@@ -81,13 +84,15 @@ def adapt(
     True
     """
     say, began = say or (lambda _: None), time.perf_counter()
+    if test is None and test_split is not None:
+        raise UserError(f"test_split={test_split!r} is a split of the data to measure on: name them with test=DATA")
     with ExitStack() as held:
         folder = None if out is None else files.folder(out)  # before the work, not after it
         if folder is not None:
             held.callback(alone(folder).release)
         source = inputs.pairs(data, columns, max_skipped)
-        if source.remark:
-            say(f"note: {source.remark}")
+        for remark in inputs.remarks(source):
+            say(f"note: {remark}")
         if source.skipped:
             say(str(source.skipped))
         start = inputs.dual_encoder(model, device)
@@ -99,7 +104,9 @@ def adapt(
         if test is None:
             fitted_on, measured_on = hold_out(source, share)
         else:
-            fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": None}, max_skipped)
+            fitted_on, measured_on = source, inputs.pairs(test, {**columns, "split": test_split}, max_skipped)
+            for remark in inputs.remarks(measured_on):
+                say(f"note: {remark}")
         reading: dict[str, Any] = {"batch_size": batch_size, "max_skipped": max_skipped, "progress": progress}
         outcome, shown = Work(
             start,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,10 @@ def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> So
         data, max_skipped=max_skipped, **{name: value for name, value in columns.items() if value is not None}
     )
     if not isinstance(source, Source):
-        raise UserError(f"{source.name} is a stream: adapt reads data that can be counted; leave out streaming")
+        raise UserError(
+            f"{source.name} is a stream, and adapt reads data that can be counted: leave out streaming, or save the "
+            "rows as a table or with save_to_disk"
+        )
     for side, called in (("image", "pictures"), ("text", "captions")):
         if side not in source.columns:
             remedy = f"name the column with {side}=NAME"
@@ -41,6 +44,14 @@ def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> So
                 remedy = "leave out captions='none'"
             raise UserError(f"{source.name} has no {called}: adapt takes pairs; {remedy}")
     return source
+
+
+def remarks(source: Source) -> Iterator[str]:
+    """What its user should know before anything is read."""
+    if source.remark:
+        yield source.remark
+    if "answers" in source.columns:
+        yield f"{source.name}: its texts are questions: pictures are fitted to them, and answers are not read"
 
 
 def dual_encoder(model: Any, device: str | None = None) -> DualEncoder:
@@ -121,13 +132,13 @@ def _times(source: Source, reader: ReadOnce, batch_size: int) -> tuple[float, fl
     return times[0], times[1]
 
 
-def check_numbers(fit: int, held: int, *, share: float | None) -> None:
-    """Raise a `UserError` where there are too few pairs to adapt to, or to measure on."""
+def check_numbers(fit: int, held: int, *, share: float | None, name: str) -> None:
+    """Raise a `UserError` where there are too few pairs to adapt to, or to measure on; `name` is that of the data."""
     if fit < LEAST or held < LEAST // 2:
         remedy = (
             "bring more pairs" if share is None else f"bring more pairs, or change share={share}, which is held out"
         )
         raise UserError(
-            f"{fit} pairs to adapt to and {held} to measure on, where at least {LEAST} and {LEAST // 2} are needed: "
-            f"{remedy}"
+            f"{name}: {fit} pairs to adapt to and {held} to measure on, where at least {LEAST} and {LEAST // 2} are "
+            f"needed: {remedy}"
         )

@@ -21,6 +21,7 @@ def adapt(
     share: float = 0.2,
     keep_worse: bool = False,
     split: str | None = None,
+    test_split: str | None = None,
     batch_size: int = 32,
     max_skipped: float = 0.1,
     seed: int = 0,
@@ -45,6 +46,7 @@ def adapt(
         share: how much is held out: whole things, always the same ones.
         keep_worse: keep the adapted model even where the held-out pairs say that it is worse.
         split: which split of the data.
+        test_split: which split of --test.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
         seed: of folds and draws.
@@ -60,6 +62,7 @@ def adapt(
         model,
         folder,
         test=test,
+        test_split=test_split,
         minutes=minutes,
         train=train,
         device=device,

@@ -16,6 +16,10 @@ SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
 """Files that tell a folder written by `save_to_disk`."""
 
 
+TRAIN = "train"
+"""The split that is read where several are there and none is named."""
+
+
 def is_saved_dataset(path: str | os.PathLike[str]) -> bool:
     """Whether a folder was written by `save_to_disk`."""
     return any((Path(path) / name).is_file() for name in SAVED)
@@ -50,7 +54,7 @@ def hub(
     """
     from datasets import load_dataset, load_from_disk
 
-    where = os.fspath(name)
+    where, picked = os.fspath(name), split
     try:
         with quiet():
             if is_saved_dataset(where):
@@ -59,10 +63,11 @@ def hub(
                 dataset = load_dataset(
                     where, config, split=split, streaming=streaming, cache_dir=cache_dir and str(cache_dir)
                 )
+                picked = None
     except Exception as error:  # Many kinds: no connection, no such name, no such configuration, broken files.
         raise UserError(f"the dataset {where!r} cannot be loaded: {' '.join(str(error).split())}") from error
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
-    return of_dataset(dataset, name=Path(where).name, split=split, streaming=streaming, answers=answers, **named)
+    return of_dataset(dataset, name=Path(where).name, split=picked, streaming=streaming, answers=answers, **named)
 
 
 def of_dataset(
@@ -78,7 +83,8 @@ def of_dataset(
     answers: str | Sequence[str] | None = None,
     streaming: bool = False,
 ) -> Source | Stream:
-    """A source over a `datasets.Dataset`, a stream over an `IterableDataset`; of a dict of splits the one named."""
+    """A source over a `datasets.Dataset`, a stream over an `IterableDataset`; of a dict of splits the one named, else
+    the only one or `train`, which its `remark` says."""
     rows = _pick(dataset, split, name)
     if streaming and not hasattr(rows, "num_shards"):
         rows = rows.to_iterable_dataset()
@@ -86,7 +92,11 @@ def of_dataset(
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
     chosen = find_roles(rows.column_names or list(first), where=name, row=first, answers=answers, **named)
     if hasattr(rows, "select"):
-        return ArrowSource(rows, chosen, name=name)
+        source = ArrowSource(rows, chosen, name=name)
+        if rows is not dataset and split is None and len(dataset) > 1:
+            others = ", ".join(each for each in dataset if each != TRAIN)
+            source.remark = f"{name}: its split {TRAIN!r} is read, and not {others}, which split= would name"
+        return source
     check_first(first, chosen, name)
     return ArrowStream(rows, chosen, name=name)
 
@@ -94,8 +104,11 @@ def of_dataset(
 def _pick(dataset: Any, split: str | None, where: str) -> Any:
     """One split of a dict of splits; what is no dict is the split already."""
     if not isinstance(dataset, dict):
+        own = getattr(dataset, "split", None)
+        if split is not None and split != str(own):
+            raise UserError(f"{where}: a dataset that was saved alone has no splits: leave out split={split!r}")
         return dataset
-    chosen_split = split or (next(iter(dataset)) if len(dataset) == 1 else "train")
+    chosen_split = split or (next(iter(dataset)) if len(dataset) == 1 else TRAIN)
     if chosen_split not in dataset:
         raise UserError(f"{where}: no split {chosen_split!r}; name one of these with split=: {', '.join(dataset)}")
     return dataset[chosen_split]

@@ -121,6 +121,9 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
     """What `open_source` opens."""
     if type(spec).__module__.startswith("datasets."):
         return _call("sources.datasets_hub.of_dataset", spec, {"split": split, **options}, "a dataset")
+    if not isinstance(spec, str | os.PathLike):
+        remedy = "make a source of your records with nearfar.data.Records(rows), or name a file or folder"
+        raise UserError(f"a {type(spec).__name__} is no source of data: {remedy}")
     where = os.fspath(spec)
     if len(parts := parts_of(where)) > 1:
         return _joined(where, parts, split, world_split, options)
@@ -159,11 +162,25 @@ def _joined(where: str, parts: list[str], split: str | None, world_split: str, o
     opened: list[Any] = []
     for part, own in zip(parts, takes, strict=True):
         its_options = {name: value for name, value in options.items() if name in {*own, *everywhere}}
-        its_split = split if "split" in own else None
+        its_split = split if "split" in own and split is not None and _has_splits(part, split) else None
         opened.append(open_source(part, split=its_split, world_split=world_split, **its_options))
     if streams := [source.name for source in opened if isinstance(source, Stream)]:
         raise UserError(f"{where}: {streams[0]} is a stream, and only sources can be joined")
     return concat(*opened, name=where)
+
+
+def _has_splits(where: str, split: str) -> bool:
+    """Whether a word's source has splits: a folder without folders of their names is one whole, and so is a dataset
+    that was saved alone."""
+    path = Path(where.removeprefix("hub:"))
+    if where.startswith(("world/", "text:")) or not path.is_dir():
+        return True
+    from nearfar.data.sources.datasets_hub import is_saved_dataset
+    from nearfar.data.sources.image_folder import SPLITS
+
+    if is_saved_dataset(path):
+        return (path / "dataset_dict.json").is_file()
+    return any((path / name).is_dir() for name in (split, *SPLITS))
 
 
 def _takes(where: str) -> list[str]:
