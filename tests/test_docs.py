@@ -12,6 +12,7 @@ PAGES = [
     "docs/losses.md",
     "docs/models_out.md",
     "docs/extend.md",
+    "docs/video.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/a_new_objective.md",
 ]

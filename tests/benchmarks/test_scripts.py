@@ -158,6 +158,19 @@ def test_views(tmp_path):
     assert all(rate > 0 for rate in json.loads(out.read_text())["images_per_cpu_second"].values())
 
 
+def test_video_decoding(tmp_path):
+    pytest.importorskip("av")
+    out = tmp_path / "made" / "video.json"
+    flags = ("--frames", 9, "--videos", 1, "--rounds", 1, "--output", out)
+    output = run("video_decoding", *flags, cwd=tmp_path)
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["videos"], row["kept"]) for row in rows] == [
+        (kind, kept) for kind in ("H.264 in mp4", "VP9 in webm") for kept in ("8", "all")
+    ]
+    assert all(row["to_pyav"] > 0 for row in rows)
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_demo_model(tmp_path):
     """Its first candidate and its last, on a few pictures, from the towers and again from the kept features."""
     pytest.importorskip("efficientnet_lite_pytorch")

@@ -251,3 +251,31 @@ def test_what_cannot_be_made_is_refused(wrong: dict, says: str) -> None:
 
 def _bag(caption: str) -> list[str]:
     return sorted("a" if word == "an" else word for word in caption.split())
+
+
+def test_of_opposite_motions_the_one_is_the_other_backwards() -> None:
+    """So no frame, and no mean over frames, tells which it is: the same frames in another order."""
+    from nearfar.data.scenes.motions import ALL, EVENTS, ONLY_IN_TIME, OPPOSITE
+
+    assert len(ONLY_IN_TIME) == 10
+    for name in ONLY_IN_TIME:
+        for frames in (2, 3, 5, 8, 16):
+            poses = [ALL[name](t, frames - 1) for t in range(frames)]
+            assert [ALL[OPPOSITE[name]](t, frames - 1) for t in range(frames)] == poses[::-1]
+            assert len({*poses}) > 1
+    hop = [ALL["hopping and then swelling"](t, 7) for t in range(8)]
+    assert [y for _, y, _, _ in hop] == [375, 250, 250, 375, 500, 500, 500, 500]
+    assert [side for _, _, side, _ in hop] == [380, 380, 380, 380, 610, 840, 840, 610]
+    assert {*EVENTS} < {*ONLY_IN_TIME}
+
+
+def test_videos_of_chosen_motions() -> None:
+    chosen = ("hopping and then swelling", "swelling and then hopping")
+    source = video("train", n=30, vocabulary="basic", motions=chosen)
+    assert source.classes == list(chosen)
+    for record in source:
+        assert record["motion"] == chosen[record["label"]]
+        assert record["negative_text"][0].endswith(chosen[1 - record["label"]])
+    assert {record["label"] for record in source} == {0, 1}
+    with pytest.raises(UserError, match="no motion 'flying'"):
+        video("train", motions=["flying"])

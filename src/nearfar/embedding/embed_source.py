@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -44,7 +44,9 @@ def embed(
     Args:
         encoder: anything with `encode_image` and `preprocess`, with `encode_text` and `tokenize`, or with both; another
             side, "video" say, takes `encode_video` and `preprocess_video`, which makes a list of records' `video` a
-            batch. Used in eval mode, on the device it is on, and left in the mode it was in.
+            batch; with `read_video`, too, one of them is read by that in the threads that read records. A model of
+            pictures alone embeds the videos of records without pictures as `FrameMean`, unless `sides` are named. Used
+            in eval mode, on the device it is on, and left in the mode it was in.
         source: a `nearfar.data` source or stream, or any iterable of records.
         sides: which to embed; None: those that the model and the records have.
         batch_size: images, and captions, at a time.
@@ -59,15 +61,19 @@ def embed(
     Raises:
         UserError: the model and the records share no side, the source holds no usable record, or too many are broken.
     """
+    from nearfar.models.video.frame_mean import for_videos
+
     at_least(1, batch_size=batch_size)
     at_least(0, captions=captions)
+    encoder = for_videos(encoder, source) if sides is None else encoder
     sides = shared_sides(encoder, source) if sides is None else _known_sides(encoder, sides)
     captions = captions if "text" in sides else 0
     read = tuple(side for side in sides if side != "text")
     near = getattr(encoder, "image_size", None)
-    reader = _Reader(source, sides=read, captions=captions, max_skipped=max_skipped, threads=threads, near=near)
+    readers = {side: _reader_of(encoder, side, near) for side in read}
+    reader = _Reader(source, sides=readers, captions=captions, max_skipped=max_skipped, threads=threads)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}
-    noun = "images" if "image" in read else "records"
+    noun = {"image": "images", "video": "videos"}.get(read[0] if len(read) == 1 else "image", "records") if read else ""
     with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress if read else False) as step:
         for values in reader.batches(batch_size):
             for side in read:
@@ -113,6 +119,18 @@ def embeds(encoder: Any) -> list[str]:
     """
     others = sorted(name.removeprefix("preprocess_") for name in dir(encoder) if name.startswith("preprocess_"))
     return [side for side in ("image", "text", *others) if hasattr(encoder, f"encode_{side}")]
+
+
+def embed_videos(encoder: Any, videos: Sequence[Any], *, batch_size: int = 64) -> Tensor:
+    """Unit embeddings `[n, D]` of videos, or of what the encoder's `read_video` made of them, float32, on the CPU.
+
+    Raises:
+        nearfar.data.BadVideo: one of them cannot be read.
+    """
+    at_least(1, batch_size=batch_size)
+    with evaluating(encoder):
+        batches = [_encode(encoder, "video", part) for part in _batches(videos, batch_size)]
+    return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
 
 
 def shared_sides(encoder: Any, source: Any) -> list[str]:
@@ -218,14 +236,13 @@ class _Reader:
         self,
         source: Any,
         *,
-        sides: tuple[str, ...],
+        sides: Mapping[str, Callable[[Any], Any]],
         captions: int | None,
         max_skipped: float,
         threads: int,
-        near: int | None,
     ) -> None:
         self.source, self.most, self.max_skipped, self.threads = source, captions, max_skipped, threads
-        self.sides, self.near = sides, near
+        self.sides = sides
         self.name = str(getattr(source, "name", "source"))
         self.total = len(source) if hasattr(source, "__len__") else None
         self.skipped = Skipped()
@@ -239,7 +256,7 @@ class _Reader:
         self._pictures: list[Any] = []
 
     def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
-        read_count, read = 0, partial(_read, sides=self.sides, near=self.near)
+        read_count, read = 0, partial(_read, sides=self.sides)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             for part in _batches(self._items(), size):
                 good = []
@@ -267,8 +284,8 @@ class _Reader:
         texts = clean_captions(record.get("text"))[: self.most]
         self.captions += texts
         self.owner += [len(self.records)] * len(texts)
-        image = record.get("image")
-        plain = {k: v for k, v in record.items() if k not in ("text", "image") and isinstance(v, PLAIN)}
+        image = record.get("image", record.get("video"))
+        plain = {k: v for k, v in record.items() if k not in ("text", "image", "video") and isinstance(v, PLAIN)}
         if isinstance(image, str | PathLike):
             plain.setdefault("path", str(image))
         self.records.append(plain)
@@ -276,7 +293,7 @@ class _Reader:
         self.rows.append(row)
         self.ids.append(identity)
         self._groups.append(self._group_of(record, place, identity))
-        known = picture_key(image) if "image" in self.sides else None
+        known = picture_key(image) if {"image", "video"} & self.sides.keys() else None
         # The same drawing in two styles is a candidate of each.
         self._pictures.append(known and (known, record.get("domain")))
 
@@ -296,43 +313,44 @@ class _Reader:
         keys = self._pictures if self.has("group") else self._groups
         first: dict[Any, int] = {}
         rows = [row if key is None else first.setdefault(key, row) for row, key in enumerate(keys)]
-        return torch.tensor(rows) if "image" in self.sides and rows != list(range(len(rows))) else None
+        return torch.tensor(rows) if {"image", "video"} & self.sides.keys() and rows != list(range(len(rows))) else None
 
     def columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(key for record in self.records for key in record if key not in NUMBERS)
         return {name: [record.get(name) for record in self.records] for name in names}
 
 
-def _read(item: Any, *, sides: tuple[str, ...], near: int | None) -> tuple[Mapping[str, Any], Any]:
+def _read(item: Any, *, sides: Mapping[str, Callable[[Any], Any]]) -> tuple[Mapping[str, Any], Any]:
     """A record and what is to be encoded of it by side, or the error that says why there is nothing."""
-    from nearfar.data.pictures.images import BadImage
-
     record: Mapping[str, Any] = {}
     try:
         record = item() if callable(item) else item
         if not sides and not clean_captions(record.get("text")):
-            return record, BadImage("it has no text")
-        return record, {side: _value(record, side, near) for side in sides}
-    except BadImage as error:
+            return record, BadRecord("it has no text")
+        return record, {side: _value(record, side, read) for side, read in sides.items()}
+    except BadRecord as error:
         return record, error
     except OSError as error:
-        return record, BadImage(str(error))
+        return record, BadRecord(str(error))
 
 
-def _value(record: Mapping[str, Any], side: str, near: int | None) -> Any:
-    from nearfar.data.pictures.images import BadImage, load_image
+def _value(record: Mapping[str, Any], side: str, read: Callable[[Any], Any]) -> Any:
+    if side == "image" and "image" not in record:
+        raise UserError(f"a record has no 'image', only {', '.join(record)}: name the column with image=NAME")
+    if side != "image" and record.get(side) is None:
+        raise BadRecord(f"it has no {side}")
+    return read(record[side])
 
-    if side == "image":
-        if "image" not in record:
-            raise UserError(f"a record has no 'image', only {', '.join(record)}: name the column with image=NAME")
-        return load_image(record["image"], near=near)
-    if record.get(side) is None:
-        raise BadImage(f"it has no {side}")
-    return record[side]
+
+def _reader_of(encoder: Any, side: str, near: int | None) -> Callable[[Any], Any]:
+    """What reads a record's value of a side, in the threads that read records."""
+    from nearfar.data.pictures.images import load_image
+
+    return partial(load_image, near=near) if side == "image" else getattr(encoder, f"read_{side}", lambda value: value)
 
 
 def _name(record: Mapping[str, Any], row: int) -> str:
-    for key in ("name", "path", "image"):
+    for key in ("name", "path", "image", "video"):
         if isinstance(record.get(key), str):
             return record[key]
     texts = clean_captions(record.get("text"))

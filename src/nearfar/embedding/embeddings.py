@@ -55,7 +55,8 @@ class Embeddings:
 
     Attributes:
         sides: every `Side` by name, "image" and "text" among them where they are there. `image`, `text` and
-            `image_of_text` are short for its parts, empty where a side is not there.
+            `image_of_text` are short for its parts, empty where a side is not there; `image` is that of videos where
+            there are no pictures.
 
     >>> eye = torch.eye(3)
     >>> Embeddings(eye, eye, torch.arange(3))
@@ -134,12 +135,19 @@ class Embeddings:
 
     @property
     def image(self) -> Tensor:
-        """`[N, D]`; `[0, D]` where there are no pictures."""
-        return self.sides["image"].vectors if "image" in self.sides else torch.zeros(0, self.dim)
+        """`[N, D]`: of pictures, or where there are none of videos, so that what measures the ones measures the others;
+        `[0, D]` where there are neither."""
+        name = self.picture_side
+        return self.sides[name].vectors if name in self.sides else torch.zeros(0, self.dim)
 
     @image.setter
     def image(self, vectors: Tensor) -> None:
-        self.sides["image"] = _side(vectors)
+        self.sides[self.picture_side] = _side(vectors)
+
+    @property
+    def picture_side(self) -> str:
+        """The side that `image` is: "video" where there are videos and no pictures."""
+        return "video" if "video" in self.sides and "image" not in self.sides else "image"
 
     @property
     def text(self) -> Tensor:
@@ -173,7 +181,8 @@ class Embeddings:
     def require(self, *sides: str, by: str) -> None:
         """Raise a `UserError` unless every side holds vectors; `by` is what needs them."""
         for name in sides:
-            if name not in self.sides or not len(self.sides[name].vectors):
+            held = self.picture_side if name == "image" else name
+            if held not in self.sides or not len(self.sides[held].vectors):
                 raise UserError(f"{by} needs {CALLED.get(name, name)}, and {self.source} has none")
 
     def with_side(self, name: str, vectors: Tensor) -> Embeddings:

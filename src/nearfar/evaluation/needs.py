@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from nearfar import lookup
@@ -13,6 +14,7 @@ from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 
 CALLED = {
     "image": "pictures",
+    "image|video": "pictures",
     "text": "captions",
     "label": "labels",
     "answers": "answers",
@@ -28,6 +30,7 @@ REMEDY = {"box|objects": "records need `text` and `box`, or `objects` with `phra
 UNABLE = {
     "encode_image": "does not embed pictures",
     "encode_text": "does not embed texts",
+    "encode_image|encode_video": "does not embed pictures",
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "encode_image_map": "gives no maps of pictures",
     "answer": "answers no questions: train one with the method `answering`",
@@ -65,10 +68,11 @@ def missing_in_source(
     if row.own_data and options.get(row.own_data) is not None:
         return None
     for key in row.needed_columns:
-        key = _filled(key, row, options)
+        key = _or_video(_filled(key, row, options), row)
         if not any(column in joined or has_column(source, column) for column in key.split("|")):
             columns = ", ".join(source.columns)
-            remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in key.split("|")))
+            named = key.removesuffix("|video").split("|")
+            remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in named))
             return f"{source.name} has no {_called(key)} (its columns are: {columns}): {remedy}"
     if "text" in row.sides and captions == 0:
         return "captions is 0: no caption counts"
@@ -90,7 +94,7 @@ def missing_in_model(protocol: str, model: Any, source: Any = None) -> str | Non
     'a Pictures does not embed texts'
     """
     row = lookup.find("protocol", protocol, PROTOCOLS)
-    for ability in row.needed_abilities:
+    for ability in map(partial(_or_video, row=row), row.needed_abilities):
         if not any(hasattr(model, name) for name in ability.split("|")):
             return f"a {type(model).__name__} {_missing_ability(ability)}"
     if source is not None and "image|text" in row.columns:
@@ -119,6 +123,12 @@ def missing_in_embeddings(protocol: str, data: Embeddings, model: Any = None) ->
         if "|" not in ability and not hasattr(model, ability):
             return f"the model {_missing_ability(ability)}"
     return None
+
+
+def _or_video(key: str, row: Protocol) -> str:
+    """What is measured on embedded pictures is measured on videos, too, where there are no pictures."""
+    seats = {"image": "image|video", "encode_image": "encode_image|encode_video"}
+    return seats.get(key, key) if "image" in row.sides else key
 
 
 def _holds(data: Embeddings, key: str) -> bool:

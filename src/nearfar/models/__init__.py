@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.shorter import shortened
+    from nearfar.models.video.frame_mean import FrameMean
+    from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
 
 _HOME = {
     "AnswerDecoder": "fusion.answer_decoder",
@@ -39,6 +41,7 @@ _HOME = {
     "ConcatDualEncoder": "concat_encoder",
     "ConcatImageEncoder": "concat_encoder",
     "DualEncoder": "dual.dual_encoder",
+    "FrameMean": "video.frame_mean",
     "FeatureQueue": "methods.parts.feature_queue",
     "FusionAnswerer": "fusion.fusion_answerer",
     "FusionClassifier": "fusion.fusion_classifier",
@@ -51,6 +54,7 @@ _HOME = {
     "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
     "Reranker": "fusion.reranker",
+    "VideoEncoder": "video.video_encoder",
     "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
     "common_salient": "image.common_salient_encoder",
@@ -64,6 +68,7 @@ _HOME = {
     "rerank": "fusion.reranker",
     "shortened": "shorter",
     "text_encoder": "language.text_model",
+    "video_encoder": "video.video_encoder",
     "whitened_encoder": "language.whitening_transform",
 }
 MAKERS = {
@@ -71,6 +76,7 @@ MAKERS = {
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "language_model": "nearfar.models.language:language_model",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
+    "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
 }
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
 
@@ -83,6 +89,7 @@ __all__ = [
     "ConcatImageEncoder",
     "DualEncoder",
     "FeatureQueue",
+    "FrameMean",
     "FusionAnswerer",
     "FusionClassifier",
     "FusionEncoder",
@@ -93,6 +100,7 @@ __all__ = [
     "MatchingHead",
     "MomentumEncoder",
     "Reranker",
+    "VideoEncoder",
     "WhiteningTransform",
     "answer_loss",
     "common_salient",
@@ -106,6 +114,7 @@ __all__ = [
     "rerank",
     "shortened",
     "text_encoder",
+    "video_encoder",
     "whitened_encoder",
 ]
 

@@ -26,7 +26,7 @@ tags: [{tags}]
 import nearfar
 
 model = nearfar.load("this/folder")
-vectors = model.encode({example}, normalize_embeddings=True)
+vectors = model.{example}
 ```
 
     nearfar index this/folder {things} --out index
@@ -56,26 +56,33 @@ USES = {
     (True, True): _Use(
         "Pictures and texts in one space",
         "contrastive, image-text, retrieval",
-        '["a red car", Path("car.png")]',
+        'encode(["a red car", Path("car.png")], normalize_embeddings=True)',
         "pictures/",
         '"a red car"',
     ),
     (False, True): _Use(
         "Texts as vectors",
         "sentence-similarity, retrieval",
-        '["a red car", "a small dog"]',
+        'encode(["a red car", "a small dog"], normalize_embeddings=True)',
         "texts.jsonl",
         '"a red car"',
     ),
     (True, False): _Use(
         "Pictures as vectors",
         "contrastive, image-feature-extraction, retrieval",
-        '[Path("car.png"), Path("dog.png")]',
+        'encode([Path("car.png"), Path("dog.png")], normalize_embeddings=True)',
         "pictures/",
         "--image car.png",
     ),
 }
 """By whether a model reads pictures, and texts."""
+OF_VIDEOS = _Use(
+    "Videos and texts in one space",
+    "contrastive, video-text, retrieval",
+    'encode_video(model.preprocess_video(["jump.mp4", "run.webm"]), normalize=True)',
+    "videos/",
+    '"a dog jumps"',
+)
 UNMEASURED = "Not measured: `nearfar evaluate this/folder --on DATA` gives figures with intervals."
 LICENCES = {"efficientnet-lite0": "Apache-2.0", "minilm": "Apache-2.0", "smollm2": "Apache-2.0"}
 """Of the towers that come inside packages, by a part of their names."""
@@ -101,7 +108,8 @@ def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figu
     | pictures | 112 x 112 |
     | texts | up to 64 tokens |
     """
-    uses = USES[hasattr(model, "encode_image"), hasattr(model, "encode_text")]
+    pictures_and_texts = hasattr(model, "encode_image"), hasattr(model, "encode_text")
+    uses = OF_VIDEOS if hasattr(model, "encode_video") else USES[pictures_and_texts]
     return CARD.format(
         title=title,
         about=about or f"{uses.reads} of {model.embed_dim} numbers, by nearfar.",
@@ -121,7 +129,7 @@ def parts_of(model: Any) -> dict[str, str]:
     """A model's parts as a card lists them: towers with their licences, size, what it reads."""
     listed: dict[str, str] = {}
     for side in ("image", "text"):
-        tower: Any = getattr(model, side, None)
+        tower: Any = getattr(getattr(model, "pair", model), side, None)
         if hasattr(tower, "spec"):
             listed[f"{side} tower"] = _tower(tower.spec, _millions(tower))
     if hasattr(model, "lm"):
@@ -131,7 +139,8 @@ def parts_of(model: Any) -> dict[str, str]:
     listed["parameters"] = f"{_millions(model)}, {size:,.0f} MB in {dtype}"
     listed["embeddings"] = f"{model.embed_dim} numbers" + _widths(model)
     if hasattr(model, "image_size"):
-        listed["pictures"] = f"{model.image_size} x {model.image_size}"
+        kind = f"{model.frame_choice.frames} frames a video" if hasattr(model, "frame_choice") else "pictures"
+        listed[kind] = f"{model.image_size} x {model.image_size}"
     if longest := getattr(model, "max_length", None):
         listed["texts"] = f"up to {longest} tokens"
     if (temperature := getattr(model, "temperature", None)) is not None:

@@ -78,6 +78,19 @@ ADAPTER = {
     "dropout": lambda value: value == 0 or between(0, 1)(value),
     "targets": absent_or(texts),
 }
+VIDEO: dict[str, Check] = {
+    "frames": whole(1),
+    "sampling": text,
+    "spacing": text,
+    "step": whole(1),
+    "short": text,
+    "messages": lambda value: isinstance(value, bool) or whole(1)(value),
+    "integration_layers": whole(0),
+    "prompt_layers": whole(0),
+    "integration_heads": absent_or(whole(1)),
+    "prompt_heads": absent_or(whole(1)),
+}
+"""How a video encoder reads videos, and what its added parts are made of."""
 KEYS: dict[str, Check] = {
     "image": mapping,
     "text": mapping,
@@ -98,6 +111,8 @@ KEYS: dict[str, Check] = {
     "projector": is_projector,
     "output": lambda value: value in ("features", "projection", "both", "common", "salient"),
     "common": mapping,
+    "pair": mapping,
+    "video": lambda value: isinstance(value, dict) and all(key in VIDEO and VIDEO[key](value[key]) for key in value),
     "salient": mapping,
     "layers": lambda value: isinstance(value, list) and len(value) < 2**5 and all(map(dense, value)),
     "parts": lambda value: isinstance(value, list) and 0 < len(value) < 2**5 and all(map(mapping, value)),

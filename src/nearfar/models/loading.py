@@ -27,10 +27,10 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
 
     Args:
         model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
-            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of a
-            language model, or of another transformers model that reads texts, or pictures; a folder or hub name of a
-            sentence encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and
-            `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
+            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of
+            X-CLIP, of a language model, or of another transformers model that reads texts, or pictures; a folder or hub
+            name of a sentence encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a
+            file) and `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
             trained on the embedded world) or of what comes in packages
             (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
@@ -40,9 +40,9 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     Returns:
         A `DualEncoder` in float32, whose parts can be frozen, adapted and saved, and whose embeddings were compared
         with the features that the model gives itself; it is a copy, and an instance stays as it is. For
-        open_clip models, which stay as they are, an `OpenClipEncoder`. Of texts alone a `LanguageModel`, where the
-        checkpoint continues texts and is no sentence encoder, else a `TextEncoder`; of pictures alone an
-        `ImageEncoder`. In evaluation mode if it came by name or folder.
+        open_clip models, which stay as they are, an `OpenClipEncoder`; of X-CLIP a `VideoEncoder`. Of texts alone a
+        `LanguageModel`, where the checkpoint continues texts and is no sentence encoder, else a `TextEncoder`; of
+        pictures alone an `ImageEncoder`. In evaluation mode if it came by name or folder.
 
     Raises:
         UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer; a
@@ -61,7 +61,10 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
         return model
     from nearfar.models.dual.pretrained import from_transformers, is_pair
+    from nearfar.models.video.xclip_checkpoint import from_xclip, is_xclip
 
+    if is_xclip(model):
+        return from_xclip(model, tokenizer, preprocess=preprocess)
     if is_pair(model):
         return from_transformers(model, tokenizer, preprocess=preprocess)
     if hasattr(model, "encode_image") and hasattr(model, "encode_text"):
@@ -159,6 +162,7 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
 
     from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
     from nearfar.models.towers.processors import read_processor
+    from nearfar.models.video.xclip_checkpoint import from_xclip, is_xclip
 
     try:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
@@ -180,6 +184,8 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
             "part that reads pictures to nearfar.models.image_encoder as image=..."
         )
     tokenizer = tokenizer if tokenizer is not None else read_tokenizer(name)
+    if is_xclip(model):
+        return from_xclip(model, tokenizer, preprocess=read_processor(name, default=image_size(model)))
     return from_transformers(model, tokenizer, preprocess=read_processor(name, default=image_size(model)), copy=False)
 
 

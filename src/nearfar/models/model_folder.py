@@ -28,6 +28,7 @@ MODELS = {
     "FusionModel": "nearfar.models.fusion.fusion_model",
     "ImageEncoder": "nearfar.models.image.image_encoder",
     "TextEncoder": "nearfar.models.language.text_model",
+    "VideoEncoder": "nearfar.models.video.video_encoder",
 }
 """The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and, where it reads
 texts, `tokenizer`."""

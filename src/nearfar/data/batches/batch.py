@@ -7,6 +7,9 @@
 | `small_views` | `[M, B, 3, h, w]` float | small crops (multi-crop), where `small_views` is above 0 |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
 | `picture_size` | `[B, 2]` float | width and height of the picture itself, in pixels |
+| `video` | `[B, T, 3, H, W]` float | T frames of each video, augmented alike and normalised (the first view) |
+| `video_views` | `[V, B, T, 3, H, W]` float | all views of a video: selections of frames, and crops of these; `video_views[0]` is `video` |
+| `frame_number`, `frame_time` | `[B, T]` long, float | which frames `video` shows, from 0, and when they begin, in seconds |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
@@ -58,7 +61,8 @@ _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     "negative_count": BatchKey(per_sample=True),
     **dict.fromkeys(("image", "text", "text2", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("views", "small_views", "geometry"), BatchKey(axis=1)),
+    **dict.fromkeys(("video", "frame_number", "frame_time"), BatchKey()),
+    **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }
 

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 from nearfar.data.scenes.layout import RELATIONS
 from nearfar.data.scenes.marks import MarkSource as _MarkSource
+from nearfar.data.scenes.motions import EVENTS, MOTIONS, ONLY_IN_TIME
 from nearfar.data.scenes.questions import KINDS
 from nearfar.data.scenes.questions import QuestionSource as _QuestionSource
 from nearfar.data.scenes.scene_source import ATTRIBUTES, ScenePlan
 from nearfar.data.scenes.scene_source import SceneSource as _SceneSource
 from nearfar.data.scenes.statements import STATEMENT_KINDS, VERDICTS
 from nearfar.data.scenes.statements import StatementSource as _StatementSource
-from nearfar.data.scenes.video import MOTIONS
 from nearfar.data.scenes.video import VideoSource as _VideoSource
 from nearfar.data.scenes.vocabulary import BASIC, COLOURS, SHAPES
 from nearfar.data.sources.source import Source
@@ -27,8 +27,10 @@ __all__ = [
     "ATTRIBUTES",
     "BASIC",
     "COLOURS",
+    "EVENTS",
     "KINDS",
     "MOTIONS",
+    "ONLY_IN_TIME",
     "RELATIONS",
     "SHAPES",
     "STATEMENT_KINDS",
@@ -244,12 +246,23 @@ def video(
     vocabulary: str | Sequence[str] | None = None,
     styles: Sequence[str] | None = None,
     held_out_style: str | None = None,
+    motions: Sequence[str] | None = None,
 ) -> Source:
     """`n` short videos of a split: a coloured thing that moves, grows, shrinks, turns or stands still.
 
     Records have `video` (uint8 [frames, size, size, 3]), `image` (its middle frame), `text`, `negative_text` (the
-    opposite motion), `label` (the motion; `classes` are the nine `MOTIONS`), `motion`, `name`, `colour`, `boxes`. The
-    other arguments are those of `scenes`.
+    opposite motion), `label` (the motion; `classes` are the motions), `motion`, `name`, `colour`, `boxes`.
+
+    Args:
+        n: how many.
+        frames: of each video, 2 at least.
+        motions: some of the nine `MOTIONS` (all of them by default) and of `EVENTS`, two events one after the other.
+            Those of `ONLY_IN_TIME` are pairs of opposites that show the same frames in another order: of these no
+            single frame can tell which it is.
+        seed, size, vocabulary, styles, held_out_style: as for `scenes`.
+
+    Raises:
+        UserError: an argument that is not understood.
 
     >>> clip = video("test", vocabulary="basic", frames=4)[0]
     >>> clip["video"].shape
@@ -264,6 +277,7 @@ def video(
         vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
         styles=tuple(styles or ()),
         held_out_style=held_out_style,
+        motions=tuple(motions or ()),
     )
 
 

@@ -1,42 +1,22 @@
-"""Short videos: one thing that does one of nine motions."""
+"""Short videos: one thing that does one of some motions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from nearfar import lookup
 from nearfar.data import world
 from nearfar.data.scenes.captions import indefinite
 from nearfar.data.scenes.draw import SeededDraw, digest
 from nearfar.data.scenes.layout import SceneObject
+from nearfar.data.scenes.motions import ALL, MOTIONS, OPPOSITE, Pose
 from nearfar.data.scenes.sprites import sprite
 from nearfar.data.scenes.vocabulary import COLOURS, chosen_styles, nouns
 from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
-
-Pose = tuple[int, int, int, int]
-"""Centre x and y and the side, in thousandths of the frame, and quarter turns anticlockwise."""
-
-MOTIONS: dict[str, Callable[[int, int], Pose]] = {
-    "moving to the left": lambda t, last: (740 - 480 * t // last, 500, 380, 0),
-    "moving to the right": lambda t, last: (260 + 480 * t // last, 500, 380, 0),
-    "moving up": lambda t, last: (500, 740 - 480 * t // last, 380, 0),
-    "moving down": lambda t, last: (500, 260 + 480 * t // last, 380, 0),
-    "growing": lambda t, last: (500, 500, 220 + 620 * t // last, 0),
-    "shrinking": lambda t, last: (500, 500, 840 - 620 * t // last, 0),
-    "turning to the left": lambda t, last: (500, 500, 460, t),
-    "turning to the right": lambda t, last: (500, 500, 460, -t),
-    "standing still": lambda t, last: (500, 500, 460, 0),
-}
-_OPPOSITE = {
-    "moving to the left": "moving to the right",
-    "moving up": "moving down",
-    "growing": "shrinking",
-    "turning to the left": "turning to the right",
-}
-OPPOSITE = _OPPOSITE | {back: forth for forth, back in _OPPOSITE.items()} | {"standing still": "moving to the left"}
 
 
 class VideoSource(Source):
@@ -47,7 +27,6 @@ class VideoSource(Source):
         *("motion", "name", "colour", "style", "boxes"),
     )
     domains = world.STYLES
-    classes = list(MOTIONS)  # noqa: RUF012
 
     def __init__(
         self,
@@ -60,11 +39,15 @@ class VideoSource(Source):
         vocabulary: str | tuple[str, ...] | None,
         styles: tuple[str, ...],
         held_out_style: str | None,
+        motions: tuple[str, ...],
     ) -> None:
         if split not in world.SPLITS:
             raise UserError(f"video: there is no split {split!r}; choose from: {', '.join(world.SPLITS)}")
         if frames < 2 or size < 32 or n < 1:
             raise UserError(f"video: frames={frames}, size={size}, n={n}; at least 2 frames, 32 pixels and n of 1")
+        lookup.check("motion", motions, ALL, where="video: ")
+        self.motions = list(motions or MOTIONS)
+        self.classes = self.motions
         self.split, self.n, self.seed, self.size, self.frames = split, n, seed, size, frames
         self.styles = chosen_styles(styles, held_out_style, split)
         self.nouns = nouns(vocabulary, split)
@@ -75,10 +58,10 @@ class VideoSource(Source):
 
     def record(self, index: int) -> Record:
         draw = SeededDraw("video", self.seed, self.split, index)
-        motion = draw.one(list(MOTIONS))
+        motion = draw.one(self.motions)
         thing = SceneObject(draw.one(self.nouns), colour=draw.one(list(COLOURS)), style=draw.one(self.styles))
         shake = (draw.between(-60, 60), draw.between(-60, 60))
-        poses = [MOTIONS[motion](t, self.frames - 1) for t in range(self.frames)]
+        poses = [ALL[motion](t, self.frames - 1) for t in range(self.frames)]
         video, boxes = zip(*(self._frame(thing, pose, shake) for pose in poses), strict=True)
         noun = indefinite(thing)
         return {
@@ -86,7 +69,7 @@ class VideoSource(Source):
             "video": np.stack(video),
             "image": Image.fromarray(video[self.frames // 2]),
             "text": [f"{noun} {motion}", f"the {thing.name} is {motion}"],
-            "label": list(MOTIONS).index(motion),
+            "label": self.motions.index(motion),
             "group": digest(motion, thing.name, thing.colour),
             "domain": world.STYLES.index(thing.style),
             "negative_text": [f"{noun} {OPPOSITE[motion]}"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +32,20 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """A table inside the folder that describes its images, as `datasets` writes it."""
 
 Captions = Literal["txt", "class", "name", "none"]
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a folder is opened for: what to call it, the endings of its names, those of kinds that are not read, and
+    what to do about such a file."""
+
+    noun: str
+    endings: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    remedy: str
+
+
+PICTURES = Media("images", EXTENSIONS, UNREADABLE, "pictures are not read: convert it to .jpg or .png")
 
 
 def folder(
@@ -68,25 +83,38 @@ def folder(
         UserError: no such folder, no image in it, or more than `max_skipped` of them unusable; a column that is named
             where no table is opened.
     """
+    columns = {"image": image, "text": text, "label": label, "domain": domain, "group": group, "answers": answers}
+    return media_folder(path, PICTURES, columns, split=split, captions=captions, max_skipped=max_skipped)
+
+
+def media_folder(
+    path: str | os.PathLike[str],
+    media: Media,
+    columns: Mapping[str, Any],
+    *,
+    split: str | None,
+    captions: Captions | None,
+    max_skipped: float,
+) -> Source:
+    """`folder` for files of any kind: their paths are the records' `image`."""
     if captions is not None and captions not in get_args(Captions):
         raise UserError(f"{path}: captions={captions!r}: choose one of {', '.join(get_args(Captions))}")
     root = Path(path) / (split or "")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" + (_splits(Path(path)) if split else ""))
     files = sorted(_walk(root))
-    columns = {"image": image, "text": text, "label": label, "domain": domain, "group": group, "answers": answers}
     columns = {role: column for role, column in columns.items() if column is not None}
     if (captions is None or (captions == "none" and columns)) and (described := _tables(root, files)):
-        return _described(root, described, files, columns | ({"text": ()} if captions == "none" else {}))
+        return _described(root, described, files, columns | ({"text": ()} if captions == "none" else {}), media)
     if columns:
         role, column = next(iter(columns.items()))
         why = "there is none in it" if captions is None else f"captions={captions!r} opens none"
         raise UserError(f"{root}: {role}={column!r} is for a table (metadata.csv, captions.txt, ...), and {why}")
-    pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
-    unreadable = [file for file in files if file.suffix.lower() in UNREADABLE]
+    pictures = [file for file in files if file.suffix.lower() in media.endings]
+    unreadable = [file for file in files if file.suffix.lower() in media.unreadable]
     if not pictures:
         remedy = f", only {unreadable[0].suffix} files, which are not read: convert them" if unreadable else ""
-        raise UserError(f"{root}: no images in it{remedy} (their names must end in {', '.join(EXTENSIONS)})")
+        raise UserError(f"{root}: no {media.noun} in it{remedy} (their names must end in {', '.join(media.endings)})")
     # Of `a.TXT` and `a.txt` the latter, which sorts last; `a.jpg.txt` is found by its whole name.
     texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
     if captions is None:
@@ -94,7 +122,7 @@ def folder(
             captions = "txt"
         else:
             captions = "class" if len({picture.parent for picture in pictures}) > 1 else "name"
-    classes = _class_names(root, pictures) if captions == "class" else {}
+    classes = class_names(root, [picture.parent for picture in pictures]) if captions == "class" else {}
     names = sorted(name for name in set(classes.values()) if readable(name) == name)
     skipped, records = Skipped(), []
     for picture in pictures:
@@ -105,13 +133,18 @@ def folder(
         except OSError as problem:  # a link to nowhere, a file that may not be read
             skipped.add(str(picture), f"{problem.strerror} ({problem.filename})")
     for file in unreadable:
-        skipped.add(str(file), f"{file.suffix} pictures are not read: convert it to .jpg or .png")
+        skipped.add(str(file), f"{file.suffix} {media.remedy}")
     total = len(pictures) + len(unreadable)
     skipped.check(total, limit=max_skipped, name=str(root), total=total)
     source = Records(records, name=root.name, classes=names or None, skipped=skipped)
     if captions == "name":
         source.remark = f"{root}: no captions were found: the names of the files are taken for captions"
     return source
+
+
+def media_below(path: str | os.PathLike[str], endings: Sequence[str]) -> Iterator[Path]:
+    """The files below a folder whose names end in one of `endings`, as they come."""
+    return (file for file in _walk(Path(path)) if file.suffix.lower() in endings)
 
 
 def holds_table(path: str | os.PathLike[str]) -> bool:
@@ -138,7 +171,7 @@ def _is_table(file: Path) -> bool:
         return re.match(r"\W*(image|file|filename|file_name|image_name)\W*[,\t;|]", next(lines, ""), re.I) is not None
 
 
-def _described(root: Path, tables: list[Path], files: list[Path], columns: Mapping[str, Any]) -> Source:
+def _described(root: Path, tables: list[Path], files: list[Path], columns: Mapping[str, Any], media: Media) -> Source:
     """The pictures that tables describe; those that none names are counted as skipped."""
     sources, named = [], set()
     for file in tables:
@@ -152,18 +185,18 @@ def _described(root: Path, tables: list[Path], files: list[Path], columns: Mappi
         sources.append(source)
     joined = concat(*sources, name=root.name)
     for file in files:
-        if named and file.suffix.lower() in (*EXTENSIONS, *UNREADABLE) and os.path.realpath(file) not in named:
+        if named and file.suffix.lower() in (*media.endings, *media.unreadable) and os.path.realpath(file) not in named:
             joined.skipped.add(
                 str(file), f"no caption: {' and '.join(repr(t.name) for t in tables[:2])} does not name it"
             )
     return joined
 
 
-def _class_names(root: Path, pictures: list[Path]) -> dict[Path, str]:
+def class_names(root: Path, places: Sequence[Path]) -> dict[Path, str]:
     """The class of each folder: its name, or its path where folders of one name lie in different ones (`dog/indoor` and
     `car/indoor`). The root is none while there are others."""
     parts = {}
-    for place in dict.fromkeys(picture.parent for picture in pictures):
+    for place in dict.fromkeys(places):
         path = place.relative_to(root).parts
         parts[place] = path[1:] if len(path) > 1 and path[0].lower() in SPLITS else path
     if set(parts) == {root}:

@@ -17,6 +17,7 @@ UNDERSTOOD = """what is understood:
   world/words                                names and keywords of the emojis: pairs of texts
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
+  world/video                                short videos: a thing that moves, grows, shrinks, turns
   SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
@@ -24,6 +25,8 @@ UNDERSTOOD = """what is understood:
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
   hub:NAME                                   a dataset of the datasets library
   text:FILE_OR_FOLDER, text:python           running text, in passages
+  FOLDER of .mp4, .webm ... files            videos, with captions or classes as images have them
+  videos:FOLDER, videos:FILE.csv             the same of animated pictures, of folders of frames, of a table
   FOLDER written by save_to_disk             the same, from disk
   QUESTIONS.json                             VQA's questions, with its annotations and pictures beside"""
 
@@ -33,6 +36,7 @@ WORLD = {
     "scenes": "nearfar.data.scenes",
     "questions": "nearfar.data.scenes",
     "marks": "nearfar.data.scenes",
+    "video": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",
 }
@@ -43,6 +47,7 @@ READERS_OF = {
     "table": "tables.table_files.table",
     "sts": "tables.sts_files.sts",
     "vqa": "sources.vqa_files.vqa",
+    "videos": "video.video_folder.videos",
     "shards": "sources.tar_shards.shards",
 }
 """Kind of source -> the function below `nearfar.data` that opens it."""
@@ -110,7 +115,7 @@ def pictures_alone(data: Any) -> Any:
     <pets: 1 records of image, label>
     """
     columns = [name for name in data.columns if name != "text"]
-    if "image" not in columns:
+    if not {"image", "video"} & {*columns}:
         raise UserError(f"{data.name} has no pictures, and captions='none' reads pictures alone: leave it out")
     if columns == list(data.columns):
         return data
@@ -133,8 +138,8 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split or world_split, options)
-    kind, path = _kind(where), where.removeprefix("hub:")
-    if kind in ("hub", "folder"):
+    kind, path = _kind(where), where.removeprefix("hub:").removeprefix("videos:")
+    if kind in ("hub", "folder", "videos"):
         return _call(READERS_OF[kind], path, {"split": split, **options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
@@ -208,12 +213,16 @@ def _kind(where: str) -> str:
     path = Path(where)
     if where.startswith("hub:"):
         return "hub"
+    if where.startswith("videos:"):
+        return "videos"
     if is_sts(path):
         return "sts"
     if path.is_dir():
         if is_saved_dataset(path):
             return "hub"
-        return "shards" if next(path.glob("*.[tT][aA][rR]"), None) is not None else "folder"
+        if next(path.glob("*.[tT][aA][rR]"), None) is not None:
+            return "shards"
+        return "videos" if is_videos(path) else "folder"
     if ".tar" in where.lower():
         return "shards"
     if path.suffix.lower() in READERS:
@@ -222,6 +231,16 @@ def _kind(where: str) -> str:
         return "vqa"
     what = "a file of a kind that is not known" if path.exists() else "no such file or folder"
     raise UserError(f"{where}: {what}; {UNDERSTOOD}")
+
+
+def is_videos(path: Path) -> bool:
+    """Whether a folder holds video files, and no pictures."""
+    from nearfar.data.pictures.images import EXTENSIONS
+    from nearfar.data.sources.image_folder import media_below
+    from nearfar.data.video.video_folder import MOVING
+
+    first = next(media_below(path, (*EXTENSIONS, *MOVING)), None)
+    return first is not None and first.suffix.lower() in MOVING and next(media_below(path, EXTENSIONS), None) is None
 
 
 def _world(names: str, split: str, options: dict[str, Any]) -> Source:

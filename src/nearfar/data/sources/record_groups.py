@@ -62,7 +62,7 @@ class Groups:
             return own
         if isinstance(self._source, Source):
             return self._table().number[place]
-        key = picture_key(record.get("image"))
+        key = picture_key(record.get("image", record.get("video")))
         return identity if key is None else HASHED + int.from_bytes(_digest(repr(key).encode())[:7], "big")
 
     def ready(self) -> Groups:

@@ -98,12 +98,12 @@ class Source(ABC):
         return [record_id({"index": each}, place, name=self.name) for place, each in enumerate(own)]
 
     def pictures(self) -> Iterator[tuple[Any, Any]]:
-        """The picture, undecoded, and the `group` of each record, None where it has none: what says which records
-        belong together."""
+        """The picture, or the video, undecoded, and the `group` of each record, None where it has none: what says which
+        records belong together."""
         for place in range(len(self)):
             try:
                 record = self.record(place)
-                yield record.get("image"), record.get("group")
+                yield record.get("image", record.get("video")), record.get("group")
             except (BadRecord, OSError):  # one that cannot be read belongs to no other
                 yield None, None
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from nearfar.data.video.still import picture_of as shown_picture
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
 from nearfar.evaluation.report.blocks import Block, Example, Examples, Note, Picture
@@ -112,7 +113,7 @@ def picture_of(
         if "path" in example:
             return thumbnail(example["path"], example.get("box"))
         if "row" in example and hasattr(source, "__getitem__"):
-            picture = source[example["row"]]["image"]
+            picture = shown_picture(source[example["row"]])
             return thumbnail(picture) if drawn is None else data_url(drawn(load_image(picture)))
     except (UserError, OSError):
         pass  # gone since it was measured; what was said of it still stands there

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.nn.functional import normalize
 
+from nearfar.data.video.still import picture_of as shown_picture
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.protocols.retrieval import ranks
@@ -148,7 +149,7 @@ class Thumbnails:
 
     def _make(self, place: int) -> str:
         try:
-            return thumbnail(self.source[place]["image"], side=self.side)
+            return thumbnail(shown_picture(self.source[place]), side=self.side)
         except (UserError, OSError):
             return "data:,"  # gone since it was embedded; its name still stands beside it
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,23 @@ from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
 from nearfar.data.tables.cells import SAMPLE, SHARD, cells, check_columns, known_columns
-from nearfar.embedding.embed_source import embed_images, embed_texts, shared_sides
+from nearfar.embedding.embed_source import embed_images, embed_texts, embed_videos, shared_sides
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import as_stored, shortened
+from nearfar.models.video.frame_mean import for_videos
 from nearfar.search.index.graphs import check_count, check_kind
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import plain_row
 from nearfar.search.index.manifest import NAME, load_manifest
-from nearfar.search.index.records import UnreadItem, decode, read_image_record, read_text_record, with_kept
+from nearfar.search.index.records import (
+    UnreadItem,
+    decode,
+    decode_video,
+    read_image_record,
+    read_text_record,
+    with_kept,
+)
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
 
@@ -51,7 +60,7 @@ def build(
     threads: int = 4,
     progress: bool | None = None,
 ) -> Index:
-    """Index a source's pictures, or its texts, in the directory `out`, or bring the index there up to date.
+    """Index a source's pictures, videos or texts in the directory `out`, or bring the index there up to date.
 
     Pictures that are new or changed are embedded; captions and labels are read afresh; pictures that the source no
     longer has go. Other sources' pictures stay: one index may hold many sources. What has been embedded is committed
@@ -60,7 +69,8 @@ def build(
     Args:
         encoder: anything with `encode_image` and `preprocess`, `encode_text` and `tokenize`, or both pairs.
         source: a source, a stream, or any iterable of records. Where it has no pictures, or the model takes none, its
-            texts are indexed; of a record with several, the unit mean of their embeddings.
+            videos are indexed, by a model of pictures as the mean of their frames; without these its texts, of a record
+            with several the unit mean of their embeddings.
         out: the index's directory.
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
@@ -102,8 +112,10 @@ def build(
         others = {other: names for other, names in writer.manifest.kept.items() if other != name}
         writer.manifest.kept = {**others, name: columns} if columns else others
         known = {key for key, item in writer.items.items() if item.source == name}
-        side = "image" if "image" in shared_sides(encoder, source) else "text"
-        indexer = BatchIndexer(encoder, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
+        reader = for_videos(encoder, source)
+        shared = shared_sides(reader, source)
+        side = next(name for name in ("image", "video", "text") if name in shared)
+        indexer = BatchIndexer(reader, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
             for read_count, items in read(source, name, pool, skipped, side, columns, count=4 * batch_size):
@@ -114,7 +126,7 @@ def build(
             indexer.flush(pool, skipped)
             skipped.check(read_count, limit=max_skipped, name=name, total=read_count)
         if not indexer.keys:
-            noun = "picture" if side == "image" else "text"
+            noun = {"image": "picture"}.get(side, side)
             raise UserError(f"{name} holds no {noun} that can be indexed:\n{skipped.listing(5)}")
         for key in known - indexer.keys:
             writer.remove(key)
@@ -222,6 +234,8 @@ class BatchIndexer:
     def _vectors(self, items: list[Item], images: list[Any]) -> Tensor:
         if self.side == "image":
             return embed_images(self.encoder, images, batch_size=self.batch_size)
+        if self.side == "video":
+            return embed_videos(self.encoder, images, batch_size=self.batch_size)
         texts = [caption for item in items for caption in item.captions]
         embedded = embed_texts(self.encoder, texts, batch_size=self.batch_size)
         parts = embedded.split([len(item.captions) for item in items])
@@ -230,6 +244,8 @@ class BatchIndexer:
     def _decode(self, unread: UnreadItem) -> Any:
         if self.side == "text":
             return None, None
+        if self.side == "video":
+            return decode_video(unread, self.encoder)
         # Twice the model's own size, so that resizing gives what the full picture gives, and enough for a thumbnail.
         size = getattr(self.encoder, "image_size", None)
         return decode(unread, near=max(2 * size, 256) if isinstance(size, int) else None)
@@ -269,12 +285,12 @@ def read(
         place, record = numbered
         record = source[place] if by_number else record
         row = plain_row(values(place, record), columns_read)
-        read_record = read_image_record if side == "image" else read_text_record
+        read_record = read_text_record if side == "text" else partial(read_image_record, side=side)
         return with_kept(read_record(record, place, source=source, name=name, groups=groups), row, columns)
 
     columns_read = [*columns, SAMPLE, SHARD]
     values = cells(source, columns_read)
-    groups = Groups(source).ready() if side == "image" else Groups(source)
+    groups = Groups(source) if side == "text" else Groups(source).ready()
     read_count, places = 0, iter(places)
     while numbered := list(islice(places, count)):
         items = []

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One indexed picture, or text. A picture that is a file is kept by its path; any other by its bytes, `length` of
-    them at `offset` of the index's picture file; a text is its captions, with neither.
+    """One indexed picture, video or text. A picture that is a file is kept by its path; any other by its bytes,
+    `length` of them at `offset` of the index's picture file; a video by both, the bytes a small animation of some of
+    its frames; a text is its captions, with neither.
 
     `key` is the item's stable name (`SOURCE:path` or `SOURCE:number`); `stamp` changes when the picture does, so that
     an unchanged one is not embedded again; `row` is the row of its embedding; `id` is the record's own number, or its

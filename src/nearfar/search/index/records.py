@@ -16,21 +16,24 @@ from nearfar.data.sources.source import Concatenation, Mapped, Selection, captio
 from nearfar.data.tables.cells import SAMPLE, SHARD
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
-from nearfar.search.page.pictures import keep
+from nearfar.search.page.pictures import keep, thumbnail
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadItem:
-    """The item of a record, its picture not decoded yet: `image` is a path, bytes or a PIL image; None of a text.
-    `by_place` says that nothing but its place names it, so that rows of the same bytes are one picture."""
+    """The item of a record, its picture or video not decoded yet: `image` is a path, bytes, a PIL image, an array, or a
+    list of these; None of a text. `by_place` says that nothing but its place names it, so that rows of the same bytes
+    are one picture."""
 
     item: Item
     image: Any
     by_place: bool = False
 
 
-def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, name: str, groups: Groups) -> UnreadItem:
-    """The item a record makes, and where its picture is.
+def read_image_record(
+    record: Mapping[str, Any], place: int, *, source: Any, name: str, groups: Groups, side: str = "image"
+) -> UnreadItem:
+    """The item a record makes, and where its picture is; with `side` "video" its video.
 
     A file is known by its path, and is held to be unchanged while its time of change and its size are; one whose name
     is not UTF-8 is kept as a picture of another kind is. Those are known by the record's `index`, and by a hash of
@@ -38,9 +41,9 @@ def read_image_record(record: Mapping[str, Any], place: int, *, source: Any, nam
 
     Raises UserError when the record has no picture or its file cannot be found.
     """
-    if record.get("image") is None:
-        raise UserError(f"record {place} has no image, only {', '.join(record)}: name the column with image=NAME")
-    image, path = record["image"], None
+    if record.get(side) is None:
+        raise UserError(f"record {place} has no {side}, only {', '.join(record)}: name the column with {side}=NAME")
+    image, path = record[side], None
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, str | os.PathLike):
@@ -130,6 +133,16 @@ def decode(unread: UnreadItem, *, near: int | None = None) -> tuple[Any, bytes |
     return image, keep(image, unread.image if isinstance(unread.image, bytes) else None)
 
 
+def decode_video(unread: UnreadItem, encoder: Any) -> tuple[Any, bytes]:
+    """What the encoder reads of a video, and its frames as a small animation, to be kept beside its embedding. Raises
+    UserError for a video that cannot be read."""
+    from nearfar.data.video.still import moving_picture
+
+    pictures: list[Any] = []
+    frames = encoder.read_video(unread.image, keep=lambda picture: pictures.append(thumbnail(picture)))
+    return frames, moving_picture(pictures)
+
+
 def stamp_of_file(path: str) -> str:
     """Time of change and size of a file."""
     try:
@@ -139,12 +152,19 @@ def stamp_of_file(path: str) -> str:
     return f"{status.st_mtime_ns}-{status.st_size}"
 
 
+def stamp_of(image: Any) -> str:
+    """The stamp of a file by its path, of anything else by its content."""
+    return stamp_of_file(str(image)) if isinstance(image, str | os.PathLike) else stamp_of_content(image)
+
+
 def stamp_of_content(image: Any) -> str:
-    """A hash of bytes, or of the pixels of a PIL image or an array.
+    """A hash of bytes, of the pixels of a PIL image or an array, or of a list of these, and of the stamps of files.
 
     >>> stamp_of_content(b"a") == stamp_of_content(b"a") != stamp_of_content(b"b")
     True
     """
+    if isinstance(image, list | tuple):
+        image = "\0".join(map(stamp_of, image)).encode()
     shape = "" if isinstance(image, bytes) else f"{getattr(image, 'mode', '')}{image.size}"
     content = image if isinstance(image, bytes) else shape.encode() + image.tobytes()
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -169,7 +169,7 @@ class Index:
         item = to_item(values)
 
         def picture() -> bytes:
-            if item.path is None:
+            if item.length or item.path is None:
                 return self._pictures[item.offset : item.offset + item.length].tobytes()
             try:
                 if not stat.S_ISREG(os.stat(item.path).st_mode):  # a pipe or a device would be read without end

@@ -7,7 +7,7 @@ from typing import Any
 
 from nearfar import files, templates
 from nearfar.search.index.items import Hit
-from nearfar.search.page.pictures import data_uri, hit_thumbnail, thumbnail
+from nearfar.search.page.pictures import data_uri, hit_uri, thumbnail
 from nearfar.search.querying.query import Query, Results
 
 
@@ -48,7 +48,7 @@ def card(hit: Hit, *, best: float) -> dict[str, Any]:
     """What the page says of one hit. Its bar is drawn against the best hit's: cosines of text and picture are small
     numbers."""
     return {
-        "picture": data_uri(hit_thumbnail(hit)),
+        "picture": hit_uri(hit),
         "caption": hit.caption or "(no caption)",
         "name": hit.path or hit.key,
         "rank": hit.rank,

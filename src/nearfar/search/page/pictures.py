@@ -17,6 +17,9 @@ KEEP = 64 * 1024
 """Bytes up to which a picture is kept as it came; a larger one is kept as a thumbnail."""
 SIDE = 256
 
+ANIMATION = 1 << 20
+"""Bytes up to which a page holds an animation; of a larger one it shows the first frame."""
+
 
 def keep(image: Image, original: bytes | None = None) -> bytes:
     """What an index keeps of a picture that is no file: its own bytes where they are few, else a thumbnail."""
@@ -47,6 +50,17 @@ def hit_thumbnail(hit: Hit, side: int = SIDE) -> Image:
         return thumbnail(hit.image(), side)
     except UserError:
         return missing(side)
+
+
+def hit_uri(hit: Hit) -> str:
+    """The hit's picture, small, as an address that holds it; of a video the animation that the index keeps of it."""
+    try:
+        kept = hit.picture() if hit.picture is not None else b""
+    except UserError:  # its file has gone since
+        kept = b""
+    if kept[8:12] == b"WEBP" and b"ANIM" in kept[:64] and len(kept) <= ANIMATION:
+        return "data:image/webp;base64," + base64.b64encode(kept).decode()
+    return data_uri(hit_thumbnail(hit))
 
 
 def text_card(text: str, side: int = SIDE) -> Image:

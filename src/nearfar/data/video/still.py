@@ -1,0 +1,43 @@
+"""One picture that stands for a record, and a few small ones that move."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from nearfar.data.video.video_frames import read_frames
+
+
+def picture_of(record: Mapping[str, Any]) -> Any:
+    """A record's picture, as the record has it; of a video, the frame in its middle.
+
+    Raises:
+        nearfar.data.BadVideo: the video cannot be read.
+        KeyError: the record has neither.
+    """
+    if record.get("image") is not None or "video" not in record:
+        return record["image"]
+    return read_frames(record["video"], lambda edges: [(len(edges) - 1) // 2]).pictures[0]
+
+
+def moving_picture(pictures: Sequence[Image.Image], *, side: int = 256, milliseconds: int = 200) -> bytes:
+    """Pictures as one animated WebP, which browsers play over and over.
+
+    Args:
+        pictures: the frames, in order.
+        side: the longer side of what is written is at most this.
+        milliseconds: how long each frame is shown.
+    """
+    small = []
+    for picture in pictures:
+        copy = picture.copy()
+        copy.thumbnail((side, side))
+        small.append(copy)
+    sink = io.BytesIO()
+    small[0].save(
+        sink, "WEBP", save_all=True, append_images=small[1:], duration=milliseconds, loop=0, quality=80, method=0
+    )
+    return sink.getvalue()

@@ -1,0 +1,1 @@
+"""Models of videos: frames through an image tower, and what joins them."""
