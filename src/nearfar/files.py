@@ -37,6 +37,15 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2
 """Characters that end or turn a line, control a terminal, or stand for bytes that are not UTF-8."""
 
 
+def is_address(path: object) -> bool:
+    """Whether it is an address of the web, and no file or folder here.
+
+    >>> is_address("https://example.org/a.png"), is_address("a.png")
+    (True, False)
+    """
+    return isinstance(path, str) and path.startswith(("http://", "https://"))
+
+
 LEAST = 1 << 16
 """Bytes without which a disk is full."""
 

@@ -164,6 +164,27 @@ def test_a_sample_without_a_class_or_of_another_data_set_is_a_sentence():
         of()({"views": views().double()})
 
 
+@pytest.mark.parametrize(("rule", "least"), [("arbitrary", 2), ("identical", 2), ("weighted", 2), ("distinct", 3)])
+def test_too_few_classes_or_too_small_a_batch_would_train_with_a_loss_of_0(rule, least):
+    """Negatives are of neither class of a pair: where there are none, the loss is 0 and nothing is learnt."""
+    few = [f"class {i}" for i in range(least - 1)]
+    data = Records([{"text": "a", "label": i % len(few)} for i in range(6)], classes=few, name="few")
+    words = f"Hydra needs {least} classes at least, .* and few names {least - 1} \\({', '.join(few)}\\): take data with"
+    with pytest.raises(UserError, match=words):
+        Hydra(Wide(), rule=rule).begin(DataInfo.of(data))
+    with pytest.raises(UserError, match=f"needs {least} classes at least, .*classes={least - 1}"):
+        Hydra(Wide(), classes=least - 1, rule=rule)
+    if rule == "weighted":
+        return
+    method = Hydra(Wide(), classes=9, rule=rule, gate="open").double()
+    small = {"views": views().double()[:, : least - 1], "label": LABEL[: least - 1]}
+    with pytest.raises(
+        UserError, match=f"a batch of {least - 1} cannot hold the {least} classes.*raise the batch size"
+    ):
+        method(small)
+    assert method.eval()(small)["loss"] == 0  # which validation may say
+
+
 def test_settings_that_do_not_fit_are_refused_before_training():
     for settings, sentence in (
         ({"rule": "any"}, "rule='any'"),

@@ -235,8 +235,9 @@ def test_it_trains_on_an_image_encoder_of_any_grid():
     ("make", "message"),
     [
         (lambda: PixPro(Maps(), pixels="smooth"), "propagated"),
-        (lambda: PixPro(Maps(), pixels="none"), "instance_weight"),
-        (lambda: PixPro(Maps(), threshold=0.0), "threshold"),
+        (lambda: PixPro(Maps(), pixels="none"), "instance loss alone: give it a weight, instance_weight=1"),
+        (lambda: PixPro(Maps(), instance_weight=-1.0), r"^instance_weight=-1\.0: a number from 0 on$"),
+        (lambda: PixPro(Maps(), threshold=0.0), r"^threshold=0\.0: how near .* a number above 0 \(paper: 0\.7\)$"),
         (lambda: PixPro(nn.Linear(2, 2)), "encode_image_map"),
         (lambda: method()({"views": torch.randn(2, 3, 5, 8, 8)}), "geometry"),
         (lambda: method()({"image": torch.randn(3, 5, 8, 8)}), "n_views"),

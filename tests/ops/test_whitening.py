@@ -129,6 +129,10 @@ def test_too_few_rows_are_named(kind):
         group_whitening(flat, 1, kind=kind)
     with pytest.raises(UserError, match="varies in fewer directions"):
         group_whitening(torch.ones(30, 6, dtype=torch.float64), 3, kind=kind)
+    still, order = rows(30, 6), torch.tensor([5, 0, 2, 1, 4, 3])
+    still[:, 4] = 7
+    with pytest.raises(UserError, match=r"\(channels 3, 4, of which 4 not at all; 1 such groups\).*method\.eps"):
+        group_whitening(still, 3, permutation=order, kind=kind)
     assert group_whitening(flat, 1, eps=1e-3, kind=kind).isfinite().all()
     assert group_whitening(rows(3, 6), 1, eps=1e-3, kind=kind).isfinite().all()
 

@@ -89,7 +89,11 @@ class Work:
             data=self.fitted_on.name,
             measured_on=self.measured_on.name,
             skipped=Skipped.by_source(
-                [(self.fitted_on.name, features.data.skipped), (self.measured_on.name, embedded["before"].skipped)]
+                [
+                    *((source.name, source.skipped) for source in (self.fitted_on, self.measured_on)),
+                    (self.fitted_on.name, features.data.skipped),
+                    (self.measured_on.name, embedded["before"].skipped),
+                ]
             ),
             copies=copies(embedded["before"].image, features.data.image),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         files.place(args.json)
     if args.report:
         files.folder(args.report)
-    source = open_data(args.on, args.split, args, otherwise="test")
-    if args.limit is not None:
+    own = own_data(args, options)
+    source = None if own else open_data(args.on or WORLD, args.split, args, otherwise="test")
+    if source is not None and args.limit is not None:
         if not hasattr(source, "first"):
             raise UserError(f"--limit is for data that can be counted, and {source.name} is a stream")
         source = source.first(args.limit)
@@ -66,11 +67,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         cost = {"k": reranker.k, "pairs": reranker.pairs, "seconds": reranker.seconds}
         results["reranked_retrieval"].details |= cost
     console = Console(highlight=False)
-    console.print(f"{args.model} on {source!r}", markup=False, soft_wrap=True)
+    console.print(f"{args.model} on {own or repr(source)}", markup=False, soft_wrap=True)
     if opened := getattr(source, "skipped", None):
         console.print(str(opened), markup=False, soft_wrap=True)
     if unread := max((result.details.get("skipped", 0) for result in results.values()), default=0):
         console.print(f"{unread:,} skipped that could not be read: `nearfar embed` lists them", soft_wrap=True)
+    for name, result in results.items():
+        for what, count in result.details.get("left_out", {}).items():
+            console.print(f"{name}: {count:,} records {what} are left out", markup=False, soft_wrap=True)
     if args.protocols is None and embeddings is not None:
         for name, reason in left_out(encoder, embeddings).items():
             console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)
@@ -79,14 +83,19 @@ def evaluate(arguments: Sequence[str]) -> None:
             console.print(table)
     if reranker is not None:
         console.print(f"re-ranking: {reranker.cost}", markup=False, soft_wrap=True)
-    about = {name: getattr(args, name) for name in ("model", "on", "split", "seed", "captions")}
+    about = {name: getattr(args, name) for name in ("model", "split", "seed", "captions")}
+    about["on"] = own or args.on or WORLD
     if args.json:
         console.print(f"written to {save_results(results, args.json, **about)}", markup=False, soft_wrap=True)
     if args.report:
         from nearfar.evaluation.report import write_report
 
         written = write_report(
-            args.report, source=source, embeddings=embeddings, results=results, title=f"{args.model} on {args.on}"
+            args.report,
+            source=source,
+            embeddings=embeddings,
+            results=results,
+            title=f"{args.model} on {args.on or WORLD}",
         )
         console.print(f"report: {written}", markup=False, soft_wrap=True)
 
@@ -105,9 +114,8 @@ def parser() -> Flags:
     made.add_argument("model", help="a folder that nearfar or transformers saved, or a model's name")
     made.add_argument(
         "--on",
-        default="world/emoji",
         metavar="SOURCE",
-        help="world/emoji, a folder, a table, .tar shards or hub:NAME (default: %(default)s)",
+        help=f"world/emoji, a folder, a table, .tar shards or hub:NAME (default: {WORLD})",
     )
     made.add_argument("--split", help="its split (default: test for the world, none otherwise)")
     made.add_argument(
@@ -170,6 +178,20 @@ def parser() -> Flags:
     made.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     made.add_argument("--report", type=Path, metavar="FOLDER", help="write report.html there")
     return made
+
+
+WORLD = "world/emoji"
+"""What is measured on where no data are named."""
+
+
+def own_data(args: Namespace, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """The data that all protocols bring by their own settings (`--sts-sets`), in words; "" where one of them, or a
+    flag, needs `--on`."""
+    if not args.protocols or args.on or args.report or args.rerank is not None:
+        return ""
+    named = [options.get(name, {}).get(PROTOCOLS[name].own_data or "") for name in args.protocols]
+    lists = [each if isinstance(each, list) else [each] for each in named]
+    return "" if None in named else ", ".join(str(each) for words in lists for each in words)
 
 
 def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) -> Any:

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from nearfar import files
@@ -35,6 +36,8 @@ def search(arguments: Sequence[str]) -> None:
 
 def search_once(args: Namespace) -> None:
     """One query: its hits for the terminal, as JSON, as a gallery."""
+    for words in (args.text, *args.plus, *args.minus):
+        check_words(words or "")
     from rich.console import Console
 
     from nearfar.search import query
@@ -71,6 +74,18 @@ def search_once(args: Namespace) -> None:
     console.print(f"{index.counted}; {results.cost}", highlight=False, markup=False, soft_wrap=True)
     if args.html:
         console.print(f"gallery: {args.html}", highlight=False, markup=False)
+
+
+def check_words(text: str) -> None:
+    """Raise a `UserError` for the name of a file: it would be searched as words, which nobody means."""
+    if not Path(text).suffix or not Path(text).is_file():
+        return
+    from nearfar.data.pictures.images import EXTENSIONS
+
+    remedy = f"--queries {quote(text)} --out hits.jsonl searches what it holds"
+    if text.lower().endswith(EXTENSIONS):
+        remedy = f"--image {quote(text)} searches by the picture"
+    raise UserError(f"{text!r} is a file here, and would be searched as words: {remedy}")
 
 
 def search_file(args: Namespace) -> None:
@@ -114,7 +129,7 @@ def parser() -> Flags:
     made = Flags("nearfar search", description=search.__doc__ or "")
     made.add_argument("text", nargs="?", help="what to look for")
     made.add_argument("--index", type=Path, default=Path("index"), help="the index's directory (default: %(default)s)")
-    made.add_argument("--image", type=Path, help="a picture to start from")
+    made.add_argument("--image", help="a picture to start from")
     made.add_argument("--plus", action="append", default=[], metavar="TEXT", help="add a text; may be repeated")
     made.add_argument("--minus", action="append", default=[], metavar="TEXT", help="take a text away; may be repeated")
     made.add_argument("--weight", type=float, default=1.0, help="how much each plus and minus counts (%(default)s)")

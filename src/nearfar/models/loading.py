@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nearfar import models
+from nearfar import files, models
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.folder_checks import first_line
@@ -138,6 +138,8 @@ def _by_word(name: str | Path, tokenizer: Any) -> Any:
     from nearfar.models.image.image_presets import IMAGE_PRESETS
 
     word = str(name)
+    if files.is_address(word):
+        raise UserError(f"{word}: an address, not a model here: name it as OWNER/NAME, or download it first")
     if word == "starter":
         from nearfar.models.starter import starter
 

@@ -59,7 +59,11 @@ def group_whitening(
     covariance = z.mT @ z / len(x)
     if eps:
         covariance = covariance + eps * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    root = _InverseRoot.apply(covariance) if kind == "zca" else _cholesky(covariance)
+    try:
+        root = _InverseRoot.apply(covariance) if kind == "zca" else _cholesky(covariance)
+    except _Flat as flat:
+        order = torch.arange(x.shape[1], device=x.device) if order is None else order
+        raise UserError(_why_flat(x, order.view(groups, -1)[flat.groups])) from None
     y = (z @ (root.detach() if detach else root)).transpose(0, 1).flatten(1).to(x.dtype)
     return y if order is None else y[:, order.argsort()]
 
@@ -88,8 +92,31 @@ def _checked(x: Tensor, groups: int, permutation: Tensor | None, eps: float, kin
     return permutation
 
 
-FLAT = """a group of channels varies in fewer directions than it has channels, and cannot be whitened: take more rows, \
-more groups, or eps above 0"""
+NAMED = 12
+"""Channels that a message names."""
+
+
+class _Flat(Exception):
+    """Some `groups` `[G]` bool cannot be whitened."""
+
+    def __init__(self, groups: Tensor) -> None:
+        super().__init__()
+        self.groups = groups
+
+
+def _why_flat(x: Tensor, flat: Tensor) -> str:
+    """What is wrong with the groups whose channels are `flat` `[F, d]`."""
+    channels = sorted(flat[0].tolist())
+    still = [channel for channel in channels if bool((x[:, channel] == x[0, channel]).all())]
+    return (
+        "a group of channels varies in fewer directions than it has channels, and cannot be whitened (channels "
+        f"{_listed(channels)}{f', of which {_listed(still)} not at all' if still else ''}; {len(flat)} such groups): "
+        f"take more rows than {len(x)}, more groups, or eps above 0 (method.eps in a recipe)"
+    )
+
+
+def _listed(channels: list[int]) -> str:
+    return ", ".join(map(str, channels[:NAMED])) + (" ..." if len(channels) > NAMED else "")
 
 
 class _InverseRoot(torch.autograd.Function):
@@ -101,7 +128,7 @@ class _InverseRoot(torch.autograd.Function):
         values, basis = torch.linalg.eigh(covariance)
         least = values.amax(-1, keepdim=True) * values.shape[-1] * torch.finfo(values.dtype).eps
         if bool((values <= least).any()):
-            raise UserError(FLAT)
+            raise _Flat((values <= least).any(-1))
         ctx.save_for_backward(values.sqrt(), basis)
         return (basis * values.rsqrt()[..., None, :]) @ basis.mT
 
@@ -119,7 +146,8 @@ def _cholesky(covariance: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     least = covariance.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True) * torch.finfo(factor.dtype).eps
     flat = factor.diagonal(dim1=-2, dim2=-1).square() <= least * factor.shape[-1]
-    if bool((failed > 0).any() | flat.any()):
-        raise UserError(FLAT)
+    flat = flat.any(-1) | (failed > 0)
+    if bool(flat.any()):
+        raise _Flat(flat)
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     return torch.linalg.solve_triangular(factor, eye, upper=False).mT

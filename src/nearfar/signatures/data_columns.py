@@ -19,6 +19,7 @@ class Columns(TypedDict, total=False):
         domain: the column of domains (drawing styles, say), where it has another name.
         captions: none reads pictures alone; of a folder txt, class or name say where captions come from, where the
             guess is wrong.
+        unit: of running text (text:FILE) what a record is: passages (the default), lines or sentences.
     """
 
     image: str | None
@@ -28,6 +29,7 @@ class Columns(TypedDict, total=False):
     group: str | None
     domain: str | None
     captions: Literal["txt", "class", "name", "none"] | None
+    unit: Literal["passages", "lines", "sentences"] | None
 
 
 CAPTIONS = ("txt", "class", "name", "none")

@@ -168,7 +168,7 @@ def _open(image: Any, root: str | os.PathLike[str] | None) -> Image.Image:
         raise BadImage("image: there is none")
     if isinstance(image, str | os.PathLike):
         text = os.fspath(image)
-        if isinstance(text, str) and text.startswith(("http://", "https://")):
+        if files.is_address(text):
             raise BadImage(f"{text}: an address, not a file: download the images first")
         path = Path(root or "") / text
         if path.is_dir():

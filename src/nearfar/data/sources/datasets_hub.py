@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.sources.source import Source, Stream
-from nearfar.data.tables.arrow import ArrowSource, ArrowStream, check_first, find_roles, undecoded
+from nearfar.data.tables.arrow import ArrowSource, ArrowStream, find_roles, undecoded
+from nearfar.data.tables.first_row import check_first
 from nearfar.data.tables.table_files import quiet
 from nearfar.errors import UserError
 
@@ -97,7 +98,7 @@ def of_dataset(
             others = ", ".join(each for each in dataset if each != TRAIN)
             source.remark = f"{name}: its split {TRAIN!r} is read, and not {others}, which split= would name"
         return source
-    check_first(first, chosen, name)
+    check_first(first, chosen.image, chosen.text, name)
     return ArrowStream(rows, chosen, name=name)
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nearfar import lookup
+from nearfar import files, lookup
 from nearfar.data.sources.source import Record, Source, Stream, concat
 from nearfar.errors import UserError
 
@@ -132,7 +132,7 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
     where = os.fspath(spec)
     if len(parts := parts_of(where)) > 1:
         return _joined(where, parts, split, world_split, options)
-    if where.startswith(("http://", "https://")):
+    if files.is_address(where):
         raise UserError(f"{where}: an address, not a file or folder here: download it first, and name its place")
     if where.startswith("text:"):
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
@@ -190,7 +190,7 @@ def _has_splits(where: str, split: str) -> bool:
 
 def _takes(where: str) -> list[str]:
     """The options that a word's source has."""
-    if where.startswith(("http://", "https://")):
+    if files.is_address(where):
         return []
     if where.startswith("text:"):
         return _known("sources.text_corpus.corpus")

@@ -16,7 +16,7 @@ from itertools import count
 from threading import Lock
 from typing import Any
 
-from nearfar import console
+from nearfar import console, files
 from nearfar.data.sources.record_numbers import own_group
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Records, Source
@@ -103,7 +103,7 @@ def picture_key(image: Any) -> Picture | None:
         return ("content", _digest(image), len(image)) if len(image) else None
     if isinstance(image, str | os.PathLike):
         path = os.fspath(image)
-        return ("file", path if _is_address(path) else os.path.realpath(path)) if path else None
+        return ("file", path if files.is_address(path) else os.path.realpath(path)) if path else None
     if hasattr(image, "offset") and hasattr(image, "path"):  # a file inside a tar file
         return ("part", image.path, image.offset, image.size)
     if hasattr(image, "tobytes"):  # a picture of PIL, an array
@@ -189,7 +189,3 @@ def _read(key: Picture, start: int = 0, length: int | None = None) -> bytes | No
 
 def _digest(data: Any) -> bytes:
     return blake2b(data, digest_size=16).digest()
-
-
-def _is_address(path: Any) -> bool:
-    return isinstance(path, str) and path.startswith(("http://", "https://"))

@@ -23,6 +23,7 @@ from nearfar.data.sources.source import Record, Source, Stream, captions, field_
 from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples
 from nearfar.data.tables.arrow import USUAL
 from nearfar.data.tables.encoding import decode_text
+from nearfar.data.tables.first_row import check_field
 from nearfar.errors import UserError
 
 
@@ -282,6 +283,8 @@ class _MemberRoles:
             raise UserError(
                 f"{name}: {files.one_line(key)}.json, {column!r}: {str(problem).replace('COLUMN', column)}"
             ) from None
+        if isinstance(self.text, str) and self.text.partition(".")[0] in fields:
+            check_field(fields, self.text, f"{name}: {files.one_line(key)}.json")
 
     def label_of(self, sample: Sample) -> str:
         """The sample's label, a whole number or the name of a class; "" where there is none. Of its `.json` only a key

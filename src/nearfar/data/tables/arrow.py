@@ -12,8 +12,9 @@ from math import isfinite
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions
+from nearfar import files
+from nearfar.data.sources.source import Record, Source, Stream, stored_captions
+from nearfar.data.tables.first_row import ADDRESSES, DOWNLOAD, cell, check_first
 from nearfar.data.tables.pair_columns import PairColumns, first_text
 from nearfar.errors import UserError
 
@@ -35,10 +36,6 @@ STRINGS = ("string", "large_string")
 
 RESERVED = ("image", "text", "answers", "label", "domain", "group")
 """Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
-
-ADDRESSES = ("url", "image_url", "URL")
-
-DOWNLOAD = "addresses of images, not images. Download them first (img2dataset does) and name the column of their paths"
 
 
 @dataclass(frozen=True)
@@ -133,26 +130,6 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower().endswith(EXTENSIONS)
 
 
-def check_first(row: Mapping[str, Any], roles: ColumnRoles, where: str) -> None:
-    """Refuse data whose first row says that all of it cannot be used: addresses for pictures, objects for captions."""
-    image = row.get(roles.image) if roles.image is not None else None
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        raise UserError(f"{where}: column {roles.image!r} holds {DOWNLOAD} with image=COLUMN")
-    for column in roles.text:
-        try:
-            captions(cell(row, column))
-        except BadRecord as problem:
-            raise UserError(f"{where}: column {column!r}: {str(problem).replace('COLUMN', column)}") from None
-
-
-def cell(row: Mapping[str, Any], column: str) -> Any:
-    """A cell of a row, or the field inside it that `column` names with dots."""
-    if column in row:
-        return row[column]
-    name, *path = column.split(".")
-    return field_of(row.get(name), path)
-
-
 def _several(columns: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if columns is None else (columns,) if isinstance(columns, str) else tuple(columns)
 
@@ -169,7 +146,7 @@ class ArrowSource(Source):
         self.name = name
         self._rows = undecoded(dataset)
         if len(self._rows):
-            check_first(self._rows[0], roles, name)
+            check_first(self._rows[0], roles.image, roles.text, name)
         self._reader = RowReader(roles, dataset.features, root=root)
         for role in ("label", "domain", "group"):
             column = getattr(roles, role)
@@ -306,7 +283,7 @@ class RowReader:
         """Relative paths start at `root`; a path that does not exist is left for the decoder to report."""
         if isinstance(image, Mapping) and image.get("bytes") is None:
             image = image.get("path")
-        if isinstance(image, str) and self.root is not None and not image.startswith(("http://", "https://")):
+        if isinstance(image, str) and self.root is not None and not files.is_address(image):
             return os.path.join(self.root, image) if image else f"row {place} (no image named)"
         return image
 

@@ -42,10 +42,11 @@ def pair_retrieval(
 
     Returns:
         `first_to_second_R@k`, `first_to_second_MRR`, `first_to_second_median_rank`, and the same for
-        `second_to_first`, with 95 % intervals. Chance is the exact expectation of a random order.
+        `second_to_first`, with 95 % intervals. Chance is the exact expectation of a random order. Records without a
+        second text are left out, and counted in the details.
 
     Raises:
-        UserError: no record with two texts.
+        UserError: no record with two texts, or pairs of one text or one group alone, where every order is right.
 
     >>> from nearfar.data.sources.source import Records
     >>> class Letters:
@@ -61,9 +62,10 @@ def pair_retrieval(
     second: list[str] = []
     owner: list[int] = []
     group: list[int] = []
-    group_of = Groups(source)
+    group_of, blank = Groups(source), 0
     for place, record in enumerate(source):
         texts, others = captions(record.get("text")), captions(record.get("text2"))
+        blank += not (texts and others)
         if texts and others:
             owner += [len(first)] * len(others)
             group.append(int(group_of(record, place, place)))
@@ -72,6 +74,11 @@ def pair_retrieval(
     name = str(getattr(source, "name", "the data"))
     if not first:
         raise UserError(f"{name} holds no pairs: pair_retrieval needs `text` and `text2`")
+    if len(set(group)) < 2 or len(set(first)) < 2:
+        raise UserError(
+            f"{name} holds {len(second)} pairs of one text or group: whatever is picked is right, and nothing can be "
+            "measured; bring pairs of two texts at least"
+        )
     embedded = embed_texts(encoder, [*first, *second], batch_size=batch_size)
     places = {text: place for place, text in reversed(list(enumerate(first)))}
     data = Embeddings(
@@ -82,8 +89,11 @@ def pair_retrieval(
         captions=second,
         source=name,
     )
+    details: dict[str, Any] = {"pairs": len(second), "texts": len(places)}
+    if blank:
+        details["left_out"] = {"without two texts": blank}
     metrics = {_called(key): metric for key, metric in retrieval(data, ks=ks, seed=seed).metrics.items()}
-    return Result("pair_retrieval", metrics, details={"pairs": len(second), "texts": len(places)})
+    return Result("pair_retrieval", metrics, details=details)
 
 
 def _called(key: str) -> str:

@@ -68,7 +68,7 @@ def sts(
         raise UserError(f"sts.alike is a share from 0 to 1, not {alike}")
     figures: dict[str, dict[str, Metric]] = {}
     subsets: dict[str, dict[str, Metric]] = {}
-    count = 0
+    count = blank = 0
     for each in _sources(source, sets):
         pairs = scored_pairs(each)
         embedded = embed_texts(encoder, [*pairs.first, *pairs.second], batch_size=batch_size)
@@ -84,8 +84,10 @@ def sts(
             **_averages(subsets),
             **_shape(first, second, pairs, alike),
         }
-        count += len(pairs)
-    details = {"pairs": count, "alike": alike}
+        count, blank = count + len(pairs), blank + pairs.blank
+    details: dict[str, Any] = {"pairs": count, "alike": alike}
+    if blank:
+        details["left_out"] = {"without a score": blank}
     if len(figures) == 1:
         return Result("sts", figures.popitem()[1], {"domain": subsets} if len(subsets) > 1 else {}, details)
     shared = [name for name in next(iter(figures.values())) if all(name in each for each in figures.values())]

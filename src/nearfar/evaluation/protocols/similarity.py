@@ -45,10 +45,11 @@ def similarity(
 
     Returns:
         `spearman` and `pearson` of cosine and score, in percent, over all pairs and `by["domain"]`. Ties share their
-        mean rank. Chance: 0.
+        mean rank. Chance: 0. Pairs whose score is blank are left out, and counted in the details.
 
     Raises:
-        UserError: a record without second sentence or score, fewer than two pairs, or scores that are all the same.
+        UserError: a record without second sentence, a score that is no number, no scores at all, fewer than two pairs,
+            or scores that are all the same.
 
     >>> from nearfar.data.sources.source import Records
     >>> class Lengths:
@@ -70,7 +71,7 @@ def similarity(
 
     parts = pairs.by_domain()
     by = {"domain": {name: figures(rows) for name, rows in parts.items()}} if len(parts) > 1 else {}
-    return Result("similarity", figures(np.ones(len(pairs), bool)), by, {"pairs": len(pairs)})
+    return Result("similarity", figures(np.ones(len(pairs), bool)), by, {"pairs": len(pairs), **pairs.left_out()})
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,12 @@ class ScoredPairs:
     group: NDArray[np.int64]
     domain: NDArray[np.int64]
     domains: list[str]
+    blank: int = 0
+    """Pairs beside these that have no score."""
+
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """What is said of the others, in the details of a result."""
+        return {"left_out": {"without a score": self.blank}} if self.blank else {}
 
     def __len__(self) -> int:
         return len(self.score)
@@ -156,7 +163,7 @@ def _correlation(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64])
 
 def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit: int | None = None) -> ScoredPairs:
     """The sentence pairs of a source; `similarity` documents the arguments and errors."""
-    first, other, scores, group, domain = [], [], [], [], []
+    first, other, scores, group, domain, blank = [], [], [], [], [], 0
     name = getattr(source, "name", "the data")
     group_of = Groups(source)
     for place, record in enumerate(source):
@@ -166,15 +173,39 @@ def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit
         if not (texts and others):
             missing = "text" if not texts else second
             raise UserError(f"{name}, record {place} has no {missing!r}: similarity.second names the second sentence")
+        if is_blank(record.get(score)):
+            blank += 1
+            continue
         first.append(texts[0])
         other.append(others[0])
         scores.append(_number(record.get(score), f"{name}, record {place}", score))
         group.append(int(group_of(record, place, place)))
         domain.append(-1 if record.get("domain") is None else int(record["domain"]))
+    if not scores and blank:
+        raise UserError(f"{name} has no {score!r}: {_remedy(source, score)}")
     if len(set(scores)) < 2:
         raise UserError(f"{name} holds {len(scores)} pairs of one score: similarity needs pairs that differ in it")
     names = list(getattr(source, "domains", None) or [])
-    return ScoredPairs(first, other, np.array(scores), np.array(group), np.array(domain), names)
+    return ScoredPairs(first, other, np.array(scores), np.array(group), np.array(domain), names, blank)
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell holds no score. NaN is none: it comes of a calculation that failed.
+
+    >>> is_blank(" "), is_blank(None), is_blank(0), is_blank("n/a"), is_blank(float("nan"))
+    (True, True, False, False, False)
+    """
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _remedy(source: Any, score: str) -> str:
+    """What to do where no pair has a score."""
+    if score == "score" and "label" in getattr(source, "columns", ()):
+        return (
+            "the whole numbers of its column 'label' are taken for classes; if they are scores, call the column "
+            "'score', or name it with similarity.score=label"
+        )
+    return "name the column of scores with similarity.score=NAME, or call it 'score'"
 
 
 def _number(value: Any, where: str, column: str) -> float:
@@ -183,5 +214,8 @@ def _number(value: Any, where: str, column: str) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not np.isfinite(number):
-        raise UserError(f"{where}: {column} is {value!r}, not a number: similarity.score names the column of scores")
+        raise UserError(
+            f"{where}: {column} is {value!r}, not a number: write a number there, or leave the cell blank, and the "
+            "pair is left out"
+        )
     return number

@@ -49,7 +49,9 @@ class Hydra(EmbeddingMethod):
     are open or closed; `scale`, 1 / temperature; `spread`.
 
     Raises:
-        UserError: a setting out of its range; data that name no classes; a sample without a class.
+        UserError: a setting out of its range; data that name no classes, or fewer than two (with the rule "distinct"
+            three, as negatives are of neither class of a pair); in training, a batch that cannot hold so many; a sample
+            without a class.
 
     Example:
         >>> class Identity(nn.Module):
@@ -106,6 +108,8 @@ class Hydra(EmbeddingMethod):
         if rule != "weighted":
             self.rule = rule if isinstance(rule, PairRule) else PairRule(rule, present_only=present_only)
         self.names: list[str] | None = None
+        if classes is not None:
+            self._check_classes(classes, f"classes={classes}")
 
     def begin(self, data: DataInfo) -> None:
         super().begin(data)
@@ -116,6 +120,7 @@ class Hydra(EmbeddingMethod):
                     f"Hydra needs the classes of the data, and {data.name} names none: say how many there are by "
                     "classes=... (method.classes), or take data with classes"
                 )
+            self._check_classes(len(data.classes), f"{data.name} names {len(data.classes)} ({', '.join(data.classes)})")
             device = next((p.device for p in self.model.parameters()), None)
             self.gate = ClassPairGate(len(data.classes), **self._gate).to(device)
         if self.rule is None:
@@ -130,6 +135,11 @@ class Hydra(EmbeddingMethod):
         if self.gate is None or self.rule is None:
             raise UserError("Hydra does not know its classes yet: give it classes=..., or call begin(data) first")
         self.gate.check_labels(label)
+        if self.training and len(label) < self._least:
+            raise UserError(
+                f"a batch of {len(label)} cannot hold the {self._least} classes that Hydra needs, and its loss is then "
+                "0: raise the batch size (training.batch_size)"
+            )
         partner = self.rule(label, classes=self.gate.classes)
         gate, chance = self.gate.draw(label, partner)
         z = list(embeddings.values())
@@ -159,6 +169,19 @@ class Hydra(EmbeddingMethod):
             "scale": self.temperature.scale().detach(),
             "spread": spread(z[0]),
         }
+
+    @property
+    def _least(self) -> int:
+        """Classes without which no anchor has a negative, as the loss is then 0."""
+        return 3 if isinstance(self.rule, PairRule) and self.rule.name == "distinct" else 2
+
+    def _check_classes(self, count: int, where: str) -> None:
+        if count < self._least:
+            remedy = ', or another rule (method.rule) than "distinct"' if count == 2 else ""
+            raise UserError(
+                f"Hydra needs {self._least} classes at least, as negatives are of none of a pair's, and {where}: take "
+                f"data with more{remedy}"
+            )
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Decay would draw gates to 0.5 and classes to one another, so that it spares the gate."""

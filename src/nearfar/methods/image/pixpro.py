@@ -93,11 +93,12 @@ class PixPro(Method):
         super().__init__()
         if pixels not in PIXELS:
             raise UserError(f"pixels={pixels!r}: choose {', '.join(PIXELS)}")
-        if instance_weight < 0 or not threshold > 0 or (pixels == "none" and not instance_weight):
-            raise UserError(
-                f"instance_weight={instance_weight} must be at least 0 (above it with pixels='none', which has no "
-                f"other loss), and threshold={threshold} above 0"
-            )
+        if not threshold > 0:
+            raise UserError(f"threshold={threshold}: how near two cells must be, a number above 0 (paper: 0.7)")
+        if not instance_weight >= 0:
+            raise UserError(f"instance_weight={instance_weight}: a number from 0 on")
+        if pixels == "none" and not instance_weight:
+            raise UserError("pixels='none' leaves the instance loss alone: give it a weight, instance_weight=1, say")
         self.model = model
         self.pixels, self.threshold = pixels, threshold
         self.scale, self.instance_weight = scale, instance_weight
