@@ -28,6 +28,7 @@ def cells(z):
     return z.unflatten(0, (2, 12)).mT.unflatten(2, (3, 4))
 
 
+NAMED = torch.tensor([[0, 0], [0, 7], [1, 1], [5, 3], [5, 4], [3, 0]])
 NEAR = (torch.arange(12)[:, None] - torch.arange(12)).abs().lt(2).expand(2, -1, -1)
 FORMS = {
     "InfoNCE": lambda a, b: F.info_nce(a, b, temperature=0.01),
@@ -42,6 +43,16 @@ FORMS = {
     "NT-Xent": lambda a, b: F.nt_xent(a, b, temperature=0.01),
     "SupCon": lambda a, b: F.supcon(torch.cat([a, b]), LABEL.repeat(2)),
     "sigmoid": lambda a, b: F.sigmoid_loss(a, b, group=LABEL),
+    "binary NCE": lambda a, b: F.binary_nce(a, b),
+    "binary NCE, named positives": lambda a, b: F.binary_nce(
+        a, b, positive=NAMED, q_group=LABEL, k_group=LABEL, log_q=-1 - LABEL / 8, similarity="dot", reduction="sum"
+    ),
+    "binary NCE, groups": lambda a, b: F.binary_nce(a, b[:20], q_group=LABEL, k_group=LABEL[:20], bias=-2.0),
+    "margin": lambda a, b: F.margin_ranking(a, b),
+    "margin, all triplets": lambda a, b: F.margin_ranking(a, b, q_group=LABEL, k_group=LABEL, against="mean"),
+    "margin, named positives": lambda a, b: F.margin_ranking(
+        a, b, positive=NAMED, q_group=LABEL, k_group=LABEL, margin=1.0, similarity="dot"
+    ),
     "alignment": lambda a, b: F.alignment(a, b),
     "alignment, alpha 1": lambda a, b: F.alignment(a, b, alpha=1.0),
     "uniformity": lambda a, b: F.uniformity(torch.cat([a, b])),
@@ -86,6 +97,10 @@ def numbered(f, a, b):
 
 TWINS = {
     "alignment": (losses.AlignmentUniformity(weight=0.0), lambda f, a, b: f(a, b)),
+    "binary_nce": (
+        losses.BinaryNCE(),
+        lambda f, a, b: f(a, b, positive=NAMED, q_group=LABEL, k_group=LABEL, log_q=-1 - LABEL / 8),
+    ),
     "first_view_info_nce": (
         losses.FirstViewInfoNCE(),
         lambda f, a, b: f([a, b, b.roll(1, 1)], group=LABEL, negatives=b.roll(1, 0)[:9], negative_of=LABEL[:9]),
@@ -97,6 +112,10 @@ TWINS = {
         lambda f, a, b: f(a, torch.stack([a, b], 1), mask=LABEL[:, None] > torch.arange(2), group=LABEL),
     ),
     "info_nce": (losses.InfoNCE(), lambda f, a, b: f(a, b, group=LABEL, negatives_a=b[:3], negatives_b=a[:3])),
+    "margin_ranking": (
+        losses.MarginRanking(),
+        lambda f, a, b: f(a, b, positive=NAMED, q_group=LABEL, k_group=LABEL),
+    ),
     "mv_dhel": (
         losses.MVDHEL(),
         lambda f, a, b: f([a, b], mask=(LABEL + torch.arange(2)[:, None]) % 4 > 0, group=LABEL),
@@ -154,6 +173,7 @@ TEMPERED = [
 ]
 PLAIN = {
     "AlignmentUniformity",
+    "MarginRanking",
     "PairwiseViews",
     "PixelConsistency",
     "SepCLRLoss",
@@ -235,6 +255,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
         "hidden": vectors()[0].view(4, 6, 16),
         **dict.fromkeys(("common", "salient"), torch.stack(vectors())[:, :6]),
         "target": torch.arange(6) % 2,
+        "positive": torch.arange(6)[:, None].expand(6, 2),
+        "log_q": torch.zeros(6),
     }
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)

@@ -82,6 +82,14 @@ def gated(loss, e, d):
     return loss(e["image"], e["text"], e["image"].detach().sigmoid(), d["label"], d["label"].roll(1), d["label"])
 
 
+def named(loss, e, d):
+    """Each picture is near to its own hard text and to the next one's; texts of its group count for nothing."""
+    own = torch.arange(len(e["image"]))
+    positive = torch.cat([torch.stack([own, 2 * own], 1), torch.stack([own, 2 * own.roll(-1) + 1], 1)])
+    groups = {"q_group": d["group"], "k_group": d["group"].repeat_interleave(2)}
+    return loss(e["image"], e["hard"], positive=positive, **groups)
+
+
 def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
@@ -120,6 +128,10 @@ CASES = {
     "GatedPairs, dot": Case(lambda: Objective(losses.GatedPairs(0.2, form="dot", alpha=0.3, reduction="pair"), gated)),
     "SigmoidLoss": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair), chunk=5),
     "SigmoidLoss, groups": Case(lambda: Objective(losses.SigmoidLoss(0.2, -1.0), pair_group)),
+    "BinaryNCE": Case(lambda: Objective(losses.BinaryNCE(0.2, -1.0), named), chunk=3),
+    "BinaryNCE, one positive": Case(lambda: Objective(losses.BinaryNCE(0.2, similarity="dot", reduction="sum"), pair)),
+    "MarginRanking": Case(lambda: Objective(losses.MarginRanking(0.3), named), chunk=3),
+    "MarginRanking, all": Case(lambda: Objective(losses.MarginRanking(0.3, against="mean"), named)),
     "SepCLRLoss": Case(lambda: Objective(losses.SepCLRLoss(beta_salient=3.0, beta_infoless=2.0), separated)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
     "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),

@@ -3,12 +3,14 @@
 
 from nearfar.losses import functional
 from nearfar.losses.alignment_uniformity import AlignmentUniformity
+from nearfar.losses.binary_nce import BinaryNCE
 from nearfar.losses.common_salient import SepCLRLoss
 from nearfar.losses.first_view import FirstViewInfoNCE
 from nearfar.losses.gated_pairs import GatedPairs
 from nearfar.losses.global_contrastive import GlobalContrastive
 from nearfar.losses.global_local import GlobalLocalInfoNCE
 from nearfar.losses.infonce import InfoNCE
+from nearfar.losses.margin_ranking import MarginRanking
 from nearfar.losses.matryoshka import Matryoshka
 from nearfar.losses.multi_view import MVDHEL, MVInfoNCE
 from nearfar.losses.nt_xent import NTXent
@@ -24,12 +26,14 @@ from nearfar.losses.temperature import Temperature
 __all__ = [
     "MVDHEL",
     "AlignmentUniformity",
+    "BinaryNCE",
     "FirstViewInfoNCE",
     "GatedPairs",
     "GlobalContrastive",
     "GlobalLocalInfoNCE",
     "InfoNCE",
     "MVInfoNCE",
+    "MarginRanking",
     "Matryoshka",
     "NTXent",
     "PairwiseViews",

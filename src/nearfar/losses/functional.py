@@ -1,12 +1,14 @@
 """Every loss as a pure function of tensors."""
 
 from nearfar.losses.alignment_uniformity import alignment, uniformity
+from nearfar.losses.binary_nce import binary_nce
 from nearfar.losses.common_salient import sepclr
 from nearfar.losses.first_view import first_view_info_nce
 from nearfar.losses.gated_pairs import gated_pairs
 from nearfar.losses.global_contrastive import global_contrastive
 from nearfar.losses.global_local import global_local_info_nce
 from nearfar.losses.infonce import info_nce
+from nearfar.losses.margin_ranking import margin_ranking
 from nearfar.losses.multi_view import mv_dhel, mv_info_nce
 from nearfar.losses.nt_xent import nt_xent
 from nearfar.losses.pix_contrast import pix_contrast
@@ -19,11 +21,13 @@ from nearfar.losses.supcon import supcon
 
 __all__ = [
     "alignment",
+    "binary_nce",
     "first_view_info_nce",
     "gated_pairs",
     "global_contrastive",
     "global_local_info_nce",
     "info_nce",
+    "margin_ranking",
     "mv_dhel",
     "mv_info_nce",
     "nt_xent",

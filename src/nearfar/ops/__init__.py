@@ -2,15 +2,17 @@
 
 `log_partition` is the one quantity under the softmax losses, `pairwise_softplus` its sibling under the sigmoid loss.
 `info_nce`, `nt_xent`, `sigmoid` and `soft_target` are the hot forms, fused on the same tile loop, and `pair_contrast`
-that of pairs of classes in gated subspaces; `view_partition` is for any number of views, `two_way_partition` for a
-scale of every row on either side; `sample_hard_negatives` draws keys by the same logits. `near_sums`, `near_log_ratio`
-and `propagated` are over the cells of two maps. `sinkhorn` and `transport_plan` are the optimal transport of clusters
-and few-shot classes; `group_whitening` takes the correlations out of groups of channels. None of the sums over pairs
-normalises its vectors, and none ever holds the matrix of all pairs, but for `backend="dense"`.
+that of pairs of classes in gated subspaces, `margin_ranking` that of triplets; `view_partition` is for any number of
+views, `two_way_partition` for a scale of every row on either side; `sample_hard_negatives` draws keys by the same
+logits. `near_sums`, `near_log_ratio` and `propagated` are over the cells of two maps. `sinkhorn` and `transport_plan`
+are the optimal transport of clusters and few-shot classes; `group_whitening` takes the correlations out of groups of
+channels. None of the sums over pairs normalises its vectors, and none ever holds the matrix of all pairs, but for
+`backend="dense"`.
 """
 
 from nearfar.ops.cell_pairs import near_log_ratio, near_sums, propagated
 from nearfar.ops.fused_info_nce import info_nce
+from nearfar.ops.fused_margin import margin_ranking
 from nearfar.ops.fused_nt_xent import nt_xent
 from nearfar.ops.fused_pair_contrast import pair_contrast
 from nearfar.ops.fused_sigmoid import sigmoid
@@ -28,6 +30,7 @@ __all__ = [
     "group_whitening",
     "info_nce",
     "log_partition",
+    "margin_ranking",
     "near_log_ratio",
     "near_sums",
     "nt_xent",

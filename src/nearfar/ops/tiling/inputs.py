@@ -71,5 +71,49 @@ def group_ids(group: Tensor | None, length: int, name: str) -> Tensor:
     return group.contiguous()
 
 
+def near(
+    positive: Tensor | None,
+    q_group: Tensor | None,
+    k_group: Tensor | None,
+    n: int,
+    m: int,
+    device: torch.device,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What says which of m keys are the positives of n queries, checked: pairs of a query and a key, int64 [P, 2] in
+    the queries' order, or groups, or both."""
+    if (q_group is None) != (k_group is None):
+        raise UserError("pass both q_group [N] and k_group [M], or neither")
+    if q_group is not None:
+        q_group, k_group = group_ids(q_group, n, "q_group"), group_ids(k_group, m, "k_group")
+        k_group = k_group.view_as(k_group)  # torch.compile wants two arguments where one tensor serves both sides
+        return None if positive is None else near_pairs(positive, n, m), q_group, k_group
+    if positive is not None:
+        return near_pairs(positive, n, m), None, None
+    if m < n:
+        raise UserError(f"k[i] is the positive of q[i], so k needs at least the {n} rows of q, not {m}")
+    return torch.arange(n, device=device)[:, None].expand(n, 2), None, None
+
+
+def near_pairs(positive: Tensor, n: int, m: int) -> Tensor:
+    """Pairs [P, 2] of a query and a key, or a mask [N, M], as pairs in order."""
+    if positive.dtype == torch.bool:
+        if positive.shape != (n, m):
+            raise UserError(f"positive as a mask must be [{n}, {m}], a row a query, not {describe(positive)}")
+        return positive.nonzero()
+    if positive.ndim != 2 or positive.shape[1] != 2 or positive.is_floating_point():
+        raise UserError(
+            f"positive must hold the query and the key of each pair, integers [P, 2], or be a mask [{n}, {m}], bool, "
+            f"not {describe(positive)}"
+        )
+    row, key = positive.long().unbind(1)
+    if not torch.compiler.is_compiling() and len(row):
+        if bool(((row < 0) | (row >= n) | (key < 0) | (key >= m)).any()):
+            raise UserError(f"positive must name queries from 0 to {n - 1} and keys from 0 to {m - 1}")
+        if len(torch.unique(row * m + key)) < len(row):
+            raise UserError("positive names a pair of a query and a key twice: each counts once")
+    order = row.argsort(stable=True)
+    return torch.stack([row[order], key[order]], 1)
+
+
 def describe(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
