@@ -16,6 +16,7 @@
 | `has_negative` | `[B]` long | 0 where a sample has no hard negative, and its K texts are empty |
 | `negative_count` | `[B]` long | how many of a sample's K are real, where samples have different numbers (`text_pairs`) |
 | `text2` | dict of `[B, L]` long | the second text of a pair, for methods on pairs of texts |
+| `negation_changed` | `[B]` long | 1 where a view of the text that leaves words out has other negations than the text (`text_views`) |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
 | `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
@@ -59,7 +60,7 @@ class BatchKey:
 _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
-    "negative_count": BatchKey(per_sample=True),
+    **dict.fromkeys(("negative_count", "negation_changed"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "answer_weight", "picture_size"), BatchKey()),
     **dict.fromkeys(("video", "frame_number", "frame_time"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),

@@ -13,6 +13,8 @@ from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
 from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
+from nearfar.data.texts.text_views import TextViewPreset
+from nearfar.data.texts.text_views_field import TextViewsField
 from nearfar.errors import UserError
 
 OF_A_MODEL = ("image_size", "mean", "std", "tokenizer", "max_length")
@@ -36,6 +38,7 @@ class FieldOptions(TypedDict, total=False):
     negatives: int | None
     answers: bool
     text_pairs: bool
+    text_views: str | TextViewPreset | None
 
 
 def usual_fields(
@@ -56,6 +59,7 @@ def usual_fields(
     negatives: int | None = None,
     answers: bool = False,
     text_pairs: bool = False,
+    text_views: str | TextViewPreset | None = None,
 ) -> list[Field]:
     """The fields that a loader of pictures and texts has.
 
@@ -76,16 +80,24 @@ def usual_fields(
             is unusable.
         text_pairs: give the second text of each pair (the record's `text2`) where the source has one, and as many hard
             negatives as each record has: `negatives` at most, by default as many as the record with most.
+        text_views: make two views of each text, a pair, by a preset of `nearfar.data.texts.text_views` or a
+            `TextViewPreset`; goes with `text_pairs`.
 
     Raises:
-        UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer.
+        UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer; text views
+            of pairs, or where nothing reads pairs.
     """
     fields: list[Field] = []
     caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
     count = count_negatives(source, negatives, ragged=text_pairs)
+    if text_views is not None:
+        _check_text_views(source, read=text_pairs and tokenizer is not None)
     if tokenizer is not None:
         tokens = FieldTokenizer(tokenizer, max_length, pad_to)
-        fields += text_fields(tokens, caption=caption, negatives=count, answers=answers, ragged=text_pairs)
+        of_text = text_fields(tokens, caption=caption, negatives=count, answers=answers, ragged=text_pairs)
+        if text_views is not None:
+            of_text[0] = TextViewsField(tokens, text_views, caption=caption)
+        fields += of_text
         fields += [TextField(tokens, caption=caption, key="text2")] if text_pairs and "text2" in source.columns else []
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
@@ -102,6 +114,18 @@ def usual_fields(
             )
         )
     return fields
+
+
+def _check_text_views(source: Source | Stream, *, read: bool) -> None:
+    if not read:
+        raise UserError(
+            "text_views makes pairs of texts, and nothing reads them: take a model of texts and a method on pairs, "
+            "such as simcse (text_pairs=True)"
+        )
+    if "text2" in source.columns:
+        raise UserError(
+            f"text_views makes a second text of each, and {source.name} has one, its text2: leave text_views out"
+        )
 
 
 def text_fields(

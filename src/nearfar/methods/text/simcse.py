@@ -40,8 +40,11 @@ class SimCSE(EmbeddingMethod):
         negatives_for: whether a hard negative counts in "all" rows (paper), or in its "own" alone.
         exclude_duplicates: leave samples of one `group` out of each other's negatives. The paper does not.
 
+    `text_views` of the data makes pairs of texts alone: see `nearfar.data.texts.text_views`.
+
     Logs `alignment` of the first two views, and `spread` (see `nearfar.methods.parts.view_projections`). In validation,
     where nothing is dropped, the head is left out and the loss of plain texts says how far they spread.
+    Where `text_views` leaves words out, `negation_changed` is the share of texts whose negations changed.
 
     Raises:
         UserError: fewer than two copies, no such head; in training, a model whose passes do not differ.
@@ -59,7 +62,7 @@ class SimCSE(EmbeddingMethod):
 
     views = "none"
     text_pairs = True
-    reads = ("group", "negative_count", "has_negative")
+    reads = ("group", "negative_count", "has_negative", "negation_changed")
 
     def __init__(
         self,
@@ -93,5 +96,7 @@ class SimCSE(EmbeddingMethod):
         views = views_in(embeddings)
         group = batch.get("group") if self.exclude_duplicates else None
         loss = self.loss(views, group=group, **hard_negatives(embeddings, batch))
-        aligned = alignment(views[0].detach(), views[1].detach())
-        return {"loss": loss, "alignment": aligned, "spread": spread(views[0])}
+        out = {"loss": loss, "alignment": alignment(views[0].detach(), views[1].detach()), "spread": spread(views[0])}
+        if "negation_changed" in batch:
+            out["negation_changed"] = batch["negation_changed"].float().mean()
+        return out

@@ -66,7 +66,8 @@ def data_settings(method: Method) -> dict[str, Any]:
 
 def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool, **options: Any) -> Any:
     """A loader for `model`: of this process's part of each batch, shuffled and augmented, in training; of all the data,
-    in order, with the preset `validation_views` ("none" by default, None: as in training), otherwise. It has the usual
+    in order, with the preset `validation_views` ("none" by default, None: as in training) and texts as they are,
+    otherwise. It has the usual
     fields that the model's attributes call for (`image_size`, `tokenizer` ...), and those that its `fields(training)`
     returns, where it has such a method."""
     from nearfar.data import Loader
@@ -76,6 +77,7 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     options = {name: value for name, value in options.items() if value is not None}
     share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
     if not training:
+        options.pop("text_views", None)  # texts are validated as they are
         # Every process measures all: the negatives of a batch, and so its loss, must not depend on their number.
         options |= {"shuffle": False, "drop_last": False} | ({} if plain is None else {"views": plain})
         share = {"batch_size": config.batch_size}

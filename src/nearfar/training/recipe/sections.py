@@ -65,6 +65,9 @@ class DataConfig:
     """Hard negative captions drawn for each sample; by default those that the method needs."""
     caption: str | float | None = None
     """Which of a record's captions: `random`, `first`, or a number: the share of draws that take the first."""
+    text_views: str | None = None
+    """Make two views of each text, for methods on pairs of texts, such as `simcse`: a preset of
+    `nearfar.data.texts.text_views`. Texts of validation stay as they are."""
     max_length: int | None = None
     """Tokens a text may have in batches; by default as many as the model takes."""
     pad_to: int | None = None
@@ -77,6 +80,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         from nearfar.data.fields.caption_choice import check_caption
         from nearfar.data.pictures.views import PRESETS
+        from nearfar.data.texts.text_views import PRESETS as TEXT_PRESETS
 
         ranges.check("data", ranges.DATA, vars(self), get_type_hints(type(self)))
         for name, presets in (("views", [self.views]), ("precompute", self.precompute)):
@@ -84,6 +88,10 @@ class DataConfig:
                 raise UserError(f"data.{name} is empty: name at least one of {', '.join(PRESETS)}, or leave it out.")
             chosen = [preset for preset in presets or () if preset is not None]
             lookup.check("views", chosen, PRESETS, where=f"data.{name}: ")
+        if self.text_views is not None:
+            lookup.check("text views", [self.text_views], TEXT_PRESETS, where="data.text_views: ")
+            if self.precompute:
+                raise UserError("data.text_views and data.precompute do not go together: leave one of them out.")
         if isinstance(self.validation, int | float):
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:

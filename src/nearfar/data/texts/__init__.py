@@ -1,0 +1,1 @@
+"""Views of texts: changed words, hidden tokens, spans of documents, and what such changes do to negations."""
