@@ -42,7 +42,7 @@ class DocumentSpans:
 
     >>> spans = DocumentSpans(least=2, most=4, anchors=1, positives=1)
     >>> spans.sample(20, Random(0))
-    [Anchor(span=range(16, 19), positives=[range(16, 18)])]
+    [Anchor(span=range(13, 15), positives=[range(15, 17)])]
     """
 
     least: int = 32
