@@ -8,6 +8,7 @@ that names the file and the remedy; what was there before stays as it was.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -35,6 +36,20 @@ REMEDIES = {
 
 UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that end or turn a line, control a terminal, or stand for bytes that are not UTF-8."""
+
+
+def json_fault(error: BaseException) -> str:
+    """What is wrong with text that should be JSON, in words, from what its reader raised.
+
+    >>> try: json.loads('{"a": }')
+    ... except ValueError as error: json_fault(error)
+    'it is no JSON from line 1, character 7 on: mend it there'
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON from line {error.lineno}, character {error.colno} on: mend it there"
+    if isinstance(error, RecursionError):
+        return "its values are nested too deep: write it flatter"
+    return "it is not UTF-8 text: save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "it cannot be read"
 
 
 def is_address(path: object) -> bool:

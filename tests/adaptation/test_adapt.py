@@ -141,6 +141,18 @@ def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
     assert "03.png" in (tmp_path / "run" / "skipped.txt").read_text("utf-8")
 
 
+def test_what_was_skipped_when_the_data_were_opened_is_listed_too(emoji, small, tmp_path):
+    shutil.copytree(emoji, tmp_path / "photos")
+    (tmp_path / "photos" / "03.png").write_bytes(b"no picture")
+    (tmp_path / "photos" / "phone.heic").write_bytes(b"a picture of another kind")
+    outcome = nearfar.adapt(tmp_path / "photos", small, tmp_path / "run", share=0.3, index=False)
+    assert outcome.skipped.count == 2
+    listed = (tmp_path / "run" / "skipped.txt").read_text("utf-8")
+    assert listed.startswith("2 skipped:")
+    assert "phone.heic: .heic pictures are not read" in listed
+    assert "03.png" in listed
+
+
 def test_what_is_skipped_of_the_data_measured_on_is_listed_with_their_name(emoji, small, tmp_path):
     shutil.copytree(emoji, tmp_path / "others")
     (tmp_path / "others" / "05.png").write_bytes(b"no picture")

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from nearfar import cli
-from nearfar.data import concat, folder, open_source, table
+from nearfar.data import concat, folder, open_source, table, train_tokenizer
 from nearfar.errors import UserError
+from nearfar.models import create
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,15 @@ def cache(tmp_path_factory, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model that was never trained, on disk."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer(["a cat", "a dog"], 300)
+    create("tiny", tokenizer=tokenizer, image_size=32, embed_dim=8).save_pretrained(folder)
+    return str(folder)
 
 
 def jsonl(folder, *captions):
@@ -39,6 +49,20 @@ def test_captions_inside_objects_and_lists(tmp_path, caption, text, right):
     source = table(jsonl(tmp_path, caption, caption), text=text)
     assert source[1]["text"] == right
     assert source.texts() == right * 2
+
+
+@pytest.mark.parametrize(
+    ("caption", "text", "why"),
+    [
+        ({"en": "a cat"}, "caption.de", r"t\.jsonl: 'caption' has no field 'de'; its fields are: en"),
+        ([{"raw": "a cat"}], "caption.row", r"'caption' has no field 'row'; its fields are: raw Did you mean 'raw'"),
+        ({"said": {"en": "a cat"}}, "caption.said.de", r"'caption\.said' has no field 'de'"),
+        ("a cat", "caption.en", r"'caption' is no object that could have the field 'en': text=caption$"),
+    ],
+)
+def test_a_field_that_no_caption_has_is_refused(tmp_path, caption, text, why):
+    with pytest.raises(UserError, match=why):
+        table(jsonl(tmp_path, caption, caption), text=text)
 
 
 @pytest.mark.parametrize("caption", [{"en": "a cat", "fr": "un chat"}, [{"en": "one"}, {"en": "two"}]])
@@ -108,6 +132,57 @@ def test_joined_sources_are_one_word(tmp_path):
 def test_an_address_is_one_message_with_its_remedy():
     with pytest.raises(UserError, match=r"an address.*download it first"):
         open_source("https://example.org/pairs.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        (
+            "t.jsonl",
+            '{"text": "a"}\n{"text": }\n',
+            r"JSONL: line 2 is no JSON from character 10 on: mend it there$",
+        ),
+        ("t.jsonl", '{"text": "a"}\n[1]\n', r"line 2 is not an object"),
+        (
+            "t.json",
+            '{"questions": [}',
+            r"t\.json is not JSON: it is no JSON from line 1, character 16 on: mend it there$",
+        ),
+        ("t.parquet", "no parquet", r"cannot be read as PARQUET: it is no whole Parquet file: write or copy it anew$"),
+    ],
+)
+def test_what_a_parser_says_is_said_in_words(tmp_path, name, content, why):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=why):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["search", "--image", "https://example.org/a.png", "--index", "index"],
+            "https://example.org/a.png: an address",
+        ),
+        (["index", "https://example.org/model", "t.csv"], "an address, not a model here: name it as OWNER/NAME"),
+        (["adapt", "https://example.org/a/"], "an address, not a file or folder here: download it first"),
+        (
+            ["index", "MODEL", "t.csv", "--out", "other"],
+            "record 1: https://example.org/0.png is an address, not a file",
+        ),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_an_address_is_the_same_message_at_every_door(tmp_path, monkeypatch, model, words, why):
+    monkeypatch.chdir(tmp_path)
+    files(tmp_path, "a.png")
+    (tmp_path / "t.csv").write_text(
+        "image,caption\na.png,x\n" + "".join(f"https://example.org/{i}.png,y\n" for i in range(9))
+    )
+    (tmp_path / "own.csv").write_text("image,caption\na.png,x\n")
+    cli.main(["index", model, "own.csv"])
+    with pytest.raises(SystemExit, match=why):
+        cli.main([word.replace("MODEL", model) for word in words])
 
 
 def png():

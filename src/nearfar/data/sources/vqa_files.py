@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.data.sources.source import Record, Source
 from nearfar.errors import UserError
 
@@ -114,7 +115,7 @@ def _read(file: Path, key: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}") from None
+        raise UserError(f"{file} is not JSON: {files.json_fault(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise UserError(
             f"{file} holds no list of {key!r}, as VQA's files do: for rows of your own use .jsonl, a line each"

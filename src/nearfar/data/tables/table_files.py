@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nearfar import files
 from nearfar.data.sources.source import Source
 from nearfar.data.tables.arrow import ArrowSource, find_roles, undecoded
 from nearfar.data.tables.delimited import separated, zeros
@@ -163,10 +164,14 @@ def _reason(file: Path, error: BaseException) -> str:
                     json.dumps(row, ensure_ascii=False).encode()
                 except UnicodeEncodeError:
                     return f"line {number} holds half a character, as the name of a file that is not UTF-8: rename it"
+                except json.JSONDecodeError as broken:
+                    return f"line {number} is no JSON from character {broken.colno} on: mend it there"
                 except (ValueError, RecursionError) as broken:
-                    return f"line {number}: {broken}"
+                    return f"line {number}: {files.json_fault(broken)}"
     while error.__cause__ is not None:
         error = error.__cause__
     if any(words in str(error) for words in NO_ROWS):
         return "it holds no rows"
+    if file.suffix.lower() == ".parquet" and type(error).__name__ in ("ArrowInvalid", "ArrowIOError", "OSError"):
+        return "it is no whole Parquet file: write or copy it anew"
     return " ".join(str(error).split()) or type(error).__name__

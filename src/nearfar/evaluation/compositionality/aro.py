@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from nearfar import files
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 from nearfar.evaluation.compositionality.perturb import ORDER, order_options
@@ -110,8 +111,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: no such file; download ARO's annotation files and name one here")
     try:
         rows = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {files.json_fault(error)}") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a list of rows, got {type(rows).__name__}")
     return rows

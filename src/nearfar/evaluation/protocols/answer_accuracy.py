@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar import files
 from nearfar.data.fields.answers import answer_counts
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
@@ -211,8 +212,13 @@ def _candidates(candidates: Sequence[str] | str | Path | None, pool: Sequence[Qu
     if isinstance(candidates, str | Path):
         try:
             candidates = json.loads(Path(candidates).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"candidates: {candidates} is not a JSON file with a list of answers: {error}") from None
+        except OSError as error:
+            raise UserError(
+                f"candidates: {candidates}: {error.strerror}: name a JSON file with a list of answers"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            why = files.json_fault(error)
+            raise UserError(f"candidates: {candidates} is not a JSON file with a list of answers: {why}") from None
     if candidates is not None:
         if (
             not isinstance(candidates, Sequence)

@@ -47,7 +47,7 @@ def read_image_record(
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if files.is_address(image):
-        raise UserError(f"record {place}: {image} is an address, not a file: download the images first")
+        raise UserError(f"{image} is an address, not a file: download the images first")
     if isinstance(image, str | os.PathLike):
         image = str(Path(image).resolve())
         # Where a name is not UTF-8, no path in a table or a page would lead to the file again.
