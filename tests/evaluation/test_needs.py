@@ -26,6 +26,11 @@ def without(source, *keys):
     return Records(records, name="photos", classes=None if "label" in keys else source.classes)
 
 
+def texts_that_differ(source):
+    """Captions that tell both styles of a colour apart, so that one of them can be held out; no groups."""
+    return without(source, "group").map(lambda record: {**record, "text": f"{record['text'][0]} {record['domain']}"})
+
+
 def nameless(source):
     return Records(list(source), name="nameless")
 
@@ -40,16 +45,21 @@ MADE = {
 }
 
 
-OPTIONS = {"few_shot": {"ways": 2, "shots": 1, "queries": 1, "episodes": 5}}
+OPTIONS = {
+    "few_shot": {"ways": 2, "shots": 1, "queries": 1, "episodes": 5},
+    "sentence_probe": {"outer_folds": 2, "inner_folds": 2, "cs": [1.0]},
+}
 """As many as the data hold."""
+
+PREPARED = {"few_shot": lambda source: without(source, "group"), "sentence_probe": texts_that_differ}
+"""Each colour is one thing, in two styles; an episode needs several things of a class, a fold two texts of it."""
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("kind", MADE)
 @pytest.mark.parametrize("reads", [True, False], ids=["both", "pictures only"])
 def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colours, monkeypatch):
-    # Each colour is one thing, in two styles; an episode needs several things of a class.
-    source = MADE[kind](without(colours, "group") if protocol == "few_shot" else colours)
+    source = MADE[kind](PREPARED.get(protocol, lambda source: source)(colours))
     encoder = make_encoder()
     if not reads:
         monkeypatch.delattr(make_encoder, "encode_text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -25,8 +25,9 @@ class LinearProbe(Classifier):
     Args:
         cs: inverse strengths to choose from.
         validation: share of each class's examples held out to choose (classes with one example, or one group, keep it).
+        inner_folds: choose by cross-validation in so many folds of the examples, in place of one part held out.
         max_iter: iterations of L-BFGS.
-        seed: of the part held out.
+        seed: of the parts held out.
 
     Attributes:
         classes_: the labels; C_: the strength that was chosen.
@@ -37,9 +38,21 @@ class LinearProbe(Classifier):
     """
 
     def __init__(
-        self, cs: Sequence[float] = CS, *, validation: float = 0.2, max_iter: int = 1000, seed: int = 0
+        self,
+        cs: Sequence[float] = CS,
+        *,
+        validation: float = 0.2,
+        inner_folds: int | None = None,
+        max_iter: int = 1000,
+        seed: int = 0,
     ) -> None:
-        self.cs, self.validation, self.max_iter, self.seed = cs, validation, max_iter, seed
+        self.cs, self.validation, self.inner_folds, self.max_iter, self.seed = (
+            cs,
+            validation,
+            inner_folds,
+            max_iter,
+            seed,
+        )
 
     def fit(
         self,
@@ -76,12 +89,23 @@ class LinearProbe(Classifier):
     def _chosen(self, x: NDArray[np.float32], y: NDArray[np.int64], group: Tensor | None) -> float:
         if len(self.cs) == 1:
             return self.cs[0]
-        parts = split(torch.from_numpy(y), self.validation, self.seed, group=group)
-        fit, held = (rows.numpy() for rows in parts)
-        if not len(held) or len(np.unique(y[fit])) < 2:
-            return 1.0
-        right = [(fit_logistic(x[fit], y[fit], c, self.max_iter).predict(x[held]) == y[held]).mean() for c in self.cs]
-        return self.cs[int(np.argmax(right))]  # the strongest penalty among equals
+        right, count = np.zeros(len(self.cs)), 0
+        for fit, held in self._parts(torch.from_numpy(y), group):
+            if len(held) and len(np.unique(y[fit])) > 1:
+                models = (fit_logistic(x[fit], y[fit], c, self.max_iter) for c in self.cs)
+                right += [(model.predict(x[held]) == y[held]).sum() for model in models]
+                count += len(held)
+        return self.cs[int(np.argmax(right))] if count else 1.0  # the strongest penalty among equals
+
+    def _parts(self, label: Tensor, group: Tensor | None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Rows to fit and rows to choose by."""
+        if self.inner_folds is None:
+            fit, held = split(label, self.validation, self.seed, group=group)
+            yield fit.numpy(), held.numpy()
+            return
+        fold = folds(label, self.inner_folds, self.seed, group=group).numpy()
+        for each in range(self.inner_folds):
+            yield np.flatnonzero(fold != each), np.flatnonzero(fold == each)
 
 
 def split(label: Tensor, share: float, seed: int, *, group: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -102,19 +126,45 @@ def split(label: Tensor, share: float, seed: int, *, group: Tensor | None = None
     >>> sorted([first.tolist(), second.tolist()])
     [[0, 1, 2], [3, 4, 5]]
     """
+    known, owner, heads = _heads(label, group, seed)
+    held_out = [rows[: min(max(1, round(share * len(rows))), len(rows) - 1)] for rows in heads]
+    in_second = torch.isin(owner, torch.cat([known[:0], *held_out]))
+    return known[~in_second], known[in_second]
+
+
+def folds(label: Tensor, count: int, seed: int, *, group: Tensor | None = None) -> Tensor:
+    """The fold of each row, `[N]` int64 from 0 to `count` - 1, dealt out within each class so that all folds have their
+    share of it. Rows of a class with one group are in no fold, -1: no other could learn it. So are unlabelled rows.
+
+    Args:
+        label: `[N]` int64, -1 where unknown.
+        count: how many folds.
+        seed: of the draw.
+        group: `[N]`: rows of one group are in one fold, by its first row's class. Default: each row is its own.
+
+    >>> folds(torch.tensor([0, 0, 0, 1, 1, 2, -1]), 2, seed=0).sort().values.tolist()
+    [-1, -1, 0, 0, 0, 1, 1]
+    """
+    known, owner, heads = _heads(label, group, seed)
+    dealt = torch.cat([known[:0], *(rows for rows in heads if len(rows) > 1)])
+    of_head = torch.full((len(label),), -1)
+    of_head[dealt] = torch.arange(len(dealt)) % count
+    fold = torch.full((len(label),), -1)
+    fold[known] = of_head[owner]
+    return fold
+
+
+def _heads(label: Tensor, group: Tensor | None, seed: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Labelled rows, the first row of the group of each, and of each class the first rows of its groups, shuffled."""
     generator = torch.Generator().manual_seed(seed)
     known = (label >= 0).nonzero().flatten()
     thing = known if group is None else group[known]
     first_row: dict[int, int] = {}
-    owner = torch.tensor([first_row.setdefault(g, r) for g, r in zip(thing.tolist(), known.tolist(), strict=True)])
-    held_out = [torch.empty(0, dtype=torch.long)]
-    heads = owner.unique() if len(owner) else known
-    for one in label[heads].unique():
-        rows = heads[label[heads] == one]
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        held_out.append(rows[: min(max(1, round(share * len(rows))), len(rows) - 1)])
-    in_second = torch.isin(owner, torch.cat(held_out))
-    return known[~in_second], known[in_second]
+    rows = [first_row.setdefault(g, r) for g, r in zip(thing.tolist(), known.tolist(), strict=True)]
+    owner = torch.tensor(rows, dtype=torch.long)
+    heads = owner.unique()
+    of_class = [heads[label[heads] == one] for one in label[heads].unique()]
+    return known, owner, [rows[torch.randperm(len(rows), generator=generator)] for rows in of_class]
 
 
 def fit_logistic(x: NDArray[np.float32], y: NDArray[np.int64], c: float, max_iter: int) -> Any:

@@ -15,6 +15,7 @@ _LAZY = {
     "table": "tables.table_files",
     "shards": "sources.tar_shards",
     "sts": "tables.sts_files",
+    "senteval": "tables.senteval_files",
     "hub": "sources.datasets_hub",
     "vqa": "sources.vqa_files",
     "videos": "video.video_folder",

@@ -22,6 +22,7 @@ UNDERSTOOD = """what is understood:
   FOLDER                                     images, with captions in .txt files, or folders as classes
   FILE.csv, .tsv, .jsonl, .parquet           rows with paths of images, or the images, and texts
   STS.input.*.txt in a folder, sts-dev.csv   sentence pairs with scores, as STS benchmarks are published
+  rt-polarity.pos and .neg in a folder, ...  labelled sentences, as SentEval's tasks are published
   FILE.tar, 'DIR/*.tar', '{000..099}.tar'    WebDataset shards
   hub:NAME                                   a dataset of the datasets library
   text:FILE_OR_FOLDER, text:python           running text, in passages
@@ -46,6 +47,7 @@ READERS_OF = {
     "folder": "sources.image_folder.folder",
     "table": "tables.table_files.table",
     "sts": "tables.sts_files.sts",
+    "senteval": "tables.senteval_files.senteval",
     "vqa": "sources.vqa_files.vqa",
     "videos": "video.video_folder.videos",
     "shards": "sources.tar_shards.shards",
@@ -139,7 +141,7 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split or world_split, options)
     kind, path = _kind(where), where.removeprefix("hub:").removeprefix("videos:")
-    if kind in ("hub", "folder", "videos"):
+    if kind in ("hub", "folder", "senteval", "videos"):
         return _call(READERS_OF[kind], path, {"split": split, **options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
@@ -182,7 +184,10 @@ def _has_splits(where: str, split: str) -> bool:
         return True
     from nearfar.data.sources.datasets_hub import is_saved_dataset
     from nearfar.data.sources.image_folder import SPLITS
+    from nearfar.data.tables.senteval_files import is_senteval
 
+    if is_senteval(path):
+        return True
     if is_saved_dataset(path):
         return (path / "dataset_dict.json").is_file()
     return any((path / name).is_dir() for name in (split, *SPLITS))
@@ -207,6 +212,7 @@ def _takes(where: str) -> list[str]:
 
 def _kind(where: str) -> str:
     from nearfar.data.sources.datasets_hub import is_saved_dataset
+    from nearfar.data.tables.senteval_files import is_senteval
     from nearfar.data.tables.sts_files import is_sts
     from nearfar.data.tables.table_files import READERS
 
@@ -217,6 +223,8 @@ def _kind(where: str) -> str:
         return "videos"
     if is_sts(path):
         return "sts"
+    if is_senteval(path):
+        return "senteval"
     if path.is_dir():
         if is_saved_dataset(path):
             return "hub"

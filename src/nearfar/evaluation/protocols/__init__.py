@@ -135,6 +135,18 @@ _ROWS = (
         headlines={"first_to_second_R@1": "pairs R@1", "first_to_second_R@10": "pairs R@10"},
     ),
     Protocol(
+        "sentence_probe",
+        "classes of sentences or of pairs, by logistic regression on frozen embeddings (SentEval's transfer tasks)",
+        "nearfar.evaluation.language.sentence_probe:sentence_probe",
+        takes=("encoder", "source"),
+        columns=("text", "label"),
+        abilities=("encode_text",),
+        own_data="sets",
+        flags={"--probe-sets": "sets"},
+        headlines={"accuracy": "sentence probe, accuracy"},
+        examples=("Sentences put into a wrong class", f"{EXAMPLES}:wrong_sentences"),
+    ),
+    Protocol(
         "compositionality",
         "relation, attribution and order of words, as multiple choice (ARO)",
         "nearfar.evaluation.compositionality.measure:measure",

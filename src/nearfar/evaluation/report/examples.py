@@ -1,4 +1,4 @@
-"""Single pictures of a report and their results: wrong choices, wrong answers, where a model looks."""
+"""Single examples of a report and their results: wrong choices, answers and sentences, where a model looks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from nearfar.data.video.still import picture_of as shown_picture
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
-from nearfar.evaluation.report.blocks import Block, Example, Examples, Note, Picture
+from nearfar.evaluation.report.blocks import Block, Cell, Example, Examples, Note, Picture, Table, TableRow
 from nearfar.evaluation.report.retrieval_gallery import data_url, thumbnail
 
 HEAT = (214, 39, 40)
@@ -47,6 +47,29 @@ def verdicts(results: Mapping[str, Result], source: Any) -> list[Examples]:
         return _example(failure["text"], remarks, picture_of(failure, source))
 
     return _examples(example, _details(results, "entailment", "failures"))
+
+
+def wrong_sentences(results: Mapping[str, Result], source: Any) -> list[Table]:
+    """Sentences that a probe put into a wrong class, a table for each set.
+
+    >>> wrong = {"text": "not bad", "label": "positive", "predicted": "negative"}
+    >>> table = wrong_sentences({"sentence_probe": Result("sentence_probe", {}, {}, {"failures": [wrong]})}, None)[0]
+    >>> table.rows[0].name, [cell.text for cell in table.rows[0].cells]
+    ('not bad', ['negative', 'positive'])
+    """
+    if "sentence_probe" not in results:
+        return []
+    details = results["sentence_probe"].details
+    sets = {"the first of them": details} if "failures" in details else details
+    return [
+        Table(
+            name,
+            ["text", "predicted", "right"],
+            [TableRow(each["text"], [Cell(each["predicted"]), Cell(each["label"])]) for each in one["failures"]],
+        )
+        for name, one in sets.items()
+        if one["failures"]
+    ]
 
 
 def phrase_maps(results: Mapping[str, Result], source: Any) -> list[Block]:
