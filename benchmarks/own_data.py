@@ -2,6 +2,7 @@
 
     python benchmarks/own_data.py                        # what comes with nearfar: clip art, emoji in French
     python benchmarks/own_data.py --packages UNPACKED    # and units of Wesnoth, clothes of Fashion-MNIST
+    python benchmarks/own_data.py --only costs           # what whole commands take; figures stay as recorded
 
 UNPACKED holds the contents (`dpkg-deb -x`) of Debian's packages wesnoth-1.16-data and dataset-fashion-mnist. Each seed
 holds out another fifth, whole things together; figures are the mean recall at 5 of both directions.
@@ -106,20 +107,31 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, metavar="UNPACKED")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cost", type=int, nargs="+", default=[300, 5000], metavar="PAIRS", help="whole commands")
+    parser.add_argument("--only", choices=("costs", "sets"), help="the other part stays as the output has it")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     prepare()
-    costs = [cost_of(count) for count in sorted(options.cost)]
+    record = json.loads(options.output.read_text("utf-8")) if options.only else {}
+    if options.only != "sets":
+        record["cost"] = [cost_of(count) for count in sorted(options.cost)]
+    if options.only != "costs":
+        record |= {"seeds": options.seeds, "sets": measured_sets(options.packages, options.seeds)}
+    record = {key: record[key] for key in ("seeds", "cost", "sets")}
+    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(table(record["sets"]) + cost_table(record["cost"]))
+
+
+def measured_sets(packages: Path | None, seeds: int) -> dict[str, list[dict[str, float | str]]]:
+    """Each set of pairs, once a seed."""
     sets: list[Callable[[], Source]] = [clip_art, french_emoji]
-    if options.packages:
-        sets += [lambda: wesnoth(options.packages), lambda: clothes(options.packages)]
+    if packages:
+        sets += [lambda: wesnoth(packages), lambda: clothes(packages)]
     rows = {}
     for make in sets:
         source = make()
-        rows[source.name] = [measured(source, seed) for seed in range(options.seeds)]
+        rows[source.name] = [measured(source, seed) for seed in range(seeds)]
         print(source.name, json.dumps(rows[source.name][-1]), flush=True)
-    options.output.write_text(json.dumps({"seeds": options.seeds, "cost": costs, "sets": rows}, indent=1) + "\n")
-    options.output.with_suffix(".md").write_text(table(rows) + cost_table(costs))
+    return rows
 
 
 def table(rows: dict[str, list[dict]]) -> str:

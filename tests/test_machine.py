@@ -83,3 +83,30 @@ def test_settings_of_the_user_stay(own, monkeypatch):
     before = dict(os.environ)
     prepare()
     assert dict(os.environ) == before | {"OMP_WAIT_POLICY": "passive"}
+
+
+PIECES = """
+from nearfar.machine import give_back, prepare
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+prepare()
+blocks = [bytearray(1 << 20) for _ in range(200)]
+full = resident()
+kept = blocks[::2]  # what is free lies between what is in use
+del blocks
+pieces = resident()
+give_back()
+print(full - pieces, full - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator gives back")
+def test_free_memory_between_blocks_in_use_is_given_back():
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"))}
+    words = [sys.executable, "-c", PIECES]
+    done = subprocess.run(words, env=clean, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < 10 * 1024, "KiB: prepare() keeps it"
+    assert after > 90 * 1024, "of 100 MiB"

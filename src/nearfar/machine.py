@@ -37,6 +37,14 @@ def prepare() -> None:
         os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(KEPT)}
 
 
+def give_back() -> None:
+    """Give freed memory back to the system, that between blocks in use, too. Between two parts of a long work that need
+    tensors of other sizes: what the first left in pieces would lie there while the second takes more. On other C
+    libraries than glibc, and beside another allocator, nothing is done."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _allocator_is_set() -> bool:
     """Whether the environment, the user's or that of a process that has called `prepare`, has settings of its own."""
     chosen = os.environ.get("LD_PRELOAD", "") + os.environ.get("GLIBC_TUNABLES", "")

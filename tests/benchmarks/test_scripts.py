@@ -252,3 +252,25 @@ def test_own_data(monkeypatch):
     assert row["pairs"] + row["held"] == 60
     assert 0 < row["chance"] < row["after"] <= 1
     assert "| a few emoji |" in own_data.table({source.name: [row]})
+
+
+def test_costs_of_own_data_are_merged_into_what_was_recorded(monkeypatch, tmp_path):
+    """`--only costs` runs the costs alone; the figures stay as they were."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    own_data = importlib.import_module("own_data")
+    row = {"chance": 0.1, "before": 0.2, "ridge": 0.3, "after": 0.4, "cpu_s": 5.0, "chosen": "a map", "pairs": 80}
+    record = {"seeds": 1, "cost": [{"pairs": 1, "cpu_s": 1.0, "wall_s": 1.0, "peak_GiB": 9.0}], "sets": {"mine": [row]}}
+    output = tmp_path / "own_data.json"
+    output.write_text(json.dumps(record))
+    monkeypatch.setattr(
+        own_data, "cost_of", lambda count: {"pairs": count, "cpu_s": 2.0, "wall_s": 3.0, "peak_GiB": count / 1000}
+    )
+    monkeypatch.setattr(own_data, "measured_sets", lambda *_: pytest.fail("the sets were measured again"))
+    monkeypatch.setattr("sys.argv", ["own_data.py", "--only", "costs", "--cost", "700", "40", "--output", str(output)])
+    own_data.main()
+    now = json.loads(output.read_text())
+    assert (now["seeds"], now["sets"]) == (1, {"mine": [row]})
+    assert [each["pairs"] for each in now["cost"]] == [40, 700]
+    page = output.with_suffix(".md").read_text()
+    assert "| mine | 80 | 10.0 | 20.0 | 30.0 | 40.0 | a map | 5 |" in page
+    assert "| 700 | 3 | 2 | 0.70 |" in page

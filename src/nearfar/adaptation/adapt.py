@@ -18,6 +18,7 @@ from nearfar.adaptation.training_plan import Train
 from nearfar.adaptation.written import write_folder
 from nearfar.data.batches.held_out import hold_out
 from nearfar.errors import UserError
+from nearfar.machine import give_back
 
 STARTER = "starter"
 
@@ -123,6 +124,7 @@ def adapt(
         ).done()
         if outcome.is_worse and not keep_worse:
             outcome = outcome.undone(start)
+        give_back()
         if folder is not None:
             embeddings = shown["before" if outcome.kept_start else "after"]
             write_folder(

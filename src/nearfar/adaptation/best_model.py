@@ -25,6 +25,7 @@ from nearfar.data.sources.source import Source
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.protocols.retrieval import retrieval
+from nearfar.machine import give_back
 from nearfar.models.dual.dual_encoder import DualEncoder
 
 SAME = 1 - 1e-5
@@ -66,12 +67,15 @@ class Work:
     def done(self) -> tuple[Adapted, dict[str, Embeddings]]:
         """The outcome, and the pairs that were measured on as the model embeds them "before" and "after"."""
         features, each = self._read()
+        give_back()  # each part leaves free memory between what it keeps: the next one would come on top of it
         fold = torch.tensor(folds(self.fitted_on, tried.FOLDS, seed=self.seed))[features.data.row]
         training = self._training(features)
         settings = self._settings(len(features), each)
         candidates = [*tried.try_all(features, fold, seed=self.seed), *training.trials(settings, fold)]
         self._say_tried(candidates)
+        give_back()
         best, after = next(self._models(features, training, candidates))
+        give_back()
         linear = next(trial for trial in candidates if trial.name == tried.LINEAR)
         models = {"before": self.start, "ridge": adapted(self.start, features, linear, seed=self.seed), "after": after}
         embedded = {

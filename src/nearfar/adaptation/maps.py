@@ -8,11 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from nearfar.adaptation.frozen_features import FrozenFeatures
 from nearfar.adaptation.ridge import KernelFeatures, LinearFeatures, RidgePath
-from nearfar.models.dual.blended import about
 
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 GAMMAS = (0.25, 0.5, 1.0, 2.0)
@@ -83,19 +81,14 @@ def linear_path(pairs: Pairs) -> Iterator[tuple[Setting, PictureMap]]:
         yield LinearSetting(penalty), _at(path, penalty * size)
 
 
-def kernel_path(pairs: Pairs, *, centres: int = TRIAL_CENTRES, seed: int = 0) -> Iterator[tuple[Setting, PictureMap]]:
-    """The kernel ridge maps of all scales and penalties."""
-    for gamma in GAMMAS:
-        path = RidgePath(KernelFeatures.of(pairs.x, gamma, centres=centres, seed=seed), pairs.x, pairs.y)
-        for penalty in PENALTIES[:-1]:
-            yield KernelSetting(gamma, penalty), _at(path, penalty)
+def kernel_path(
+    pairs: Pairs, *, gamma: float, centres: int = TRIAL_CENTRES, seed: int = 0
+) -> Iterator[tuple[Setting, PictureMap]]:
+    """The kernel ridge maps of one scale and all penalties."""
+    path = RidgePath(KernelFeatures.of(pairs.x, gamma, centres=centres, seed=seed), pairs.x, pairs.y)
+    for penalty in PENALTIES[:-1]:
+        yield KernelSetting(gamma, penalty), _at(path, penalty)
 
 
 def _at(path: RidgePath, penalty: float) -> PictureMap:
     return lambda x: path(x, penalty)
-
-
-def mapped(features: FrozenFeatures, picture_map: PictureMap, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Pictures `[N, T]` as a map brings them to the captions, and the captions `[M, T]` about their centre, of unit
-    length both."""
-    return normalize(picture_map(features.image[0]), dim=1), about(features.text, centre)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nearfar.models.dual.blended import kernel
 
-BLOCK = 4096
-"""Vectors whose features are held at a time."""
+BLOCK = 1024
+"""Vectors whose features are held at a time: with 2,000 centres in float64 16 MB, of which a step makes several."""
 
 JITTER = 1e-7
 """Directions of the kernel matrix that are smaller than this, beside its largest, are left out: they are rounding."""
@@ -33,7 +33,7 @@ class LinearFeatures:
 
     @classmethod
     def of(cls, x: Tensor) -> LinearFeatures:
-        mean = x.double().mean(0)
+        mean = x.mean(0, dtype=torch.double)
         few = len(x) < x.shape[1]
         return cls(mean, torch.linalg.qr((x.double() - mean).T).Q if few else None)
 
@@ -60,7 +60,7 @@ class KernelFeatures:
         between vectors and centres."""
         drawn = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:centres]
         chosen = x[drawn.sort().values].double()
-        scale = gamma * float(2 - 2 * x.double().mean(0) @ chosen.mean(0))
+        scale = gamma * float(2 - 2 * x.mean(0, dtype=torch.double) @ chosen.mean(0))
         values, vectors = torch.linalg.eigh(kernel(chosen, chosen, scale))
         kept = values > JITTER * values[-1]
         return cls(chosen, scale, vectors[:, kept] / values[kept].sqrt())

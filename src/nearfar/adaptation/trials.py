@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from nearfar.adaptation.frozen_features import FrozenFeatures
-from nearfar.adaptation.maps import KernelSetting, LinearSetting, Pairs, Setting, kernel_path, linear_path, mapped
+from nearfar.adaptation.maps import GAMMAS, Pairs, PictureMap, Setting, kernel_path, linear_path
 from nearfar.adaptation.training_plan import TrainSetting
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.protocols.retrieval import ranks
@@ -34,6 +34,9 @@ TEMPERATURES = torch.logspace(-2.5, -0.3, 45)
 
 Vectors = tuple[Tensor, Tensor]
 """Pictures `[N, D]` and captions `[M, D]` in one space, unit rows."""
+
+Path = Callable[[Pairs], Iterator[tuple[Setting, PictureMap]]]
+"""From pairs to the maps of several settings that are worked out together."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Trial:
     first: float = 0.0
 
 
+Candidate = tuple[Trial, list[Vectors]]
+"""A trial, and the vectors that it gives on each fold."""
+
+
 @dataclass(frozen=True)
 class Fold:
     """What is fitted on, and what it is measured on."""
@@ -67,6 +74,20 @@ class Fold:
 
     def score(self, vectors: Vectors) -> float:
         return score(self.held.embedded(*vectors))
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """What maps are fitted on."""
+        return Pairs.of(self.fit)
+
+    @cached_property
+    def captions(self) -> Tensor:
+        """The held-out captions `[M, T]` about the centre of those that are fitted on."""
+        return about(self.held.text, self.pairs.centre)
+
+    def mapped(self, picture_map: PictureMap) -> Vectors:
+        """The held-out pairs in the captions' space, pictures as a map brings them there."""
+        return normalize(picture_map(self.held.image[0]), dim=1), self.captions
 
     def start(self) -> Vectors:
         """The held-out pairs by the model as it is, about the centres of those that are fitted on."""
@@ -99,34 +120,45 @@ def try_all(features: FrozenFeatures, fold: Tensor, *, seed: int = 0) -> list[Tr
     """Every candidate, on folds of the same features: the model as it is, the linear and the kernel ridge map at their
     best settings, and the model beside the better map at the best share. `fold` `[N]` int64 numbers each record's."""
     parts = list(_folds(features, fold))
-    vectors: dict[Setting, list[Vectors]] = {}
-    for part in parts:
-        pairs = Pairs.of(part.fit)
-        for setting, picture_map in chain(linear_path(pairs), kernel_path(pairs, seed=seed)):
-            vectors.setdefault(setting, []).append(mapped(part.held, picture_map, pairs.centre))
-    settings = {setting: _trial("", parts, each, setting) for setting, each in vectors.items()}
-    maps = [
-        max((trial for setting, trial in settings.items() if isinstance(setting, kind)), key=_score)
-        for kind in (LinearSetting, KernelSetting)
-    ]
-    better = max(maps, key=_score).setting
-    assert isinstance(better, LinearSetting | KernelSetting)
-    starts = [part.start() for part in parts]
-    blends = [
-        _trial(BLEND, parts, [blend(share, *both) for both in zip(starts, vectors[better], strict=True)], better, share)
-        for share in SHARES
-    ]
+    kernels = [partial(kernel_path, gamma=gamma, seed=seed) for gamma in GAMMAS]
+    maps = [_best(_maps(name, parts, paths)) for name, paths in ((LINEAR, [linear_path]), (KERNEL, kernels))]
+    better, vectors = max(maps, key=_score)
+    assert isinstance(better.setting, Setting)
     by_fold = [score(part.held.data) for part in parts]
     as_it_is = Trial(START, _mean(by_fold), first=by_fold[0])
-    named = [replace(trial, name=name) for trial, name in zip(maps, (LINEAR, KERNEL), strict=True)]
-    return [as_it_is, *named, max(blends, key=_score)]
+    best = [*maps, _best(_blends(parts, better.setting, vectors))]
+    # Of the best alone: a temperature takes longer than a score.
+    return [as_it_is, *(replace(trial, temperature=parts[0].temperature(each[0])) for trial, each in best)]
+
+
+def _maps(name: str, parts: list[Fold], paths: Sequence[Path]) -> Iterator[Candidate]:
+    """The maps of all settings. One path's vectors are held at a time: those of all would be most of the memory."""
+    for path in paths:
+        vectors: dict[Setting, list[Vectors]] = {}
+        for part in parts:
+            for setting, picture_map in path(part.pairs):
+                vectors.setdefault(setting, []).append(part.mapped(picture_map))
+        for setting, each in vectors.items():
+            yield _trial(name, parts, each, setting)
+
+
+def _blends(parts: list[Fold], setting: Setting, mapped: list[Vectors]) -> Iterator[Candidate]:
+    """The model beside a map, at all shares."""
+    starts = [part.start() for part in parts]
+    for share in SHARES:
+        vectors = [blend(share, *both) for both in zip(starts, mapped, strict=True)]
+        yield _trial(BLEND, parts, vectors, setting, share)
+
+
+def _best(candidates: Iterator[Candidate]) -> Candidate:
+    return max(candidates, key=_score)
 
 
 def ranked(trials: list[Trial]) -> list[Trial]:
     """The best of what is worked out by the mean over its folds, and all that was trained, the best of the first fold
     first; among equals the first, which is the plainest."""
     trained = [trial for trial in trials if isinstance(trial.setting, TrainSetting)]
-    best = max((trial for trial in trials if trial not in trained), key=_score)
+    best = max((trial for trial in trials if trial not in trained), key=lambda trial: trial.score)
     return sorted([best, *trained], key=lambda trial: trial.first, reverse=True)
 
 
@@ -136,9 +168,9 @@ def blend(share: float, start: Vectors, mapped: Vectors) -> Vectors:
     return image, text
 
 
-def _trial(name: str, parts: list[Fold], vectors: list[Vectors], setting: Setting, share: float = 0.0) -> Trial:
+def _trial(name: str, parts: list[Fold], vectors: list[Vectors], setting: Setting, share: float = 0.0) -> Candidate:
     by_fold = [part.score(each) for part, each in zip(parts, vectors, strict=True)]
-    return Trial(name, _mean(by_fold), setting, share, parts[0].temperature(vectors[0]), by_fold[0])
+    return Trial(name, _mean(by_fold), setting, share, first=by_fold[0]), vectors
 
 
 def _folds(features: FrozenFeatures, fold: Tensor) -> Iterator[Fold]:
@@ -147,8 +179,8 @@ def _folds(features: FrozenFeatures, fold: Tensor) -> Iterator[Fold]:
         yield Fold(features.select((fold != number).nonzero()[:, 0]), features.select(held))
 
 
-def _score(trial: Trial) -> float:
-    return trial.score
+def _score(candidate: Candidate) -> float:
+    return candidate[0].score
 
 
 def _mean(values: list[float]) -> float:
