@@ -53,9 +53,15 @@ def opened(folder):
     return language_model(folder) if folder.name == "language" else nearfar.load(folder)
 
 
+def config_file(folder):
+    """`config.json`, or `nearfar.json` beside one of another library."""
+    ours = folder / "nearfar.json"
+    return ours if ours.exists() else folder / "config.json"
+
+
 def change(folder, path, value):
     """Set a value of config.json by its path of keys."""
-    file = folder / "config.json"
+    file = config_file(folder)
     config = json.loads(file.read_text())
     *above, last = path.split(".")
     inner = config
@@ -76,9 +82,9 @@ def test_a_folder_opens_as_it_was_saved(copy, kind, tokenizer):
 def test_without_its_tokenizer_a_model_does_not_open(copy, kind, known):
     folder = copy(kind)
     if not known:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads(config_file(folder).read_text())
         del config["tokenizer_sum"]
-        (folder / "config.json").write_text(json.dumps(config))
+        config_file(folder).write_text(json.dumps(config))
         opened(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"holds no tokenizer \(tokenizer.json is missing\): copy"):

@@ -13,6 +13,7 @@ from nearfar import files, models
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.folder_checks import first_line
+from nearfar.models.shared.layout import MODULES
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.sentence_folder import SentenceFolder
@@ -124,13 +125,10 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         return from_open_clip(str(name))
     if (folder / "model" / checkpoint.CONFIG).is_file():
         folder = folder / "model"  # a run's folder
-    if folder.is_dir() and not (folder / "modules.json").is_file():
-        config = checkpoint.read_config(folder)
-        if "nearfar" in config:
-            return checkpoint.read(folder)
-    else:
+    if not folder.is_dir():
         return _by_word(name, tokenizer)
-    return _checkpoint(folder, tokenizer)
+    sentences = (folder / MODULES).is_file() and not (folder / checkpoint.OURS).is_file()
+    return checkpoint.read(folder) if not sentences and checkpoint.is_ours(folder) else _checkpoint(folder, tokenizer)
 
 
 def _by_word(name: str | Path, tokenizer: Any) -> Any:
@@ -172,7 +170,9 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
         if _reads_alone(config, "pixel_values"):
             return models.image_encoder(image=name)
         if _reads_alone(config, "input_ids"):
-            plain = stated.weights == name and stated.pooling is None
+            # A language model of ours is one of sentences, too, by the mean of its tokens: it stays what it is.
+            ours = hasattr(config, "tokenizer_sum") and stated.pooling == "mean" and not stated.layers
+            plain = stated.weights == name and (stated.pooling is None or ours)
             return _of_texts_alone(name, tokenizer, continues=plain and _continues_texts(config))
         name = stated.weights
         model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)

@@ -1,9 +1,12 @@
-"""A model as a folder: `config.json`, `model.safetensors`, the tokenizer's files and a model card. Never pickle."""
+"""A model as a folder: `config.json`, `model.safetensors`, the tokenizer's files and a model card. Never pickle.
+
+A model that other libraries have, too, has their files, and what is ours to say in `nearfar.json`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,17 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models.card import card
 from nearfar.models.folder_checks import REMEDY, check_config, first_line
+from nearfar.models.shared.clip_layout import SCALE, clip_layout
+from nearfar.models.shared.layout import MODULES, PLACES, Layout, others_sum
+from nearfar.models.shared.sentence_layout import sentence_layout
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
+from nearfar.models.weight_files import read_weights, tied_names, write_weights
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+OURS = "nearfar.json"
+"""What `config.json` says else, where that is another library's."""
+LAYOUTS: dict[str, Callable[[Any], Layout]] = {"DualEncoder": clip_layout, "TextEncoder": sentence_layout}
+"""Of the classes that others may have, by name."""
 
 MODELS = {
     "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
@@ -38,29 +49,45 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     """Write `model` to `folder`. Every file appears whole or not at all; the weights come last."""
     import nearfar
 
-    folder = Path(folder)
-    files.folder(folder)
+    folder = files.folder(Path(folder))
+    layout = shared_layout(model)
     config = {
         "nearfar": nearfar.__version__,
         "model": type(model).__name__,
+        **({"layout": layout.kind} if layout else {}),
         **({"tokenizer_sum": tokenizer_sum(model.tokenizer)} if hasattr(model, "tokenizer") else {}),
         **model.config(),
     }
+    files.write(folder / CARD, card(model))
+    content = json.dumps(config, indent=2, default=_plain) + "\n"
+    if layout is not None:
+        files.write(folder / OURS, content)
+        layout.write(folder, state)
+        return folder
     if hasattr(model, "tokenizer"):
         with files.filled(folder) as scratch:
             model.tokenizer.save_pretrained(scratch)
-    files.write(folder / CONFIG, json.dumps(config, indent=2, default=_plain) + "\n")
-    files.write(folder / CARD, card(model))
+    files.write(folder / CONFIG, content)
+    for name in (OURS, MODULES):  # of a model that was here before, and that others had
+        (folder / name).unlink(missing_ok=True)
     write_weights(folder / WEIGHTS, state)
     return folder
 
 
-def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
+def shared_layout(model: Any) -> Layout | None:
+    """The files under which other libraries have the very same model; None where they have none."""
+    make = LAYOUTS.get(type(model).__name__)
+    if make is None or model.config().get("adapters") or type(model).__module__ != MODELS[type(model).__name__]:
+        return None
+    try:
+        return make(model)
+    except UserError:
+        return None
 
-    with files.whole(file) as scratch:
-        save_file({name: _own(value) for name, value in state.items()}, scratch, metadata={"format": "pt"})
+
+def is_ours(folder: str | Path) -> bool:
+    """Whether nearfar saved what is in a folder."""
+    return (Path(folder) / OURS).is_file() or "nearfar" in read_config(folder)
 
 
 def read(folder: str | Path) -> Any:
@@ -70,10 +97,12 @@ def read(folder: str | Path) -> Any:
         UserError: a file is missing or damaged, or does not fit the others; it is named, with the remedy.
     """
     folder = Path(folder)
-    file, config = folder / CONFIG, read_config(folder)
-    name, tokens = config.pop("model", None), config.pop("tokenizer_sum", None)
+    file, config = _config_file(folder), read_config(folder)
+    name, tokens, layout = (config.pop(key, None) for key in ("model", "tokenizer_sum", "layout"))
     if config.pop("nearfar", None) is None or not isinstance(name, str) or name not in MODELS:
         raise UserError(f"{file} is not of a model saved by nearfar: {REMEDY}")
+    if layout is not None and (not isinstance(layout, str) or layout not in PLACES):
+        raise UserError(f"{file}: layout is {str(layout)[:60]!r}: choose one of {', '.join(PLACES)}")
     made = getattr(import_module(MODELS[name]), name)
     check_config(config, made, file, weights=folder / WEIGHTS)
     tokenizer = read_tokenizer(folder, tokens) if hasattr(made, "encode_text") else None
@@ -83,13 +112,13 @@ def read(folder: str | Path) -> Any:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # transformers, timm and torch refuse settings with every kind of error
         raise UserError(f"{file} does not describe a {name} ({first_line(error)}): {REMEDY}") from error
-    load_weights(model, folder / WEIGHTS)
+    _load(model, folder, layout)
     return model.eval()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The folder's `config.json`."""
-    file = Path(folder) / CONFIG
+    """What the folder's `nearfar.json`, else its `config.json`, says."""
+    file = _config_file(Path(folder))
     if not file.is_file():
         raise UserError(f"{folder} holds no {CONFIG}: not a saved model")
     try:
@@ -103,58 +132,40 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Load a safetensors file whose tensors are exactly those of `model`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _config_file(folder: Path) -> Path:
+    return folder / OURS if (folder / OURS).is_file() else folder / CONFIG
 
-    if not file.is_file():
-        raise UserError(f"{file} is missing: the model's weights")
+
+def _load(model: nn.Module, folder: Path, layout: str | None) -> None:
+    """Load the folder's weights, which are exactly those of `model`."""
+    file, tied = folder / WEIGHTS, tied_names(model)
+    state = read_weights(file)[0] if layout is None else _from_others(model, folder, PLACES[layout], tied)
     try:
-        # Assigned, so that precision is kept; cloned, because tensors that lie at odd addresses of the mapped file
-        # take other kernels, whose last bits differ.
-        state = {name: value.clone() for name, value in load_file(file).items()}
-        tied = _tied(model)
-        model.load_state_dict(state, assign=True)
-        for name, first in tied.items():
-            owner, _, last = name.rpartition(".")
-            setattr(model.get_submodule(owner), last, model.get_parameter(first))
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged: {error}") from None
+        model.load_state_dict(state, assign=True)  # assigned, so that precision is kept
     except (RuntimeError, TypeError) as error:
         lines = str(error).splitlines()
         why = " ".join(line.strip() for line in lines[1:3] or lines[:1])
-        raise UserError(f"{file} does not fit its {CONFIG}: {why}") from None
+        raise UserError(f"{file} does not fit its {_config_file(folder).name}: {why}") from None
+    for name, first in tied.items():
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, model.get_parameter(first))
 
 
-def load_part(model: nn.Module, file: Path, part: Mapping[str, Tensor]) -> None:
-    """Load a safetensors file that holds exactly the tensors `part` of `model`."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
-    mine, theirs = ({name: value.shape for name, value in tensors.items()} for tensors in (part, state))
-    if mine != theirs:
-        raise UserError(f"{file} does not fit this model: it is of another one")
-    model.load_state_dict(state, strict=False)
-
-
-def _tied(model: nn.Module) -> dict[str, str]:
-    """Names of parameters that are another's too, and that other's: T5's embedding has two."""
-    first: dict[nn.Parameter, str] = {}
-    return {
-        name: first[parameter]
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if first.setdefault(parameter, name) != name
-    }
-
-
-def _own(value: Tensor) -> Tensor:
-    """A copy in memory of its own: safetensors refuses tensors that share storage."""
-    return value.detach().to("cpu", copy=True).contiguous()
+def _from_others(
+    model: nn.Module, folder: Path, places_of: Callable[..., dict[str, tuple[str, str]]], tied: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """The tensors by our names, of files that have them under others'."""
+    places = {name: place for name, place in places_of(model.state_dict()).items() if name not in tied}
+    ours = {place: name for name, place in places.items()}
+    held, facts = {}, {}
+    for file in sorted({file for file, _ in places.values()}):
+        held[file], facts[file] = read_weights(folder / file)
+    beside = {file: tensors for file, tensors in held.items() if file != WEIGHTS}
+    if beside and facts[WEIGHTS].get("others") != others_sum(beside):
+        raise UserError(f"{', '.join(map(str, beside))} in {folder} does not go with its {WEIGHTS}: {REMEDY}")
+    state = {ours.get((file, name), name): value for file, tensors in held.items() for name, value in tensors.items()}
+    state.pop(SCALE, None)  # the temperature, which is the config's
+    return state | {name: state[first] for name, first in tied.items() if first in state}
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from nearfar.models.mixed_inputs import encode
 from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
+from nearfar.models.weight_files import load_part, write_weights
 
 ADAPTERS = "adapters.json"
 
@@ -326,7 +327,7 @@ class DualEncoder(PreparesPictures, nn.Module):
             raise UserError("this model has no adapters: add_lora() first")
         folder = files.folder(Path(folder))
         files.write(folder / ADAPTERS, json.dumps(self.adapters, indent=2) + "\n")
-        checkpoint.write_weights(folder / "adapters.safetensors", lora.weights(self))
+        write_weights(folder / "adapters.safetensors", lora.weights(self))
         return folder
 
     def load_adapters(self, folder: str | Path) -> Self:
@@ -337,7 +338,7 @@ class DualEncoder(PreparesPictures, nn.Module):
         """
         for tower, options in check_adapters(Path(folder) / ADAPTERS).items():
             self.add_lora(tower, **options)
-        checkpoint.load_part(self, Path(folder) / "adapters.safetensors", lora.weights(self))
+        load_part(self, Path(folder) / "adapters.safetensors", lora.weights(self))
         return self
 
     @classmethod

@@ -116,7 +116,7 @@ class OpenClipEncoder(nn.Module):
         """Write the weights to `open_clip_model.safetensors`, which open_clip opens with `pretrained=FILE`; of a model
         that came by a name of open_clip also `open_clip_config.json`, so that `nearfar.load` and open_clip
         (`local-dir:FOLDER`) open the folder."""
-        from nearfar.models.model_folder import write_weights
+        from nearfar.models.weight_files import write_weights
 
         prefix = "model."
         state = {name.removeprefix(prefix): value for name, value in (state_dict or self.state_dict()).items()}

@@ -17,6 +17,7 @@ from nearfar.models.folder_checks import first_line
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.model_folder import CARD
+from nearfar.models.shared.sentence_layout import sentence_layout
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.towers.backbones import quiet
 from nearfar.models.towers.tokens import Tokens, check_words
@@ -89,12 +90,13 @@ class LanguageModel(nn.Module):
         return Tokens(input_ids=ids.to(self.lm.device), attention_mask=mask.to(self.lm.device))
 
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write a folder that transformers, `language_model` and `nearfar.load` read.
+        """Write a folder that transformers, sentence-transformers, `language_model` and `nearfar.load` read.
 
         `state_dict` gives the weights where the module does not hold them all (sharded training).
         """
         self.lm.config.tokenizer_sum = tokenizer_sum(self.tokenizer)
         weights = {name.removeprefix("lm."): value for name, value in (state_dict or {}).items()}
+        sentence_layout(self).describe(files.folder(Path(folder)))
         with files.filled(Path(folder)) as scratch:
             self.lm.save_pretrained(scratch, state_dict=weights or None)
             self.tokenizer.save_pretrained(scratch)
