@@ -58,7 +58,7 @@ def test_where_a_checkpoint_lay_stays_at_home(bert, tokenizer, tmp_path):
     assert re.search(r"BertModel, mine/bert, [\d,]+ parameters; licence: that of the checkpoint", page)
     assert "secret" not in page
     saved = model.save_pretrained(tmp_path / "saved")
-    assert not [file.name for file in saved.iterdir() if b"secret" in file.read_bytes()]
+    assert not [file.name for file in saved.rglob("*") if file.is_file() and b"secret" in file.read_bytes()]
     assert nearfar.load(saved).text.spec["config"]["_name_or_path"] == "mine/bert"
 
 

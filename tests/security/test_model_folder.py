@@ -2,6 +2,7 @@
 imported, fetched or run."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -198,7 +199,7 @@ def test_a_config_that_cannot_be_is_a_sentence_that_names_the_file(copy, path):
 def test_the_configs_of_every_kind_are_looked_through(copy, kind, path, value):
     folder = copy(kind)
     change(folder, path, value)
-    with pytest.raises(UserError, match=r"config\.json"):
+    with pytest.raises(UserError, match=re.escape(str(config_file(folder)))):
         opened(folder)
 
 

@@ -18,6 +18,7 @@ VOCABULARIES = ("*.json", "*.txt", "*.model", "*.vocab", "*.tiktoken", "*.gguf")
 """Names of files that hold a tokenizer's words, whoever wrote them."""
 SETTINGS = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 OTHERS = {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"}
+OTHERS |= {"nearfar.json", "modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
 TEXTS = (
     "A red apple, and 27 blue CARS under a green tree.",
     "don't!",

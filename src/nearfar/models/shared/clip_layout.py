@@ -11,7 +11,7 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.models.folder_checks import first_line
-from nearfar.models.shared.layout import Layout, clip_places
+from nearfar.models.shared.layout import Layout, clip_places, plain_config
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.models.towers.pixels import FILTERS
 from nearfar.models.towers.processors import from_processor
@@ -43,7 +43,7 @@ def clip_layout(model: Any) -> Layout:
     return Layout(
         kind="clip",
         embeds="texts and pictures",
-        config=config.to_dict(),
+        config=plain_config(config, "CLIPModel", next(model.parameters()).dtype),
         modules=[("", "CLIPModel")],
         small={"preprocessor_config.json": _processor(model)},
         tokenizer=_tokenizer(model),
@@ -56,12 +56,9 @@ def _config(model: Any, towers: list[Any], scale: float) -> Any:
     import transformers
 
     vision, text = (each.config.to_dict() for each in towers)
-    config = transformers.CLIPConfig(
+    return transformers.CLIPConfig(
         text_config=text, vision_config=vision, projection_dim=model.embed_dim, logit_scale_init_value=scale
     )
-    config.architectures = ["CLIPModel"]
-    config.dtype = next(model.parameters()).dtype
-    return config
 
 
 def _check_shapes(model: Any, places: dict[str, tuple[str, str]], config: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ def dense_folder(number: int) -> str:
 
 
 PLACES = {"clip": clip_places, "texts": text_places}
+
+
+def plain_config(config: Any, architecture: str, dtype: Any) -> dict[str, Any]:
+    """A config of transformers as its file has it; where a checkpoint lay stays at home."""
+    config = deepcopy(config)
+    config.architectures, config.dtype = [architecture], dtype
+    plain: dict[str, Any] = config.to_dict()
+    for part in (plain, *(value for value in plain.values() if isinstance(value, dict))):
+        part.pop("_name_or_path", None)
+    return plain
 
 
 def _write(file: Path, content: Any) -> None:

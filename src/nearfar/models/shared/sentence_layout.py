@@ -11,7 +11,7 @@ from torch import nn
 
 from nearfar.errors import UserError
 from nearfar.models.dual.blended import UnitLinear
-from nearfar.models.shared.layout import WEIGHTS, Layout, Place, dense_folder
+from nearfar.models.shared.layout import WEIGHTS, Layout, Place, dense_folder, plain_config
 from nearfar.models.towers.dense_layers import Dense
 from nearfar.models.towers.tokens import PROBE
 from nearfar.models.weight_files import tied_names
@@ -54,15 +54,8 @@ def sentence_layout(model: Any) -> Layout:
             places |= _tensors(layer, owners[id(layer)], f"{folder}/{WEIGHTS}", "linear.")
     tokenizer = deepcopy(model.tokenizer)
     tokenizer.padding_side, tokenizer.model_max_length = "right", longest
-    return Layout("texts", "texts", _config(backbone), modules, small, tokenizer, places)
-
-
-def _config(backbone: Any) -> dict[str, Any]:
-    config = deepcopy(backbone.config)
-    config.architectures = [type(backbone).__name__]
-    config.dtype = next(backbone.parameters()).dtype
-    plain: dict[str, Any] = config.to_dict()
-    return plain
+    config = plain_config(backbone.config, type(backbone).__name__, next(backbone.parameters()).dtype)
+    return Layout("texts", "texts", config, modules, small, tokenizer, places)
 
 
 def _tensors(module: nn.Module, owner: str, file: str, prefix: str = "") -> dict[str, Place]:
