@@ -153,3 +153,28 @@ def test_no_column_is_cut_off_and_a_dot_shows_its_picture(strangers, tmp_path):
                 assert box[1] <= width
     finally:
         driver.quit()
+
+
+def test_a_mask_has_another_colour_for_each_class():
+    import numpy as np
+
+    from nearfar.evaluation.dense.segmentation_figure import coloured
+
+    picture = np.asarray(coloured(np.arange(80).reshape(8, 10)).resize((10, 8), 0)).reshape(80, 3).astype(int)
+    apart = np.linalg.norm(picture[:, None] - picture, axis=2) + 999 * np.eye(80)
+    assert apart.min() >= 4
+    neighbours = [apart[i, j] for i in range(80) for j in range(80) if 0 < abs(i - j) < 8]
+    assert min(neighbours) > 50
+
+
+def test_the_geometry_of_pictures_alone_says_nothing_of_captions():
+    from nearfar.evaluation.measures.result import Metric, Result
+    from nearfar.evaluation.report import _geometry
+
+    names = ("image_uniformity", "image_effective_rank", "image_spread")
+    alone = _geometry(None, {"geometry": Result("geometry", {name: Metric(0.5) for name in names})}, 0)[0].text
+    assert alone.startswith("Uniformity is")
+    assert "caption" not in alone
+    assert "Hubness" not in alone
+    pairs = Result("geometry", {name: Metric(0.5) for name in (*names, "alignment", "hubness")})
+    assert _geometry(None, {"geometry": pairs}, 0)[0].text.startswith("Alignment is")

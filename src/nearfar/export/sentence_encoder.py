@@ -15,7 +15,7 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models.card import card
 from nearfar.models.shared.clip_layout import clip_layout
-from nearfar.models.shared.layout import Layout
+from nearfar.models.shared.folder_layout import Layout
 from nearfar.models.shared.sentence_layout import INSTEAD, sentence_layout
 
 

@@ -13,7 +13,7 @@ from nearfar import files, models
 from nearfar.errors import UserError
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.folder_checks import first_line
-from nearfar.models.shared.layout import MODULES
+from nearfar.models.shared.folder_layout import MODULES
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.sentence_folder import SentenceFolder

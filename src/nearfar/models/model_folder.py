@@ -18,7 +18,7 @@ from nearfar.errors import UserError
 from nearfar.models.card import card
 from nearfar.models.folder_checks import REMEDY, check_config, first_line
 from nearfar.models.shared.clip_layout import SCALE, clip_layout
-from nearfar.models.shared.layout import MODULES, PLACES, Layout, others_sum
+from nearfar.models.shared.folder_layout import MODULES, PLACES, Layout, others_sum
 from nearfar.models.shared.sentence_layout import sentence_layout
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.weight_files import read_weights, tied_names, write_weights

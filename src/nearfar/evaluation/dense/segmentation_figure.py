@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from colorsys import hls_to_rgb
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,9 @@ def coloured(mask: np.ndarray) -> Image.Image:
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    """The palette's colours, darker in each further round, so that neighbours in number differ."""
-    colour, shade = PALETTE[number % len(PALETTE)], 1 / (1 + 0.35 * (number // len(PALETTE)))
-    red, green, blue = (int(int(colour[i : i + 2], 16) * shade) for i in (1, 3, 5))
-    return red, green, blue
+    """Hues by steps of the golden angle, none near another before it, in three shades by turns."""
+    red, green, blue = hls_to_rgb(number * 0.618034 % 1, (0.38, 0.55, 0.7)[number % 3], 0.65)
+    return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def _about(result: Result) -> str:
@@ -90,6 +90,6 @@ def _about(result: Result) -> str:
     return (
         f"A linear map of the frozen {height} x {width} cells, fitted on {details['train']:,} pictures, whose logits "
         f"are drawn out to {details['side']} x {details['side']} pixels. Beside each picture: its true and predicted "
-        "mask; a class has one colour throughout. `cells_miou` is what the cells' true shares would reach: the grid's "
-        "own limit."
+        "mask; a class has one colour throughout. The row of cells is what the cells' true shares would reach: the "
+        "grid's own limit."
     )

@@ -188,15 +188,23 @@ def _examples(results: Mapping[str, Result], source: Any) -> list[Section]:
     return [Section(row[0], load(row[1])(results, source)) for row in rows if row is not None]
 
 
+GEOMETRY = {
+    "alignment": "Alignment is the mean squared distance of a caption and its image (lower is nearer; chance: random "
+    "pairs).",
+    "uniformity": "Uniformity is lower the more evenly the sphere is used (chance: even).",
+    "effective_rank": "Effective rank counts the dimensions in use.",
+    "spread": "A spread of 0 or a mean cosine of 1 is collapse.",
+    "hubness": "Hubness is 0 where all images are found alike.",
+}
+"""What is said of a metric, by a part of its name."""
+
+
 def _geometry(data: Embeddings | None, results: Mapping[str, Result], seed: int) -> list[Block]:
     drawn = space.pair_figures(data, seed=seed) if data is not None else []
     if "geometry" not in results:
         return [*drawn]
-    note = Note(
-        "Alignment is the mean squared distance of a caption and its image (lower is nearer; chance: random pairs). "
-        "Uniformity is lower the more evenly the sphere is used (chance: even). Effective rank counts the dimensions "
-        "in use. A spread of 0 or a mean cosine of 1 is collapse. Hubness is 0 where all images are found alike."
-    )
+    measured = results["geometry"].metrics
+    note = Note(" ".join(words for part, words in GEOMETRY.items() if any(part in name for name in measured)))
     return [note, *tables.metric_tables({"geometry": results["geometry"]}), *drawn]
 
 

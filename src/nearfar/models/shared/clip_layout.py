@@ -11,7 +11,7 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.models.folder_checks import first_line
-from nearfar.models.shared.layout import Layout, clip_places, plain_config
+from nearfar.models.shared.folder_layout import Layout, clip_places, plain_config
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.models.towers.pixels import FILTERS
 from nearfar.models.towers.processors import from_processor

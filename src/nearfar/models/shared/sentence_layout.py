@@ -11,7 +11,7 @@ from torch import nn
 
 from nearfar.errors import UserError
 from nearfar.models.dual.blended import UnitLinear
-from nearfar.models.shared.layout import WEIGHTS, Layout, Place, dense_folder, plain_config
+from nearfar.models.shared.folder_layout import WEIGHTS, Layout, Place, dense_folder, plain_config
 from nearfar.models.towers.dense_layers import Dense
 from nearfar.models.towers.tokens import PROBE
 from nearfar.models.weight_files import tied_names

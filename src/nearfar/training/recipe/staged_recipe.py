@@ -175,7 +175,8 @@ def load_stages(
             for column in keep.values():
                 _check_function(column, trust)
             follows = follow(stage_values, [key for key, _ in overrides]) if is_shipped else ()
-            recipe = checked_recipe(f"{name}, stage {stage_name}", about, stage_values, trust, follows)
+            called = stage_name if str(stage_name).startswith("stage") else f"stage {stage_name}"
+            recipe = checked_recipe(f"{name}, {called}", about, stage_values, trust, follows)
             _check_links(recipe, stages, names)
         stages.append(RecipeStage(stage_name, recipe, keep, is_trained))
     return StagedRecipe(name, about, tuple(stages))
