@@ -21,11 +21,11 @@ def features():
     noise = torch.Generator().manual_seed(0)
     hidden, rows = torch.randn(N, 6, generator=noise), torch.arange(N)
 
-    def seen(width, blur):
+    def drawn(width, blur):
         by = torch.randn(6, width, generator=noise)
         return Side(normalize((hidden @ by).tanh() + blur * torch.randn(N, width, generator=noise), dim=1), rows)
 
-    sides = {"image": seen(8, 1.0), "text": seen(8, 1.0), "image_tower": seen(24, 0.3), "text_tower": seen(16, 0.3)}
+    sides = {"image": drawn(8, 1.0), "text": drawn(8, 1.0), "image_tower": drawn(24, 0.3), "text_tower": drawn(16, 0.3)}
     sides["text"] = Side(normalize(sides["image"].vectors + 0.7 * sides["text"].vectors, dim=1), rows)
     return FrozenFeatures(Embeddings(sides=sides, row=rows, names=[str(row) for row in range(N)], source="drawn"))
 
