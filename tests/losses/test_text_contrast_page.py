@@ -36,7 +36,7 @@ def test_every_preset_recipe_and_protocol_on_the_page_is_there():
     recipes = re.findall(r"recipe `([\w-]+)`", PAGE)
     assert len(recipes) == 3
     for name in recipes:
-        assert load(name).method.name in ("simcse", "whitenedcse")
+        assert load(name).method["name"] in ("simcse", "whitenedcse")
     protocols = re.findall(r"--protocols (\w+)`(?:, `(\w+)`)?", PAGE)
     assert (
         {name for pair in protocols for name in pair if name} == {"sts", "pair_retrieval", "geometry"} <= set(PROTOCOLS)
