@@ -36,7 +36,7 @@ def cut_off(tokens: dict[str, Tensor], share: float, numbers: Sequence[int], tok
     >>> tokenizer = train_tokenizer(["a red car"] * 9, 300)
     >>> hidden = cut_off(tokenize(tokenizer, ["a red car"]), 0.34, [3], tokenizer)
     >>> tokenizer.decode(hidden["input_ids"][0])
-    '[CLS] a red[MASK][SEP]'
+    '[CLS][MASK] red car[SEP]'
     """
     marks = (tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     mark = next((each for each in marks if each is not None), None)
