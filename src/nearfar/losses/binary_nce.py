@@ -79,7 +79,11 @@ def check_choices(**choices: tuple[str, object]) -> None:
 
 def compared(q: Tensor, k: Tensor, similarity: Similarity) -> tuple[Tensor, Tensor]:
     """Queries `q` `[N, D]` and keys `k` `[M, D]`, floating point, whose products are the similarity: of unit length for
-    cosines. Half precision is lifted to float32."""
+    cosines. Half precision is lifted to float32.
+
+    Raises:
+        UserError: they are no rows, or not of one width.
+    """
     check_rows(q=q, k=k)
     if q.shape[1] != k.shape[1]:
         raise UserError(f"q and k must be [N, D] and [M, D], got {tuple(q.shape)} and {tuple(k.shape)}")
