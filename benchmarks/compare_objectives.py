@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
@@ -25,90 +25,21 @@ from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
+from _heads import AcrossAndWithin, ByLoss, Distilled, Head, TwoHeads, TwoStages
 from nearfar import files, losses
 from nearfar.data import world
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.evaluation.protocols.geometry import effective_rank
 from nearfar.methods import find
-from nearfar.methods.base import Batch, EmbeddingMethod, Method
-from nearfar.methods.parts.momentum_encoder import MomentumEncoder
-from nearfar.models.image.projector import MLP
+from nearfar.methods.base import Method
 from nearfar.reproductions.setups import emoji_views
 
 RECORD = Path(__file__).parent / "results" / "compare_objectives.json"
 STEPS, DRAWINGS, WARMUP, WEIGHT_DECAY = 100, 256, 0.1, 1e-4
 RATES, TEMPERATURES, SEEDS = (3e-3, 1e-2), (0.1, 0.2, 0.5), (0, 1, 2)
-WIDTH, HEAD = 64, {"layers": 2, "hidden": 128, "out": 32, "norm": "hidden"}
-
-
-class Head(nn.Module):
-    """A head on the features of drawings."""
-
-    projected_dim = HEAD["out"]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image = MLP(WIDTH, **HEAD)
-
-    def encode_image(self, features: Tensor) -> Tensor:
-        """`[B, 32]` of features `[B, 64]`."""
-        return self.image(features)
-
-
-class TwoHeads(Head):
-    """And one on the features of names."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.text = MLP(width, **HEAD)
-
-    def encode_text(self, features: Tensor) -> Tensor:
-        """`[B, 32]` of features `[B, width]`."""
-        return self.text(features)
-
-
-class ByLoss(EmbeddingMethod):
-    """A loss of two embeddings as a method: those of two drawings, or of drawing and name."""
-
-    def __init__(self, model: Any, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Both sides `[B, 32]`."""
-        encode = self.model.encode_image
-        other = self.model.encode_text(batch["text"]) if "text" in batch else encode(batch["views"][1])
-        return {"a": encode(batch["image"]), "b": other}
-
-    def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The loss."""
-        return {"loss": self.loss(embeddings["a"], embeddings["b"])}
-
-
-class Distilled(Method):
-    """Soft targets of a slow copy (ALBEF's, without its queue): `losses.SoftTargetInfoNCE` in both directions."""
-
-    def __init__(self, model: TwoHeads, temperature: float) -> None:
-        super().__init__()
-        self.model, self.slow = model, MomentumEncoder(model, 0.99)
-        self.loss = losses.SoftTargetInfoNCE(temperature, learnable=False)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The mean of both directions."""
-        images, texts = batch["image"], batch["text"]
-        a, b = self.model.encode_image(images), self.model.encode_text(texts)
-        with torch.no_grad():
-            slow_a, slow_b = self.slow.module.encode_image(images), self.slow.module.encode_text(texts)
-        across = self.loss(a, slow_b, teacher_q=slow_a, alpha=0.4) + self.loss(b, slow_a, teacher_q=slow_b, alpha=0.4)
-        return {"loss": across / 2}
-
-    def after_step(self, step: int) -> None:
-        """The slow copy follows."""
-        super().after_step(step)
-        self.slow.update()
 
 
 @dataclass(frozen=True)
@@ -146,6 +77,7 @@ PICTURES: dict[str, Row] = {
     "alignment and uniformity": Row(two(lambda _: losses.AlignmentUniformity()), temperatures=NONE),
     "SogCLR": Row(method("sogclr", **GLOBAL)),
     "iSogCLR": Row(method("isogclr", **GLOBAL)),
+    "MCL, two stages": Row(TwoStages),
     "SupCon, 4 drawings": Row(method("supcon"), views=4),
     "MV-InfoNCE, 4 drawings": Row(method("multiview", loss="mv_info_nce"), views=4),
     "MV-DHEL, 4 drawings": Row(method("multiview", loss="mv_dhel"), views=4),
@@ -160,6 +92,7 @@ PAIRS: dict[str, Row] = {
     ),
     "sigmoid (SigLIP)": Row(without("siglip"), views=1, temperatures=NONE),
     "soft targets of a slow copy (ALBEF's)": Row(Distilled, views=1),
+    "across and within (TCL's), 2 drawings": Row(AcrossAndWithin, views=2),
     "SogCLR": Row(method("sogclr", **GLOBAL), views=1),
     "iSogCLR": Row(method("isogclr", **GLOBAL), views=1),
     "MV-InfoNCE, 2 drawings and the name": Row(method("multiview", loss="mv_info_nce"), views=2),

@@ -65,12 +65,13 @@ def test_byol_takes_the_same_steps(script):
     assert ours(batch).item() == pytest.approx(4 * (1 + theirs(batch).item()), rel=1e-4)
 
 
-def test_simclr_differs_by_what_batch_norm_sees(script):
-    """Ours sends both views through together, as the released code does, lightly one by one: on one view twice both see
-    the same statistics."""
-    batch = script.views("simclr", 1, 8, seed=0)[0][:1].expand(2, -1, -1, -1, -1)
+def test_simclr_takes_the_same_steps_where_batch_norm_sees_each_view_by_itself(script):
+    """Our default, and the released code's, sends both views through together: `normalise="apart"` is lightly's way."""
+    batches = script.views("simclr", 3, 8, seed=0)
     (_, ours), (_, theirs) = (script.learner(library, "simclr", 0, 10) for library in script.LIBRARIES)
-    assert ours(batch).item() == pytest.approx(theirs(batch).item(), rel=1e-4)
+    assert [ours(batch).item() for batch in batches] == pytest.approx(
+        [theirs(batch).item() for batch in batches], rel=1e-3
+    )
 
 
 @pytest.mark.timeout(300)

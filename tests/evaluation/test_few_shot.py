@@ -93,6 +93,17 @@ def test_too_little_data_is_a_sentence_with_the_remedy():
         few_shot(classes(0.4), rule="svm")
 
 
+def test_sixteen_pictures_a_class_are_one_shot_and_fifteen_queries_and_no_more():
+    label = np.repeat(np.arange(7), 16)
+    drawn = draw(label, ways=5, shots=1, queries=[15] * 5, episodes=1000)
+    classes_of = np.sort(label[drawn.support[:, :, 0].numpy()])
+    assert (np.diff(classes_of) > 0).all(), "five different classes in each of a thousand episodes"
+    rows = torch.cat([drawn.support.flatten(1), drawn.query], dim=1).sort(dim=1).values
+    assert (rows.diff(dim=1) > 0).all(), "no picture twice"
+    with pytest.raises(UserError, match=r"2 shots and 15 queries need 5 classes of 17 different things each"):
+        draw(label, ways=5, shots=2, queries=[15] * 5)
+
+
 def test_prototypes_are_those_of_a_slow_loop():
     data = classes(0.4, count=8, each=30)
     result = few_shot(data, episodes=20, shots=(1, 3), seed=5)
@@ -159,6 +170,8 @@ def test_logistic_regression_on_the_prototypes():
 
 def test_an_interval_is_196_standard_errors_within_0_and_1():
     assert over_episodes(np.array([0.5]), 4) == Metric(0.5, 0.5, 0.5, 0.25, 1, "%")
+    metric = over_episodes(np.array([0.6, 0.8, 0.7, 0.9]), 5)  # by the sample's deviation; the population's: 0.109567
+    assert (metric.value, metric.high - metric.value) == pytest.approx((0.75, 0.126517), abs=1e-6)
     metric = over_episodes(np.array([1.0, 0.9]), 5)
     assert (metric.low, metric.high) == (pytest.approx(0.95 - 1.96 * 0.05), 1.0)
 

@@ -7,7 +7,7 @@ import torch
 
 from methods.image_batches import APART, PAIR, TOGETHER, Identity, Normed, batch, encoder
 from nearfar.errors import UserError
-from nearfar.methods import SimCLR
+from nearfar.methods import SimCLR, SupCon
 from nearfar.methods.parts.view_projections import apart, spread, together
 from oracles import contrastive as oracle
 
@@ -49,8 +49,18 @@ def test_the_views_of_a_batch_share_their_statistics():
     encode = Normed().project_image
     assert torch.cat(apart(encode, list(PAIR))).flatten().tolist() == pytest.approx(APART, abs=1e-4)
     assert torch.cat(together(encode, list(PAIR))).flatten().tolist() == pytest.approx(TOGETHER, abs=1e-4)
-    embedded = SimCLR(Normed()).embed({"views": PAIR})
-    assert torch.cat(list(embedded.values())).flatten().tolist() == pytest.approx(TOGETHER, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", [SimCLR, SupCon])
+@pytest.mark.parametrize(("options", "expected"), [({}, TOGETHER), ({"normalise": "apart"}, APART)])
+def test_what_batch_norm_sees_is_an_option_and_the_released_code_s_choice_its_default(method, options, expected):
+    embedded = method(Normed(), **options).embed({"views": PAIR})
+    assert torch.cat(list(embedded.values())).flatten().tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_no_such_way_to_normalise_is_a_sentence():
+    with pytest.raises(UserError, match=r"no normalise 'batch'\. There are: together, apart"):
+        SimCLR(Normed(), normalise="batch")
 
 
 def test_small_views_are_compared_with_large_ones_alone():

@@ -11,29 +11,31 @@ def export(
     out: Path = Path("exported"),
     onnx: bool = False,
     sentence_transformers: bool = False,
+    torchvision: bool = False,
 ) -> None:
-    """Write a model for others: as ONNX files that run without torch, or as a folder for sentence-transformers.
+    """Write a model for others: as ONNX files that run without torch, as a folder for sentence-transformers, or as the
+    weights of a ResNet for torchvision.
 
     sentence-transformers: texts and pictures of a model on CLIP's towers, texts alone of another.
 
     ONNX: both towers, with free batch and text length, compared with the model through onnxruntime before they are
     kept; tokenizer and constants of pictures beside them; examples/embed_onnx.py reads the folder.
 
+    torchvision: an image tower that is a ResNet, under the names of torchvision's (and timm's) ResNets.
+
     Args:
         model: a folder that nearfar or transformers saved, or a model's name.
         out: the folder to write; what is there is replaced.
         onnx: write ONNX files.
         sentence_transformers: write a folder that sentence-transformers and transformers' AutoModel open.
+        torchvision: write the weights of a ResNet that torchvision's load_state_dict takes.
     """
     from nearfar.errors import UserError
 
-    if onnx == sentence_transformers:
-        raise UserError("say what to write: --onnx, or --sentence-transformers")
-    if (
-        out.is_dir()
-        and any(out.iterdir())
-        and not any((out / name).is_file() for name in ("text.onnx", "modules.json"))
-    ):
+    if onnx + sentence_transformers + torchvision != 1:
+        raise UserError("say what to write: --onnx, --sentence-transformers, or --torchvision")
+    own = ("text.onnx", "modules.json", "preprocess.json")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in own):
         raise UserError(f"--out {out}: this folder holds other things, and would be replaced: name another")
     from nearfar.models import load
 
@@ -43,6 +45,11 @@ def export(
 
         print(*export_onnx(loaded, out, name=name), sep="\n")
         print(f"{out}: opset {OPSET}, batch and text length are free")
+    elif torchvision:
+        from nearfar.export.torchvision_resnet import export_torchvision
+
+        resnet = export_torchvision(loaded, out, name=name)
+        print(f"{out}/{resnet}.safetensors: torchvision.models.{resnet}, its fc replaced by Identity, loads it")
     else:
         from nearfar.export.sentence_encoder import export_sentence_encoder
 

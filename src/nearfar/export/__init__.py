@@ -1,1 +1,1 @@
-"""A model for others: as ONNX files that run without torch, or as a folder that sentence-transformers opens."""
+"""A model for others: as ONNX files that run without torch, as a folder of sentence-transformers, for torchvision."""

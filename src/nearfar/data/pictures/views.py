@@ -108,13 +108,13 @@ PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in 
 # Of a picture of one thing, 32 or 64 pixels a side, a crop of a tenth shows nothing that tells it from another.
 PRESETS |= {
     f"{name}-half": replace(PRESETS[name], crop=(0.5, 1.0), small_crop=(0.25, 0.5))
-    for name in ("simclr", "swav", "moco", "byol")
+    for name in ("simclr", "swav", "moco", "byol", "beclr")
 }
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
 (2402.11928), `hydra` (2410.18200), `beclr` (2402.02444), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and
-`tcl-fine` are theirs for fine-tuning. `simclr-half`, `swav-half`, `moco-half` and `byol-half` keep half of a picture at
-least, for small ones of one thing, such as the embedded world's."""
+`tcl-fine` are theirs for fine-tuning. `simclr-half`, `swav-half`, `moco-half`, `byol-half` and `beclr-half` keep half
+of a picture at least, for small ones of one thing, such as the embedded world's."""
 
 SMALL_SHARE = 96 / 224
 """The side of SwAV's small views (arXiv 2006.09882) beside the large ones'."""

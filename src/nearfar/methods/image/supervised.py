@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from nearfar import losses
 from nearfar.methods.base import Batch, EmbeddingMethod
-from nearfar.methods.parts.view_projections import project, spread, together, views_of
+from nearfar.methods.parts.view_projections import Passes, passes, project, spread, views_of
 
 
 class SupCon(EmbeddingMethod):
     """Supervised contrast over any model with `encode_image`; it trains through `project_image` where there is one.
 
-    All views go through the model in one pass, as in the released code: batch norm sees them together. A picture whose
-    `label` is negative has none: its own views alone are its positives, as in SimCLR. Without any labels two views give
-    SimCLR's loss.
+    A picture whose `label` is negative has none: its own views alone are its positives, as in SimCLR. Without any
+    labels two views give SimCLR's loss.
 
     Args:
         model: the image encoder to train; `.model` is what to evaluate and save.
         temperature: tau (paper: 0.1), fixed.
+        normalise: whether batch norm normalises all views "together", in one pass, as the paper's released code does,
+            or each view by itself, "apart".
 
     The batch has `views` `[V, B, 3, H, W]` and `label` `[B]`. Logs `spread`.
 
@@ -39,15 +40,17 @@ class SupCon(EmbeddingMethod):
     validation_views = None
     reads = ("label",)
 
-    def __init__(self, model: nn.Module, *, temperature: float = 0.1) -> None:
+    def __init__(self, model: nn.Module, *, temperature: float = 0.1, normalise: Passes = "together") -> None:
         super().__init__()
         self.model = model
+        self.passes = passes(normalise)
         self.loss = losses.SupCon(temperature, learnable=False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         large, small = views_of(batch)
         encode = partial(project, self.model)
-        return {f"view_{place}": z for place, z in enumerate([*together(encode, large), *together(encode, small)])}
+        views = [*self.passes(encode, large), *self.passes(encode, small)]
+        return {f"view_{place}": z for place, z in enumerate(views)}
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         label = batch["label"]

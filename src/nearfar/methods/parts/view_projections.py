@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nearfar import lookup
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch
 
 Views = list[Tensor]
 """Views of the same pictures `[B, 3, H, W]`, or their projections `[B, D]`."""
+
+Passes = Literal["together", "apart"]
+"""Whether views go through an encoder in one pass or one by one: batch norm normalises what goes together."""
 
 
 def views_of(batch: Batch, *, least: int = 2) -> tuple[Views, Views]:
@@ -39,6 +43,15 @@ def apart(encode: Callable[[Tensor], Tensor], views: Views) -> Views:
     """The projections `[B, D]` of views `[B, 3, H, W]`, floating point, in a pass of `encode`, which makes `[B, D]` of
     `[B, 3, H, W]`, each: batch norm sees each view by itself."""
     return [encode(view) for view in views]
+
+
+def passes(normalise: Passes) -> Callable[[Callable[[Tensor], Tensor], Views], Views]:
+    """`together` or `apart`, by its name.
+
+    Raises:
+        UserError: no such name.
+    """
+    return lookup.find("normalise", normalise, {"together": together, "apart": apart})
 
 
 def project(model: Any, pixels: Tensor) -> Tensor:

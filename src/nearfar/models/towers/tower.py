@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from nearfar.errors import UserError
 from nearfar.models.towers import efficientnet_lite, image_map, naflex
+from nearfar.models.towers.memory_layout import channels_last, prefers_channels_last
 from nearfar.models.towers.rotary import frequencies_kept
 from nearfar.modes import evaluating
 
@@ -72,6 +73,7 @@ class ImageTower(Tower):
         if self.pooling == "cls" and not self.prefix:
             raise UserError(f"{type(backbone).__name__} has no class token: choose pooling 'mean' or 'tower'")
         self.patch_size = naflex.patch_size(backbone)
+        self.channels_last = prefers_channels_last(backbone)
         self.pool_by(self.pooling)
         self._measure(image_size)
 
@@ -191,6 +193,7 @@ class ImageTower(Tower):
         """The backbone's own pooled output `[B, C]`, if any, and its map `[B, C, H, W]` or all its tokens
         `[B, prefix + P, C]`."""
         pixels = pixels.to(next(self.parameters()).dtype)
+        pixels = channels_last(pixels) if self.channels_last else pixels
         library = self.spec["library"]
         if library == "timm":
             features = self.backbone.forward_features(pixels)
