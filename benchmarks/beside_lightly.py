@@ -48,10 +48,9 @@ def main() -> None:
     args = parser.parse_args()
     import_torchvision()  # before transformers looks for it
     torch.set_num_threads(1)
-    record = {"steps": args.steps, "batch": args.batch, "seeds": args.seeds, "torch": torch.__version__}
-    record |= {"lightly": version("lightly"), "rows": []}
     for name in args.methods:
-        record["rows"].append(compared(name, args))
+        record = joined(args.output, compared(name, args))
+        record |= {"steps": args.steps, "batch": args.batch, "torch": torch.__version__, "lightly": version("lightly")}
         files.write(args.output, json.dumps(record, indent=1) + "\n")
         files.write(args.output.with_suffix(".md"), as_markdown(record))
     print(as_markdown(record))
@@ -74,7 +73,14 @@ def compared(name: str, args: argparse.Namespace) -> dict[str, Any]:
             images_per_s[library].append(len(batches) * args.batch / spent[library])
             embedded = embed(model.eval(), world.emoji("val", tags=False), captions=0)
             accuracy[library].append(knn(embedded)["top1"])
-    return {"method": name, "images_per_cpu_s": images_per_s, "knn": accuracy}
+    return {"method": name, "seeds": args.seeds, "images_per_cpu_s": images_per_s, "knn": accuracy}
+
+
+def joined(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """The record with a method's row in its place."""
+    record = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    rows = [other for other in record["rows"] if other["method"] != row["method"]] + [row]
+    return {**record, "rows": sorted(rows, key=lambda each: list(VIEWS).index(each["method"]))}
 
 
 def views(name: str, steps: int, batch: int, seed: int) -> list[Tensor]:
@@ -166,11 +172,11 @@ def _lightly(name: str, model: Any, predictor: MLP, steps: int) -> Step:
 
 def as_markdown(record: dict[str, Any]) -> str:
     lines = [
-        f"{record['steps']} steps of {record['batch']} pictures in two views, {len(record['seeds'])} seeds, "
-        f"micro-resnet, float32, 1 thread, torch {record['torch']}, lightly {record['lightly']}.",
+        f"{record['steps']} steps of {record['batch']} pictures in two views, micro-resnet, float32, 1 thread, "
+        f"torch {record['torch']}, lightly {record['lightly']}.",
         "",
-        "| method | library | images a CPU second | to lightly, round by round | kNN on validation emojis |",
-        "|:--|:--|--:|--:|--:|",
+        "| method | library | seeds | images a CPU second | to lightly, seed by seed | kNN on validation emojis |",
+        "|:--|:--|--:|--:|--:|--:|",
     ]
     for row in record["rows"]:
         rates, accuracy = row["images_per_cpu_s"], row["knn"]
@@ -179,7 +185,7 @@ def as_markdown(record: dict[str, Any]) -> str:
             beside = f"{median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})" if library == "nearfar" else "1"
             hits = accuracy[library]
             lines.append(
-                f"| {row['method']} | {library} | {median(rates[library]):.0f} | {beside} | "
+                f"| {row['method']} | {library} | {len(row['seeds'])} | {median(rates[library]):.0f} | {beside} | "
                 f"{mean(hits):.3f} ({min(hits):.3f} to {max(hits):.3f}) |"
             )
     return "\n".join([*lines, "", "    .venv-compare/bin/python benchmarks/beside_lightly.py", ""])
