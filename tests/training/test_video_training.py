@@ -10,6 +10,8 @@ from torch import nn
 from nearfar import train
 from nearfar.data import FrameChoice, Records, VideoField
 from nearfar.methods.base import EmbeddingMethod
+from nearfar.training.config import TrainConfig
+from nearfar.training.loop.loaders import make_loader
 
 QUIET = {"progress": False, "report": False, "warmup": 0, "schedule": "constant", "batch_size": 4}
 
@@ -67,6 +69,19 @@ def test_stopped_inside_an_epoch_it_goes_on_to_the_same_bits(tmp_path):
     trained(clips(), steps=5, **options)
     resumed, _ = trained(clips(), steps=8, resume=True, **options)
     assert torch.equal(resumed, whole)
+
+
+def test_a_model_with_a_frame_choice_gets_videos_in_the_place_of_pictures():
+    """Frames at random in training and in the middles in validation, augmented as the method says."""
+    model = nn.Linear(1, 1)
+    model.image_size, model.mean, model.std, model.frame_choice = 8, (0.0,) * 3, (1.0,) * 3, FrameChoice(4)
+    config = TrainConfig(batch_size=4, steps=1)
+    training, validation = (make_loader(clips(), model, config, training=each) for each in (True, False))
+    batches = [next(iter(training)) for _ in range(2)]
+    assert batches[0]["video"].shape == (4, 4, 3, 8, 8)
+    assert "image" not in batches[0]
+    assert len({tuple(row) for batch in batches for row in batch["frame_number"].tolist()}) > 1
+    assert next(iter(validation))["frame_number"].tolist() == [[1, 3, 5, 7]] * 4
 
 
 def test_what_cannot_be_read_is_listed_with_the_run(tmp_path):

@@ -121,6 +121,17 @@ def embeds(encoder: Any) -> list[str]:
     return [side for side in ("image", "text", *others) if hasattr(encoder, f"encode_{side}")]
 
 
+def as_video_model(encoder: Any) -> Any:
+    """The encoder if it embeds videos, else its `FrameMean`.
+
+    Raises:
+        UserError: it embeds neither videos nor pictures.
+    """
+    from nearfar.models.video.frame_mean import FrameMean
+
+    return encoder if hasattr(encoder, "encode_video") else FrameMean(encoder)
+
+
 def embed_videos(encoder: Any, videos: Sequence[Any], *, batch_size: int = 64) -> Tensor:
     """Unit embeddings `[n, D]` of videos, or of what the encoder's `read_video` made of them, float32, on the CPU.
 

@@ -17,6 +17,7 @@ CALLED = {
     "image|video": "pictures",
     "text": "captions",
     "label": "labels",
+    "video": "videos",
     "answers": "answers",
     "box|objects": "boxes",
     "mask": "masks",

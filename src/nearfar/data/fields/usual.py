@@ -15,9 +15,11 @@ from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
 from nearfar.data.texts.text_views import TextViewPreset
 from nearfar.data.texts.text_views_field import TextViewsField
+from nearfar.data.video.frame_choice import FrameChoice
+from nearfar.data.video.video_field import VideoField
 from nearfar.errors import UserError
 
-OF_A_MODEL = ("image_size", "mean", "std", "tokenizer", "max_length")
+OF_A_MODEL = ("image_size", "mean", "std", "tokenizer", "max_length", "frame_choice")
 """Settings that a model gives by attributes of these names; it gets no pictures, or no texts, where it lacks them."""
 
 
@@ -39,6 +41,7 @@ class FieldOptions(TypedDict, total=False):
     answers: bool
     text_pairs: bool
     text_views: str | TextViewPreset | None
+    frame_choice: FrameChoice | None
 
 
 def usual_fields(
@@ -60,8 +63,9 @@ def usual_fields(
     answers: bool = False,
     text_pairs: bool = False,
     text_views: str | TextViewPreset | None = None,
+    frame_choice: FrameChoice | None = None,
 ) -> list[Field]:
-    """The fields that a loader of pictures and texts has.
+    """The fields that a loader of pictures, or videos, and texts has.
 
     Args:
         source: what they will read.
@@ -82,6 +86,7 @@ def usual_fields(
             negatives as each record has: `negatives` at most, by default as many as the record with most.
         text_views: make two views of each text, a pair, by a preset of `nearfar.data.texts.text_views` or a
             `TextViewPreset`; goes with `text_pairs`.
+        frame_choice: read videos in the place of pictures, these frames of each; random ones in training (`shuffle`).
 
     Raises:
         UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer; text views
@@ -101,7 +106,10 @@ def usual_fields(
         fields += [TextField(tokens, caption=caption, key="text2")] if text_pairs and "text2" in source.columns else []
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
-    if image_size:
+    if image_size and frame_choice is not None:
+        video = VideoField(image_size, frame_choice, mean=mean, std=std, views=views, random=shuffle, n_views=n_views)
+        fields.append(video)
+    elif image_size:
         fields.append(
             ImageField(
                 image_size,

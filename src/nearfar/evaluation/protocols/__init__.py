@@ -97,6 +97,17 @@ _ROWS = (
         examples=("Masks", "nearfar.evaluation.dense.segmentation_figure:segmentation_figure"),
     ),
     Protocol(
+        "video_classes",
+        "class names as classifiers of videos, adapted to each where the model does that, over several views",
+        "nearfar.evaluation.video.video_classes:video_classes",
+        takes=("encoder", "source"),
+        columns=("video", "label"),
+        abilities=("encode_image|encode_video", "encode_text"),
+        named_classes=True,
+        flags={"--selections": "selections", "--crops": "crops"},
+        headlines={"top1": "videos, top 1"},
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",
