@@ -42,6 +42,7 @@ def _word_level(words):
         mask_token="[MASK]",
         bos_token="[CLS]",
         eos_token="[SEP]",
+        padding_side="right",  # as published; a class of transformers may have another default
     )
 
 

@@ -103,6 +103,14 @@ def test_a_folder_gives_what_its_own_processor_and_model_give_for_a_file(family,
         torch.testing.assert_close(ours.encode_image(ours.preprocess([picture])), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_tokenizer_that_pads_on_the_left_is_named(tokenizer):
+    """Texts of a fixed length are read with their padding: on the other side they are others."""
+    left = copy.deepcopy(tokenizer)
+    left.padding_side = "left"
+    with pytest.raises(UserError, match=r"pads on the left: set tokenizer\.padding_side = 'right'"):
+        nearfar.load(WORK["SigLIP 2"]().eval(), tokenizer=left)
+
+
 def test_naflex_trains_on_square_views_and_reads_pictures_of_any_shape(tokenizer, tmp_path):
     ours = nearfar.load(WORK["SigLIP 2"]().eval(), tokenizer=tokenizer)
     assert ours.image_size == 32

@@ -146,13 +146,15 @@ def _pool_text(tower: TextTower, head: nn.Module, own: OwnFeatures, name: str, t
         tower.pooling = pooling
         if _gives(lambda: head(tower(own.tokens)[:, 0]), own.text):
             return tower.pool_by(pooling)
+    if tower.fixed_length and getattr(tokenizer, "padding_side", "right") != "right":
+        raise UserError(f"the tokenizer of this {name} pads on the left: set tokenizer.padding_side = 'right'")
     raise UserError(_differs(name, "text"))
 
 
 def _gives(features: Any, expected: Tensor) -> bool:
     try:
         return same(features(), expected)
-    except (UserError, RuntimeError):  # it pools not so, or to another width
+    except (UserError, RuntimeError, TypeError):  # it pools not so, to another width, or gives no states between layers
         return False
 
 
