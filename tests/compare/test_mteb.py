@@ -9,7 +9,7 @@ from nearfar.data import Records, train_tokenizer
 from nearfar.evaluation import embed, evaluate
 from nearfar.evaluation.peers.clip_benchmark_model import clip_benchmark_model
 from nearfar.evaluation.peers.mteb_model import MtebModel
-from nearfar.models import create
+from nearfar.models import create, text_encoder
 
 COLOURS = [
     (255, 0, 0),
@@ -105,6 +105,58 @@ def test_mteb_and_mieb(model, pairs, recall, tmp_path):
     scores = results.task_results[0].scores["test"][0]
     assert scores["recall_at_1"] == pytest.approx(recall[1][0], abs=1e-4)
     assert scores["recall_at_5"] == pytest.approx(recall[5][0], abs=1e-4)
+
+
+def test_mteb_sts(tmp_path):
+    """An STS task on a model of texts alone gives the correlations of our own protocol."""
+    mteb = pytest.importorskip("mteb")
+    from datasets import Dataset
+    from mteb.abstasks.sts import AbsTaskSTS
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    words = train_tokenizer(TEXTS * 9, 300)
+    bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = text_encoder(bert, tokenizer=words, pooling="mean").eval()
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(16, size=(40, 2)).tolist()
+    shared = [len({*TEXTS[a].split()} & {*TEXTS[b].split()}) for a, b in numbers]  # which an untrained model tells, too
+    pairs = [(TEXTS[a], TEXTS[b], float(count)) for (a, b), count in zip(numbers, shared, strict=True)]
+    ours = Records([{"text": a, "text2": b, "score": score} for a, b, score in pairs], name="squares")
+
+    class Alike(AbsTaskSTS):
+        metadata = TaskMetadata(
+            name="Alike",
+            description="How alike are two squares?",
+            reference=None,
+            dataset={"path": "local/alike", "revision": "1"},
+            type="STS",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="cosine_spearman",
+            date=("2026-01-01", "2026-01-02"),
+            domains=["Constructed"],
+            task_subtypes=[],
+            license="cc0-1.0",
+            annotations_creators="derived",
+            dialect=[],
+            sample_creation="created",
+            bibtex_citation="",
+        )
+
+        def load_data(self, **_):
+            columns = dict(zip(("sentence1", "sentence2", "score"), map(list, zip(*pairs, strict=True)), strict=True))
+            self.dataset = {"test": Dataset.from_dict(columns)}
+            self.data_loaded = True
+
+    cache = mteb.cache.ResultCache(tmp_path) if hasattr(mteb, "cache") else None
+    results = mteb.evaluate(MtebModel(model), [Alike()], cache=cache, encode_kwargs={"batch_size": 7})
+    scores = results.task_results[0].scores["test"][0]
+    expected = evaluate(model, ours, ["sts"])["sts"]
+    assert expected["spearman"] > 0.2
+    assert scores["main_score"] == pytest.approx(expected["spearman"], abs=1e-4)
+    assert scores["cosine_pearson"] == pytest.approx(expected["pearson"], abs=1e-4)
 
 
 def test_similarities_are_cosines(model):
