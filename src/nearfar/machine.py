@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from typing import Any
 
 KEPT = 1 << 30
 """Bytes of freed memory, at the end of the heap, that the process keeps for its next tensors."""
@@ -30,9 +31,8 @@ def prepare() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if platform.libc_ver()[0] == "glibc" and not _allocator_is_set():
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, KEPT)
+        _libc().mallopt(_MMAP_MAX, 0)
+        _libc().mallopt(_TRIM_THRESHOLD, KEPT)
         # Read by glibc at the start of each process that is started from here.
         os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(KEPT)}
 
@@ -42,7 +42,11 @@ def give_back() -> None:
     tensors of other sizes: what the first left in pieces would lie there while the second takes more. On other C
     libraries than glibc, and beside another allocator, nothing is done."""
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+        _libc().malloc_trim(0)
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None)
 
 
 def _allocator_is_set() -> bool:

@@ -34,7 +34,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         kernel, linear = trials.kernel_path, trials.linear_path
         patch.setattr(trials, "SHARES", (0.0, 0.5))
-        patch.setattr(trials, "kernel_path", lambda pairs, seed: list(kernel(pairs, seed=seed))[:1])
+        patch.setattr(trials, "kernel_path", lambda pairs, **options: list(kernel(pairs, **options))[:1])
         patch.setattr(trials, "linear_path", lambda pairs: list(linear(pairs))[:1])
         yield
 

@@ -6,6 +6,9 @@ import torch
 from nearfar.export.torchvision_resnet import torchvision_state
 from nearfar.models import image_encoder
 
+torchvision = pytest.importorskip("torchvision")
+timm = pytest.importorskip("timm")
+
 
 def agree(network, state, model):
     """In float64: what is left is a swapped or a missing weight."""
@@ -31,12 +34,8 @@ def test_the_same_features(preset, library):
     model = shaken(image_encoder(preset))
     name, state = torchvision_state(model)
     if library == "timm":
-        import timm
-
         network = timm.create_model(name, pretrained=False, num_classes=0)
     else:
-        import torchvision
-
         network = getattr(torchvision.models, name)()
         network.fc = torch.nn.Identity()
     agree(network, state, model)
@@ -45,8 +44,6 @@ def test_the_same_features(preset, library):
 def test_a_resnet_of_timm_goes_there_and_back():
     model = image_encoder(image="timm:resnet18", pretrained=False, image_size=64).eval()
     name, state = torchvision_state(model)
-    import torchvision
-
     network = getattr(torchvision.models, name)()
     network.fc = torch.nn.Identity()
     agree(network, state, model)

@@ -223,6 +223,14 @@ def test_the_report_draws_masks_and_classes(tmp_path):
     data, model = source(), Averaged()
     results = {"segmentation": segmentation(model, data)}
     page = write_report(tmp_path, results=results, source=data).read_text()
-    for text in ("Masks", "IoU by class", "segmentation, mIoU", "pixels right", "true", "predicted", "cells_miou"):
+    for text in (
+        "Masks",
+        "IoU by class",
+        "segmentation, mIoU",
+        "pixels right",
+        "true",
+        "predicted",
+        "The row of cells",
+    ):
         assert text in page, text
     assert page.count("data:image/webp;base64") >= 3 * 6

@@ -126,7 +126,7 @@ def test_a_difference_is_refused_and_nothing_is_kept(model, tmp_path, monkeypatc
 
 def test_the_command_says_what_is_missing(tmp_path):
     for words in ([], ["--onnx", "--sentence-transformers"]):
-        with pytest.raises(SystemExit, match="say what to write: --onnx, or --sentence-transformers"):
+        with pytest.raises(SystemExit, match="say what to write: --onnx, --sentence-transformers, or --torchvision"):
             main(["export", "towers", *words, "--out", str(tmp_path / "out")])
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SystemExit, match="this folder holds other things, and would be replaced"):

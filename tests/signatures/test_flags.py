@@ -40,7 +40,10 @@ RAW = ("Traceback", "Union subtypes", "Parser key", "is not expected", "<class",
         ("evaluate m --protocols retreival", "not 'retreival'. Did you mean 'retrieval'?"),
         ("evaluate m --protocols", "--protocols takes one value or more"),
         ("search --top x", "--top must be a whole number, not 'x'"),
-        ("evaluate m --s 3", "'--s' is the beginning of --split, --shots, --sts-sets, --seed: write the flag out"),
+        (
+            "evaluate m --s 3",
+            "'--s' is the beginning of --split, --shots, --selections, --sts-sets, --seed: write the flag out",
+        ),
         ("export --onnx m", "--onnx must be true or false, not 'm'. Another word goes before the flag"),
         ("recipes cop", "action must be one of list, copy, not 'cop'. Did you mean 'copy'?"),
         ("embd", "no command 'embd'. Did you mean 'embed'?"),
@@ -123,9 +126,10 @@ def test_every_command_that_reads_data_names_columns_alike(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name in NAMES[:-1]:
+    for name in NAMES[:-2]:
         assert f"--{name} {name.upper()} the column" in text
-    assert NAMES[-1] == "captions"
+    assert NAMES[-2:] == ("captions", "unit")
+    assert "--unit {passages,lines,sentences} of running text (text:FILE) what a record is" in text
     assert "none reads pictures alone; of a folder txt, class or name say where captions come from" in text
 
 

@@ -16,7 +16,6 @@ from nearfar.models.folder_checks import first_line
 from nearfar.models.shared.folder_layout import MODULES
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
-from nearfar.models.towers.sentence_folder import SentenceFolder
 
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 """What an encoder has: one of these pairs, or both."""
@@ -162,6 +161,7 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
 
     from nearfar.models.dual.pretrained import from_transformers, image_size, is_pair
     from nearfar.models.towers.processors import read_processor
+    from nearfar.models.towers.sentence_folder import SentenceFolder
     from nearfar.models.video.xclip_checkpoint import from_xclip, is_xclip
 
     try:

@@ -15,19 +15,16 @@ from torch import Tensor, nn
 
 from nearfar import files
 from nearfar.errors import UserError
-from nearfar.models.card import card
 from nearfar.models.folder_checks import REMEDY, check_config, first_line
-from nearfar.models.shared.clip_layout import SCALE, clip_layout
-from nearfar.models.shared.folder_layout import MODULES, PLACES, Layout, others_sum
-from nearfar.models.shared.sentence_layout import sentence_layout
+from nearfar.models.shared.folder_layout import MODULES, PLACES, SCALE, Layout, others_sum
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.weight_files import read_weights, tied_names, write_weights
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 OURS = "nearfar.json"
 """What `config.json` says else, where that is another library's."""
-LAYOUTS: dict[str, Callable[[Any], Layout]] = {"DualEncoder": clip_layout, "TextEncoder": sentence_layout}
-"""Of the classes that others may have, by name."""
+LAYOUTS = {"DualEncoder": "clip_layout", "TextEncoder": "sentence_layout"}
+"""Of the classes that others may have: the module in `shared`, and the function in it, which saving alone needs."""
 
 MODELS = {
     "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
@@ -48,6 +45,7 @@ texts, `tokenizer`."""
 def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     """Write `model` to `folder`. Every file appears whole or not at all; the weights come last."""
     import nearfar
+    from nearfar.models.card import card
 
     folder = files.folder(Path(folder))
     layout = shared_layout(model)
@@ -76,9 +74,10 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
 
 def shared_layout(model: Any) -> Layout | None:
     """The files under which other libraries have the very same model; None where they have none."""
-    make = LAYOUTS.get(type(model).__name__)
-    if make is None or model.config().get("adapters") or type(model).__module__ != MODELS[type(model).__name__]:
+    name = LAYOUTS.get(type(model).__name__)
+    if name is None or model.config().get("adapters") or type(model).__module__ != MODELS[type(model).__name__]:
         return None
+    make: Callable[[Any], Layout] = getattr(import_module(f"nearfar.models.shared.{name}"), name)
     try:
         return make(model)
     except UserError:

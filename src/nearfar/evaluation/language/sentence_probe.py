@@ -146,6 +146,10 @@ class _Probe:
             common[fold == each] = fit_label[inside].bincount().argmax()
             chosen.append(probe.C_)
         kept = (fold >= 0).nonzero().flatten()
+        unused = {
+            "in no fold": len(test) - len(kept),
+            "of training that stand in the test set": int((~apart).sum()),
+        }
         details = {
             "texts": len(kept),
             "train": len(fit),
@@ -154,7 +158,7 @@ class _Probe:
             "folds": len(chosen) if own is None else 0,
             "inner_folds": self.classifier.inner_folds,
             "C": chosen,
-            "left_out": len(test) - len(kept) + int((~apart).sum()),
+            "left_out": {what: count for what, count in unused.items() if count},
             "unlabelled": test.skipped,
             "failures": _failures(test, classes, predicted, kept),
         }

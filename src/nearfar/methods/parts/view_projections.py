@@ -46,7 +46,7 @@ def apart(encode: Callable[[Tensor], Tensor], views: Views) -> Views:
 
 
 def passes(normalise: Passes) -> Callable[[Callable[[Tensor], Tensor], Views], Views]:
-    """`together` or `apart`, by its name.
+    """`together` or `apart`, by its name: both take and give views in floating point.
 
     Raises:
         UserError: no such name.

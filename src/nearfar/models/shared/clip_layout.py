@@ -11,14 +11,13 @@ import torch
 
 from nearfar.errors import UserError
 from nearfar.models.folder_checks import first_line
-from nearfar.models.shared.folder_layout import Layout, clip_places, plain_config
+from nearfar.models.shared.folder_layout import SCALE, Layout, clip_places, plain_config
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.models.towers.pixels import FILTERS
 from nearfar.models.towers.processors import from_processor
 
 KINDS = ("clip_vision_model", "clip_text_model")
 PLAIN = ("linear-no-bias", "linear-no-bias")
-SCALE = "logit_scale"
 
 
 def clip_layout(model: Any) -> Layout:

@@ -21,6 +21,7 @@ from nearfar.models.weight_files import sum_of, write_weights
 WEIGHTS = "model.safetensors"
 TYPES = "sentence_transformers.models."
 MODULES = "modules.json"
+SCALE = "logit_scale"
 
 Place = tuple[str, str]
 """A file of weights, and a tensor's name in it."""

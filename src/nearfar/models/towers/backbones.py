@@ -16,8 +16,6 @@ from nearfar.models.folder_checks import first_line
 from nearfar.models.towers import naflex, pixels
 from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.towers.pixels import Pixels
-from nearfar.models.towers.processors import read_processor
-from nearfar.models.towers.sentence_folder import SentenceFolder
 from nearfar.models.towers.tower import ImageTower, TextTower
 
 Source = str | Path | Mapping[str, Any] | Any
@@ -51,6 +49,8 @@ def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool =
     """A text tower, and the tokenizer that comes with it (None for a config or a module). The folder of a sentence
     encoder is pooled as it states, and cuts texts where it states."""
     from transformers import AutoTokenizer, PreTrainedConfig
+
+    from nearfar.models.towers.sentence_folder import SentenceFolder  # a saved model needs none
 
     stated = SentenceFolder.read(minilm_folder() if source == MINILM else source)
     folder: Any = stated.weights
@@ -269,6 +269,8 @@ def _pixels(source: Source, backbone: nn.Module, spec: Mapping[str, Any], size: 
         resize = round(size / known.get("crop_pct", 1.0))
         return Pixels(size, mean, std, "crop", resize, known.get("interpolation", "bicubic"))
     if isinstance(source, (str, Path)):
+        from nearfar.models.towers.processors import read_processor
+
         stated = read_processor(source, size)
         if stated is not None:
             return stated
