@@ -35,7 +35,7 @@ for name, figures in expected.items():
     above = measure(cosines + 1, target, indexes=query).item()
     print(f"{name}: the best item is right; scores below zero {below}, one added to each {above}")
     assert (below, above) == figures, name
-# Half a pair of equal models: the figure is not even that of a model without knowledge.
+# All three are taken, the right one among them: the figure stays 0.
 assert retrieval.RetrievalRecall(top_k=3)(cosines, target, indexes=query).item() == 0.0
 PYTHON
 echo "as described"

@@ -48,7 +48,7 @@ def test_a_blank_score_leaves_the_pair_out(model, here, capsys, protocol):
     right, quiet = evaluate(capsys, model, "--on", whole, "--protocols", protocol)
     assert results[protocol].metrics == right[protocol].metrics
     assert results[protocol].metrics["spearman"].n == 3
-    assert f"{protocol}: 1 records without a score are left out" in said
+    assert f"{protocol}: 1 record without a score is left out" in said
     assert "left out" not in quiet
 
 
@@ -82,7 +82,7 @@ def test_rows_with_a_blank_positive_are_counted(model, here, capsys):
     results, said = evaluate(capsys, model, "--on", where, "--protocols", "pair_retrieval")
     assert results["pair_retrieval"].details["pairs"] == 2
     assert results["pair_retrieval"].metrics["first_to_second_R@1"].n == 2
-    assert "pair_retrieval: 1 records without two texts are left out" in said
+    assert "pair_retrieval: 1 record without two texts is left out" in said
 
 
 @pytest.mark.parametrize("rows", [[("a cat", "a tabby")], [("a cat", "a tabby"), ("a cat", "a kitten")]])

@@ -74,7 +74,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         console.print(f"{unread:,} skipped that could not be read: `nearfar embed` lists them", soft_wrap=True)
     for name, result in results.items():
         for what, count in result.details.get("left_out", {}).items():
-            console.print(f"{name}: {count:,} records {what} are left out", markup=False, soft_wrap=True)
+            records, are = ("record", "is") if count == 1 else ("records", "are")
+            console.print(f"{name}: {count:,} {records} {what} {are} left out", markup=False, soft_wrap=True)
     if args.protocols is None and embeddings is not None:
         for name, reason in left_out(encoder, embeddings).items():
             console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)
