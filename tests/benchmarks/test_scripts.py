@@ -1,9 +1,14 @@
 """Every script in `benchmarks/` runs, in its smallest form, and writes what it promises. `ops.py` needs the libraries
-that it is compared with: `tests/compare` runs it."""
+that it is compared with: `tests/compare` runs it.
 
+They run in this process, one after the other: most of a process of its own would be the import of torch.
+"""
+
+import contextlib
 import importlib
-import importlib.util
+import io
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +20,32 @@ pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine th
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(script, *flags, cwd, **options):
-    command = [sys.executable, SCRIPTS / f"{script}.py", *map(str, flags)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a script with flags in a folder for the test and returns what it prints. Of the processes that it starts to
+    measure memory, only the first is started: the others print what that one printed."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.chdir(tmp_path)
+    threads, start, first = torch.get_num_threads(), subprocess.run, {}
+
+    def start_once(command, *args, **options):
+        script = str(command[1]) if "--memory" in command else None
+        if script is None:
+            return start(command, *args, **options)
+        if script not in first:
+            first[script] = start(command, *args, **options)
+        return first[script]
+
+    def run_script(script, *flags):
+        monkeypatch.setattr(subprocess, "run", start_once)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+        return printed.getvalue()
+
+    yield run_script
+    torch.set_num_threads(threads)
 
 
 def tiny_llama(vocabulary=64):
@@ -40,24 +66,26 @@ def test_no_script_is_left_out():
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("[!_]*.py")))
-def test_help(script, tmp_path):
+def test_help(script, run):
     """Also of `ops.py` where the libraries that it is compared with are missing: its own imports must not rot."""
-    assert "usage:" in run(script, "--help", cwd=tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(script, "--help")
+    assert ended.value.code == 0
 
 
-def test_soft_targets(tmp_path):
+def test_soft_targets(run, tmp_path):
     out = tmp_path / "made" / "soft.json"
-    output = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    output = run("soft_targets", "--batch", 8, "--queue", 32, "--dim", 8, "--rounds", 1, "--output", out)
     record = json.loads(out.read_text())
     assert {row["variant"] for row in record["rows"]} == {"nearfar", "plain, B x (B + Q) logits and targets"}
     assert record["largest_relative_difference_float64"] < 1e-10
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_multi_view(tmp_path):
+def test_multi_view(run, tmp_path):
     out = tmp_path / "made" / "views.json"
     flags = ("--views", 2, 3, "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)
-    output = run("multi_view", *flags, cwd=tmp_path)
+    output = run("multi_view", *flags)
     result = json.loads(out.read_text())
     assert [(row["loss"], row["views"]) for row in result["rows"][::2]] == [
         (loss, views) for loss in ("MV-InfoNCE", "MV-DHEL") for views in (2, 3)
@@ -66,23 +94,23 @@ def test_multi_view(tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_global_contrast(tmp_path):
+def test_global_contrast(run, tmp_path):
     out = tmp_path / "made" / "global.json"
-    printed = run("global_contrast", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    printed = run("global_contrast", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)
     result = json.loads(out.read_text())
     assert [row["form"] for row in result["rows"]] == ["two modalities"] * 2 + ["two views of one"] * 2
     assert result["largest_relative_difference_float64"] < 1e-10
     assert out.with_suffix(".md").read_text() in printed
 
 
-def test_image_baselines(tmp_path):
+def test_image_baselines(run, tmp_path):
     """Untrained, and one recipe for two steps; a run joins the record, or takes the place of its like."""
     out = tmp_path / "made" / "baselines.json"
     small = ("--splits", "test", "--emojis", 20, "--output", out)
     short = ("--set", "training.steps=2", "training.batch_size=8", "training.warmup=0", "data.limit=40")
-    run("image_baselines", "--seeds", 0, 1, "--recipes", "untrained", *small, cwd=tmp_path)
+    run("image_baselines", "--seeds", 0, 1, "--recipes", "untrained", *small)
     for _ in range(2):
-        output = run("image_baselines", "--seeds", 0, "--recipes", "supcon", *short, *small, cwd=tmp_path)
+        output = run("image_baselines", "--seeds", 0, "--recipes", "supcon", *short, *small)
     rows = json.loads(out.read_text())["rows"]
     assert [(row["recipe"], row["seed"], row["steps"]) for row in rows] == [
         ("untrained", 0, 0),
@@ -132,10 +160,10 @@ def test_a_head_learns_which_drawings_belong_together(monkeypatch):
     assert hits["after"] > hits["before"] + 0.1
 
 
-def test_search_kinds(tmp_path):
+def test_search_kinds(run, tmp_path):
     out = tmp_path / "made" / "kinds.json"
     flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)
-    output = run("search_kinds", *flags, cwd=tmp_path)
+    output = run("search_kinds", *flags)
     rows = {(row["vectors"], row["kind"]): row for row in json.loads(out.read_text())["rows"]}
     assert list(rows) == [(60, "exact"), (60, "sq8"), (1100, "exact"), (1100, "sq8"), (1100, "pq")]
     assert rows[60, "exact"]["recall"] == 1
@@ -144,25 +172,25 @@ def test_search_kinds(tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_hard_negatives(tmp_path):
+def test_hard_negatives(run, tmp_path):
     out = tmp_path / "made" / "hard.json"
-    output = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out, cwd=tmp_path)
+    output = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)
     assert {row["variant"] for row in json.loads(out.read_text())["rows"]} == {"nearfar", "plain, softmax of B x B"}
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_views(tmp_path):
+def test_views(run, tmp_path):
     out = tmp_path / "views.json"
-    output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out, cwd=tmp_path)
+    output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out)
     assert "times kornia's generic pipeline" in output
     assert all(rate > 0 for rate in json.loads(out.read_text())["images_per_cpu_second"].values())
 
 
-def test_video_decoding(tmp_path):
+def test_video_decoding(run, tmp_path):
     pytest.importorskip("av")
     out = tmp_path / "made" / "video.json"
     flags = ("--frames", 9, "--videos", 1, "--rounds", 1, "--output", out)
-    output = run("video_decoding", *flags, cwd=tmp_path)
+    output = run("video_decoding", *flags)
     rows = json.loads(out.read_text())["rows"]
     assert [(row["videos"], row["kept"]) for row in rows] == [
         (kind, kept) for kind in ("H.264 in mp4", "VP9 in webm") for kept in ("8", "all")
@@ -171,21 +199,21 @@ def test_video_decoding(tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_demo_model(tmp_path):
+def test_demo_model(run, tmp_path):
     """Its first candidate and its last, on a few pictures, from the towers and again from the kept features."""
     pytest.importorskip("efficientnet_lite_pytorch")
     names = ["linear heads on both sides", "+ the name in half of the draws"]
     flags = ("--quick", "--cache", tmp_path / "features.pt", "--out", tmp_path / "out.json", "--only", *names)
-    output = run("demo_model", *flags, cwd=tmp_path)
+    output = run("demo_model", *flags)
     assert [line.partition("  ")[0] for line in output.splitlines() if " seen " in line] == names
     assert not (tmp_path / "out.json").exists()  # a quick look is no record
     torch.load(tmp_path / "features.pt", weights_only=True)
 
 
-def test_demo_probe(tmp_path):
+def test_demo_probe(run, tmp_path):
     """Both models on a random split of few pictures."""
     pytest.importorskip("efficientnet_lite_pytorch")
-    output = run("demo_probe", "--quick", "--out", tmp_path / "out.json", cwd=tmp_path)
+    output = run("demo_probe", "--quick", "--out", tmp_path / "out.json")
     assert len(output.splitlines()) == 2
     assert not (tmp_path / "out.json").exists()
 
@@ -206,12 +234,13 @@ def test_decoding(tmp_path, monkeypatch, capsys):
     assert len(out.with_suffix(".md").read_text().splitlines()) == 4 + 2 * 2 * 4
 
 
-def test_released_decoding(tmp_path):
+def test_released_decoding(run, tmp_path, monkeypatch):
     """Our side of it answers as the parent asks; the other side needs a transformers of its own. And the table."""
     tiny_llama(49152).save_pretrained(tmp_path / "model")
     flags = ("--side", "ours", "--model", tmp_path / "model", "--old", "-", "--simctg", "-")
     requests = json.dumps(["ours", 6, 4]) + "\n" + json.dumps(["greedy", 6, 4]) + "\n"
-    arms, *answers = map(json.loads, run("released_decoding", *flags, cwd=tmp_path, input=requests).splitlines())
+    monkeypatch.setattr(sys, "stdin", io.StringIO(requests))
+    arms, *answers = map(json.loads, run("released_decoding", *flags).splitlines())
     assert arms == ["greedy", "ours"]
     for (cpu, wall), tokens in answers:
         assert cpu > 0
@@ -220,10 +249,10 @@ def test_released_decoding(tmp_path):
 
 
 @pytest.mark.skipif(not (SCRIPTS.parent / ".git").exists(), reason="compares two commits of a checkout")
-def test_revisions(tmp_path):
+def test_revisions(run, tmp_path):
     out = tmp_path / "revisions.json"
     small = ["--turns", 1, "--rounds", 1, "--n", 64, "--d", 16, "--output", out]
-    output = run("revisions", "HEAD", *small, cwd=tmp_path)
+    output = run("revisions", "HEAD", *small)
     record = json.loads(out.read_text())["losses"]
     assert record["commits"]["before"] == record["commits"]["after"]
     assert all(rounds["after"]["cpu"][0] > 0 for rounds in record["rounds"].values())
