@@ -179,6 +179,15 @@ def test_hard_negatives(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_half_precision(run, tmp_path):
+    out = tmp_path / "made" / "half.json"
+    output = run("half_precision", "--n", 64, "--d", 16, "--scale", 10, "--rounds", 1, "--output", out)
+    rows = {row["variant"]: row for row in json.loads(out.read_text())["rows"]}
+    assert {"nearfar", "nearfar in float32", "dense autograd"} <= set(rows)
+    assert rows["nearfar"]["error"] < 1e-4 < rows["dense autograd"]["error"]
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_views(run, tmp_path):
     out = tmp_path / "views.json"
     output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out)

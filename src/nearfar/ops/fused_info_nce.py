@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.half_products import add_product, half_pays
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
@@ -76,7 +77,7 @@ def info_nce(
     if reduction == "mean" and not symmetric and backend in ("auto", "tiled") and needs_gradient(pairs):
         rows, columns = pairs.tile if tile is not None else (strip_rows(m), m)
         if rows and columns >= m:
-            strips = replace(pairs, tile=(rows, max(m, 1)))
+            strips = replace(pairs, tile=(rows, max(m, 1)), half=half_pays(pairs.q, pairs.k))
             return _one_direction(*flat(strips), k.requires_grad).to(pairs.q.dtype)
     others, cols, positive = partition(pairs, both=symmetric, backend=backend, budget=budget)
     losses = [-logsigmoid(positive - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
@@ -111,7 +112,8 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, n = pairs.q, pairs.k, len(pairs.q)
     positive = own_logits(pairs)
     g_own = torch.empty_like(positive)
-    dq = torch.empty_like(q) if gradients else q.new_empty(0)
+    keys = pairs.keys
+    dq = torch.zeros_like(q) if gradients else q.new_empty(0)
     dk = torch.zeros_like(k) if gradients and want_k else q.new_empty(0)
     loss = positive.new_zeros(())
     bounded = pairs.bound() <= limit(q.dtype)
@@ -127,9 +129,10 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             wrong = gap.sigmoid() / n  # 1 - p of the own key, without forming the difference
             g_own[tile.rows] = -wrong
             share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
-            torch.mm(z, k, out=dq[tile.rows]).mul_(share)
+            z = z.to(keys.dtype)
+            add_product(dq[tile.rows], z, keys).mul_(share)
             if want_k:
-                dk.addmm_(z.t(), queries.mul_(share), alpha=LN2)
+                add_product(dk, z.t(), queries.mul_(share), alpha=LN2)
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
     return loss / n, *finish_gradients(pairs, dq, dk, g_own)

@@ -172,7 +172,7 @@ class _Softplus(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Tensor:
         sums, kept = _forward(*args)
         ctx.save_for_backward(*args[:7], kept)
-        ctx.rest = args[7:11]
+        ctx.rest = args[7:12]
         return sums
 
     @staticmethod
@@ -190,4 +190,4 @@ class _Softplus(torch.autograd.Function):
         else:
             gradients = _backward(*tensors, *ctx.rest, kept, upstream[0])
             out = [d if want else None for d, want in zip(gradients, needed, strict=True)]
-        return *out, *(None,) * 8
+        return *out, *(None,) * 9

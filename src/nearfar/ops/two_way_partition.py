@@ -110,8 +110,8 @@ class _TwoWay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
         rows, cols, row_means, col_means, kept = _forward(*args)
-        ctx.save_for_backward(*args[:6], *args[10:12], rows, cols, row_means, col_means, kept)
-        ctx.rest = args[6:10]
+        ctx.save_for_backward(*args[:6], *args[11:13], rows, cols, row_means, col_means, kept)
+        ctx.rest = args[6:11]
         ctx.mark_non_differentiable(row_means, col_means)
         return rows * LN2, cols * LN2, row_means, col_means
 
@@ -120,7 +120,7 @@ class _TwoWay(torch.autograd.Function):
         *tensors, q_scale, k_scale, rows, cols, row_means, col_means, kept = ctx.saved_tensors
         g_rows, g_cols = gradients[:2]
         pairs, needed = pairs_of(*tensors, *ctx.rest), ctx.needs_input_grad
-        want = needed[0], needed[1], needed[10], needed[11]
+        want = needed[0], needed[1], needed[11], needed[12]
         results: tuple[Tensor | None, ...]
         if torch.is_grad_enabled():
             results = _dense_gradients(pairs, q_scale, k_scale, (g_rows, g_cols), want)
@@ -132,11 +132,11 @@ class _TwoWay(torch.autograd.Function):
             else:
                 results = dq, dk, dq_scale, (g_cols * col_means / k_scale).to(dq)
         dq, dk, dq_scale, dk_scale = (g if w else None for g, w in zip(results, want, strict=True))
-        return dq, dk, *(None,) * 8, dq_scale, dk_scale, None
+        return dq, dk, *(None,) * 9, dq_scale, dk_scale, None
 
 
 def _shapes(*args: Any) -> tuple[Tensor, ...]:
-    pairs = pairs_of(*args[:10])
+    pairs = pairs_of(*args[:11])
     n, m = len(pairs.q), 0 if pairs.one_set else len(pairs.k)
     rows, cols, row_means, col_means = (pairs.q.new_empty(size, dtype=wide(pairs.q)) for size in (n, m, n, m))
     return rows, cols, row_means, col_means, pairs.q.new_empty(sum(tile.size for tile in pairs.tiles[: args[-1]]))

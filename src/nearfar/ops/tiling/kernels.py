@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.ops.tiling.half_products import add_product
 from nearfar.ops.tiling.operators import PAIRS, operator, pairs_of
 from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, own_logits, runs, wide
 
@@ -22,7 +23,7 @@ def _forward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     q, tiles = pairs.q, pairs.tiles
     n, m = len(q), len(pairs.k) if both and not pairs.one_set else 0
     rows, cols, own = (q.new_empty(size, dtype=wide(q)) for size in (n, m, 0 if pairs.own is None else n))
-    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
+    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]), dtype=pairs.product_type)
     return rows, cols, own, kept, torch.empty(len(tiles), dtype=torch.float64)
 
 
@@ -35,15 +36,18 @@ def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     q, tiles = pairs.q, pairs.tiles
     rows = q.new_full((len(q),), -math.inf, dtype=wide(q))
     cols = rows if pairs.one_set else q.new_full((len(pairs.k) if both else 0,), -math.inf, dtype=wide(q))
-    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
+    kept = q.new_empty(sum(tile.size for tile in tiles[:keep]), dtype=pairs.product_type)
     shifts = torch.zeros(len(tiles), dtype=torch.float64)
-    scratch = pairs.scratch() if keep < len(tiles) else kept
+    stored = kept.dtype == q.dtype  # a tile is then computed where it is kept
+    scratch = kept if stored and keep == len(tiles) else pairs.scratch()
     bounded = pairs.bound() <= limit(q.dtype)
     for tile, queries in pairs.walk():
-        z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
+        z = tile.slot(kept) if stored and tile.index < keep else tile.view(scratch)
         down = not tile.diagonal if pairs.one_set else both
         shift, across, along = _reduce(pairs, tile, queries, z, bounded=bounded, down=down)
         shifts[tile.index] = shift
+        if not stored and tile.index < keep:
+            tile.slot(kept).copy_(z)
         rows[tile.rows] = torch.logaddexp2(rows[tile.rows], across)
         if along is not None:
             cols[tile.cols] = torch.logaddexp2(cols[tile.cols], along)
@@ -68,7 +72,7 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     set the whole gradient is the first."""
     *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, want_q, want_k = args
     pairs = pairs_of(*pairs_args)
-    q, k = pairs.q, pairs.k
+    q, k, keys = pairs.q, pairs.k, pairs.keys
     rows, g_rows = _silence_empty(rows, g_rows)
     cols, g_cols = (rows, g_rows) if pairs.one_set else _silence_empty(cols, g_cols)
     dq = torch.zeros_like(q) if want_q else q.new_empty(0)
@@ -76,21 +80,23 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     z_buffer, weights_buffer = pairs.scratch(), pairs.scratch()
     for tile, queries in pairs.walk():
         shift = float(shifts[tile.index])
-        z = tile.slot(kept) if tile.offset < len(kept) else tile.view(z_buffer)
-        if tile.offset >= len(kept):
+        # Logits, which tiles without a shift are, lose too many digits in half precision.
+        is_kept = tile.offset < len(kept) and not (pairs.half and math.isnan(shift))
+        z = tile.slot(kept) if is_kept else tile.view(z_buffer)
+        if not is_kept:
             pairs.logits(tile, queries, out=z)
             if not math.isnan(shift):
                 exponentials_(z, shift)
         sides = [(rows[tile.rows, None], g_rows[tile.rows, None])]
         if len(cols):
             sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
-        weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
+        weights = _weights(z, shift, sides, out=tile.view(weights_buffer)).to(keys.dtype)
         if want_q:
-            dq[tile.rows].addmm_(weights, k[tile.cols])
+            add_product(dq[tile.rows], weights, keys[tile.cols])
         if pairs.one_set and not tile.diagonal:
-            dq[tile.cols].addmm_(weights.t(), q[tile.rows])
+            add_product(dq[tile.cols], weights.t(), keys[tile.rows])
         elif len(dk):
-            dk[tile.cols].addmm_(weights.t(), queries, alpha=LN2)
+            add_product(dk[tile.cols], weights.t(), queries, alpha=LN2)
     return finish_gradients(pairs, dq, dk, g_own)
 
 
@@ -142,20 +148,20 @@ def _reduce(
             shift = top - most
     exponentials_(z, shift)
     sums = [z.sum(1), z.sum(0)] if down else [z.sum(1)]
-    if not bounded and _underflows(pairs, tile, sums):
+    if not bounded and _underflows(pairs, tile, queries, sums):
         pairs.logits(tile, queries, out=z)
         return math.nan, *_spread(z, down)
     logs = [total.to(wide(z)).log2_().add_(shift) for total in sums]
     return shift, logs[0], logs[1] if down else None
 
 
-def _underflows(pairs: Pairs, tile: Tile, sums: list[Tensor]) -> bool:
+def _underflows(pairs: Pairs, tile: Tile, queries: Tensor, sums: list[Tensor]) -> bool:
     """Whether some row or column with admitted entries sank so far below the tile's shift that it lost digits."""
     floor = 2.0 ** -limit(sums[0].dtype)
     low = [~(total >= floor) for total in sums]
     if not any(bool(side.any()) for side in low):
         return False
-    z = pairs.logits(tile, pairs.q.new_zeros(tile.shape[0], pairs.q.shape[1]), sums[0].new_empty(tile.shape))
+    z = pairs.logits(tile, torch.zeros_like(queries), sums[0].new_empty(tile.shape))
     occupied = z == 0
     return any(bool((side & occupied.any(dim)).any()) for side, dim in zip(low, (1, 0), strict=False))
 

@@ -17,7 +17,7 @@ _LIBRARY = torch.library.Library("nearfar", "DEF")
 
 PAIRS = (
     "Tensor q, Tensor k, Tensor scale, Tensor? own, Tensor? q_group, Tensor? k_group, "
-    "str admit, bool one_set, int tile_rows, int tile_cols"
+    "str admit, bool one_set, int tile_rows, int tile_cols, bool half"
 )
 """The arguments that make a `Pairs`, in the operators' schema language."""
 
@@ -38,10 +38,10 @@ def operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., A
 def flat(pairs: Pairs) -> tuple[Any, ...]:
     """The pairs as the argument list of the operators."""
     p = pairs
-    return p.q, p.k, p.scale, p.own, p.q_group, p.k_group, p.admit, p.one_set, p.tile[0], p.tile[1]
+    return p.q, p.k, p.scale, p.own, p.q_group, p.k_group, p.admit, p.one_set, p.tile[0], p.tile[1], p.half
 
 
 def pairs_of(q: Any, k: Any, scale: Any, own: Any, q_group: Any, k_group: Any, *rest: Any) -> Pairs:
     """The other way round."""
-    admit, one_set, tile_rows, tile_cols = rest
-    return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols))
+    admit, one_set, tile_rows, tile_cols, half = rest
+    return Pairs(q, k, scale, own, q_group, k_group, admit, one_set, (tile_rows, tile_cols), half)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.tiling.dense import dense_partition
+from nearfar.ops.tiling.half_products import half_pays
 from nearfar.ops.tiling.kernels import partition_backward, partition_forward
 from nearfar.ops.tiling.operators import flat, pairs_of
 from nearfar.ops.tiling.ring import ring_partition
@@ -25,9 +26,10 @@ def partition(
     """
     if backend == "dense":
         return dense_partition(pairs, both=both)
+    pairs = replace(pairs, half=half_pays(pairs.q, pairs.k))
     if backend == "ring":
         return ring_partition(pairs, both=both, budget=budget)
-    keep = tiles_to_keep(pairs.tiles, budget, pairs.q.element_size()) if needs_gradient(pairs) else 0
+    keep = tiles_to_keep(pairs.tiles, budget, pairs.product_type.itemsize) if needs_gradient(pairs) else 0
     return _Partition.apply(*flat(pairs), both, keep)
 
 
@@ -36,7 +38,7 @@ class _Partition(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         rows, cols, own, kept, shifts = partition_forward(*args)
         ctx.save_for_backward(*args[:6], rows, cols, kept, shifts)
-        ctx.rest, ctx.both = args[6:10], args[10]
+        ctx.rest, ctx.both = args[6:11], args[11]
         return rows * LN2, cols * LN2, own
 
     @staticmethod
@@ -51,7 +53,7 @@ class _Partition(torch.autograd.Function):
                 *tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, want_q or want_scale, want_k
             )
             grads = dq if want_q else None, dk if want_k else None, dscale if want_scale else None
-        return *grads, *(None,) * 9
+        return *grads, *(None,) * 10
 
 
 def _dense_gradients(pairs: Pairs, both: bool, gradients: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:

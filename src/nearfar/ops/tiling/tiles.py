@@ -14,6 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nearfar.ops.tiling.half_products import wide_product
+
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
@@ -96,7 +98,8 @@ class Pairs:
 
     q [N, D], k [M, D], scale [N]; `own` [N] names each query's own key (its positive), which is left out of every
     tile; `admit` compares q_group [N] with k_group [M], and "sign" says that equal groups are near pairs. `one_set`:
-    the keys are the queries, a row does not meet itself, and only upper tiles are walked.
+    the keys are the queries, a row does not meet itself, and only upper tiles are walked. `half`: tiles are multiplied
+    in bfloat16 (`half_products`), and their logits are float32 as ever.
     """
 
     q: Tensor
@@ -108,19 +111,35 @@ class Pairs:
     admit: str = "all"
     one_set: bool = False
     tile: tuple[int, int] = (SIDE, SIDE)
+    half: bool = False
 
     @property
     def tiles(self) -> list[Tile]:
         return grid(len(self.q), len(self.k), self.tile, upper=self.one_set)
 
     def walk(self) -> Iterator[tuple[Tile, Tensor]]:
-        """Each tile with its queries, which carry the scale and log2(e)."""
+        """Each tile with its queries, which carry the scale and log2(e), in the type in which tiles are multiplied."""
         rows = None
         for tile in self.tiles:
             if tile.rows != rows:
                 rows = tile.rows
                 queries = self.q[rows] * (self.scale[rows, None] * LOG2E)
+                queries = queries.to(self.product_type)
             yield tile, queries
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """The keys in the type in which tiles are multiplied."""
+        return self.k.to(self.product_type)
+
+    @property
+    def product_type(self) -> torch.dtype:
+        """The type in which tiles are multiplied, and kept for the backward pass."""
+        return torch.bfloat16 if self.half else self.q.dtype
+
+    @cached_property
+    def _half_scratch(self) -> tuple[Tensor, Tensor]:
+        return self.scratch().bfloat16(), self.scratch().bfloat16()
 
     def scratch(self) -> Tensor:
         """A flat buffer for one tile."""
@@ -136,7 +155,11 @@ class Pairs:
 
     def logits(self, tile: Tile, queries: Tensor, out: Tensor) -> Tensor:
         """The tile's logits in base 2, minus infinity where a pair does not count."""
-        torch.mm(queries, self.k[tile.cols].t(), out=out)
+        keys = self.keys[tile.cols].t()
+        if self.half:
+            wide_product(queries, keys, [tile.view(part) for part in self._half_scratch], out=out)
+        else:
+            torch.mm(queries, keys, out=out)
         if self.one_set and tile.diagonal:
             out.fill_diagonal_(-math.inf)
         own = self.own_of(tile.rows)
