@@ -164,8 +164,7 @@ def test_labels_for_a_picture(page, tmp_path):
 def test_a_hit_leads_to_more_like_it(page):
     type_into(page, "text", "yellow", "\n")
     until(lambda: "yellow" in "".join(captions(page)[:1]))
-    one(page, "#like button, button#like").click()
-    until(lambda: "choose a picture" in notice(page))
+    assert not one(page, "#like button, button#like").is_displayed(), "nothing is chosen yet"
     page.find_elements("css selector", "#hits .thumbnail-lg")[-1].click()
     until(lambda: "chosen: hit 8" in notice(page))
     one(page, "#like button, button#like").click()
@@ -188,6 +187,17 @@ def test_a_hit_is_shown_large_and_can_be_chosen_again_after_a_new_search(page):
         type_into(page, "text", " ", "\n")
         until(lambda: "8 of 8 pictures" in notice(page))
         until(lambda: not page.find_elements("css selector", "#hits [aria-pressed=true]"))
+
+
+def test_the_larger_view_opens_and_closes_by_keys(page):
+    type_into(page, "text", "yellow", "\n")
+    until(lambda: "yellow" in "".join(captions(page)[:1]))
+    page.find_elements("css selector", "#hits .thumbnail-lg")[2].send_keys("\n")
+    until(lambda: "chosen: hit 3" in notice(page))
+    until(lambda: one(page, "#larger"))
+    page.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert not one(page, "#larger")
+    assert page.title == "yellow nearfar search"
 
 
 def test_parts_have_names_for_screen_readers(page):

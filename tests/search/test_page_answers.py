@@ -32,7 +32,26 @@ def service(tmp_path, uploads):
 def test_kept_columns_stand_under_each_hit(service):
     (_, title), *_ = service.search("blue", None, "", "", 1.0, 1)[0]
     assert title.splitlines()[0].endswith("a blue <disc>")
-    assert title.splitlines()[1] == 'price 2 \N{MIDDLE DOT} sizes ["S"]'
+    assert title.splitlines()[1] == 'price\N{NO-BREAK SPACE}2 \N{MIDDLE DOT} sizes\N{NO-BREAK SPACE}["S"]'
+
+
+def test_a_long_caption_is_cut_in_the_gallery_and_whole_in_the_larger_view(tmp_path, uploads):
+    rows = [{"image": png(draw("red")), "text": "red " * 100 + "end"}]
+    one = SearchService(build(ColourEncoder(), Records(rows), tmp_path / "index"), ColourEncoder(), uploads)
+    shown, hits, said, _ = one.search("red", None, "", "", 1, 24)
+    assert len(shown[0][1]) < 180
+    assert "end</p>" in one.larger(hits, 0)
+    assert "1 of 1 picture for <b>red</b>" in said
+
+
+def test_no_hits_are_a_sentence(service):
+    shown, hits, said, _ = service.search("red", None, "", "", 1, 3, "price < 0")
+    assert (shown, hits) == ([], [])
+    assert "of 4 pictures none matches the filter <b>price &lt; 0</b>" in said
+
+
+def test_before_a_search_the_page_says_what_to_do(service):
+    assert "Say what to look for or drop a picture." in service.invitation()
 
 
 def test_the_larger_view_has_the_picture_its_words_and_its_columns(service, uploads):

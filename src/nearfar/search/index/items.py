@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nearfar.search.index.manifest import Manifest
 
 
+MOVING = 32
+"""Bytes at the beginning of a picture by which `moves` knows an animation."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One indexed picture, video or text. A picture that is a file is kept by its path; any other by its bytes,
@@ -53,7 +57,8 @@ class Item:
 class Hit:
     """One result: `score` is the cosine of query and picture, or the re-ranker's score where one was used; `id` is the
     record's number in its source; `sample` and `shard` are the `__key__` and the tar file of a sample of shards; `kept`
-    are the values of the columns that were kept (`nearfar index ... --keep`).
+    are the values of the columns that were kept (`nearfar index ... --keep`); `moves` says that `picture` gives the
+    animation which an index keeps of a video.
 
     >>> Hit(rank=1, score=0.5, key="photos:a.png", captions=("a red car", "a car")).caption
     'a red car'
@@ -73,6 +78,7 @@ class Hit:
     sample: str | None = None
     shard: str | None = None
     kept: dict[str, Any] = field(default_factory=dict)
+    moves: bool = field(default=False, repr=False, compare=False)
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -96,7 +102,7 @@ class Hit:
     def as_dict(self) -> dict[str, Any]:
         """The hit as plain values, for JSON."""
         plain = asdict(self)
-        del plain["picture"]
+        del plain["picture"], plain["moves"]
         return {**plain, "captions": list(self.captions), "caption": self.caption}
 
     @property
@@ -130,6 +136,15 @@ def schema() -> pa.Schema:
             "shard": text,
         }
     )
+
+
+def moves(picture: bytes) -> bool:
+    """Whether the bytes of a picture begin an animated WebP file, which is what an index keeps of a video.
+
+    >>> moves(b"RIFF....WEBPVP8X\\n\\0\\0\\0\\x02"), moves(b"RIFF....WEBPVP8X\\n\\0\\0\\0\\0"), moves(b"GIF8")
+    (True, False, False)
+    """
+    return picture[8:16] == b"WEBPVP8X" and bool(picture[20:21] and picture[20] & 2)
 
 
 ADDED = ("id", "sample", "shard")

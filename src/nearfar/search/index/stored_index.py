@@ -13,7 +13,7 @@ import numpy as np
 from nearfar.errors import UserError
 from nearfar.search.index.damage import checksum, damaged, first_line, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
-from nearfar.search.index.items import Hit, read_table, to_item
+from nearfar.search.index.items import MOVING, Hit, moves, read_table, to_item
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import candidates, neighbours, ordered
@@ -61,11 +61,17 @@ class Index:
 
     @property
     def counted(self) -> str:
-        """How many things it holds, and what they are: "3 pictures", "1 text"."""
-        texts = 0 if not len(self) else self._texts()
-        kinds = {"picture": len(self) - texts, "text": texts}
-        counts = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in kinds.items() if n]
-        return " and ".join(counts) or "0 pictures"
+        """How many things it holds, and what they are: "3 pictures", "1 video", "2 texts"."""
+        from nearfar.search.index.counting import in_words
+
+        return in_words(self.counts)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many things it holds of each kind that there is: {"picture": 3, "video": 1, "text": 2}."""
+        from nearfar.search.index.counting import counts
+
+        return counts(self.table, self._pictures)
 
     @property
     def bytes_per_vector(self) -> int:
@@ -84,12 +90,6 @@ class Index:
     def columns(self) -> dict[str, str]:
         """The columns that it keeps of the user's data, and what each holds: {"price": "numbers", "sku": "texts"}."""
         return kinds_of(self.table.schema)
-
-    def _texts(self) -> int:
-        import pyarrow.compute as pc
-
-        without = pc.and_(pc.is_null(self.table["path"]), pc.equal(self.table["length"], 0))
-        return int(pc.sum(without).as_py() or 0)
 
     def search(
         self, queries: np.ndarray, top: int = 10, *, among: np.ndarray | None = None
@@ -198,6 +198,7 @@ class Index:
             sample=item.sample,
             shard=item.shard,
             kept=item.kept,
+            moves=item.length > 0 and moves(self._pictures[item.offset : item.offset + MOVING].tobytes()),
             picture=None if item.path is None and not item.length else picture,
         )
 

@@ -41,6 +41,7 @@ MOST_QUESTION = 1024 * 1024
 MOST_BODY = 28 * 1024 * 1024
 """Bytes of a program's longest request: a picture of MOST_BYTES in base64, and its texts."""
 PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif"}
+CLIPS = {"video/mp4", "video/webm"}
 KEPT = {"cache-control": "private, max-age=600"}
 
 
@@ -117,7 +118,7 @@ class RequestFilter:
         if reads and READ.fullmatch(path) and ".." not in path:
             return self.app
         if reads and path.startswith(FILE):
-            return await self.file(path.removeprefix(FILE), visitor)
+            return await self.file(path.removeprefix(FILE), visitor, request.headers.get("range", ""))
         if method == "GET" and path.startswith(HEARTBEAT):
             scope["path"] = HEARTBEAT + session(path.removeprefix(HEARTBEAT), visitor)
             scope["raw_path"] = scope["path"].encode()
@@ -150,8 +151,9 @@ class RequestFilter:
 
         return answer
 
-    async def file(self, path: str, visitor: str) -> Response:
-        """A file that the visitor may name. A browser shows pictures only: it would run what a drawing holds."""
+    async def file(self, path: str, visitor: str, part: str) -> Response:
+        """A file that the visitor may name. A browser shows pictures and clips only: it would run what a drawing
+        holds."""
         try:
             content = await run_in_threadpool(self.uploads.read, path, visitor=visitor)
         except UserError:
@@ -159,6 +161,8 @@ class RequestFilter:
         kind = mimetypes.guess_type(Path(path).name)[0]
         if kind in PICTURES:
             return Response(content, media_type=kind, headers=KEPT)
+        if kind in CLIPS:
+            return part_of(content, part, kind)
         headers = {**KEPT, "content-disposition": "attachment"}
         return Response(content, media_type="application/octet-stream", headers=headers)
 
@@ -203,6 +207,19 @@ def sentence(request: Request, text: str, status: int, headers: Mapping[str, str
     if request.scope["path"].startswith("/api/"):
         return JSONResponse({"error": text}, status, headers)
     return PlainTextResponse(text, status, headers)
+
+
+def part_of(content: bytes, part: str, kind: str) -> Response:
+    """A clip, or the one part of it that a `Range` header names: browsers play from wherever they are told to."""
+    headers, size = {**KEPT, "accept-ranges": "bytes"}, len(content)
+    range_of = re.fullmatch(r"bytes=(\d{1,12})-(\d{0,12})", part.strip(), re.ASCII)
+    if range_of is None:
+        return Response(content, media_type=kind, headers=headers)
+    first, last = int(range_of[1]), min(int(range_of[2] or size - 1), size - 1)
+    if first > last:
+        return Response(None, 416, {**headers, "content-range": f"bytes */{size}"})
+    headers["content-range"] = f"bytes {first}-{last}/{size}"
+    return Response(content[first : last + 1], 206, headers, kind)
 
 
 def cookie_name(request: Request) -> str:

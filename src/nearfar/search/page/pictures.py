@@ -52,13 +52,18 @@ def hit_thumbnail(hit: Hit, side: int = SIDE) -> Image:
         return missing(side)
 
 
-def hit_uri(hit: Hit) -> str:
-    """The hit's picture, small, as an address that holds it; of a video the animation that the index keeps of it."""
+def animation(hit: Hit) -> bytes | None:
+    """The animation that an index keeps of a video, unless it is too large to be shown beside others."""
     try:
-        kept = hit.picture() if hit.picture is not None else b""
+        kept = hit.picture() if hit.picture is not None and hit.moves else None
     except UserError:  # its file has gone since
-        kept = b""
-    if kept[8:12] == b"WEBP" and b"ANIM" in kept[:64] and len(kept) <= ANIMATION:
+        return None
+    return kept if kept and len(kept) <= ANIMATION else None
+
+
+def hit_uri(hit: Hit) -> str:
+    """The hit's picture, small, as an address that holds it; of a video its animation."""
+    if kept := animation(hit):
         return "data:image/webp;base64," + base64.b64encode(kept).decode()
     return data_uri(hit_thumbnail(hit))
 

@@ -17,26 +17,22 @@ from nearfar.embedding.embed_source import embeds
 from nearfar.errors import UserError, need
 from nearfar.search.index.identity import check_model
 from nearfar.search.index.items import Hit
-from nearfar.search.index.kept import short
 from nearfar.search.index.manifest import load_manifest
 from nearfar.search.index.stored_index import Index
 from nearfar.search.page.hit_gallery import describe
-from nearfar.search.page.pictures import hit_thumbnail, thumbnail
+from nearfar.search.page.pictures import thumbnail
+from nearfar.search.page.shown_hits import larger, shown
 from nearfar.search.page.uploads import Uploads
 from nearfar.search.querying.labels import label_classifier, rank_labels
 from nearfar.search.querying.query import query
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Shown = list[tuple[Image, str]]
+    from nearfar.search.page.shown_hits import Shown
 
 MOST_LABELS = 2000
 MOST_PHRASES = 50
 MOST_LETTERS = 2000
 MOST_ADDRESS = 8000
-LARGE = 1024
-"""Pixels of the longer side of the larger view."""
 HITS, WEIGHTS = (1, 100), (0.1, 3)
 TEMPLATES = Path(__file__).parent / "templates"
 SEARCHED = "(...values) => window.nearfar?.searched(...values)"
@@ -77,6 +73,12 @@ class SearchService:
         except UserError:
             index = self._index
         return Markup("<h1>nearfar search</h1><p>{}, by the model {}</p>").format(index.counted, self.model_name(index))
+
+    def invitation(self) -> str:
+        """What stands in place of hits before the first search, as HTML."""
+        ways = {"text": "say what to look for", "image": "drop a picture"}
+        can = " or ".join(way for side, way in ways.items() if side in embeds(self.encoder))
+        return Markup('<div class="summary">{}{}.</div>').format(can[:1].upper(), can[1:])
 
     @staticmethod
     def model_name(index: Index) -> str:
@@ -119,32 +121,15 @@ class SearchService:
         return *self._find("", image, (), (), weight, top), self.uploads.show(image), "", "", ""
 
     def larger(self, hits: list[Hit], chosen: int | None) -> str:
-        """A hit's picture, large, with its captions and columns, as HTML."""
-        if chosen is None:
-            return ""
-        hit = hits[chosen]
-        picture = Markup()
-        if not hit.is_text:
-            path = self.uploads.show(hit_thumbnail(hit, LARGE))
-            picture = Markup('<img src="/gradio_api/file={}" alt="{}">').format(path, hit.caption)
-        known = {"id": hit.id, "label": hit.label_name, "domain": hit.domain_name, **hit.kept}
-        known = {name: short(value) for name, value in known.items() if value is not None} | {"from": hit.place}
-        rows = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(*each) for each in known.items())
-        captions = Markup("").join(Markup("<p>{}</p>").format(caption) for caption in hit.captions[:6])
-        return Markup(
-            '<figure id="larger">{}<figcaption>{}<dl>{}</dl></figcaption><button type="button" title="close" '
-            'aria-label="close the larger view" onclick="this.parentElement.remove()">&times;</button></figure>'
-        ).format(picture, captions, rows)
+        """The chosen hit's picture, large, with its captions and columns, as HTML."""
+        return "" if chosen is None else larger(hits[chosen], self.uploads)
 
     def describe_hit(self, hits: list[Hit], chosen: int | None) -> str:
-        """What the index knows of a hit, as HTML."""
+        """Which hit is chosen, as HTML; the larger view says the rest."""
         if chosen is None:
             return ""
-        hit = hits[chosen]
-        about = [*hit.captions[:6], hit.domain_name, hit.path or hit.key]
-        known = ", ".join(part for part in about if part)
-        sentence = Markup('<div class="summary">chosen: hit <b>{}</b>, score {:.3f}: {}</div>')
-        return sentence.format(hit.rank, hit.score, known)
+        sentence = Markup('<div class="summary">chosen: hit <b>{}</b>, score {:.3f}</div>')
+        return sentence.format(hits[chosen].rank, hits[chosen].score)
 
     def label(self, upload: str | None, labels: str) -> tuple[dict[str, float], str]:
         """Labels with their shares, and a sentence where something was wrong."""
@@ -183,12 +168,15 @@ class SearchService:
                 results = query(index, self.encoder, **terms, weight=weight, top=top, where=where.strip() or None)
         except UserError as error:
             return [], [], alert(str(error))
+        if not len(results):
+            sentence = Markup('<div class="summary">nothing to show: of {} none matches the filter <b>{}</b></div>')
+            return [], [], sentence.format(index.counted, where.strip())
         sentence = Markup('<div class="summary">{} of {} for <b>{}</b>, {}</div>')
         summary = sentence.format(len(results), index.counted, describe(results.query), results.cost)
         return self._show(results.hits), results.hits, summary
 
     def _show(self, hits: list[Hit]) -> Shown:
-        return [(hit_thumbnail(hit), title(hit)) for hit in hits]
+        return shown(hits, self.uploads)
 
     def _classifier(self, names: tuple[str, ...]) -> Any:
         return label_classifier(self.encoder, names, templates="short" if len(names) <= 200 else "name")
@@ -231,7 +219,7 @@ def make_page(service: SearchService) -> Any:
                     named = gr.Label(label="Labels", num_top_classes=10, show_heading=False, elem_id="named")
             with gr.Column(scale=3, min_width=300):
                 with gr.Row(equal_height=True, elem_id="summary"):
-                    notice = gr.HTML(elem_id="notice", elem_classes="notice")
+                    notice = gr.HTML(service.invitation(), elem_id="notice", elem_classes="notice")
                     like = gr.Button("More like the chosen one", elem_id="like", size="sm", scale=0, min_width=210)
                 large = gr.HTML(elem_id="large", elem_classes="notice")
                 gallery = gr.Gallery(
@@ -243,6 +231,7 @@ def make_page(service: SearchService) -> Any:
                     allow_preview=False,
                     buttons=[],
                     elem_id="hits",
+                    elem_classes=["texts"] if list(service.index.counts) == ["text"] else [],
                 )
                 gallery.GRADIO_CACHE = str(service.uploads.shown)
         question, answer = [text, picture, plus, minus, weight, top], [gallery, hits, notice, picture]
@@ -346,13 +335,6 @@ def phrases(text: str) -> tuple[str, ...]:
     ('snow', 'night')
     """
     return tuple(part.strip() for part in re.split(r"[,;\n]", readable(text)) if part.strip())
-
-
-def title(hit: Hit) -> str:
-    """What stands under a picture of the gallery: score and caption, and on a line of their own the kept columns."""
-    line = f"{hit.score:.3f}  {hit.caption}" + (f" ({hit.domain_name})" if hit.domain_name else "")
-    kept = " \N{MIDDLE DOT} ".join(f"{name} {short(value)}" for name, value in hit.kept.items() if value is not None)
-    return f"{line}\n{kept}" if kept else line
 
 
 def as_number(text: str | None, bounds: tuple[float, float], usual: float) -> float:

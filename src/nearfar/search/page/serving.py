@@ -56,7 +56,7 @@ def serve(
     query(index, encoder, text="a picture")  # what is imported at the first query is not to be waited for at the page
     with ended_by_signals(), uploads_folder() as uploads:
         app = make_app(index, encoder, uploads, host=host, password=password)
-        print(f"nearfar search of {len(index):,} pictures: http://{host}:{port} (stop with Ctrl+C)", flush=True)
+        print(f"nearfar search of {index.counted}: http://{host}:{port} (stop with Ctrl+C)", flush=True)
         print(opened_to(host, password), flush=True)
         # An open page holds a connection: do not wait for it when the server is to stop.
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)

@@ -156,8 +156,12 @@ class Uploads:
         """Keep a picture of the index where every visitor may see it; its path."""
         from nearfar.search.page.pictures import to_webp
 
-        file = self.shown / f"{secrets.token_hex(16)}.webp"
-        file.write_bytes(to_webp(image))
+        return self.share(to_webp(image), "webp")
+
+    def share(self, content: bytes, ending: str) -> str:
+        """Keep a file made of the index where every visitor may see it; its path."""
+        file = self.shown / f"{secrets.token_hex(16)}.{ending}"
+        file.write_bytes(content)
         return str(file)
 
     @contextmanager

@@ -12,6 +12,9 @@
       set(button, "aria-label", `hit ${place + 1}, score ${score}: ${caption.join(" ")}`);
       set(button, "aria-pressed", String(place === chosen));
     });
+    document.querySelectorAll("button svg, .block svg").forEach((drawing) => set(drawing, "aria-hidden", "true"));
+    const like = document.querySelector("#like");
+    if (like && like.hidden !== chosen < 0) like.hidden = chosen < 0;
     set(document.querySelector("#picture input[type=file]"), "aria-label", "a picture to start from");
     set(document.querySelector("#notice"), "aria-live", "polite");
     set(document.querySelector("#hits"), "aria-label", "hits, best first");
@@ -29,18 +32,25 @@
     chosen = buttons().indexOf(button);
     nameParts();
   });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") document.querySelector("#larger button")?.click();
+  });
   window.nearfar = {
     searched: (text, plus, minus, weight, top, where) => {
       chosen = -1;
       nameParts();
       show("#summary");
+      document.title = [text, plus && `+ ${plus}`, minus && `\u2212 ${minus}`, "nearfar search"].filter(Boolean).join(" ");
       const parts = { q: text, plus, minus, where };
       const query = new URLSearchParams(Object.entries(parts).filter(([, value]) => value));
       if (plus || minus) query.set("weight", weight);
       if ([...query].length) query.set("top", top);
       history.replaceState(null, "", [...query].length ? `?${query}` : location.pathname);
     },
-    chose: () => show("#larger"),
+    chose: () => {
+      show("#larger");
+      if (matchMedia("(prefers-reduced-motion: reduce)").matches) document.querySelector("#larger video")?.pause();
+    },
   };
   new MutationObserver(nameParts).observe(document.body, { childList: true, subtree: true, characterData: true });
   nameParts();

@@ -1,0 +1,56 @@
+"""What the items of an index are: pictures, videos or texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nearfar.search.index.items import MOVING, moves
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def counts(table: pa.Table, pictures: np.ndarray) -> dict[str, int]:
+    """How many pictures, videos and texts there are, without those of which there are none.
+
+    Args:
+        table: the items, as `nearfar.search.index.items.read_table` gives them.
+        pictures: the bytes of the index's picture file, uint8 `[B]`.
+    """
+    import pyarrow.compute as pc
+
+    file, kept = pc.is_valid(table["path"]), pc.greater(table["length"], 0)
+    texts = total(pc.invert(pc.or_(file, kept)))
+    videos = total(pc.and_(file, kept)) + in_memory(table.filter(pc.and_(pc.invert(file), kept)), pictures)
+    kinds = {"picture": len(table) - texts - videos, "video": videos, "text": texts}
+    return {kind: n for kind, n in kinds.items() if n}
+
+
+def in_words(counts: dict[str, int]) -> str:
+    """Counts as words.
+
+    >>> in_words({"picture": 3}), in_words({"video": 1, "text": 2000}), in_words({})
+    ('3 pictures', '1 video and 2,000 texts', '0 pictures')
+    """
+    parts = [f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in counts.items()]
+    return ", ".join([*parts[:-2], " and ".join(parts[-2:])]) or "0 pictures"
+
+
+def total(mask: pa.ChunkedArray) -> int:
+    """How many values are true."""
+    import pyarrow.compute as pc
+
+    return int(pc.sum(mask).as_py() or 0)
+
+
+def in_memory(table: pa.Table, pictures: np.ndarray) -> int:
+    """How many items of which only bytes are kept are videos. All of a source are, or none, so that one of each source
+    is looked at and no more of the file is read."""
+    sources = table["source"].to_pylist()
+    count = 0
+    for source in set(sources):
+        offset = table["offset"][sources.index(source)].as_py()
+        count += sources.count(source) if moves(pictures[offset : offset + MOVING].tobytes()) else 0
+    return count
