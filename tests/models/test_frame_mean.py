@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -115,3 +116,21 @@ def test_videos_in_memory_and_folders_of_frames_are_indexed(tmp_path):
     index = build(Colours(), source, tmp_path / "index", kind="exact")
     assert [query(index, Colours(), text=name, top=1)[0].id for name in ("green", "red", "blue")] == [0, 1, 2]
     assert build(Colours(), source, tmp_path / "index").manifest.sources["films"]["unchanged"] == 3
+
+
+def test_a_model_that_is_no_module_of_torch_reads_videos():
+    class Plain:
+        image_size = 8
+
+        def preprocess(self, pictures):
+            return torch.stack(
+                [torch.from_numpy(np.asarray(each.resize((8, 8)))).permute(2, 0, 1) / 255 for each in pictures]
+            )
+
+        def encode_image(self, pixels, normalize=False):
+            return pixels.mean((2, 3))
+
+    model = FrameMean(Plain())
+    assert model.encode_video(model.preprocess_video([FILMS[0][:4]]), normalize=True).shape == (1, 3)
+    with pytest.raises(AttributeError, match="embed_dim"):
+        _ = model.embed_dim

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.video_files import turned, write
 from nearfar.data import open_source
+from nearfar.data.sources.source import Records
 from nearfar.search import build
 from nearfar.search.page.clips import clip_of
 from nearfar.search.page.gate import part_of
@@ -52,7 +53,7 @@ def test_videos_are_counted_as_videos(index, tmp_path):
     (tmp_path / "one/red.png").write_bytes(png(draw("red")))
     pictures = build(ColourEncoder(), open_source(str(tmp_path / "one")), index.directory, model="colours")
     assert pictures.counted == "1 picture and 3 videos"
-    in_memory = open_source("world/video", split="train", n=3, vocabulary="basic")
+    in_memory = Records([{"video": np.stack(frames(colour))} for colour in ("red", "green", "blue")], name="films")
     assert build(ColourEncoder(), in_memory, tmp_path / "index", model="colours").counted == "3 videos"
     pictures.remove([row for row in pictures.table["key"].to_pylist() if row.endswith("red.png")])
 

@@ -47,7 +47,7 @@ class FrameMean(ReadsVideos, nn.Module):
         except AttributeError:
             if name not in ("image_size", "mean", "std", "embed_dim", "tokenizer", "max_length", "preprocess"):
                 raise
-        return getattr(self._modules["encoder"], name)
+        return getattr(self.encoder, name)
 
     def encode_video(self, frames: Tensor, normalize: bool = False) -> Tensor:
         """Embeddings `[B, D]` of frames `[B, T, 3, S, S]` float32; of unit length with `normalize=True`."""
