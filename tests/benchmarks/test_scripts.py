@@ -172,6 +172,18 @@ def test_search_kinds(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_search_limits(run, tmp_path):
+    pytest.importorskip("faiss")
+    out = tmp_path / "made" / "limits.json"
+    sizes = ("--one", 500, 8, "--many", 300, 8, "--queries", 4, 25, "--ranks", 50, 8, "--rank-memory", 60)
+    output = run("search_limits", *sizes, "--rounds", 1, "--output", out)
+    report = json.loads(out.read_text())
+    cases = [["search", 1, 500, 8], ["search", 4, 300, 8], ["search", 25, 300, 8], ["ranks", 50, 50, 8]]
+    assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar"] == cases
+    assert len(report["memory"]) == 2
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_hard_negatives(run, tmp_path):
     out = tmp_path / "made" / "hard.json"
     output = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)

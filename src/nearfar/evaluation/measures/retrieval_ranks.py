@@ -19,6 +19,9 @@ from nearfar import console
 TILE = 2048
 """Rows of queries and of candidates whose scores are held at a time: 16 MiB of float32."""
 
+STRIP = 128
+"""Rows of a tile that are compared at a time: 1 MiB."""
+
 TIE = 1e-6
 """Cosines closer than this are tied: float32 products of the same two vectors differ by about 1e-7."""
 
@@ -111,14 +114,20 @@ def rank(
     best, tied_right = _best_right(query, candidate, query_group, candidate_group, tile=tile, tie=tie)
     better, at_least = torch.zeros_like(right), torch.zeros_like(right)
     group, candidate_code = _codes(query_group, candidate_group)
+    above, below = best[:, None] + tie, best[:, None] - tie
+    buffer, yes = query.new_empty(min(tile, len(query)) * min(tile, len(candidate))), query.new_empty(STRIP * tile)
     for rows in console.track(_slices(len(query), tile), "ranking, by block"):
-        above, below = best[rows, None] + tie, best[rows, None] - tie
         for columns in _slices(len(candidate), tile):
-            score = query[rows] @ candidate[columns].T
-            score.masked_fill_(group[rows, None] == candidate_code[None, columns], -torch.inf)
-            yes = torch.empty_like(score)
-            better[rows] += _count(torch.gt(score, above, out=yes))
-            at_least[rows] += _count(torch.ge(score, below, out=yes))
+            shape = rows.stop - rows.start, columns.stop - columns.start
+            score = torch.mm(query[rows], candidate[columns].T, out=buffer[: shape[0] * shape[1]].view(shape))
+            some_right = bool(torch.isin(candidate_code[columns], group[rows]).any())
+            for strip in _slices(shape[0], STRIP):  # which the passes over it find in the cache
+                part, of = score[strip], slice(rows.start + strip.start, rows.start + strip.stop)
+                if some_right:
+                    part.masked_fill_(group[of, None] == candidate_code[None, columns], -torch.inf)
+                ones = yes[: part.numel()].view(part.shape)
+                better[of] += _count(torch.gt(part, above[of], out=ones))
+                at_least[of] += _count(torch.ge(part, below[of], out=ones))
     return _ranks(better, at_least - better, tied_right, right, len(candidate))
 
 
