@@ -1,6 +1,9 @@
 """The Python in the README and the tutorials runs as it stands there."""
 
+import itertools
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,39 @@ def test_commands_in_pages_are_commands():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for command in re.findall(r"^\s*(?:\$ )?nearfar ([a-z]+)", page.read_text("utf-8"), re.MULTILINE):
             assert command in COMMANDS, f"{page}: nearfar {command}"
+
+
+def commands_in(text):
+    """The words of each command of a page, and whether it stands in a block to be pasted or is named in a sentence."""
+    blocks = "\n".join(re.findall(r"```(?:bash|sh|console)\n(.*?)```", text.replace("\\\n", " "), re.DOTALL))
+    sentences = "\n".join(re.findall(r"(?<!`)`(nearfar [a-z][^`\n]*)`", text))
+    for part, pasted in ((blocks, True), (sentences, False)):
+        for command in re.findall(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*nearfar ([a-z].*)", part, re.MULTILINE):
+            words = shlex.split(command, comments=True)
+            yield list(itertools.takewhile(lambda word: word not in ("|", ">", "&&", "&"), words)), pasted
+
+
+def test_commands_in_pages_have_the_words_and_flags_that_they_take(capsys):
+    from nearfar import cli
+    from nearfar.signatures import flags
+
+    count = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for (command, *words), pasted in commands_in(page.read_text("utf-8")):
+            if "--help" in words:
+                continue
+            function, count = cli.load(command), count + 1
+            raw = getattr(function, "raw", False)
+            parser = sys.modules[function.__module__].parser() if raw else flags.of(function, f"nearfar {command}")
+            try:
+                parser.parse_args(words)
+            except SystemExit:
+                # A sentence may name a command, or one flag of it, without the rest.
+                said = capsys.readouterr().err
+                assert not pasted, f"{page.name}: nearfar {command} {' '.join(words)}: {said}"
+                assert "too many" not in said, f"{page.name}: nearfar {command} {' '.join(words)}: {said}"
+                assert "no flag" not in said, f"{page.name}: nearfar {command} {' '.join(words)}: {said}"
+    assert count > 80
 
 
 def test_every_setting_of_a_recipe_has_a_row():

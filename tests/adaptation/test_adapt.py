@@ -51,6 +51,47 @@ def test_the_folder_holds_all_that_is_needed(run):
     assert "only" in said  # few captions are held out, which is said
 
 
+def test_card_and_report_say_what_it_was_adapted_to_and_how_long_that_took(run):
+    out, _ = run
+    about = json.loads((out / "adapt.json").read_text("utf-8"))
+    assert about["seconds"] > 0
+    took = f"{about['pairs']} pairs of {about['data']}, in {about['seconds']:.0f} s"
+    report, card = (file.read_text("utf-8") for file in (out / "report.html", out / "model" / "README.md"))
+    assert took in report
+    assert took in card
+    stays = about["kept_start"] or about["chosen"]["name"] == "the model as it is"
+    assert ("nothing was better than the model as it was" in card) == stays
+
+
+def test_one_caption_for_all_pictures_is_refused(small):
+    rows = [{"image": Image.new("RGB", (16, 16), (5 * i, 0, 0)), "text": "a product"} for i in range(40)]
+    with pytest.raises(
+        UserError, match="shop: the caption of every picture is 'a product', which tells none from another"
+    ):
+        nearfar.adapt(Records(rows, name="shop"), small)
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(8, False), (11, False), (14, True)])
+def test_too_few_pairs_name_a_remedy_that_helps(small, pairs, share):
+    rows = [{"image": Image.new("RGB", (16, 16), (9 * i, 0, 0)), "text": f"thing {i}"} for i in range(pairs)]
+    with pytest.raises(UserError, match="bring more pairs") as error:
+        nearfar.adapt(Records(rows, name="few"), small, share=0.05 if share else 0.2)
+    assert ("or change share" in str(error.value)) == share
+
+
+def test_a_folder_of_classes_has_figures_for_each(small, tmp_path):
+    for number, colour in enumerate(("red", "green", "blue")):
+        (tmp_path / "data" / colour).mkdir(parents=True)
+        for i in range(12):
+            shade = tuple(220 - 9 * i if place == number else 0 for place in range(3))
+            Image.new("RGB", (16, 16), shade).save(tmp_path / "data" / colour / f"IMG_{i}.png")
+    nearfar.adapt(tmp_path / "data", small, tmp_path / "run", share=0.4, index=False)
+    by = load_results(tmp_path / "run/results.json")["zero_shot"].by["class"]
+    assert set(by) <= {"red", "green", "blue"}
+    assert len(by) > 1
+    assert "zero shot by class" in (tmp_path / "run/report.html").read_text("utf-8")
+
+
 def test_the_figures_are_those_of_the_saved_model_on_the_pairs_held_out(run, emoji):
     out, _ = run
     about = json.loads((out / "adapt.json").read_text("utf-8"))

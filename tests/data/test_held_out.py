@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from nearfar.data import Records, open_source, world
-from nearfar.data.batches.held_out import FEW, hold_out
+from nearfar.data.batches.held_out import FEW, folds, hold_out
 from nearfar.errors import UserError
 
 
@@ -134,3 +134,13 @@ def test_a_file_that_is_gone_is_no_group(tmp_path):
     trained, held = hold_out(Records(rows), 0.1)
     assert len(trained) + len(held) == 100
     assert len(held) < 30
+
+
+def test_folds_of_a_few_classes_of_a_few_pictures_go_by_pictures():
+    """Three names cannot be four parts; each picture still stays with its copies."""
+    rows = [{"image": bytes([p]), "text": ("cat", "dog", "bird")[p % 3]} for p in range(21)] * 2
+    parts = folds(Records(rows), 4)
+    assert set(parts) == {0, 1, 2, 3}
+    assert parts[:21] == parts[21:]
+    by_caption = folds(Records(rows), 3)
+    assert all(by_caption[p] == by_caption[p % 3] for p in range(42))

@@ -1,6 +1,8 @@
 """What a report shows of its figures: whose they are, both directions, pictures on the map, classes that say something;
 and that nothing of it is cut off in a browser."""
 
+import base64
+import io
 import re
 import shutil
 from html import unescape
@@ -178,3 +180,32 @@ def test_the_geometry_of_pictures_alone_says_nothing_of_captions():
     assert "Hubness" not in alone
     pairs = Result("geometry", {name: Metric(0.5) for name in (*names, "alignment", "hubness")})
     assert _geometry(None, {"geometry": pairs}, 0)[0].text.startswith("Alignment is")
+
+
+def test_a_video_is_shown_by_frames_in_a_row(tmp_path):
+    """Three of them, wider than a picture; on the map one."""
+    rows = [
+        {"video": np.stack([np.full((12, 16, 3), (80 * t, 8 * i, 0), np.uint8) for t in range(3)]), "text": f"film {i}"}
+        for i in range(12)
+    ]
+    vectors = torch.nn.functional.normalize(torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    captions = [row["text"] for row in rows]
+    films = Embeddings(
+        text=vectors, image_of_text=torch.arange(12), captions=captions, source="films", sides={"video": vectors}
+    )
+    page = write_report(tmp_path, embeddings=films, source=Records(rows, name="films")).read_text()
+    assert "12 videos, 12 different captions" in page
+    assert "Each is shown by three of its frames." in page
+    assert 'class="asking film"' in page
+    address = re.search(r'<li class="right film"><img src="data:image/webp;base64,([^"]+)"', page)[1]
+    with Image.open(io.BytesIO(base64.b64decode(address))) as row:
+        assert row.size == (3 * 16 + 2 * 3, 12)
+        reds = [row.getpixel((x, 6))[0] for x in (8, 27, 46)]
+    assert np.abs(np.subtract(reds, (0, 80, 160))).max() < 12
+
+
+def test_a_model_without_a_folder_says_how_it_was_opened(tmp_path):
+    model = create("tiny", tokenizer=train_tokenizer(["a red disc"], 300))
+    _, code = model_facts(model, tmp_path, [], None, 'my "model"')
+    assert 'nearfar.load("my \\"model\\"")' in code.text
+    assert len(model_facts(model, tmp_path, [], None)) == 1

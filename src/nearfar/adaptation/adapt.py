@@ -125,6 +125,7 @@ def adapt(
         if outcome.is_worse and not keep_worse:
             outcome = outcome.undone(start)
         give_back()
+        outcome.seconds = time.perf_counter() - began
         if folder is not None:
             embeddings = shown["before" if outcome.kept_start else "after"]
             write_folder(

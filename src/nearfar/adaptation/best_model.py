@@ -110,6 +110,7 @@ class Work:
         features = FrozenFeatures.read(reader, self.fitted_on, mirror=mirror, **self.reading).captioned()
         each = (time.perf_counter() - began) / (reader.kept.read or len(self.fitted_on))
         inputs.check_numbers(len(features), len(self.measured_on), share=self.share, name=self.fitted_on.name)
+        inputs.check_captions(features.data.captions, self.fitted_on.name)
         held = len(self.measured_on)
         self.say(f"data: {len(features):,} pairs of {self.fitted_on.name} to adapt to, {held:,} to measure on")
         if skipped := features.data.skipped:

@@ -11,8 +11,8 @@ tags: [contrastive, image-text, retrieval]
 
 # {title}
 
-An image-text model: pictures and texts in one space of {dim} numbers. `{start}` was adapted to {pairs} pairs of
-{data}: {chosen}.
+An image-text model: pictures and texts in one space of {dim} numbers, made from `{start}`.
+Adapted to {adapted_to}.
 
 ## How well it does
 
@@ -61,9 +61,7 @@ def model_card(outcome: Adapted, start_name: str) -> str:
         title=f"A model for {outcome.data}",
         dim=model.embed_dim,
         start=start_name,
-        pairs=f"{outcome.pairs:,}",
-        data=outcome.data,
-        chosen="the model as it was" if outcome.kept_start else outcome.chosen.name,
+        adapted_to=outcome.adapted_to,
         measured_on=outcome.measured_on,
         rows="\n".join(rows),
         warnings="".join(f"- {warning}\n" for warning in outcome.warnings()) + "\n" if any(outcome.warnings()) else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,21 @@ def _times(source: Source, reader: ReadOnce, batch_size: int) -> tuple[float, fl
 def check_numbers(fit: int, held: int, *, share: float | None, name: str) -> None:
     """Raise a `UserError` where there are too few pairs to adapt to, or to measure on; `name` is that of the data."""
     if fit < LEAST or held < LEAST // 2:
-        remedy = (
-            "bring more pairs" if share is None else f"bring more pairs, or change share={share}, which is held out"
-        )
+        remedy = "bring more pairs"
+        if share is not None and fit + held >= LEAST + LEAST // 2:  # else no share leaves enough on both sides
+            remedy += f", or change share={share}, which is held out"
         raise UserError(
             f"{name}: {fit} pairs to adapt to and {held} to measure on, where at least {LEAST} and {LEAST // 2} are "
             f"needed: {remedy}"
+        )
+
+
+def check_captions(captions: Collection[str], name: str) -> None:
+    """Raise a `UserError` where all captions of the data are one: no text then tells one picture from another."""
+    if len(set(captions)) == 1:
+        one = next(iter(captions))
+        words = one if len(one) <= 60 else f"{one[:59]}\N{HORIZONTAL ELLIPSIS}"
+        raise UserError(
+            f"{name}: the caption of every picture is {words!r}, which tells none from another: bring captions that "
+            "differ, or pictures of several classes, a folder each"
         )

@@ -57,6 +57,20 @@ class Adapted:
         both directions."""
         return mean_rank(self.after) < mean_rank(self.before)
 
+    @property
+    def stays(self) -> bool:
+        """Whether the model is the one as it was."""
+        return self.kept_start or self.chosen.setting is None
+
+    @property
+    def adapted_to(self) -> str:
+        """What it was adapted to, and how long that took, in words."""
+        took = f"in {self.seconds:,.0f} s" if self.seconds < 120 else f"in {self.seconds / 60:,.0f} minutes"
+        pairs = f"{self.pairs:,} pairs of {self.data}"
+        if self.stays:
+            return f"nothing here: of what was tried on {pairs}, {took}, nothing was better than the model as it was"
+        return f"{pairs}, {took}: {self.chosen.name}"
+
     def undone(self, start: DualEncoder) -> Adapted:
         """The same outcome, with the model as it was."""
         return replace(self, model=start, kept_start=True)
@@ -81,7 +95,8 @@ class Adapted:
             )
         held = self.after.metrics["text_to_image_R@5"].n
         if held < 50:
-            yield f"only {held} captions are held out: the figures are rough, as their intervals tell"
+            captions, are = ("caption", "is") if held == 1 else ("captions", "are")
+            yield f"only {held} {captions} {are} held out: the figures are rough, as their intervals tell"
 
     def table(self) -> Table:
         """Before and after, for a terminal of 80 columns."""

@@ -13,6 +13,10 @@ from nearfar.adaptation.model_card import model_card
 from nearfar.adaptation.outcome import Adapted
 from nearfar.data.sources.source import Source
 from nearfar.embedding.embeddings import Embeddings
+from nearfar.evaluation.measures.result import Result
+
+MOST_CLASSES = 1000
+"""Classes above which their names are not compared with each picture."""
 
 
 def write_folder(
@@ -53,6 +57,7 @@ def write_folder(
     results = {"retrieval": outcome.before if outcome.kept_start else outcome.after}
     for name, result in (("the model as it was", outcome.before), ("a linear ridge map alone", outcome.ridge)):
         results[f"retrieval, {name}"] = replace(result, name=f"retrieval, {name}")
+    results |= by_class(outcome.model, embeddings)
     save_results(results, out / "results.json", model=str(out / "model"), data=outcome.measured_on)
     write_report(
         out,
@@ -64,5 +69,15 @@ def write_folder(
         skipped=outcome.skipped or None,
         title=f"adapted to {outcome.data}",
         about="pairs held out",
-        trained_on=f"{outcome.pairs:,} pairs of {outcome.data}",
+        trained_on=outcome.adapted_to,
     )
+
+
+def by_class(model: Any, data: Embeddings) -> dict[str, Result]:
+    """How well class names tell the pictures that were measured on, where they have classes: which of them are found
+    badly says more than any mean."""
+    from nearfar.evaluation import evaluate, left_out
+
+    if "zero_shot" in left_out(model, data) or len(data.classes or ()) > MOST_CLASSES:
+        return {}
+    return evaluate(model, data, ["zero_shot"])

@@ -93,6 +93,8 @@ def evaluate(arguments: Sequence[str]) -> None:
 
         written = write_report(
             args.report,
+            encoder=encoder,
+            opened=args.model,
             source=source,
             embeddings=embeddings,
             results=results,

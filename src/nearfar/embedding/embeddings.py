@@ -172,8 +172,8 @@ class Embeddings:
         """
         different = len(self.distinct_texts())
         counts = {name: f"{len(side.vectors):,} {name}" for name, side in self.sides.items() if len(side.vectors)}
-        if "image" in counts:
-            counts["image"] += "s"
+        for name in {"image", "video"} & counts.keys():
+            counts[name] += "" if len(self.sides[name].vectors) == 1 else "s"
         if "text" in counts:
             counts["text"] = f"{different:,} different {'captions' if len(counts) > 1 else 'texts'}"
         return ", ".join(counts.values())

@@ -78,7 +78,8 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
 
 def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
     """Of each record the part of the data that it is in, 0 to `count - 1`: parts of about the same number of groups,
-    each of which stays together, as in `hold_out`. A record that cannot be read is in the first.
+    each of which stays together, as in `hold_out`. Where captions leave fewer groups than parts, as the names of a few
+    classes of a few pictures do, they tie none. A record that cannot be read is in the first.
 
     Raises:
         UserError: fewer groups than parts.
@@ -87,7 +88,7 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
     >>> sorted(set(folds(Records([{"image": bytes([p]), "text": str(p)} for p in range(9)]), 3)))
     [0, 1, 2]
     """
-    sides = _sides(source, seed)
+    sides = _sides(source, seed, fewest=count)
     chance = {side: fraction for side, fraction in sides if side is not None}
     if len(chance) < count:
         raise UserError(
@@ -98,11 +99,13 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
     return [0 if side is None else part[side] for side, _ in sides]
 
 
-def _sides(source: Source, seed: int) -> list[tuple[int | None, float]]:
+def _sides(source: Source, seed: int, *, fewest: int = 1) -> list[tuple[int | None, float]]:
     """Of each record the group that it stays in, by its first record's place, and the group's number from 0 to 1; None
-    for a record that cannot be read."""
+    for a record that cannot be read. Captions tie records as long as at least so many groups are left."""
     known = [content_at(source, place) for place in console.track(range(len(source)), f"reading {source.name}")]
     groups = _groups(source, known)
+    if len(set(map(groups.first, range(len(known))))) < fewest:
+        groups = _by_things(known)
     ids = source.ids()
     least: dict[int, tuple[int, bytes]] = {}
     for place, content in enumerate(known):
@@ -129,9 +132,7 @@ class Content:
 
 def _groups(source: Source, known: list[Content | None]) -> _Together:
     """The records that stay together."""
-    groups = _Together(len(source))
-    groups.tie((place, content.picture) for place, content in enumerate(known) if content and content.picture)
-    groups.tie((place, content.group) for place, content in enumerate(known) if content and content.group is not None)
+    groups = _by_things(known)
     if "answers" in source.columns:  # the text is a question, which many pictures have
         return groups
     tied = groups.copy()
@@ -141,6 +142,14 @@ def _groups(source: Source, known: list[Content | None]) -> _Together:
     for place in alone:
         if size[tied.first(place)] <= max(FEW, BROAD * len(alone)):
             groups.join(place, tied.first(place))
+    return groups
+
+
+def _by_things(known: list[Content | None]) -> _Together:
+    """The records of one picture, or of one `group`, together."""
+    groups = _Together(len(known))
+    groups.tie((place, content.picture) for place, content in enumerate(known) if content and content.picture)
+    groups.tie((place, content.group) for place, content in enumerate(known) if content and content.group is not None)
     return groups
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from nearfar.data.video.frame_choice import FrameChoice
 from nearfar.data.video.video_frames import read_frames
 
 
@@ -21,6 +22,18 @@ def picture_of(record: Mapping[str, Any]) -> Any:
     if record.get("image") is not None or "video" not in record:
         return record["image"]
     return read_frames(record["video"], lambda edges: [(len(edges) - 1) // 2]).pictures[0]
+
+
+def film_of(record: Mapping[str, Any], frames: int = 3) -> list[Any]:
+    """The pictures that show a record on a page: its picture, or of a video so many of its frames, in order.
+
+    Raises:
+        nearfar.data.BadVideo: the video cannot be read.
+        KeyError: the record has neither.
+    """
+    if record.get("image") is not None or "video" not in record:
+        return [record["image"]]
+    return list(read_frames(record["video"], FrameChoice(frames).numbers).pictures)
 
 
 def moving_picture(pictures: Sequence[Image.Image], *, side: int = 256, milliseconds: int = 200) -> bytes:

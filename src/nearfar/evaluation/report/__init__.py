@@ -42,6 +42,7 @@ def write_report(
     title: str | None = None,
     about: str | None = None,
     trained_on: str | None = None,
+    opened: str | None = None,
     seed: int = 0,
 ) -> Path:
     """Write `report.html` into a run folder; sections for which there is nothing to show are left out.
@@ -61,6 +62,7 @@ def write_report(
         about: what the data is to the model, "training data, which the model has seen", say: stands at the head of the
             report, and of every section that shows the data or what was measured on it, with the data's name and size.
         trained_on: what the model was trained on, for the table of what it is.
+        opened: what `nearfar.load` opened as `encoder`, where it is not `model/` of the folder.
         seed: of what is drawn at random for galleries and maps.
 
     Returns:
@@ -86,7 +88,7 @@ def write_report(
         Section("Training", _training(rows)),
         *(_of(section, data, about) for section in _measured(data, source, results, seed)),
         Section("Class relations", class_map(folder / RELATIONS)),
-        Section("The model", model_facts(encoder, folder, rows, trained_on)),
+        Section("The model", model_facts(encoder, folder, rows, trained_on, opened)),
         Section("Configuration", _config(config, folder)),
         Section("Skipped records", _skipped(missing)),
     ]

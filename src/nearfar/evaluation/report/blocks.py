@@ -113,13 +113,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture under a text. `kind` is `right` (framed), `missed` (set apart) or nothing."""
+    """A picture under a text. `kind` is `right` (framed), `missed` (set apart) or nothing; a `film` is a video's frames
+    in a row, wider than a picture."""
 
     url: str
     alt: str
     title: str = ""
     kind: str = ""
     remark: str = ""
+    film: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,17 @@ from nearfar.evaluation.report.blocks import Block, Cell, Table, TableRow, Verba
 
 
 def model_facts(
-    encoder: Any, folder: Path, history: Sequence[Mapping[str, Any]], trained_on: str | None
+    encoder: Any, folder: Path, history: Sequence[Mapping[str, Any]], trained_on: str | None, opened: str | None = None
 ) -> list[Block]:
-    """Nothing where there is no model to tell of."""
+    """The table, and how to load the model: from `folder`, or else as it was `opened`. Nothing where there is no model
+    to tell of."""
     if not hasattr(encoder, "parameters") or not hasattr(encoder, "state_dict"):
         return []
     facts = [*_made_of(encoder), *_training(history, trained_on)]
     rows = [TableRow(name, [Cell(value)]) for name, value in facts]
     blocks: list[Block] = [Table("what it is", ["part", ""], rows)]
-    if (folder / "model").is_dir():
-        lines = ["import nearfar", "", f'model = nearfar.load("{folder.name}/model")']
+    if opened or (folder / "model").is_dir():
+        lines = ["import nearfar", "", f"model = nearfar.load({json.dumps(opened or f'{folder.name}/model')})"]
         if hasattr(encoder, "encode_text"):
             lines.append('texts = model.encode_text(model.tokenize(["a red car"]), normalize=True)')
         elif hasattr(encoder, "encode_image"):

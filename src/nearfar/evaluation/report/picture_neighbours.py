@@ -40,7 +40,14 @@ def _picture(
     alike = of is not None and data.label is not None and 0 <= int(data.label[row]) == int(data.label[of])
     remark = "" if cosine is None else ("✓ " if alike else "") + f"{cosine:.2f}"
     name = _name(data, row)
-    return Picture(thumbnails(row), alt=name, title=name, kind="right" if alike else "", remark=remark)
+    return Picture(
+        thumbnails(row),
+        alt=name,
+        title=name,
+        kind="right" if alike else "",
+        remark=remark,
+        film=data.picture_side == "video",
+    )
 
 
 def _name(data: Embeddings, row: int) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.nn.functional import normalize
 
-from nearfar.data.video.still import picture_of as shown_picture
+from nearfar.data.video.still import film_of, picture_of
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError
 from nearfar.evaluation.protocols.retrieval import ranks
@@ -26,6 +26,9 @@ from nearfar.evaluation.report.blocks import (
 )
 from nearfar.nearest import nearest
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 THUMBNAIL = 112
 """Pixels of the longer side."""
 
@@ -34,13 +37,15 @@ def both_ways(data: Embeddings, source: Any, *, seed: int = 0) -> list[Block]:
     """The galleries of both directions, with a word on how to read each."""
     texts = gallery(data, source, seed=seed)
     pictures = picture_gallery(data, source, seed=seed)
+    shown = data.picture_side
+    films = " Each is shown by three of its frames." if shown == "video" else ""
     note = Note(
-        "Texts, and the images nearest to each, with their cosine. A right image is framed and ticked; where none of "
-        "them is right, the best right one stands at the end with its rank."
+        f"Texts, and the {shown}s nearest to each, with their cosine. A right {shown} is framed and ticked; where none "
+        f"of them is right, the best right one stands at the end with its rank.{films}"
     )
     other = Note(
-        "The other way: images, and the captions nearest to each, with their cosine. A right caption is ticked; where "
-        "none of them is right, the best right one stands at the end with its rank."
+        f"The other way: {shown}s, and the captions nearest to each, with their cosine. A right caption is ticked; "
+        "where none of them is right, the best right one stands at the end with its rank."
     )
     blocks: list[Block] = []
     for intro, examples in ((note, texts), (other, pictures)):
@@ -71,7 +76,7 @@ def picture_gallery(
     place, images, thumbnails = query_ranks.rank(), data.distinct_images(), Thumbnails(data, source)
     return [
         PictureExamples([_picture(data, thumbnails, int(images[row]), place[row], top) for row in rows], title, share)
-        for title, rows, share in _drawn(query_ranks, each, seed, "images")
+        for title, rows, share in _drawn(query_ranks, each, seed, f"{data.picture_side}s")
     ]
 
 
@@ -105,8 +110,8 @@ def _picture(data: Embeddings, thumbnails: Thumbnails, image: int, place: float,
         best = int(candidates[(texts[candidates] @ query[0]).argmax()])
         texts_near.append(FoundText(data.captions[best], "missed", f"✗ rank {place:.0f}"))
     rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
-    name = data.names[image] if data.names else f"image {image}"
-    return PictureExample(Picture(thumbnails(image), alt=name), [rank], texts_near)
+    name, film = data.names[image] if data.names else f"image {image}", data.picture_side == "video"
+    return PictureExample(Picture(thumbnails(image), alt=name, film=film), [rank], texts_near)
 
 
 def _query(data: Embeddings, thumbnails: Thumbnails, text: int, place: float, top: int) -> Example:
@@ -132,14 +137,15 @@ def _hit(data: Embeddings, thumbnails: Thumbnails, row: int, remark: str, kind: 
     name = data.names[row] if data.names else f"image {row}"
     verdict = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
     mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
-    return Picture(thumbnails(row), alt=verdict + name, title=name, kind=kind, remark=mark + remark)
+    film = data.picture_side == "video"
+    return Picture(thumbnails(row), alt=verdict + name, title=name, kind=kind, remark=mark + remark, film=film)
 
 
 class Thumbnails:
-    """Images as data URLs, each made once."""
+    """Images as data URLs, each made once; of a video its frames in a row, or with `still` the one in its middle."""
 
-    def __init__(self, data: Embeddings, source: Any, side: int = THUMBNAIL) -> None:
-        self.data, self.source, self.side = data, source, side
+    def __init__(self, data: Embeddings, source: Any, side: int = THUMBNAIL, *, still: bool = False) -> None:
+        self.data, self.source, self.side, self.still = data, source, side, still
         self.made: dict[int, str] = {}
 
     def __call__(self, row: int) -> str:
@@ -149,7 +155,9 @@ class Thumbnails:
 
     def _make(self, place: int) -> str:
         try:
-            return thumbnail(shown_picture(self.source[place]), side=self.side)
+            record = self.source[place]
+            pictures = [picture_of(record)] if self.still else film_of(record)
+            return thumbnail(pictures[0], side=self.side) if len(pictures) == 1 else film(pictures, side=self.side)
         except (UserError, OSError):
             return "data:,"  # gone since it was embedded; its name still stands beside it
 
@@ -164,6 +172,22 @@ def thumbnail(picture: Any, box: Sequence[int] | None = None, *, side: int = THU
         image = image.crop((left, top, right, bottom))
     image.thumbnail((side, side))
     return data_url(image)
+
+
+def film(pictures: Sequence[Image.Image], *, side: int = THUMBNAIL, gap: int = 3) -> str:
+    """Pictures in a row, each of this longer side, as one data URL."""
+    from PIL import Image
+
+    small = []
+    for picture in pictures:
+        small.append(picture.convert("RGB"))
+        small[-1].thumbnail((side, side))
+    width, height = sum(each.width + gap for each in small) - gap, max(each.height for each in small)
+    row, left = Image.new("RGB", (width, height), "white"), 0
+    for each in small:
+        row.paste(each, (left, (height - each.height) // 2))
+        left += each.width + gap
+    return data_url(row)
 
 
 def data_url(image: Any) -> str:

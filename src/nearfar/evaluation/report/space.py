@@ -54,7 +54,7 @@ def _spots(data: Embeddings, source: Any, rows: list[int], points: NDArray[np.fl
     """For each point of a map its place and its picture."""
     if not hasattr(source, "__getitem__") or isinstance(source, Embeddings):
         return []
-    thumbnails, caption = Thumbnails(data, source, SPOT), {}
+    thumbnails, caption = Thumbnails(data, source, SPOT, still=True), {}
     for text, row in reversed(list(zip(data.captions, data.image_of_text.tolist(), strict=False))):
         caption[row] = text
     places = places_on(points)
