@@ -117,6 +117,16 @@ def test_the_adapted_model_can_be_adapted_again(run, emoji):
     assert again.before.metrics == load_results(out / "results.json")["retrieval"].metrics
 
 
+def test_what_is_printed_of_an_outcome_are_its_figures_and_no_layers(emoji, small):
+    outcome = nearfar.adapt(emoji, small, share=0.3)
+    head, *lines = repr(outcome).splitlines()
+    assert head.startswith("Adapted(")
+    assert f"{outcome.pairs} pairs of {outcome.data}, in " in head
+    assert f"{outcome.after.metrics['text_to_image_R@5']} adapted" in lines[0]
+    assert [line.removeprefix("  note: ") for line in lines[2:]] == list(outcome.warnings())
+    assert "Linear" not in repr(outcome)
+
+
 def test_the_same_data_give_the_same_model(emoji, small):
     first, second = (nearfar.adapt(emoji, small, share=0.3) for _ in range(2))
     assert first.tried == second.tried

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nearfar
-from nearfar.adaptation import kept_reading
+from nearfar.adaptation import kept_reading, trials
 from nearfar.adaptation.kept_reading import KeptReading, ReadOnce, fingerprint, is_killed
 from nearfar.commands.adapt_command import usual_folder
 from nearfar.data import hold_out, open_source
@@ -147,3 +147,17 @@ def test_embeddings_are_those_of_the_model(emoji, small, tmp_path):
     plain, once = (embed(encoder, source) for encoder in (small, ReadOnce(small, KeptReading(tmp_path))))
     torch.testing.assert_close(once.image, plain.image)
     torch.testing.assert_close(once.text, plain.text)
+
+
+def test_a_reading_is_on_the_disk_before_anything_is_tried(emoji, small, tmp_path, monkeypatch):
+    """Short as it was: a run that is killed while it tries reads nothing again."""
+    parts = []
+
+    def stopped(*_, **__):
+        parts.extend((tmp_path / "run" / "reading").glob("*/*.safetensors"))
+        raise UserError("no more")
+
+    monkeypatch.setattr(trials, "try_all", stopped)
+    with pytest.raises(UserError, match="no more"):
+        nearfar.adapt(emoji, small, tmp_path / "run", share=0.3)
+    assert len(parts) == 1

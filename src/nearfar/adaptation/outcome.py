@@ -51,6 +51,17 @@ class Adapted:
     kept_start: bool = False
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        """What it was adapted to, the figures, and what its user must know; not the layers of the model."""
+        lines = [f"Adapted({self.adapted_to})"]
+        for direction, words in DIRECTIONS.items():
+            before, ridge, after = (each.metrics[f"{direction}_R@5"] for each in (self.before, self.ridge, self.after))
+            chance, *values = (after.show(value) for value in (after.chance, before.value, ridge.value))
+            lines.append(
+                f"{words}, R@5 in %: {values[0]} before, {values[1]} by a ridge map, {after} adapted, chance {chance}"
+            )
+        return "\n  ".join([*lines, *(f"note: {warning}" for warning in self.warnings())])
+
     @property
     def is_worse(self) -> bool:
         """Whether the adapted model is below the one as it was on the pairs held out: mean reciprocal rank, mean of
