@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from nearfar.machine import KEPT, prepare
+from nearfar.machine import KEPT, free_memory, prepare
 
 CODE = """
 import os, subprocess, sys
@@ -110,3 +110,33 @@ def test_free_memory_between_blocks_in_use_is_given_back():
     before, after = map(int, done.stdout.split())
     assert before < 10 * 1024, "KiB: prepare() keeps it"
     assert after > 90 * 1024, "of 100 MiB"
+
+
+MEMINFO = "MemTotal:       8000 kB\nMemFree:         100 kB\nMemAvailable:   4000 kB\n"
+SECOND = {"memory.max": "3000000\n", "memory.current": "2500000\n", "memory.stat": "anon 5\ninactive_file 300000\n"}
+FIRST = {"memory.limit_in_bytes": "3000000", "memory.usage_in_bytes": "2000000", "memory.stat": "total_inactive_file 7"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "group", "expected"),
+    [
+        ("", {}, 4000 * 1024),
+        ("", SECOND, 800_000),
+        ("", SECOND | {"memory.max": "max\n"}, 4000 * 1024),
+        ("", SECOND | {"memory.current": "9000000"}, 0),
+        ("memory", FIRST, 1_000_007),
+        ("memory", FIRST | {"memory.limit_in_bytes": "9223372036854771712"}, 4000 * 1024),
+    ],
+)
+def test_free_memory_within_the_limit_of_a_container(folder, group, expected, tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    (tmp_path / "sys/fs/cgroup" / folder).mkdir(parents=True)
+    for name, text in group.items():
+        (tmp_path / "sys/fs/cgroup" / folder / name).write_text(text)
+    assert free_memory(tmp_path) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
+def test_this_machine_has_memory_left():
+    assert 1 << 20 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,5 @@
-"""Settings of the process that count only before torch is loaded: how threads wait, and what becomes of freed memory.
+"""Settings of the process that count only before torch is loaded: how threads wait, and what becomes of freed memory;
+and how much memory is left.
 
 Every `nearfar` command makes them, and processes that it starts inherit them. A program of your own does so with two
 lines at its top:
@@ -12,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 KEPT = 1 << 30
@@ -43,6 +46,34 @@ def give_back() -> None:
     libraries than glibc, and beside another allocator, nothing is done."""
     if platform.libc_ver()[0] == "glibc":
         _libc().malloc_trim(0)
+
+
+def free_memory(root: str | Path = "/") -> int:
+    """Bytes of memory that new work may take: what Linux counts as available, within the limit of a container. 0 where
+    the system does not say. `root` is where its `proc` and `sys` are.
+
+    >>> free_memory("/nowhere")
+    0
+    """
+    available = _numbers(Path(root, "proc/meminfo")).get("MemAvailable:", 0) * 1024
+    group = Path(root, "sys/fs/cgroup")
+    for folder, limit, usage, cached in (
+        (group, "memory.max", "memory.current", "inactive_file"),
+        (group / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # without a limit it says "max"
+            most, taken = (int((folder / name).read_text("utf-8")) for name in (limit, usage))
+            left = most - taken + _numbers(folder / "memory.stat").get(cached, 0)
+            available = min(available, max(left, 0))
+    return available
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The first number of each line, by the line's first word; empty where there is no such file."""
+    with suppress(OSError):
+        lines = [line.split() for line in path.read_text("utf-8").splitlines()]
+        return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    return {}
 
 
 def _libc() -> Any:

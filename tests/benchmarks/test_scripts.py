@@ -200,6 +200,15 @@ def test_half_precision(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_training_loop(run, tmp_path):
+    out = tmp_path / "made" / "loop.json"
+    small = ("--set", "training.batch_size=6", "training.chunk=3", "data.limit=12", "model.image_size=32")
+    output = run("training_loop", "--steps", 2, "--rounds", 1, *small, "--output", out)
+    report = json.loads(out.read_text())
+    assert (report["batch"], report["chunk"], len(report["rows"])) == (6, 3, 3)
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_views(run, tmp_path):
     out = tmp_path / "views.json"
     output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out)

@@ -4,9 +4,12 @@ import pytest
 import torch
 from toy import Pairs, batch, gradients
 
+from nearfar.data import train_tokenizer, world
 from nearfar.data.batches.batch import rows
+from nearfar.methods import CLIP
+from nearfar.models import create
 from nearfar.training import train
-from nearfar.training.loop.gradients import backward
+from nearfar.training.loop.gradients import KeptGraphs, backward
 
 
 def reference(method, data):
@@ -59,6 +62,58 @@ def test_the_random_stream_goes_on_as_after_one_forward_pass():
     torch.manual_seed(3)
     backward(method, data, chunk=4)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(("budget", "passes"), [(0, 5), (2, 4), (3, 3), (100, 3)])
+def test_graphs_are_kept_while_the_memory_holds_them(budget, passes):
+    """Three chunks: at most three forward passes and two more. The gradient is the same to the bit."""
+    method, data, calls = Pairs(dropout=0.5).train(), batch(), []
+    embed = method.embed
+    method.embed = lambda piece: calls.append(torch.is_grad_enabled()) or embed(piece)
+    graphs = KeptGraphs()
+    torch.manual_seed(3)
+    backward(method, data, chunk=4, graphs=graphs)
+    expected = [p.grad.clone() for p in method.parameters()]
+    assert calls == [False, False, True, True, True]
+    assert graphs.budget > 1 << 20
+    graphs.budget = int(budget * 4 * graphs.bytes_a_sample)
+    for _ in range(2):
+        calls.clear()
+        method.zero_grad()
+        torch.manual_seed(3)
+        backward(method, data, chunk=4, graphs=graphs)
+        assert len(calls) == passes
+        assert all(torch.equal(p.grad, e) for p, e in zip(method.parameters(), expected, strict=True))
+
+
+def test_what_a_graph_holds_is_measured_without_the_weights():
+    layer = torch.nn.Linear(8, 4, bias=False)
+    graphs, x = KeptGraphs(), torch.randn(6, 8)
+    with graphs.measured(layer, 6):
+        layer(x).sigmoid().sum()
+    assert graphs.bytes_a_sample == 4 * (8 + 4)  # the input and the sigmoid's output
+    graphs.budget = 600
+    assert graphs.fit(6) == 2
+    with graphs.measured(layer, 6):
+        layer(x[:2]).sum()
+    assert graphs.bytes_a_sample == 4 * (8 + 4)  # the largest so far
+
+
+@pytest.mark.parametrize("kind", ["clip", "pairs"])
+def test_a_run_is_the_same_to_the_bit_whatever_memory_is_free(kind, monkeypatch):
+    weights = []
+    for free in (0, 1 << 40):
+        monkeypatch.setattr("nearfar.training.loop.gradients.free_memory", lambda free=free: free)
+        torch.manual_seed(0)
+        method, data = Pairs(dropout=0.3), [batch()]
+        if kind == "clip":
+            tokenizer = train_tokenizer(["a red green blue white square"], 300)
+            method = CLIP(create("tiny", tokenizer=tokenizer, image_size=32, embed_dim=16))
+            data = world.emoji("val", styles=["noto"], tags=False).first(24)
+        run = train(method, data, steps=4, batch_size=12, chunk=5, progress=False)
+        weights.append(run.method.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
 
 
 class Normed(Pairs):

@@ -33,7 +33,8 @@ class TrainConfig:
     """Samples in a batch, over all processes together. Only used where `nearfar.train` makes the loader itself."""
     chunk: int | None = None
     """Gradient caching: embed this many samples at a time, so that memory for activations does not grow with the
-    batch. The gradient is that of the whole batch. Only for an `EmbeddingMethod`; costs up to one more forward pass.
+    batch. The gradient is that of the whole batch. Only for an `EmbeddingMethod`; costs up to one more forward pass:
+    none while a quarter of the free memory holds what the chunks save for their backward pass.
     Batch norm in training mode normalises each chunk by itself (a virtual batch), which the run says at its start."""
     accumulate: int = 1
     """Batches whose gradients are averaged in one step, for methods that are not an `EmbeddingMethod` (those have

@@ -2,10 +2,11 @@
 
 For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
 
-1. embed the local samples chunk by chunk, keeping the graph of the last chunk only;
+1. embed the local samples chunk by chunk, keeping the graphs of the last chunks: as many as the memory holds, or one;
 2. gather the embeddings of all ranks, and the batch keys that the objective reads;
 3. run the objective on them as leaves: the loss, its gradient by embedding, and the gradient of its own parameters;
-4. send the local slice of those gradients back through each chunk, embedded again with its own random state.
+4. send the local slice of those gradients back through each chunk; one without a graph is embedded again, with its own
+   random state. However many graphs are kept, the gradient is the same to the bit.
 
 Batch norm in training mode normalises each chunk by itself, in both passes alike: the chunk is its virtual batch. Its
 running statistics count each chunk once.
@@ -27,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nearfar import distributed as processes
 from nearfar.data.batches import batch as batches
 from nearfar.errors import UserError
+from nearfar.machine import free_memory
 from nearfar.methods.base import Batch, EmbeddingMethod, Method
 from nearfar.training.state.random_state import RandomState, shared_randomness
 
@@ -39,17 +41,18 @@ def backward(
     autocast: AbstractContextManager[Any] | None = None,
     scale: Callable[[Tensor], Tensor] = lambda loss: loss,
     seed: int = 0,
+    graphs: KeptGraphs | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradient of `batch` to `.grad` and return the scalars of the method, `loss` among them. They are copies:
     a logged temperature may be the parameter itself, which the step moves.
 
     After `processes.average_gradients` the gradient is that of the batch of all ranks together. `scale` is applied to
     the loss before its backward pass. `seed` is the random seed of the objective: the same on every rank, since each
-    runs it on the same gathered batch.
+    runs it on the same gathered batch. `graphs` keeps those of more chunks than the last.
     """
     autocast = autocast or nullcontext()
     if isinstance(method, EmbeddingMethod):
-        return _cached(method, batch, chunk, autocast, scale, seed)
+        return _cached(method, batch, chunk, autocast, scale, seed, graphs or KeptGraphs(0))
     with autocast:
         outputs = method(batch)
     scale(outputs["loss"]).backward()
@@ -63,26 +66,30 @@ def _cached(
     autocast: AbstractContextManager[Any],
     scale: Callable[[Tensor], Tensor],
     seed: int,
+    graphs: KeptGraphs,
 ) -> dict[str, Tensor]:
     total = batches.size(batch)
     step = min(chunk or total, total)
     pieces = [batches.rows(batch, start, min(start + step, total), total) for start in range(0, total, step)]
 
-    cached: list[Mapping[str, Tensor]] = []
+    # Chunks that keep their graph need no second pass; the last one always does.
+    again = len(pieces) - max(1, min(len(pieces), graphs.fit(step)))
+    embedded: list[Mapping[str, Tensor]] = []
     states: list[RandomState] = []
-    for piece in pieces[:-1]:
-        states.append(RandomState.take())
-        with torch.no_grad(), autocast:
-            cached.append(method.embed(piece))
-    # The last chunk keeps its graph: one forward pass less, and with one chunk no second pass at all.
-    with autocast:
-        last = method.embed(pieces[-1])
+    for i, piece in enumerate(pieces):
+        if i < again:
+            states.append(RandomState.take())
+        is_last = i == len(pieces) - 1 > 0
+        measuring = graphs.measured(method, batches.size(piece)) if is_last else nullcontext()
+        with torch.set_grad_enabled(i >= again), autocast, measuring:
+            embedded.append(method.embed(piece))
+    last = embedded[-1]
     needs_grad = {name for name, value in last.items() if value.requires_grad}
 
     gather = method.gather
     leaves = {}
     for name, value in last.items():
-        local = torch.cat([*(piece[name] for piece in cached), value.detach()])
+        local = torch.cat([piece[name].detach() for piece in embedded]) if len(pieces) > 1 else value.detach()
         local = local.float() if local.dtype in (torch.float16, torch.bfloat16) else local
         rows = processes.gather_rows(local) if gather else local.clone()
         leaves[name] = rows.requires_grad_(name in needs_grad)
@@ -97,13 +104,56 @@ def _cached(
     if states:
         after = RandomState.take()
         with _statistics_kept(method):
-            for i, (piece, state) in enumerate(zip(pieces[:-1], states, strict=True)):
+            for i, state in enumerate(states):
                 state.restore()
                 with autocast:
-                    embeddings = method.embed(piece)
-                _send_back(embeddings, gradients, i * step, total)
+                    _send_back(method.embed(pieces[i]), gradients, i * step, total)
         after.restore()
+    for i in range(again, len(pieces) - 1):
+        _send_back(embedded[i], gradients, i * step, total)
     return {name: value.detach().clone() for name, value in outputs.items()}
+
+
+class KeptGraphs:
+    """How many chunks of a batch keep their graph between the two passes: as many as fit `budget` bytes, by what the
+    chunks before have saved for their backward pass. Without a budget it is a quarter of the memory that is free when
+    this is first known: texts differ in length, and the backward pass needs room, too."""
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self.bytes_a_sample = 0.0
+
+    def fit(self, samples: int) -> int:
+        """How many graphs of chunks of so many samples; 0 as long as their size is unknown."""
+        if not self.bytes_a_sample or not self.budget:
+            return 0
+        return int(self.budget / (self.bytes_a_sample * samples))
+
+    @contextmanager
+    def measured(self, method: nn.Module, samples: int) -> Iterator[None]:
+        """Count what is saved for the backward pass of `samples` samples that are embedded here."""
+        weights = {p.untyped_storage().data_ptr() for p in method.parameters() if not processes.is_split(p)}
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield
+        size = sum(n for place, n in saved.items() if place not in weights)
+        self.bytes_a_sample = max(self.bytes_a_sample, size / samples)
+        if self.budget is None:
+            self.budget = _free_bytes(next(method.parameters()).device) // 4
+
+
+def _free_bytes(device: torch.device) -> int:
+    """What this process may still take on its device, beside the others that train with it."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return free_memory() // processes.world_size()
 
 
 @contextmanager

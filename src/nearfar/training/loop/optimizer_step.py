@@ -13,7 +13,7 @@ from nearfar import distributed as processes
 from nearfar.data.batches.batch import size
 from nearfar.methods.base import Batch
 from nearfar.training.loop import guard
-from nearfar.training.loop.gradients import backward, total_norm
+from nearfar.training.loop.gradients import KeptGraphs, backward, total_norm
 from nearfar.training.loop.log import LogRow
 from nearfar.training.loop.optim import lr_factor, set_lr
 from nearfar.training.loop.precision import autocast_for
@@ -32,6 +32,7 @@ class OptimizerStep:
     def __init__(self, state: RunState, *, steps: int, out: Path | None) -> None:
         self.state, self.config, self.steps, self.out = state, state.config, steps, out
         self.parameters = [p for p in state.method.parameters() if p.requires_grad]
+        self.graphs = KeptGraphs()
         self.autocast = autocast_for(next(state.method.parameters()).device, state.config.precision)
 
     def __call__(self, used: list[Batch]) -> LogRow:
@@ -53,6 +54,7 @@ class OptimizerStep:
                 autocast=self.autocast(),
                 scale=partial(self._scale, share=share),
                 seed=self.config.seed * 1_000_003 + run.step,
+                graphs=self.graphs,
             )
             for batch, share in zip(used, shares, strict=True)
         ]
