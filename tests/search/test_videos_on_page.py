@@ -82,6 +82,16 @@ def test_the_larger_view_plays_what_a_browser_can_play(service, uploads, colour,
     assert np.abs(shown[-1].astype(int) - COLOURS[colour]).max() < 25
 
 
+def test_more_like_a_video_starts_from_the_middle_of_it(service):
+    """Its first frame is white, and so like no colour."""
+    hits = service.search("blue", None, "", "", 1, 3)[1]
+    assert hits[0].image().getpixel((24, 16))[2] > 150
+    assert hits[0].image().getpixel((24, 16))[0] < 120
+    alike = service.like(hits, 0, None, 1, 3)[1]
+    assert alike[0].caption == "a blue thing"
+    assert alike[0].score > alike[1].score + 0.1
+
+
 def test_what_a_browser_cannot_play_moves_as_an_animation(service):
     hits = service.search("green", None, "", "", 1, 3)[1]
     assert hits[0].path.endswith(".avi")

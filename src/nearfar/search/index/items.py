@@ -14,7 +14,7 @@ from nearfar.search.index.kept import kept_of, to_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from PIL.Image import Image
+    from PIL import Image
 
     from nearfar.search.index.manifest import Manifest
 
@@ -91,12 +91,15 @@ class Hit:
         """The first caption, or else the label's name, or else an empty string."""
         return self.captions[0] if self.captions else self.label_name or ""
 
-    def image(self) -> Image:
-        """The picture itself, RGB. Raises UserError when its file is gone or broken."""
+    def image(self) -> Image.Image:
+        """The picture itself, RGB; of a video the middle one of the frames that the index keeps. Raises UserError when
+        its file is gone or broken."""
         from nearfar.data.pictures.images import load_image
 
         if self.picture is None:
             raise UserError(f"the hit {self.key!r} is a text: it has no picture")
+        if self.moves:
+            return middle_frame(self.picture())
         return load_image(self.picture())
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,6 +148,16 @@ def moves(picture: bytes) -> bool:
     (True, False, False)
     """
     return picture[8:16] == b"WEBPVP8X" and bool(picture[20:21] and picture[20] & 2)
+
+
+def middle_frame(animation: bytes) -> Image.Image:
+    """The frame in the middle of an animation, RGB."""
+    from PIL import Image
+
+    film: Any = Image.open(io.BytesIO(animation))
+    film.seek(film.n_frames // 2)
+    middle: Image.Image = film.convert("RGB")
+    return middle
 
 
 ADDED = ("id", "sample", "shard")
