@@ -209,6 +209,17 @@ def test_training_loop(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_product_libraries(run, tmp_path):
+    out = tmp_path / "made" / "products.json"
+    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--output", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["threads"] for row in rows} >= {1}
+    errors = {row["product"]: row["error"] for row in rows}
+    assert errors["torch.mm, float32"] < 1e-6 < 1e-4 < errors["torch.mm, bfloat16"]
+    assert errors["nearfar, bfloat16 to float32"] < 2e-5
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_views(run, tmp_path):
     out = tmp_path / "views.json"
     output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out)

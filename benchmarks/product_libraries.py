@@ -1,0 +1,121 @@
+"""One matrix product by the libraries that torch brings: `torch.mm` in float32 (MKL on x86), oneDNN's float32 product,
+and bfloat16, on one thread and on all.
+
+    .venv/bin/python benchmarks/product_libraries.py
+
+All run in turn within each round; times are multiples of `torch.mm` in float32 on as many threads, errors are relative
+to float64 (of the bfloat16 products, to float64 of the rounded vectors).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from _measure import interleave, ratios
+from nearfar import files
+from nearfar.ops.tiling.half_products import wide_product
+
+RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
+MM = "torch.mm, float32"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--n", type=int, default=2048)
+    parser.add_argument("--d", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    threads = sorted({1, os.cpu_count() or 1})
+    report = {
+        "n": options.n,
+        "d": options.d,
+        "rounds": options.rounds,
+        "torch": torch.__version__,
+        "libraries": libraries(),
+        "instructions": [name for name, on in torch.cpu.get_capabilities().items() if on is True and is_vector(name)],
+        "load": os.getloadavg()[0],
+        "command": "python benchmarks/product_libraries.py" + "".join(f" {word}" for word in sys.argv[1:]),
+        "rows": [row for count in threads for row in measured(options.n, options.d, count, options.rounds)],
+    }
+    files.write(options.output, json.dumps(report, indent=1) + "\n")
+    files.write(options.output.with_suffix(".md"), as_markdown(report))
+    print(as_markdown(report))
+
+
+def libraries() -> list[str]:
+    """The lines of torch's configuration that name the libraries of its products."""
+    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
+    return [line for line in lines if line.startswith(("Intel(R) oneAPI Math", "Intel(R) MKL", "OpenBLAS"))]
+
+
+def is_vector(name: str) -> bool:
+    return name.startswith(("avx", "amx", "sve", "neon", "bf16"))
+
+
+def measured(n: int, d: int, threads: int, rounds: int) -> list[dict[str, object]]:
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
+    half = a.bfloat16(), b.bfloat16()
+    exact, exact_half = a.double() @ b.double().T, half[0].double() @ half[1].double().T
+    products = {name: (product, exact) for name, product in in_float32(a, b).items()}
+    products |= {name: (product, exact_half) for name, product in in_bfloat16(*half).items()}
+    timings = interleave({name: product for name, (product, _) in products.items()}, MM, rounds)
+    return [
+        {
+            "threads": threads,
+            "product": name,
+            "clock": ratios(timings[name].wall_rounds, timings[MM].wall_rounds),
+            "gigaflops": 2e-9 * n * n * d / timings[name].wall_s,
+            "error": float((product().double() - expected).norm() / expected.norm()),
+        }
+        for name, (product, expected) in products.items()
+    ]
+
+
+def in_float32(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
+    out = torch.empty(len(a), len(b))
+    products: dict[str, Callable[[], Tensor]] = {MM: lambda: torch.mm(a, b.T, out=out)}
+    if torch.backends.mkldnn.is_available():
+        linear = torch.ops.mkldnn._linear_pointwise
+        products["oneDNN, float32"] = lambda: linear(a, b, None, "none", [], "")
+    return products
+
+
+def in_bfloat16(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
+    out = torch.empty(len(a), len(b))
+    rounded = [torch.empty(len(a), len(b), dtype=torch.bfloat16) for _ in range(2)]
+    return {
+        "torch.mm, bfloat16": lambda: torch.mm(a, b.T, out=rounded[0]),
+        "nearfar, bfloat16 to float32": lambda: wide_product(a, b.T, rounded, out=out),
+    }
+
+
+def as_markdown(report: dict) -> str:
+    lines = [
+        "{n} x {d} by {d} x {n}, {rounds} rounds, torch {torch}, load average {load:.1f}.".format(**report),
+        "Libraries: " + "; ".join(report["libraries"]) + ". Instructions: " + ", ".join(report["instructions"]) + ".",
+        "",
+        "| threads | product | GFLOP/s | to torch.mm in float32, on the clock | error |",
+        "|--:|:--|--:|--:|--:|",
+    ]
+    for row in report["rows"]:
+        clock = sorted(row["clock"])
+        spread = f"{clock[len(clock) // 2]:.2f} ({clock[0]:.2f} to {clock[-1]:.2f})"
+        lines.append(
+            f"| {row['threads']} | {row['product']} | {row['gigaflops']:.0f} | {spread} | {row['error']:.0e} |"
+        )
+    return "\n".join([*lines, "", f"    {report['command']}", ""])
+
+
+if __name__ == "__main__":
+    main()
