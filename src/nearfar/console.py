@@ -56,6 +56,13 @@ class ProgressBar:
             self._progress.remove_task(self._task)
 
 
+def with_remark(source: T) -> T:
+    """The same data, after what its reader should know first (`remark`) is printed to the error stream."""
+    if remark := getattr(source, "remark", None):
+        print(remark, file=sys.stderr, flush=True)
+    return source
+
+
 @contextmanager
 def bar(description: str, total: float | None = None, show: bool | None = None) -> Iterator[ProgressBar]:
     """A progress bar that goes when the block ends.

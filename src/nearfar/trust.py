@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from nearfar import lookup
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 
 
 def find(setting: str, name: Any, known: Mapping[str, str], trust: Collection[str] = ()) -> Any:
@@ -87,7 +87,8 @@ def _imported(setting: str, name: str, module: str, item: str, trust: Collection
     try:
         imported = getattr(import_module(module), item)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{setting}: no {name!r} (write module:name): {error}") from None
+        fault = why(error, f"{module} cannot be imported, or has no {item!r}")
+        raise UserError(f"{setting}: no {name!r} (write module:name): {fault}") from error
     # A module's own imports are no part of it: `my_module:run` must not reach what it took from `subprocess`.
     home = getattr(imported, "__module__", None)
     if not (callable(imported) and isinstance(home, str) and is_within(home, trust)):

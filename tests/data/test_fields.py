@@ -203,7 +203,7 @@ def test_fields_that_do_not_fit_are_explained():
         Loader(Records([{"text": "x"}]), [Waveform(8)], batch_size=1)
     with pytest.raises(UserError, match="two fields make the batch's 'waveform'"):
         Loader(Records(records()), [Waveform(8), Waveform(4)], batch_size=1)
-    with pytest.raises(UserError, match="Silent made 'silence', which its `keys` do not declare"):
+    with pytest.raises(UserError, match="Silent made 'silence', which its 'keys' do not declare"):
         next(iter(Loader(Records(records()), [Silent(8)], batch_size=1)))
     with pytest.raises(UserError, match=r"batch key 'views' is declared as BatchKey\(axis=1.*already"):
         batches.declare("views", BatchKey())

@@ -157,7 +157,7 @@ def test_broken_pictures_and_data_without_answers():
         answering(Eyes(), broken, max_skipped=0.01)
     with pytest.raises(UserError, match="answers=COLUMN"):
         answering(Eyes(), Records([{"image": b"", "text": "a cat"}], name="pets"))
-    with pytest.raises(UserError, match="answers no questions: train one with the method `answering`"):
+    with pytest.raises(UserError, match="answers no questions: train one with the method 'answering'"):
         evaluate(object(), broken, ("answering",))
 
 

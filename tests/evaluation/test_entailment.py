@@ -89,7 +89,7 @@ def test_generated_statements_bring_their_training_split():
 
 def test_what_cannot_be_judged_says_so():
     source = Records(READ, classes=CLASSES)
-    with pytest.raises(UserError, match="train one with the method `entailment`"):
+    with pytest.raises(UserError, match="train one with the method 'entailment'"):
         evaluate(object(), source, ("entailment",))
     with pytest.raises(UserError, match="label=COLUMN"):
         entailment(Eyes(), Records(READ[-1:], classes=CLASSES))

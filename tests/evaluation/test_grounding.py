@@ -136,7 +136,7 @@ def test_scenes_are_measured_by_style(model):
 def test_what_cannot_be_grounded_says_so(model):
     with pytest.raises(UserError, match="gives no maps of phrases: train one with the method albef or tcl"):
         grounding(object(), scenes("test", n=2))
-    with pytest.raises(UserError, match="`text` and `box`"):
+    with pytest.raises(UserError, match="'text' and 'box'"):
         grounding(model, Records([{"image": picture(), "text": "a cat"}], name="pets"))
     with pytest.raises(UserError, match="left, top, right and bottom"):
         grounding(model, Records([{"image": picture(), "text": "a cat", "box": [1, 2, 3]}]))

@@ -90,9 +90,9 @@ def test_the_checks_before_training_know_what_it_needs(own, encoder, colours):
     assert missing_in_source("brightness", rooms) is None
     assert missing_in_model("brightness", encoder) == "a ColourEncoder has no `shine`"
     settings = EvaluationConfig(data="rooms", protocols=["brightness"], options={"brightness": {"above": 1.0}})
-    with pytest.raises(UserError, match=r"brightness cannot be measured on evaluation\.data, as colours has no `lamp`"):
+    with pytest.raises(UserError, match=r"brightness cannot be measured on evaluation\.data, as colours has no 'lamp'"):
         check_evaluation(settings, data=colours, validation=None)
-    with pytest.raises(UserError, match="as a ColourEncoder has no `shine`"):
+    with pytest.raises(UserError, match="as a ColourEncoder has no 'shine'"):
         check_evaluation(settings, data=rooms, validation=None, model=encoder)
     with pytest.raises(UserError, match=r"evaluation\.options: brightness: no option 'abov'. Did you mean 'above'"):
         EvaluationConfig(options={"brightness": {"abov": 1.0}})

@@ -316,9 +316,9 @@ def test_a_form_that_is_none_and_options_without_effect_are_named():
         gated_pairs(**good, form="cosine")
     with pytest.raises(UserError, match="reduction must be one of row, pair"):
         gated_pairs(**good, reduction="mean")
-    with pytest.raises(UserError, match='it is for form="dot"'):
+    with pytest.raises(UserError, match="it is for form='dot'"):
         gated_pairs(**good, alpha=0.5)
-    with pytest.raises(UserError, match='it is for form="dot"'):
+    with pytest.raises(UserError, match="it is for form='dot'"):
         losses.GatedPairs(alpha=0.5)
     with pytest.raises(UserError, match="exclude_self needs keys that are the anchors"):
         gated_pairs(**good | {"k": k[:3], "key_label": SIX[:3]}, exclude_self=True)

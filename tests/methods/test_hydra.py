@@ -190,7 +190,7 @@ def test_settings_that_do_not_fit_are_refused_before_training():
         ({"rule": "any"}, "rule='any'"),
         ({"gate": "hard"}, "gate='hard'"),
         ({"form": "cosine"}, "form must be"),
-        ({"alpha": 0.5}, 'for form="dot"'),
+        ({"alpha": 0.5}, "for form='dot'"),
         ({"present_only": True}, "present_only"),
         ({"temperature": 0.0}, "temperature must be positive"),
     ):

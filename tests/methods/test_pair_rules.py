@@ -85,7 +85,7 @@ def test_an_empty_batch():
 def test_what_does_not_fit_is_named():
     with pytest.raises(UserError, match="rule='any': choose arbitrary"):
         PairRule("any")
-    with pytest.raises(UserError, match='present_only is for rule="distinct"'):
+    with pytest.raises(UserError, match="present_only is for rule='distinct'"):
         PairRule("arbitrary", present_only=True)
     with pytest.raises(UserError, match="needs distances of the classes"):
         PairRule("weighted")

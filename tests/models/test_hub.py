@@ -118,5 +118,5 @@ def test_what_is_pushed_is_what_is_saved(model, hub, tmp_path):
 def test_no_network_is_a_sentence(model, tmp_path):
     folder = model.save_pretrained(tmp_path / "model")
     (said,) = pushed(folder, [{"token": "hf_write"}], "http://127.0.0.1:9", tmp_path / "home")
-    assert said.startswith("me/mine cannot be pushed: the hub cannot be reached (")
-    assert said.endswith("): check the network, or save_pretrained to a folder")
+    assert said.startswith("me/mine cannot be pushed: the hub cannot be reached: ")
+    assert said.endswith(": check the network, or save_pretrained to a folder")

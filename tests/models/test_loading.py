@@ -169,12 +169,12 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, caplog):
 
     def unreachable(*args, **settings):
         hub.warning("thrown while requesting HEAD: retrying in 1 s")
-        raise OSError("We couldn't connect to the hub\nand said so at length")
+        raise OSError("We couldn't connect to the hub\nand said so at length") from ConnectionError("no route")
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
     for make in (load, lambda name: create("tiny", image=name)):
-        with pytest.raises(UserError, match="We couldn't connect to the hub") as error:
+        with pytest.raises(UserError, match="the hub cannot be reached, and nothing of this name is kept") as error:
             make("nobody/nothing")
         assert "\n" not in str(error.value)
     assert not caplog.records

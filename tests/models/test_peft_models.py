@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 import nearfar
 from models.dual_families import clip
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.methods import CLIP
 from nearfar.models import create
-from nearfar.models.folder_checks import first_line
 
 TEXTS = ["a red fox", "the ship at sea runs", "cat"]
 
@@ -129,6 +128,6 @@ def test_a_tower_that_is_a_sentence_encoder_pools_as_its_folder_states(pooling, 
 
 def test_a_package_that_breaks_transformers_is_named_with_its_remedy():
     error = RuntimeError("Failed to import transformers.models.clip: operator torchvision::nms does not exist")
-    assert "pip uninstall torchvision" in first_line(error)
-    assert "pip uninstall torchaudio" in first_line(OSError("Could not load this library: /lib/torchaudio/lib.so"))
-    assert first_line(ValueError("plain\nsecond")) == "plain"
+    assert "pip uninstall torchvision" in why(error, "")
+    assert "pip uninstall torchaudio" in why(OSError("Could not load this library: /lib/torchaudio/lib.so"), "")
+    assert why(ValueError("plain\nsecond"), "our own words") == "our own words"

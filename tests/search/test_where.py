@@ -91,32 +91,32 @@ def test_a_filter_lets_through_what_it_says(table, where, rows):
     [
         ("", 'at its end: the name of a column should stand there'),
         ("price <", 'at its end: a value should stand there, a number, a "text", true or false'),
-        ("price < and", 'at letter 9, "and": a value should stand there'),
-        ("colour = red", 'at letter 10, "red": a value should stand there: write a text in quotes, "red"'),
-        ("price = null", 'at letter 9, "null": null is compared by "is null"'),
-        ("price < 20 colour", 'at letter 12, "colour": "and" or "or" should stand there'),
+        ("price < and", 'at letter 9, \'and\': a value should stand there'),
+        ("colour = red", 'at letter 10, \'red\': a value should stand there: write a text in quotes, "red"'),
+        ("price = null", 'at letter 9, \'null\': null is compared by "is null"'),
+        ("price < 20 colour", 'at letter 12, \'colour\': "and" or "or" should stand there'),
         ("price < 20 and", "at its end: the name of a column"),
         ("(price < 20", 'at its end: a ")" should stand there'),
-        ('colour in "red"', 'at letter 11, ""red"": a list should stand there'),
-        ("colour in []", 'at letter 12, "]": a value should stand there'),
-        ('colour in ["red" "blue"]', 'at letter 18, ""blue"": a "," or a "]" should stand there'),
-        ('colour = "red', 'at letter 10, ""red": the text has no closing quote'),
-        ("price & 3", 'at letter 7, "& 3": nothing of this kind can stand there'),
-        ("price 3", 'at letter 7, "3": a comparison should stand there'),
-        ("price is 3", 'at letter 10, "3": "null" should stand there'),
-        ("prize < 3", 'at letter 1: "prize" is no column of the index; its columns are: price, rate, colour, tags'),
-        ('price < 3 and price < "a"', 'at letter 15: "price" holds numbers, and "a" is a text'),
-        ("colour = 3", 'at letter 1: "colour" holds texts, and 3 is a number: write "3"'),
-        ("price = true", '"price" holds numbers, and true is true or false'),
-        ("sale > true", '"sale" holds true and false, which only = and != compare'),
-        ("sale = 1", '"sale" holds true and false, and 1 is a number'),
-        ('tags = "new"', '"tags" holds lists: look into one by contains'),
-        ("price contains 3", '"price" holds numbers, and only texts and lists contain something'),
-        ("mixed = 1", '"mixed" holds values of several kinds, and can only be compared by is null'),
+        ('colour in "red"', 'at letter 11, \'"red"\': a list should stand there'),
+        ("colour in []", 'at letter 12, \']\': a value should stand there'),
+        ('colour in ["red" "blue"]', 'at letter 18, \'"blue"\': a "," or a "]" should stand there'),
+        ('colour = "red', 'at letter 10, \'"red\': the text has no closing quote'),
+        ("price & 3", 'at letter 7, \'& 3\': nothing of this kind can stand there'),
+        ("price 3", 'at letter 7, \'3\': a comparison should stand there'),
+        ("price is 3", 'at letter 10, \'3\': "null" should stand there'),
+        ("prize < 3", 'at letter 1: \'prize\' is no column of the index; its columns are: price, rate, colour, tags'),
+        ('price < 3 and price < "a"', 'at letter 15: \'price\' holds numbers, and "a" is a text'),
+        ("colour = 3", 'at letter 1: \'colour\' holds texts, and 3 is a number: write "3"'),
+        ("price = true", '\'price\' holds numbers, and true is true or false'),
+        ("sale > true", '\'sale\' holds true and false, which only = and != compare'),
+        ("sale = 1", '\'sale\' holds true and false, and 1 is a number'),
+        ('tags = "new"', '\'tags\' holds lists: look into one by contains'),
+        ("price contains 3", '\'price\' holds numbers, and only texts and lists contain something'),
+        ("mixed = 1", '\'mixed\' holds values of several kinds, and can only be compared by is null'),
         ("(" * 60 + "price = 1" + ")" * 60, "more than 50 conditions stand within each other"),
         ("not " * 9000 + "price = 1", "longer than 20,000 letters"),
-        ("__import__('os') = 1", 'at letter 11, "(": a comparison should stand there'),
-        ("price = 3; price = 4", 'letter 10, "; price = 4": nothing of this kind'),
+        ("__import__('os') = 1", 'at letter 11, \'(\': a comparison should stand there'),
+        ("price = 3; price = 4", "letter 10, '; price = 4': nothing of this kind"),
     ],
 )  # fmt: skip
 def test_a_filter_that_cannot_be_read_is_answered_by_a_sentence_with_the_place(table, where, message):
@@ -247,7 +247,7 @@ def test_a_query_filters_by_kept_columns_and_says_how_many_match(tmp_path, monke
     assert "1 match the filter" in said
     monkeypatch.setattr(nearfar.models, "load", lambda name, **_: pytest.fail("the model was loaded"))
     with pytest.raises(
-        SystemExit, match='nearfar search: the filter cannot be read at letter 9, "and": a value should'
+        SystemExit, match="nearfar search: the filter cannot be read at letter 9, 'and': a value should"
     ):
         cli.main(["search", "red", "--index", str(tmp_path / "index"), "--where", "price < and"])
 

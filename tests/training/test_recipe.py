@@ -99,7 +99,7 @@ def test_members_of_an_ensemble_are_checked_too():
     assert load("demo", ["method.of.temperature=0.1"]).method["of"]["temperature"] == 0.1
     with pytest.raises(UserError, match=r"section method.of: no setting 'smoothing'"):
         load("demo", ["method.of.smoothing=1"])
-    with pytest.raises(UserError, match=r"section method.of: say which with `name`"):
+    with pytest.raises(UserError, match=r"section method.of: say which with 'name'"):
         load("demo", {"method.of": {"exclude_duplicates": True}})
 
 
@@ -113,7 +113,7 @@ def test_files_that_are_no_recipe(tmp_path):
     with pytest.raises(UserError, match="is not a recipe"):
         load(tmp_path / "b.yaml")
     (tmp_path / "c.yaml").write_text("method: {}")
-    with pytest.raises(UserError, match="say which with `name`"):
+    with pytest.raises(UserError, match="say which with 'name'"):
         load(tmp_path / "c.yaml")
 
 

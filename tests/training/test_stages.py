@@ -239,7 +239,7 @@ def test_columns_that_cannot_be_joined(tmp_path):
         join(records([0]), {"label": (tmp_path / "nowhere", "one")})
     with pytest.raises(UserError, match="must return 2 values, one a record, not 3"):
         columns.save(tmp_path, {"one": lambda model, source: [1, 2, 3]}, None, records([0, 1]))
-    with pytest.raises(UserError, match="records with the same `index`"):
+    with pytest.raises(UserError, match="records with the same 'index'"):
         columns.save(tmp_path, {"one": lambda model, source: [1, 2]}, None, records([7, 7]))
 
 

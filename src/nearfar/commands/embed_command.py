@@ -37,6 +37,7 @@ def embed(
     from rich.console import Console
 
     from nearfar import files
+    from nearfar.console import with_remark
     from nearfar.data import open_source
     from nearfar.embedding.embed_source import embed as embed_source
     from nearfar.errors import UserError
@@ -46,7 +47,7 @@ def embed(
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
     files.place(out)
-    records = open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns)))
+    records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
     encoder = load(model)
     if doubt := doubt_of(encoder, dim):
         print(doubt, file=sys.stderr)

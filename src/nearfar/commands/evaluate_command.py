@@ -24,6 +24,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
+    from nearfar.evaluation.chance import warnings
     from nearfar.models import load
     from nearfar.models.fusion.reranker import as_fusion
 
@@ -76,6 +77,8 @@ def evaluate(arguments: Sequence[str]) -> None:
         for what, count in result.details.get("left_out", {}).items():
             records, are = ("record", "is") if count == 1 else ("records", "are")
             console.print(f"{name}: {count:,} {records} {what} {are} left out", markup=False, soft_wrap=True)
+    for warning in warnings(results):
+        console.print(warning, markup=False, soft_wrap=True)
     if args.protocols is None and embeddings is not None:
         for name, reason in left_out(encoder, embeddings).items():
             console.print(f"{name} is left out, as {reason}", markup=False, soft_wrap=True)
@@ -200,12 +203,13 @@ def own_data(args: Namespace, options: Mapping[str, Mapping[str, Any]]) -> str:
 def open_data(spec: str, split: str | None, args: Namespace, *, otherwise: str) -> Any:
     """The source behind a word of the command line. Of the embedded world, where no split is named, the split
     `otherwise` is meant: models are measured on what was held out of training."""
+    from nearfar.console import with_remark
     from nearfar.data import open_source
 
     options = {"max_skipped": args.max_skipped, **data_columns.of(args)}
     if first_captions(args) is not None:
         del options["captions"]
-    return open_source(spec, split=split, world_split=otherwise, **options)
+    return with_remark(open_source(spec, split=split, world_split=otherwise, **options))
 
 
 def number_or_word(text: str) -> int | str:

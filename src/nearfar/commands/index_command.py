@@ -46,6 +46,7 @@ def index(
     """
     from rich.console import Console
 
+    from nearfar.console import with_remark
     from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
     from nearfar.data.sources.source import readable
@@ -54,7 +55,7 @@ def index(
     from nearfar.search.index.building import build
     from nearfar.search.querying.open_index import resolve
 
-    records = open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns)))
+    records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
     name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped, before = Skipped(), kept_before(out, name)
     encoder = load(model)

@@ -78,7 +78,9 @@ class Nouns:
             self.first = dict(_first_senses(index))
             self.parents = dict(_parents(data))
         except (ValueError, IndexError) as error:
-            raise UserError(f"{folder}: index.noun and data.noun are not WordNet's: {error}") from error
+            raise UserError(
+                f"{folder}: index.noun and data.noun are not WordNet's: copy them anew from WordNet 3.0 or 3.1"
+            ) from error
 
     @staticmethod
     @lru_cache(maxsize=2)

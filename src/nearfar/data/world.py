@@ -136,7 +136,7 @@ def provenance(record: Record) -> dict[str, str]:
     elif record.get("source", "").endswith(".png"):
         row, key = _rows("clipart")[record["index"]], "clipart-png"
     else:
-        raise UserError("provenance needs a record of world.emoji or world.clipart, with its `style` or `source`")
+        raise UserError("provenance needs a record of world.emoji or world.clipart, with its 'style' or 'source'")
     package = next(p for p in _rows("packages") if p["key"] == key)
     return {
         "package": package["name"],

@@ -308,7 +308,7 @@ class Embeddings:
             sides = {name: Side(tensors.pop(name), tensors.pop(f"record_of_{name}")) for name in others}
             return cls(**tensors, **fields, sides=sides, skipped=skipped)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise UserError(f"{path} holds no embeddings ({error}): make it with `nearfar embed`") from None
+            raise UserError(f"{path} holds no embeddings: make it with `nearfar embed`") from error
 
     def _kept(self, owner: Tensor, rows: Tensor, place: Tensor) -> Tensor:
         """Which vectors of a side stay: in the new order where each record has one, in their old order otherwise."""

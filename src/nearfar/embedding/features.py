@@ -88,8 +88,8 @@ def precompute(
     """
     if "image" not in getattr(model, "frozen", ()):
         raise UserError(
-            'features can be kept of a tower that does not change: call model.freeze("image") first, or '
-            'model.freeze("image", "text") to train the projections only'
+            "features can be kept of a tower that does not change: call model.freeze('image') first, or "
+            "model.freeze('image', 'text') to train the projections only"
         )
     if not isinstance(source, Source):
         raise UserError(f"{source.name} is a stream: features are kept of data that can be counted")

@@ -1,4 +1,4 @@
-"""Figures that are not shown to be above chance."""
+"""What to know before believing a figure: not shown to be above chance, or measured on what was fitted on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from nearfar.evaluation.measures.result import Result, label
 from nearfar.evaluation.protocols import PROTOCOLS
+
+
+def warnings(results: Mapping[str, Result]) -> Iterator[str]:
+    """What to know before believing a figure: those at chance, and the notes of protocols, one sentence each."""
+    yield from at_chance(results)
+    for protocol, result in results.items():
+        if note := result.details.get("note"):
+            yield f"{protocol}: {note}"
 
 
 def at_chance(results: Mapping[str, Result]) -> Iterator[str]:

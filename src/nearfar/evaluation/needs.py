@@ -25,7 +25,7 @@ CALLED = {
 }
 """What columns hold."""
 
-REMEDY = {"box|objects": "records need `text` and `box`, or `objects` with `phrase` and `box`"}
+REMEDY = {"box|objects": "records need 'text' and 'box', or 'objects' with 'phrase' and 'box'"}
 """What to do about a missing column, where another name for it is not enough."""
 
 UNABLE = {
@@ -34,8 +34,8 @@ UNABLE = {
     "encode_image|encode_video": "does not embed pictures",
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "encode_image_map": "gives no maps of pictures",
-    "answer": "answers no questions: train one with the method `answering`",
-    "judge": "does not sort pairs into classes: train one with the method `entailment`",
+    "answer": "answers no questions: train one with the method 'answering'",
+    "judge": "does not sort pairs into classes: train one with the method 'entailment'",
     "locate": "gives no maps of phrases: train one with the method albef or tcl",
 }
 """What is said of a model without a method."""
@@ -74,6 +74,8 @@ def missing_in_source(
             columns = ", ".join(source.columns)
             named = key.removesuffix("|video").split("|")
             remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in named))
+            if protocol in ("knn", "linear_probe") and has_column(source, "text") and has_column(source, "label"):
+                remedy = "labelled texts are measured by sentence_probe"
             return f"{source.name} has no {_called(key)} (its columns are: {columns}): {remedy}"
     if "text" in row.sides and captions == 0:
         return "captions is 0: no caption counts"
@@ -142,11 +144,12 @@ def _holds(data: Embeddings, key: str) -> bool:
 
 
 def _called(key: str) -> str:
-    return CALLED.get(key, f"`{key.replace('|', '` or `')}`")
+    either = "' or '".join(key.split("|"))
+    return CALLED.get(key, f"'{either}'")
 
 
 def _missing_ability(ability: str) -> str:
-    return UNABLE.get(ability, f"has no `{ability}`")
+    return UNABLE.get(ability, f"has no {ability!r}")
 
 
 def _filled(key: str, row: Protocol, options: Mapping[str, Any]) -> str:

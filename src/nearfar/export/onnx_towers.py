@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError, need
+from nearfar.errors import UserError, need, why
 from nearfar.models.card import card
-from nearfar.models.folder_checks import first_line
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.modes import evaluating
 
 OPSET = 18
+UNKNOWN = "the exporter does not know a part of it"
 CLOSE = 1e-5
 """How far numbers of unit embeddings may lie from the model's own: the order of float32 arithmetic."""
 BATCHES = (1, 2, 5)
@@ -139,7 +139,7 @@ def _write_tower(model: Any, side: str, file: Path) -> None:
             )
     except Exception as error:  # the exporter meets what it does not know with every kind of error
         raise UserError(
-            f"the {side} tower cannot be exported to ONNX ({first_line(error)}): use model.encode, which needs torch"
+            f"the {side} tower cannot be exported to ONNX ({why(error, UNKNOWN)}): use model.encode, which needs torch"
         ) from error
 
 

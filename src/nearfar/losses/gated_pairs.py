@@ -147,7 +147,7 @@ def check_form(form: str, alpha: float | Tensor, reduction: str) -> None:
     if isinstance(alpha, Tensor) and alpha.numel() != 1:
         raise UserError(f"alpha must be one number, not {inputs.describe(alpha)}")
     if form == "subspace" and (isinstance(alpha, Tensor) or alpha):
-        raise UserError('alpha weighs what the gate lets through against the whole: it is for form="dot"')
+        raise UserError("alpha weighs what the gate lets through against the whole: it is for form='dot'")
 
 
 class GatedPairs(nn.Module):

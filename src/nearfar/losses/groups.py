@@ -75,6 +75,6 @@ def refuse_ring(backend: str, loss: str) -> None:
     """Raise a UserError where a rank's part of the batch would silently give another loss."""
     if backend == "ring":
         raise UserError(
-            f'{loss} needs all rows in one process, and backend="ring" would give another loss: gather the embeddings '
-            'of all ranks, and use backend="auto"'
+            f"{loss} needs all rows in one process, and backend='ring' would give another loss: gather the embeddings "
+            "of all ranks, and use backend='auto'"
         )

@@ -42,7 +42,7 @@ def poly_view(
         0.551445
     """
     if average not in ("geometric", "arithmetic"):
-        raise UserError(f'average must be "geometric" or "arithmetic", not {average!r}')
+        raise UserError(f"average must be 'geometric' or 'arithmetic', not {average!r}")
     x = view_rows(views, temperature, mask, group, backend, "PolyView")
     negatives = other_samples(x, within=True, across=True, backend=backend)
     gram, pairs = similarities(x), view_pairs(x)
@@ -117,7 +117,7 @@ def pairwise_views(views: Views, *, loss: TwoViews = nt_xent, against: str = "ea
         0.239545
     """
     if against not in ("each", "mean"):
-        raise UserError(f'against must be "each" or "mean", not {against!r}')
+        raise UserError(f"against must be 'each' or 'mean', not {against!r}")
     z = stack_views(views)
     if against == "each":
         terms = [loss(z[a], z[b]) for a in range(len(z)) for b in range(a + 1, len(z))]

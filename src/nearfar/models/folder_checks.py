@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models.dual.projection import is_kind
 from nearfar.models.image.projector import is_projector
 
@@ -172,7 +172,7 @@ def check_adapters(file: Path) -> dict[str, Any]:
     try:
         adapters = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"no adapters can be read from {file}: {first_line(error)}") from None
+        raise UserError(f"no adapters can be read from {file}: {why(error, 'it cannot be read')}") from error
     if not isinstance(adapters, dict) or not adapters:
         raise UserError(f"{file} holds no adapters: {REMEDY}")
     _check_adapters(adapters, file)
@@ -213,23 +213,6 @@ def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = N
             raise UserError(f"{file}: {where}config.{key} is {_short(value)}, more than the weights have: {REMEDY}")
         if key == "auto_map" or ("attn_implementation" in key and "/" in str(value)):
             raise UserError(f"{file}: {where}config.{key} names code to be fetched and run: take it out")
-
-
-BROKEN = {"torchvision": "nms", "torchaudio": "load"}
-"""Packages that are often of another build than torch, and a word of the error that they then end in."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; of a package that breaks transformers, what to do about it."""
-    for package, sign in BROKEN.items():
-        if package in str(error) and sign in str(error):
-            import torch
-
-            return (
-                f"the {package} that is installed does not fit torch {torch.__version__} and breaks transformers: "
-                f"install the one that does, or pip uninstall {package}, which nearfar does not need"
-            )
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _check(values: Mapping[str, Any], checks: Mapping[str, Check], file: Path, where: str = "") -> None:

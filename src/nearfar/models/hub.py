@@ -8,7 +8,6 @@ from typing import Any
 
 from nearfar import files
 from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
 
 
 def push_to_hub(
@@ -60,5 +59,5 @@ def _why(error: Exception) -> str:
     if status == 403:
         return "this token may not write there: make one with write access, or name a repository of your own"
     if (status is None and isinstance(error, OSError)) or "connect" in type(error).__name__.lower():
-        return f"the hub cannot be reached ({first_line(error)}): check the network, or save_pretrained to a folder"
-    return first_line(error)
+        return "the hub cannot be reached: check the network, or save_pretrained to a folder"
+    return "the hub refused it: check the name (owner/model), and that the folder's files are whole"

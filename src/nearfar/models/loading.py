@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from nearfar import files, models
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models import model_folder as checkpoint
-from nearfar.models.folder_checks import first_line
 from nearfar.models.shared.folder_layout import MODULES
 from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 
+UNREADABLE = "its files are damaged, or of a model that transformers does not know"
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 """What an encoder has: one of these pairs, or both."""
 
@@ -179,7 +179,7 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
     except UserError:
         raise
     except Exception as error:  # a folder's files are refused with every kind of error
-        raise UserError(f"no model {str(name)!r} here or on the hub: {first_line(error)}") from error
+        raise UserError(f"no model {str(name)!r} here or on the hub: {why(error, UNREADABLE)}") from error
     if not is_pair(model):
         raise UserError(
             f"{name} holds a {type(model).__name__}, which is no encoder of texts, of pictures, or of both: give the "

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import REMEDY, check_config, first_line
+from nearfar.errors import UserError, why
+from nearfar.models.folder_checks import REMEDY, check_config
 from nearfar.models.shared.folder_layout import MODULES, PLACES, SCALE, Layout, others_sum
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.weight_files import read_weights, tied_names, write_weights
@@ -110,7 +110,9 @@ def read(folder: str | Path) -> Any:
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     except Exception as error:  # transformers, timm and torch refuse settings with every kind of error
-        raise UserError(f"{file} does not describe a {name} ({first_line(error)}): {REMEDY}") from error
+        raise UserError(
+            f"{file} does not describe a {name} ({why(error, 'its settings do not go together')}): {REMEDY}"
+        ) from error
     _load(model, folder, layout)
     return model.eval()
 
@@ -123,9 +125,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text("utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not valid JSON (line {error.lineno}): {error.msg}") from None
+        raise UserError(f"{file} is not valid JSON: {why(error, '')}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON: {first_line(error)}") from None
+        raise UserError(f"{file} is not valid JSON: {why(error, 'it cannot be read')}") from error
     if not isinstance(config, dict):
         raise UserError(f"{file} holds a {type(config).__name__}, not an object: {REMEDY}")
     return config
@@ -142,9 +144,13 @@ def _load(model: nn.Module, folder: Path, layout: str | None) -> None:
     try:
         model.load_state_dict(state, assign=True)  # assigned, so that precision is kept
     except (RuntimeError, TypeError) as error:
-        lines = str(error).splitlines()
-        why = " ".join(line.strip() for line in lines[1:3] or lines[:1])
-        raise UserError(f"{file} does not fit its {_config_file(folder).name}: {why}") from None
+        own = model.state_dict()
+        other = [name for name in own if name not in state or state[name].shape != own[name].shape]
+        first = next(iter(other + [name for name in state if name not in own]), "a tensor")
+        raise UserError(
+            f"{file} does not fit its {_config_file(folder).name}: {first} is missing in one, or of another shape: "
+            f"{REMEDY}"
+        ) from error
     for name, first in tied.items():
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, model.get_parameter(first))

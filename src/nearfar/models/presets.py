@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.towers import backbones
 from nearfar.models.towers.backbones import Source
@@ -234,4 +234,6 @@ def _tokenizer(tokenizer: Any) -> Any:
             backbones.minilm_folder() if tokenizer == backbones.MINILM else tokenizer, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer {tokenizer!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"no tokenizer {tokenizer!r}: {why(error, 'name the folder of one, or its name on the hub')}"
+        ) from error

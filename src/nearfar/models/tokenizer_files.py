@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, why
 
 VOCABULARIES = ("*.json", "*.txt", "*.model", "*.vocab", "*.tiktoken", "*.gguf")
 """Names of files that hold a tokenizer's words, whoever wrote them."""
@@ -56,7 +55,8 @@ def read_tokenizer(name: str | Path, expected: Any = None) -> Any:
         # What may fail as late as here is a tokenizer whose files contradict one another.
         now = None if expected is None else tokenizer_sum(tokenizer)
     except Exception as error:  # tokenizers raises plain Exception
-        raise UserError(f"no tokenizer can be read from {name} ({first_line(error)}): {remedy}") from error
+        fault = why(error, "its files are damaged or contradict one another")
+        raise UserError(f"no tokenizer can be read from {name} ({fault}): {remedy}") from error
     if now != expected:
         raise UserError(f"the tokenizer in {folder} (tokenizer.json) is not the one its model was saved with: {remedy}")
     return tokenizer

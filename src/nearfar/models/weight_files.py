@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, why
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor], **facts: str) -> None:
@@ -39,7 +38,7 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             state = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no mapping)
             return state, dict(opened.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f"{file} is damaged: {error}") from None
+        raise UserError(f"{file} is damaged: copy it anew, or save the model anew") from error
 
 
 def load_part(model: nn.Module, file: Path, part: Mapping[str, Tensor]) -> None:
@@ -50,7 +49,7 @@ def load_part(model: nn.Module, file: Path, part: Mapping[str, Tensor]) -> None:
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}") from None
+        raise UserError(f"{file} cannot be read: {why(error, 'it is damaged: copy it anew')}") from error
     mine, theirs = ({name: value.shape for name, value in tensors.items()} for tensors in (part, state))
     if mine != theirs:
         raise UserError(f"{file} does not fit this model: it is of another one")

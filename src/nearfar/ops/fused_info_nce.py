@@ -67,7 +67,7 @@ def info_nce(
     if m < n:
         raise UserError(f"k[i] is the positive of q[i], so k needs at least the {n} rows of q, not {m}")
     if reduction not in ("mean", "none"):
-        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+        raise UserError(f"reduction must be 'mean' or 'none', not {reduction!r}")
     groups: dict[str, Any] = {}
     if group is not None:
         group = inputs.group_ids(group, m, "group")

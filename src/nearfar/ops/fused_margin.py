@@ -66,7 +66,7 @@ def margin_ranking(
     tensor(1.0500)
     """
     if against not in ("hardest", "mean"):
-        raise UserError(f'against must be "hardest" or "mean", not {against!r}')
+        raise UserError(f"against must be 'hardest' or 'mean', not {against!r}")
     if not math.isfinite(margin):
         raise UserError(f"margin must be a number, not {margin}")
     checked = inputs.pairs(q, k, 1.0)

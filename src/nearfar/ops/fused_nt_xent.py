@@ -44,7 +44,7 @@ def nt_xent(
     tensor(0.5514)
     """
     if reduction not in ("mean", "none"):
-        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+        raise UserError(f"reduction must be 'mean' or 'none', not {reduction!r}")
     if isinstance(scale, Tensor) and scale.numel() != 1:
         raise UserError(f"in one set a pair has one scale: pass a number, not {inputs.describe(scale)}")
     partner = partners(z, group)

@@ -85,7 +85,7 @@ def pair_contrast(
     1.0986
     """
     if backend == "ring":
-        raise UserError('positives may lie on any rank: gather the keys, and use backend="auto"')
+        raise UserError("positives may lie on any rank: gather the keys, and use backend='auto'")
     pairs = inputs.pairs(q, k, scale, backend=backend, tile=tile)
     q, k, scale = pairs.q, pairs.k, pairs.scale
     n, m = len(q), len(k)

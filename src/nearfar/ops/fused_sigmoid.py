@@ -57,7 +57,7 @@ def sigmoid(
     tensor(1.0064)
     """
     if reduction not in ("mean", "none"):
-        raise UserError(f'reduction must be "mean" or "none", not {reduction!r}')
+        raise UserError(f"reduction must be 'mean' or 'none', not {reduction!r}")
     if (q_group is None) != (k_group is None):
         raise UserError("pass both q_group [N] and k_group [M], or neither")
     if tile is None and min(len(q), len(k)) >= LARGE:
@@ -77,7 +77,7 @@ def sigmoid(
     p = flat(pairs)
     if backend == "ring":
         if reduction == "none":
-            raise UserError('the ring forms gradients in the forward pass: it needs reduction="mean"')
+            raise UserError("the ring forms gradients in the forward pass: it needs reduction='mean'")
         return _ring_sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)
     if reduction == "mean" and backend != "dense":
         return _sigmoid(*p[:3], bias, *p[3:]).to(pairs.q.dtype)

@@ -74,7 +74,7 @@ def soft_target(
     tensor(0.5633)
     """
     if backend == "ring":
-        raise UserError('soft targets need all keys in one process: gather them, and use backend="auto"')
+        raise UserError("soft targets need all keys in one process: gather them, and use backend='auto'")
     if (q_group is None) != (k_group is None):
         raise UserError("pass both q_group [N] and k_group [M], or neither")
     if one_set and (q_group is None or teacher_q is not None or len(q) != len(k)):

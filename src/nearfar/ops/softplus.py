@@ -54,7 +54,7 @@ def pairwise_softplus(
     tensor([2.0794])
     """
     if backend == "ring":
-        raise UserError('pairwise_softplus sees only this rank\'s keys: use sigmoid(..., backend="ring")')
+        raise UserError("pairwise_softplus sees only this rank's keys: use sigmoid(..., backend='ring')")
     pairs = inputs.pairs(q, k, scale, q_group=q_group, k_group=k_group, admit=admit, backend=backend, tile=tile)
     return softplus_rows(pairs, inputs.per_row(bias, pairs.q, "bias"), backend, budget).to(pairs.q.dtype)
 

@@ -83,7 +83,7 @@ def two_way_partition(
             [ 1.0000, 20.0855]], dtype=torch.float64)
     """
     if backend == "ring":
-        raise UserError('scales on both sides need all rows in one process: gather them, and use backend="auto"')
+        raise UserError("scales on both sides need all rows in one process: gather them, and use backend='auto'")
     if (q_group is None) != (k_group is None):
         raise UserError("pass both q_group [N] and k_group [M], or neither")
     if one_set and len(q) != len(k):

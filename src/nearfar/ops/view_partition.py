@@ -59,7 +59,7 @@ def view_partition(
     if isinstance(scale, Tensor) and scale.numel() != 1:
         raise UserError(f"between views a pair has one scale: pass a number, not {inputs.describe(scale)}")
     if backend == "ring":
-        raise UserError('views need all rows in one process: gather them, and use backend="auto"')
+        raise UserError("views need all rows in one process: gather them, and use backend='auto'")
     if group is None and len({len(view) for view in views}) > 1:
         raise UserError(f"views must have as many rows each, or a group: they have {[len(view) for view in views]}")
     if group is not None and [len(ids) for ids in group] != [len(view) for view in views]:

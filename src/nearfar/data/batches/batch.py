@@ -116,7 +116,7 @@ def size(batch: Mapping[str, Any]) -> int:
     for name in ("index", *(n for n in batch if n in _KEYS), *batch):
         if not key(name).many and (count := _length(batch.get(name), key(name).axis)) is not None:
             return count
-    raise UserError(f"a batch of {', '.join(batch) or 'nothing'} does not say how many samples it has: add `index`")
+    raise UserError(f"a batch of {', '.join(batch) or 'nothing'} does not say how many samples it has: add 'index'")
 
 
 def to_device(batch: Any, device: torch.device | str) -> Any:

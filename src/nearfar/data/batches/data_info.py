@@ -92,7 +92,7 @@ class DataInfo:
         if twice := different[times > 1][:5].tolist():
             raise UserError(
                 f"{user} keeps something of each sample by its id, and {self.name} has {', '.join(map(str, twice))} "
-                "more than once: give each record an `index` of its own."
+                "more than once: give each record an 'index' of its own."
             )
         return self.ids
 

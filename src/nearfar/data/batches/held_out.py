@@ -64,7 +64,7 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
     if len(chance) < 2:
         raise UserError(
             f"{source.name}: no share can be held out of it, as its {len(source)} records are one group (of one "
-            "picture, caption or `group`): name other data to measure on."
+            "picture, caption or 'group'): name other data to measure on."
         )
     held = {side for side, fraction in chance.items() if fraction < share}
     held = held or {min(chance, key=lambda side: chance[side])}
@@ -92,7 +92,7 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
     chance = {side: fraction for side, fraction in sides if side is not None}
     if len(chance) < count:
         raise UserError(
-            f"{source.name} holds {len(chance)} different things (of one picture, caption or `group`), and at least "
+            f"{source.name} holds {len(chance)} different things (of one picture, caption or 'group'), and at least "
             f"{count} are needed: bring more data."
         )
     part = {side: place * count // len(chance) for place, side in enumerate(sorted(chance, key=chance.__getitem__))}

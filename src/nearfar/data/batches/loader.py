@@ -180,7 +180,7 @@ class Loader:
             except BadRecord as problem:
                 why.add(_where(self.source, place, record), str(problem))
         if why:
-            raise UserError(f"{self.source.name}: none of its first {why.count} records can be used:\n{why.listing(5)}")
+            raise UserError(f"{self.source.name}: none of its first {why.count} records can be used:\n{why.reasons(5)}")
 
     def _ahead(self, parts: Iterable[LocalBatch]) -> Iterator[tuple[LocalBatch, list[Sample]]]:
         """Each part with its samples, read by threads up to two batches a thread ahead."""
@@ -223,7 +223,7 @@ class Loader:
         if not self.replace:
             return None
         raise UserError(
-            f"{self.source.name}: {ATTEMPTS} records in a row could not be used:\n{self.skipped.listing(5)}"
+            f"{self.source.name}: {ATTEMPTS} records in a row could not be used:\n{self.skipped.reasons(5)}"
         )
 
     def _prepare(self, place: int, record: Record, epoch: int) -> list[Any]:
@@ -244,7 +244,7 @@ class Loader:
         for number, field in enumerate(self.fields):
             made = field.collate([sample.parts[number] for sample in samples], chance)
             if extra := made.keys() - field.keys.keys():
-                raise UserError(f"{type(field).__name__} made {min(extra)!r}, which its `keys` do not declare")
+                raise UserError(f"{type(field).__name__} made {min(extra)!r}, which its 'keys' do not declare")
             batch |= made
         return batch if self.device is None else to_device(batch, self.device)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +29,9 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer at {os.fspath(name)!r}: give a model's name or its folder ({error})") from None
+        raise UserError(
+            f"no tokenizer at {os.fspath(name)!r}: {why(error, 'give the name of a model, or its folder')}"
+        ) from error
 
 
 def train_tokenizer(

@@ -78,7 +78,7 @@ def chosen_styles(styles: Sequence[str] | None, held_out: str | None, split: str
         return (held_out,)
     left = tuple(style for style in styles or world.STYLES if style != held_out)
     if not left:
-        raise UserError(f"held_out_style={held_out!r} leaves no style to train on; name more in `styles`")
+        raise UserError(f"held_out_style={held_out!r} leaves no style to train on; name more in 'styles'")
     return left
 
 

@@ -11,7 +11,9 @@ from nearfar.data.sources.source import Source, Stream
 from nearfar.data.tables.arrow import ArrowSource, ArrowStream, find_roles, undecoded
 from nearfar.data.tables.first_row import check_first
 from nearfar.data.tables.table_files import quiet
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
+
+UNREADABLE = "check its name, its configuration and its split, and that its files are whole"
 
 SAVED = ("dataset_info.json", "state.json", "dataset_dict.json")
 """Files that tell a folder written by `save_to_disk`."""
@@ -66,7 +68,7 @@ def hub(
                 )
                 picked = None
     except Exception as error:  # Many kinds: no connection, no such name, no such configuration, broken files.
-        raise UserError(f"the dataset {where!r} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise UserError(f"the dataset {where!r} cannot be loaded: {why(error, UNREADABLE)}") from error
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
     return of_dataset(dataset, name=Path(where).name, split=picked, streaming=streaming, answers=answers, **named)
 
@@ -92,14 +94,17 @@ def of_dataset(
     first: dict[str, Any] = next(iter(undecoded(rows)), {})
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
     chosen = find_roles(rows.column_names or list(first), where=name, row=first, answers=answers, **named)
+    made: Source | Stream
     if hasattr(rows, "select"):
-        source = ArrowSource(rows, chosen, name=name)
-        if rows is not dataset and split is None and len(dataset) > 1:
-            others = ", ".join(each for each in dataset if each != TRAIN)
-            source.remark = f"{name}: its split {TRAIN!r} is read, and not {others}, which split= would name"
-        return source
-    check_first(first, chosen.image, chosen.text, name)
-    return ArrowStream(rows, chosen, name=name)
+        made = ArrowSource(rows, chosen, name=name)
+    else:
+        check_first(first, chosen.image, chosen.text, name)
+        made = ArrowStream(rows, chosen, name=name)
+    if isinstance(dataset, dict) and split is None and len(dataset) > 1:
+        others = ", ".join(each for each in dataset if each != TRAIN)
+        split_read = f"{name}: its split {TRAIN!r} is read, and not {others}, which split= would name"
+        made.remark = "\n".join(filter(None, [split_read, made.remark]))
+    return made
 
 
 def _pick(dataset: Any, split: str | None, where: str) -> Any:

@@ -31,6 +31,9 @@ UNDERSTOOD = """what is understood:
   FOLDER written by save_to_disk             the same, from disk
   QUESTIONS.json                             VQA's questions, with its annotations and pictures beside"""
 
+WITHOUT = "captions='none'"
+"""What a remark on data without captions says; who has said it needs no remark."""
+
 WORLD = {
     "emoji": "nearfar.data.world",
     "clipart": "nearfar.data.world",
@@ -103,6 +106,8 @@ def open_source(
         if max_skipped is not None:
             options["max_skipped"] = max_skipped
         opened = _opened(spec, split, world_split, named | options)
+    if captions == "none" and opened is not spec and opened.remark:  # what was asked for needs no remark
+        opened.remark = "\n".join(line for line in opened.remark.splitlines() if WITHOUT not in line) or None
     return pictures_alone(opened) if captions == "none" else opened
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,7 @@ class Skipped:
             return
         raise UserError(
             f"{name}: {self.count} of the {read} records read could not be used, more than the {limit:.0%} allowed:\n"
-            f"{self.listing(5)}\nMend or remove them, or allow more with max_skipped=SHARE (between 0 and 1)."
+            f"{self.reasons(5)}\nMend or remove them, or allow more with max_skipped=SHARE (between 0 and 1)."
         )
 
     def listing(self, most: int = LISTED) -> str:
@@ -83,6 +84,24 @@ class Skipped:
         if len(self.problems) > most or self.count > len(self.problems):
             lines.append("  ...")
         return "\n".join(lines)
+
+    def reasons(self, most: int) -> str:
+        """The reasons, each once, with the first place that it was met in and how many more there are.
+
+        >>> skipped = Skipped()
+        >>> for name in ("a.jpg", "b.jpg", "c.jpg"):
+        ...     skipped.add(name, "the file is empty")
+        >>> print(skipped.reasons(5))
+          a.jpg: the file is empty (and 2 more alike)
+        """
+        alike: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            alike.setdefault(problem.why.replace(problem.where, ""), []).append(problem)
+        lines = [
+            f"  {met[0]}" + (f" (and {len(met) - 1} more alike)" if len(met) > 1 else "")
+            for met in islice(alike.values(), most)
+        ]
+        return "\n".join([*lines, *(["  ..."] if len(alike) > most else [])])
 
     @classmethod
     def merged(cls, others: Iterable[Skipped]) -> Skipped:

@@ -163,6 +163,8 @@ class Stream(ABC):
     columns: Sequence[str] = ("image", "text")
     classes: list[str] | None = None
     domains: list[str] | None = None
+    remark: str | None = None
+    """What whoever reads it should know first."""
     parts: int = 1
 
     @abstractmethod

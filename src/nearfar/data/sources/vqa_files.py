@@ -103,9 +103,7 @@ def _namer(pattern: str, split: str) -> Callable[[int], str]:
     try:
         name(0)
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"pattern={pattern!r} may hold {{image_id}} and {{split}}, such as {COCO!r} ({error})"
-        ) from None
+        raise UserError(f"pattern={pattern!r} may hold {{image_id}} and {{split}}, such as {COCO!r}") from error
     return name
 
 

@@ -121,6 +121,18 @@ def find_roles(
     return roles
 
 
+def without_texts(columns: Sequence[str], roles: ColumnRoles, where: str) -> str | None:
+    """What to say of pictures beside columns of which none is called as captions are; None where nothing is amiss."""
+    others = [name for name in columns if name not in {roles.image, roles.domain, roles.group, *roles.answers}]
+    if roles.image is None or roles.text or roles.label is not None or not others:
+        return None
+    return f"{where}: pictures alone are read, as {NONE_ELSE}: {', '.join(others)}; {NAME_IT}"
+
+
+NONE_ELSE = "none of its other columns is called as captions are"
+NAME_IT = "name the captions with text=COLUMN, or say captions='none'"
+
+
 def _is_picture(value: Any) -> bool:
     """Whether a cell holds a picture, or what names one."""
     from nearfar.data.pictures.images import EXTENSIONS
@@ -144,6 +156,7 @@ class ArrowSource(Source):
         self, dataset: Dataset, roles: ColumnRoles, *, name: str, root: str | os.PathLike[str] | None = None
     ) -> None:
         self.name = name
+        self.remark = without_texts(dataset.column_names, roles, name)
         self._rows = undecoded(dataset)
         if len(self._rows):
             check_first(self._rows[0], roles.image, roles.text, name)
@@ -193,6 +206,7 @@ class ArrowStream(Stream):
     def __init__(self, dataset: IterableDataset, roles: ColumnRoles, *, name: str) -> None:
         self.name = name
         features = dataset.features or {}
+        self.remark = without_texts(list(features), roles, name)
         texts: dict[str, Any] = {
             role: None
             for role in ("label", "domain")

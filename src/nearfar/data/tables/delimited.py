@@ -75,7 +75,9 @@ def _ends_in_separators(file: Path, options: dict[str, Any]) -> bool:
                         )
                 start = rows.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{file}: line {rows.line_num} cannot be read as a row ({error}): write it anew") from None
+            raise UserError(
+                f"{file}: line {rows.line_num} cannot be read as a row: write it anew, without null bytes"
+            ) from error
     return longer
 
 

@@ -15,7 +15,7 @@ from nearfar.data.sources.source import Source
 from nearfar.data.tables.arrow import ArrowSource, find_roles, undecoded
 from nearfar.data.tables.delimited import separated, zeros
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Without keep_default_na=False the captions "null", "None" and "NA" would count as missing.
@@ -174,4 +174,4 @@ def _reason(file: Path, error: BaseException) -> str:
         return "it holds no rows"
     if file.suffix.lower() == ".parquet" and type(error).__name__ in ("ArrowInvalid", "ArrowIOError", "OSError"):
         return "it is no whole Parquet file: write or copy it anew"
-    return " ".join(str(error).split()) or type(error).__name__
+    return why(error, "its rows do not have one form: write it anew")

@@ -142,9 +142,7 @@ def last_states(model: Any, replace: Callable[[Tensor], Tensor | None]) -> Itera
     if decoder is model:
         decoder = getattr(model, "model", model)
     if decoder is model:
-        raise UserError(
-            f"{type(model).__name__} does not separate its decoder from its head: it has no `get_decoder()`"
-        )
+        raise UserError(f"{type(model).__name__} does not separate its decoder from its head: it has no get_decoder()")
     handle = decoder.register_forward_hook(hook)
     try:
         yield captured

@@ -97,8 +97,8 @@ def aro_cases(
             yield ChoiceQuestion(folder / row["image_path"], captions, group, _box(row))
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{path}, row {number}: not a row of ARO's {task} task ({error}); is this the published file?"
-            ) from None
+                f"{path}, row {number}: not a row of ARO's {task} task; is this the published file?"
+            ) from error
 
 
 def _box(row: dict[str, Any]) -> tuple[int, int, int, int]:

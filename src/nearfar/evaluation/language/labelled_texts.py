@@ -57,7 +57,7 @@ def labelled_texts(source: Any, *, pairs: bool | None = None) -> LabelledTexts:
     rows = [(record, captions(record.get("text")), captions(record.get("text2"))) for record in source]
     kept = [row for row in rows if row[1] and row[0].get("label") is not None and row[0]["label"] != -1]
     if not kept:
-        raise UserError(f"{name} holds no texts with a label: sentence_probe needs `text` and `label`")
+        raise UserError(f"{name} holds no texts with a label: sentence_probe needs 'text' and 'label'")
     if pairs is None:
         pairs = all(row[2] for row in kept)
     if pairs:

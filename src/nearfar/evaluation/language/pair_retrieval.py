@@ -73,7 +73,7 @@ def pair_retrieval(
             second += others
     name = str(getattr(source, "name", "the data"))
     if not first:
-        raise UserError(f"{name} holds no pairs: pair_retrieval needs `text` and `text2`")
+        raise UserError(f"{name} holds no pairs: pair_retrieval needs 'text' and 'text2'")
     if len(set(group)) < 2 or len(set(first)) < 2:
         raise UserError(
             f"{name} holds {len(second)} pairs of one text or group: whatever is picked is right, and nothing can be "

@@ -132,9 +132,7 @@ def load_results(path: str | Path) -> dict[str, Result]:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         return {name: Result.from_dict(values) for name, values in document["results"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds no evaluation results ({error}): write it with `nearfar evaluate --json`"
-        ) from None
+        raise UserError(f"{path} holds no evaluation results: write it with `nearfar evaluate --json`") from error
 
 
 def _metrics(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:

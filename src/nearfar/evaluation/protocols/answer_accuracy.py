@@ -78,7 +78,7 @@ def answering(
         UserError: a model that gives no answers, or data without questions and answers.
     """
     if not hasattr(model, "answer"):
-        raise UserError(f"a {type(model).__name__} answers no questions: train one with the method `answering`")
+        raise UserError(f"a {type(model).__name__} answers no questions: train one with the method 'answering'")
     questions = _questions(source, limit)
     fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _questions(fitted, None)

@@ -57,7 +57,7 @@ def entailment(
     """
     if not hasattr(model, "judge"):
         raise UserError(
-            f"a {type(model).__name__} does not sort pairs into classes: train one with the method `entailment`"
+            f"a {type(model).__name__} does not sort pairs into classes: train one with the method 'entailment'"
         )
     statements = _statements(source, limit)
     fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None

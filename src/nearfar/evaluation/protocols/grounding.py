@@ -205,7 +205,7 @@ def _phrases(source: Any, limit: int | None) -> dict[int, list[Phrase]]:
     if not phrases_of:
         name = getattr(source, "name", "the data")
         raise UserError(
-            f"{name} holds no phrase with a box: records need `text` and `box`, or `objects` with `phrase` and `box`"
+            f"{name} holds no phrase with a box: records need 'text' and 'box', or 'objects' with 'phrase' and 'box'"
         )
     return phrases_of
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from nearfar.classifiers.classifier import Classifier, blocks
 from nearfar.classifiers.k_nearest import KNearest
@@ -17,6 +18,7 @@ from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
 from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank_scores
 from nearfar.evaluation.protocols.zero_shot_accuracy import accuracies, labelled
+from nearfar.nearest import nearest
 
 
 def knn(
@@ -50,6 +52,7 @@ def knn(
     train, test, ids = _sides(data, train, seed)
     classifier = KNearest(k, temperature=temperature).fit(train.image, labelled(train), classes=ids)
     details = {"k": min(k, len(train)), "temperature": temperature, "train": len(train), "classes": len(ids)}
+    details |= _alike(train, test)
     return _result("knn", _ranks(classifier, test, ids), test, ks, seed, details)
 
 
@@ -92,6 +95,7 @@ def linear_probe(
     probe = LinearProbe(cs, validation=validation, max_iter=max_iter, seed=seed)
     probe.fit(train.image, labelled(train), classes=ids, group=things(train))
     details = {"C": probe.C_, "train": len(train), "classes": len(ids), "validation": validation}
+    details |= _alike(train, test)
     return _result("linear_probe", _ranks(probe, test, ids), test, ks, seed, details)
 
 
@@ -114,6 +118,27 @@ def things(data: Embeddings) -> Tensor | None:
     label, group = labelled(data), data.image_group
     pairs = torch.stack([label, group])[:, label >= 0].unique(dim=1)
     return group if len(pairs[0].unique()) < pairs.shape[1] else data.picture
+
+
+ALIKE, SOME = 0.95, 0.05
+"""Cosine of two embeddings, less the mean of the training images, from which on they may show one thing; the share of
+test images with such a training image from which on a note says so."""
+
+
+def _alike(train: Embeddings, test: Embeddings) -> dict[str, Any]:
+    """How many test images have a training image that is nearly the same, and a note where they are many: a probe then
+    recognises things, and says little of their classes."""
+    middle = train.image.mean(0, keepdim=True)
+    fit, judged = (normalize(side.image - middle, dim=-1) for side in (train, test))
+    cosine = nearest(judged, fit, 1)[0].flatten()
+    count = int((cosine >= ALIKE).sum())
+    if count <= SOME * len(judged):
+        return {"nearly_in_train": count}
+    note = (
+        f"{count:,} of the {len(judged):,} test images are nearly the same as a training image, so this may say that "
+        "things are recognised, not classes: name a column that says which pictures show one thing, group=COLUMN"
+    )
+    return {"nearly_in_train": count, "note": note}
 
 
 def _ranks(classifier: Classifier, test: Embeddings, ids: Tensor) -> Ranks:

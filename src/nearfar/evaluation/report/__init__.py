@@ -11,7 +11,7 @@ from typing import Any
 from nearfar import files, templates
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
-from nearfar.evaluation.chance import at_chance
+from nearfar.evaluation.chance import warnings
 from nearfar.evaluation.measures.result import Result, load_results
 from nearfar.evaluation.protocols import PROTOCOLS
 from nearfar.evaluation.protocols.signature import load
@@ -97,7 +97,7 @@ def write_report(
         "report.html.jinja",
         title=title or folder.resolve().name,
         lead=_lead(data, rows, about),
-        warnings=list(at_chance(results)),
+        warnings=list(warnings(results)),
         tiles=tables.headline(results),
         sections=[section for section in sections if section.blocks],
         footer=f"nearfar {__version__}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files, templates
-from nearfar.evaluation.chance import at_chance
+from nearfar.evaluation.chance import warnings
 from nearfar.evaluation.measures.result import Metric, Result, label, load_results
 from nearfar.evaluation.report import figures, tables
 from nearfar.evaluation.report.blocks import Block, Cell, Figure, Figures, Note, Section, Table, TableRow, Verbatim
@@ -41,7 +41,7 @@ def write_stages_report(run_dir: str | Path, stages: Mapping[str, Path], *, titl
         "report.html.jinja",
         title=title or folder.resolve().name,
         lead=f"Trained in {len(stages)} stages, one after the other: {', '.join(stages)}.",
-        warnings=list(at_chance(list(results.values())[-1])),
+        warnings=list(warnings(list(results.values())[-1])),
         tiles=tables.headline(list(results.values())[-1]),
         sections=[section for section in sections if section.blocks],
         footer=f"nearfar {__version__}",

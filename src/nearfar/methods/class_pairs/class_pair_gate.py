@@ -130,7 +130,7 @@ class ClassPairGate(nn.Module):
                 gate = cls(**settings)
             gate.load_state_dict(state, assign=True)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{file} holds no gate of pairs of classes: name one that `save` wrote") from error
+            raise UserError(f"{file} holds no gate of pairs of classes: name one that 'save' wrote") from error
         return gate.eval()
 
     def _opened(self, u: Tensor) -> Gates:

@@ -50,9 +50,9 @@ class PairRule:
         if name not in get_args(RuleName):
             raise UserError(f"rule={name!r}: choose {', '.join(get_args(RuleName))}")
         if present_only and name != "distinct":
-            raise UserError('present_only is for rule="distinct": the other rules draw classes of the batch alone')
+            raise UserError("present_only is for rule='distinct': the other rules draw classes of the batch alone")
         if (distance is not None) != (name == "weighted"):
-            raise UserError('rule="weighted" needs distances of the classes, and no other rule takes them')
+            raise UserError("rule='weighted' needs distances of the classes, and no other rule takes them")
         self.name, self.present_only = name, present_only
         self.weight = None if distance is None else pair_weights(distance, power, max_distance)
 
@@ -75,7 +75,7 @@ class PairRule:
             drawn_from, place = label.unique(return_inverse=True)
         if len(drawn_from) < 2:
             where = "the batch has" if self.present_only else "there is"
-            raise UserError(f'rule="distinct" needs a second class, and {where} one')
+            raise UserError(f"rule='distinct' needs a second class, and {where} one")
         return drawn_from[(place + torch.randint(1, len(drawn_from), place.shape)) % len(drawn_from)]
 
     def _weighted(self, label: Tensor, classes: int) -> Tensor:
@@ -114,6 +114,6 @@ def by_wordnet(classes: Sequence[str] | None, folder: str | None, power: float, 
     from nearfar.data import wordnet
 
     if classes is None:
-        raise UserError('rule="weighted" needs the names of the classes, and these data have none')
+        raise UserError("rule='weighted' needs the names of the classes, and these data have none")
     distance = wordnet.distances(classes, folder=folder)
     return PairRule("weighted", distance=distance, power=power, max_distance=max_distance)

@@ -152,7 +152,7 @@ class PixPro(Method):
             return cells_of_views(batch["geometry"][view], grids[view], view_size=pixels, picture_size=size)
 
         if "geometry" not in batch:
-            raise UserError("PixPro needs the batch's `geometry` [V, B, 3, 3]: from which place each view was taken")
+            raise UserError("PixPro needs the batch's 'geometry' [V, B, 3, 3]: from which place each view was taken")
         return NearCells(cells(0), cells(1), self.threshold)
 
     def _pixel_loss(self, x: list[Tensor], keys: list[Tensor], near: NearCells) -> Tensor:

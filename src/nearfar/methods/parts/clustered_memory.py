@@ -177,7 +177,7 @@ class ClusteredMemory(nn.Module):
             UserError: there are no clusters yet (see `clustered`).
         """
         if not self.clustered:
-            raise UserError("the memory has no clusters before it is full: search for neighbours once `clustered`")
+            raise UserError("the memory has no clusters before it is full: search for neighbours once 'clustered'")
         if not 1 <= k <= len(self.features):
             raise UserError(f"k={k}: a memory of {len(self.features)} has from 1 to as many neighbours")
         centres = F.normalize(self.prototypes, dim=1)

@@ -146,6 +146,6 @@ class SampleTable(DataPart):
         if unknown := ids[self.ids[rows] != ids][:5].tolist():
             unknown_ids = ", ".join(map(str, unknown))
             raise UserError(
-                f"samples {unknown_ids} are not in the data that the table was made for: their `index` must be"
+                f"samples {unknown_ids} are not in the data that the table was made for: their 'index' must be"
             )
         return rows

@@ -58,7 +58,7 @@ def _real(batch: Batch, rows: int) -> Tensor:
         count = batch.get("has_negative")
         if count is None:
             raise UserError(
-                "hard negatives need `negative_count` or `has_negative` [B] in the batch: how many are real"
+                "hard negatives need 'negative_count' or 'has_negative' [B] in the batch: how many are real"
             )
         count = count * (rows // len(count))
     each = rows // len(count)

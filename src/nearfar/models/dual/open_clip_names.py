@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import lookup
-from nearfar.errors import UserError, need
+from nearfar.errors import UserError, need, why
 from nearfar.models.dual.open_clip import CONFIG, OpenClipEncoder
-from nearfar.models.folder_checks import first_line
 
 PREFIX = "open_clip:"
+UNFIT = "its torchvision is of another build than torch: install matching versions"
 
 
 def from_open_clip(word: str) -> OpenClipEncoder:
@@ -44,7 +44,9 @@ def from_open_clip(word: str) -> OpenClipEncoder:
         model, _, preprocess = library.create_model_and_transforms(name, pretrained=weights or None)
         tokenizer = library.get_tokenizer(name)
     except Exception as error:  # a broken file, weights of another model, no network: each raises its own
-        raise UserError(f"{word} cannot be loaded: {first_line(error)}") from error
+        raise UserError(
+            f"{word} cannot be loaded: {why(error, 'its weights are damaged, or of another model')}"
+        ) from error
     made = OpenClipEncoder(model, tokenizer=tokenizer, preprocess=preprocess)
     if Path(name.removeprefix("local-dir:")).is_dir():
         config = json.loads((Path(name.removeprefix("local-dir:")) / CONFIG).read_text("utf-8"))
@@ -60,4 +62,4 @@ def _library() -> Any:
     except UserError:
         raise UserError('this needs the package open_clip: pip install "nearfar[open_clip]"') from None
     except Exception as error:  # a torchvision of another build than torch breaks it with errors of every kind
-        raise UserError(f"open_clip cannot be imported: {first_line(error)}") from error
+        raise UserError(f"open_clip cannot be imported: {why(error, UNFIT)}") from error

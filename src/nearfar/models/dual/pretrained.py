@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.dual.own_features import OwnFeatures, same
-from nearfar.models.folder_checks import first_line
 from nearfar.models.towers import backbones
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.processors import as_pixels
@@ -67,7 +66,7 @@ def from_transformers(model: Any, tokenizer: Any, *, preprocess: Any = None, cop
         raise
     except Exception as error:  # models refuse inputs with every kind of error
         raise UserError(
-            f"a {name} cannot be loaded here ({type(error).__name__}: {first_line(error)}): {REMEDY}"
+            f"a {name} cannot be loaded here ({why(error, 'it takes no plain picture or text')}): {REMEDY}"
         ) from error
     return ours.train(training)
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models.card import card
-from nearfar.models.folder_checks import first_line
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
 from nearfar.models.model_folder import CARD
@@ -137,8 +136,8 @@ def language_model(name: str | os.PathLike[str] = "smollm2", *, tokenizer: Any =
         with quiet():
             lm = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # a folder's files are refused with every kind of error
-        why = first_line(error)
-        raise UserError(f"no language model at {name!r} ({why}); there are also: smollm2, tiny, small") from None
+        fault = why(error, "its files are damaged, or of another kind of model")
+        raise UserError(f"no language model at {name!r} ({fault}); there are also: smollm2, tiny, small") from error
     return LanguageModel(lm.eval(), read_tokenizer(name, getattr(lm.config, "tokenizer_sum", None)))
 
 

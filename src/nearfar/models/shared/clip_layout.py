@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, why
 from nearfar.models.shared.folder_layout import SCALE, Layout, clip_places, plain_config
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.models.towers.pixels import FILTERS
@@ -68,7 +67,9 @@ def _check_shapes(model: Any, places: dict[str, tuple[str, str]], config: Any) -
         with torch.device("meta"):
             theirs = {name: value.shape for name, value in transformers.CLIPModel(config).state_dict().items()}
     except Exception as error:  # transformers refuses settings with every kind of error
-        raise UserError(f"transformers makes no CLIP of its settings ({first_line(error)})") from error
+        raise UserError(
+            f"transformers makes no CLIP of its settings ({why(error, 'they contradict one another')})"
+        ) from error
     ours = {places[name][1]: value.shape for name, value in model.state_dict().items()}
     for name in sorted({*ours, *theirs} - {SCALE}):
         if ours.get(name) != theirs.get(name):

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nearfar.errors import UserError, need
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, need, why
 from nearfar.models.towers import naflex, pixels
 from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.towers.pixels import Pixels
@@ -21,6 +20,7 @@ from nearfar.models.towers.tower import ImageTower, TextTower
 Source = str | Path | Mapping[str, Any] | Any
 """A packaged name, a hub name, `timm:NAME`, a folder, a transformers config (or its dict), or a module."""
 
+NO_TOWER = "its files are damaged, or of a model that transformers does not know as a tower"
 MINILM = "minilm"
 
 
@@ -137,7 +137,7 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
                     else _from_config(config)
                 )
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise UserError(f"no {modality} tower {str(source)!r}: {first_line(error)}") from error
+            raise UserError(f"no {modality} tower {str(source)!r}: {why(error, NO_TOWER)}") from error
     elif isinstance(source, (Mapping, PreTrainedConfig)):
         config = _config(source) if isinstance(source, Mapping) else source
         # A config that holds both towers stands for the one requested.
@@ -209,7 +209,9 @@ def _config(config: Mapping[str, Any]) -> Any:
     try:
         return AutoConfig.for_model(kind, **fields)
     except ValueError as error:
-        raise UserError(f"no model_type {kind!r} in transformers: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"no model_type {kind!r} with these settings in transformers: check its name and the settings"
+        ) from error
 
 
 def _timm(name: str, options: dict[str, Any], pretrained: bool) -> tuple[nn.Module, dict[str, Any]]:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, why
 from nearfar.models.towers.pixels import FILTERS, HALF, Pixels
 
 REMEDY = "give the encoder a preprocess of your own: a class with encode_image, preprocess, encode_text and tokenize"
@@ -38,7 +37,9 @@ def read_processor(name: str | Path, size: int | None = None, *, default: int = 
     try:
         processor: Any = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except Exception as error:  # a missing package, an unknown class, settings that contradict one another
-        raise UserError(f"{name}: its picture processor cannot be made ({first_line(error)}): {REMEDY}") from error
+        raise UserError(
+            f"{name}: its picture processor cannot be made ({why(error, 'its settings do not go together')}): {REMEDY}"
+        ) from error
     return as_pixels(processor, size, default=default)
 
 
@@ -131,7 +132,9 @@ def _compare(processor: Any, pixels: Pixels) -> None:
         made = [processor(picture, return_tensors="np") for picture in pictures]
         theirs = torch.cat([_as_ours(each, pixels) for each in made])
     except Exception as error:  # processors refuse settings with every kind of error
-        raise UserError(f"{name} fails on a plain picture ({first_line(error)}): {REMEDY}") from error
+        raise UserError(
+            f"{name} fails on a plain picture ({why(error, 'its settings do not go together')}): {REMEDY}"
+        ) from error
     scale = max(1.0, float(theirs.abs().max())) if theirs.numel() else 1.0
     if theirs.shape != ours.shape or float((theirs - ours).abs().max()) > CLOSE * scale:
         raise UserError(f"{name} makes other pixels of a picture than nearfar would with its settings: {REMEDY}")

@@ -11,8 +11,7 @@ from typing import Any, Self
 from safetensors.torch import load_file
 from torch import nn
 
-from nearfar.errors import UserError
-from nearfar.models.folder_checks import first_line
+from nearfar.errors import UserError, why
 from nearfar.models.towers.dense_layers import Dense
 
 POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "eos"}
@@ -84,7 +83,9 @@ class SentenceFolder:
             try:
                 layer.load_state_dict({key: value.float() for key, value in load_file(path).items()})
             except Exception as error:  # a damaged file is refused with every kind of error
-                raise UserError(f"{path} does not hold the weights of its dense layer: {first_line(error)}") from None
+                raise UserError(
+                    f"{path} does not hold the weights of its dense layer: {why(error, 'copy the folder anew')}"
+                ) from error
 
 
 def _dense(name: Any, modules: list[dict[str, Any]], kinds: list[str]) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _json(name: Any, file: str) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {first_line(error)}") from None
+        raise UserError(f"{path} is not valid JSON: {why(error, 'it cannot be read')}") from error
 
 
 def _path(name: Any, file: str) -> Path | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.models.towers import efficientnet_lite, image_map, naflex
 from nearfar.models.towers.memory_layout import channels_last, prefers_channels_last
 from nearfar.models.towers.rotary import frequencies_kept
@@ -170,7 +170,8 @@ class ImageTower(Tower):
             yield
         except (ValueError, AssertionError, RuntimeError, TypeError) as error:
             name = type(self.backbone).__name__
-            raise UserError(f"{name} cannot take pictures of {image_size} pixels: {error}") from error
+            fault = why(error, "set an image size that it was made for")
+            raise UserError(f"{name} cannot take pictures of {image_size} pixels: {fault}") from error
 
     def _measure(self, image_size: int) -> None:
         self.image_size = image_size

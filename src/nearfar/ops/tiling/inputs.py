@@ -38,7 +38,7 @@ def pairs(
     if admit != "all" and (q_group is None or k_group is None):
         raise UserError(f"admit={admit!r} compares group ids: pass both q_group [N] and k_group [M]")
     if admit == "all" and (q_group is not None or k_group is not None):
-        raise UserError('q_group and k_group have no effect with admit="all": say admit="same" or admit="different"')
+        raise UserError("q_group and k_group have no effect with admit='all': say admit='same' or admit='different'")
     if admit != "all":
         q_group, k_group = group_ids(q_group, len(q), "q_group"), group_ids(k_group, len(k), "k_group")
     sides = (tile, tile) if isinstance(tile, int) else tile

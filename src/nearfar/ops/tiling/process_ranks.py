@@ -27,8 +27,8 @@ def sample_ids(rows: int, device: torch.device) -> Tensor:
 def require_ranks() -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise UserError(
-            'backend="ring" needs a process group: start with torchrun or `accelerate launch`, and call '
-            'torch.distributed.init_process_group; in one process use backend="auto"'
+            "backend='ring' needs a process group: start with torchrun or `accelerate launch`, and call "
+            "torch.distributed.init_process_group; in one process use backend='auto'"
         )
 
 
@@ -73,4 +73,4 @@ def next_block(
 
 
 def second_derivatives() -> UserError:
-    return UserError('second derivatives do not go round the ring: gather the keys and use backend="dense"')
+    return UserError("second derivatives do not go round the ring: gather the keys and use backend='dense'")

@@ -205,7 +205,3 @@ def _lists_fit(graph: Any, count: int, code_size: int) -> bool:
         return False
     numbers = [faiss.rev_swig_ptr(lists.get_ids(i), size) for i, size in enumerate(sizes) if size]
     return np.array_equal(np.sort(np.concatenate(numbers)), np.arange(count))
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

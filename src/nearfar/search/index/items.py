@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.errors import UserError
-from nearfar.search.index.damage import damaged, first_line, table_fault
+from nearfar.errors import UserError, why
+from nearfar.search.index.damage import damaged, table_fault
 from nearfar.search.index.kept import kept_of, to_columns
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def read_table(directory: Path, manifest: Manifest) -> pa.Table:
             table = with_added(file.read())
         fault = table_fault(table, schema(), manifest)
     except (pa.ArrowException, OSError, ValueError) as error:
-        fault = f"{path} cannot be read ({first_line(error)})"
+        fault = f"{path} cannot be read ({why(error, 'its content is damaged')})"
     if fault:
         raise damaged(directory, fault)
     return table

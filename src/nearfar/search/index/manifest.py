@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any
 
 from nearfar import files
-from nearfar.errors import UserError
+from nearfar.errors import UserError, why
 from nearfar.search.index.damage import MOST, damaged, file_fault
 from nearfar.search.index.graphs import KINDS, QUANTISED, kind_of
 
@@ -84,7 +84,7 @@ def load_manifest(directory: Path | str) -> Manifest:
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise damaged(directory, f"{path} is not a manifest of an index ({error})") from None
+        raise damaged(directory, f"{path} is not a manifest of an index ({why(error, 'it is no JSON')})") from error
     if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT}: index "

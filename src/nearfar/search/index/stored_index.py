@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.errors import UserError
-from nearfar.search.index.damage import checksum, damaged, first_line, graph_fault
+from nearfar.errors import UserError, why
+from nearfar.search.index.damage import checksum, damaged, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
 from nearfar.search.index.items import MOVING, Hit, moves, read_table, to_item
 from nearfar.search.index.kept import kinds_of
@@ -213,7 +213,7 @@ class Index:
             graph = open_graph(path)
             fault = graph_fault(graph, self.manifest)
         except (RuntimeError, MemoryError, ValueError) as error:
-            fault = f"{path} cannot be read ({first_line(error)})"
+            fault = f"{path} cannot be read ({why(error, 'its content is damaged')})"
         if fault:
             raise damaged(self.directory, fault)
         return graph

@@ -190,7 +190,9 @@ def check_address(host: str, port: int) -> None:
         try:
             tried.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise UserError(f"cannot listen on {host}:{port} ({error}): choose another --port") from None
+            raise UserError(
+                f"cannot listen on {host}:{port}: choose another --port, or a --host of this machine"
+            ) from error
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -178,4 +178,4 @@ def _written(value: Any) -> str:
 
 
 def _wrong(condition: Comparison, why: str) -> UserError:
-    return UserError(f'the filter at letter {condition.place}: "{condition.column[:60]}" {why}')
+    return UserError(f"the filter at letter {condition.place}: {condition.column[:60]!r} {why}")

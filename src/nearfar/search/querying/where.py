@@ -82,7 +82,7 @@ def parse(text: str) -> Condition:
 Comparison(column='size', operator='null', value=None, place=20)))
     >>> parse("price < and")
     Traceback (most recent call last):
-    nearfar.errors.UserError: the filter cannot be read at letter 9, "and": a value should stand there, a number, a \
+    nearfar.errors.UserError: the filter cannot be read at letter 9, 'and': a value should stand there, a number, a \
 "text", true or false
     """
     if len(text) > MOST_LETTERS:
@@ -227,5 +227,5 @@ class _Parser:
 
 
 def _fault(place: int, written: str, why: str) -> UserError:
-    where = f'letter {place}, "{written[:40]}"' if written else "its end"
+    where = f"letter {place}, {written[:40]!r}" if written else "its end"
     return UserError(f"the filter cannot be read at {where}: {why}")

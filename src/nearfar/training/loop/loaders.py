@@ -30,7 +30,7 @@ def as_batches(data: Any, method: Method, config: TrainConfig, *, training: bool
             _check_share(data)
         return data
     if method.model is None:
-        raise UserError(f"{type(method).__name__} has no `model` to say how to make its batches: pass a Loader.")
+        raise UserError(f"{type(method).__name__} has no 'model' to say how to make its batches: pass a Loader.")
     options = {**data_settings(method), "fields": fields_of(data)}
     return make_loader(data, method.model, config, training=training, **options)
 

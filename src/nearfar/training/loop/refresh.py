@@ -68,7 +68,7 @@ def _plain(method: Method, loader: Any, config: TrainConfig) -> Iterable[Batch]:
     if not isinstance(source, Source):
         return loader
     if method.model is None:
-        raise UserError(f"{type(method).__name__} has no `model` to say how to read its data again.")
+        raise UserError(f"{type(method).__name__} has no 'model' to say how to read its data again.")
     part = source.select(range(rank * len(source) // world, (rank + 1) * len(source) // world))
     # Whether too many records are broken is judged in training, on all of them.
     settings = data_settings(method) | {"batch_size": size, "max_skipped": 1.0}

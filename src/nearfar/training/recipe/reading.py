@@ -85,15 +85,42 @@ def parse(text: str, name: str, *, values: int = VALUES) -> RecipeDocument:
         raise UserError(f"{name}, line {line}: a character that YAML does not allow: {why}") from None
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
-        why = " ".join(word for word in (error.context, error.problem) if word)
-        raise UserError(f"{name}{_line(at)} is not YAML that a recipe may hold: {why}") from None
+        raise UserError(f"{name}{_line(at)} is not YAML that a recipe may hold: {_fault(error)}") from error
     except UserError:
         raise
     except (ValueError, KeyError, AttributeError) as error:  # `!!int x`: the tag promises another kind of value
-        raise UserError(f"{name} is not YAML that a recipe may hold: {error}") from None
+        raise UserError(f"{name} is not YAML that a recipe may hold: {TAG}") from error
     except RecursionError:
         raise UserError(f"{name} is not a recipe: its values are nested more than {DEPTH} deep") from None
     return RecipeDocument(value, _lines(node))
+
+
+FAULTS = {
+    "mapping values": "a colon inside a text: put the text in quotes",
+    "':'": "a name without a colon after it: write name: value",
+    "'\\t'": "a tab: indent with spaces",
+    "undefined alias": "an alias (*name) before its anchor (&name): write the value out",
+    "end of stream": "quotes or brackets that are not closed: close them",
+    "',' or": "a bracket that is not closed, or a comma that is missing: close it",
+    "<block end>": "a line that does not fit the lines above: indent it as they are, and quote it if it is one text",
+    "another document": "more than one document: leave out the line ---, and what follows it",
+    "escape": "a backslash in double quotes: write single quotes, or two backslashes",
+    "'%'": "a text that begins with %: put it in quotes",
+    "'@'": "a text that begins with @: put it in quotes",
+    "'`'": "a text that begins with a backtick: put it in quotes",
+}
+"""What a problem is, by words of the reader's own sentence, in the order in which they are looked for."""
+
+TAG = "a value is not of the kind that its tag says: leave the tag (!...) out"
+
+
+def _fault(error: yaml.MarkedYAMLError) -> str:
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return TAG
+    problem = error.problem or ""
+    return next(
+        (ours for words, ours in FAULTS.items() if words in problem), "check its quotes, colons and indentation"
+    )
 
 
 def dump(value: Any) -> str:

@@ -130,7 +130,7 @@ def open_spec(where: str, spec: DataSpec, *, limit: int | None = None, max_skipp
 
     options: dict[str, Any] = {"max_skipped": max_skipped} | ({"spec": spec} if isinstance(spec, str) else dict(spec))
     if "spec" not in options:
-        raise UserError(f"recipe, {where}: name the data with `spec`.")
+        raise UserError(f"recipe, {where}: name the data with 'spec'.")
     source = open_source(options.pop("spec"), **options)
     if limit is None:
         return source

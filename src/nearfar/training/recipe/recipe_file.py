@@ -141,7 +141,7 @@ def _method(recipe: str, section: str, method: Mapping[str, Any], trust: Collect
     """A method's name and checked settings; those of an ensemble's members, too."""
     if "name" not in method:
         known = ", ".join(methods.METHODS)
-        raise UserError(f"recipe {recipe}, section {section}: say which with `name`. There are: {known}.")
+        raise UserError(f"recipe {recipe}, section {section}: say which with 'name'. There are: {known}.")
     settings = {key: value for key, value in method.items() if key != "name"}
     settings = checked(section, methods.find(method["name"], trust), settings, skip=("model",))
     if isinstance(settings.get("of"), Mapping):

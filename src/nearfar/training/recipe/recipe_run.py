@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.sources.skipped import Skipped
-from nearfar.evaluation.chance import at_chance
+from nearfar.evaluation.chance import warnings
 from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training.loop import finish
@@ -116,7 +116,7 @@ class AssembledRun:
         share = None if settings.data else self.recipe.data.share
         about = None if share is None else f"the {100 * share:g} % of the data held out of training"
         run.measured_on = whose(embeddings, about)
-        run.remarks = list(at_chance(run.results))
+        run.remarks = list(warnings(run.results))
         data = settings.data or self.held_out.name
         save_results(run.results, out / "results.json", model=str(out / "model"), data=data, about=run.measured_on)
         finish.save_card(run, model, run.results, trained_on=self.source, measured_on=run.measured_on)

@@ -85,7 +85,7 @@ def _check_clusters(name: str, column: Mapping[str, Any]) -> None:
         if setting not in CLUSTERING:
             raise UserError(f"keep.{name}: no setting {setting!r}. There are: {', '.join(CLUSTERING)}.")
     if column.get("of") not in SIDES:
-        raise UserError(f"keep.{name}: say what to cluster with `of`: {' or '.join(SIDES)}.")
+        raise UserError(f"keep.{name}: say what to cluster with 'of': {' or '.join(SIDES)}.")
     for setting, least, default in (("clusters", 2, None), ("seed", 0, 0), ("starts", 1, 1), ("batch", 1, 1)):
         value = column.get(setting, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -32,7 +32,7 @@ def write(folder: Path, part: Part, values: Mapping[str, Any], source: Source, *
 
     ids = np.array(source.ids(), dtype=np.int64)
     if len(np.unique(ids)) != len(source):
-        raise UserError(f"keep: {source.name} has records with the same `index`: give each record one of its own.")
+        raise UserError(f"keep: {source.name} has records with the same 'index': give each record one of its own.")
     arrays = {name: _array(name, value) for name, value in ({"index": ids} | dict(values)).items()}
     known = first_of(source) if original is None else original
     about = {NAME: source.name.encode("utf-8", "backslashreplace"), DATA: json.dumps(_identity(known)).encode()}
@@ -67,10 +67,7 @@ def read(folder: Path, part: Part, column: str, source: Source) -> tuple[np.ndar
     except (pyarrow.ArrowException, OSError, KeyError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        why = str(error).partition("\n")[0]
-        raise UserError(
-            f"data.columns: {path} cannot be read ({why}): remove {folder} and run that stage again."
-        ) from None
+        raise UserError(f"data.columns: {path} cannot be read: remove {folder} and run that stage again.") from error
     check(path, about.get(NAME, b"").decode(), made_of, first_of(source))
     return ids, values
 
@@ -128,7 +125,9 @@ def _array(name: str, values: Any) -> Any:
             return pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
         return pyarrow.array(values)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise UserError(f"keep.{name}: these values are no column: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"keep.{name}: these values are no column: return numbers or texts, one a record, or rows of one width."
+        ) from error
 
 
 def _plain(array: Any) -> Sequence[Any]:

@@ -59,7 +59,7 @@ class FinishedStage:
         if not (self.folder / "model").is_dir():
             raise UserError(
                 f"stage {self.name!r} saved no model, as its model has no save_pretrained: make the method anew and "
-                "give it its weights with `previous.restore(method)`."
+                "give it its weights with previous.restore(method)."
             )
         return load(self.folder / "model")
 
@@ -76,8 +76,8 @@ class FinishedStage:
         inside = {name.removeprefix("model."): value for name, value in saved.items() if name.startswith("model.")}
         if not inside:
             raise UserError(
-                f"stage {self.name!r}: its method keeps its model under another name than `model`: make the method "
-                "anew and give it its weights with `previous.restore(method, best=True)`."
+                f"stage {self.name!r}: its method keeps its model under another name than 'model': make the method "
+                "anew and give it its weights with previous.restore(method, best=True)."
             )
         sharding.load_tensors(model.state_dict(), inside)
         for name, value in run_checkpoint.learned(folder).items():
@@ -115,9 +115,9 @@ class FinishedStage:
     @property
     def remarks(self) -> list[str]:
         """What must be known of its figures: that they are not above chance."""
-        from nearfar.evaluation.chance import at_chance
+        from nearfar.evaluation.chance import warnings
 
-        return list(at_chance(self.results))
+        return list(warnings(self.results))
 
     def restore(self, method: Method, *, best: bool = False) -> Method:
         """Put the weights and buffers that this stage's method ended with, or had at its best checkpoint, averaged

@@ -157,10 +157,7 @@ def load(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -
         *(KeyError, TypeError, ValueError, EOFError, RuntimeError, AssertionError, AttributeError),
         *(SafetensorError, UnpicklingError),
     ) as error:
-        why = str(error).partition("\n")[0]
-        raise UserError(
-            f"{folder} is damaged ({type(error).__name__}: {why}): remove it, and the run goes on from the one before."
-        ) from None
+        raise UserError(f"{folder} is damaged: remove it, and the run goes on from the one before.") from error
 
 
 def _load_whole(folder: Path) -> dict[str, Any]:
@@ -202,7 +199,7 @@ def learned(folder: Path) -> dict[str, float]:
     try:
         return dict(json.loads((folder / "state.json").read_text("utf-8")).get("learned") or {})
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}): remove it.") from None
+        raise UserError(f"{folder} is damaged: remove it.") from error
 
 
 def weights(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -> dict[str, Tensor]:
@@ -217,7 +214,9 @@ def weights(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None
     try:
         parts = shards.load(folder, like or {}) if (folder / shards.FOLDER).is_dir() else _load_whole(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder} is damaged or no whole checkpoint: {str(error).partition(chr(10))[0]}") from None
+        raise UserError(
+            f"{folder} is damaged or no whole checkpoint: remove it, and the run goes on from the one before."
+        ) from error
     return {**parts["method"], **(parts["average"] or {})}
 
 
