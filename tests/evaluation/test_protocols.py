@@ -85,10 +85,10 @@ def test_its_options_are_read_from_flags_and_words(own):
 def test_the_checks_before_training_know_what_it_needs(own, encoder, colours):
     columns = ", ".join(colours.columns)
     remedy = f"(its columns are: {columns}): name the column with lamp=NAME or sun=NAME"
-    assert missing_in_source("brightness", colours) == f"colours has no `lamp` or `sun` {remedy}"
+    assert missing_in_source("brightness", colours) == f"colours has no 'lamp' or 'sun' {remedy}"
     rooms = with_lamps(colours)
     assert missing_in_source("brightness", rooms) is None
-    assert missing_in_model("brightness", encoder) == "a ColourEncoder has no `shine`"
+    assert missing_in_model("brightness", encoder) == "a ColourEncoder has no 'shine'"
     settings = EvaluationConfig(data="rooms", protocols=["brightness"], options={"brightness": {"above": 1.0}})
     with pytest.raises(UserError, match=r"brightness cannot be measured on evaluation\.data, as colours has no 'lamp'"):
         check_evaluation(settings, data=colours, validation=None)
@@ -116,7 +116,7 @@ def test_what_is_usual_is_left_out_with_its_reason(encoder, colours):
     register(row)
     try:
         data = embed(encoder, colours)
-        assert missing_in_embeddings("lamps", data, encoder) == "colours has no `lamp`"
+        assert missing_in_embeddings("lamps", data, encoder) == "colours has no 'lamp'"
         assert missing_in_embeddings("lamps", embed(encoder, with_lamps(colours)), encoder) is None
         assert left_out(encoder, data) == {}
     finally:

@@ -93,7 +93,7 @@ def test_columns_may_have_other_names_and_what_is_missing_is_named():
     table = Records([{"text": "red", "b": "red blue", "s": "4.5"}, {"text": "red", "b": "green", "s": 0}], name="sts")
     options = {"second": "b", "score": "s"}
     assert missing_in_source("similarity", table, options=options) is None
-    assert missing_in_source("similarity", table).startswith("sts has no `text2` (its columns are: text, b, s)")
+    assert missing_in_source("similarity", table).startswith("sts has no 'text2' (its columns are: text, b, s)")
     assert similarity(Sentences(), table, **options)["spearman"] == pytest.approx(1)
     for change, message in (
         ({"b": ""}, "record 0 has no 'b'"),
