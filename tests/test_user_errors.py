@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import nearfar
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 SOURCES = Path(nearfar.__file__).parent
 COMMAND = re.compile(r"pip install \"nearfar\[|trust=\[\"")

@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import Any
 
 from nearfar import lookup
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 
 def find(setting: str, name: Any, known: Mapping[str, str], trust: Collection[str] = ()) -> Any:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 import nearfar
 from models.dual_families import clip
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.methods import CLIP
 from nearfar.models import create
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError, need, why
+from nearfar.errors import UserError, need
+from nearfar.files import why
 from nearfar.models.card import card
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.modes import evaluating

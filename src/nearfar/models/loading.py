@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from nearfar import files, models
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models import model_folder as checkpoint
 from nearfar.models.shared.folder_layout import MODULES
 from nearfar.models.tokenizer_files import read_tokenizer

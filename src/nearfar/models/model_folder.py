@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.folder_checks import REMEDY, check_config
 from nearfar.models.shared.folder_layout import MODULES, PLACES, SCALE, Layout, others_sum
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum

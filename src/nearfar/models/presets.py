@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.towers import backbones
 from nearfar.models.towers.backbones import Source

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 VOCABULARIES = ("*.json", "*.txt", "*.model", "*.vocab", "*.tiktoken", "*.gguf")
 """Names of files that hold a tokenizer's words, whoever wrote them."""

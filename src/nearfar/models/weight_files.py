@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor], **facts: str) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -11,7 +11,8 @@ from nearfar.data.sources.source import Source, Stream
 from nearfar.data.tables.arrow import ArrowSource, ArrowStream, find_roles, undecoded
 from nearfar.data.tables.first_row import check_first
 from nearfar.data.tables.table_files import quiet
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 UNREADABLE = "check its name, its configuration and its split, and that its files are whole"
 

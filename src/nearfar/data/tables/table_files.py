@@ -15,7 +15,8 @@ from nearfar.data.sources.source import Source
 from nearfar.data.tables.arrow import ArrowSource, find_roles, undecoded
 from nearfar.data.tables.delimited import separated, zeros
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Without keep_default_na=False the captions "null", "None" and "NA" would count as missing.

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import lookup
-from nearfar.errors import UserError, need, why
+from nearfar.errors import UserError, need
+from nearfar.files import why
 from nearfar.models.dual.open_clip import CONFIG, OpenClipEncoder
 
 PREFIX = "open_clip:"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.dual.own_features import OwnFeatures, same
 from nearfar.models.towers import backbones

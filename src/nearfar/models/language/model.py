@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.card import card
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode

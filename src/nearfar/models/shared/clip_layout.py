@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.shared.folder_layout import SCALE, Layout, clip_places, plain_config
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.models.towers.pixels import FILTERS

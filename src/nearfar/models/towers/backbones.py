@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nearfar.errors import UserError, need, why
+from nearfar.errors import UserError, need
+from nearfar.files import why
 from nearfar.models.towers import naflex, pixels
 from nearfar.models.towers.efficientnet_lite import LITE, LITE_DEEP, TAPS
 from nearfar.models.towers.pixels import Pixels

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.towers.pixels import FILTERS, HALF, Pixels
 
 REMEDY = "give the encoder a preprocess of your own: a class with encode_image, preprocess, encode_text and tokenize"

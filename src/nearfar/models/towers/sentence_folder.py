@@ -11,7 +11,8 @@ from typing import Any, Self
 from safetensors.torch import load_file
 from torch import nn
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.towers.dense_layers import Dense
 
 POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "eos"}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.models.towers import efficientnet_lite, image_map, naflex
 from nearfar.models.towers.memory_layout import channels_last, prefers_channels_last
 from nearfar.models.towers.rotary import frequencies_kept

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.search.index.damage import damaged, table_fault
 from nearfar.search.index.kept import kept_of, to_columns
 

@@ -15,7 +15,8 @@ from shlex import quote
 from typing import Any
 
 from nearfar import files
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.search.index.damage import MOST, damaged, file_fault
 from nearfar.search.index.graphs import KINDS, QUANTISED, kind_of
 

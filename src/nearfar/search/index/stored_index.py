@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.errors import UserError, why
+from nearfar.errors import UserError
+from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
 from nearfar.search.index.items import MOVING, Hit, moves, read_table, to_item
