@@ -129,7 +129,7 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             wrong = gap.sigmoid() / n  # 1 - p of the own key, without forming the difference
             g_own[tile.rows] = -wrong
             share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
-            z = z.to(keys.dtype)
+            z = pairs.rounded(tile, z)
             add_product(dq[tile.rows], z, keys).mul_(share)
             if want_k:
                 add_product(dk, z.t(), queries.mul_(share), alpha=LN2)

@@ -83,14 +83,17 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         # Logits, which tiles without a shift are, lose too many digits in half precision.
         is_kept = tile.offset < len(kept) and not (pairs.half and math.isnan(shift))
         z = tile.slot(kept) if is_kept else tile.view(z_buffer)
-        if not is_kept:
+        if is_kept and pairs.half:
+            z = tile.view(z_buffer).copy_(z)
+        elif not is_kept:
             pairs.logits(tile, queries, out=z)
             if not math.isnan(shift):
                 exponentials_(z, shift)
         sides = [(rows[tile.rows, None], g_rows[tile.rows, None])]
         if len(cols):
             sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
-        weights = _weights(z, shift, sides, out=tile.view(weights_buffer)).to(keys.dtype)
+        weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
+        weights = pairs.rounded(tile, weights)
         if want_q:
             add_product(dq[tile.rows], weights, keys[tile.cols])
         if pairs.one_set and not tile.diagonal:

@@ -141,6 +141,10 @@ class Pairs:
     def _half_scratch(self) -> tuple[Tensor, Tensor]:
         return self.scratch().bfloat16(), self.scratch().bfloat16()
 
+    def rounded(self, tile: Tile, values: Tensor) -> Tensor:
+        """A tile's values in the type in which tiles are multiplied; good until the next tile."""
+        return tile.view(self._half_scratch[0]).copy_(values) if self.half else values
+
     def scratch(self) -> Tensor:
         """A flat buffer for one tile."""
         size = min(self.tile[0], len(self.q)) * min(self.tile[1], len(self.k))
