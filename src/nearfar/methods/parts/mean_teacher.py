@@ -85,8 +85,10 @@ class MeanTeacher(nn.Module):
         self.total_steps, self.normalise, self.statistics = total_steps, normalise, statistics
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self._new_statistics: list[Tensor] | None = None
-        for norm in self._norms():
+        norms = [part for part in self.module.modules() if isinstance(part, _BatchNorm)]
+        for norm in norms:
             norm.train(normalise == "batch")
+        self._norms = (norms,)  # in a tuple, so that they do not become children: looking for them takes long
 
     @property
     def module(self) -> Any:
@@ -108,14 +110,15 @@ class MeanTeacher(nn.Module):
     @contextmanager
     def teaching(self) -> Iterator[Any]:
         """The slow copy, for its other methods than `forward`; its running statistics are as before afterwards."""
-        running = self._running()
+        running = self._running() if self.normalise == "batch" else []
         before = [value.clone() for value in running]
-        if self.training and self._new_statistics is not None:
+        keeps = self.training and self.statistics == "own"
+        if self._new_statistics is not None and keeps:
             _copy(self._new_statistics, running)  # of several views each goes on where the last one ended
         try:
             with torch.no_grad():
                 yield self.module
-            if self.training:
+            if keeps:
                 self._new_statistics = [value.clone() for value in running]
         finally:
             _copy(before, running)
@@ -133,29 +136,29 @@ class MeanTeacher(nn.Module):
         """
         _require_finite(self.slow.followed)
         self.slow.update(self.momentum, buffers=self.statistics == "copied")
-        if self.statistics == "own" and self._new_statistics is not None:
+        if self._new_statistics is not None:
             _copy(self._new_statistics, self._running())
         self._new_statistics = None
         self.updates.add_(1)
-        _mean_over_processes([value for value in self.module.buffers() if value.is_floating_point()])
+        _mean_over_processes(self.module)
 
     def train(self, mode: bool = True) -> Self:
         """In training, the statistics of batches are kept for `update`; what normalises them never changes."""
         self.training = mode
         return self
 
-    def _norms(self) -> list[_BatchNorm]:
-        return [part for part in self.module.modules() if isinstance(part, _BatchNorm)]
-
     def _running(self) -> list[Tensor]:
-        return [buffer for norm in self._norms() for buffer in norm.buffers()]
+        return [buffer for norm in self._norms[0] for buffer in norm._buffers.values() if buffer is not None]
 
 
 def _require_finite(module: nn.Module) -> None:
     # A sum shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
-    # only says where to look.
+    # only says whether to look.
+    total = sum((weight.sum() for weight in module.parameters()), torch.zeros(()))
+    if math.isfinite(total):
+        return
     for name, weight in module.named_parameters():
-        if not math.isfinite(weight.sum()) and not bool(weight.isfinite().all()):
+        if not bool(weight.isfinite().all()):
             raise UserError(
                 f"the weight {name} is NaN or infinite, and would stay in the teacher: lower the learning rate, or go "
                 "back to an earlier checkpoint"
@@ -168,8 +171,11 @@ def _copy(values: list[Tensor], into: list[Tensor]) -> None:
             torch._foreach_copy_(into, values)
 
 
-def _mean_over_processes(buffers: list[Tensor]) -> None:
-    if distributed.world_size() > 1 and buffers:
+def _mean_over_processes(module: nn.Module) -> None:
+    if distributed.world_size() == 1:
+        return
+    buffers = [value for value in module.buffers() if value.is_floating_point()]
+    if buffers:
         flat = torch.cat([buffer.flatten() for buffer in buffers])
         means = distributed.gather_rows(flat[None]).mean(0).split([buffer.numel() for buffer in buffers])
         _copy([part.view_as(buffer) for part, buffer in zip(means, buffers, strict=True)], buffers)

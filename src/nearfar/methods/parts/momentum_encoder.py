@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nearfar.errors import UserError
 
@@ -60,7 +59,7 @@ class MomentumEncoder(nn.Module):
         """Move the copy towards the module; `momentum` goes before the one set, for schedules. `buffers=False` leaves
         the copy's buffers to itself."""
         online, share = self.followed, self.momentum if momentum is None else momentum
-        slow, fast = list(_parameters(self.module)), list(_parameters(online))
+        slow, fast = list(self.module.parameters()), list(online.parameters())
         if len(slow) != len(fast):
             raise UserError(
                 f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
@@ -69,8 +68,9 @@ class MomentumEncoder(nn.Module):
         if slow:
             torch._foreach_lerp_(slow, fast, 1.0 - share)
         if buffers:
-            for copy, buffer in zip(self.module.buffers(), online.buffers(), strict=True):
-                copy.copy_(buffer)
+            copies, originals = list(self.module.buffers()), list(online.buffers())
+            if copies:
+                torch._foreach_copy_(copies, originals)
 
     def reset(self) -> None:
         """Make the copy equal to the module again."""
@@ -78,7 +78,3 @@ class MomentumEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
-
-
-def _parameters(module: nn.Module) -> Iterator[Tensor]:
-    return (parameter.detach() for parameter in module.parameters())

@@ -154,8 +154,9 @@ class Pairs:
         """No logit (in base 2) exceeds this in size: Cauchy and Schwarz."""
         if not self.q.numel() or not self.k.numel():
             return 0.0
-        queries = torch.linalg.vector_norm(self.q, dim=1).mul_(self.scale).abs_().max()
-        return float(queries * torch.linalg.vector_norm(self.k, dim=1).max()) * LOG2E
+        queries = torch.linalg.vector_norm(self.q, dim=1)
+        keys = queries if self.one_set else torch.linalg.vector_norm(self.k, dim=1)
+        return float((queries * self.scale).abs_().max() * keys.max()) * LOG2E
 
     def logits(self, tile: Tile, queries: Tensor, out: Tensor) -> Tensor:
         """The tile's logits in base 2, minus infinity where a pair does not count."""
@@ -171,6 +172,8 @@ class Pairs:
             diagonal = own.start - tile.cols.start
             if -tile.shape[0] < diagonal < tile.shape[1]:
                 out.diagonal(diagonal).fill_(-math.inf)
+        elif own is not None and tile.shape[1] == len(self.k):
+            out.scatter_(1, own[:, None], -math.inf)
         elif own is not None:
             own = own - tile.cols.start
             here = ((own >= 0) & (own < tile.shape[1])).nonzero().squeeze(1)
@@ -236,7 +239,9 @@ def run_of(indices: Tensor) -> slice | Tensor:
     """Consecutive indices as a slice, which copies nothing; others as they are."""
     if not len(indices):
         return indices
-    first = int(indices[0])
+    first, last = int(indices[0]), int(indices[-1])
+    if last - first != len(indices) - 1:
+        return indices
     consecutive = torch.arange(first, first + len(indices), device=indices.device)
     return slice(first, first + len(indices)) if torch.equal(indices, consecutive) else indices
 
