@@ -100,8 +100,12 @@ def test_sixteen_pictures_a_class_are_one_shot_and_fifteen_queries_and_no_more()
     assert (np.diff(classes_of) > 0).all(), "five different classes in each of a thousand episodes"
     rows = torch.cat([drawn.support.flatten(1), drawn.query], dim=1).sort(dim=1).values
     assert (rows.diff(dim=1) > 0).all(), "no picture twice"
-    with pytest.raises(UserError, match=r"2 shots and 15 queries need 5 classes of 17 different things each"):
+    wrong = r"2 shots and 15 queries need 5 classes of 17 different things each.*\(class 0 has 16, class 1 has 16"
+    with pytest.raises(UserError, match=wrong):
         draw(label, ways=5, shots=2, queries=[15] * 5)
+    with pytest.raises(UserError, match=r"\(ant has 16, bee has 16, class of its own has 16, \.\.\.\)"):
+        names = ["ant", "bee", "class of its own", *"defg"]
+        draw(label, ways=5, shots=2, queries=[15] * 5, classes=names)
 
 
 def test_prototypes_are_those_of_a_slow_loop():
@@ -118,7 +122,7 @@ def test_prototypes_are_those_of_a_slow_loop():
             right.append(np.mean(np.array(nearest) == drawn.target.numpy()))
         metric = result.metrics[f"prototypes_{shots}_shot"]
         assert metric.value == pytest.approx(np.mean(right))
-        assert metric.high - metric.value == pytest.approx(1.96 * np.std(right, ddof=1) / np.sqrt(20))
+        assert metric.high - metric.value == pytest.approx(2.093024 * np.std(right, ddof=1) / np.sqrt(20))
         assert (metric.chance, metric.n) == (0.2, 20)
 
 
@@ -168,12 +172,19 @@ def test_logistic_regression_on_the_prototypes():
     assert {metric.value for metric in one_way.metrics.values()} == {1.0}
 
 
-def test_an_interval_is_196_standard_errors_within_0_and_1():
+def test_an_interval_is_student_s_below_30_episodes_and_196_standard_errors_from_there():
     assert over_episodes(np.array([0.5]), 4) == Metric(0.5, 0.5, 0.5, 0.25, 1, "%")
-    metric = over_episodes(np.array([0.6, 0.8, 0.7, 0.9]), 5)  # by the sample's deviation; the population's: 0.109567
-    assert (metric.value, metric.high - metric.value) == pytest.approx((0.75, 0.126517), abs=1e-6)
-    metric = over_episodes(np.array([1.0, 0.9]), 5)
-    assert (metric.low, metric.high) == (pytest.approx(0.95 - 1.96 * 0.05), 1.0)
+    metric = over_episodes(np.array([0.6, 0.8, 0.7, 0.9]), 5)  # 1.96 would give 0.126517
+    assert (metric.value, metric.value - metric.low) == pytest.approx((0.75, 0.205426), abs=1e-6)
+    assert metric.high == pytest.approx(0.955426)
+    assert (over_episodes(np.array([1.0, 0.9]), 5).low, over_episodes(np.array([1.0, 0.9]), 5).high) == (
+        pytest.approx(0.95 - 12.706205 * 0.05),
+        1.0,
+    )
+    for count, times in ((28, 2.051831), (29, 2.048407), (30, 1.96)):
+        accuracy = np.linspace(0.4, 0.6, count)
+        metric = over_episodes(accuracy, 5)
+        assert metric.high - metric.value == pytest.approx(times * accuracy.std(ddof=1) / count**0.5)
 
 
 def test_flags_and_options_reach_it():

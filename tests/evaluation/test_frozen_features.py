@@ -53,7 +53,9 @@ def test_no_probe_moves_a_backbone_with_batch_norm():
     records = [{"image": Image.new("RGB", (32, 32), c), "label": i // 8} for i, c in enumerate(colours)]
     source = Records(records, name="colours", classes=list("abcd"))
     before = copy.deepcopy(model.state_dict())
-    evaluate(model, source, ["knn", "linear_probe", "clustering", "geometry"], batch_size=8)
+    episodes = {"ways": 2, "shots": [1], "queries": 5, "episodes": 3}
+    protocols = ["knn", "linear_probe", "clustering", "geometry", "few_shot"]
+    evaluate(model, source, protocols, batch_size=8, options={"few_shot": episodes})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     pixels = model.preprocess([record["image"] for record in records])

@@ -105,3 +105,14 @@ def train_sharded(out: str, stop: int, steps: int, options: dict) -> dict:
     return {name: value.numpy() for name, value in sharding.full_tensors(method.state_dict()).items()} | {
         "split": split
     }
+
+
+def unequal_statistics():
+    """Mean, population variance and unbiased variance over ranks that hold one item and three."""
+    rows = torch.tensor([0.0]) if processes.rank() == 0 else torch.full((3,), 2.0)
+    count = torch.tensor(len(rows))
+    weight = processes.mean_weight(count)
+    of_all = processes.mean({"first": weight * rows.mean(), "second": weight * rows.square().mean()})
+    total = int(sum(processes.gather_objects(len(rows))))
+    variance = of_all["second"] - of_all["first"].square()
+    return of_all["first"].item(), variance.item(), variance.item() * total / (total - 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, case_batch, make
-from rank_work import gradients_of_all, noisy_gradients, odds_and_ends, train_apart
+from rank_work import gradients_of_all, noisy_gradients, odds_and_ends, train_apart, unequal_statistics
 from ranks import run
 from torch import nn
 from toy import gradients
@@ -72,3 +72,9 @@ def test_ranks_end_with_the_same_weights_as_one_process(tmp_path):
         np.testing.assert_array_equal(both[1][0][name], both[0][0][name])
     assert both[0][1][-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-5)
     assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("process-*.pt"))) == 2
+
+
+def test_statistics_over_unequal_batches_weigh_items_and_not_ranks():
+    """Ranks hold [0] and [2, 2, 2]; the mean of the ranks' means would be 1.0."""
+    for mean, variance, unbiased in run(unequal_statistics, 2):
+        assert (mean, variance, unbiased) == pytest.approx((1.5, 0.75, 1.0), abs=1e-6)

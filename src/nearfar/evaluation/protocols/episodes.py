@@ -36,6 +36,7 @@ def draw_episodes(
     episodes: int,
     seed: int,
     name: str = "the data",
+    classes: Sequence[str] | None = None,
 ) -> Episodes:
     """Draw `episodes` of `ways` classes each, every class as likely as any other. A thing is at most once in an
     episode, so that none is both an example and a query, and no two queries are of one.
@@ -50,6 +51,7 @@ def draw_episodes(
         episodes: how many.
         seed: of the draw.
         name: of the data, for messages.
+        classes: what the labels' numbers stand for, for messages.
 
     Raises:
         UserError: settings out of range, or fewer than `ways` classes with enough different things.
@@ -74,9 +76,12 @@ def draw_episodes(
             if len(sizes) >= ways
             else f"it has {len(sizes)} classes"
         )
+        small = [(c, len(things)) for c, things in rows_of.items() if len(things) < need]
+        named = ", ".join(f"{classes[c] if classes else f'class {c}'} has {count}" for c, count in small[:3])
         raise UserError(
             f"{name}: {ways} ways of {shots} shots and {max(queries)} queries need {ways} classes of {need} different "
             f"things each, and there are {len(enough)}: {most}"
+            + (f" ({named}{', ...' if len(small) > 3 else ''})" if small else "")
         )
     rng = np.random.default_rng(seed)
     support, query = [], []

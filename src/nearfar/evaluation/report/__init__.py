@@ -156,8 +156,8 @@ def _results(results: Mapping[str, Result]) -> list[Block]:
     measured = tables.metric_tables({name: result for name, result in results.items() if name != "geometry"})
     note = Note(
         "Intervals are 95 % bootstrap intervals that resample whole groups (all pictures and captions of one thing "
-        "together); those of few-shot accuracies are 1.96 standard errors over episodes. Chance is what a random order "
-        "of the candidates reaches on the same data."
+        "together); those of few-shot accuracies are 1.96 standard errors over episodes (below 30, by Student's t). "
+        "Chance is what a random order of the candidates reaches on the same data."
     )
     return [note, *measured] if measured else []
 
