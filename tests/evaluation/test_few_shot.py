@@ -103,8 +103,8 @@ def test_sixteen_pictures_a_class_are_one_shot_and_fifteen_queries_and_no_more()
     wrong = r"2 shots and 15 queries need 5 classes of 17 different things each.*\(class 0 has 16, class 1 has 16"
     with pytest.raises(UserError, match=wrong):
         draw(label, ways=5, shots=2, queries=[15] * 5)
+    names = ["ant", "bee", "class of its own", *"defg"]
     with pytest.raises(UserError, match=r"\(ant has 16, bee has 16, class of its own has 16, \.\.\.\)"):
-        names = ["ant", "bee", "class of its own", *"defg"]
         draw(label, ways=5, shots=2, queries=[15] * 5, classes=names)
 
 
