@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nearfar.errors import UserError
 
@@ -59,7 +59,8 @@ class MomentumEncoder(nn.Module):
         """Move the copy towards the module; `momentum` goes before the one set, for schedules. `buffers=False` leaves
         the copy's buffers to itself."""
         online, share = self.followed, self.momentum if momentum is None else momentum
-        slow, fast = list(self.module.parameters()), list(online.parameters())
+        slow: list[Tensor] = list(self.module.parameters())
+        fast: list[Tensor] = list(online.parameters())
         if len(slow) != len(fast):
             raise UserError(
                 f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
