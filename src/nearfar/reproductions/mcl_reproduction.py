@@ -178,8 +178,8 @@ reproduction = Reproduction(
             "ten values: the last stage's clusters, stage 2 alone",
         ),
     ],
-    seeds=range(3),
-    pilot=0,
+    seeds=range(21),
+    pilot=3,
     grid=Grid(list(CHOSEN), {"tau": [0.05, 0.2]}, validated, "accuracy on the quiet factor"),
     config=CONFIG,
     note=(
