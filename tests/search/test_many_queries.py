@@ -138,7 +138,7 @@ def test_the_pictures_of_a_folder_and_of_a_column(index, command, tmp_path, caps
         (["--queries", "Q", "--column", "x", "--out", "h.jsonl"], "has no column 'x': leave it out"),
         (["--queries", "TABLE", "--column", "x", "--out", "h.jsonl"], "no column 'x' for image; its columns are: a, b"),
         (["--queries", "Q", "--out", "h.jsonl", "--where", "x <"], "the filter cannot be read at its end"),
-        (["--queries", "Q", "--out", "h.jsonl", "--where", "x = 1"], '"x" is no column of the index'),
+        (["--queries", "Q", "--out", "h.jsonl", "--where", "x = 1"], "'x' is no column of the index"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(command, tmp_path, monkeypatch, words, message):

@@ -124,7 +124,7 @@ BODIES = {
     "top huge": ({"json": {"text": "a", "top": 10**9}}, 422, "top must be a number from 1 to 1000"),
     "weight": ({"json": {"text": "a", "weight": "x"}}, 422, "the weight must be a number from 0.1 to 3"),
     "where": ({"json": {"text": "a", "where": "price <"}}, 422, "the filter cannot be read at its end: a value"),
-    "where of another": ({"json": {"text": "a", "where": "prize < 1"}}, 422, '"prize" is no column of the index'),
+    "where of another": ({"json": {"text": "a", "where": "prize < 1"}}, 422, "'prize' is no column of the index"),
     "where a list": ({"json": {"text": "a", "where": ["x"]}}, 422, "where must be a text"),
     "keep": ({"json": {"text": "a", "keep": ["prize"]}}, 422, "no column 'prize' is kept; those are: price, sku"),
     "image number": ({"json": {"image": 3}}, 422, "image must be the base64 of a picture's bytes"),
