@@ -78,7 +78,7 @@ def test_summary_is_timms_own_and_the_rest_are_patches(kind):
         assert torch.equal(tokens[:, 1:], features[:, prefix:])
     else:
         corner = features[:, 0, -1] if kind == "channels last" else features[:, :, 0, -1]
-        size = corner.abs().max()  # fresh weights make small numbers; the tower lays pixels channels last, timm does not
+        size = corner.abs().max()  # small, of fresh weights; pixels lie channels last in the tower alone
         torch.testing.assert_close(tokens[:, int(patches**0.5)] / size, corner / size, atol=1e-4, rtol=1e-4)
     assert prepare.mean == tuple(tower.backbone.pretrained_cfg["mean"])
 
