@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/training_loop.py
 
 Batches are made before, once for all, so that what is timed is the loop: gradients, clipping, optimiser, log. The
-recipe embeds in chunks of 64. All run in turn within each round, from the same weights.
+recipe embeds in chunks. All run in turn within each round, from the same weights.
 """
 
 from __future__ import annotations
