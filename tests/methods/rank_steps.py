@@ -16,6 +16,7 @@ from nearfar.methods.base import EmbeddingMethod, Method
 from nearfar.methods.parts import matching, momentum_contrast
 from nearfar.models import create
 from nearfar.models.language.model import language_model
+from nearfar.models.video.video_encoder import video_encoder
 from nearfar.training.loop.gradients import backward
 
 N, STEPS = 8, 2
@@ -43,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "supcon": {},
     "sogclr": {"temperature": 0.2},
     "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
+    "xclip": {"mixup": 0.0, "cutmix": 0.0, "temperature": 0.5},  # each process mixes its own part
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
 }
 """Every method that recipes know but for the next, its queue and its teacher on."""
@@ -112,7 +114,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone = {"image_projection": "mlp", "image_heads": 2} if name == "ensemble" else {"text_layers": 1}
+        alone: dict[str, Any] = {"xclip": {}, "ensemble": {"image_projection": "mlp", "image_heads": 2}}.get(
+            name, {"text_layers": 1}
+        )
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},
             text=bert | calm | {"hidden_size": 16, "max_position_embeddings": 32},
@@ -121,6 +125,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
             embed_dim=8,
             **alone,
         )
+    if name == "xclip":
+        model = video_encoder(model, frames=2)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -128,7 +134,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         for p in model.parameters():
             p.mul_(3 if p.ndim > 1 else 1)  # else all embeddings of so small a model are nearly one
     method = find(name)(model, **settings).double().train()
-    method.begin(DataInfo(size=4 * N, ids=lambda: range(4 * N)))
+    method.begin(DataInfo(size=4 * N, ids=lambda: range(4 * N), classes=["left", "right", "up"]))
     return method
 
 
@@ -136,6 +142,9 @@ def batch(method: Method, step: int) -> dict[str, Any]:
     """The whole batch of a step: texts of different lengths, duplicates, labels, answers, hard captions."""
     model: Any = method.model
     texts = [TEXTS[(step + i * i) % len(TEXTS)] for i in range(N)]
+    if hasattr(model, "encode_video"):
+        clips = torch.randn(N, 2, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+        return {"index": torch.arange(N), "video": clips, "label": torch.arange(N) % 3}
     if not hasattr(model, "encode_image"):
         encoded = model.tokenizer(texts, padding=True, return_tensors="pt")
         return {"index": torch.arange(N), "text": {name: encoded[name] for name in ("input_ids", "attention_mask")}}

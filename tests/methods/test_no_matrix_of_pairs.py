@@ -214,9 +214,39 @@ def test_a_step_of_pixpro_on_large_maps(pixels):
     assert largest.elements <= 2 * cells**2 / 4, largest.where
 
 
+def test_a_step_with_videos():
+    """Videos are compared with the names of classes, never with one another."""
+
+    class Videos(torch.nn.Module):
+        temperature = None
+
+        def __init__(self):
+            super().__init__()
+            self.tower, self.names = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+        def freeze(self, *parts):
+            self.names.requires_grad_(False)
+            return self
+
+        def tokenize(self, texts):
+            return {"input_ids": torch.randn(len(texts), 8)}
+
+        def encode_text(self, tokens):
+            return self.names(tokens["input_ids"])
+
+        def added(self):
+            return iter(())
+
+        def similarities(self, video, texts):
+            return self.tower(video.mean((1, 2, 3))) @ texts.T
+
+    method = find("xclip")(Videos(), classes=["up", "down", "left"])
+    step(method, {"video": torch.randn(B, 2, 1, 1, 8), "label": torch.arange(B) % 3})
+
+
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"simcse", "simctg", "whitenedcse"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
-    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "within_clusters", "answering", "entailment"}
+    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "within_clusters", "answering", "entailment", "xclip"}

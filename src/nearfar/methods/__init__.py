@@ -40,6 +40,7 @@ METHODS = {
     "tcl": "nearfar.methods.image_text.tcl:TCL",
     "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
     "within_clusters": "nearfar.methods.image.within_clusters:WithinClusters",
+    "xclip": "nearfar.methods.video.xclip:XCLIP",
 }
 """Name in recipes -> where its class lives."""
 

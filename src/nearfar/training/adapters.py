@@ -6,6 +6,7 @@ Both loops see one process's batch at a time: negatives of other processes and g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.utils.data import IterableDataset
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.methods.base import Batch, Method
 from nearfar.training.config import TrainConfig
-from nearfar.training.loop.optim import build_optimizer, lr_factor
+from nearfar.training.loop.optim import build_optimizer, lr_factor, own_peak
 from nearfar.training.loop.precision import with_float32_weights
 from nearfar.training.loop.refresh import refresher
 from nearfar.training.state.endless_batches import EndlessBatches
@@ -132,7 +133,11 @@ def lightning_module(
 
         def configure_optimizers(self) -> dict[str, Any]:
             optimizer = build_optimizer(self.method, settings)
-            schedule = LambdaLR(optimizer, lambda step: lr_factor(step, steps, settings))
+            factors: list[Callable[[int], float]] = [
+                partial(lr_factor, steps=steps, config=settings, peak=own_peak(group))
+                for group in optimizer.param_groups
+            ]
+            schedule = LambdaLR(optimizer, factors)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     return Module()

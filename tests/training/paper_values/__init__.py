@@ -1,6 +1,6 @@
 """What papers, and the code that their authors released, give for each setting of the recipes at their scale."""
 
-from training.paper_values import class_pairs, few_shot, image, image_text, pixels, texts, views
+from training.paper_values import class_pairs, few_shot, image, image_text, pixels, texts, videos, views
 
 EXPECTED = {
     **image_text.VALUES,
@@ -10,4 +10,5 @@ EXPECTED = {
     **views.VALUES,
     **texts.VALUES,
     **pixels.VALUES,
+    **videos.VALUES,
 }

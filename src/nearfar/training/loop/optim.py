@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from nearfar.training.config import TrainConfig
 
 def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
     """The optimiser of `config` over the method's parameter groups. A group may bring its own `lr`, or an `lr_scale`
-    of the run's."""
+    of the run's; with `absolute_floor` it ends at `min_lr` itself, not at the same share of its peak as the others."""
     groups = [group for group in method.param_groups(config.weight_decay) if group["params"]]
     if not groups:
         raise UserError(f"{type(method).__name__} has no trainable parameter: every one has requires_grad=False.")
@@ -33,8 +33,9 @@ def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
-    """What the peak learning rate is multiplied with in the step after `step` done ones, of `steps`.
+def lr_factor(step: int, steps: int, config: TrainConfig, peak: float | None = None) -> float:
+    """What the peak learning rate is multiplied with in the step after `step` done ones, of `steps`; `peak` is the one
+    that ends at `min_lr`, by default the run's.
 
     >>> config = TrainConfig(schedule="linear", warmup=2)
     >>> [lr_factor(step, 6, config) for step in range(6)]
@@ -44,7 +45,7 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
     if step < warmup:
         return (step + 1) / warmup
     share = (step - warmup) / max(1, steps - warmup)
-    floor = config.min_lr / config.lr
+    floor = config.min_lr / (peak or config.lr)
     if config.schedule == "cosine":
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
     if config.schedule == "linear":
@@ -52,10 +53,15 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
     return 1.0
 
 
-def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Set each group's learning rate to its peak times `factor`."""
+def own_peak(group: Mapping[str, Any]) -> float | None:
+    """The peak of a group that ends at `min_lr` itself; None of one that ends at its share of it."""
+    return group["initial_lr"] if group.get("absolute_floor") else None
+
+
+def set_lr(optimizer: Optimizer, step: int, steps: int, config: TrainConfig) -> None:
+    """Set each group's learning rate for the step after `step` done ones, of `steps`."""
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        group["lr"] = group["initial_lr"] * lr_factor(step, steps, config, own_peak(group))
 
 
 class TensorByTensor(Optimizer):

@@ -15,7 +15,7 @@ from nearfar.methods.base import Batch
 from nearfar.training.loop import guard
 from nearfar.training.loop.gradients import KeptGraphs, backward, total_norm
 from nearfar.training.loop.log import LogRow
-from nearfar.training.loop.optim import lr_factor, set_lr
+from nearfar.training.loop.optim import set_lr
 from nearfar.training.loop.precision import autocast_for
 from nearfar.training.state.run_state import RunState
 
@@ -43,7 +43,7 @@ class OptimizerStep:
         """
         run, method, epoch = self.state, self.state.method, self.state.batches.epoch
         method.before_step()
-        set_lr(run.optimizer, lr_factor(run.step, self.steps, self.config))
+        set_lr(run.optimizer, run.step, self.steps, self.config)
         run.optimizer.zero_grad(set_to_none=True)
         shares = shares_of(used, self.parameters[0].device)
         outputs = [
