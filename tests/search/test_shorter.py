@@ -68,7 +68,7 @@ def test_commands_cut_and_doubt(model, photos, tmp_path, capsys):
     main(["index", str(saved), str(photos), "--out", str(tmp_path / "index"), "--dim", "8"])
     said = capsys.readouterr()
     assert "9 pictures, 8-d, flat" in said.out
-    assert said.err.startswith("embeddings of 16 numbers are cut to 8, and training did not arrange them")
+    assert "\nembeddings of 16 numbers are cut to 8, and training did not arrange them" in said.err
     main(["embed", str(saved), str(photos), "--out", str(tmp_path / "e.safetensors"), "--dim", "8"])
     assert Embeddings.load(tmp_path / "e.safetensors").image.shape == (9, 8)
     with pytest.raises(SystemExit, match="dim=99: this model's embeddings have 16 numbers"):

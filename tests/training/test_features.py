@@ -185,7 +185,7 @@ def test_unusable_records_are_left_out_and_listed(tiny):
 
 
 def test_a_tower_that_changes_has_no_features(tiny, source):
-    with pytest.raises(UserError, match=r'model.freeze\("image"\)'):
+    with pytest.raises(UserError, match=r"model.freeze\('image'\)"):
         precompute(copy.deepcopy(tiny).unfreeze(), source, batch_size=12)
 
 

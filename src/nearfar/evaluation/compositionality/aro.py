@@ -96,8 +96,9 @@ def aro_cases(
             captions = (row["true_caption"], row["false_caption"])
             yield ChoiceQuestion(folder / row["image_path"], captions, group, _box(row))
         except (KeyError, TypeError) as error:
+            lack = f" (no {error.args[0]!r})" if isinstance(error, KeyError) else ""
             raise UserError(
-                f"{path}, row {number}: not a row of ARO's {task} task; is this the published file?"
+                f"{path}, row {number}: not a row of ARO's {task} task{lack}; is this the published file?"
             ) from error
 
 
