@@ -32,7 +32,7 @@ def half_pays(q: Tensor, k: Tensor) -> bool:
 @cache
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 by instructions of its own."""
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
