@@ -56,6 +56,11 @@ def ratios(rounds: list[float], yardstick: list[float]) -> list[float]:
     return [a / b for a, b in zip(rounds, yardstick, strict=True)]
 
 
+def spread(rounds: Sequence[float]) -> str:
+    """The rounds in a cell of a table: their median, the lowest and the highest."""
+    return f"{median(rounds):.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
+
+
 def peak_of(run: Callable[[], object]) -> int:
     """Bytes by which the process grew at most while `run` ran (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here

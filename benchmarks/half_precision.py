@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from _measure import interleave, ratios
+from _measure import interleave, ratios, spread
 from _objectives import Objective, both_directions
 from nearfar import files, ops
 from ops import error, value_and_gradients, vectors
@@ -114,11 +114,6 @@ def as_markdown(report: dict) -> str:
         figures = [spread(row[name]) for name in ("products", "to_nearfar", "to_nearfar_on_the_clock")]
         lines.append(f"| {row['n']} | {row['d']} | {row['scale']} | {row['variant']} | {' | '.join(figures)} | {off} |")
     return "\n".join([*lines, "", f"    {report['command']}", ""])
-
-
-def spread(rounds: list[float]) -> str:
-    middle = sorted(rounds)[len(rounds) // 2]
-    return f"{middle:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
 
 
 if __name__ == "__main__":

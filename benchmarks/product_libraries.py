@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from _measure import interleave, ratios
+from _measure import interleave, ratios, spread
 from nearfar import files
 from nearfar.ops.tiling.half_products import wide_product
 
@@ -109,11 +109,8 @@ def as_markdown(report: dict) -> str:
         "|--:|:--|--:|--:|--:|",
     ]
     for row in report["rows"]:
-        clock = sorted(row["clock"])
-        spread = f"{clock[len(clock) // 2]:.2f} ({clock[0]:.2f} to {clock[-1]:.2f})"
-        lines.append(
-            f"| {row['threads']} | {row['product']} | {row['gigaflops']:.0f} | {spread} | {row['error']:.0e} |"
-        )
+        cells = [row["threads"], row["product"], f"{row['gigaflops']:.0f}", spread(row["clock"]), f"{row['error']:.0e}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 

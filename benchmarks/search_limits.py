@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from _measure import interleave, peak_of, ratios
+from _measure import interleave, peak_of, ratios, spread
 from nearfar import files
 from nearfar.evaluation.measures.retrieval_ranks import rank
 from nearfar.search import exact_search
@@ -196,10 +196,6 @@ def named(case: list) -> str:
     if task == "ranks":
         return f"ranks of {queries:,} among {count:,} x {dim}"
     return f"search of {queries:,} in {count:,} x {dim}"
-
-
-def spread(rounds: list[float]) -> str:
-    return f"{sorted(rounds)[len(rounds) // 2]:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
 
 
 if __name__ == "__main__":

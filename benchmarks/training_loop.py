@@ -20,7 +20,7 @@ from unittest import mock
 
 import torch
 
-from _measure import interleave, ratios
+from _measure import interleave, ratios, spread
 from nearfar import files, train
 from nearfar.training.recipe import load
 
@@ -104,10 +104,6 @@ def as_markdown(report: dict) -> str:
     for row in report["rows"]:
         lines.append(f"| {row['variant']} | {row['cpu_s']:.1f} | {spread(row['cpu'])} | {spread(row['clock'])} |")
     return "\n".join([*lines, "", f"    {report['command']}", ""])
-
-
-def spread(rounds: list[float]) -> str:
-    return f"{sorted(rounds)[len(rounds) // 2]:.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
 
 
 if __name__ == "__main__":
