@@ -117,7 +117,7 @@ def _nearfar(name: str, model: Any, predictor: MLP, steps: int) -> Step:
         method.predictor.load_state_dict(predictor.state_dict())
     method.begin(DataInfo(steps=steps))
     method.train()
-    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW([weight for weight in method.parameters() if weight.requires_grad], lr=2e-3)
     count = 0
 
     def step(batch: Tensor) -> Tensor:

@@ -221,6 +221,29 @@ def test_nt_xent_keeps_its_digits_near_zero():
     assert all((f - e).norm() <= 1e-5 * e.norm() for f, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("tile", [None, (4, 30), 4])
+@pytest.mark.parametrize("scale", [2.0, 80.0])
+@pytest.mark.parametrize("negatives", [1, 30])
+def test_positives_apart_from_the_keys(negatives, scale, tile):
+    q, positive, k = unit(9, 6), unit(9, 6, seed=1), unit(negatives, 6, seed=2)
+
+    def oracle(q, k, s):
+        z = torch.cat([(q * positive).sum(1, keepdim=True), q @ k.t()], 1) * s
+        return torch.nn.functional.cross_entropy(z, torch.zeros(9, dtype=torch.long))
+
+    def ours(q, k, s):
+        options = {"symmetric": False, "positive": positive.to(q.dtype), "tile": tile}
+        assert torch.allclose(
+            ops.info_nce(q, k, s, reduction="none", **options).mean(), ops.info_nce(q, k, s, **options)
+        )
+        return ops.info_nce(q, k, s, **options)
+
+    tensors = (q, k, torch.tensor(scale, dtype=torch.float64))
+    expected = value_and_gradients(oracle, tensors, torch.float64)
+    assert_close(value_and_gradients(ours, tensors, torch.float64), expected, 1e-10)
+    assert_close(value_and_gradients(ours, tensors, torch.float32), expected, 1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
 @pytest.mark.parametrize("form", ["symmetric", "one direction", "nt_xent", "sigmoid"])
@@ -252,6 +275,11 @@ def test_within_1e5_of_float64_at_4096(form, scale):
 FORMS = {
     "symmetric": lambda q, k, s, b: ops.info_nce(q, k, s, tile=3) + 0 * b,
     "one direction": lambda q, k, s, b: ops.info_nce(q, k, s, symmetric=False) + 0 * b,
+    "positive apart": lambda q, k, s, b: (
+        ops.info_nce(q, k.flip(0), s, symmetric=False, positive=k)
+        + ops.info_nce(q, k[:3], s, symmetric=False, positive=torch.linspace(-1, 1, q.numel()).to(q).view_as(q))
+        + 0 * b
+    ),
     "none": lambda q, k, s, b: ops.info_nce(q, k, s, reduction="none", tile=3) + 0 * b,
     "nt_xent": lambda q, k, s, b: ops.nt_xent(torch.cat([q, k]), s, tile=3) + 0 * b,
     "sigmoid": lambda q, k, s, b: ops.sigmoid(q, k, s, b, tile=3),
@@ -285,6 +313,7 @@ def test_whole_family_compiles_without_a_graph_break():
         return (
             ops.info_nce(q, k, s, tile=16)
             + ops.info_nce(q, k, s, symmetric=False)
+            + ops.info_nce(q, k[:7], s, symmetric=False, positive=k.detach().flip(0))
             + ops.nt_xent(torch.cat([q, k]), s)
             + ops.sigmoid(q, k, s, b)
             + ops.pairwise_softplus(q, k, s, b).mean()
@@ -340,6 +369,8 @@ def test_a_single_pair_has_loss_zero():
         (lambda z: ops.info_nce(z, z[:3], 1.0), "at least the 4 rows"),
         (lambda z: ops.info_nce(z, z, 1.0, group=torch.arange(3)), "group must hold"),
         (lambda z: ops.info_nce(z, z, 1.0, reduction="sum"), "reduction"),
+        (lambda z: ops.info_nce(z, z, 1.0, positive=z), "symmetric=False"),
+        (lambda z: ops.info_nce(z, z, 1.0, positive=z[:2], symmetric=False), "one a query"),
         (lambda z: ops.nt_xent(z[:3], 1.0), "even number"),
         (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 1])), "exactly two rows"),
         (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 0])), "exactly two rows"),

@@ -204,7 +204,7 @@ def _all_modules(module: nn.Module) -> list[nn.Module]:
     """A module and all within it, in a quarter of the time of `modules()`, which names each: a step is not to wait."""
     modules = [module]
     for each in modules:  # which grows meanwhile
-        modules += filter(None, each._modules.values())
+        modules += [part for part in each._modules.values() if part is not None]  # an empty queue is false
     return modules
 
 

@@ -18,7 +18,7 @@ from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.partition import partition
 from nearfar.ops.tiling.process_ranks import rank_mean
-from nearfar.ops.tiling.tiles import LN2, needs_gradient, own_logits, wide
+from nearfar.ops.tiling.tiles import LN2, Pairs, needs_gradient, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
 THINNEST, WIDEST = 128, 16 << 20  # rows a product needs to run at speed, and entries a strip may have for their sake
@@ -30,6 +30,7 @@ def info_nce(
     scale: float | Tensor,
     *,
     symmetric: bool = True,
+    positive: Tensor | None = None,
     group: Tensor | None = None,
     reduction: str = "mean",
     backend: str = "auto",
@@ -48,6 +49,8 @@ def info_nce(
         k: keys [M, D], M >= N; rows beyond N are extra negatives of every query.
         scale: inverse temperature, a number, a scalar tensor or one number a row [N].
         symmetric: average with the other direction, in which each of the first N keys is matched with its query.
+        positive: positives [N, D] that stand apart from the keys, all of which are then negatives of every query, as
+            those in MoCo's queue are (arXiv 1911.05722). Only with `symmetric=False` and without `group`.
         group: integers [M] (or [N] when M = N). Entries of equal groups, but for the own pair, are left out: they
             would be false negatives (the same caption twice, two photos of one thing).
         reduction: "mean", or "none": losses [N], or [2, N] with `symmetric` (queries, then keys).
@@ -64,7 +67,11 @@ def info_nce(
     tensor(0.3133)
     """
     n, m = len(q), len(k)
-    if m < n:
+    if positive is not None and (symmetric or group is not None or positive.shape != q.shape):
+        raise UserError(
+            f"positives apart from the keys are one a query, {list(q.shape)}, with symmetric=False and without group"
+        )
+    if positive is None and m < n:
         raise UserError(f"k[i] is the positive of q[i], so k needs at least the {n} rows of q, not {m}")
     if reduction not in ("mean", "none"):
         raise UserError(f"reduction must be 'mean' or 'none', not {reduction!r}")
@@ -72,15 +79,18 @@ def info_nce(
     if group is not None:
         group = inputs.group_ids(group, m, "group")
         groups = {"q_group": group[:n], "k_group": group, "admit": "different"}
-    own = torch.arange(n, device=q.device)
+    own = torch.arange(n, device=q.device) if positive is None else None
     pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
-    if reduction == "mean" and not symmetric and backend in ("auto", "tiled") and needs_gradient(pairs):
+    positive = None if positive is None else positive.to(pairs.q.dtype)
+    strict = positive is not None and positive.requires_grad  # the strips give no gradient to a positive apart
+    if reduction == "mean" and not (symmetric or strict) and backend in ("auto", "tiled") and needs_gradient(pairs):
         rows, columns = pairs.tile if tile is not None else (strip_rows(m), m)
         if rows and columns >= m:
             strips = replace(pairs, tile=(rows, max(m, 1)), half=half_pays(pairs.q, pairs.k))
-            return _one_direction(*flat(strips), k.requires_grad).to(pairs.q.dtype)
-    others, cols, positive = partition(pairs, both=symmetric, backend=backend, budget=budget)
-    losses = [-logsigmoid(positive - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
+            return _one_direction(*_arguments(strips, positive), k.requires_grad).to(pairs.q.dtype)
+    others, cols, logits = partition(pairs, both=symmetric, backend=backend, budget=budget)
+    logits = logits if positive is None else _apart_logits(pairs, positive)
+    losses = [-logsigmoid(logits - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]
     if reduction == "none":
         return torch.stack(losses) if symmetric else losses[0]
     if backend == "ring":
@@ -96,6 +106,17 @@ def strip_rows(m: int) -> int:
     return THINNEST if THINNEST * m <= WIDEST else 0
 
 
+def _arguments(pairs: Pairs, apart: Tensor | None) -> tuple[Any, ...]:
+    """The pairs as the argument list of the operator, with the positives that are not among the keys."""
+    tensors, rest = flat(pairs)[:6], flat(pairs)[6:]
+    return *tensors, apart, *rest
+
+
+def _apart_logits(pairs: Pairs, apart: Tensor) -> Tensor:
+    """scale_i * <q_i, apart_i>, [N], summed in float64."""
+    return (pairs.q * apart).sum(1, dtype=wide(pairs.q)) * pairs.scale
+
+
 def _rows_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, want_k, gradients = args[0], args[1], args[-2], args[-1]
     shapes = (q.shape, k.shape if want_k else (0,), q.shape[:1]) if gradients else ((0,),) * 3
@@ -103,14 +124,18 @@ def _rows_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return q.new_empty((), dtype=wide(q)), dq, dk, dscale
 
 
-@operator(f"info_nce_rows({PAIRS}, bool want_k, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)", _rows_shapes)
+SCHEMA = PAIRS.replace("str admit", "Tensor? apart, str admit")
+
+
+@operator(f"info_nce_rows({SCHEMA}, bool want_k, bool gradients) -> (Tensor, Tensor, Tensor, Tensor)", _rows_shapes)
 def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The mean loss of the rows and its gradients to q, k and scale. Rows finish inside their strip, so the
     probabilities are known while the strip is still there."""
-    *pairs_args, want_k, gradients = args
-    pairs = pairs_of(*pairs_args)
+    *tensors, apart = args[:7]
+    *rest, want_k, gradients = args[7:]
+    pairs = pairs_of(*tensors, *rest)
     q, k, n = pairs.q, pairs.k, len(pairs.q)
-    positive = own_logits(pairs)
+    positive = own_logits(pairs) if apart is None else _apart_logits(pairs, apart)
     g_own = torch.empty_like(positive)
     keys = pairs.keys
     dq = torch.zeros_like(q) if gradients else q.new_empty(0)
@@ -135,12 +160,17 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 add_product(dk, z.t(), queries.mul_(share), alpha=LN2)
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
+    if apart is not None:
+        dq.addcmul_(apart, g_own[:, None].to(q.dtype))
     return loss / n, *finish_gradients(pairs, dq, dk, g_own)
 
 
 def _rows_reference(*args: Any) -> Tensor:
-    *pairs_args, _ = args
-    rows, _, positive = partition(pairs_of(*pairs_args), backend="dense")
+    *tensors, apart = args[:7]
+    pairs = pairs_of(*tensors, *args[7:-1])
+    rows, _, positive = partition(pairs, backend="dense")
+    if apart is not None:
+        positive = _apart_logits(pairs, apart)
     return -logsigmoid(positive - rows).mean()
 
 

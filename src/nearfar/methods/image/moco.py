@@ -134,7 +134,8 @@ def queue_info_nce(
     >>> round(queue_info_nce(q, q, torch.tensor([[0.0, 1.0], [0.0, 1.0]]), 1.0).item(), 6)  # log(1 + 2 / e), log(1 + 2)
     0.825029
     """
+    if group is None:
+        return ops.info_nce(q, queue, 1 / temperature, symmetric=False, positive=k)
     positive = (q * k).sum(1) / temperature
-    admit = "all" if group is None else "same"
-    negatives = ops.log_partition(q, queue, 1 / temperature, q_group=group, k_group=queue_group, admit=admit)
+    negatives = ops.log_partition(q, queue, 1 / temperature, q_group=group, k_group=queue_group, admit="same")
     return F.softplus(negatives - positive).mean()

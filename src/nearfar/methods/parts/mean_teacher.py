@@ -88,6 +88,8 @@ class MeanTeacher(nn.Module):
         norms = [part for part in self.module.modules() if isinstance(part, _BatchNorm)]
         for norm in norms:
             norm.train(normalise == "batch")
+            if statistics == "copied":
+                norm.track_running_stats = False  # those of its own batches would be thrown away
         self._norms = (norms,)  # in a tuple, so that they do not become children: looking for them takes long
 
     @property
@@ -110,9 +112,13 @@ class MeanTeacher(nn.Module):
     @contextmanager
     def teaching(self) -> Iterator[Any]:
         """The slow copy, for its other methods than `forward`; its running statistics are as before afterwards."""
-        running = self._running() if self.normalise == "batch" else []
+        if self.statistics == "copied":
+            with torch.no_grad():
+                yield self.module
+            return
+        running = self._running()
         before = [value.clone() for value in running]
-        keeps = self.training and self.statistics == "own"
+        keeps = self.training
         if self._new_statistics is not None and keeps:
             _copy(self._new_statistics, running)  # of several views each goes on where the last one ended
         try:
@@ -152,10 +158,10 @@ class MeanTeacher(nn.Module):
 
 
 def _require_finite(module: nn.Module) -> None:
-    # A sum shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
+    # A norm shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
     # only says whether to look.
-    total = sum((weight.sum() for weight in module.parameters()), torch.zeros(()))
-    if math.isfinite(total):
+    weights: list[Tensor] = list(module.parameters())
+    if not weights or math.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
         return
     for name, weight in module.named_parameters():
         if not bool(weight.isfinite().all()):
