@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, TypeVar
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -57,13 +58,47 @@ def is_split(tensor: Tensor) -> bool:
 
 
 def gather_rows(rows: Tensor, axis: int = 0) -> Tensor:
-    """Rows of all ranks in rank order, joined along `axis`, without a gradient. Every rank must bring the same
-    shape."""
+    """Rows of all ranks in rank order, joined along `axis`, without a gradient. Ranks may bring different numbers of
+    rows; every rank must call it.
+
+    Raises:
+        UserError: the ranks' tensors differ in their type or along another axis; on every rank.
+    """
+    return gather_counted(rows, axis)[0]
+
+
+@torch.no_grad()
+def gather_counted(rows: Tensor, axis: int = 0) -> tuple[Tensor, list[int]]:
+    """As `gather_rows`, and how many rows each rank brought."""
     if world_size() == 1:
-        return rows
-    everyone = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
-    dist.all_gather(everyone, rows.contiguous())
-    return torch.cat(everyone, axis)
+        return rows, [rows.shape[axis]]
+    counts = _counts(rows, axis)
+    most = max(counts)
+    own = rows.detach().contiguous()
+    if rows.shape[axis] < most:
+        padded = rows.new_zeros([*rows.shape[:axis], most, *rows.shape[axis + 1 :]])
+        padded.narrow(axis, 0, rows.shape[axis]).copy_(rows)
+        own = padded
+    everyone = [torch.empty_like(own) for _ in counts]
+    dist.all_gather(everyone, own)
+    parts = [part.narrow(axis, 0, count) for part, count in zip(everyone, counts, strict=True)]
+    return torch.cat(parts, axis), counts
+
+
+def _counts(rows: Tensor, axis: int) -> list[int]:
+    """How many rows each rank brings. A gather of tensors that are not alike gives nonsense, or waits for ever."""
+    kind = crc32(f"{rows.dtype} {rows.shape[:axis]} {rows.shape[axis + 1 :]}".encode())
+    mine = torch.tensor([kind, rows.shape[axis]], device=rows.device)
+    everyone = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(everyone, mine)
+    kinds, counts = torch.stack(everyone).unbind(1)
+    if len(set(kinds.tolist())) > 1:
+        shapes = gather_objects(f"{str(rows.dtype).removeprefix('torch.')} {list(rows.shape)}")
+        raise UserError(
+            f"the processes bring tensors that cannot be joined along axis {axis}: {', '.join(shapes)}; make them "
+            "alike but for their number of samples"
+        )
+    return counts.tolist()
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ def mine(rows: torch.Tensor, axis: int = 0) -> torch.Tensor:
     return rows.chunk(processes.world_size(), axis)[processes.rank()]
 
 
-def shuffle(pixels, seed):
+def shuffle(pixels, counts, seed):
     """Keys of this process's part by an encoder that changes nothing, and by one that takes off its batch's mean."""
-    part = mine(pixels)
+    part = pixels.split(counts)[processes.rank()]
     return shuffled(lambda x: x, part, seed).numpy(), shuffled(lambda x: x - x.mean(0), part, seed).numpy()
 
 

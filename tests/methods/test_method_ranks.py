@@ -7,8 +7,12 @@ draws from its own part, and from its own random stream."""
 import numpy as np
 import pytest
 
-from methods.rank_steps import SETTINGS, STEPS, local_terms, steps_of_all
+from methods.rank_steps import SETTINGS, STEPS, N, local_terms, steps_of_all
+from nearfar.methods import find
+from nearfar.methods.base import EmbeddingMethod
 from training.ranks import run
+
+BY_EMBEDDINGS = [name for name in SETTINGS if issubclass(find(name), EmbeddingMethod)]
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +27,23 @@ def ranks(request):
     return run(steps_of_all, request.param)
 
 
+@pytest.fixture(scope="module")
+def unequal():
+    """The same where one process holds two samples and the other six."""
+    return run(steps_of_all, 2, [2, N - 2])
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_steps_are_those_of_one_process(name, alone, ranks):
+    require_the_steps_of_one(name, alone, ranks)
+
+
+@pytest.mark.parametrize("name", BY_EMBEDDINGS)
+def test_so_are_those_on_unequal_parts(name, alone, unequal):
+    require_the_steps_of_one(name, alone, unequal)
+
+
+def require_the_steps_of_one(name, alone, ranks):
     expected = alone[name]
     gradients = [key for key in expected if f"{STEPS}, gradient" in key]
     assert any(np.abs(expected[key]).max() > 1e-3 for key in gradients)

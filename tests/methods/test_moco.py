@@ -91,13 +91,14 @@ def test_further_and_small_views_are_queries():
     torch.testing.assert_close(whole, torch.stack(parts).mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_shuffled_keys_come_back_to_their_own_samples():
+@pytest.mark.parametrize("counts", [[4, 4], [3, 5]])
+def test_shuffled_keys_come_back_to_their_own_samples(counts):
     pixels = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(8, generator=torch.Generator().manual_seed(7))
     expected = torch.zeros(8, 3)
-    for part in order.chunk(2):  # each process centres four samples drawn from both
+    for part in order.split(counts):  # each process centres as many samples as it brought, drawn from both
         expected[part] = pixels[part] - pixels[part].mean(0)
-    same, centred = zip(*run(shuffle, 2, pixels, 7), strict=True)
+    same, centred = zip(*run(shuffle, 2, pixels, counts, 7), strict=True)
     np.testing.assert_array_equal(np.concatenate(same), pixels.numpy())
     np.testing.assert_allclose(np.concatenate(centred), expected.numpy(), atol=1e-6)
 

@@ -8,10 +8,10 @@ from torch import distributed as dist
 from nearfar.models import FeatureQueue
 
 
-def push(features, ids):
+def push(features, ids, counts):
     torch.manual_seed(0)
     queue = FeatureQueue(dim=features.shape[1], size=8)
-    rank, each = dist.get_rank(), len(features) // dist.get_world_size()
-    mine = slice(rank * each, (rank + 1) * each)
+    first = sum(counts[: dist.get_rank()])
+    mine = slice(first, first + counts[dist.get_rank()])
     queue.push(features[mine], ids[mine])
     return {name: value.numpy() for name, value in queue.state_dict().items()}

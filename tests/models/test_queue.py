@@ -91,11 +91,12 @@ def test_state_resumes_to_the_bit():
     assert all(torch.equal(a, b) for a, b in zip(queue.buffers(), again.buffers(), strict=True))
 
 
-def test_two_processes_keep_the_queue_of_one():
+@pytest.mark.parametrize("counts", [[2, 2], [1, 3]])
+def test_two_processes_keep_the_queue_of_one(counts):
     features, ids = torch.randn(4, 3), torch.arange(4)
     torch.manual_seed(0)
     alone = FeatureQueue(dim=3, size=8)
     alone.push(features, ids)
-    for state in run(push, 2, features, ids):
+    for state in run(push, 2, features, ids, counts):
         for name, value in alone.state_dict().items():
             assert torch.equal(torch.as_tensor(state[name]), value), name

@@ -10,21 +10,22 @@ from toy import Deep, Noisy, Pairs, batch, gradients
 
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import rows
+from nearfar.errors import UserError
 from nearfar.training.loop.gradients import backward
 
 
-def local_part(whole: dict, total: int = N) -> dict:
-    share = total // processes.world_size()
-    start = processes.rank() * share
-    return rows(whole, start, start + share, total)
+def local_part(whole: dict, total: int = N, counts: list[int] | None = None) -> dict:
+    counts = counts or [total // processes.world_size()] * processes.world_size()
+    start = sum(counts[: processes.rank()])
+    return rows(whole, start, start + counts[processes.rank()], total)
 
 
-def gradients_of_all() -> dict[str, tuple[float, dict]]:
-    """The loss and gradients of one batch, shared out over the ranks, for every case."""
+def gradients_of_all(counts: list[int] | None = None) -> dict[str, tuple[float, dict]]:
+    """The loss and gradients of one batch, shared out over the ranks, equally or by `counts`, for every case."""
     actual = {}
     for name, case in CASES.items():
         method = make(case)
-        scalars = backward(method, local_part(case_batch()), chunk=case.chunk)
+        scalars = backward(method, local_part(case_batch(), counts=counts), chunk=case.chunk)
         processes.average_gradients(method.parameters())
         loss = processes.mean(scalars)["loss"].item()
         actual[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
@@ -116,3 +117,29 @@ def unequal_statistics():
     total = int(sum(processes.gather_objects(len(rows))))
     variance = of_all["second"] - of_all["first"].square()
     return of_all["first"].item(), variance.item(), variance.item() * total / (total - 1)
+
+
+def unequal_rows() -> dict[str, object]:
+    """What each rank has of tensors that differ in their number of rows, and of some that cannot be joined."""
+    rank = processes.rank()
+    one, other = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    mine = (one, other)[rank]
+    joined, counts = processes.gather_counted(mine.requires_grad_())
+    refused = []
+    for bad in (
+        torch.zeros(2, 3 + rank),
+        torch.zeros(2, dtype=(torch.float32, torch.int64)[rank]),
+        [one, one[0]][rank],
+    ):
+        try:
+            processes.gather_rows(bad)
+        except UserError as error:
+            refused.append(str(error))
+    return {
+        "rows": joined.tolist(),
+        "grad": joined.requires_grad,
+        "counts": counts,
+        "columns": processes.gather_rows(mine.detach().T, axis=1).tolist(),
+        "none here": processes.gather_rows(mine.detach()[: 3 * rank].long()).tolist(),
+        "refused": refused,
+    }

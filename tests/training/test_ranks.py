@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES, case_batch, make
-from rank_work import gradients_of_all, noisy_gradients, odds_and_ends, train_apart, unequal_statistics
+from rank_work import (
+    gradients_of_all,
+    noisy_gradients,
+    odds_and_ends,
+    train_apart,
+    unequal_rows,
+    unequal_statistics,
+)
 from ranks import run
 from torch import nn
 from toy import gradients
 
 from nearfar import losses
+from nearfar.methods.base import EmbeddingMethod
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
@@ -18,8 +26,24 @@ def actual(request):
     return run(gradients_of_all, request.param)
 
 
+@pytest.fixture(scope="module")
+def unequal():
+    """The same where one rank holds 5 samples and the other 11."""
+    return run(gradients_of_all, 2, [5, 11])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_give_the_loss_and_gradient_of_the_one_big_batch(name, actual):
+    require_the_gradient_of_one(name, actual)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if isinstance(make(CASES[name]), EmbeddingMethod)])
+def test_so_do_ranks_with_unequal_parts_of_it(name, unequal):
+    """A method without embeddings takes the mean of its own part, and the mean over ranks then counts ranks alike."""
+    require_the_gradient_of_one(name, unequal)
+
+
+def require_the_gradient_of_one(name, actual):
     method = make(CASES[name])
     loss = method(case_batch())["loss"]
     loss.backward()
@@ -78,3 +102,18 @@ def test_statistics_over_unequal_batches_weigh_items_and_not_ranks():
     """Ranks hold [0] and [2, 2, 2]; the mean of the ranks' means would be 1.0."""
     for mean, variance, unbiased in run(unequal_statistics, 2):
         assert (mean, variance, unbiased) == pytest.approx((1.5, 0.75, 1.0), abs=1e-6)
+
+
+def test_ranks_may_bring_different_numbers_of_rows():
+    """One row and three are joined in rank order, on every rank; what else differs is refused on every rank."""
+    first, second = run(unequal_rows, 2)
+    assert first == second
+    assert first["rows"] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+    assert first["grad"] is False
+    assert first["counts"] == [1, 3]
+    assert first["columns"] == [[1, 3, 5, 7], [2, 4, 6, 8]]
+    assert first["none here"] == [[3, 4], [5, 6], [7, 8]]
+    width, kind, axes = first["refused"]
+    assert "along axis 0: float32 [2, 3], float32 [2, 4]; make them alike but for their number" in width
+    assert "float32 [2], int64 [2]" in kind
+    assert "float32 [1, 2], float32 [2]" in axes

@@ -13,7 +13,7 @@ def gather_finite(features: Tensor, known: Tensor | None, *, where: str) -> Tens
     """The features `[B, D]` of all processes, in rank order.
 
     Args:
-        features: of this process, floating point; every process brings as many.
+        features: of this process, floating point; the others may bring more or fewer.
         known: `[B]`, the samples' ids or groups, which an error names; None: the rows are named.
         where: what they would stay in: "queue".
 

@@ -132,7 +132,8 @@ class MomentumContrast(Distillation):
 
 def _of_all(rows: Tensor) -> Tensor:
     """The rows of all processes, this one's own first: the positives of its queries stay in their places."""
-    return distributed.gather_rows(rows).roll(-distributed.rank() * len(rows), 0)
+    everyone, counts = distributed.gather_counted(rows)
+    return everyone.roll(-sum(counts[: distributed.rank()]), 0)
 
 
 def group_of(batch: Any, share_duplicates: bool) -> Tensor | None:

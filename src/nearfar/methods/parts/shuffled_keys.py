@@ -16,13 +16,14 @@ def shuffled(encode: Callable[[Tensor], Tensor], pixels: Tensor, seed: int) -> T
 
     Args:
         encode: from pixels `[B, 3, H, W]` to keys `[B, D]`.
-        pixels: of this process; every process brings as many.
+        pixels: of this process; the others may bring more or fewer.
         seed: of the draw, the same on every process.
     """
     if distributed.world_size() == 1:
         return encode(pixels)
-    everyone = distributed.gather_rows(pixels)
+    everyone, counts = distributed.gather_counted(pixels)
     order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed)).to(pixels.device)
-    mine = slice(distributed.rank() * len(pixels), (distributed.rank() + 1) * len(pixels))
+    first = sum(counts[: distributed.rank()])
+    mine = slice(first, first + len(pixels))
     keys = distributed.gather_rows(encode(everyone[order[mine]]))
     return keys[order.argsort()[mine]]

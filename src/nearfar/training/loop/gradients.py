@@ -87,11 +87,11 @@ def _cached(
     needs_grad = {name for name, value in last.items() if value.requires_grad}
 
     gather = method.gather
-    leaves = {}
+    leaves, counts = {}, {}
     for name, value in last.items():
         local = torch.cat([piece[name].detach() for piece in embedded]) if len(pieces) > 1 else value.detach()
         local = local.float() if local.dtype in (torch.float16, torch.bfloat16) else local
-        rows = processes.gather_rows(local) if gather else local.clone()
+        rows, counts[name] = processes.gather_counted(local) if gather else (local.clone(), [len(local)])
         leaves[name] = rows.requires_grad_(name in needs_grad)
     whole = method.for_objective(gathered(batch, method.reads) if gather else batch)
 
@@ -99,7 +99,7 @@ def _cached(
         outputs = method.objective(leaves, whole)
     scale(outputs["loss"]).backward()
 
-    gradients = {name: _local(grad, gather) for name in needs_grad if (grad := leaves[name].grad) is not None}
+    gradients = {name: _local(grad, counts[name]) for name in needs_grad if (grad := leaves[name].grad) is not None}
     _send_back(last, gradients, (len(pieces) - 1) * step, total)
     if states:
         after = RandomState.take()
@@ -188,12 +188,19 @@ def gathered(batch: Batch, reads: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_alike(read: Mapping[str, Any]) -> None:
-    """All ranks must bring the same keys and shapes: a gather of others gives nonsense, or waits for ever."""
+    """All ranks must bring the same keys, and shapes that differ in the number of samples alone: a gather of others
+    gives nonsense, or waits for ever."""
 
     def shape(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: shape(f"{key}.{name}", inner) for name, inner in value.items()}
         return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+    def of_a_sample(key: str, of_rank: Any) -> Any:
+        if isinstance(of_rank, Mapping):
+            return {name: of_a_sample(key, inner) for name, inner in of_rank.items()}
+        axis = batches.key(key).axis
+        return [*of_rank[:axis], *of_rank[axis + 1 :]] if isinstance(of_rank, list) else of_rank
 
     everyone = processes.gather_objects({key: shape(key, value) for key, value in read.items()})
     for key in dict.fromkeys(key for each in everyone for key in each):
@@ -202,7 +209,7 @@ def _check_alike(read: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the objective reads {key!r}, which is no tensor and cannot be gathered: leave it out of reads"
             )
-        if any(each != shapes[0] for each in shapes):
+        if any(of_a_sample(key, each) != of_a_sample(key, shapes[0]) for each in shapes):
             listed = ", ".join("none" if each is None else str(each) for each in shapes)
             raise UserError(
                 f"the objective reads {key!r}, which the processes have in several shapes ({listed}): make them alike "
@@ -210,12 +217,12 @@ def _check_alike(read: Mapping[str, Any]) -> None:
             )
 
 
-def _local(gradient: Tensor, gather: bool) -> Tensor:
-    """This rank's rows of the gradient of the gathered embeddings, times the number of ranks."""
-    world = processes.world_size()
-    if world == 1 or not gather:
+def _local(gradient: Tensor, counts: list[int]) -> Tensor:
+    """This rank's rows of the gradient of the gathered embeddings, of which each rank brought `counts`, times the
+    number of ranks."""
+    if len(counts) == 1:
         return gradient
-    return gradient.chunk(world)[processes.rank()] * world
+    return gradient.split(counts)[processes.rank()] * len(counts)
 
 
 def _send_back(embeddings: Mapping[str, Tensor], gradients: Mapping[str, Tensor], start: int, total: int) -> None:
