@@ -47,3 +47,22 @@ def test_a_resnet_of_timm_goes_there_and_back():
     network = getattr(torchvision.models, name)()
     network.fc = torch.nn.Identity()
     agree(network, state, model)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip", "ViT", "DeiT", "ConvNext", "EfficientNet", "Siglip2", "Levit"])
+def test_processors_that_work_through_torchvision(kind):
+    """They differ from Pillow's by a few of 255 levels at most, in few pixels."""
+    import numpy as np
+    import transformers
+    from PIL import Image
+
+    from nearfar.models.towers.processors import as_pixels
+
+    processor = getattr(transformers, f"{kind}ImageProcessor")()
+    assert any(each.__name__ == "TorchvisionBackend" for each in type(processor).__mro__)
+    pixels = as_pixels(processor)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    theirs = torch.as_tensor(processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"])
+    ours = pixels([Image.fromarray(noise)])[..., : theirs.shape[-1]]
+    assert (ours - theirs).abs().max() < 0.05
+    assert (ours - theirs).abs().mean() < 0.001

@@ -58,7 +58,7 @@ def same(folder, model):
     np.testing.assert_allclose(theirs, model.encode(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "eos"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "eos", "max", "mean_sqrt_len", "weighted_mean"])
 def test_texts_alone(pooling, tokenizer, tmp_path):
     model = text_encoder(BERT, tokenizer=tokenizer, pooling=pooling, max_length=24).eval()
     assert export_sentence_encoder(model, tmp_path / "out") == "it embeds texts"

@@ -44,6 +44,14 @@ def siglip2() -> Any:
     return Siglip2Model(Siglip2Config(text_config={**TEXT, "projection_size": 32}, vision_config=vision))
 
 
+def siglip_of_two_widths() -> Any:
+    """As SigLIP 2's largest: the text tower is narrower than the image tower, and its head makes up for it."""
+    from transformers import SiglipConfig, SiglipModel
+
+    vision = {**VISION, "hidden_size": 48, "num_attention_heads": 3}
+    return SiglipModel(SiglipConfig(text_config={**TEXT, "projection_size": 48}, vision_config=vision))
+
+
 def align() -> Any:
     from transformers import AlignConfig, AlignModel
 
@@ -180,6 +188,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "CLIP": clip,
     "MetaCLIP 2": metaclip2,
     "SigLIP": siglip,
+    "SigLIP of two widths": siglip_of_two_widths,
     "SigLIP 2": siglip2,
     "ALIGN": align,
     "AltCLIP": altclip,

@@ -236,3 +236,21 @@ def test_open_clip_models_stay_as_they_are(tmp_path):
     assert all(torch.equal(saved[name], value) for name, value in inner.state_dict().items())
     with pytest.raises(UserError, match="get_tokenizer"):
         load(inner)
+
+
+def test_a_processor_stands_for_its_tokenizer_and_its_image_processor(tokenizer):
+    from types import SimpleNamespace
+
+    from transformers import CLIPImageProcessorPil
+
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=pictures)
+    for given in ({"tokenizer": processor}, {"tokenizer": tokenizer, "preprocess": processor}):
+        ours = load(clip(tokenizer), **given)
+        assert (ours.pixels.resize, ours.tokenizer) == (40, tokenizer)
+
+
+def test_adapters_without_their_model_are_named_as_such(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds adapters of peft alone: .*PeftModel\.from_pretrained\(MODEL, "):
+        load(tmp_path)

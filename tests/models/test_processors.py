@@ -32,7 +32,7 @@ def assert_same_pixels(processor, *sizes):
 
 
 KINDS = ["CLIP", "Siglip", "ViT", "DeiT", "EfficientNet", "ConvNext", "Bit", "Beit", "Blip", "ChineseCLIP", "Flava"]
-KINDS += ["OwlViT", "Siglip2", "Pvt", "MobileNetV2"]
+KINDS += ["OwlViT", "Siglip2", "Pvt", "MobileNetV1", "MobileNetV2", "Levit"]
 
 
 def make(kind, **options):
@@ -123,3 +123,21 @@ def test_a_folder_without_a_processor_and_one_that_cannot_be_read(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchImageProcessor"}')
     with pytest.raises(UserError, match="its picture processor cannot be made"):
         read_processor(tmp_path)
+
+
+class TorchvisionBackend:
+    """What those that work through torchvision are by name: without torchvision there are none."""
+
+    def to_dict(self):
+        return self.settings
+
+
+def test_a_processor_that_works_through_torchvision_is_taken_by_its_twin_of_pillow():
+    """Its resizing has other last digits, so that beside torchvision every processor of the usual name was refused.
+    `tests/compare/test_torchvision.py` has the real ones."""
+    twin = make("CLIP", size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    settings = {**twin.to_dict(), "image_processor_type": "CLIPImageProcessor"}
+    for name in ("CLIPImageProcessor", "CLIPImageProcessorFast"):
+        assert as_pixels(type(name, (TorchvisionBackend,), {"settings": settings})()) == as_pixels(twin)
+    with pytest.raises(UserError, match="OursImageProcessor fails on a plain picture"):
+        as_pixels(type("OursImageProcessor", (TorchvisionBackend,), {"settings": settings})())

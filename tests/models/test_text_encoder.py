@@ -43,7 +43,7 @@ def sentence_encoder(folder, pooling, *, kinds=("Transformer", "Pooling", "Norma
         for i, (path, kind) in enumerate(zip(paths, kinds, strict=True))
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
 
@@ -58,16 +58,31 @@ def test_a_transformers_folder_is_pooled_by_the_mean(bert):
 
 
 @pytest.mark.parametrize("older", [True, False], ids=["flags", "a word"])
-@pytest.mark.parametrize(("mode", "flag"), [("cls", "cls_token"), ("mean", "mean_tokens"), ("lasttoken", "lasttoken")])
+@pytest.mark.parametrize(
+    ("mode", "flag"),
+    [
+        ("cls", "cls_token"),
+        ("mean", "mean_tokens"),
+        ("lasttoken", "lasttoken"),
+        ("max", "max_tokens"),
+        ("mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
+        ("weightedmean", "weightedmean_tokens"),
+    ],
+)
 def test_a_sentence_encoder_is_pooled_as_its_folder_states(bert, mode, flag, older):
     folder, model = bert
-    flags = {f"pooling_mode_{name}": name == flag for name in ("cls_token", "mean_tokens", "lasttoken", "max_tokens")}
+    names = ("cls_token", "mean_tokens", "lasttoken", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
+    flags = {f"pooling_mode_{name}": name == flag for name in names}
     sentence_encoder(folder, flags if older else {"pooling_mode": mode}, max_seq_length=4)
     encoder = nearfar.load(folder)
     assert encoder.max_length == 4
     hidden, real = states(model, encoder)
     last = real[..., 0].sum(1).long() - 1
+    places = real * torch.arange(1.0, 1 + real.shape[1])[None, :, None]
     expected = {
+        "max": hidden.masked_fill(real == 0, -torch.inf).amax(1),
+        "mean_sqrt_len_tokens": (hidden * real).sum(1) / real.sum(1).sqrt(),
+        "weightedmean": (hidden * places).sum(1) / places.sum(1),
         "cls": hidden[:, 0],
         "mean": (hidden * real).sum(1) / real.sum(1),
         "lasttoken": hidden[torch.arange(len(TEXTS)), last],
@@ -78,7 +93,12 @@ def test_a_sentence_encoder_is_pooled_as_its_folder_states(bert, mode, flag, old
 @pytest.mark.parametrize(
     ("pooling", "kinds", "message"),
     [
-        ({"pooling_mode_max_tokens": True}, ("Transformer", "Pooling"), "pools by max_tokens, which is not done here"),
+        ({"pooling_mode": ["cls", "max"]}, ("Transformer", "Pooling"), "pools by cls and max, which is not done here"),
+        (
+            {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True},
+            ("Transformer", "Pooling"),
+            "pools by cls and max, which is not done here",
+        ),
         ({}, ("Transformer", "Pooling"), "pools by nothing"),
         ({"pooling_mode": "mean"}, ("Transformer", "Pooling", "CNN"), r"not read here \(CNN\)"),
         ({"pooling_mode": "mean"}, ("Transformer", "Dense", "Pooling"), r"not read here \(modules.json\)"),
@@ -90,6 +110,96 @@ def test_what_a_sentence_encoder_does_beside_is_a_sentence(bert, pooling, kinds,
     sentence_encoder(bert[0], pooling, kinds=kinds)
     with pytest.raises(UserError, match=message):
         nearfar.load(bert[0])
+
+
+def test_without_a_mode_it_is_the_mean_as_there(bert):
+    sentence_encoder(bert[0], {"word_embedding_dimension": 32, "pooling_mode_cls_token": False})
+    assert nearfar.load(bert[0]).text.pooling == "mean"
+
+
+STATES = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"max_seq_length": 6}, 6),
+        ({"max_seq_length": 6, "processing_kwargs": {"text": {"max_length": 4}}}, 4),
+        ({"processor_kwargs": {"model_max_length": 5, "padding_side": "left"}}, 5),
+        ({"max_seq_length": 6, "modality_config": STATES, "module_output_name": "token_embeddings"}, 6),
+    ],
+)
+@pytest.mark.parametrize("file", ["sentence_bert_config.json", "sentence_roberta_config.json"])
+def test_lengths_are_read_wherever_they_stand(settings, length, file, bert):
+    sentence_encoder(bert[0], {"pooling_mode": "mean"}, **settings)
+    (bert[0] / "sentence_bert_config.json").rename(bert[0] / file)
+    assert nearfar.load(bert[0]).max_length == length
+    assert create("tiny", text=str(bert[0]), max_length=None).text.stated_length == length
+
+
+def test_the_transformers_own_pooling_in_place_of_a_module(bert):
+    folder, model = bert
+    own = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+    sentence_encoder(folder, {}, kinds=("Transformer",), modality_config=own, module_output_name="sentence_embedding")
+    encoder = nearfar.load(folder)
+    with torch.no_grad():
+        expected = model(**encoder.tokenize(TEXTS)).pooler_output
+    torch.testing.assert_close(encoder.encode_text(encoder.tokenize(TEXTS)), expected)
+
+
+def test_texts_in_lower_case(bert):
+    sentence_encoder(bert[0], {"pooling_mode": "mean"}, do_lower_case=True)
+    for model in (nearfar.load(bert[0]), create("tiny", text=str(bert[0]))):
+        upper, lower = model.tokenize(["A Red FOX"]), model.tokenize(["a red fox"])
+        assert torch.equal(upper["input_ids"], lower["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole", "words"),
+    [
+        ({"config_kwargs": {"num_hidden_layers": 1}}, {}, r"\(config_args: num_hidden_layers\)"),
+        ({"tokenizer_args": {"truncation_side": "left"}}, {}, r"\(tokenizer_args: truncation_side\)"),
+        ({"model_args": {"hidden_act": "relu"}}, {}, r"\(model_args: hidden_act\)"),
+        ({"processing_kwargs": {"text": {"add_special_tokens": False}}}, {}, r"\(processing: add_special_tokens\)"),
+        (
+            {"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}},
+            {},
+            r"modality_config: hidden_states/-2 of its transformer",
+        ),
+        ({}, {"prompts": {"query": "find: "}, "default_prompt_name": "query"}, r"default_prompt_name: 'find: ' before"),
+        ({}, {"truncate_dim": 8}, r"truncate_dim: 8 numbers .* encode\(dim=\.\.\.\)"),
+    ],
+)
+def test_settings_that_change_numbers_are_refused(settings, whole, words, bert):
+    """Each gave other vectors than its own library, in silence."""
+    sentence_encoder(bert[0], {"pooling_mode": "mean"}, **settings)
+    (bert[0] / "config_sentence_transformers.json").write_text(json.dumps(whole))
+    for load in (nearfar.load, lambda folder: create("tiny", text=str(folder))):
+        with pytest.raises(UserError, match=words):
+            load(bert[0])
+
+
+def test_prompts_that_are_not_the_default_are_for_queries(bert):
+    sentence_encoder(bert[0], {"pooling_mode": "mean", "include_prompt": False})
+    stated = {"prompts": {"query": "find: ", "document": ""}, "default_prompt_name": "document"}
+    (bert[0] / "config_sentence_transformers.json").write_text(json.dumps(stated))
+    assert nearfar.load(bert[0]).text.pooling == "mean"
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["its reading part", "whole"])
+def test_t5_is_its_reading_part(saved, tokenizer, tmp_path):
+    """Saved alone it no longer says that it was one of two, and AutoModel would make both again."""
+    from transformers import T5Config, T5EncoderModel, T5Model
+
+    small = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
+    model = (T5EncoderModel if saved else T5Model)(T5Config(**small)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = nearfar.load(tmp_path)
+    hidden, real = states(model if saved else model.encoder, encoder)
+    expected = (hidden * real).sum(1) / real.sum(1)
+    torch.testing.assert_close(encoder.encode_text(encoder.tokenize(TEXTS)), expected)
+    assert create("tiny", text=str(tmp_path)).text.backbone.config.model_type == "t5"
 
 
 def with_dense_layers(folder, *, activation="torch.nn.modules.activation.Tanh", weights=None, **change):
@@ -128,6 +238,7 @@ def test_dense_layers_after_the_pooling_are_read(bert, tmp_path):
         ({"in_features": 31}, "a dense layer takes 31 numbers, where 32 come to it"),
         ({"out_features": "many"}, "2_Dense/config.json does not describe a dense layer"),
         ({"module_input_name": "token_embeddings"}, "does not describe a dense layer of sentence embeddings"),
+        ({"use_residual": True}, r"2_Dense adds what goes in to what comes out \(use_residual\)"),
         ({"weights": {"linear.weight": torch.zeros(3, 3)}}, "does not hold the weights of its dense layer"),
     ],
 )

@@ -158,12 +158,13 @@ def test_a_folder_is_a_tower_with_its_weights(tokenizer, tmp_path):
         ({"image": "no/such/tower-anywhere", "text": BERT}, "no vision tower"),
         ({"image": {"hidden_size": 3}, "text": BERT}, "model_type"),
         ({"image": {"model_type": "vitt"}, "text": BERT}, "no model_type 'vitt'"),
+        ({"image": {**VIT, "hidden_size": "wide"}, "text": BERT}, "no model_type 'vit' with these settings"),
         ({"image": 3, "text": BERT}, "this is a int"),
         ({"image": VIT}, "both image"),
         ({"preset": "huge"}, "no preset 'huge'"),
         ({"image": VIT, "text": BERT, "image_pooling": "max"}, "choose one of cls"),
         ({"image": CONVNEXT, "text": BERT, "image_size": 32, "image_pooling": "cls"}, "no class token"),
-        ({"image": VIT, "text": BERT, "text_pooling": "max"}, "choose one of cls"),
+        ({"image": VIT, "text": BERT, "text_pooling": "last"}, "choose one of cls"),
         ({"image": VIT, "text": {**BERT, "vocab_size": 7}}, "vocab_size=20"),
         ({"image": VIT, "text": BERT, "projection": "conv"}, "choose one of linear"),
     ],
@@ -213,3 +214,19 @@ def test_folded_batch_norms_change_nothing():
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
     vit, _ = image_tower(VIT)
     assert vit.for_inference() is vit
+
+
+def test_a_class_token_beside_the_map_is_none_of_its_cells():
+    """CvT's: the first cell of the map was taken for it."""
+    config = {"model_type": "cvt", "embed_dim": [8, 16, 24], "num_heads": [1, 2, 3], "depth": [1, 2, 3]}
+    tower, _ = image_tower(config, image_size=32)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tower.eval().backbone(pixels).last_hidden_state.mean((2, 3))
+        torch.testing.assert_close(tower(pixels)[:, 0], expected)
+
+
+def test_a_tower_that_hides_parts_at_random_is_refused():
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    with pytest.raises(UserError, match=r"hides a part of each picture at random.*ViTModel\.from_pretrained"):
+        image_tower({"model_type": "vit_mae", **small, "image_size": 32, "patch_size": 8})

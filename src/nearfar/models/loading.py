@@ -18,6 +18,7 @@ from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 
 UNREADABLE = "its files are damaged, or of a model that transformers does not know"
+ADAPTERS_OF_PEFT = "adapter_config.json"
 ENCODES = (("encode_image", "preprocess"), ("encode_text", "tokenize"))
 """What an encoder has: one of these pairs, or both."""
 
@@ -34,9 +35,11 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
             file) and `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
             trained on the embedded world) or of what comes in packages
             (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
-        tokenizer: needed beside an instance; a transformers or open_clip tokenizer.
+        tokenizer: needed beside an instance; a transformers or open_clip tokenizer, or a processor of transformers that
+            holds one, whose image processor is taken, too.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
-            image processor; without one pictures are prepared as its family is known to be trained.
+            image processor, or a processor that holds one; without one pictures are prepared as its family is known to
+            be trained.
 
     Returns:
         A `DualEncoder` in float32, whose parts can be frozen, adapted and saved, and whose embeddings were compared
@@ -57,6 +60,7 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     if isinstance(model, (str, Path)):
         with backbones.quiet():
             return _named(model, tokenizer)
+    tokenizer, preprocess = _parts_of_processors(tokenizer, preprocess)
     if hasattr(model, "get_base_model"):
         model = _of_peft(model)
     if any(all(hasattr(model, name) for name in names) for names in ENCODES):
@@ -79,6 +83,20 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     raise UserError(
         f"cannot make an encoder of a {type(model).__name__}: pass a model with encode_image and preprocess, or "
         "encode_text and tokenize; a transformers model of pictures, texts or both; or the folder or name of one"
+    )
+
+
+def _parts_of_processors(tokenizer: Any, preprocess: Any) -> tuple[Any, Any]:
+    """The tokenizer and the image processor, of processors of transformers that hold both."""
+
+    def holds_both(each: Any) -> bool:
+        return hasattr(each, "image_processor") and hasattr(each, "tokenizer")
+
+    if preprocess is None and holds_both(tokenizer):
+        preprocess = tokenizer
+    return (
+        tokenizer.tokenizer if holds_both(tokenizer) else tokenizer,
+        preprocess.image_processor if holds_both(preprocess) else preprocess,
     )
 
 
@@ -127,6 +145,11 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         folder = folder / "model"  # a run's folder
     if not folder.is_dir():
         return _by_word(name, tokenizer)
+    if (folder / ADAPTERS_OF_PEFT).is_file() and not (folder / checkpoint.CONFIG).is_file():
+        raise UserError(
+            f"{folder} holds adapters of peft alone: open its model with them, "
+            f"peft.PeftModel.from_pretrained(MODEL, {str(folder)!r}), and give that to nearfar.load"
+        )
     sentences = (folder / MODULES).is_file() and not (folder / checkpoint.OURS).is_file()
     return checkpoint.read(folder) if not sentences and checkpoint.is_ours(folder) else _checkpoint(folder, tokenizer)
 

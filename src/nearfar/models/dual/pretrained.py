@@ -82,6 +82,7 @@ def _taken_apart(model: Any, name: str, tokenizer: Any, preprocess: Any) -> Dual
     check_tokenizer(with_padding(tokenizer), texts)
     own = OwnFeatures.of(model, texts, tokenizer, pixels.size)
     image_head, text_head = (_head(model, side, name) for side in ("visual_projection", "text_projection"))
+    text_head = _wide_head(texts) or text_head
     images = _image_tower(vision, pixels.size)
     _pool_image(images, image_head, own, name)
     _pool_text(texts, text_head, own, name, tokenizer)
@@ -179,6 +180,21 @@ def _head(model: Any, attribute: str, name: str) -> nn.Module:
         raise UserError(
             f"a {name} projects by a {type(head).__name__}, not by one linear layer ({attribute}): {REMEDY}"
         )
+    return head
+
+
+def _wide_head(texts: TextTower) -> nn.Linear | None:
+    """The layer by which a SigLIP's texts become as wide as its pictures, where they are not (SigLIP 2's largest): it is
+    taken off the tower, which keeps one that changes nothing."""
+    text, head = texts.backbone, getattr(texts.backbone, "head", None)
+    if texts.fixed_length is None or not isinstance(head, nn.Linear) or head.out_features == texts.width:
+        return None
+    text.head = nn.Linear(texts.width, texts.width).to(head.weight)
+    with torch.no_grad():
+        nn.init.eye_(text.head.weight)
+        nn.init.zeros_(text.head.bias)
+    text.config.projection_size = texts.width
+    texts.spec = backbones.spec_of(text)
     return head
 
 

@@ -17,6 +17,7 @@ from nearfar.models.tokenizer_files import read_tokenizer
 from nearfar.models.towers import backbones
 from nearfar.models.towers.dense_layers import Layer, dense_layers, described, width_after
 from nearfar.models.towers.sentence_folder import SentenceFolder
+from nearfar.models.towers.sentence_settings import lower_cased
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, fitted, read_at_the_end, tokenize, with_padding
 from nearfar.models.towers.tower import TextTower
 
@@ -122,9 +123,9 @@ def text_encoder(
         name: "minilm" (comes in a package), a folder or hub name of a sentence encoder or of a transformers model that
             reads texts, a transformers config (or its dict, with `model_type`), or a module.
         tokenizer: a transformers tokenizer; by default the model's own. A config needs one.
-        pooling: "mean", "cls", "eos", "tower", "first_last" or "embedding_last", as in `TextTower`. By default what the
-            folder of a sentence encoder states; else the mean of the tokens, or the last token of a model that reads
-            from left to right.
+        pooling: "mean", "cls", "eos", "tower", "max", "mean_sqrt_len", "weighted_mean", "first_last" or
+            "embedding_last", as in `TextTower`. By default what the folder of a sentence encoder states; else the mean
+            of the tokens, or the last token of a model that reads from left to right.
         dense: add a fresh dense layer after the pooling, as wide as what comes to it, with this activation: "Tanh" for
             supervised SimCSE (arXiv 2104.08821), which keeps its head; "Identity" for none.
         max_length: tokens a text may have; by default what the folder states, else what the model can read.
@@ -146,6 +147,7 @@ def text_encoder(
         tower.pooling = "mean"  # a class token that no one has trained as a summary says little
     if tokenizer is None and isinstance(stated.weights, (str, Path)):
         tokenizer = read_tokenizer(stated.weights)
+        tokenizer = lower_cased(tokenizer) if stated.lower_case else tokenizer
     if pooling is None and tokenizer is not None:
         check_tokenizer(with_padding(tokenizer), tower)
         read_at_the_end(tower, tokenizer)

@@ -17,7 +17,8 @@ from nearfar.models.towers.tokens import PROBE
 from nearfar.models.weight_files import tied_names
 from nearfar.modes import evaluating
 
-POOLING = {"mean": "mean", "cls": "cls", "eos": "lasttoken"}
+POOLING = {"mean": "mean", "cls": "cls", "eos": "lasttoken", "max": "max"}
+POOLING |= {"mean_sqrt_len": "mean_sqrt_len_tokens", "weighted_mean": "weightedmean"}
 """The poolings of a `TextTower`, and what sentence-transformers calls them."""
 INSTEAD = "use model.encode, or nearfar export --onnx"
 

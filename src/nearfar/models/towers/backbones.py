@@ -52,6 +52,7 @@ def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool =
     from transformers import AutoTokenizer, PreTrainedConfig
 
     from nearfar.models.towers.sentence_folder import SentenceFolder  # a saved model needs none
+    from nearfar.models.towers.sentence_settings import lower_cased
 
     stated = SentenceFolder.read(minilm_folder() if source == MINILM else source)
     folder: Any = stated.weights
@@ -69,6 +70,8 @@ def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool =
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         return tower, None
+    if stated.lower_case:
+        lower_cased(tokenizer)
     if stated.pooling is not None and stated.max_length is None:
         tower.stated_length = tokenizer.model_max_length  # as sentence-transformers does
     return tower, tokenizer
@@ -150,6 +153,11 @@ def _transformers(source: Source, modality: str, pretrained: bool) -> tuple[nn.M
             f"this is a {type(source).__name__}"
         )
     backbone = getattr(backbone, f"{modality}_model", backbone)
+    if str(backbone.config.model_type) == "vit_mae":
+        raise UserError(
+            "a ViTMAEModel hides a part of each picture at random, also when it embeds: load its weights with "
+            "transformers.ViTModel.from_pretrained, and pass that model"
+        )
     return backbone, spec_of(backbone)
 
 
@@ -184,14 +192,15 @@ def _from_config(config: Any) -> Any:
 
 
 def _auto(config: Any) -> Any:
-    """Who makes the model: of those that write a text after they have read one, as T5 does, the part that reads."""
+    """Who makes the model: of those that write a text after they have read one, as T5 does, the part that reads. A
+    reading part that was saved alone no longer says that it was one of two."""
     import transformers
 
-    if not getattr(config, "is_encoder_decoder", False):
-        return transformers.AutoModel
-    if type(config) not in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING:
-        raise UserError(f"{config.model_type} writes texts: transformers has no model that is its reading part alone")
-    return transformers.AutoModelForTextEncoding
+    readers = transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    reads = type(config) in readers and readers[type(config)].__name__.endswith("EncoderModel")
+    if reads or not getattr(config, "is_encoder_decoder", False):
+        return transformers.AutoModelForTextEncoding if reads else transformers.AutoModel
+    raise UserError(f"{config.model_type} writes texts: transformers has no model that is its reading part alone")
 
 
 def _reads_its_own_end(backbone: Any) -> bool:
@@ -209,7 +218,7 @@ def _config(config: Mapping[str, Any]) -> Any:
         raise UserError("a tower's config needs model_type, such as 'vit', 'convnext' or 'bert'")
     try:
         return AutoConfig.for_model(kind, **fields)
-    except ValueError as error:
+    except Exception as error:  # values are refused with errors of huggingface_hub's own, too
         raise UserError(
             f"no model_type {kind!r} with these settings in transformers: check its name and the settings"
         ) from error

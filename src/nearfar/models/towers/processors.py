@@ -46,6 +46,7 @@ def read_processor(name: str | Path, size: int | None = None, *, default: int = 
 
 def as_pixels(processor: Any, size: int | None = None, *, default: int = 224) -> Pixels:
     """A processor of transformers as `Pixels` for pictures of `size` (None: its own), compared with it on two pictures.
+    One that works through torchvision, whose resizing has other last digits, is compared by its twin of Pillow.
 
     Raises:
         UserError: it does what `Pixels` does not do.
@@ -53,8 +54,18 @@ def as_pixels(processor: Any, size: int | None = None, *, default: int = 224) ->
     settings = processor.to_dict()
     settings.setdefault("image_processor_type", type(processor).__name__)
     own = output_size(settings, default)
-    _compare(processor, from_processor(settings, own))
+    _compare(_of_pillow(processor, settings), from_processor(settings, own))
     return from_processor(settings, size or own)
+
+
+def _of_pillow(processor: Any, settings: Mapping[str, Any]) -> Any:
+    """The class of the same settings that works through Pillow; the processor itself where there is none."""
+    import transformers
+
+    if not any(kind.__name__ == "TorchvisionBackend" for kind in type(processor).__mro__):
+        return processor
+    twin = getattr(transformers, type(processor).__name__.removesuffix("Fast") + "Pil", None)
+    return processor if twin is None else twin.from_dict(dict(settings))
 
 
 def from_processor(settings: Mapping[str, Any], size: int) -> Pixels:
@@ -112,6 +123,8 @@ def _geometry(settings: Mapping[str, Any], default: int) -> tuple[str, int, int]
         return ("squash", edge, edge) if crop is None else ("crop", edge, crop)
     if {key for key, value in size.items() if value} == {"shortest_edge"}:
         edge = int(size["shortest_edge"])
+        if str(name).startswith("Levit"):  # the share that ImageNet's usual crop keeps
+            edge = int(256 / 224 * edge)
         if settings.get("crop_pct") is not None and crop is None:  # ConvNeXt: no crop from 384 pixels on
             return ("crop", int(edge / settings["crop_pct"]), edge) if edge < 384 else ("squash", edge, edge)
         if crop is not None:

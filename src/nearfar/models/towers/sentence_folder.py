@@ -14,10 +14,15 @@ from torch import nn
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.models.towers.dense_layers import Dense
+from nearfar.models.towers.sentence_settings import read_settings
 
-POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "eos"}
-"""The poolings of sentence-transformers that a `TextTower` has, and what it calls them."""
-_FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
+POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "eos", "max": "max"}
+POOLING |= {"mean_sqrt_len_tokens": "mean_sqrt_len", "weightedmean": "weighted_mean"}
+"""The poolings of sentence-transformers, and what a `TextTower` calls them."""
+_FLAG = "pooling_mode_"
+_FLAGS = {f"{_FLAG}{mode}_tokens": mode for mode in ("mean", "max", "weightedmean")}
+_FLAGS |= {f"{_FLAG}{mode}": mode for mode in ("mean_sqrt_len_tokens", "lasttoken")} | {f"{_FLAG}cls_token": "cls"}
+"""As older versions say it, one flag a mode."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class SentenceFolder:
     weights: Any
     pooling: str | None = None
     max_length: int | None = None
+    lower_case: bool = False
     layers: tuple[dict[str, Any], ...] = ()
     """Dense layers and scalings to unit length after the pooling, as `dense_layers` takes them; none where a scaling
     would stand alone, which `normalize=True` does."""
@@ -59,12 +65,16 @@ class SentenceFolder:
             parts = ", ".join(unknown) or "modules.json"
             raise UserError(f"{name} is a sentence encoder with parts that are not read here ({parts}): take another")
         below = modules[0].get("path") or ""
-        settings = _json(name, f"{below}/sentence_bert_config.json".lstrip("/")) or {}
-        most = settings.get("max_seq_length")
+        settings = read_settings(name, lambda file: _json(name, file), below)
+        if settings.pair and "Pooling" not in kinds and "Dense" not in kinds:
+            return cls(Path(name) / below if below else name)
+        if settings.pair or settings.own_pooling == (kinds[1:2] == ["Pooling"]):
+            raise UserError(f"{name} is a sentence encoder that pools twice or not at all (modules.json): take another")
         return cls(
             Path(name) / below if below else name,
-            pooling=_pooling(name, modules[1]) if kinds[1:2] == ["Pooling"] else None,
-            max_length=most if isinstance(most, int) and most > 0 else None,
+            pooling="tower" if settings.own_pooling else _pooling(name, modules[1]),
+            max_length=settings.max_length,
+            lower_case=settings.lower_case,
             **_dense(name, modules[len(modules) - len(after) :], after),
         )
 
@@ -102,6 +112,10 @@ def _dense(name: Any, modules: list[dict[str, Any]], kinds: list[str]) -> dict[s
         place = module["path"]
         stated = _json(name, f"{place}/config.json") or {}
         sizes = [stated.get(key) for key in ("in_features", "out_features")]
+        if stated.get("use_residual"):
+            raise UserError(
+                f"{name}: {place} adds what goes in to what comes out (use_residual), which is not done here"
+            )
         others = [stated.get(f"module_{end}_name") for end in ("input", "output")]
         if not all(type(size) is int and size > 0 for size in sizes) or {*others} - {None, "sentence_embedding"}:
             raise UserError(f"{name}: {place}/config.json does not describe a dense layer of sentence embeddings")
@@ -114,13 +128,15 @@ def _dense(name: Any, modules: list[dict[str, Any]], kinds: list[str]) -> dict[s
 
 def _pooling(name: Any, module: dict[str, Any]) -> str:
     stated = _json(name, f"{module['path']}/config.json") or {}
-    chosen = [mode for flag, mode in _FLAGS.items() if stated.get(flag)]
-    others = [key for key, value in stated.items() if key.startswith("pooling_mode_") and value and key not in _FLAGS]
-    chosen = [stated["pooling_mode"]] if isinstance(stated.get("pooling_mode"), str) else chosen
-    if len(chosen) != 1 or others or chosen[0] not in POOLING:
-        called = ", ".join([*chosen, *(other.removeprefix("pooling_mode_") for other in others)]) or "nothing"
+    modes = stated.get("pooling_mode")
+    if modes is None:
+        modes = [_FLAGS.get(key, key) for key, value in stated.items() if key.startswith(_FLAG) and value is True]
+        modes = modes or (["mean"] if stated else [])  # as sentence-transformers does
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1 or modes[0] not in POOLING:
+        called = " and ".join(map(str, modes)) or "nothing"
         raise UserError(f"{name} pools by {called}, which is not done here: name one of ours with pooling=...")
-    return POOLING[chosen[0]]
+    return POOLING[modes[0]]
 
 
 def _is_plain(module: Any) -> bool:

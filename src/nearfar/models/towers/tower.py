@@ -19,7 +19,7 @@ from nearfar.models.towers.rotary import frequencies_kept
 from nearfar.modes import evaluating
 
 IMAGE_POOLING = ("cls", "mean", "tower")
-TEXT_POOLING = ("cls", "mean", "eos", "tower", "first_last", "embedding_last")
+TEXT_POOLING = ("cls", "mean", "eos", "tower", "first_last", "embedding_last", "max", "mean_sqrt_len", "weighted_mean")
 OF_TWO_LAYERS = {"first_last": 1, "embedding_last": 0}
 """Poolings that average two layers' states: which joins the last, as transformers counts `hidden_states`. Others call
 both "first-last"."""
@@ -218,7 +218,9 @@ class TextTower(Tower):
     Pooling makes the summary: `"cls"` the first token, `"eos"` the last attended one, `"mean"` the mean of the
     attended ones, `"tower"` the backbone's own pooled output. `"first_last"` is the mean of the attended tokens over
     the first and the last layer, `"embedding_last"` that over the input embeddings and the last layer; both are best
-    for models that nobody trained for sentences. The default suits the backbone.
+    for models that nobody trained for sentences. `"max"` is the largest of the attended tokens in each place,
+    `"mean_sqrt_len"` their sum over the root of their number, `"weighted_mean"` their mean by weights 1, 2, 3, ... from
+    the first on. The default suits the backbone.
 
     Raises:
         UserError: no such pooling, or texts longer than the backbone takes.
@@ -271,6 +273,8 @@ class TextTower(Tower):
             return _attended_mean((output.hidden_states[OF_TWO_LAYERS[self.pooling]] + states) / 2, mask)
         if self.pooling == "mean":
             return _attended_mean(states, mask)
+        if self.pooling in ("max", "mean_sqrt_len", "weighted_mean"):
+            return _attended(self.pooling, states, mask)
         if self.pooling == "eos":
             last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
             return states[torch.arange(len(states), device=states.device), last]
@@ -292,6 +296,16 @@ def _attended_mean(states: Tensor, mask: Tensor) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def _attended(pooling: str, states: Tensor, mask: Tensor) -> Tensor:
+    """`"max"`, `"mean_sqrt_len"` or `"weighted_mean"` `[B, W]` of the states `[B, L, W]` of attended tokens."""
+    if pooling == "max":
+        return states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
+    weight = mask.to(states.dtype)
+    if pooling == "weighted_mean":
+        return _attended_mean(states, weight * weight.cumsum(1))
+    return (states * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+
 def _sequence(features: Tensor) -> Tensor:
     """`[B, W, H', W']` maps as `[B, H' * W', W]` tokens; tokens as they are."""
     return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
@@ -301,6 +315,8 @@ def _prefix_tokens(backbone: Any) -> int:
     """How many tokens stand before the patches: class, distillation and register tokens."""
     if hasattr(backbone, "num_prefix_tokens"):  # timm says so itself
         return int(backbone.num_prefix_tokens)
+    if str(getattr(getattr(backbone, "config", None), "model_type", "")) == "cvt":
+        return 0  # its class token stands beside its map
     last = {name.rpartition(".")[2] for name, _ in backbone.named_parameters()}
     count = sum(bool(last & names) for names in ({"cls_token", "class_embedding"}, {"distillation_token"}))
     registers = getattr(getattr(backbone, "config", None), "num_register_tokens", 0) or 0
