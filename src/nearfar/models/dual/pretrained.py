@@ -184,8 +184,8 @@ def _head(model: Any, attribute: str, name: str) -> nn.Module:
 
 
 def _wide_head(texts: TextTower) -> nn.Linear | None:
-    """The layer by which a SigLIP's texts become as wide as its pictures, where they are not (SigLIP 2's largest): it is
-    taken off the tower, which keeps one that changes nothing."""
+    """The layer by which a SigLIP's texts become as wide as its pictures, where they are not (SigLIP 2's largest): it
+    is taken off the tower, which keeps one that changes nothing."""
     text, head = texts.backbone, getattr(texts.backbone, "head", None)
     if texts.fixed_length is None or not isinstance(head, nn.Linear) or head.out_features == texts.width:
         return None
