@@ -245,8 +245,8 @@ def test_a_processor_stands_for_its_tokenizer_and_its_image_processor(tokenizer)
 
     pictures = CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
     processor = SimpleNamespace(tokenizer=tokenizer, image_processor=pictures)
-    for given in ({"tokenizer": processor}, {"tokenizer": tokenizer, "preprocess": processor}):
-        ours = load(clip(tokenizer), **given)
+    for parts in ({"tokenizer": processor}, {"tokenizer": tokenizer, "preprocess": processor}):
+        ours = load(clip(tokenizer), **parts)
         assert (ours.pixels.resize, ours.tokenizer) == (40, tokenizer)
 
 
