@@ -1,6 +1,11 @@
 """SimCSE on pairs with hard negatives beside sentence-transformers' MultipleNegativesRankingLoss: one model's batches
 and steps give the same losses and the same model."""
 
+import importlib
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +66,25 @@ def test_ten_steps_of_training(tmp_path):
             optimizer.step()
     theirs.eval(), ours.eval()
     np.testing.assert_allclose(theirs.encode([*NAMES, *OTHERS]), ours.encode([*NAMES, *OTHERS]), atol=1e-4)
+
+
+@pytest.mark.timeout(300)
+def test_beside_sentence_transformers(tmp_path, monkeypatch, capsys):
+    """The benchmark of both trainers runs, at its smallest, and writes what it promises."""
+    text_encoder(BERT | CALM, tokenizer=train_tokenizer([*NAMES, *OTHERS] * 9, 300), pooling="mean").save_pretrained(
+        tmp_path / "model"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    script = importlib.import_module("beside_sentence_transformers")
+    out, threads = tmp_path / "made" / "beside.json", torch.get_num_threads()
+    flags = f"--steps 2 --batch 8 --seeds 0 1 --threads 1 --model {tmp_path / 'model'} --output {out}"
+    monkeypatch.setattr(sys, "argv", ["beside_sentence_transformers.py", *flags.split()])
+    try:
+        script.main()
+    finally:
+        torch.set_num_threads(threads)
+    record = json.loads(out.read_text())
+    for library in script.LIBRARIES:
+        assert len(record["cpu_s"][library]) == len(record[script.FIGURE][library]) == 2
+        assert min(record[script.FIGURE][library]) > 0
+    assert out.with_suffix(".md").read_text() in capsys.readouterr().out

@@ -11,6 +11,7 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.training.loop import peers
+from nearfar.training.state import frozen_weights
 from nearfar.training.state.run_checkpoint import Checkpoints
 
 
@@ -66,6 +67,7 @@ def open_folder(out: Path, checkpoints: Checkpoints, *, resume: bool) -> Path | 
         with files.writing(out):
             files.remove_leftovers(out)
             files.remove_leftovers(checkpoints.folder)
+            files.remove_leftovers(checkpoints.folder / frozen_weights.FOLDER)
         checkpoints.relink()
     processes.barrier()
     return latest

@@ -28,6 +28,7 @@ from nearfar.training.loop.run_folder import alone, open_folder
 from nearfar.training.loop.validation import Validation, validate
 from nearfar.training.state import random_state, sharding
 from nearfar.training.state.endless_batches import EndlessBatches
+from nearfar.training.state.frozen_weights import FrozenWeights
 from nearfar.training.state.moving_average import MovingAverage
 from nearfar.training.state.run_checkpoint import Checkpoints, load_weights
 from nearfar.training.state.run_state import RunState
@@ -133,6 +134,8 @@ class TrainingLoop:
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         if out and self.checkpoints and (latest := open_folder(out, self.checkpoints, resume=resume)):
             self.state.restore(latest)
+        if out and processes.is_main() and not sharding.enabled():
+            self.state.frozen = FrozenWeights(method)
         self.log = TrainingLog(out, config, self.steps)
 
     def run(self) -> Run:

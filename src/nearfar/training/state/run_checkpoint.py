@@ -8,6 +8,7 @@
         process-0.pt           random state and place in the data, one file a process
         state.json             step, epoch, best figure, settings
         shards/                in place of both safetensors files where the run is sharded: the parts of each process
+      frozen/                  the weights that the run does not train, once for all (`frozen_weights`)
       last -> step-00000400
       best -> step-00000200
 
@@ -31,8 +32,8 @@ from torch import Tensor, nn
 from nearfar import distributed as processes
 from nearfar import files
 from nearfar.errors import UserError
+from nearfar.training.state import frozen_weights, sharding
 from nearfar.training.state import sharded_checkpoint as shards
-from nearfar.training.state import sharding
 
 
 class Checkpoints:
@@ -44,7 +45,8 @@ class Checkpoints:
 
     def save(self, state: Mapping[str, Any], *, best: bool) -> None:
         """Write one; every process calls it. `state` has `step`, `method`, `average`, `optimizer`, `process` and
-        `progress`. Where the method's tensors are split over the processes, each writes its own parts."""
+        `progress`, and may have `frozen`, the digests of tensors of `method` that do not change in the run. Where the
+        method's tensors are split over the processes, each writes its own parts."""
         name = f"step-{state['step']:08d}"
         temporary = self.folder / f".{name}.tmp"
         try:
@@ -77,12 +79,25 @@ class Checkpoints:
                 optimizer = optimizer | {"optimizer": shards.rest_of_optimizer(optimizer["optimizer"])}
                 progress = progress | {"shards": sorted(path.name for path in (temporary / shards.FOLDER).iterdir())}
             else:
-                _save_tensors(state["method"], temporary / "method.safetensors")
+                trained, progress = self._apart(state, progress)
+                _save_tensors(trained, temporary / "method.safetensors")
                 if state["average"] is not None:
                     _save_tensors(state["average"], temporary / "average.safetensors")
             _save(optimizer, temporary / "optimizer.pt")
             (temporary / "state.json").write_text(json.dumps(progress, indent=1), "utf-8")
         processes.barrier()
+
+    def _apart(self, state: Mapping[str, Any], progress: Any) -> tuple[dict[str, Tensor], Any]:
+        """The method's tensors without the frozen ones, which are written beside the checkpoints, and the progress with
+        their fingerprint."""
+        method = dict(state["method"])
+        frozen = {name: digest for name, digest in (state.get("frozen") or {}).items() if name in method}
+        apart = {name: method.pop(name) for name in frozen}
+        if not apart:
+            return method, progress
+        name = frozen_weights.fingerprint(frozen)
+        frozen_weights.write(frozen_weights.path_of(self.folder / "step", name), apart, _save_tensors)
+        return method, progress | {"frozen": name}
 
     def relink(self) -> None:
         """Point `last` and `best` where the newest checkpoint says: a kill may have come between it and its links."""
@@ -109,6 +124,7 @@ class Checkpoints:
                 shutil.rmtree(doomed, ignore_errors=True)
                 path.rename(doomed)
                 shutil.rmtree(doomed)
+        frozen_weights.remove_others(self.folder.glob("step-*"))
 
 
 RENAMED = ("_queue.ids", "_queue.group")
@@ -163,9 +179,14 @@ def load(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None) -
 def _load_whole(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    average = folder / "average.safetensors"
+    average, frozen = folder / "average.safetensors", frozen_weights.named_in(folder)
+    method = load_file(folder / "method.safetensors")
+    if frozen is not None:
+        if not (path := frozen_weights.path_of(folder, frozen)).is_file():
+            raise FileNotFoundError(errno.ENOENT, "missing", str(path))
+        method |= load_file(path)
     return {
-        "method": {name.replace(*RENAMED): value for name, value in load_file(folder / "method.safetensors").items()},
+        "method": {name.replace(*RENAMED): value for name, value in method.items()},
         "average": load_file(average) if average.exists() else None,
     }
 

@@ -15,6 +15,7 @@ from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.state import random_state, run_checkpoint, sharding
 from nearfar.training.state.endless_batches import EndlessBatches
+from nearfar.training.state.frozen_weights import FrozenWeights
 from nearfar.training.state.moving_average import MovingAverage
 from nearfar.training.state.run_checkpoint import Checkpoints
 
@@ -36,6 +37,8 @@ class RunState:
     best: float | None = None
     """The best monitored figure so far; of a loss, its negative."""
     best_step: int | None = None
+    frozen: FrozenWeights | None = None
+    """What the method does not train, as it was when the run began or went on."""
     seconds: float = 0.0
     """Time spent on steps and validation, also before a resume. The writing of checkpoints is not counted: none could
     hold the time of its own writing, so a resumed run would lose it."""
@@ -63,6 +66,7 @@ class RunState:
             },
             "process": {"batches": self.batches.state_dict(), "random": random_state.state_dict()},
             "progress": progress,
+            "frozen": self.frozen.unchanged(self.method) if self.frozen else {},
         }
         checkpoints.save(state, best=best)
 
