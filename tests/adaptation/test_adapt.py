@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import shutil
 
 import pytest
@@ -301,3 +302,12 @@ def test_pictures_without_captions_are_refused(small):
     bare = Records([{"image": Image.new("RGB", (8, 8))}] * 20, name="bare")
     with pytest.raises(UserError, match="bare has no captions: adapt takes pairs; name the column with text=NAME"):
         nearfar.adapt(bare, small)
+
+
+def test_the_last_lines_run_as_they_are_printed(run, capsys):
+    out, said = run
+    (search,) = [line.strip() for line in said.splitlines() if line.startswith("  nearfar search ")]
+    assert f"  nearfar serve --index {shlex.quote(str(out / 'index'))}" in said.splitlines()
+    cli.main(shlex.split(search)[1:])
+    assert ".png" in capsys.readouterr().out
+    assert "nearfar evaluate" in said

@@ -95,6 +95,20 @@ def test_tables_of_a_folder():
         assert Path(open_source(folder)[0]["image"]).is_file()
 
 
+@row("folder", "`images/a.jpg` and `captions/a.txt`; `Flickr8k.token.txt` beside its pictures")
+def test_captions_in_a_folder_of_their_own():
+    write(a={f"images/x/{i}.png": png(i) for i in range(3)})
+    write(a={f"captions/x/{i}.txt": f"thing {i}" for i in range(3)})
+    assert open_source("a").texts() == ["thing 0", "thing 1", "thing 2"]
+    write(b={"pics/1.jpg": png(), "Flickr8k.token.txt": "1.jpg#0\ta dog\n1.jpg#1\tone dog, running\n"})
+    source = open_source("b")
+    assert source.texts() == ["a dog", "one dog, running"]
+    assert [Path(record["image"]).is_file() for record in source] == [True, True]
+    write(c=["dog/1.png", "car/1.png"])
+    write(c={"notes/1.txt": "x"})  # whose it is, nobody can tell
+    assert open_source("c").texts() == ["car", "dog"]
+
+
 @row("folder", "`dog/indoor/1.jpg` and `car/indoor/1.jpg`")
 def test_folders_as_classes():
     write(d=["dog/indoor/1.jpg", "car/indoor/1.jpg"])
@@ -118,6 +132,15 @@ def test_pictures_that_are_no_pairs():
     assert skipped.count == 3
     for words in ("bare.png: no caption", "empty.png: the file is empty", "gone.png: No such file"):
         assert words in str(skipped)
+
+
+@row("folder", "a text file without a picture (`readme.txt` and the like are none)")
+def test_texts_of_no_picture():
+    write(d={"a.png": png(), "a.txt": "x", "b.jpg": png(), "b.jpg.txt": "y", "b.txt": "z", "c.heic": b"", "c.txt": "x"})
+    write(d={"gone.txt": "x", "README.txt": "x", "classes.txt": "x"})
+    source = open_source("d", max_skipped=0.5)
+    assert source.texts() == ["x", "y"]  # `b.jpg.txt` says more of `b.jpg` than `b.txt`
+    assert [problem.where for problem in source.skipped] == ["d/c.heic", "d/gone.txt"]
 
 
 @row("folder", "`.heic`; a picture that the table does not name; `IMG_0001.jpg` alone")
@@ -147,6 +170,20 @@ def test_folders_that_are_refused():
         open_source("b")
 
 
+@row("folder", "a table of another name, or archives, and no captions")
+def test_folders_that_hold_something_else():
+    write(a={"IMG_1.png": png(), "shop.csv": "image,caption\nIMG_1.png,x"}, b={"p.zip": b"x"})
+    write(c={"data/0.parquet": b"x", "data/1.parquet": b"x"}, e={"red_car.png": png(), "shop.csv": "x"})
+    for folder, words in (
+        ("a", r"no captions beside its images; it holds a table.*a/shop\.csv"),
+        ("b", r"no images in it; it holds an archive: unpack it: b/p\.zip"),
+        ("c", r"c/data/0\.parquet and 1 more"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_source(folder)
+    assert "names of the files are taken for captions; it holds a table" in open_source("e").remark
+
+
 @row("table", "columns under usual names; pictures under another name")
 def test_columns_that_are_guessed():
     write(d={"a.csv": "file_name,title\na.png,x", "b.csv": "bild,caption\na.png,x"})
@@ -161,6 +198,51 @@ def test_odd_separators():
     assert [open_source(f"d/{n}").texts() for n in ("a.csv", "b.csv", "c.tsv")] == [["x, y"], ["x", "y"], ['"x" y']]
 
 
+@row("table", "no header, but a picture and its caption in two columns; two columns of one name for captions")
+def test_headers():
+    write(d={"a.csv": "a.png,x\nb.png,y", "b.csv": "image,caption,caption\na.png,x,y", "c.csv": "a.png,x,3\nb.png,y,4"})
+    assert open_source("d/a.csv").texts() == open_source("d/b.csv").texts() == ["x", "y"]
+    assert Path(open_source("d/a.csv")[0]["image"]) == Path("d/a.png")
+    with pytest.raises(UserError, match="line 1 holds a picture and no names of columns"):
+        open_source("d/c.csv")
+    write(d={"d.csv": "image,image,caption\na.png,b.png,x"})
+    with pytest.raises(UserError, match="two columns are called 'image'"):
+        open_source("d/d.csv")
+
+
+@row("table", "quotes within texts: at their start in CSV, with backslashes")
+def test_quotes_within_texts():
+    rows = [f"{i}.png,thing {i}".replace(",", ',"' if i in (3, 7) else ",") for i in range(10)]
+    write(d={"a.csv": "\n".join(["image,caption", *rows])})
+    source = open_source("d/a.csv")
+    assert len(source) == 10
+    assert source.texts()[3] == '"thing 3'
+    write(d={"b.csv": 'image,caption\na.png,"a \\"big\\" car, red"\nb.png,"x"'})
+    assert open_source("d/b.csv").texts() == ['a "big" car, red', "x"]
+    write(d={"c.csv": 'image,caption\na.png,"the ""big"" car\nand a dog, too"\nb.png,x'})
+    assert open_source("d/c.csv").texts() == ['the "big" car\nand a dog, too', "x"]
+    write(d={"d.csv": "\n".join(["image,caption", *rows, 'z.png,"a car, red"'])})
+    with pytest.raises(UserError, match="line 5 opens a quote that is not closed on it"):
+        open_source("d/d.csv")
+
+
+@row("table", "pictures in a folder beside the table; `file://` addresses; paths with backslashes")
+def test_places_of_pictures():
+    write(d={"pics/a.png": png(), "pics/red car.png": png()})
+    write(d={"a.csv": "image,caption\na.png,x", "b.csv": "image,caption\npics\\a.png,x"})
+    write(d={"c.csv": f"image,caption\nfile://{Path('d/pics/red%20car.png').absolute()},x"})
+    write(d={"d.csv": "bild,caption\n,x\npics/a.png,y"})  # whose first cell is blank
+    for name, place in (("a", 0), ("b", 0), ("c", 0), ("d", 1)):
+        assert Path(open_source(f"d/{name}.csv")[place]["image"]).is_file(), name
+    assert unusable(open_source("d/d.csv")).startswith("1 skipped:\n  d.csv, record 0: image: there is none")
+
+
+@row("table", "`.json` with a list of rows")
+def test_json_of_rows():
+    write(d={"a.json": json.dumps([{"image": "a.png", "caption": "x"}, {"image": "b.png", "caption": "y"}])})
+    assert open_source("d/a.json").texts() == ["x", "y"]
+
+
 @row("table", "captions inside objects (`text=caption.en`) and lists")
 def test_captions_inside():
     write(d={"a.jsonl": json.dumps({"image": "a.png", "caption": {"en": ["x", "y"], "fr": "z"}})})
@@ -168,23 +250,25 @@ def test_captions_inside():
     assert open_source("d/a.jsonl", text="caption.en").texts() == open_source("d/b.jsonl").texts() == ["x", "y"]
 
 
-@row("table", "`007`, `null`; a blank in `group`")
+@row("table", "`007`, `null`; a blank, `nan` or `null` in `group`")
 def test_cells_as_they_are_written():
-    write(d={"a.csv": "image,caption,group\na.png,007,4\nb.png,null,\nc.png,x,"})
+    write(
+        d={"a.csv": "image,caption,group\na.png,007,4\nb.png,null,\nc.png,x,\nd.png,x,nan\ne.png,x,nan\nf.png,x,None"}
+    )
     source = open_source("d/a.csv")
-    assert source.texts() == ["007", "null", "x"]
+    assert source.texts()[:3] == ["007", "null", "x"]
     groups = Groups(source)
-    first, second, third = (groups(record, place, place) for place, record in enumerate(source))
-    assert first == 4
-    assert len({first, second, third}) == 3
+    numbers = [groups(record, place, place) for place, record in enumerate(source)]
+    assert numbers[0] == 4
+    assert len(set(numbers)) == 6
 
 
-@row("table", "a row whose picture is not there, or whose caption is blank; an address among paths")
+@row("table", "a row whose picture is not there, or whose caption is blank or an unseen letter; an address among paths")
 def test_rows_that_cannot_be_used():
     write(d={f"{i}.png": png(i) for i in range(3)})
-    write(d={"a.csv": "image,caption\n0.png,x\ngone.png,x\n1.png,\nhttps://example.org/a.png,x\n2.png,x"})
+    write(d={"a.csv": "image,caption\n0.png,x\ngone.png,x\n1.png,\nhttps://example.org/a.png,x\n2.png,x\n2.png,\u200b"})
     said = unusable(open_source("d/a.csv"))
-    assert said.startswith("3 skipped")
+    assert said.startswith("4 skipped")
     for words in ("gone.png", "no caption", "https://example.org/a.png"):
         assert words in said
 
@@ -214,6 +298,19 @@ def test_tables_that_are_refused():
         open_source("d/a.csv")
     with pytest.raises(UserError, match="no rows"):
         open_source("d/b.csv")
+
+
+@row("table", "spreadsheets, also under the name of a CSV file; compressed files; `'*.csv'`")
+def test_files_that_are_no_tables():
+    write(d={"a.xlsx": b"PK\x03\x04", "b.csv": b"PK\x03\x04", "c.csv.gz": b"x", "e.csv": "x"})
+    for name, words in (
+        ("a.xlsx", "spreadsheet: save it as .csv"),
+        ("b.csv", "spreadsheet or an archive: save it as CSV"),
+        ("c.csv.gz", "archive: unpack it first"),
+        ("*.csv", "one by one, several joined by"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_source(f"d/{name}")
 
 
 @row("shards", "files of one key, adjacent or not; dots in names; equal keys")
@@ -287,6 +384,44 @@ def test_datasets_that_are_refused():
         open_source(f"hub:{Path.cwd()}/nothing")
 
 
+def coco(count, **changes):
+    images = [{"id": 10 + i, "file_name": f"{i}.png"} for i in range(count)]
+    captions = [{"image_id": 10 + i, "caption": f"{word} thing {i}"} for word in ("a", "the") for i in range(count - 1)]
+    content = {"images": images, "annotations": captions, **changes}
+    write(d={"annotations/captions_val2017.json": json.dumps(content)})
+    write(**{"d/val2017": {f"{i}.png": png(i) for i in range(count)}})
+    return open_source("d/annotations/captions_val2017.json")
+
+
+@row("captions", "COCO's `captions_val2017.json`, `dataset_flickr30k.json` with its splits, pictures beside")
+def test_files_of_captions():
+    source = coco(4)
+    assert source[1]["text"] == ["a thing 1", "the thing 1"]
+    assert all(Path(record["image"]).is_file() for record in source)
+    images = [
+        {"filename": f"{i}.png", "filepath": "val2017", "split": split, "sentences": [{"raw": f"thing {i}"}] * 2}
+        for i, split in enumerate(("train", "train", "test"))
+    ]
+    write(d={"dataset_flickr30k.json": json.dumps({"images": images})})
+    assert len(open_source("d/dataset_flickr30k.json")) == 3
+    source = open_source("d/dataset_flickr30k.json", split="test")
+    assert (source.texts(), Path(source[0]["image"]).is_file()) == (["thing 2"] * 2, True)
+    with pytest.raises(UserError, match="no split 'val'; name one of these: test, train"):
+        open_source("d/dataset_flickr30k.json", split="val")
+
+
+@row("captions", "a picture without a caption")
+def test_pictures_that_have_no_caption():
+    assert str(coco(4).skipped).endswith("captions_val2017.json, picture 13 (3.png): no caption")
+
+
+@row("captions", "another kind of JSON")
+def test_other_json():
+    for changes in ({"images": [{"id": 1}]}, {"annotations": [{"image_id": 1}]}, {"images": 3}):
+        with pytest.raises(UserError, match="no file of captions: 'images' with 'id'"):
+            coco(2, **changes)
+
+
 def questions(count, **changes):
     entries = [{"question_id": i, "image_id": i // 2, "question": "what?"} for i in range(count)]
     answers = [{"question_id": i, "answers": [{"answer": "x"}]} for i in range(count)]
@@ -310,7 +445,7 @@ def test_questions_without_a_picture():
 
 @row("VQA", "another kind of JSON; questions of another split than the annotations")
 def test_questions_that_are_refused():
-    write(e={"a.json": "[]"})
+    write(e={"a.json": "{}"})
     with pytest.raises(UserError, match="no list of 'questions'"):
         open_source("e/a.json")
     questions(2, questions=[{"question_id": 99, "image_id": 1, "question": "what?"}])
@@ -373,5 +508,7 @@ def test_words_that_are_refused():
 
 def test_the_page_has_a_row_for_each_test():
     part = PAGE.read_text("utf-8").partition("### What is read, skipped and refused")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (folder|table|shards|dataset|VQA|text|joined|any) \| (.*) \| .* \|$", part, re.MULTILINE)
+    rows = re.findall(
+        r"^\| (folder|table|shards|dataset|captions|VQA|text|joined|any) \| (.*) \| .* \|$", part, re.MULTILINE
+    )
     assert rows == list(ROWS)

@@ -154,7 +154,7 @@ def test_unusable_videos_are_counted_with_the_remedy_and_short_ones_are_not(tmp_
     assert [b["index"].tolist() for b in made] == [[0], [4]]
     assert batch["frame_number"].tolist() == [[0] * 4]
     assert made.skipped.count == 4
-    made.skipped.write(tmp_path)
+    made.skipped.write(tmp_path / "skipped.txt")
     written = (tmp_path / "skipped.txt").read_text()
     for words in ("record 1: ", "broken.mp4: not a video that can be read", "write it anew"):
         assert words in written

@@ -264,3 +264,15 @@ def test_a_file_of_before_sides_still_opens(tmp_path):
 def test_an_owner_outside_the_records_is_refused():
     with pytest.raises(ValueError, match="outside the 3 records"):
         Embeddings(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 3]))
+
+
+def test_a_caption_that_is_an_object_among_others_is_skipped_with_its_place(encoder, colours):
+    """The first row may be text, and a later one an object: that one alone cannot be used."""
+    records = [dict(record) for record in colours]
+    records[7]["text"] = {"en": "a red square"}
+    data = embed(encoder, Records(records, name="rows"))
+    assert len(data.image) == 11
+    (problem,) = data.skipped
+    assert problem.where == "rows, record 7"
+    assert "text=COLUMN.en" in problem.why
+    assert len(embed(encoder, Records(records, name="rows"), captions=0).image) == 12

@@ -209,3 +209,12 @@ def test_a_model_without_a_folder_says_how_it_was_opened(tmp_path):
     _, code = model_facts(model, tmp_path, [], None, 'my "model"')
     assert 'nearfar.load("my \\"model\\"")' in code.text
     assert len(model_facts(model, tmp_path, [], None)) == 1
+
+
+def test_a_class_of_one_or_two_pictures_tells_nothing_among_a_few_classes_either():
+    """Such rows would fill the table: right or wrong, with an interval from 0 to 100."""
+    counts = {"cat": 1, "dog": 2, "fox": 3, "owl": 12}
+    parts = {name: {"top1": Metric(0.5, 0.2, 0.8, 0.25, n, "%")} for name, n in counts.items()}
+    (table,) = breakdowns({"zero_shot": Result("zero_shot", {}, by={"class": parts})}, {})
+    assert [row.name for row in table.rows] == ["fox", "owl"]
+    assert table.caption.endswith("; 2 with fewer than 3 are left out")

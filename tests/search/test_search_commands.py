@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -125,3 +126,38 @@ def test_serve_says_which_package_is_missing_and_which_port_is_taken(made, monke
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(SystemExit, match=r"nearfar\[serve\]"):
         cli.main(["serve", "--index", str(made)])
+
+
+def test_what_is_skipped_is_summed_up_and_listed_in_a_file(captioned, tmp_path, capsys):
+    """One line for each reason, whatever the number of files; all of them in a list, which goes when nothing is."""
+    for number in range(12):
+        draw("red").save(captioned / f"bare{number}.png")
+        (captioned / f"broken{number}.png").write_bytes(b"no picture")
+        (captioned / f"broken{number}.txt").write_text("a red thing")
+    files = {"index": tmp_path / "made", "embed": tmp_path / "made.safetensors"}
+    lists = {"index": tmp_path / "made" / "skipped.txt", "embed": tmp_path / "made.skipped.txt"}
+    for command, out in files.items():
+        cli.main([command, "colours", str(captioned), "--out", str(out), "--max-skipped", "0.9"])
+        said = capsys.readouterr().out
+        assert "24 skipped:" in said
+        assert re.search(r"bare0\.png: no caption: there is no 'bare0\.txt' \(and 11 more alike\)", said)
+        assert re.search(r"broken0\.png.*not an image that can be read \(and 11 more alike\)", said)
+        assert f"listed in {lists[command]}" in said
+        assert len(said.splitlines()) < 12
+        assert len(lists[command].read_text("utf-8").splitlines()) == 25
+    for path in [*captioned.glob("bare*"), *captioned.glob("broken*")]:
+        path.unlink()
+    for command, out in files.items():
+        cli.main([command, "colours", str(captioned), "--out", str(out)])
+        assert not lists[command].exists()
+        assert " skipped" not in capsys.readouterr().out
+
+
+def test_the_last_lines_of_index_run_as_they_are_printed(captioned, tmp_path, capsys):
+    out = tmp_path / "an index"
+    cli.main(["index", "colours", str(captioned), "--out", str(out)])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    (search,) = [line for line in lines if line.startswith("nearfar search ")]
+    assert f"nearfar serve --index '{out}'" in lines
+    cli.main(shlex.split(search)[1:])
+    assert "a blue bar" in capsys.readouterr().out

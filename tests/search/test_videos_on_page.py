@@ -1,5 +1,6 @@
 """Videos on the page: they move in the gallery, play in the larger view, and nothing else of their files gets out."""
 
+import base64
 import io
 import re
 
@@ -9,10 +10,11 @@ from PIL import Image
 
 from data.video_files import turned, write
 from nearfar.data import open_source
-from nearfar.data.sources.source import Records
-from nearfar.search import build
+from nearfar.data.sources.source import Records, concat
+from nearfar.search import build, query
 from nearfar.search.page.clips import clip_of
 from nearfar.search.page.gate import part_of
+from nearfar.search.page.hit_gallery import gallery
 from nearfar.search.page.search_page import SearchService
 from nearfar.search.page.uploads import Uploads
 from search.colours import COLOURS, ColourEncoder, draw, png
@@ -161,3 +163,23 @@ def test_a_clip_is_sent_in_parts(index, tmp_path):
 def test_parts_outside_a_clip(part, status, content):
     answer = part_of(b"0123456789", part, "video/webm")
     assert (answer.status_code, answer.body) == (status, content)
+
+
+def test_the_worlds_videos_are_indexed_as_videos(tmp_path):
+    """Each has its middle frame beside it, which says less; where some of the data are pictures alone, all are."""
+    source = open_source("world/video", split="test", n=3, frames=4, vocabulary="basic")
+    built = build(ColourEncoder(), source, tmp_path / "index", model="colours")
+    assert built.counted == "3 videos"
+    joined = concat(source, Records([{"image": draw("red"), "text": "a red disc"}], name="pictures"))
+    assert build(ColourEncoder(), joined, tmp_path / "both", model="colours").counted == "4 pictures"
+
+
+def test_a_gallery_stands_still_for_whoever_wants_less_motion(index):
+    page = gallery(query(index, ColourEncoder(), text="red", top=1))
+    still, moving = re.search(
+        r'<source media="\(prefers-reduced-motion: reduce\)" srcset="data:image/webp;base64,([^"]+)">\s*'
+        r'<img src="data:image/webp;base64,([^"]+)"',
+        page,
+    ).groups()
+    frames = [Image.open(io.BytesIO(base64.b64decode(each))).n_frames for each in (still, moving)]
+    assert frames[0] == 1 < frames[1]

@@ -39,5 +39,5 @@ def test_what_two_parts_of_the_same_data_left_out_counts_once(name, count):
 
 def test_nothing_skipped_leaves_no_file(tmp_path):
     (tmp_path / "skipped.txt").write_text("1 skipped:\n  of an earlier run")
-    Skipped().write(tmp_path)
+    Skipped().write(tmp_path / "skipped.txt")
     assert not list(tmp_path.iterdir())

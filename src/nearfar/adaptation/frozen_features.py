@@ -70,7 +70,7 @@ class FrozenFeatures:
         known = torch.zeros(len(self), dtype=torch.bool)
         known[self.data.image_of_text] = True
         for row in (~known).nonzero()[:, 0].tolist():
-            self.data.skipped.add(self.data.names[row], "no caption")
+            self.data.skipped.add(f"{self.data.source}, record {int(self.data.index[row])}", "no caption")
         return self if known.all() else self.select(known.nonzero()[:, 0])
 
     def embedded(self, image: Tensor, text: Tensor) -> Embeddings:

@@ -53,7 +53,7 @@ def write_folder(
                 progress=reading["progress"],
             )
     files.write(out / "adapt.json", json.dumps(outcome.as_dict(), indent=2, ensure_ascii=False) + "\n")
-    outcome.skipped.write(out)
+    outcome.skipped.write(out / "skipped.txt")
     results = {"retrieval": outcome.before if outcome.kept_start else outcome.after}
     for name, result in (("the model as it was", outcome.before), ("a linear ridge map alone", outcome.ridge)):
         results[f"retrieval, {name}"] = replace(result, name=f"retrieval, {name}")

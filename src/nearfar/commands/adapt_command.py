@@ -54,6 +54,7 @@ def adapt(
     from rich.console import Console
 
     from nearfar.adaptation import adapt
+    from nearfar.search.querying.next_searches import search_commands
 
     console = Console(highlight=False, soft_wrap=True)
     folder = usual_folder() if out is None else out
@@ -80,16 +81,15 @@ def adapt(
     console.print(outcome.table(), soft_wrap=False)
     for warning in outcome.warnings():
         console.print(f"note: {warning}", style="yellow", markup=False)
+    if outcome.skipped:
+        console.print(f"{outcome.skipped.count:,} skipped, listed in {folder / 'skipped.txt'}", markup=False)
     console.print(f"\nDone in {outcome.seconds:.0f} s. The report: {folder / 'report.html'}", markup=False)
     console.print("Next, try", style="bold")
-    index, written = quote(str(folder / "index")), str(folder / "model")
-    for line in (
-        f'nearfar search "..." --index {index}',
-        f"nearfar serve --index {index}",
-        f"nearfar evaluate {quote(written)} --on OTHER_DATA",
-        f"model = nearfar.load({written!r})",
-    ):
+    for line in search_commands(folder / "index"):
         console.print(f"  {line}", markup=False)
+    written = str(folder / "model")
+    console.print("To measure it on other data, or use it in Python", style="bold")
+    console.print(f"  nearfar evaluate {quote(written)} --on DATA\n  nearfar.load({written!r})", markup=False)
 
 
 def usual_folder(base: Path = Path("runs/adapt")) -> Path:

@@ -39,6 +39,7 @@ def embed(
     from nearfar import files
     from nearfar.console import with_remark
     from nearfar.data import open_source
+    from nearfar.data.sources.skipped import Skipped
     from nearfar.embedding.embed_source import embed as embed_source
     from nearfar.errors import UserError
     from nearfar.models import load
@@ -57,7 +58,7 @@ def embed(
     embeddings.save(out)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{embeddings!r}", markup=False)
-    for left_out in (records.skipped, embeddings.skipped):
-        if left_out:
-            console.print(str(left_out), markup=False)
+    left_out = Skipped.merged([records.skipped, embeddings.skipped])
+    if listed := left_out.listed_in(out.with_suffix(".skipped.txt")):
+        console.print(listed, markup=False)
     console.print(f"written to {out}", markup=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
@@ -53,6 +52,7 @@ def index(
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of
     from nearfar.search.index.building import build
+    from nearfar.search.querying.next_searches import search_commands
     from nearfar.search.querying.open_index import resolve
 
     records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
@@ -80,14 +80,13 @@ def index(
     console.print(f"{name}: {counts}", markup=False)
     for sentence in kept_sentences(built.manifest.kept, before, name):
         console.print(sentence, markup=False)
-    for left_out in (records.skipped, skipped):
-        if left_out:
-            console.print(str(left_out), markup=False)
+    if listed := Skipped.merged([records.skipped, skipped]).listed_in(out / "skipped.txt"):
+        console.print(listed, markup=False)
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(about_kind(built), markup=False)
-    word = quote(str(out))
-    query = '"..."' if hasattr(encoder, "encode_text") else "--image PICTURE"
-    console.print(f"try: nearfar search {query} --index {word}, or nearfar serve --index {word}", markup=False)
+    console.print("Next, try", style="bold")
+    for line in search_commands(out, by="text" if hasattr(encoder, "encode_text") else "image"):
+        console.print(f"  {line}", markup=False)
 
 
 def about_kind(index: Index) -> str:

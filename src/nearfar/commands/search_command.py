@@ -114,9 +114,8 @@ def search_file(args: Namespace) -> None:
     results = search_many(index, encoder, read, top=args.top, where=args.where, skipped=skipped)
     count = write_hits(results, args.out, index=index)
     console = Console(soft_wrap=True, highlight=False)
-    for left_out in (queries.skipped, skipped):
-        if left_out:
-            console.print(str(left_out), markup=False)
+    if listed := Skipped.merged([queries.skipped, skipped]).listed_in(args.out.with_suffix(".skipped.txt")):
+        console.print(listed, markup=False)
     console.print(f"{args.out}: hits of {count:,} queries among {index.counted}", markup=False)
 
 

@@ -55,7 +55,7 @@ def train(arguments: Sequence[str]) -> None:
                     console.print(table)
             for remark in getattr(stage, "remarks", ()):
                 console.print(f"note: {remark}", style="yellow", markup=False, soft_wrap=True)
-        for written in ("report.html", "model"):
+        for written in ("report.html", "model", "skipped.txt"):
             if (out / written).exists():
                 console.print(f"{written}: {out / written}", markup=False, soft_wrap=True)
 

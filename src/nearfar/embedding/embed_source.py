@@ -19,7 +19,7 @@ from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.record_groups import Groups, picture_key
 from nearfar.data.sources.record_numbers import own_group, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Stream, numbered
+from nearfar.data.sources.source import Source, Stream, numbered
 from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError, at_least
@@ -80,7 +80,7 @@ def embed(
                 vectors[side].append(_encode(encoder, side, [value[side] for value in values]))
             step(len(values))
     if not reader.records:
-        hint = f"\n{reader.skipped.listing(5)}" if reader.skipped else ""
+        hint = f"\n{reader.skipped.reasons(5)}" if reader.skipped else ""
         called = " and ".join(sides)
         raise UserError(f"{reader.name} holds no {called} that can be embedded{hint}")
     embedded = {side: torch.cat(parts) for side, parts in vectors.items()}
@@ -267,14 +267,14 @@ class _Reader:
         self._pictures: list[Any] = []
 
     def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
-        read_count, read = 0, partial(_read, sides=self.sides)
+        read_count, read = 0, partial(_read, sides=self.sides, texts=self.most != 0)
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
             for part in _batches(self._items(), size):
                 good = []
                 places, items = zip(*part, strict=True)
                 for row, place, (record, values) in zip(count(read_count), places, pool.map(read, items), strict=False):
                     if isinstance(values, Exception):
-                        self.skipped.add(_name(record, row), str(values))
+                        self.skipped.add(self._where(record, place), str(values))
                     else:
                         good.append(values)
                         self._keep(row, place, record)
@@ -292,7 +292,7 @@ class _Reader:
         return numbered(source) if isinstance(source, Stream) else enumerate(source)
 
     def _keep(self, row: int, place: int, record: Mapping[str, Any]) -> None:
-        texts = clean_captions(record.get("text"))[: self.most]
+        texts = [] if self.most == 0 else clean_captions(record.get("text"))[: self.most]
         self.captions += texts
         self.owner += [len(self.records)] * len(texts)
         image = record.get("image", record.get("video"))
@@ -307,6 +307,12 @@ class _Reader:
         known = picture_key(image) if {"image", "video"} & self.sides.keys() else None
         # The same drawing in two styles is a candidate of each.
         self._pictures.append(known and (known, record.get("domain")))
+
+    def _where(self, record: Mapping[str, Any], place: int) -> str:
+        """Which record it is: its number, and its file where it has one."""
+        file = next((record[key] for key in ("path", "image", "video") if isinstance(record.get(key), str)), "")
+        words = self.source.where(place) if isinstance(self.source, Source | Stream) else f"record {place}"
+        return f"{self.name}, {words}" + (f" ({file})" if file else "")
 
     def has(self, key: str) -> bool:
         if key == "group":
@@ -331,12 +337,13 @@ class _Reader:
         return {name: [record.get(name) for record in self.records] for name in names}
 
 
-def _read(item: Any, *, sides: Mapping[str, Callable[[Any], Any]]) -> tuple[Mapping[str, Any], Any]:
-    """A record and what is to be encoded of it by side, or the error that says why there is nothing."""
+def _read(item: Any, *, sides: Mapping[str, Callable[[Any], Any]], texts: bool = True) -> tuple[Mapping[str, Any], Any]:
+    """A record and what is to be encoded of it by side, or the error that says why there is nothing. With `texts` its
+    captions must be some that can be read."""
     record: Mapping[str, Any] = {}
     try:
         record = item() if callable(item) else item
-        if not sides and not clean_captions(record.get("text")):
+        if texts and not clean_captions(record.get("text")) and not sides:
             return record, BadRecord("it has no text")
         return record, {side: _value(record, side, read) for side, read in sides.items()}
     except BadRecord as error:

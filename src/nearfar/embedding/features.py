@@ -197,7 +197,7 @@ def _pictures(
         records += [{**each, "picture_size": size} for each, size in zip(batch.get("record", []), sizes, strict=False)]
         places += batch["place"].tolist() if "place" in batch else []
     if not features:
-        raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.listing(5)}")
+        raise UserError(f"{source.name} holds no usable picture:\n{loader.skipped.reasons(5)}")
     return torch.cat(features), torch.cat(geometry, 1), records, places, loader.skipped
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nearfar.data.sources.source import Source, Stream
 from nearfar.data.tables.arrow import ArrowSource, ArrowStream, find_roles, undecoded
-from nearfar.data.tables.first_row import check_first
+from nearfar.data.tables.first_row import LOOKED_AT, check_first, top_row
 from nearfar.data.tables.table_files import quiet
 from nearfar.errors import UserError
 from nearfar.files import why
@@ -92,7 +93,7 @@ def of_dataset(
     rows = _pick(dataset, split, name)
     if streaming and not hasattr(rows, "num_shards"):
         rows = rows.to_iterable_dataset()
-    first: dict[str, Any] = next(iter(undecoded(rows)), {})
+    first = top_row(list(islice(undecoded(rows), LOOKED_AT)))
     named: dict[str, Any] = {"image": image, "text": text, "label": label, "domain": domain, "group": group}
     chosen = find_roles(rows.column_names or list(first), where=name, row=first, answers=answers, **named)
     made: Source | Stream

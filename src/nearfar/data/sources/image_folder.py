@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nearfar.data.pictures.images import EXTENSIONS
+from nearfar.data.sources.files_beside import texts_beside, what_else, without_picture
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Records, Source, concat, readable, words
+from nearfar.data.tables.delimited import is_captions
 from nearfar.data.tables.encoding import REMEDY, decode_text
 from nearfar.data.tables.table_files import table
 from nearfar.errors import UserError
@@ -27,6 +29,9 @@ CAMERA = r"(img|dsc[a-z]?|pict?|pic|image|photo|picture|screenshot|wp|pxl|mvi|go
 
 TABLES = ("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.parquet")
 """Tables of captions beside a folder of pictures, as Kaggle's Flickr8k has them."""
+
+TOKENS = (".token.txt", ".token")
+"""Endings of tables without a header, as Flickr8k and Flickr30k were published."""
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """A table inside the folder that describes its images, as `datasets` writes it."""
@@ -112,16 +117,18 @@ def media_folder(
         raise UserError(f"{root}: {role}={column!r} is for a table (metadata.csv, captions.txt, ...), and {why}")
     pictures = [file for file in files if file.suffix.lower() in media.endings]
     unreadable = [file for file in files if file.suffix.lower() in media.unreadable]
+    others = what_else(root, files)
     if not pictures:
         remedy = f", only {unreadable[0].suffix} files, which are not read: convert them" if unreadable else ""
+        if others and not unreadable:
+            raise UserError(f"{root}: no {media.noun} in it; {others}")
         raise UserError(f"{root}: no {media.noun} in it{remedy} (their names must end in {', '.join(media.endings)})")
-    # Of `a.TXT` and `a.txt` the latter, which sorts last; `a.jpg.txt` is found by its whole name.
-    texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
+    texts = texts_beside(root, pictures, files)
+    is_guess = captions is None
     if captions is None:
-        if any(picture.with_suffix("") in texts or picture in texts for picture in pictures):
-            captions = "txt"
-        else:
-            captions = "class" if len({picture.parent for picture in pictures}) > 1 else "name"
+        captions = "txt" if texts else "class" if len({picture.parent for picture in pictures}) > 1 else "name"
+    if is_guess and others and captions == "name" and all(re.fullmatch(CAMERA, p.stem, re.I) for p in pictures):
+        raise UserError(f"{root}: there are no captions beside its {media.noun}; {others}")
     classes = class_names(root, [picture.parent for picture in pictures]) if captions == "class" else {}
     names = sorted(name for name in set(classes.values()) if readable(name) == name)
     skipped, records = Skipped(), []
@@ -136,9 +143,16 @@ def media_folder(
         skipped.add(str(file), f"{file.suffix} {media.remedy}")
     total = len(pictures) + len(unreadable)
     skipped.check(total, limit=max_skipped, name=str(root), total=total)
+    if captions == "txt":
+        for file in without_picture(files, [*pictures, *unreadable], list(texts.values())):
+            skipped.add(str(file), "no picture: there is none of its name beside it")
     source = Records(records, name=root.name, classes=names or None, skipped=skipped)
     if captions == "name":
         source.remark = f"{root}: no captions were found: the names of the files are taken for captions"
+    elif captions == "class" and is_guess and others:
+        source.remark = f"{root}: the names of the folders are taken for captions"
+    if source.remark and is_guess and others:
+        source.remark += f"; {others}"
     return source
 
 
@@ -158,6 +172,9 @@ def _tables(root: Path, files: list[Path]) -> list[Path]:
         (root / name for name in (*METADATA, *TABLES) if (root / name).is_file() and _is_table(root / name)), None
     )
     if own is not None:
+        return [own]
+    listed = (f for f in files if f.parent == root and f.name.lower().endswith(TOKENS) and is_captions(f))
+    if (own := next(listed, None)) is not None:
         return [own]
     by_folder = {file.parent: file for file in reversed(files) if file.name in METADATA}
     return [by_folder[place] for place in sorted(by_folder)]
@@ -184,11 +201,10 @@ def _described(root: Path, tables: list[Path], files: list[Path], columns: Mappi
         named |= {os.path.realpath(image) for image, _ in source.pictures() if isinstance(image, str)}
         sources.append(source)
     joined = concat(*sources, name=root.name)
+    by = f"{tables[0].name!r} does not name" if len(tables) == 1 else f"none of {len(tables)} tables names"
     for file in files:
         if named and file.suffix.lower() in (*media.endings, *media.unreadable) and os.path.realpath(file) not in named:
-            joined.skipped.add(
-                str(file), f"no caption: {' and '.join(repr(t.name) for t in tables[:2])} does not name it"
-            )
+            joined.skipped.add(str(file), f"no caption: {by} it")
     return joined
 
 
@@ -233,7 +249,7 @@ def _record(
         if readable(picture.stem) != picture.stem:
             raise BadRecord("no caption: the name is not UTF-8 text: rename it")
         return record | {"text": [words(picture.stem)]}
-    beside = texts.get(picture.with_suffix(""), texts.get(picture))
+    beside = texts.get(picture)
     if beside is None:
         raise BadRecord(f"no caption: there is no {picture.with_suffix('.txt').name!r}")
     written = decode_text(beside.read_bytes())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files, lookup
+from nearfar.data.sources.files_beside import ARCHIVES
 from nearfar.data.sources.source import Record, Source, Stream, concat
 from nearfar.errors import UserError
 
@@ -29,7 +30,8 @@ UNDERSTOOD = """what is understood:
   FOLDER of .mp4, .webm ... files            videos, with captions or classes as images have them
   videos:FOLDER, videos:FILE.csv             the same of animated pictures, of folders of frames, of a table
   FOLDER written by save_to_disk             the same, from disk
-  QUESTIONS.json                             VQA's questions, with its annotations and pictures beside"""
+  QUESTIONS.json                             VQA's questions, with its annotations and pictures beside
+  CAPTIONS.json                              captions as COCO and Karpathy's splits have them, pictures beside"""
 
 WITHOUT = "captions='none'"
 """What a remark on data without captions says; who has said it needs no remark."""
@@ -52,6 +54,7 @@ READERS_OF = {
     "sts": "tables.sts_files.sts",
     "senteval": "tables.senteval_files.senteval",
     "vqa": "sources.vqa_files.vqa",
+    "captions": "sources.caption_files.caption_file",
     "videos": "video.video_folder.videos",
     "shards": "sources.tar_shards.shards",
 }
@@ -146,7 +149,7 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split or world_split, options)
     kind, path = _kind(where), where.removeprefix("hub:").removeprefix("videos:")
-    if kind in ("hub", "folder", "senteval", "videos"):
+    if kind in ("hub", "folder", "senteval", "videos", "captions"):
         return _call(READERS_OF[kind], path, {"split": split, **options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
@@ -238,12 +241,30 @@ def _kind(where: str) -> str:
         return "videos" if is_videos(path) else "folder"
     if ".tar" in where.lower():
         return "shards"
-    if path.suffix.lower() in READERS:
-        return "table"
     if path.suffix.lower() == ".json" and path.is_file():
-        return "vqa"
+        from nearfar.data.sources.caption_files import holds_captions
+
+        return "table" if holds_rows(path) else "captions" if holds_captions(path) else "vqa"
+    if path.suffix.lower() in READERS:
+        if any(mark in where for mark in "*?{") and not path.exists():
+            raise UserError(f"{where}: tables are named one by one, several joined by ' + ': 'a.csv + b.csv'")
+        return "table"
+    if path.suffix.lower() in REMEDIES and path.is_file():
+        raise UserError(f"{where}: {REMEDIES[path.suffix.lower()]}")
     what = "a file of a kind that is not known" if path.exists() else "no such file or folder"
     raise UserError(f"{where}: {what}; {UNDERSTOOD}")
+
+
+REMEDIES = dict.fromkeys(ARCHIVES, "an archive: unpack it first, and name what was in it") | dict.fromkeys(
+    (".xlsx", ".xls", ".ods"), "a spreadsheet: save it as .csv, and name that"
+)
+"""What to do about files that are no data yet, by their ending."""
+
+
+def holds_rows(file: Path) -> bool:
+    """Whether a JSON file is a list of objects, the rows of a table."""
+    with file.open(encoding="utf-8-sig", errors="replace") as text:
+        return "".join(text.read(1 << 12).split()).startswith("[{")
 
 
 def is_videos(path: Path) -> bool:

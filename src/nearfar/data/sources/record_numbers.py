@@ -9,6 +9,11 @@ from typing import Any, SupportsIndex
 
 from nearfar.errors import UserError
 
+UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff \t\n"
+"""Letters that nobody sees: a text of these alone is none."""
+
+WRITTEN_BLANKS = ("", "nan", "null", "none", "na", "n/a", "<na>")
+
 
 def record_id(record: Mapping[str, Any], place: int, *, name: str = "source") -> int:
     """A record's own id, or else its place.
@@ -47,13 +52,24 @@ def stream_place(part: int, number: int) -> int:
 def own_group(record: Mapping[str, Any]) -> Any:
     """The `group` that a record brings, None for a blank.
 
-    >>> own_group({"group": 3}), own_group({"group": -1}), own_group({"group": ""}), own_group({})
+    >>> own_group({"group": 3}), own_group({"group": -1}), own_group({"group": "NaN"}), own_group({})
     (3, None, None, None)
     """
     group = record.get("group")
-    if group is None or group == "" or group != group:
+    if is_blank(group):
         return None
     return None if isinstance(group, int | float) and group < 0 else group
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell says nothing: it is null, NaN, empty, or how programs write these as text.
+
+    >>> is_blank(float("nan")), is_blank(" "), is_blank("NaN"), is_blank("nano"), is_blank(0)
+    (True, True, True, False, False)
+    """
+    if isinstance(value, str):
+        return value.strip().lower() in WRITTEN_BLANKS
+    return value is None or value != value
 
 
 def group_of_part(part: int, group: SupportsIndex) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -89,16 +90,16 @@ class Skipped:
         """The reasons, each once, with the first place that it was met in and how many more there are.
 
         >>> skipped = Skipped()
-        >>> for name in ("a.jpg", "b.jpg", "c.jpg"):
-        ...     skipped.add(name, "the file is empty")
+        >>> for name in ("a", "b", "c"):
+        ...     skipped.add(f"{name}.jpg", f"no caption: there is no '{name}.txt'")
         >>> print(skipped.reasons(5))
-          a.jpg: the file is empty (and 2 more alike)
+          a.jpg: no caption: there is no 'a.txt' (and 2 more alike)
         """
         alike: dict[str, list[Problem]] = {}
         for problem in self.problems:
-            alike.setdefault(problem.why.replace(problem.where, ""), []).append(problem)
+            alike.setdefault(_kind(problem), []).append(problem)
         lines = [
-            f"  {met[0]}" + (f" (and {len(met) - 1} more alike)" if len(met) > 1 else "")
+            f"  {met[0]}" + (f" (and {len(met) - 1:,} more alike)" if len(met) > 1 else "")
             for met in islice(alike.values(), most)
         ]
         return "\n".join([*lines, *(["  ..."] if len(alike) > most else [])])
@@ -135,13 +136,17 @@ class Skipped:
             known[name] = known.get(name, {}) | part._known
         return whole
 
-    def write(self, folder: Path) -> None:
-        """List them in the folder's `skipped.txt`; where there are none, there is no such file."""
-        file = folder / "skipped.txt"
+    def write(self, file: Path) -> None:
+        """List them in a file; where there are none, there is no such file."""
         if self:
             files.write(file, f"{self.count} skipped:\n{self.listing()}\n")
         else:
             file.unlink(missing_ok=True)
+
+    def listed_in(self, file: Path) -> str:
+        """Write the list, and say what is in it: how many, the reasons, and where each one stands."""
+        self.write(file)
+        return f"{self}\nlisted in {file}" if self else ""
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self.problems)
@@ -153,4 +158,17 @@ class Skipped:
         return self.count > 0
 
     def __str__(self) -> str:
-        return f"{self.count} skipped" + (f":\n{self.listing(10)}" if self.problems else "")
+        return f"{self.count:,} skipped" + (f":\n{self.reasons(10)}" if self.problems else "")
+
+
+def _kind(problem: Problem) -> str:
+    """What is wrong without what differs from place to place: words of the place, names in quotes, numbers.
+
+    >>> _kind(Problem("photos, record 3 (b.jpg)", "b.jpg: broken (cut off after 12 bytes)"))
+    'broken (cut off after bytes)'
+    >>> _kind(Problem("a.jpg", "a file's name such as 'a.jpg' says nothing"))
+    "a file's name such as says nothing"
+    """
+    of_place = set(re.split(r"[\s(),]+", problem.where))
+    words = re.sub(r"(?<!\w)'[^']*'", "", problem.why).split()
+    return " ".join(word for word in words if word.strip(":(),") not in of_place and not word.strip(":(),").isdigit())

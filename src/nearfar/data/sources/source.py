@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, overload
 
-from nearfar.data.sources.record_numbers import group_of_part, own_group, record_id, stream_place, with_id
+from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, own_group, record_id, stream_place, with_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
 
@@ -342,7 +342,7 @@ def captions(text: Any) -> list[str]:
             f"text=COLUMN.{next(iter(text), 'FIELD')}"
         )
     if isinstance(text, str) or not isinstance(text, Iterable):
-        return [stripped] if text is not None and (stripped := readable(text).strip()) else []
+        return [stripped] if text is not None and (stripped := readable(text).strip()).strip(UNSEEN) else []
     return [caption for each in text for caption in captions(each)]
 
 

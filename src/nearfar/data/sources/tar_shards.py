@@ -61,7 +61,7 @@ def shards(
     lost = source.skipped.count
     source.skipped.check(len(source) + lost, limit=max_skipped, name=name, total=len(source) + lost)
     if not len(source):
-        raise UserError(f"{name}: no samples in these shards:\n{source.skipped.listing(5) or ', '.join(paths[:5])}")
+        raise UserError(f"{name}: no samples in these shards:\n{source.skipped.reasons(5) or ', '.join(paths[:5])}")
     return source
 
 
@@ -129,7 +129,7 @@ class TarStream(Stream):
         self.name, self.paths, self.parts, self._roles = name, list(paths), len(paths), roles
         first = next(iter(self), None)
         if first is None:
-            raise UserError(f"{name}: no samples in these shards:\n{self.skipped.listing(5) or ', '.join(paths[:5])}")
+            raise UserError(f"{name}: no samples in these shards:\n{self.skipped.reasons(5) or ', '.join(paths[:5])}")
         self.columns = list(first)
 
     def read(self, part: int, skip: int = 0) -> Iterator[Record]:

@@ -12,10 +12,11 @@ from math import isfinite
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from nearfar import files
+from nearfar.data.sources.record_numbers import is_blank
 from nearfar.data.sources.source import Record, Source, Stream, stored_captions
 from nearfar.data.tables.first_row import ADDRESSES, DOWNLOAD, cell, check_first
 from nearfar.data.tables.pair_columns import PairColumns, first_text
+from nearfar.data.tables.picture_paths import file_named
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class RowReader:
         if "weight" in record and (weight := _weight(record.pop("weight"))) is not None:
             record["weight"] = weight
         if roles.image is not None and roles.image in row:
-            record["image"] = self._image(row[roles.image], place)
+            record["image"] = self._image(row[roles.image])
         texts = [cell(row, column) for column in roles.text]
         if texts:
             record["text"] = stored_captions(texts)
@@ -293,16 +294,14 @@ class RowReader:
             record["text"] = [str(classes[record["label"]]).replace("_", " ")] if known else []
         return record
 
-    def _image(self, image: Any, place: int) -> Any:
+    def _image(self, image: Any) -> Any:
         """Relative paths start at `root`; a path that does not exist is left for the decoder to report."""
         if isinstance(image, Mapping) and image.get("bytes") is None:
             image = image.get("path")
-        if isinstance(image, str) and self.root is not None and not files.is_address(image):
-            return os.path.join(self.root, image) if image else f"row {place} (no image named)"
-        return image
+        return file_named(image, self.root) if isinstance(image, str) and self.root is not None else image
 
     def _number(self, role: str, value: Any) -> int:
-        if value is None or value == "" or value != value:
+        if is_blank(value) if role == "group" else value is None or value == "" or value != value:
             return -1
         if role in self.names and not isinstance(value, int):
             return self.names[role].get(value, -1)
@@ -336,8 +335,11 @@ def _names(dataset: Dataset, role: str, column: str, *, where: str) -> list[Any]
     if hasattr(feature, "names"):
         return list(feature.names)
     if kind in STRINGS:
-        values = sorted(value for value in dataset.unique(column) if value not in (None, ""))
-        return None if role == "group" and all(map(_is_whole, values)) else values
+        different = dataset.unique(column)
+        if role == "group":
+            values = sorted(value for value in different if not is_blank(value))
+            return None if all(map(_is_whole, values)) else values
+        return sorted(value for value in different if value not in (None, ""))
     if kind.startswith(("int", "uint", "bool", "null")):
         return None
     # Readers make floats of a column of whole numbers in which some rows are blank.

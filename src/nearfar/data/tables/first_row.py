@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nearfar import files, lookup
+from nearfar.data.sources.record_numbers import is_blank
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import captions, field_of
 from nearfar.errors import UserError
@@ -13,6 +14,22 @@ from nearfar.errors import UserError
 ADDRESSES = ("url", "image_url", "URL")
 
 DOWNLOAD = "addresses of images, not images. Download them first (img2dataset does) and name the column of their paths"
+
+
+LOOKED_AT = 20
+"""Rows at the top that say what the columns hold: the first may have blanks."""
+
+
+def top_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first value of each column that is not blank, of the rows at the top.
+
+    >>> top_row([{"image": "", "price": 3}, {"image": "a.jpg", "price": 4}])
+    {'image': 'a.jpg', 'price': 3}
+    """
+    top: dict[str, Any] = {}
+    for row in reversed(rows[:LOOKED_AT]):
+        top |= {name: value for name, value in row.items() if name not in top or not is_blank(value)}
+    return top
 
 
 def check_first(row: Mapping[str, Any], image: str | None, texts: Sequence[str], where: str) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 from nearfar import files
 from nearfar.data.sources.source import Source
-from nearfar.data.tables.arrow import ArrowSource, find_roles, undecoded
-from nearfar.data.tables.delimited import separated, zeros
+from nearfar.data.tables.arrow import ArrowSource, ColumnRoles, find_roles, undecoded
+from nearfar.data.tables.delimited import names_of, picture_name, separated, zeros
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
+from nearfar.data.tables.first_row import LOOKED_AT, top_row
+from nearfar.data.tables.picture_paths import folder_of
 from nearfar.errors import UserError
 from nearfar.files import why
 
@@ -23,8 +25,10 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False, "skipinitialspace": True}),
     ".tsv": ("csv", {"keep_default_na": False, "skipinitialspace": True, "sep": "\t"}),
     ".txt": ("csv", {"keep_default_na": False, "skipinitialspace": True}),
+    ".token": ("csv", {"keep_default_na": False, "skipinitialspace": True, "sep": "\t"}),
     ".jsonl": ("json", {}),
     ".ndjson": ("json", {}),
+    ".json": ("json", {}),
     ".parquet": ("parquet", {}),
 }
 """The reader of `datasets` for each kind of file, with its options."""
@@ -72,6 +76,8 @@ def table(
         raise UserError(f"{file}: no such file")
     if file.stat().st_size == 0:
         raise UserError(f"{file}: the file is empty")
+    if kind != "parquet" and _starts_as_zip(file):
+        raise UserError(f"{file}: by its content a spreadsheet or an archive: save it as {file.suffix[1:].upper()}")
     if kind != "parquet" and (line := line_not_utf8(file)) is not None:
         raise UserError(f"{file}: line {line} is not UTF-8 text: {REMEDY}")
     named: dict[str, Any] = {
@@ -86,6 +92,8 @@ def table(
         options = options | separated(file, options.get("sep", ","))
         header, first = _top(file, options)
         roles = find_roles(header, where=str(file), row=first, **named)
+        named["text"] = repeated(file, options, header, roles) if text is None else text
+        roles = find_roles(header, where=str(file), row=first, **named)
         # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
         # beside blanks would become a float, and large ones would be rounded to one.
         pairs = {} if roles.pairs is None else roles.pairs.of
@@ -98,12 +106,24 @@ def table(
             *pairs.get("negative_text", ()),
             *zeros(file, options, (roles.label, roles.domain)),
         )
-        options = {**options, "converters": {column: str for column in written if column is not None}}
+        as_written: dict[str, Any] = {column: str for column in written if column is not None}
+        if "names" in options:
+            as_written["image"] = picture_name
+        options = {**options, "converters": as_written}
     rows = _rows(file, kind, options, cache_dir)
-    roles = find_roles(rows.column_names, where=str(file), row=undecoded(rows)[0], **named)
-    source = ArrowSource(rows, roles, name=file.name, root=root or file.parent)
+    raw = undecoded(rows)
+    first = top_row([raw[place] for place in range(min(len(raw), LOOKED_AT))])
+    roles = find_roles(rows.column_names, where=str(file), row=first, **named)
+    picture = first.get(roles.image) if roles.image is not None else None
+    usual = folder_of(picture, file.parent) if isinstance(picture, str) else file.parent
+    source = ArrowSource(rows, roles, name=file.name, root=usual if root is None else root)
     source.is_written = kind == "csv"
     return source
+
+
+def _starts_as_zip(file: Path) -> bool:
+    with file.open("rb") as start:
+        return start.read(4) == b"PK\x03\x04"
 
 
 def _rows(file: Path, kind: str, options: dict[str, Any], cache_dir: str | os.PathLike[str] | None) -> Any:
@@ -115,13 +135,28 @@ def _rows(file: Path, kind: str, options: dict[str, Any], cache_dir: str | os.Pa
         )
 
 
+def repeated(file: Path, options: dict[str, Any], header: Sequence[str], roles: ColumnRoles) -> tuple[str, ...] | None:
+    """All columns of the captions, where the header has their name several times; None where it has no name twice.
+
+    Raises:
+        UserError: another column that is read is there twice.
+    """
+    names = names_of(file, options)
+    for role in ("image", "label", "domain", "group"):
+        if names.count(column := getattr(roles, role)) > 1:
+            raise UserError(f"{file}: two columns are called {column!r}: give each a name of its own")
+    if not any(names.count(column) > 1 for column in roles.text):
+        return None
+    return tuple(name for name, written in zip(header, names, strict=False) if written in roles.text)
+
+
 def _top(file: Path, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """The columns of a CSV or TSV file, and its first row as it is written."""
+    """The columns of a CSV or TSV file, and the first value of each as it is written."""
     from pandas import read_csv
 
     with _named(file):
-        top = read_csv(file, nrows=1, dtype=str, **options)
-        return [str(column) for column in top.columns], {} if top.empty else top.iloc[0].to_dict()
+        top = read_csv(file, nrows=LOOKED_AT, dtype=str, **options)
+        return [str(column) for column in top.columns], top_row(top.to_dict("records"))
 
 
 @contextmanager

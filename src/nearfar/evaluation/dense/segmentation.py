@@ -158,7 +158,7 @@ class _Reader:
         parts = list(self._parts(source))
         if not parts or not any(bool((masks >= 0).any()) for _, masks, _, _ in parts):
             name = getattr(source, "name", "the data")
-            raise UserError(f"{name} holds no picture with a mask that can be read\n{self.skipped.listing(5)}")
+            raise UserError(f"{name} holds no picture with a mask that can be read\n{self.skipped.reasons(5)}")
         maps, masks, rows, groups = zip(*parts, strict=True)
         numbers = np.unique([str(group) for part in groups for group in part], return_inverse=True)[1]
         return DenseData(torch.cat(maps), torch.cat(masks), torch.tensor([r for part in rows for r in part]), numbers)

@@ -46,7 +46,7 @@ def read_pictures(
         yield places, pictures
     skipped.check(len(rows), limit=max_skipped, name=name, total=len(rows))
     if skipped.count == len(rows):
-        raise UserError(f"{name} holds no picture that can be read\n{skipped.listing(5)}")
+        raise UserError(f"{name} holds no picture that can be read\n{skipped.reasons(5)}")
 
 
 def halves(groups: Sequence[Hashable]) -> list[int]:

@@ -14,6 +14,9 @@ MOST_PARTS = 20
 LEAST_IN_PART = 10
 """Queries that a part of a long breakdown must have: a class of one picture is right or wrong, and tells nothing."""
 
+LEAST_OF_FEW = 3
+"""Queries that a part of a short breakdown must have."""
+
 
 def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
     """The figures that one looks for first."""
@@ -78,13 +81,12 @@ def _breakdown(result: Result, kind: str, called: str) -> list[Table]:
 
 
 def _telling(parts: Mapping[str, Mapping[str, Metric]]) -> tuple[Mapping[str, Mapping[str, Metric]], str]:
-    """The parts that are large enough to say something, and a word on the others. Few parts stay as they are: domains
-    are no list of best and worst."""
-    if len(parts) <= MOST_PARTS:
-        return parts, ""
-    telling = {name: part for name, part in parts.items() if max(m.n for m in part.values()) >= LEAST_IN_PART}
+    """The parts that are large enough to say something, and a word on the others. Of few parts, which are
+    no list of best and worst, only the smallest are left out."""
+    least = LEAST_IN_PART if len(parts) > MOST_PARTS else LEAST_OF_FEW
+    telling = {name: part for name, part in parts.items() if max(m.n for m in part.values()) >= least}
     few = len(parts) - len(telling)
-    return telling, f"; {few:,} with fewer than {LEAST_IN_PART} are left out" if few else ""
+    return telling, f"; {few:,} with fewer than {least} are left out" if few else ""
 
 
 def _number(metrics: Mapping[str, Metric], names: Sequence[str]) -> Cell:

@@ -31,6 +31,7 @@ from nearfar.search.index.kept import plain_row
 from nearfar.search.index.manifest import NAME, load_manifest
 from nearfar.search.index.records import (
     UnreadItem,
+    as_moving,
     decode,
     decode_video,
     read_image_record,
@@ -112,6 +113,7 @@ def build(
         others = {other: names for other, names in writer.manifest.kept.items() if other != name}
         writer.manifest.kept = {**others, name: columns} if columns else others
         known = {key for key, item in writer.items.items() if item.source == name}
+        source = as_moving(source)
         reader = for_videos(encoder, source)
         shared = shared_sides(reader, source)
         side = next(name for name in ("image", "video", "text") if name in shared)
@@ -127,7 +129,7 @@ def build(
             skipped.check(read_count, limit=max_skipped, name=name, total=read_count)
         if not indexer.keys:
             noun = {"image": "picture"}.get(side, side)
-            raise UserError(f"{name} holds no {noun} that can be indexed:\n{skipped.listing(5)}")
+            raise UserError(f"{name} holds no {noun} that can be indexed:\n{skipped.reasons(5)}")
         for key in known - indexer.keys:
             writer.remove(key)
         indexer.counts |= {"removed": len(known - indexer.keys), "skipped": skipped.count}

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 from nearfar import files
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
-from nearfar.data.sources.source import Concatenation, Mapped, Selection, captions, readable
+from nearfar.data.sources.source import Concatenation, Mapped, Selection, Source, Stream, captions, readable
 from nearfar.data.tables.cells import SAMPLE, SHARD
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item
@@ -41,6 +41,8 @@ def read_image_record(
 
     Raises UserError when the record has no picture or its file cannot be found.
     """
+    if record.get(side) is None and side in record:
+        raise UserError(f"it has no {side}")
     if record.get(side) is None:
         raise UserError(f"record {place} has no {side}, only {', '.join(record)}: name the column with {side}=NAME")
     image, path = record[side], None
@@ -67,6 +69,31 @@ def numbers_by_place(source: Any) -> bool:
     while isinstance(source, Selection | Mapped):
         source = source.source
     return isinstance(source, Concatenation)
+
+
+def as_moving(source: Any) -> Any:
+    """Records of videos without the still picture that they have beside it, which says less; other data as they are.
+
+    >>> from nearfar.data import Records
+    >>> as_moving(Records([{"image": "middle.png", "video": "a.mp4", "text": "a dog runs"}], name="clips"))
+    <clips: 1 records of video, text>
+    """
+    if not isinstance(source, Source | Stream) or not {"image", "video"} <= {*source.columns} or not all_move(source):
+        return source
+    columns = [name for name in source.columns if name != "image"]
+    return source.map(_without_image, columns=columns) if isinstance(source, Source) else source
+
+
+def all_move(source: Any) -> bool:
+    """Whether all records have a video: of joined data each part says so."""
+    while isinstance(source, Selection):
+        source = source.source
+    parts = source.sources if isinstance(source, Concatenation) else [source]
+    return all("video" in part.columns for part in parts)
+
+
+def _without_image(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "image"}
 
 
 def with_kept(unread: UnreadItem, row: Mapping[str, Any], columns: Iterable[str]) -> UnreadItem:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nearfar import files, templates
 from nearfar.search.index.items import Hit
-from nearfar.search.page.pictures import data_uri, hit_uri, thumbnail
+from nearfar.search.page.pictures import data_uri, hit_thumbnail, hit_uri, thumbnail
 from nearfar.search.querying.query import Query, Results
 
 
@@ -49,6 +49,7 @@ def card(hit: Hit, *, best: float) -> dict[str, Any]:
     numbers."""
     return {
         "picture": hit_uri(hit),
+        "still": data_uri(hit_thumbnail(hit)) if hit.moves else "",
         "caption": hit.caption or "(no caption)",
         "name": hit.path or hit.key,
         "rank": hit.rank,

@@ -130,7 +130,7 @@ def note_skipped(run: Run, name: str, skipped: Skipped | None) -> None:
         return
     run.left_out.append((name, skipped))
     if run.out and processes.is_main():
-        Skipped.by_source(run.left_out).write(run.out)
+        Skipped.by_source(run.left_out).write(run.out / "skipped.txt")
 
 
 def report_contents(

@@ -32,6 +32,15 @@
     chosen = buttons().indexOf(button);
     nameParts();
   });
+  // Whoever wants less motion sees the first frame of a video that moves in the gallery.
+  const motionless = matchMedia("(prefers-reduced-motion: reduce)");
+  const still = (image) => {
+    if (!motionless.matches || image.src.startsWith("data:")) return;
+    const canvas = Object.assign(document.createElement("canvas"), { width: image.naturalWidth, height: image.naturalHeight });
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    image.src = canvas.toDataURL();
+  };
+  document.addEventListener("load", (event) => event.target.matches?.("#hits img") && still(event.target), true);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") document.querySelector("#larger button")?.click();
   });
@@ -49,7 +58,7 @@
     },
     chose: () => {
       show("#larger");
-      if (matchMedia("(prefers-reduced-motion: reduce)").matches) document.querySelector("#larger video")?.pause();
+      if (motionless.matches) document.querySelector("#larger video")?.pause();
     },
   };
   new MutationObserver(nameParts).observe(document.body, { childList: true, subtree: true, characterData: true });
