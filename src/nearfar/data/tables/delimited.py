@@ -177,7 +177,7 @@ def zeros(file: Path, options: dict[str, Any], used: Iterable[str | None]) -> li
     places: set[int] = set()
     with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
         rows = _rows(lines, options)
-        header = options.get("names") or next(rows, [])
+        header: list[str] = options.get("names") or next(rows, [])
         for row in rows:
             places |= {place for place, field in enumerate(row) if field[:1] == "0" and field[1:2].isdigit()}
     names = [header[place] for place in sorted(places) if place < len(header)]
