@@ -12,6 +12,7 @@ from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Query, build, query, search_many
+from nearfar.search.querying.query_files import QueryFile
 from search.colours import COLOURS, SHAPES, ColourEncoder, draw, png
 
 NAMES = [name for name in COLOURS if name != "white"]
@@ -150,3 +151,10 @@ def test_mistakes_are_answered_in_one_line(command, tmp_path, monkeypatch, words
     with pytest.raises(SystemExit, match=message):
         command(*(places.get(word, word) for word in words))
     assert not list(tmp_path.glob("*h.*"))
+
+
+def test_pictures_of_a_camera_are_queries_whatever_their_names_say(tmp_path):
+    """A name such as IMG_0001 is no caption, and a query by picture needs none."""
+    for number, colour in enumerate(("red", "green", "blue")):
+        draw(colour).save(tmp_path / f"IMG_{number:04d}.png")
+    assert [query.image is not None for query in QueryFile(tmp_path)] == [True, True, True]

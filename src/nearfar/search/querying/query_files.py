@@ -32,7 +32,7 @@ class QueryFile:
     def __init__(self, path: str | os.PathLike[str], column: str | None = None) -> None:
         path = Path(path)
         if path.is_dir() and next(path.glob("*.tar"), None) is None:
-            self._records: Any = open_source(str(path), captions="name")
+            self._records: Any = open_source(str(path), captions="none")
             self._side = "image"
         elif path.suffix.lower() == ".txt":
             if column is not None:
