@@ -19,9 +19,10 @@ def counts(table: pa.Table, pictures: np.ndarray) -> dict[str, int]:
         table: the items, as `nearfar.search.index.items.read_table` gives them.
         pictures: the bytes of the index's picture file, uint8 `[B]`.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    file, kept = pc.is_valid(table["path"]), pc.greater(table["length"], 0)
+    file, kept = pc.is_valid(table["path"]), table["length"].cast(pa.bool_())  # `> 0` would import pandas
     texts = total(pc.invert(pc.or_(file, kept)))
     videos = total(pc.and_(file, kept)) + in_memory(table.filter(pc.and_(pc.invert(file), kept)), pictures)
     kinds = {"picture": len(table) - texts - videos, "video": videos, "text": texts}

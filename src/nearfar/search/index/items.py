@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import damaged, table_fault
@@ -196,6 +199,19 @@ def read_table(directory: Path, manifest: Manifest) -> pa.Table:
     if fault:
         raise damaged(directory, fault)
     return table
+
+
+def rows_of(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The items of these numbers `[K]`, as their values by column.
+
+    Row numbers come to Arrow as a buffer: where it makes an array of numpy's it imports pandas, which takes longer than
+    a query.
+    """
+    import pyarrow as pa
+
+    numbers = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
+    records: list[dict[str, Any]] = table.take(numbers).to_pylist()
+    return records
 
 
 def with_added(table: pa.Table) -> pa.Table:

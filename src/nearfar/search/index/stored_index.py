@@ -14,7 +14,7 @@ from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
-from nearfar.search.index.items import MOVING, Hit, moves, read_table, to_item
+from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, to_item
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import candidates, neighbours, ordered
@@ -146,7 +146,7 @@ class Index:
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
         """Scores and rows of one query as hits, best first."""
         scored_rows = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
-        records = self.table.take(np.array([row for _, row in scored_rows], np.int64)).to_pylist()
+        records = rows_of(self.table, np.array([row for _, row in scored_rows], np.int64))
         return [
             self._hit(rank, score, values)
             for rank, ((score, _), values) in enumerate(zip(scored_rows, records, strict=True), 1)
