@@ -311,3 +311,18 @@ def test_the_last_lines_run_as_they_are_printed(run, capsys):
     cli.main(shlex.split(search)[1:])
     assert ".png" in capsys.readouterr().out
     assert "nearfar evaluate" in said
+
+
+def test_what_is_broken_may_lie_in_the_share_held_out(emoji, small):
+    """Few pairs are held out: one broken picture and one without a caption are more than a tenth of them, and are
+    counted; of all pairs they are few."""
+    records = [dict(record) for record in open_source(emoji)]
+    held = {record["image"] for record in hold_out(Records(records, name="d"), 0.2)[1]}
+    broken, bare = [record for record in records if record["image"] in held][:2]
+    records[records.index(broken)] = {**broken, "image": "gone.png"}
+    records[records.index(bare)] = {**bare, "text": [" "]}
+    rows = Records(records, name="d")
+    places = [place for place, record in enumerate(records) if record["image"] in {*held, "gone.png"}]
+    test, others = rows.select(places), rows.select([place for place in range(len(rows)) if place not in places])
+    outcome = nearfar.adapt(others, small, test=test, keep_worse=True)
+    assert sorted(problem.why.split(": ")[-1] for problem in outcome.skipped) == ["no caption", "no such file"]

@@ -309,3 +309,15 @@ def test_unequal_pictures_and_where_they_went():
         for x, y in [(8, 8), (20, 12), (16, 24)]:
             place = torch.linalg.inv(batch["geometry"][0, b]) @ torch.tensor([float(x), float(y), 1.0])
             assert batch["image"][b, :2, y, x].tolist() == pytest.approx((2 * place[:2]).tolist(), abs=1.5)
+
+
+def test_a_share_held_out_is_judged_with_the_rest_of_its_data():
+    """One broken picture of forty may lie among four held out; as data of its own it is too many."""
+    rows = [{"image": png(i), "text": f"thing {i}"} for i in range(40)]
+    rows[7]["image"] = b"no picture"
+    whole, options = Records(rows, name="rows"), {"image_size": 8, "tokenizer": train_tokenizer(["a"], 300)}
+    made = Loader(whole.select([3, 7, 11, 15]), batch_size=2, shuffle=False, drop_last=False, **options)
+    assert sum(len(batch["index"]) for batch in made) == 3
+    assert made.skipped.problems[0].where == "rows, record 7 (image of 10 bytes)"
+    with pytest.raises(UserError, match="of the [24] records read"):
+        list(Loader(Records(rows[5:9], name="few"), batch_size=2, drop_last=False, **options))

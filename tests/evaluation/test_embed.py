@@ -276,3 +276,17 @@ def test_a_caption_that_is_an_object_among_others_is_skipped_with_its_place(enco
     assert problem.where == "rows, record 7"
     assert "text=COLUMN.en" in problem.why
     assert len(embed(encoder, Records(records, name="rows"), captions=0).image) == 12
+
+
+def test_a_share_of_few_records_is_judged_with_the_rest_of_its_data(encoder, colours):
+    """One broken picture of forty is no reason to stop where it happens to be one of four held out."""
+    records = [dict(record) for record in [*colours] * 4]
+    records[5]["image"] = b"no picture"
+    held = Records(records, name="rows").select([1, 5, 9, 13])
+    data = embed(encoder, held)
+    assert [str(problem).split(": ")[0] for problem in data.skipped] == ["rows, record 5"]
+    with pytest.raises(UserError, match="1 of the 4 records read"):
+        embed(encoder, Records([dict(record) for record in held], name="rows"))
+    many = [{**record, "image": b"no picture"} if place < 8 else record for place, record in enumerate(records)]
+    with pytest.raises(UserError, match="8 of the 8 records read"):
+        embed(encoder, Records(many, name="rows").select(range(8)))

@@ -13,7 +13,7 @@ import torch
 from nearfar.adaptation import opened_inputs as inputs
 from nearfar.adaptation import trials as tried
 from nearfar.adaptation.adapted_model import adapted
-from nearfar.adaptation.frozen_features import FrozenFeatures
+from nearfar.adaptation.frozen_features import FrozenFeatures, note_captionless
 from nearfar.adaptation.kept_reading import Readings, agreed
 from nearfar.adaptation.outcome import Adapted
 from nearfar.adaptation.trainable import may_train, refusal
@@ -81,6 +81,7 @@ class Work:
         embedded = {
             name: embed(self.readings.of(model), self.measured_on, **self.reading) for name, model in models.items()
         }
+        note_captionless(embedded["before"])
         figures = {name: retrieval(data, seed=self.seed) for name, data in embedded.items()}
         outcome = Adapted(
             model=after,

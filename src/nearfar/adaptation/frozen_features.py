@@ -67,10 +67,7 @@ class FrozenFeatures:
 
     def captioned(self) -> FrozenFeatures:
         """Those that have a caption; the others count as skipped."""
-        known = torch.zeros(len(self), dtype=torch.bool)
-        known[self.data.image_of_text] = True
-        for row in (~known).nonzero()[:, 0].tolist():
-            self.data.skipped.add(f"{self.data.source}, record {int(self.data.index[row])}", "no caption")
+        known = note_captionless(self.data)
         return self if known.all() else self.select(known.nonzero()[:, 0])
 
     def embedded(self, image: Tensor, text: Tensor) -> Embeddings:
@@ -79,6 +76,15 @@ class FrozenFeatures:
             self.data,
             sides={"image": Side(image, torch.arange(len(self))), "text": Side(text, self.data.image_of_text)},
         )
+
+
+def note_captionless(data: Embeddings) -> Tensor:
+    """Count records without a caption as skipped; which others there are, `[N]` bool."""
+    known = torch.zeros(len(data), dtype=torch.bool)
+    known[data.image_of_text] = True
+    for row in (~known).nonzero()[:, 0].tolist():
+        data.skipped.add(f"{data.source}, record {int(data.index[row])}", "no caption")
+    return known
 
 
 class _BothStages:

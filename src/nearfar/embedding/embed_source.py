@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 from nearfar import console, lookup
 from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.record_groups import Groups, picture_key
-from nearfar.data.sources.record_numbers import own_group, record_id
-from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Source, Stream, numbered
+from nearfar.data.sources.record_numbers import numbered, own_group, record_id
+from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
+from nearfar.data.sources.source import Source, Stream
 from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.errors import UserError, at_least
@@ -279,7 +279,7 @@ class _Reader:
                         good.append(values)
                         self._keep(row, place, record)
                 read_count += len(part)
-                self.skipped.check(read_count, limit=self.max_skipped, name=self.name, total=self.total)
+                self.skipped.check(read_count, limit=self.max_skipped, name=self.name, total=judged_over(self.source))
                 if good:
                     yield good
 

@@ -24,7 +24,7 @@ from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import count_negatives, text_fields
 from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
-from nearfar.data.sources.skipped import BadRecord, Skipped
+from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Record, Source, captions
 from nearfar.embedding.feature_loader import FeatureLoader, Features, KeptTexts, tokens_of
 from nearfar.errors import UserError
@@ -161,7 +161,7 @@ def _read(
             usable.append(row)
         except BadRecord as problem:
             skipped.add(f"{source.name}, record {place}", str(problem))
-    skipped.check(len(source), limit=reading["max_skipped"], name=source.name, total=len(source))
+    skipped.check(len(source), limit=reading["max_skipped"], name=source.name, total=judged_over(source))
     read = [(image[usable], geometry[:, usable])]
     part = source.select([places[row] for row in usable])
     read += [_pictures(model, part, preset, turn, [], reading, progress)[:2] for turn, preset in enumerate(others, 1)]

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nearfar.data.batches.held_out import BROAD, FEW, Content, content_of, digest, fraction
-from nearfar.data.sources.record_numbers import stream_place, with_id
+from nearfar.data.sources.record_numbers import numbered, stream_place, with_id
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Records, Stream, numbered
+from nearfar.data.sources.source import Record, Records, Stream
 from nearfar.errors import UserError
 
 MOST = 2000

@@ -20,9 +20,9 @@ from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import FieldOptions, usual_fields
 from nearfar.data.pictures.images import describe
 from nearfar.data.sources.record_groups import Groups
-from nearfar.data.sources.record_numbers import record_id
-from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Source, Stream, numbered
+from nearfar.data.sources.record_numbers import numbered, record_id
+from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
+from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
 
 ATTEMPTS = 50
@@ -266,7 +266,9 @@ class Loader:
         """Stop when too much is unusable: of at least a hundred records in mid-epoch, of all there were at its end."""
         unusable = self._unusable if self._total is not None else self.skipped  # a stream finds them as it is read
         if unusable.count:
-            total = self._rows_read if at_end else self._total
+            whole, own = judged_over(self.source), self._total or 0
+            is_share = whole is not None and 2 * own < whole  # held out of its data, and judged with the rest
+            total = whole if is_share else self._rows_read if at_end else self._total
             unusable.check(self._rows_read, limit=self.max_skipped, name=self.source.name, total=total)
 
 

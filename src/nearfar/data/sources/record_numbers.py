@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from operator import index
 from typing import Any, SupportsIndex
@@ -47,6 +47,13 @@ def with_id(record: dict[str, Any], place: int) -> dict[str, Any]:
 def stream_place(part: int, number: int) -> int:
     """The place of a stream's record: the id of a record that has none of its own."""
     return (part << 32) + number
+
+
+def numbered(stream: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A stream's records in its own order, each with its place."""
+    for part in range(stream.parts):
+        for number, record in enumerate(stream.read(part)):
+            yield stream_place(part, number), record
 
 
 def own_group(record: Mapping[str, Any]) -> Any:

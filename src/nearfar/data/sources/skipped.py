@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nearfar import files
 from nearfar.errors import UserError
@@ -18,6 +18,19 @@ LISTED = 1000
 JUDGED = 100
 """The share is judged over at least this many records (or all, if there are fewer), so that one broken picture among
 the first five does not stop a run."""
+
+
+def judged_over(source: Any) -> int | None:
+    """How many records there are in the data that a source is a part of: a share of few records, one of them broken, is
+    judged with the rest of its data. None of a stream.
+
+    >>> from nearfar.data import Records
+    >>> judged_over(Records([{"text": c} for c in "abcdefgh"]).select([1, 5]))
+    8
+    """
+    while (whole := getattr(source, "source", None)) is not None:
+        source = whole
+    return len(source) if hasattr(source, "__len__") else None
 
 
 class BadRecord(UserError):

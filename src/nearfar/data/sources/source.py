@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, overload
 
-from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, own_group, record_id, stream_place, with_id
+from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, own_group, record_id, with_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
 
@@ -240,6 +240,9 @@ class Selection(Source):
         whole = self.source.ids()
         return [whole[i] for i in self.indices]
 
+    def where(self, place: int) -> str:
+        return self.source.where(self.indices[place])
+
     def record(self, index: int) -> Record:
         place = self.indices[index]
         return with_id(self.source.record(place), place)
@@ -258,6 +261,9 @@ class Mapped(Source):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def where(self, place: int) -> str:
+        return self.source.where(place)
 
     def record(self, index: int) -> Record:
         record = self.source.record(index)
@@ -317,13 +323,6 @@ def concat(*sources: Source, name: str | None = None) -> Source:
     (['cat', 'dog'], ['cats', 'pets'], 1, 1, 1)
     """
     return sources[0] if len(sources) == 1 else Concatenation(sources, name=name)
-
-
-def numbered(stream: Stream) -> Iterator[tuple[int, Record]]:
-    """A stream's records in its own order, each with its place."""
-    for part in range(stream.parts):
-        for number, record in enumerate(stream.read(part)):
-            yield stream_place(part, number), record
 
 
 def captions(text: Any) -> list[str]:

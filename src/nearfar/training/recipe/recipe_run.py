@@ -100,7 +100,8 @@ class AssembledRun:
                 ):
                     print(problem)
             return
-        embeddings = embed(model, self.held_out, captions=settings.captions, progress=config.progress)
+        most = self.recipe.data.max_skipped
+        embeddings = embed(model, self.held_out, captions=settings.captions, max_skipped=most, progress=config.progress)
         finish.note_skipped(run, self.held_out.name, embeddings.skipped)
         if settings.protocols is None and config.progress:
             for name, reason in left_out(model, embeddings).items():
