@@ -319,5 +319,5 @@ def test_a_share_held_out_is_judged_with_the_rest_of_its_data():
     made = Loader(whole.select([3, 7, 11, 15]), batch_size=2, shuffle=False, drop_last=False, **options)
     assert sum(len(batch["index"]) for batch in made) == 3
     assert made.skipped.problems[0].where == "rows, record 7 (image of 10 bytes)"
-    with pytest.raises(UserError, match="of the [24] records read"):
+    with pytest.raises(UserError, match=r"of the [24] records read"):
         list(Loader(Records(rows[5:9], name="few"), batch_size=2, drop_last=False, **options))

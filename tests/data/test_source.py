@@ -98,3 +98,9 @@ def test_an_option_goes_to_the_parts_of_the_world_that_have_it():
         UserError, match=r"no option 'style'\. Did you mean 'styles'\? There are: styles, language, tags, clean"
     ):
         open_source("world/emoji+clipart", style=["noto"])
+
+
+def test_texts_leave_out_a_caption_that_is_an_object():
+    """A tokenizer is trained before the loader counts what cannot be used."""
+    rows = [{"text": "a cat"}, {"text": {"en": "a dog"}}, {"text": [{"raw": "a fox"}]}, {"text": ["an owl", None]}]
+    assert Records(rows).texts() == ["a cat", "an owl"]

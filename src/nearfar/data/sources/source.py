@@ -108,12 +108,13 @@ class Source(ABC):
                 yield None, None
 
     def texts(self) -> list[str]:
-        """Every caption of every record, in order: what a tokenizer is trained on.
+        """Every caption of every record, in order: what a tokenizer is trained on. A text that cannot be used has none.
 
         >>> Records([{"text": ["a cat", "a tabby"]}, {"text": "a dog"}]).texts()
         ['a cat', 'a tabby', 'a dog']
         """
-        return [caption for text in self.column("text") for caption in captions(text)]
+        texts = map(stored_captions, self.column("text"))
+        return [each for text in texts if isinstance(text, list) for each in text if isinstance(each, str)]
 
     def select(self, indices: Iterable[int], *, name: str | None = None) -> Source:
         """The records of these numbers, in this order.
