@@ -200,6 +200,15 @@ def test_half_precision(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+@pytest.mark.slow
+def test_commands(run, tmp_path):
+    out = tmp_path / "made" / "commands.json"
+    output = run("commands", "--rounds", 1, "--output", out)
+    seconds = json.loads(out.read_text())["cpu_s"]
+    assert seconds["nearfar recipes"] < seconds["import torch"] < seconds["nearfar search"]
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_training_loop(run, tmp_path):
     out = tmp_path / "made" / "loop.json"
     small = ("--set", "training.batch_size=6", "training.chunk=3", "data.limit=12", "model.image_size=32")

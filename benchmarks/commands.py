@@ -1,0 +1,95 @@
+"""What a command costs before it does anything: `nearfar search` with one query, and commands without torch, beside
+`import torch` alone, and with what transformers needs to run a model.
+
+    .venv/bin/python benchmarks/commands.py
+
+Each is a process of its own; CPU seconds are of the whole process. All run in turn within each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+from _measure import ratios, spread
+from nearfar import files, load
+from nearfar.data import world
+from nearfar.search import build
+
+RESULTS = Path(__file__).parent / "results" / "commands.json"
+TORCH, TRANSFORMERS = "import torch", "import torch, transformers.modeling_utils"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="starter", help="what the index is made with")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        index = str(Path(folder) / "index")
+        build(load(args.model), world.emoji("val"), index, model=args.model)
+        commands = {
+            TORCH: ["-c", TORCH],
+            TRANSFORMERS: ["-c", TRANSFORMERS],
+            "nearfar search": ["-m", "nearfar.cli", "search", "a red heart", "--index", index],
+            "nearfar recipes": ["-m", "nearfar.cli", "recipes"],
+            "nearfar train --help": ["-m", "nearfar.cli", "train", "--help"],
+        }
+        for command in commands.values():
+            cpu_seconds(command)  # what is compiled and cached at the first start is not counted
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(args.rounds):
+            for name, command in commands.items():
+                seconds[name].append(cpu_seconds(command))
+    record = {
+        "rounds": args.rounds,
+        "model": args.model,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "load": os.getloadavg()[0],
+        "cpu_s": seconds,
+    }
+    files.write(args.output, json.dumps(record, indent=1) + "\n")
+    files.write(args.output.with_suffix(".md"), as_markdown(record))
+    print(as_markdown(record))
+
+
+def cpu_seconds(arguments: Sequence[str]) -> float:
+    """CPU seconds of a Python process with these arguments, on one thread."""
+    before = _spent()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment, check=True)
+    return _spent() - before
+
+
+def _spent() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def as_markdown(record: dict) -> str:
+    lines = [
+        "{rounds} rounds, torch {torch}, transformers {transformers}, model {model}, load average {load:.1f}.".format(
+            **record
+        ),
+        "",
+        "| process | CPU seconds | to `import torch`, round by round |",
+        "|:--|--:|--:|",
+    ]
+    for name, seconds in record["cpu_s"].items():
+        lines.append(f"| `{name}` | {median(seconds):.2f} | {spread(ratios(seconds, record['cpu_s'][TORCH]))} |")
+    return "\n".join([*lines, "", "    python benchmarks/commands.py", ""])
+
+
+if __name__ == "__main__":
+    main()
