@@ -68,6 +68,10 @@ class Method(nn.Module, ABC):
     answers: bool = False
     """Whether its batches hold the answers to the questions in `text`."""
 
+    captions: bool = True
+    """Whether its batches hold the records' texts; a method that reads none trains on records without. Read as
+    `answers` is."""
+
     text_pairs: bool = False
     """Whether its batches hold the second text of each pair, and each sample's own number of hard negatives, where the
     data have them. Read as `answers` is."""

@@ -41,8 +41,8 @@ class XCLIP(Method):
             `training.min_lr`.
         temperature: tau, fixed; by default the model's, else 0.01.
 
-    The batch has `video` `[B, T, 3, H, W]` float32 and `label` `[B]` int64. Logs `accuracy`, the share of videos whose
-    name comes first, in training of the larger part of each mixture.
+    The batch has `video` `[B, T, 3, H, W]` float32 and `label` `[B]` int64; texts of single videos are not read. Logs
+    `accuracy`, the share of videos whose name comes first, in training of the larger part of each mixture.
 
     Raises:
         UserError: another model, no class names, or a video without a label among them.
@@ -55,6 +55,8 @@ class XCLIP(Method):
     >>> XCLIP(model, classes=names)(batch)["loss"].ndim
     0
     """
+
+    captions = False
 
     def __init__(
         self,

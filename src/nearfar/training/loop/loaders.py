@@ -54,12 +54,13 @@ def run_length(loader: Iterable[Batch], config: TrainConfig) -> tuple[int, int |
 
 
 def data_settings(method: Method) -> dict[str, Any]:
-    """What a method needs of its data, as settings of a `Loader`; None: the loader's own."""
+    """What a method needs of its data, as settings of `make_loader`; None: the loader's own."""
     return {
         "views": method.views,
         "n_views": method.n_views,
         "validation_views": method.validation_views,
         "answers": method.answers,
+        "captions": method.captions,
         "text_pairs": method.text_pairs or None,
     }
 
@@ -69,12 +70,15 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     in order, with the preset `validation_views` ("none" by default, None: as in training) and texts as they are,
     otherwise. It has the usual
     fields that the model's attributes call for (`image_size`, `tokenizer` ...), and those that its `fields(training)`
-    returns, where it has such a method."""
+    returns, where it has such a method; with `captions=False` in the options no texts."""
     from nearfar.data import Loader
     from nearfar.data.fields.usual import settings_of
 
     mine, plain = share_of_batch(config), options.pop("validation_views", "none")
     options = {name: value for name, value in options.items() if value is not None}
+    made_of = settings_of(model)
+    if not options.pop("captions", True):
+        made_of.pop("tokenizer", None)
     share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
     if not training:
         options.pop("text_views", None)  # texts are validated as they are
@@ -84,7 +88,7 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     own = model.fields(training) if hasattr(model, "fields") else []
     fields = [*own, *options.pop("fields", [])]
     made_for = {"device": next(model.parameters()).device, "seed": config.seed, "workers": config.workers}
-    return Loader(source, fields, **{**settings_of(model), **made_for, **share, **options})
+    return Loader(source, fields, **{**made_of, **made_for, **share, **options})
 
 
 def _check_share(loader: Any) -> None:
