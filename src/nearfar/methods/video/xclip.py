@@ -106,6 +106,11 @@ class XCLIP(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if self.tokens is None:
             raise UserError("xclip knows no class names yet: set classes, or call begin with the data's first")
+        if "label" not in batch:
+            raise UserError(
+                "xclip needs the class of each video, and these data have no labels: name the column with label=NAME, "
+                "or use class folders"
+            )
         video, label = batch["video"], batch["label"]
         texts = self.frozen_texts(self.model, self.tokens)
         if (unknown := label[(label < 0) | (label >= len(texts))]).numel():

@@ -103,6 +103,10 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
     from nearfar.models import MAKERS, PRESETS
     from nearfar.models.language.model import SIZES
 
+    if settings.get("make") == "video_encoder":
+        pair = settings.get("pair", "tiny-vit")
+        # A folder or a name brings its tokenizer.
+        return _needs_vocabulary(pair) if isinstance(pair, Mapping) else pair in tuple(PRESETS)
     if settings.get("make") in MAKERS:
         name = settings.get("name")
         return isinstance(name, Mapping) or name in SIZES
@@ -120,6 +124,8 @@ def _vocabulary(source: Any, settings: Mapping[str, Any]) -> Any:
     texts: Iterator[str] = (
         text for record in records for text in [*captions(record.get("text")), *answer_counts(record.get("answers"))]
     )
+    if "text" not in source.columns:
+        texts = iter(source.classes or ())
     if settings.get("clean_captions"):
         texts = (clean_caption(text, max_words=None) for text in texts)
     longest = {"max_length": length} if (length := settings.get("max_length")) else {}
