@@ -3,10 +3,10 @@ folders. Without what is added it is the mean of that model's frames."""
 
 import pytest
 import torch
-from models.dual_families import WORK
 from torch.nn import functional as F
 
 import nearfar
+from models.dual_families import WORK
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.models import FrameMean, create, video_encoder
