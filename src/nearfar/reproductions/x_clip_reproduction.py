@@ -64,7 +64,8 @@ def fresh(arm: str, seed: int) -> Any:
     torch.manual_seed(seed)
     model = video_encoder(setup.start(seed), frames=setup.DATA["frames"], **PARTS[arm])
     if arm == "without the embedding of time":
-        model.integration.time.requires_grad_(False).zero_()
+        time: Any = model.integration.time
+        time.requires_grad_(False).zero_()
     return model.eval()
 
 

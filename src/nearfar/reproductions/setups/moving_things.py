@@ -98,7 +98,7 @@ def classes(*, trained: bool) -> Classes:
     opposite, so that of the remaining pairs, too, each has its opposite beside it."""
     motions = DATA["motions"]
     number = torch.full((len(COLOURS), len(motions)), -1)
-    names = []
+    names: list[str] = []
     for (place, colour), motion in itertools.product(enumerate(COLOURS), range(len(motions))):
         if (motion // 2 == place % 3) != trained:
             number[place, motion] = len(names)
