@@ -216,7 +216,9 @@ def test_resuming_near_the_end_does_not_judge_by_the_few_that_are_left():
 
 
 def test_wrong_columns_are_explained():
-    with pytest.raises(UserError, match="has no 'text'; its columns are: image, name"):
+    with pytest.raises(
+        UserError, match="has no 'text'; its columns are: image, name: name the one that is it, text=COLUMN"
+    ):
         loader(Records([{"image": b"", "name": "x"}]))
     with pytest.raises(UserError, match="negatives=2"):
         loader(Records([{"image": b"", "text": "x"}]), negatives=2)

@@ -17,6 +17,7 @@ from nearfar.evaluation import Embeddings, Metric, Result
 from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.figures import places_on, scatter
 from nearfar.evaluation.report.model_facts import model_facts
+from nearfar.evaluation.report.retrieval_gallery import MOST_LETTERS, shown_text
 from nearfar.evaluation.report.tables import LEAST_IN_PART, breakdowns
 from nearfar.models import create
 
@@ -218,3 +219,13 @@ def test_a_class_of_one_or_two_pictures_tells_nothing_among_a_few_classes_either
     (table,) = breakdowns({"zero_shot": Result("zero_shot", {}, by={"class": parts})}, {})
     assert [row.name for row in table.rows] == ["fox", "owl"]
     assert table.caption.endswith("; 2 with fewer than 3 are left out")
+
+
+def test_a_long_caption_leaves_room_for_pictures():
+    """Forty words beside each row of pictures would be most of the report."""
+    caption = "a small red mug of bamboo " * 20
+    shown = shown_text(caption)
+    assert len(shown) <= MOST_LETTERS
+    assert caption.startswith(shown.removesuffix(" ..."))
+    assert shown.endswith(" ...")
+    assert shown_text("a red\nmug") == "a red\nmug"

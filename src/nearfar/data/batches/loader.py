@@ -24,6 +24,7 @@ from nearfar.data.sources.record_numbers import numbered, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
+from nearfar.signatures.data_columns import NAMES
 
 ATTEMPTS = 50
 """Records tried for one place in a batch before the data are called unusable."""
@@ -255,7 +256,8 @@ class Loader:
             for column in field.columns:
                 if column not in known:
                     columns = ", ".join(self.source.columns)
-                    raise UserError(f"{self.source.name} has no {column!r}; its columns are: {columns}")
+                    remedy = f": name the one that is it, {column}=COLUMN" if column in NAMES else ""
+                    raise UserError(f"{self.source.name} has no {column!r}; its columns are: {columns}{remedy}")
             for name, key in field.keys.items():
                 if name in made:
                     raise UserError(f"two fields make the batch's {name!r}: leave one out, or rename its key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 THUMBNAIL = 112
 """Pixels of the longer side."""
+
+MOST_LETTERS = 160
+"""Letters of a caption that the gallery shows."""
 
 
 def both_ways(data: Embeddings, source: Any, *, seed: int = 0) -> list[Block]:
@@ -102,13 +106,17 @@ def _picture(data: Embeddings, thumbnails: Thumbnails, image: int, place: float,
     rows = different[places[0]].tolist()
     right = data.text_group == data.match_group[image]
     texts_near = [
-        FoundText(data.captions[row], "right" if right[row] else "", ("✓ " if right[row] else "") + f"{cosine:.2f}")
+        FoundText(
+            shown_text(data.captions[row]),
+            "right" if right[row] else "",
+            ("✓ " if right[row] else "") + f"{cosine:.2f}",
+        )
         for cosine, row in zip(cosines[0].tolist(), rows, strict=True)
     ]
     if not right[rows].any():
         candidates = right.nonzero().flatten()
         best = int(candidates[(texts[candidates] @ query[0]).argmax()])
-        texts_near.append(FoundText(data.captions[best], "missed", f"✗ rank {place:.0f}"))
+        texts_near.append(FoundText(shown_text(data.captions[best]), "missed", f"✗ rank {place:.0f}"))
     rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
     name, film = data.names[image] if data.names else f"image {image}", data.picture_side == "video"
     return PictureExample(Picture(thumbnails(image), alt=name, film=film), [rank], texts_near)
@@ -130,7 +138,16 @@ def _query(data: Embeddings, thumbnails: Thumbnails, text: int, place: float, to
         best = int(candidates[(images[candidates] @ query[0]).argmax()])
         hits.append(_hit(data, thumbnails, best, f"rank {place:.0f}", "missed"))
     rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
-    return Example(data.captions[text], [rank], hits)
+    return Example(shown_text(data.captions[text]), [rank], hits)
+
+
+def shown_text(caption: str) -> str:
+    """A caption as a gallery has room for it: long ones end between two words.
+
+    >>> shown_text("a red car"), len(shown_text("word " * 100)) <= MOST_LETTERS
+    ('a red car', True)
+    """
+    return shorten(caption, MOST_LETTERS, placeholder=" ...") if len(caption) > MOST_LETTERS else caption
 
 
 def _hit(data: Embeddings, thumbnails: Thumbnails, row: int, remark: str, kind: str) -> Picture:

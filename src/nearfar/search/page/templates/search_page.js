@@ -32,7 +32,7 @@
     chosen = buttons().indexOf(button);
     nameParts();
   });
-  // Whoever wants less motion sees the first frame of a video that moves in the gallery.
+  // Whoever wants less motion sees the first frame of a video that moves as a picture.
   const motionless = matchMedia("(prefers-reduced-motion: reduce)");
   const still = (image) => {
     if (!motionless.matches || image.src.startsWith("data:")) return;
@@ -40,7 +40,7 @@
     canvas.getContext("2d").drawImage(image, 0, 0);
     image.src = canvas.toDataURL();
   };
-  document.addEventListener("load", (event) => event.target.matches?.("#hits img") && still(event.target), true);
+  document.addEventListener("load", (event) => event.target.matches?.("#hits img, #larger img") && still(event.target), true);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") document.querySelector("#larger button")?.click();
   });
