@@ -161,3 +161,12 @@ def test_a_reading_is_on_the_disk_before_anything_is_tried(emoji, small, tmp_pat
     with pytest.raises(UserError, match="no more"):
         nearfar.adapt(emoji, small, tmp_path / "run", share=0.3)
     assert len(parts) == 1
+
+
+def test_what_a_picture_takes_is_the_same_after_a_run_that_was_killed(tmp_path):
+    """Few pictures are left then, and the time for what all records take is not theirs alone."""
+    whole, rest = KeptReading(tmp_path / "whole"), KeptReading(tmp_path / "rest")
+    whole.read, whole.seconds = 100, 20.0  # 0.2 s in the tower, and 0.05 s beside it
+    rest.read, rest.seconds = 4, 0.8
+    assert whole.each(25.0, 100) == pytest.approx(rest.each(5.8, 100)) == pytest.approx(0.25)
+    assert KeptReading(tmp_path / "none").each(5.0, 100) == pytest.approx(0.05)

@@ -109,7 +109,7 @@ class Work:
         mirror = len(self.fitted_on) <= inputs.MIRROR_UP_TO
         reader, began = self.readings.of(self.start), time.perf_counter()
         features = FrozenFeatures.read(reader, self.fitted_on, mirror=mirror, **self.reading).captioned()
-        each = (time.perf_counter() - began) / (reader.kept.read or len(self.fitted_on))
+        each = reader.kept.each(time.perf_counter() - began, len(self.fitted_on))
         self.readings.write()  # what is tried may take longer than the reading did
         inputs.check_numbers(len(features), len(self.measured_on), share=self.share, name=self.fitted_on.name)
         inputs.check_captions(features.data.captions, self.fitted_on.name)

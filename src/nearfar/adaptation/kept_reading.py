@@ -52,6 +52,8 @@ class KeptReading:
         """How many pictures an earlier run left."""
         self.read = 0
         """How many went through the tower since."""
+        self.seconds = 0.0
+        """How long the tower took for these."""
         self._keys: list[bytes] = []
         self._rows: list[Tensor] = []
         self._written = time.monotonic()
@@ -62,7 +64,9 @@ class KeptReading:
         pending = {key: place for place, key in enumerate(self._keys)}
         new = [i for i, key in enumerate(keys) if key not in self._at and key not in pending]
         if new:
+            began = time.perf_counter()
             made = tower(pixels[new]).float()
+            self.seconds += time.perf_counter() - began
             self.read += len(new)
             for i, row in zip(new, made.cpu(), strict=True):
                 if keys[i] not in pending:
@@ -73,6 +77,11 @@ class KeptReading:
         if self._keys and time.monotonic() - self._written >= EVERY:
             self.write()
         return torch.stack(rows).to(pixels.device)
+
+    def each(self, seconds: float, records: int) -> float:
+        """Seconds that a picture takes, of so many for reading so many records, whatever an earlier run had read."""
+        tower = self.seconds / self.read if self.read else 0.0
+        return tower + (seconds - self.seconds) / max(records, self.read)
 
     def write(self) -> None:
         """Put what is not written yet on the disk."""
