@@ -53,6 +53,18 @@ def opened(folder):
     return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
 
+def pictures():
+    noise = np.random.default_rng(0)
+    return [Image.fromarray(noise.integers(0, 256, (*side, 3), dtype=np.uint8)) for side in ((40, 60), (32, 32))]
+
+
+def same_pictures(folder, model):
+    """By Pillow, as here: torchvision, which transformers prefers where it is, resizes to other last digits."""
+    pil = {"backend": "pil"}
+    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu", processor_kwargs=pil)
+    np.testing.assert_allclose(theirs.encode(pictures(), show_progress_bar=False), model.encode(pictures()), atol=1e-5)
+
+
 def same(folder, model):
     theirs = opened(folder).encode(TEXTS, show_progress_bar=False)
     np.testing.assert_allclose(theirs, model.encode(TEXTS), atol=1e-5)
@@ -80,19 +92,48 @@ def test_a_language_model(tokenizer, tmp_path):
     same(tmp_path / "out", model)
 
 
-@pytest.mark.parametrize("projection", ["linear", "linear-no-bias", "mlp", "none"])
-def test_the_text_side_of_a_dual_encoder(projection, tokenizer, tmp_path):
+@pytest.mark.parametrize("projection", ["linear", "linear-no-bias", "mlp", "none", {"unit": "linear"}], ids=str)
+def test_two_towers_go_out_as_a_router(projection, tokenizer, tmp_path):
     wide = {"embed_dim": 32} if projection == "none" else {"projection_dropout": 0.1}
-    model = dual(tokenizer, projection=projection, **wide)
+    heads = {"image_projection": projection, "text_projection": projection}
+    model = dual(tokenizer, **heads, **wide)
+    assert export_sentence_encoder(model, tmp_path / "out") == "it embeds texts and pictures"
+    assert not (tmp_path / "out" / "nearfar.json").exists()
+    same(tmp_path / "out", model)
+    same_pictures(tmp_path / "out", model)
+    opened(tmp_path / "out").save_pretrained(str(tmp_path / "anew"))
+    for folder in (tmp_path / "out", tmp_path / "anew"):
+        again = nearfar.load(folder)
+        assert (type(again), again.embed_dim, again.training) == (type(model), model.embed_dim, False)
+        for inputs in (TEXTS, pictures()):
+            np.testing.assert_allclose(again.encode(inputs), model.encode(inputs), atol=1e-5)
+
+
+def test_the_text_side_alone_where_nothing_else_can_be_said(tokenizer, tmp_path):
+    model = dual(tokenizer, image_pooling="mean")
     said = export_sentence_encoder(model, tmp_path / "out")
     assert said.startswith(
-        "it embeds texts alone; for pictures use model.encode, or nearfar export --onnx: its towers are"
+        "it embeds texts alone; for pictures use model.encode, or nearfar export --onnx: its ViTModel"
     )
     same(tmp_path / "out", model)
     assert said in (tmp_path / "out" / "README.md").read_text("utf-8")
-    again = nearfar.load(tmp_path / "out")
-    assert again.embed_dim == model.embed_dim
-    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+
+
+def test_a_router_to_something_else_is_a_sentence(tokenizer, tmp_path):
+    export_sentence_encoder(dual(tokenizer), tmp_path / "out")
+    with pytest.raises(UserError, match="is the side of a router that reads pictures: load the folder above it"):
+        nearfar.load(tmp_path / "out" / "image")
+    layer = tmp_path / "out" / "image" / "2_Dense" / "config.json"
+    layer.write_text(layer.read_text().replace("linear.Identity", "activation.ReLU"))
+    with pytest.raises(UserError, match="the dense layers of its image route are no projection that is made here"):
+        nearfar.load(tmp_path / "out")
+    router = tmp_path / "out" / "router_config.json"
+    router.write_text(router.read_text().replace('"image": [', '"audio": ['))
+    with pytest.raises(UserError, match="is a router to text, audio, where a route of texts and one of pictures"):
+        nearfar.load(tmp_path / "out")
+    router.write_text("{}")
+    with pytest.raises(UserError, match=r"router_config\.json cannot be read"):
+        nearfar.load(tmp_path / "out")
 
 
 def test_the_dense_layers_of_sentence_transformers_give_the_same_numbers(tokenizer, tmp_path):
@@ -140,7 +181,8 @@ def test_automodel_opens_the_transformer(tokenizer, tmp_path):
             str(tmp_path / "out"),
         ]
     )
-    plain, tokens = AutoModel.from_pretrained(tmp_path / "out").eval(), AutoTokenizer.from_pretrained(tmp_path / "out")
+    plain, tokens = (kind.from_pretrained(tmp_path / "out" / "text") for kind in (AutoModel, AutoTokenizer))
+    plain.eval()
     batch = tokens(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         states = plain(**batch).last_hidden_state

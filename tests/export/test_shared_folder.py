@@ -6,12 +6,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import nearfar
-from export.test_sentence_encoder import BERT, LLAMA, TEXTS, clip, dual, end_is_last, opened, same, tokenizer
+from export.test_sentence_encoder import (
+    BERT,
+    LLAMA,
+    TEXTS,
+    VIT,
+    clip,
+    dual,
+    end_is_last,
+    opened,
+    pictures,
+    same,
+    same_pictures,
+    tokenizer,
+)
 from nearfar.errors import UserError
 from nearfar.models.language import language_model, text_encoder
+from nearfar.models.weight_files import tied_names
 
 __all__ = ["end_is_last", "tokenizer"]  # fixtures
 
@@ -28,7 +41,8 @@ def stored(folder):
 
 def once(folder, model):
     """The weights are there once: beside them heads of files, and a scale."""
-    held = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    state, tied = model.state_dict(), tied_names(model)
+    held = sum(value.numel() * value.element_size() for name, value in state.items() if name not in tied)
     assert held < stored(folder) < held + 20_000
 
 
@@ -94,11 +108,6 @@ def test_what_sentence_transformers_saves_anew_is_its_own(tokenizer, tmp_path):
     )
 
 
-def pictures():
-    noise = np.random.default_rng(0)
-    return [Image.fromarray(noise.integers(0, 256, (*side, 3), dtype=np.uint8)) for side in ((40, 60), (32, 32))]
-
-
 def test_a_clip(end_is_last, tmp_path):
     from transformers import AutoModel
 
@@ -121,6 +130,103 @@ def test_a_clip(end_is_last, tmp_path):
     again = nearfar.load(tmp_path)
     assert (again.temperature, again.frozen) == (0.05, ("image",))
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+CONVNEXT = {"model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1]}
+RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+SIGLIP = {"model_type": "siglip_vision_model", **{k: v for k, v in VIT.items() if k != "model_type"}, "image_size": 32}
+T5 = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "settings"),
+    [
+        (VIT, BERT, {}),
+        (CONVNEXT, LLAMA, {}),
+        (RESNET, T5, {"projection": "mlp"}),
+        (SIGLIP, BERT, {"text_pooling": "tower"}),
+        (VIT, BERT, {"image_pooling": "tower", "text_pooling": "weighted_mean"}),
+    ],
+    ids=["class token", "own layer norm", "map and tied weights", "own attention", "own pooler"],
+)
+def test_two_towers(image, text, settings, tokenizer, tmp_path):
+    from transformers import AutoModel
+
+    model = dual(tokenizer, image=image, text=text, **settings).freeze("image")
+    model.temperature = 0.05
+    model.save_pretrained(tmp_path)
+    same(tmp_path, model)
+    same_pictures(tmp_path, model)
+    once(tmp_path, model)
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == set()
+    for side in ("image", "text"):
+        kind = getattr(model, side).backbone.config.model_type
+        assert AutoModel.from_pretrained(tmp_path / side).config.model_type == kind
+    again = nearfar.load(tmp_path)
+    assert (again.temperature, again.frozen) == (0.05, ("image",))
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["siglip", "metaclip2"])
+def test_other_pairs_of_transformers(family, end_is_last, tmp_path, monkeypatch):
+    from transformers import AutoModel
+
+    from models import dual_families
+
+    words = {"vocab_size": len(end_is_last), "eos_token_id": end_is_last.eos_token_id, "max_position_embeddings": 24}
+    monkeypatch.setattr(dual_families, "SIDES", {**dual_families.SIDES, "text_config": {**dual_families.TEXT, **words}})
+    model = nearfar.load(getattr(dual_families, family)().eval(), tokenizer=end_is_last)
+    model.temperature = 0.05
+    if model.bias is not None:
+        model.bias = -3.0
+    model.save_pretrained(tmp_path)
+    same(tmp_path, model)
+    same_pictures(tmp_path, model)
+    once(tmp_path, model)
+    whole, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    assert whole.logit_scale.exp().item() == pytest.approx(20)
+    assert model.bias is None or whole.logit_bias.item() == -3
+    again = nearfar.load(tmp_path)
+    assert (again.temperature, again.bias) == (0.05, model.bias)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in again.state_dict().items())
+    opened(tmp_path).save_pretrained(str(tmp_path / "anew"))
+    anew = nearfar.load(tmp_path / "anew")
+    assert anew.temperature == pytest.approx(0.05)
+    np.testing.assert_allclose(anew.encode([*TEXTS, *pictures()]), model.encode([*TEXTS, *pictures()]), atol=1e-5)
+
+
+def test_patches_of_siglip_2(tmp_path, monkeypatch):
+    """Its processor takes 256 patches of 16 unless it is said otherwise at every call; and beside it transformers opens
+    every tokenizer as Gemma's, so that with another one the folder stays nearfar's alone."""
+    from transformers import Siglip2Tokenizer
+
+    from models import dual_families
+
+    special, rest = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], [f"<0x{i:02X}>" for i in range(256)]
+    words = [*special, *map(chr, range(97, 123)), *rest]
+    gemma = Siglip2Tokenizer({word: i for i, word in enumerate(words)}, [], padding_side="right")
+    ids = {"vocab_size": len(words), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    monkeypatch.setattr(dual_families, "TEXT", {**dual_families.TEXT, **ids})
+    model = nearfar.load(dual_families.siglip2().eval(), tokenizer=gemma)
+    model.save_pretrained(tmp_path)
+    same(tmp_path, model)
+    same_pictures(tmp_path, model)
+    assert nearfar.load(tmp_path).pixels == model.pixels
+
+
+@pytest.mark.parametrize("make", ["pair", "texts"])
+def test_a_tokenizer_that_others_would_open_as_another_keeps_our_folder_alone(make, tokenizer, tmp_path, monkeypatch):
+    from models import dual_families
+
+    if make == "pair":
+        monkeypatch.setattr(dual_families, "TEXT", {**dual_families.TEXT, "vocab_size": len(tokenizer)})
+        model = nearfar.load(dual_families.siglip2().eval(), tokenizer=tokenizer)
+    else:
+        model = text_encoder({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, tokenizer=tokenizer).eval()
+    model.save_pretrained(tmp_path)
+    assert not (tmp_path / "nearfar.json").exists()
+    np.testing.assert_array_equal(nearfar.load(tmp_path).encode(TEXTS), model.encode(TEXTS))
 
 
 def nearfar_free(folder):
@@ -159,11 +265,11 @@ def test_a_folder_is_of_the_last_model_saved_there(end_is_last, tokenizer, tmp_p
     np.testing.assert_allclose(nearfar.load(tmp_path).encode(TEXTS), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["towers of others", "two layers averaged", "texts in all places"])
+@pytest.mark.parametrize("kind", ["a mean without the class token", "two layers averaged", "texts in all places"])
 def test_what_others_have_not_keeps_our_folder_alone(kind, tokenizer, tmp_path):
     siglip = {"model_type": "siglip_text_model", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = {
-        "towers of others": lambda: dual(tokenizer),
+        "a mean without the class token": lambda: dual(tokenizer, image_pooling="mean"),
         "two layers averaged": lambda: text_encoder(BERT, tokenizer=tokenizer, pooling="embedding_last"),
         "texts in all places": lambda: text_encoder(siglip, tokenizer=tokenizer),
     }[kind]()
@@ -178,5 +284,5 @@ def test_a_folder_says_no_other_layout_than_there_is(end_is_last, tmp_path):
     nearfar.load(clip(end_is_last), tokenizer=end_is_last).save_pretrained(tmp_path)
     ours = tmp_path / "nearfar.json"
     ours.write_text(ours.read_text().replace('"layout": "clip"', '"layout": "somebody"'))
-    with pytest.raises(UserError, match=r"layout is 'somebody': choose one of clip, texts"):
+    with pytest.raises(UserError, match=r"layout is 'somebody': choose one of clip, pair, texts, towers"):
         nearfar.load(tmp_path)

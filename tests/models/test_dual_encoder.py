@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
@@ -142,30 +143,35 @@ def test_saving_over_an_old_model_leaves_other_files_alone(model, tmp_path):
 
 def test_interrupted_saving_leaves_the_old_weights(model, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
-    before = (tmp_path / "model.safetensors").read_bytes()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert len(before) == 4
     randomise(model)
+    written = []
 
-    def fail(*_, **__):
-        raise OSError("disk full")
+    def fail(state, file, **settings):
+        written.append(file)
+        if len(written) == 3:
+            raise OSError("disk full")
+        save_file(state, file, **settings)
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
 
 
 def test_damaged_folders_are_reported(model, tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         DualEncoder.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
-    weights = tmp_path / "model.safetensors"
+    weights = tmp_path / "image" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
     with pytest.raises(UserError, match="damaged"):
         DualEncoder.from_pretrained(tmp_path)
     weights.unlink()
     with pytest.raises(UserError, match="missing"):
         DualEncoder.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "nearfar.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         DualEncoder.from_pretrained(tmp_path)
 
@@ -173,9 +179,21 @@ def test_damaged_folders_are_reported(model, tmp_path):
 def test_weights_of_another_model_are_reported(model, vit, bert, tokenizer, tmp_path):
     model.save_pretrained(tmp_path / "a")
     create(image=vit, text=bert, tokenizer=tokenizer, embed_dim=8).save_pretrained(tmp_path / "b")
-    (tmp_path / "b" / "model.safetensors").replace(tmp_path / "a" / "model.safetensors")
+    for name in ("text/2_Dense/model.safetensors", "text/model.safetensors"):
+        (tmp_path / "b" / name).replace(tmp_path / "a" / name)
+        with pytest.raises(UserError, match=r"does not go with its text/model\.safetensors"):
+            DualEncoder.from_pretrained(tmp_path / "a")
+    (tmp_path / "b" / "image" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"image/model\.safetensors is missing"):
+        DualEncoder.from_pretrained(tmp_path / "b")
+
+
+def test_weights_of_another_width_are_reported(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    ours = tmp_path / "nearfar.json"
+    ours.write_text(ours.read_text().replace('"embed_dim": 16', '"embed_dim": 8'))
     with pytest.raises(UserError, match="does not fit"):
-        DualEncoder.from_pretrained(tmp_path / "a")
+        DualEncoder.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(

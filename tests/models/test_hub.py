@@ -106,9 +106,9 @@ def test_what_is_pushed_is_what_is_saved(model, hub, tmp_path):
         f"card='{tmp_path / 'none.md'}': no such file",
     ]
     assert hub.made["visibility"] == "private"
-    assert set(hub.files) == {path.name for path in folder.iterdir()}
+    assert set(hub.files) == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     for name, content in hub.files.items():
-        (tmp_path / "fetched").mkdir(exist_ok=True)
+        (tmp_path / "fetched" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "fetched" / name).write_bytes(content)
     assert b"R@5 81.2" in hub.files["README.md"]
     again = nearfar.load(tmp_path / "fetched")

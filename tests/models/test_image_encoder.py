@@ -20,6 +20,23 @@ def model():
     return image_encoder("micro-resnet", projector=SMALL)
 
 
+def test_the_size_of_pictures_is_the_processors(tmp_path):
+    """DINOv2's config names 518 pixels, and its processor gives 224: so does `load`, as its own library does."""
+    from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=56, patch_size=14)
+    network = Dinov2Model(config).eval()
+    processor = BitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28})
+    for part in (network, processor):
+        part.save_pretrained(tmp_path)
+    ours = nearfar.load(tmp_path)
+    picture = Image.new("RGB", (60, 40), "red")
+    with torch.no_grad():
+        theirs = network(processor(picture, return_tensors="pt")["pixel_values"]).pooler_output
+        torch.testing.assert_close(ours.encode_image(ours.preprocess([picture])), theirs)
+    assert (ours.image_size, image_encoder(image=str(tmp_path), image_size=56).image_size) == (28, 56)
+
+
 @pytest.fixture
 def pixels():
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))

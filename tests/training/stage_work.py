@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from killed import Shuffled
 from toy import Pairs, batch
 
+import nearfar
 from nearfar.training import FinishedStage, Stage, TrainConfig, run_stages
 from nearfar.training.recipe import load
 
@@ -53,8 +55,8 @@ def best_of(recipe: str, out: str) -> list[bytes]:
     from nearfar.training.state import sharding
 
     first, second = load(recipe).run(out, resume=True)
-    files = (first.folder / "model-best" / "model.safetensors", second.folder / "model" / "model.safetensors")
-    return [*(file.read_bytes() for file in files), bytes([sharding.enabled()])]
+    models = (nearfar.load(folder) for folder in (first.folder / "model-best", second.folder / "model"))
+    return [*(safetensors.torch.save(model.state_dict()) for model in models), bytes([sharding.enabled()])]
 
 
 def on_ranks(recipe: str, out: str) -> bytes:

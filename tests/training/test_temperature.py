@@ -58,7 +58,7 @@ def test_what_was_learned_is_saved_and_gone_on_from(name, settings, tmp_path):
     run = nearfar.train(find(name)(model), batches(model), steps=4, lr=0.05, out=tmp_path, **settings, **QUIET)
     learned = run.method.loss.temperature().item()
     assert abs(learned - METHODS[name]) > 1e-3
-    assert json.loads((tmp_path / "model" / "config.json").read_text())["temperature"] == learned
+    assert json.loads((tmp_path / "model" / "nearfar.json").read_text())["temperature"] == learned
     again = nearfar.load(tmp_path)
     assert again.temperature == learned
     assert find(name)(again).loss.temperature().item() == pytest.approx(learned, rel=1e-6)

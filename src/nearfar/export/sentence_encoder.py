@@ -1,12 +1,13 @@
 """A folder that sentence-transformers opens, and AutoModel of transformers: the same embeddings, or a refusal.
 
-A dual encoder on CLIP's towers and with its heads goes out whole, as the CLIP that it is. Of another the text tower
-does: the transformer, its pooling, and the projection as dense layers. No code goes with it, and no pictures: its image
-tower and heads are none that sentence-transformers has.
+A dual encoder that is a CLIP or a SigLIP goes out as the pair that it is, one on two towers of transformers as a router
+to both. Of another the text tower does: the transformer, its pooling, and the projection as dense layers. No code goes
+with it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from typing import Any
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.models.card import card
-from nearfar.models.shared.clip_layout import clip_layout
 from nearfar.models.shared.folder_layout import Layout
+from nearfar.models.shared.pair_layout import pair_layout
 from nearfar.models.shared.sentence_layout import INSTEAD, sentence_layout
+from nearfar.models.shared.towers_layout import towers_layout
 
 
 def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model") -> str:
     """Write a folder for `SentenceTransformer(out)`, whose `encode` gives what `model.encode` gives (to 1e-5), and for
-    `AutoModel.from_pretrained(out)`, which gives the transformer in it. What `save_pretrained` writes of a CLIP or of a
-    model of texts alone is such a folder already. Here adapters are folded in, and of another dual encoder the text
-    side goes out.
+    `AutoModel.from_pretrained(out)`, which gives the transformer in it (of two towers `out/text` and `out/image`).
+    What `save_pretrained` writes of such a model is such a folder already. Here adapters are folded in, and of another
+    dual encoder the text side goes out.
 
     Args:
         model: a `TextEncoder`, a `LanguageModel` or a `DualEncoder`.
@@ -49,12 +51,15 @@ def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model
 
 
 def _layout(model: Any) -> tuple[Layout, str]:
-    """Both sides where they are a CLIP's, else the text side, and what is embedded, in words."""
+    """Both sides where other libraries have such a model, else the text side, and what is embedded, in words."""
     if not hasattr(model, "encode_image"):
         layout = sentence_layout(model)
         return layout, layout.embeds
+    with suppress(UserError):
+        layout = pair_layout(model)
+        return layout, layout.embeds
     try:
-        layout = clip_layout(model)
+        layout = towers_layout(model)
     except UserError as why:
         return sentence_layout(model), f"texts alone; for pictures {INSTEAD}: {why}"
     return layout, layout.embeds

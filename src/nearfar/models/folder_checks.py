@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def needed_keys(made: type) -> tuple[str, ...]:
     return getattr(made, "NEEDED", NEEDED)
 
 
-def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: Path) -> None:
-    """Check the config of a model of class `made`.
+def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: Iterable[Path]) -> None:
+    """Check the config of a model of class `made`, whose files of weights are `weights`.
 
     Raises:
         UserError: a key that is missing or not known, or a value of a wrong type or out of its range.
@@ -228,15 +228,18 @@ def _plain_name(value: Any) -> bool:
     return isinstance(value, str) and value.replace("-", "_").replace(".", "_").isidentifier()
 
 
-def _tensors(weights: Path) -> int | None:
-    """How many tensors a safetensors file holds; None where it cannot be read, which is said later."""
+def _tensors(weights: Iterable[Path]) -> int | None:
+    """How many tensors safetensors files hold; None where one cannot be read, which is said later."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(weights, "pt") as file:
-            return len(file.keys())
-    except (OSError, SafetensorError):
-        return None
+    count = 0
+    for each in weights:
+        try:
+            with safe_open(each, "pt") as file:
+                count += len(file.keys())
+        except (OSError, SafetensorError):
+            return None
+    return count or None
 
 
 def _short(value: Any) -> str:

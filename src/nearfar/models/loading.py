@@ -141,7 +141,7 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
         from nearfar.models.dual.open_clip_names import from_open_clip
 
         return from_open_clip(str(name))
-    if (folder / "model" / checkpoint.CONFIG).is_file():
+    if any((folder / "model" / name).is_file() for name in (checkpoint.CONFIG, checkpoint.OURS)):
         folder = folder / "model"  # a run's folder
     if not folder.is_dir():
         return _by_word(name, tokenizer)
@@ -188,10 +188,16 @@ def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
     from nearfar.models.towers.sentence_folder import SentenceFolder
     from nearfar.models.video.xclip_checkpoint import from_xclip, is_xclip
 
+    if (Path(name) / MODULES).is_file() and (Path(name) / "router_config.json").is_file():
+        from nearfar.models.dual.router_folder import read_router
+
+        return read_router(name)
     try:
         stated = SentenceFolder.read(backbones.minilm_folder() if name == backbones.MINILM else name)
         config: Any = AutoConfig.from_pretrained(stated.weights, trust_remote_code=False)
         if _reads_alone(config, "pixel_values"):
+            if stated.pooling is not None:
+                raise UserError(f"{name} is the side of a router that reads pictures: load the folder above it")
             return models.image_encoder(image=name)
         if _reads_alone(config, "input_ids"):
             # A language model of ours is one of sentences, too, by the mean of its tokens: it stays what it is.

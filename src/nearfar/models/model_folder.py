@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.models.folder_checks import REMEDY, check_config
-from nearfar.models.shared.folder_layout import MODULES, PLACES, SCALE, Layout, others_sum
+from nearfar.models.shared.folder_layout import BIAS, KINDS, MODULES, SCALE, Kind, Layout, others_sum
 from nearfar.models.tokenizer_files import read_tokenizer, tokenizer_sum
 from nearfar.models.weight_files import read_weights, tied_names, write_weights
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 OURS = "nearfar.json"
 """What `config.json` says else, where that is another library's."""
-LAYOUTS = {"DualEncoder": "clip_layout", "TextEncoder": "sentence_layout"}
-"""Of the classes that others may have: the module in `shared`, and the function in it, which saving alone needs."""
+LAYOUTS = {"DualEncoder": ("pair_layout", "towers_layout"), "TextEncoder": ("sentence_layout",)}
+"""Of the classes that others may have: the modules in `shared` and the functions in them, needed in saving alone. The
+first that has the model is taken."""
 
 MODELS = {
     "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
@@ -62,27 +64,34 @@ def write(folder: str | Path, model: Any, state: Mapping[str, Tensor]) -> Path:
     if layout is not None:
         files.write(folder / OURS, content)
         layout.write(folder, state)
+        if "config.json" not in layout.configs:
+            _remove(folder, CONFIG, WEIGHTS)
         return folder
     if hasattr(model, "tokenizer"):
         with files.filled(folder) as scratch:
             model.tokenizer.save_pretrained(scratch)
     files.write(folder / CONFIG, content)
-    for name in (OURS, MODULES):  # of a model that was here before, and that others had
-        (folder / name).unlink(missing_ok=True)
+    _remove(folder, OURS, MODULES)
     write_weights(folder / WEIGHTS, state)
     return folder
 
 
+def _remove(folder: Path, *names: str) -> None:
+    """Remove the files of a model that was here before, and that others had, or had otherwise."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
 def shared_layout(model: Any) -> Layout | None:
     """The files under which other libraries have the very same model; None where they have none."""
-    name = LAYOUTS.get(type(model).__name__)
-    if name is None or model.config().get("adapters") or type(model).__module__ != MODELS[type(model).__name__]:
+    names = LAYOUTS.get(type(model).__name__)
+    if names is None or model.config().get("adapters") or type(model).__module__ != MODELS[type(model).__name__]:
         return None
-    make: Callable[[Any], Layout] = getattr(import_module(f"nearfar.models.shared.{name}"), name)
-    try:
-        return make(model)
-    except UserError:
-        return None
+    for name in names:
+        make: Callable[[Any], Layout] = getattr(import_module(f"nearfar.models.shared.{name}"), name)
+        with suppress(UserError):
+            return make(model)
+    return None
 
 
 def is_ours(folder: str | Path) -> bool:
@@ -101,11 +110,13 @@ def read(folder: str | Path) -> Any:
     name, tokens, layout = (config.pop(key, None) for key in ("model", "tokenizer_sum", "layout"))
     if config.pop("nearfar", None) is None or not isinstance(name, str) or name not in MODELS:
         raise UserError(f"{file} is not of a model saved by nearfar: {REMEDY}")
-    if layout is not None and (not isinstance(layout, str) or layout not in PLACES):
-        raise UserError(f"{file}: layout is {str(layout)[:60]!r}: choose one of {', '.join(PLACES)}")
+    if layout is not None and (not isinstance(layout, str) or layout not in KINDS):
+        raise UserError(f"{file}: layout is {str(layout)[:60]!r}: choose one of {', '.join(KINDS)}")
+    kind = KINDS[layout] if layout else None
     made = getattr(import_module(MODELS[name]), name)
-    check_config(config, made, file, weights=folder / WEIGHTS)
-    tokenizer = read_tokenizer(folder, tokens) if hasattr(made, "encode_text") else None
+    check_config(config, made, file, weights=sorted(folder.glob(f"*/{WEIGHTS}" if layout == "towers" else WEIGHTS)))
+    words = folder / kind.tokenizer if kind else folder
+    tokenizer = read_tokenizer(words, tokens) if hasattr(made, "encode_text") else None
     try:
         model = made.from_config(config, tokenizer)
     except UserError as error:
@@ -114,7 +125,7 @@ def read(folder: str | Path) -> Any:
         raise UserError(
             f"{file} does not describe a {name} ({why(error, 'its settings do not go together')}): {REMEDY}"
         ) from error
-    _load(model, folder, layout)
+    _load(model, folder, kind)
     return model.eval()
 
 
@@ -138,10 +149,10 @@ def _config_file(folder: Path) -> Path:
     return folder / OURS if (folder / OURS).is_file() else folder / CONFIG
 
 
-def _load(model: nn.Module, folder: Path, layout: str | None) -> None:
+def _load(model: nn.Module, folder: Path, kind: Kind | None) -> None:
     """Load the folder's weights, which are exactly those of `model`."""
-    file, tied = folder / WEIGHTS, tied_names(model)
-    state = read_weights(file)[0] if layout is None else _from_others(model, folder, PLACES[layout], tied)
+    file, tied = folder / (kind.weights if kind else WEIGHTS), tied_names(model)
+    state = read_weights(file)[0] if kind is None else _from_others(model, folder, kind, tied)
     try:
         model.load_state_dict(state, assign=True)  # assigned, so that precision is kept
     except (RuntimeError, TypeError) as error:
@@ -157,20 +168,19 @@ def _load(model: nn.Module, folder: Path, layout: str | None) -> None:
         setattr(model.get_submodule(owner), last, model.get_parameter(first))
 
 
-def _from_others(
-    model: nn.Module, folder: Path, places_of: Callable[..., dict[str, tuple[str, str]]], tied: Mapping[str, str]
-) -> dict[str, Tensor]:
+def _from_others(model: nn.Module, folder: Path, kind: Kind, tied: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors by our names, of files that have them under others'."""
-    places = {name: place for name, place in places_of(model.state_dict()).items() if name not in tied}
+    places = {name: place for name, place in kind.places(model).items() if name not in tied}
     ours = {place: name for name, place in places.items()}
     held, facts = {}, {}
     for file in sorted({file for file, _ in places.values()}):
         held[file], facts[file] = read_weights(folder / file)
-    beside = {file: tensors for file, tensors in held.items() if file != WEIGHTS}
-    if beside and facts[WEIGHTS].get("others") != others_sum(beside):
-        raise UserError(f"{', '.join(map(str, beside))} in {folder} does not go with its {WEIGHTS}: {REMEDY}")
+    beside = {file: tensors for file, tensors in held.items() if file != kind.weights}
+    if beside and facts[kind.weights].get("others") != others_sum(beside):
+        raise UserError(f"{', '.join(map(str, beside))} in {folder} does not go with its {kind.weights}: {REMEDY}")
     state = {ours.get((file, name), name): value for file, tensors in held.items() for name, value in tensors.items()}
-    state.pop(SCALE, None)  # the temperature, which is the config's
+    for name in (SCALE, BIAS):  # temperature and offset, which are the config's
+        state.pop(name, None)
     return state | {name: state[first] for name, first in tied.items() if first in state}
 
 

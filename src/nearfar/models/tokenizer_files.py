@@ -63,6 +63,18 @@ def read_tokenizer(name: str | Path, expected: Any = None) -> Any:
     return tokenizer
 
 
+def check_class(tokenizer: Any, model_type: str) -> None:
+    """Raise a `UserError` where transformers would open the tokenizer's files as another class, and so as another
+    tokenizer: beside some models (Qwen2, SigLIP 2) it goes by the model's type and not by what the files say."""
+    from transformers.models.auto import tokenization_auto as auto
+
+    registered = str(auto.TOKENIZER_MAPPING_NAMES.get(model_type) or "").removesuffix("Fast")
+    plain = ("", "TokenizersBackend", "PythonBackend", "PreTrainedTokenizer", type(tokenizer).__name__)
+    by_type = model_type in getattr(auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ())
+    if by_type and registered not in {name.removesuffix("Fast") for name in plain}:
+        raise UserError(f"transformers opens every tokenizer beside a {model_type} as a {registered}")
+
+
 def _has_vocabulary(folder: Path) -> bool:
     names = {path.name for pattern in VOCABULARIES for path in folder.glob(pattern)}
     return any(not name.endswith(".index.json") for name in names - SETTINGS - OTHERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,10 +17,20 @@ from nearfar.files import why
 
 def write_weights(file: Path, state: Mapping[str, Tensor], **facts: str) -> None:
     """Write a safetensors file, whole or not at all, with further facts in its head."""
+    write_parts(file, state, {}, **facts)
+
+
+def write_parts(
+    main: Path, whole: Mapping[str, Tensor], parts: Mapping[Path, Mapping[str, Tensor]], **facts: str
+) -> None:
+    """Write several safetensors files, all or none; `main`, with `facts` in its head, takes its place last."""
     from safetensors.torch import save_file
 
-    with files.whole(file) as scratch:
-        save_file({name: _own(value) for name, value in state.items()}, scratch, metadata={"format": "pt", **facts})
+    with ExitStack() as stack:  # left in the reverse order
+        for file, state in [(main, whole), *parts.items()]:
+            scratch = stack.enter_context(files.whole(file))
+            head = {"format": "pt", **(facts if file == main else {})}
+            save_file({name: _own(value) for name, value in state.items()}, scratch, metadata=head)
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,22 +6,23 @@ Beside them lies `nearfar.json`, which neither library writes: what they save an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar import files
+from nearfar.models.dual.blended import UnitLinear
 from nearfar.models.towers.backbones import quiet
-from nearfar.models.weight_files import sum_of, write_weights
+from nearfar.models.weight_files import sum_of, write_parts
 
 WEIGHTS = "model.safetensors"
 TYPES = "sentence_transformers.models."
 MODULES = "modules.json"
-SCALE = "logit_scale"
+SCALE, BIAS = "logit_scale", "logit_bias"
 
 Place = tuple[str, str]
 """A file of weights, and a tensor's name in it."""
@@ -32,19 +33,19 @@ class Layout:
     """How others hold a model.
 
     Attributes:
-        kind: "clip" or "texts".
+        kind: one of `KINDS`.
         embeds: what sentence-transformers embeds with it, in words.
-        config: what transformers makes the model from.
+        configs: what transformers makes models from, by file.
         modules: the modules of sentence-transformers: folder and class.
         small: other small files by name, as plain data.
         tokenizer: set as those libraries use it.
         places: where each tensor of the model is, by our names.
-        more: tensors that only they have, by their names.
+        more: tensors that only they have, by their names, in the main file of weights.
     """
 
     kind: str
     embeds: str
-    config: dict[str, Any]
+    configs: dict[str, dict[str, Any]]
     modules: list[Place]
     small: dict[str, Any]
     tokenizer: Any
@@ -53,30 +54,43 @@ class Layout:
 
     def write(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         """Write all files; the weights come last. `state` holds the model's tensors by our names."""
-        with files.filled(folder) as scratch, quiet():
+        kind = KINDS[self.kind]
+        with files.filled(folder / kind.tokenizer) as scratch, quiet():
             self.tokenizer.save_pretrained(scratch)
         self.describe(folder)
-        _write(folder / "config.json", self.config)
+        for name, config in self.configs.items():
+            _write(folder / name, config)
         parts: dict[str, dict[str, Tensor]] = {}
         for name, (file, theirs) in self.places.items():
             parts.setdefault(file, {})[theirs] = state[name]
-        whole = parts.pop(WEIGHTS) | self.more
-        for file, part in parts.items():
-            write_weights(folder / file, part)
-        write_weights(folder / WEIGHTS, whole, **({"others": others_sum(parts)} if parts else {}))
+        whole = parts.pop(kind.weights) | self.more
+        facts = {"others": others_sum(parts)} if parts else {}
+        write_parts(folder / kind.weights, whole, {folder / file: part for file, part in parts.items()}, **facts)
 
     def describe(self, folder: Path) -> None:
         """Write what makes modules of sentence-transformers of files that transformers opens."""
-        named = enumerate(self.modules)
-        modules = [{"idx": i, "name": str(i), "path": path, "type": TYPES + kind} for i, (path, kind) in named]
-        for path, kind in self.modules:
-            if kind == "Normalize":
-                files.folder(folder / path)
-        for name, content in {MODULES: modules, "config_sentence_transformers.json": SETTINGS, **self.small}.items():
+        for name, content in (described(self.modules) | self.small).items():
             _write(folder / name, content)
+
+    def within(self, folder: str) -> Layout:
+        """The same, one folder further down."""
+        return replace(
+            self,
+            configs={f"{folder}/{name}": content for name, content in self.configs.items()},
+            modules=[(f"{folder}/{path}".rstrip("/"), kind) for path, kind in self.modules],
+            small={f"{folder}/{name}": content for name, content in (described(self.modules) | self.small).items()},
+            places={name: (f"{folder}/{file}", theirs) for name, (file, theirs) in self.places.items()},
+        )
 
 
 SETTINGS = {"similarity_fn_name": "cosine", "prompts": {}}
+
+
+def described(modules: Iterable[Place]) -> dict[str, Any]:
+    """The files that list the modules of sentence-transformers, by name."""
+    listed = [{"idx": i, "name": str(i), "path": path, "type": TYPES + kind} for i, (path, kind) in enumerate(modules)]
+    own: dict[str, Any] = {f"{path}/config.json": {} for path, kind in modules if kind == "Normalize"}
+    return {MODULES: listed, "config_sentence_transformers.json": SETTINGS, **own}
 
 
 def others_sum(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
@@ -85,12 +99,12 @@ def others_sum(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
     return sum_of({f"{file}:{name}": value for file, part in parts.items() for name, value in part.items()})
 
 
-def clip_places(names: Iterable[str]) -> dict[str, Place]:
-    """Where a `CLIPModel` of transformers has a dual encoder's tensors."""
+def pair_places(model: nn.Module) -> dict[str, Place]:
+    """Where a `CLIPModel` of transformers, a `SiglipModel` and their like have a dual encoder's tensors."""
     heads = {"image_projection.": "visual_projection.", "text_projection.": "text_projection."}
     towers = {"image.backbone.": "vision_model.", "text.backbone.": "text_model."}
     places = {}
-    for name in names:
+    for name in model.state_dict():
         theirs = name
         for ours, prefix in (heads | towers).items():
             if name.startswith(ours):
@@ -99,11 +113,11 @@ def clip_places(names: Iterable[str]) -> dict[str, Place]:
     return places
 
 
-def text_places(names: Iterable[str]) -> dict[str, Place]:
+def text_places(model: nn.Module) -> dict[str, Place]:
     """Where sentence-transformers has a text encoder's tensors: the tower's in the main file, those of each dense layer
     in a folder of its own."""
     places = {}
-    for name in names:
+    for name in model.state_dict():
         if name.startswith("layers."):
             _, number, rest = name.split(".", 2)
             places[name] = (f"{dense_folder(int(number))}/{WEIGHTS}", rest)
@@ -112,12 +126,41 @@ def text_places(names: Iterable[str]) -> dict[str, Place]:
     return places
 
 
+def tower_places(model: nn.Module) -> dict[str, Place]:
+    """Where sentence-transformers has the tensors of a dual encoder's two towers and heads: each side in a folder of
+    its own, `image` and `text`."""
+    places: dict[str, Place] = {}
+    for side in ("image", "text"):
+        backbone, head = model.get_submodule(f"{side}.backbone"), model.get_submodule(f"{side}_projection")
+        places |= {f"{side}.backbone.{name}": (f"{side}/{WEIGHTS}", name) for name in backbone.state_dict()}
+        layers = [(name, part) for name, part in head.named_modules() if isinstance(part, nn.Linear)]
+        for number, (name, layer) in enumerate(layers, start=isinstance(head, UnitLinear)):
+            file, owner = f"{side}/{dense_folder(number)}/{WEIGHTS}", f"{side}_projection.{name}".rstrip(".")
+            places |= {f"{owner}.{key}": (file, f"linear.{key}") for key in layer.state_dict()}
+    return places
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to lay a model out: where its tensors are, which file of weights is written last, and in which folder the
+    tokenizer lies."""
+
+    places: Callable[[nn.Module], dict[str, Place]]
+    weights: str = WEIGHTS
+    tokenizer: str = ""
+
+
+KINDS = {
+    "clip": Kind(pair_places),
+    "pair": Kind(pair_places),
+    "texts": Kind(text_places),
+    "towers": Kind(tower_places, f"text/{WEIGHTS}", "text"),
+}
+
+
 def dense_folder(number: int) -> str:
     """The folder of a dense layer, by its place after the pooling."""
     return f"{number + 2}_Dense"
-
-
-PLACES = {"clip": clip_places, "texts": text_places}
 
 
 def plain_config(config: Any, architecture: str, dtype: Any) -> dict[str, Any]:
@@ -131,6 +174,7 @@ def plain_config(config: Any, architecture: str, dtype: Any) -> dict[str, Any]:
 
 
 def _write(file: Path, content: Any) -> None:
+    files.folder(file.parent)
     files.write(file, json.dumps(content, indent=2, default=_plain) + "\n")
 
 

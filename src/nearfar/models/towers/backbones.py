@@ -41,9 +41,15 @@ def image_tower(
         backbone, spec = source, _timm_spec(source)
     else:
         backbone, spec = _transformers(source, "vision", pretrained)
-    size = image_size or own_size(backbone)
+    stated = None
+    if spec["library"] == "transformers" and isinstance(source, (str, Path)):
+        from nearfar.models.towers.processors import read_processor
+
+        stated = read_processor(source, image_size, default=own_size(backbone))
+    # A checkpoint's processor says how large its pictures are; a config may name the size of an earlier training.
+    size = image_size or (stated.size if stated else own_size(backbone))
     tower = ImageTower(backbone, spec, image_size=size, pooling=pooling)
-    return tower, _pixels(source, backbone, spec, size)
+    return tower, stated or _pixels(backbone, spec, size)
 
 
 def text_tower(source: Source, *, pooling: str | None = None, pretrained: bool = True) -> tuple[TextTower, Any]:
@@ -273,19 +279,13 @@ def own_size(backbone: nn.Module) -> int:
     return int(size[0] if isinstance(size, (list, tuple)) else size)
 
 
-def _pixels(source: Source, backbone: nn.Module, spec: Mapping[str, Any], size: int) -> Pixels:
+def _pixels(backbone: nn.Module, spec: Mapping[str, Any], size: int) -> Pixels:
     """How pictures were prepared when the backbone was trained, as far as it says; from scratch, to [-1, 1]."""
     if spec["library"] == "timm":
         known: Any = getattr(backbone, "pretrained_cfg", None) or {}
         mean, std = known.get("mean", pixels.IMAGENET[0]), known.get("std", pixels.IMAGENET[1])
         resize = round(size / known.get("crop_pct", 1.0))
         return Pixels(size, mean, std, "crop", resize, known.get("interpolation", "bicubic"))
-    if isinstance(source, (str, Path)):
-        from nearfar.models.towers.processors import read_processor
-
-        stated = read_processor(source, size)
-        if stated is not None:
-            return stated
     return family_pixels(backbone, size)
 
 

@@ -50,6 +50,11 @@ class SentenceFolder:
         modules = _json(name, "modules.json") if isinstance(name, (str, Path)) else None
         if not isinstance(modules, list):
             return cls(name)
+        return cls.of(name, modules)
+
+    @classmethod
+    def of(cls, name: Any, modules: list[dict[str, Any]]) -> Self:
+        """Read the small files of modules, each with its `path` below `name` and its `type`. Raises as `read`."""
         kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules if _is_plain(module)]
         if kinds == ["CLIPModel"]:  # pictures and texts, whole
             below = modules[0].get("path") or ""
@@ -142,7 +147,7 @@ def _pooling(name: Any, module: dict[str, Any]) -> str:
 def _is_plain(module: Any) -> bool:
     """Whether an entry of modules.json names a folder below its own, and no other place."""
     path = module.get("path", "") if isinstance(module, dict) else None
-    return isinstance(path, str) and (not path or path.replace("_", "a").isalnum())
+    return isinstance(path, str) and (not path or all(part.replace("_", "a").isalnum() for part in path.split("/")))
 
 
 def _json(name: Any, file: str) -> Any:

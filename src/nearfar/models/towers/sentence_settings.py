@@ -82,10 +82,13 @@ def _part(stated: Mapping[str, Any], part: str) -> dict[str, Any]:
 def _reads(name: Any, stated: Mapping[str, Any]) -> tuple[bool, bool]:
     """Whether the transformer is one of pictures and texts, and whether its own pooling makes the vector."""
     kinds = stated.get("modality_config")
-    if not isinstance(kinds, dict) or "image" in kinds or "text" not in kinds:
-        return isinstance(kinds, dict) and "image" in kinds, False
-    states = kinds["text"].get("method_output_name")
-    read = kinds["text"].get("method"), (states,) if isinstance(states, str) else tuple(states or ())
+    if not isinstance(kinds, dict):
+        return False, False
+    if len(kinds) > 1:
+        return "image" in kinds, False
+    only: Mapping[str, Any] = next(iter(kinds.values()), {})
+    states = only.get("method_output_name")
+    read = only.get("method"), (states,) if isinstance(states, str) else tuple(states or ())
     into = stated.get("module_output_name")
     if (read, into) not in ((STATES, "token_embeddings"), (VECTOR, "sentence_embedding")):
         part = "/".join(map(str, read[1])) or str(read[0])
