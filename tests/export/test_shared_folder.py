@@ -223,7 +223,9 @@ def test_a_tokenizer_that_others_would_open_as_another_keeps_our_folder_alone(ma
         monkeypatch.setattr(dual_families, "TEXT", {**dual_families.TEXT, "vocab_size": len(tokenizer)})
         model = nearfar.load(dual_families.siglip2().eval(), tokenizer=tokenizer)
     else:
-        model = text_encoder({**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2}, tokenizer=tokenizer).eval()
+        model = text_encoder(
+            {**LLAMA, "model_type": "qwen2", "num_key_value_heads": 2, "max_window_layers": 1}, tokenizer=tokenizer
+        ).eval()
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "nearfar.json").exists()
     np.testing.assert_array_equal(nearfar.load(tmp_path).encode(TEXTS), model.encode(TEXTS))
