@@ -64,9 +64,9 @@ class KeptReading:
         pending = {key: place for place, key in enumerate(self._keys)}
         new = [i for i, key in enumerate(keys) if key not in self._at and key not in pending]
         if new:
-            began = time.perf_counter()
+            began = time.monotonic()
             made = tower(pixels[new]).float()
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.monotonic() - began
             self.read += len(new)
             for i, row in zip(new, made.cpu(), strict=True):
                 if keys[i] not in pending:
