@@ -197,6 +197,7 @@ def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, A
     from nearfar.embedding.features import precompute
 
     options = {name: value for name, value in options.items() if value is not None and name not in OF_PIXELS}
+    options.pop("captions", None)  # features are of pairs
     n_views = options.pop("n_views", 1)
     own = model.fields(training) if hasattr(model, "fields") else []
     fields = [*own, *options.pop("fields", [])]
