@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nearfar import losses
+from nearfar.methods import METHODS
+
 pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine that may be busy
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -142,6 +145,17 @@ def test_compare_objectives(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", [*small, "--only", "BYOL"])
     script.main()
     assert [(row["kind"], row["objective"]) for row in json.loads(out.read_text())["rows"]] == every
+
+
+def test_every_loss_and_method_is_compared_or_said_why_not(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("compare_objectives")
+    shown = {name for rows in script.KINDS.values() for row in rows.values() for name in row.of}
+    left_out = [name for names in script.LEFT_OUT for name in names]
+    kinds = {name for name in losses.__all__ if name not in ("functional", "Temperature")}
+    assert shown | set(left_out) == kinds | METHODS.keys(), "add a row of `KINDS`, or the reason why not"
+    assert len(left_out) == len(set(left_out))
+    assert not shown & set(left_out)
 
 
 def test_a_head_learns_which_drawings_belong_together(monkeypatch):
