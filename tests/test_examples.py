@@ -117,6 +117,14 @@ def test_under_the_trainer_of_transformers(tmp_path, monkeypatch):
     assert 0 <= output["retrieval"].metrics["text_to_image_R@1"].value <= 1
 
 
+def test_in_a_lightning_module(tmp_path, monkeypatch):
+    output = run("under_lightning", 8, tmp_path, monkeypatch)
+    losses = output["module"].losses
+    assert len(losses) == 8
+    assert sum(losses[4:]) < sum(losses[:4])
+    assert 1 / len(output["new"]) < output["accuracy"] <= 1
+
+
 def test_two_stages_go_on_where_they_stopped(tmp_path, monkeypatch):
     output = run("two_stages", 2, tmp_path, monkeypatch)
     assert [stage.folder.name for stage in output["finished"]] == ["1-clip", "2-siglip"]

@@ -66,6 +66,15 @@ def test_one_class_goes_to_the_mean_of_the_queries_and_same_classes_stay_the_sam
     assert torch.equal(opta(X[[0, 0]], X[[0, 0, 0]], passes=2), X[[0, 0]])  # all points are one
 
 
+def test_a_class_without_a_share_of_the_queries_stays_where_it_is():
+    queries = torch.tensor([[0.0, 1.0], [0.2, 1.0], [2.0, 1.0]])
+    prototypes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [9.0, 9.0]])
+    after = opta(prototypes, queries, prior=[2, 1, 0], passes=3)
+    assert after[2].tolist() == [9.0, 9.0]
+    close(after[:2, 1], [1.0, 1.0])
+    assert 0 <= after[:2, 0].min() <= after[:2, 0].max() <= 2, "means of queries"
+
+
 def test_standardising_is_by_each_vector_alone():
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0], [5.0, 5.0, 5.0, 5.0]])
     expected = (x[0] - 3) / x[0].std()

@@ -85,6 +85,22 @@ def test_a_batch_has_the_contract_s_keys():
         assert wrong == {f"number {index + 1}", f"number {index + 2}"}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_who_takes_as_many_batches_as_there_are_gets_the_next_epoch_then(workers):
+    """Lightning counts batches and does not ask for one more: without its end an epoch would come again and again."""
+    source = Records(records(12), name="twelve")
+    whole = loader(source)
+    epochs = [[batch["index"].tolist() for batch in whole] for _ in range(2)]
+    counted = loader(source, workers=workers)
+    taken = [[next(batches)["index"].tolist() for _ in range(3)] for batches in (iter(counted), iter(counted))]
+    assert taken == epochs
+    part = loader(source)
+    half = [next(iter(part))["index"].tolist() for _ in range(2)]
+    assert half == epochs[0][:1] * 2, "a pass that was left in the middle begins anew"
+    counted.set_epoch(1)
+    assert [batch["index"].tolist() for batch in counted] == epochs[1]
+
+
 def test_an_epoch_has_every_record_once_and_another_order_each_time():
     batches = loader(Records(records(12)))
     first, second = ([i for batch in batches for i in batch["index"].tolist()] for _ in range(2))

@@ -58,3 +58,17 @@ def test_a_flip_takes_places_to_their_mirror():
     # Indices are centres: the continuous place of index i is i + 0.5.
     continuous = matrices[0, 0] @ torch.tensor([24.5 - 0.5, 3.0, 1.0]) + torch.tensor([0.5, 0.0, 0.0])
     assert abs(continuous[0].item() - 0.5) < 1e-4
+
+
+def test_pictures_that_are_not_mirrored_keep_their_boxes_to_the_bit():
+    from nearfar.data.pictures.view_boxes import boxes_in_view
+    from nearfar.data.pictures.views import ViewPreset, Views
+
+    pictures, box = torch.rand(40, 3, 24, 24), torch.tensor([[3.0, 4.0, 11.5, 17.0]])
+    views = Views(ViewPreset(flip=0.5), size=24)
+    pixels, geometry = views(pictures, views.draw(40, torch.Generator().manual_seed(0)))
+    same = [bool((view - picture).abs().max() < 1e-3) for view, picture in zip(pixels[0], pictures, strict=True)]
+    assert 10 < sum(same) < 30
+    for kept, matrix in zip(same, geometry[0], strict=True):
+        boxes, _ = boxes_in_view(box, matrix, (24, 24))
+        assert torch.equal(boxes, box) is kept

@@ -9,10 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 from nearfar.classifiers.transported_means import opta
+from nearfar.losses.alignment_uniformity import view_uniformity
 from nearfar.losses.common_salient import gaussian_uniformity, joint_entropy
 from nearfar.losses.functional import mv_dhel, mv_info_nce, nt_xent, pairwise_views, poly_view, supcon
 from nearfar.losses.global_contrastive import SampleState, global_contrastive
 from nearfar.losses.individual_temperature import TemperatureRule
+from nearfar.methods.image.beclr import live_alignment
 from nearfar.methods.image.moco import queue_info_nce
 
 RELEASED = json.loads((Path(__file__).parent / "released" / "image_losses.json").read_text())
@@ -139,3 +141,20 @@ def test_transported_prototypes(case):
         wave(case["prototypes"], D, phase=0.4), wave(case["queries"], D, phase=0.9), passes=case["passes"], mix=1.0
     )
     torch.testing.assert_close(moved, torch.tensor(case["moved"], dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", RELEASED["beclr"]["loss"], ids=lambda c: f"{c['neighbours']}, {c['temperature']}")
+def test_batches_with_and_without_neighbours(case):
+    """Of batches that neighbours have enlarged the released loss takes all rows alike."""
+    rows = 2 * B * (1 + case["neighbours"])
+    target = wave(rows, D, phase=0.1)
+    p, z = wave(rows, D, phase=0.2).requires_grad_(), wave(rows, D, phase=0.4).requires_grad_()
+    alignment = live_alignment(p, target.roll(rows // 2, 0))
+    uniformity = view_uniformity(*z.chunk(2), temperature=case["temperature"])
+    loss = alignment + case["weight"] * uniformity
+    computed = {"alignment": alignment, "uniformity": uniformity, "loss": loss}
+    assert {name: term.item() for name, term in computed.items()} == pytest.approx(
+        {name: case[name] for name in computed}, rel=1e-10
+    )
+    sums = [gradient.abs().sum().item() for gradient in torch.autograd.grad(loss, [p, z])]
+    assert sums == pytest.approx(case["gradient_sums"], rel=1e-8)

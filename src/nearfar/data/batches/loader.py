@@ -118,6 +118,7 @@ class Loader:
         self._cache = PartCache(cache if self._total is not None else 0)
         self._unusable, self._bad, self._rows_read = Skipped(), set[int](), 0
         self.epoch, self._state, self._resume = 0, State(), State()
+        self._gave_all = False
 
     def __len__(self) -> int:
         """Batches an epoch; a stream's length is not known (`TypeError`)."""
@@ -133,6 +134,7 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next. Without it they follow one another."""
+        self._gave_all = False
         if epoch != self.epoch:
             self.epoch, self._state, self._resume = epoch, State(), State()
 
@@ -147,19 +149,24 @@ class Loader:
             if state[key] != mine:
                 raise UserError(f"cannot go on inside an epoch: its {key} was {state[key]} and now is {mine}")
         self.epoch, self._state, self._resume = state["epoch"], dict(state["place"]), dict(state["place"])
+        self._gave_all = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self._gave_all:  # who counts batches does not come back for the end (Lightning): the next epoch begins
+            self.epoch, self._gave_all = self.epoch + 1, False
         start, self._resume = self._resume, State()
         self._state = dict(start)
         self._groups.ready()
+        whole = self.order.length(self._plan)
         for part, samples in self._ahead(self.order.batches(self._plan, self.epoch, start)):
             self._state = part.state
             self._rows_read += len(part.rows)
             self._judge()
             if samples:
+                self._gave_all = part.state["step"] == whole
                 yield self._batch(samples, part.state["step"])
         self._judge(at_end=not start)
-        self.epoch, self._state = self.epoch + 1, State()
+        self.epoch, self._state, self._gave_all = self.epoch + 1, State(), False
 
     def check_first(self, most: int = 100) -> None:
         """Raise a `UserError` where none of the first `most` records can be used; reads until one can."""
