@@ -65,7 +65,7 @@ def as_table(papers: Sequence[Paper]) -> Table:
     from rich.table import Table
 
     title = f"{sum(paper.is_in for paper in papers)} of {len(papers)} papers are in"
-    table = Table(title=title, caption=f"All claims: {_all_together(papers)}", box=None)
+    table = Table(title=title, caption=f"All claims: {_all_together(papers)}", box=None, pad_edge=False)
     for column in ("slug", "arXiv", "module, recipes, verdict of its claims"):
         table.add_column(column, no_wrap=True)  # what is typed stays in one piece, also in 80 columns
     part = None
