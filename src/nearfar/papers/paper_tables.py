@@ -75,7 +75,7 @@ def as_table(papers: Sequence[Paper]) -> Table:
             heading = "bold" if paper.is_in else "bold dim"
             table.add_row(paper.kind, "", "" if paper.is_in else "not in yet", style=heading)
         where = [paper.home[0].removeprefix("nearfar."), *paper.recipes] if paper.is_in else []
-        where += [f"  {part}" for part in paper.verdict.split("; ") if part]
+        where += [f" {part}" for part in paper.verdict.split("; ") if part]
         style = None if paper.is_in else "dim"
         table.add_row(paper.slug, paper.arxiv, "\n".join(where), style=style)
     return table
