@@ -293,5 +293,13 @@ PAPERS = (
         "Expanding Language-Image Pretrained Models for General Video Recognition",
         "2208.02816",
         "video",
+        home=(
+            "nearfar.methods.video.xclip",
+            "nearfar.models.video.video_encoder",
+            "nearfar.models.video.frame_messages",
+            "nearfar.models.video.frame_integration",
+            "nearfar.models.video.video_prompts",
+        ),
+        recipes=("xclip", "xclip-paper"),
     ),
 )

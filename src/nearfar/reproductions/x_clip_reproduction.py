@@ -23,7 +23,7 @@ from nearfar.reproductions.shared.per_query import PerQuery
 CONFIG: dict[str, Any] = {
     "data": setup.DATA,
     "start": {"model": setup.MODEL, "training": setup.STILLS},
-    "training": {"steps": 150, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.01},
+    "training": {"steps": 300, "batch_size": 24, "warmup": 0.1, "weight_decay": 0.01},
     "method": {"mixup": 0.0, "cutmix": 0.0, "temperature": 0.01},
     "few_shot": {"shots": [2, 4, 8, 16], "steps": 30, "batch_size": 16},
 }
@@ -171,15 +171,17 @@ reproduction = Reproduction(
         _claim("prompts that are adapted to the video add to it", "without prompts", effect=0.03),
         _claim("the embedding of time is what knows the order", "without the embedding of time"),
     ],
-    seeds=range(9),
-    pilot=3,
+    seeds=range(10, 15),  # none of the first record's, see the note
+    pilot=0,
     grid=Grid(tuple(PARTS), {"lr": [1e-3, 3e-3]}, validated, "accuracy"),
     config=CONFIG,
     note=(
         "Clips of 6 frames of 32 pixels, 32 classes to train on and 16 others; the start is a ViT of 2 layers with a "
-        "small BERT, trained by CLIP's loss on stills, in the place of CLIP ViT-B/16, and clips are not mixed. Chance "
-        "is 0.031 (accuracy), 0.062 (zero-shot) and 0.333 (few-shot); what tells colours and axes of motion and no "
+        "small BERT, trained by CLIP's loss on stills, in the place of CLIP ViT-B/16, and clips are not mixed. Chance"
+        " is 0.031 (accuracy), 0.062 (zero-shot) and 0.333 (few-shot); what tells colours and axes of motion and no "
         "order reaches 0.5, 0.5 and 0.667. What is added learns at ten times the rate of the image tower, as in the "
-        "paper; temperature 0.01, which CLIP learned."
+        "paper; temperature 0.01, which CLIP learned. A first record, with half the steps and texts read by their "
+        "first token, had seeds whose start gave opposite motions texts with a cosine of 1, and there no arm tells "
+        "them: its text tower reads the mean of its tokens now, and seeds are others."
     ),
 )
