@@ -180,8 +180,8 @@ reproduction = Reproduction(
         "small BERT, trained by CLIP's loss on stills, in the place of CLIP ViT-B/16, and clips are not mixed. Chance"
         " is 0.031 (accuracy), 0.062 (zero-shot) and 0.333 (few-shot); what tells colours and axes of motion and no "
         "order reaches 0.5, 0.5 and 0.667. What is added learns at ten times the rate of the image tower, as in the "
-        "paper; temperature 0.01, which CLIP learned. A first record, with half the steps and texts read by their "
-        "first token, had seeds whose start gave opposite motions texts with a cosine of 1, and there no arm tells "
-        "them: its text tower reads the mean of its tokens now, and seeds are others."
+        "paper; temperature 0.01, which CLIP learned. A first record decided 1 of 9 claims; after its test figures "
+        "were seen, pooling of the texts, steps and batch were changed, on validation seeds. Seeds are others since, "
+        "test clips the same, so that a confirmation on other clips is still to be made."
     ),
 )
