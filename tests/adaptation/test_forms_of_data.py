@@ -15,6 +15,7 @@ from nearfar import cli
 from nearfar.adaptation import trials
 from nearfar.data import Records, hold_out, open_source, world
 from nearfar.errors import UserError
+from nearfar.search.index import stored_index
 from nearfar.search.querying import next_searches
 
 COUNT = 24
@@ -138,7 +139,8 @@ def command(root, saved, tmp_path, monkeypatch, capsys):
     outcomes = []
     module = sys.modules["nearfar.adaptation.adapt"]
     monkeypatch.setattr(module, "write_folder", lambda outcome, *_, **__: outcomes.append(outcome))
-    monkeypatch.setattr(next_searches, "search_commands", lambda folder: [])
+    monkeypatch.setattr(stored_index, "Index", lambda folder: None)
+    monkeypatch.setattr(next_searches, "search_commands", lambda index: [])
 
     def call(form, *flags):
         where = str(form) if " + " in str(form) or "/" in str(form).removeprefix("hub:")[:1] else str(root / form)

@@ -3,12 +3,12 @@
 import io
 import json
 import os
-import tarfile
 
 import pytest
 import torch
 from PIL import Image
 
+from data.door_rows import pack
 from nearfar.data import BadImage, Loader, folder, load_image, open_source, shards, table, train_tokenizer
 from nearfar.errors import UserError
 
@@ -175,22 +175,14 @@ def test_postscript_is_never_run(start, monkeypatch):
 # Shards
 
 
-def write_shard(path, members):
-    with tarfile.open(path, "w") as shard:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            shard.addfile(info, io.BytesIO(data))
-
-
 def test_notes_of_a_sample_that_are_no_numbers(tmp_path):
     notes = {"caption": "a cat", "group": "flickr", "index": "7f", "weight": "5 kg", "domain": True, "label": "cat"}
-    write_shard(tmp_path / "s.tar", {"a.png": png(), "a.json": json.dumps(notes).encode()})
+    pack(tmp_path / "s.tar", {"a.png": png(), "a.json": json.dumps(notes).encode()})
     source = shards(tmp_path / "s.tar")
     assert source[0].keys() == {"key", "caption", "image", "text"}
     tokenizer = train_tokenizer(source.texts(), 300)
     assert next(iter(Loader(source, batch_size=1, image_size=8, tokenizer=tokenizer)))["group"].tolist() == [0]
-    write_shard(tmp_path / "s.tar", {"a.png": png(), "a.json": b'{"group": 3, "weight": 0.5}'})
+    pack(tmp_path / "s.tar", {"a.png": png(), "a.json": b'{"group": 3, "weight": 0.5}'})
     assert (shards(tmp_path / "s.tar")[0]["group"], shards(tmp_path / "s.tar")[0]["weight"]) == (3, 0.5)
 
 
@@ -198,7 +190,7 @@ def classes_of_shard(path, labels, **options):
     members = {}
     for i, label in enumerate(labels):
         members |= {f"{i:02d}.png": png()} | ({} if label is None else {f"{i:02d}.cls": label.encode()})
-    write_shard(path / "s.tar", members)
+    pack(path / "s.tar", members)
     return shards(path / "s.tar", **options)
 
 
@@ -222,7 +214,7 @@ def test_names_of_classes_in_shards_are_understood_as_class_folders_are(tmp_path
 
 def test_a_caption_goes_before_the_name_of_the_class(tmp_path):
     members = {"a.png": png(), "a.cls": b"cat", "a.txt": b"a tabby", "b.png": png(), "b.cls": b"dog", "b.txt": b" "}
-    write_shard(tmp_path / "s.tar", members)
+    pack(tmp_path / "s.tar", members)
     source = shards(tmp_path / "s.tar")
     assert source.column("text") == [["a tabby"], []]
     assert source.column("label") == [0, 1]
@@ -239,7 +231,7 @@ def test_a_key_that_is_named_holds_names_of_classes_and_others_do_not(tmp_path):
     members = {}
     for i, animal in enumerate(["dog", "cat"]):
         members |= {f"{i}.png": png(), f"{i}.json": json.dumps({"text": "x", "label": animal}).encode()}
-    write_shard(tmp_path / "s.tar", members)
+    pack(tmp_path / "s.tar", members)
     assert "label" not in shards(tmp_path / "s.tar")[0]
     named = shards(tmp_path / "s.tar", label="label")
     assert (named.classes, named.column("label")) == (["cat", "dog"], [1, 0])
@@ -257,7 +249,7 @@ def test_labels_that_are_neither_number_nor_name(tmp_path, label):
 @pytest.mark.parametrize("name", ["we[ird] dir/a.tar", "plain/A.TAR"])
 def test_names_of_shards(tmp_path, name):
     (tmp_path / name).parent.mkdir()
-    write_shard(tmp_path / name, {"a.png": png(), "a.txt": b"x"})
+    pack(tmp_path / name, {"a.png": png(), "a.txt": b"x"})
     for spec in (tmp_path / name, (tmp_path / name).parent):
         assert open_source(spec)[0]["text"] == ["x"]
 
@@ -266,7 +258,7 @@ def test_captions_of_shards_in_other_encodings(tmp_path):
     members = {}
     for i, text in enumerate(["café".encode(), "café".encode("utf-16"), "café".encode("latin-1")]):
         members |= {f"{i}.png": png(), f"{i}.txt": text}
-    write_shard(tmp_path / "s.tar", members)
+    pack(tmp_path / "s.tar", members)
     source = shards(tmp_path / "s.tar")
     assert [record["text"] for record in source] == [["café"], ["café"], []]
     tokenizer = train_tokenizer(source.texts(), 300)

@@ -370,7 +370,7 @@ def test_a_single_pair_has_loss_zero():
         (lambda z: ops.info_nce(z, z, 1.0, group=torch.arange(3)), "group must hold"),
         (lambda z: ops.info_nce(z, z, 1.0, reduction="sum"), "reduction"),
         (lambda z: ops.info_nce(z, z, 1.0, positive=z), "symmetric=False"),
-        (lambda z: ops.info_nce(z, z, 1.0, positive=z[:2], symmetric=False), "one a query"),
+        (lambda z: ops.info_nce(z, z, 1.0, positive=z[:2], symmetric=False), "one row a query"),
         (lambda z: ops.nt_xent(z[:3], 1.0), "even number"),
         (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 1])), "exactly two rows"),
         (lambda z: ops.nt_xent(z, 1.0, group=torch.tensor([0, 0, 0, 0])), "exactly two rows"),

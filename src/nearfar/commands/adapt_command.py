@@ -54,6 +54,7 @@ def adapt(
     from rich.console import Console
 
     from nearfar.adaptation import adapt
+    from nearfar.search.index.stored_index import Index
     from nearfar.search.querying.next_searches import search_commands
 
     console = Console(highlight=False, soft_wrap=True)
@@ -85,7 +86,7 @@ def adapt(
         console.print(f"{outcome.skipped.count:,} skipped, listed in {folder / 'skipped.txt'}", markup=False)
     console.print(f"\nDone in {outcome.seconds:.0f} s. The report: {folder / 'report.html'}", markup=False)
     console.print("Next, try", style="bold")
-    for line in search_commands(folder / "index"):
+    for line in search_commands(Index(folder / "index")):
         console.print(f"  {line}", markup=False)
     written = str(folder / "model")
     console.print("To measure it on other data, or use it in Python", style="bold")

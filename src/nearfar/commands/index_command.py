@@ -85,7 +85,7 @@ def index(
     console.print(f"{out}: {built.counted}, {built.dim}-d, {built.manifest.kind}", markup=False)
     console.print(about_kind(built), markup=False)
     console.print("Next, try", style="bold")
-    for line in search_commands(out, by="text" if hasattr(encoder, "encode_text") else "image"):
+    for line in search_commands(built, by="text" if hasattr(encoder, "encode_text") else "image"):
         console.print(f"  {line}", markup=False)
 
 

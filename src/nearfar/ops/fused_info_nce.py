@@ -69,7 +69,7 @@ def info_nce(
     n, m = len(q), len(k)
     if positive is not None and (symmetric or group is not None or positive.shape != q.shape):
         raise UserError(
-            f"positives apart from the keys are one a query, {list(q.shape)}, with symmetric=False and without group"
+            f"positive holds one row a query, {list(q.shape)}, and goes with symmetric=False and without group"
         )
     if positive is None and m < n:
         raise UserError(f"k[i] is the positive of q[i], so k needs at least the {n} rows of q, not {m}")
@@ -82,12 +82,14 @@ def info_nce(
     own = torch.arange(n, device=q.device) if positive is None else None
     pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
     positive = None if positive is None else positive.to(pairs.q.dtype)
-    strict = positive is not None and positive.requires_grad  # the strips give no gradient to a positive apart
-    if reduction == "mean" and not (symmetric or strict) and backend in ("auto", "tiled") and needs_gradient(pairs):
+    strips = backend in ("auto", "tiled") and needs_gradient(pairs)
+    if positive is not None and positive.requires_grad:  # strips give no gradient to positives apart
+        strips = False
+    if reduction == "mean" and not symmetric and strips:
         rows, columns = pairs.tile if tile is not None else (strip_rows(m), m)
         if rows and columns >= m:
-            strips = replace(pairs, tile=(rows, max(m, 1)), half=half_pays(pairs.q, pairs.k))
-            return _one_direction(*_arguments(strips, positive), k.requires_grad).to(pairs.q.dtype)
+            pairs = replace(pairs, tile=(rows, max(m, 1)), half=half_pays(pairs.q, pairs.k))
+            return _one_direction(*_arguments(pairs, positive), k.requires_grad).to(pairs.q.dtype)
     others, cols, logits = partition(pairs, both=symmetric, backend=backend, budget=budget)
     logits = logits if positive is None else _apart_logits(pairs, positive)
     losses = [-logsigmoid(logits - side).to(pairs.q.dtype) for side in (others, cols[:n])[: 1 + symmetric]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 from shlex import quote
 
 from nearfar.search.index.stored_index import Index
@@ -12,10 +11,10 @@ LONGEST = 40
 """Letters of a caption that are taken for a query."""
 
 
-def search_commands(folder: Path, *, by: str = "text") -> list[str]:
-    """Lines that search the index in a folder and open its page: by the caption of an item, or by its picture
-    (`by="image"`), where one has a caption, or a file."""
-    index, where = Index(folder), f"--index {quote(str(folder))}"
+def search_commands(index: Index, *, by: str = "text") -> list[str]:
+    """Lines that search an index and open its page: by the caption of an item, or by its picture (`by="image"`), where
+    one has a caption, or a file."""
+    where = f"--index {quote(str(index.directory))}"
     items = index.table.slice(0, 1000)
     if by == "image":
         queries = (f"--image {quote(path)}" for path in items["path"].to_pylist() if path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def named_in(checkpoint: Path) -> str | None:
     return progress.get("frozen")
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], save: Any) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], save: Callable[[Mapping[str, Tensor], Path], None]) -> None:
     """Write frozen weights by `save(tensors, path)` unless they are there."""
     if not path.exists():
         files.folder(path.parent)
