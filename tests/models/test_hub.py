@@ -4,9 +4,11 @@ import base64
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
+import numpy as np
 import pytest
 
 CHILD = """
@@ -23,8 +25,17 @@ for options in eval(sys.argv[2]):
 """
 
 
+LOADED = """
+import sys
+import nearfar
+
+print(nearfar.load("me/mine").encode(["a red fox"]).tolist())
+"""
+
+
 class Hub(BaseHTTPRequestHandler):
-    """The calls that an upload of small files makes. Repositories of `forbidden` tokens answer 401 or 403."""
+    """The calls that an upload of small files makes, and the way back. Repositories of `forbidden` tokens answer 401 or
+    403."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -52,7 +63,27 @@ class Hub(BaseHTTPRequestHandler):
         )
 
     def do_GET(self):
-        self.answer({"id": "me/mine", "sha": "0" * 40, "siblings": [], "tags": []})
+        _, _, name = self.path.partition("/resolve/")
+        if "/tree/" in self.path:
+            sizes = {file: len(content) for file, content in self.server.files.items()}
+            return self.answer([{"type": "file", "path": f, "size": n, "oid": "0" * 40} for f, n in sizes.items()])
+        if not name:
+            siblings = [{"rfilename": file} for file in self.server.files]
+            return self.answer({"id": "me/mine", "sha": "0" * 40, "siblings": siblings, "tags": []})
+        content = self.server.files.get(name.split("/", 1)[1])
+        self.send_response(404 if content is None else 200)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(content or b"")))
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            self.send_header("ETag", sha256(content).hexdigest())
+        self.end_headers()
+        if self.command == "GET" and content:
+            self.wfile.write(content)
+        return None
+
+    do_HEAD = do_GET
 
     def answer(self, content, status=200):
         blob = json.dumps(content).encode()
@@ -76,10 +107,15 @@ def hub():
 
 
 def pushed(folder, calls, endpoint, home):
+    return child(endpoint, home, CHILD, str(folder), repr(calls))
+
+
+def child(endpoint, home, *arguments):
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PATH": "/usr/bin:/bin"}
     environment |= {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    child = [sys.executable, "-c", CHILD, str(folder), repr(calls)]
-    out = subprocess.run(child, capture_output=True, text=True, timeout=240, env=environment)
+    out = subprocess.run(
+        [sys.executable, "-c", *arguments], capture_output=True, text=True, timeout=240, env=environment
+    )
     assert out.returncode == 0, out.stderr
     return out.stdout.splitlines()
 
@@ -111,6 +147,8 @@ def test_what_is_pushed_is_what_is_saved(model, hub, tmp_path):
         (tmp_path / "fetched" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "fetched" / name).write_bytes(content)
     assert b"R@5 81.2" in hub.files["README.md"]
+    (by_name,) = child(endpoint, tmp_path / "elsewhere", LOADED)
+    np.testing.assert_allclose(json.loads(by_name), model.encode(["a red fox"]), atol=1e-6)
     again = nearfar.load(tmp_path / "fetched")
     assert (again.encode(["a red fox"]) == model.encode(["a red fox"])).all()
 

@@ -1,7 +1,8 @@
-"""`model.push_to_hub`: a model's folder on the Hugging Face hub."""
+"""`model.push_to_hub`: a model's folder on the Hugging Face hub, and back."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,35 @@ def push_to_hub(
         except Exception as error:  # the hub's client, its network library and its checks each raise their own
             raise UserError(f"{name} cannot be pushed: {_why(error)}") from error
     return str(commit.commit_url)
+
+
+def fetched(name: str) -> Path | None:
+    """The folder of a model that nearfar saved and pushed, fetched from the hub or kept from before; None where there
+    is none of that name, or another library's.
+
+    Raises:
+        UserError: it is there, and its files cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not any(_is_ours(name, file) for file in ("nearfar.json", "config.json")):
+        return None
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:  # the hub's client, its network library and its checks each raise their own
+        raise UserError(
+            f"{name} cannot be fetched: {files.why(error, 'the hub refused it: check that its files are whole')}"
+        ) from error
+
+
+def _is_ours(name: str, file: str) -> bool:
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+        return path is not None and "nearfar" in json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):  # no such name, or no network: said where it is looked for as a checkpoint
+        return False
 
 
 def _why(error: Exception) -> str:

@@ -28,13 +28,13 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     of a model that reads texts alone `encode_text`, `tokenize` and `embed_dim`, of pictures alone the others.
 
     Args:
-        model: a folder that nearfar saved, or a run's folder; a folder, hub name or instance of a transformers model
-            with `get_image_features` and `get_text_features` (CLIP, SigLIP, SigLIP 2, ALIGN, AltCLIP, ...), of
-            X-CLIP, of a language model, or of another transformers model that reads texts, or pictures; a folder or hub
-            name of a sentence encoder; an open_clip model, or `open_clip:NAME:PRETRAINED` (a name of weights, or a
-            file) and `open_clip:FOLDER`; the name of a pretrained preset (`"towers"`; `"starter"`, the same with heads
-            trained on the embedded world) or of what comes in packages
-            (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
+        model: a folder that nearfar saved, or a run's, or the name on the hub that one was pushed to; a folder, hub
+            name or instance of a transformers model with `get_image_features` and `get_text_features` (CLIP, SigLIP,
+            SigLIP 2, ALIGN, AltCLIP, ...), of X-CLIP, of a language model, or of another transformers model that reads
+            texts, or pictures; a folder or hub name of a sentence encoder; an open_clip model, or
+            `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and `open_clip:FOLDER`; the name of a pretrained
+            preset (`"towers"`; `"starter"`, the same with heads trained on the embedded world) or of what comes in
+            packages (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer, or a processor of transformers that
             holds one, whose image processor is taken, too.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
@@ -156,6 +156,7 @@ def _named(name: str | Path, tokenizer: Any) -> Any:
 
 def _by_word(name: str | Path, tokenizer: Any) -> Any:
     """The encoder that a word stands for: ours, a package's, or one of the hub."""
+    from nearfar.models.hub import fetched
     from nearfar.models.image.image_presets import IMAGE_PRESETS
 
     word = str(name)
@@ -177,7 +178,8 @@ def _by_word(name: str | Path, tokenizer: Any) -> Any:
         return models.image_encoder(image=word)
     if word == "smollm2":
         return _of_texts_alone(word, tokenizer, continues=True)
-    return _checkpoint(name, tokenizer)
+    ours = fetched(word) if word.count("/") == 1 else None
+    return checkpoint.read(ours) if ours is not None else _checkpoint(name, tokenizer)
 
 
 def _checkpoint(name: str | Path, tokenizer: Any) -> Any:
