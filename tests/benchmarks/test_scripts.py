@@ -210,6 +210,15 @@ def test_search_limits(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_index_changes(run, tmp_path):
+    out = tmp_path / "made" / "changes.json"
+    output = run("index_changes", "--count", 100, "--dim", 8, "--rounds", 2, "--output", out)
+    rows = {row["change"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == ["remove one", "commit nothing", "compact", "copy the vectors"]
+    assert all(len(row[field]) == 2 for row in rows.values() for field in ("cpu_s", "clock_s", "bytes"))
+    assert out.with_suffix(".md").read_text() in output
+
+
 def test_hard_negatives(run, tmp_path):
     out = tmp_path / "made" / "hard.json"
     output = run("hard_negatives", "--batch", 32, "--dim", 8, "--rounds", 1, "--output", out)

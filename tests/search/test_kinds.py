@@ -99,7 +99,9 @@ def test_items_come_and_go(tmp_path, kind):
     assert len(index) == index.graph.ntotal == COUNT + 100
     np.testing.assert_array_equal(index.search(more, 1)[1][:, 0], np.arange(COUNT, COUNT + 100))
     smaller = index.remove([str(COUNT), "0"])
-    assert smaller.graph.ntotal == COUNT + 98
+    assert len(smaller) == COUNT + 98
+    assert smaller.compact().graph.ntotal == COUNT + 98
+    smaller = Index(tmp_path / "index")
     keys = {hit.key for hit in smaller.hits(*(x[0] for x in smaller.search(more[:1], 5)))}
     assert str(COUNT) not in keys
     np.testing.assert_allclose(smaller.search(more[1:], 1)[0][:, 0], 1, atol=1e-6)

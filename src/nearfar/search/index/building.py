@@ -102,7 +102,7 @@ def build(
     if total == 0:
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
     if kind is not None and total is not None:
-        before = load_manifest(out).count if (Path(out) / NAME).exists() else 0
+        before = load_manifest(out).held if (Path(out) / NAME).exists() else 0
         check_count(check_kind(kind), before + total)
     skipped = Skipped() if skipped is None else skipped
     source = checked(source, keep or [], name=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,8 +183,8 @@ def to_parquet(items: list[Item], kept: Iterable[str]) -> bytes:
 
 
 def read_table(directory: Path, manifest: Manifest) -> pa.Table:
-    """The items of an index, one row a vector, in the vectors' order: the columns of `schema`, and the kept ones.
-    Raises UserError when they are damaged."""
+    """The items of an index, one row a vector, in the vectors' order, those included that were taken out since: the
+    columns of `schema`, and the kept ones. Raises UserError when they are damaged."""
     if not manifest.items:
         return schema().empty_table()
     import pyarrow as pa
@@ -199,6 +200,44 @@ def read_table(directory: Path, manifest: Manifest) -> pa.Table:
     if fault:
         raise damaged(directory, fault)
     return table
+
+
+def without(table: pa.Table, removed: list[int]) -> pa.Table:
+    """The table without these rows, ascending: pieces of it, none of them copied.
+
+    >>> import pyarrow as pa
+    >>> without(pa.table({"key": ["a", "b", "c", "d"]}), [0, 2])["key"].to_pylist()
+    ['b', 'd']
+    """
+    import pyarrow as pa
+
+    if not removed:
+        return table
+    pieces = [table.slice(a + 1, b - a - 1) for a, b in pairwise([-1, *removed, len(table)]) if b - a > 1]
+    return pa.concat_tables([table.slice(0, 0), *pieces])
+
+
+def row_of(directory: Path, manifest: Manifest, key: str) -> int:
+    """The row of the item of this key, of which no more than all keys are read. Raises KeyError for an unknown key, and
+    UserError when the keys are damaged."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not manifest.items:
+        raise KeyError(key)
+    path = directory / manifest.items
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            keys = file.read(["key"], use_threads=False)["key"]
+        row = int(pc.index(keys, pa.scalar(key, pa.string())).as_py())
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
+        raise damaged(directory, f"{path} cannot be read ({why(error, 'its content is damaged')})") from None
+    if len(keys) != manifest.count:
+        raise damaged(directory, f"{manifest.items} holds {len(keys)} items for {manifest.count} vectors")
+    if row < 0 or row in manifest.removed:
+        raise KeyError(key)
+    return row
 
 
 def rows_of(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, Any]]:

@@ -21,6 +21,9 @@ from nearfar.search.index.damage import MOST, damaged, file_fault
 from nearfar.search.index.graphs import KINDS, QUANTISED, kind_of
 
 FORMAT = 1
+REMOVING = 2
+"""The format of an index from which items were taken out and whose files still hold them: what reads format 1 alone
+would find them."""
 NAME = "manifest.json"
 REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
 WIDEST = 2**20
@@ -37,9 +40,10 @@ NAMES = {
 @dataclass(kw_only=True)
 class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
-    no files, `items` the Parquet table, `graph` the faiss index where the kind has one,
-    with the checksum `graph_sum`: faiss trusts what it reads; `recall` is its recall@10. `probe` is how the model saw
-    the probe picture and the probe sentence (see `identity`). `kept` names the columns that each source keeps."""
+    no files, `items` the Parquet table, `graph` the faiss index where the kind has one, with the checksum `graph_sum`:
+    faiss trusts what it reads; `recall` is its recall@10. `removed` are the rows, ascending, whose items were taken out
+    since those files were written. `probe` is how the model saw the probe picture and the probe sentence (see
+    `identity`). `kept` names the columns that each source keeps."""
 
     model: str
     dim: int
@@ -54,6 +58,7 @@ class Manifest:
     graph: str | None = None
     graph_sum: int | None = None
     recall: float | None = None
+    removed: list[int] = field(default_factory=list)
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
@@ -64,13 +69,21 @@ class Manifest:
         return {name for name in (self.vectors, self.pictures, self.items, self.graph) if name}
 
     @property
+    def held(self) -> int:
+        """How many items there are: the rows without those that were taken out."""
+        return self.count - len(self.removed)
+
+    @property
     def kept_columns(self) -> list[str]:
         """Names of the columns that any source keeps."""
         return list(dict.fromkeys(name for names in self.kept.values() for name in names))
 
     def save(self, directory: Path) -> None:
         """Make this manifest the index's own, atomically."""
-        files.write(directory / NAME, json.dumps(asdict(self), indent=1, ensure_ascii=False))
+        values = asdict(self) | {"format": REMOVING if self.removed else FORMAT}
+        if not self.removed:
+            del values["removed"]
+        files.write(directory / NAME, json.dumps(values, indent=1, ensure_ascii=False))
 
 
 def load_manifest(directory: Path | str) -> Manifest:
@@ -86,10 +99,10 @@ def load_manifest(directory: Path | str) -> Manifest:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise damaged(directory, f"{path} is not a manifest of an index ({why(error, 'it is no JSON')})") from error
-    if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) != FORMAT:
+    if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) not in (FORMAT, REMOVING):
         raise UserError(
-            f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT}: index "
-            "again"
+            f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT} and "
+            f"{REMOVING}: index again"
         )
     if fault := manifest_fault(values):
         raise damaged(directory, fault)
@@ -128,6 +141,8 @@ def manifest_fault(values: Any) -> str | None:
             return f"{key} in manifest.json is {_short(value)}, not the name of a file that nearfar wrote"
     if values.get("count") and not values.get("items"):
         return "manifest.json counts pictures and names no items"
+    if not _is_rows(values.get("removed", []), values.get("count", 0)):
+        return "removed in manifest.json is not rows of the index, ascending"
     if not isinstance(values["model"], str):
         return f"model in manifest.json is {_short(values['model'])}, not a name"
     if values.get("kind", "flat") not in [*KINDS]:
@@ -162,6 +177,13 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_rows(value: Any, count: int) -> bool:
+    """Whether these are numbers of rows, each once and in order."""
+    if not (isinstance(value, list) and all(type(row) is int for row in value)):
+        return False
+    return all(a < b for a, b in zip([-1, *value], [*value, count], strict=True))
 
 
 def _is_vector(value: Any) -> bool:

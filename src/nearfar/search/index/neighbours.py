@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,21 @@ def candidates(kind: str, top: int) -> int:
 
 
 def neighbours(
-    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int, among: np.ndarray | None = None
+    kind: str,
+    vectors: np.ndarray,
+    graph: Any,
+    queries: np.ndarray,
+    top: int,
+    among: np.ndarray | None = None,
+    removed: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors, or of those `among` these rows, as the kind sees
-    them; an approximate kind may find fewer for a query and fills up with row -1."""
+    """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors, or of those `among` these rows, or else of those
+    that are not `removed`, as the kind sees them; an approximate kind may find fewer for a query and fills up with row
+    -1."""
     if among is not None:
         return neighbours_among(kind, vectors, graph, queries, top, among)
+    if removed:
+        return neighbours_beside(kind, vectors, graph, queries, top, np.array(removed))
     top = min(top, len(vectors))
     if graph is not None:
         return graph.search(queries, top, params=breadth(kind, graph, top))
@@ -60,6 +70,20 @@ def neighbours_among(
     return scores, rows
 
 
+def neighbours_beside(
+    kind: str, vectors: np.ndarray, graph: Any, queries: np.ndarray, top: int, removed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best beside some rows, of which there are few. A graph is walked through them and finds others; where there
+    is none to walk, so many more are fetched that enough remain without them."""
+    top = min(top, len(vectors) - len(removed))
+    if graph is not None and kind != "pq":
+        others = selector(removed, len(vectors), others=True)
+        return graph.search(queries, top, params=breadth(kind, graph, top, others))
+    scores, rows = neighbours(kind, vectors, graph, queries, top + len(removed))
+    order = np.argsort(np.isin(rows, removed), axis=1, kind="stable")[:, :top]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+
 def breadth(kind: str, graph: Any, top: int, selected: Any = None, times: float = 1.0) -> Any:
     """How much of a graph is searched for `top` hits, `times` as much where only some vectors are `selected`."""
     faiss: Any = need("faiss", "search")
@@ -72,11 +96,11 @@ def breadth(kind: str, graph: Any, top: int, selected: Any = None, times: float 
     return None if selected is None else faiss.SearchParameters(sel=selected)
 
 
-def selector(among: np.ndarray, count: int) -> Any:
-    """What says to faiss which of `count` vectors count."""
+def selector(rows: np.ndarray, count: int, *, others: bool = False) -> Any:
+    """What says to faiss which of `count` vectors count: these rows, or all `others`."""
     faiss: Any = need("faiss", "search")
-    mask = np.zeros(count, bool)
-    mask[among] = True
+    mask = np.full(count, others)
+    mask[rows] = not others
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
-from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, to_item
+from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, to_item, without
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import candidates, neighbours, ordered
@@ -37,18 +38,25 @@ class Index:
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
         self.manifest: Manifest = load_manifest(self.directory)
-        self.vectors = self._map_vectors()  # [N, D]
-        self.table = read_table(self.directory, self.manifest)
+        self._rows = self._map_vectors()  # of the items that were taken out, too
+        self._items = read_table(self.directory, self.manifest)
+        self._leave_out(self.manifest.removed)
         self.graph = self._open_graph()
         self._pictures = self._map_pictures()
         installed_faiss()  # imported now, not within the time of the first search
 
     def __len__(self) -> int:
-        return self.manifest.count
+        return self.manifest.held
 
     def __repr__(self) -> str:
         m = self.manifest
         return f"Index({str(self.directory)!r}, {self.counted}, {m.dim}-d, {m.kind}, model {m.model!r})"
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """The embeddings `[N, D]` of its items, in their order, float32: mapped from the disk, or a copy where items
+        were taken out."""
+        return self._rows if self._live is None else self._rows[self._live]
 
     @property
     def dim(self) -> int:
@@ -79,7 +87,7 @@ class Index:
         """Bytes that a search reads for each vector: of the faiss file of a kind that has one, else of the vectors."""
         if not self.manifest.graph or not len(self):
             return 4 * self.dim
-        return round((self.directory / self.manifest.graph).stat().st_size / len(self))
+        return round((self.directory / self.manifest.graph).stat().st_size / self.manifest.count)
 
     @property
     def recall(self) -> float | None:
@@ -117,9 +125,15 @@ class Index:
         if not np.isfinite(q).all():
             raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
         most = min(top, len(self) if among is None else len(among))
-        kind = self.manifest.kind
-        scores, rows = neighbours(kind, self.vectors, self.graph, q, candidates(kind, top), among)
-        return ordered(self._checked(q, scores, rows), rows, most)
+        kind, live = self.manifest.kind, self._live
+        if among is not None and live is not None:
+            among = live[among]
+        removed = self.manifest.removed
+        scores, rows = neighbours(kind, self._rows, self.graph, q, candidates(kind, top), among, removed)
+        scores = self._checked(q, scores, rows)
+        if live is not None:  # from rows of the file to those of the items
+            rows = np.where(rows < 0, rows, np.searchsorted(live, rows))
+        return ordered(scores, rows, most)
 
     def _checked(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The scores as the vectors give them: a few products, which also reveal a damaged file, since nobody reads one
@@ -132,7 +146,7 @@ class Index:
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             query, column = np.nonzero(rows[part] >= 0)
-            vectors, q = self.vectors[rows[part][query, column]], queries[part][query]
+            vectors, q = self._rows[rows[part][query, column]], queries[part][query]
             with np.errstate(all="ignore"):
                 length, products = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
                 off = np.abs(scores[part][query, column] - products) / np.maximum(np.linalg.norm(q, axis=1), 1)
@@ -158,13 +172,31 @@ class Index:
         return sorted(names or {captions[0] for captions in self.table["captions"].to_pylist() if captions})
 
     def remove(self, keys: Iterable[str]) -> Index:
-        """The index without these items, on disk and as returned; `self` stays what it was. Raises KeyError for an
-        unknown key."""
+        """The index without these items, on disk and as returned; `self` stays what it was. No search returns them any
+        more; the files hold them until they are written anew, see `compact`. Raises KeyError for an unknown key."""
         with IndexWriter.extend(self.directory) as writer:
             for key in keys:
                 writer.remove(key)
             writer.commit(final=True)
+            after = writer.manifest
+        if after.files != self.manifest.files:
+            return Index(self.directory)
+        smaller = copy(self)  # of the same files: nothing is read again
+        smaller.manifest = after
+        smaller._leave_out(after.removed)
+        return smaller
+
+    def compact(self) -> Index:
+        """The index, its files written anew without what was taken out, on disk and as returned; `self` stays what it
+        was."""
+        with IndexWriter.extend(self.directory) as writer:
+            writer.compact()
         return Index(self.directory)
+
+    def _leave_out(self, removed: list[int]) -> None:
+        """Take the rows of the files that hold an item for the index's rows."""
+        self.table = without(self._items, removed)
+        self._live = np.delete(np.arange(self.manifest.count), removed) if removed else None
 
     def _hit(self, rank: int, score: float, values: dict[str, Any]) -> Hit:
         item = to_item(values)

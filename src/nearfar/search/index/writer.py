@@ -1,8 +1,9 @@
 """The index as its builder sees it: put pictures in, take them out, commit.
 
 Embeddings are appended to the vectors' file; rows behind the manifest's count do not exist until a commit says so, and
-a later writer cuts off what a killed one left. When items went or changed, the commit copies what remains to a new
-file, block by block, so that rows stay dense and no hit is ever a ghost.
+a later writer cuts off what a killed one left. Where items only went, and few, the manifest names their rows, and no
+other file is touched. Else, when items went or changed, the commit copies what remains to a new file, block by block,
+so that no hit is ever a ghost.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -21,11 +23,14 @@ from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.search.index.damage import damaged
 from nearfar.search.index.graphs import build_graph, check_kind, has_graph, open_graph
-from nearfar.search.index.items import Item, read_table, to_item, to_parquet
+from nearfar.search.index.items import Item, read_table, row_of, to_item, to_parquet, without
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
 from nearfar.search.index.neighbours import recall_of
 
 COPY_BYTES = 1 << 24
+MOST_REMOVED, REMOVED_SHARE = 1000, 1 / 16
+"""So many rows, and such a share of all, may be of items that were taken out, before the files are written anew: a
+search passes over them, in some hundredths of its time."""
 
 
 class IndexWriter:
@@ -34,11 +39,11 @@ class IndexWriter:
     def __init__(self, directory: Path, manifest: Manifest, lock: Lock) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.items: dict[str, Item] = {}
         self.rows = manifest.count
         self._lock = lock
-        if manifest.items:
-            self.items = {item.key: item for item in map(to_item, read_table(directory, manifest).to_pylist())}
+        self._committed = deepcopy(manifest)
+        self._items: dict[str, Item] | None = None if manifest.items else {}
+        self._removed: list[int] = []
         self._sweep()
         self._vectors, self._pictures = self._open_files()
 
@@ -91,6 +96,14 @@ class IndexWriter:
                 file.close()
         self._lock.release()
 
+    @property
+    def items(self) -> dict[str, Item]:
+        """Every item by its key. Read where it is needed first: taking an item out does not need it."""
+        if self._items is None:
+            table = without(read_table(self.directory, self.manifest), sorted([*self.manifest.removed, *self._removed]))
+            self._items = {item.key: item for item in map(to_item, table.to_pylist())}
+        return self._items
+
     def put(self, item: Item, vector: np.ndarray, picture: bytes | None = None) -> None:
         """Add an item with its embedding `[D]`, in place of any of the same key. `picture` is kept for an item that
         is no file."""
@@ -113,7 +126,12 @@ class IndexWriter:
 
     def remove(self, key: str) -> None:
         """Take an item out. Raises KeyError for an unknown key."""
-        del self.items[key]
+        if self._items is not None:
+            del self._items[key]
+        elif (row := row_of(self.directory, self.manifest, key)) in self._removed:
+            raise KeyError(key)
+        else:
+            self._removed.append(row)
 
     def commit(self, *, final: bool) -> None:
         """Make everything put, refreshed and removed so far real, atomically. `final` also builds the faiss index of
@@ -121,14 +139,40 @@ class IndexWriter:
 
         Raises UserError when the disk refuses; the index is then as it was after the last commit."""
         with files.writing(self.directory):
-            self._commit(final=final)
+            if self._only_removes(final=final):
+                self._commit_removed()
+            else:
+                self._commit(final=final)
+
+    def compact(self) -> None:
+        """Commit, and write all files anew, so that nothing is left in them of what was taken out."""
+        self.items  # noqa: B018 - what has been read is written as a whole
+        self.commit(final=True)
+
+    def _only_removes(self, *, final: bool) -> bool:
+        """Whether items went and nothing else happened, and so few went that their rows may stay in the files."""
+        manifest, rows = self.manifest, len(self.manifest.removed) + len(self._removed)
+        finished = not final or bool(manifest.graph) == has_graph(manifest.kind, manifest.count)
+        few = rows <= min(MOST_REMOVED, REMOVED_SHARE * manifest.count)
+        return self._items is None and manifest == self._committed and finished and few
+
+    def _commit_removed(self) -> None:
+        """Say in the manifest which rows went. Where none did there is nothing to say."""
+        if not self._removed:
+            return
+        removed = sorted([*self.manifest.removed, *self._removed])
+        manifest = replace(self.manifest, serial=self.manifest.serial + 1, removed=removed)
+        manifest.save(self.directory)
+        sync_directory(self.directory)
+        self.manifest, self._committed, self._removed = manifest, deepcopy(manifest), []
 
     def _commit(self, *, final: bool) -> None:
         for file in (self._vectors, self._pictures):
             file.flush()
             os.fsync(file.fileno())
         before = self.manifest
-        manifest = replace(before, serial=before.serial + 1, count=self.rows, picture_bytes=self._pictures.tell())
+        size = self._pictures.tell()
+        manifest = replace(before, serial=before.serial + 1, count=self.rows, picture_bytes=size, removed=[])
         items = sorted(self.items.values(), key=lambda item: item.row)
         if len(items) < self.rows:
             items = self._compact(items, manifest)
@@ -185,9 +229,9 @@ class IndexWriter:
 
     def _take_over(self, manifest: Manifest, items: list[Item]) -> None:
         moved = manifest.vectors != self.manifest.vectors
-        self.manifest, self.rows = manifest, manifest.count
+        self.manifest, self.rows, self._committed, self._removed = manifest, manifest.count, deepcopy(manifest), []
         if moved:
-            self.items = {item.key: item for item in items}
+            self._items = {item.key: item for item in items}
             self._vectors.close()
             self._pictures.close()
             self._vectors, self._pictures = self._open_files()
@@ -213,7 +257,8 @@ def open_at(path: Path, size: int) -> IO[bytes]:
     """The file, cut to its committed size, ready to be appended to."""
     with files.writing(path):
         file = path.open("r+b")
-        file.truncate(size)
+        if file.seek(0, os.SEEK_END) > size:
+            file.truncate(size)
         file.seek(size)
     return file
 
