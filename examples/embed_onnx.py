@@ -3,10 +3,11 @@
     pip install numpy pillow tokenizers onnxruntime
     python examples/embed_onnx.py DIR "a red car" car.png another.jpg
 
-prints the cosine of each text with each picture.
+prints the cosine of each text with each picture, or where none is named, with each text.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def fitted(picture, fit, size, side, resample):
 
 if __name__ == "__main__":
     model = Embedder(sys.argv[1])
-    files = [word for word in sys.argv[2:] if Path(word).is_file()]
+    files = [word for word in sys.argv[2:] if os.path.isfile(word)]
     words = [word for word in sys.argv[2:] if word not in files]
-    for text, row in zip(words, model.texts(words) @ model.pictures(files).T, strict=True):
-        print(text, *(f"{name} {cosine:.3f}" for name, cosine in zip(files, row, strict=True)), sep="\n  ")
+    texts = model.texts(words)
+    others = model.pictures(files) if files else texts
+    for text, row in zip(words, texts @ others.T, strict=True):
+        print(text, *(f"{name} {cosine:.3f}" for name, cosine in zip(files or words, row, strict=True)), sep="\n  ")

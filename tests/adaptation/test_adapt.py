@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shlex
 import shutil
 
@@ -37,7 +38,7 @@ def run(emoji, saved, tmp_path_factory):
     return out, said.getvalue()
 
 
-def test_the_folder_holds_all_that_is_needed(run):
+def test_the_folder_holds_all_that_is_needed(run, saved):
     out, said = run
     held = {path.name for path in out.iterdir()}
     assert {"model", "adapt.json", "results.json", "report.html", "index"} <= held
@@ -47,6 +48,9 @@ def test_the_folder_holds_all_that_is_needed(run):
     card = (out / "model" / "README.md").read_text("utf-8")
     assert "linear ridge map" in card
     assert "nearfar.load" in card
+    assert re.search(r"\| image tower \| \w+, .* parameters; licence: none of its own \|", card)
+    assert re.search(r"\| parameters \| .* MB in float32 \|", card)
+    assert f"Made from `{'/'.join(saved.parts[-2:])}`. Adapted to" in card  # no more of where it lay
     for word in ("to adapt to", "to measure on", "before", "after", "chance", "nearfar search", "nearfar serve"):
         assert word in said
     assert "only" in said  # few captions are held out, which is said

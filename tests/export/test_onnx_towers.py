@@ -63,6 +63,8 @@ def test_the_folder_holds_all_that_is_needed(folder):
     card = (folder / "README.md").read_text("utf-8")
     assert "image tower: 3 probes, greatest difference" in card
     assert "text tower: 14 probes, greatest difference" in card
+    assert 'python embed_onnx.py this/folder "a red car" car.png' in card
+    assert "nearfar.load" not in card  # which does not open such a folder
 
 
 def test_the_command_prints_its_own_words_alone(command):
@@ -107,9 +109,12 @@ def test_the_example_runs_without_torch(folder, tmp_path):
         f"sys.argv[0] = {str(EXAMPLE)!r}\n"
         f"runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')\n"
     )
-    child = [sys.executable, "-c", code, str(folder), "a red fox", str(tmp_path / "a.png"), "ship"]
-    out = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
-    assert [line for line in out if not line.startswith(" ")] == ["a red fox", "ship"]
+    long = "ship " * 100  # longer than names of files may be
+    for files, compared in (([str(tmp_path / "a.png")], 1), ([], 2)):
+        child = [sys.executable, "-c", code, str(folder), "a red fox", *files, long]
+        out = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+        assert [line for line in out if not line.startswith(" ")] == ["a red fox", long]
+        assert len(out) == 2 + 2 * compared
 
 
 def test_a_difference_is_refused_and_nothing_is_kept(model, tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Exported folders open in sentence-transformers and by AutoModel, and give the same embeddings; or are refused."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.export.sentence_encoder import export_sentence_encoder
 from nearfar.models import create
+from nearfar.models.card import card
 from nearfar.models.language import language_model, text_encoder
 from nearfar.models.towers.pixels import Pixels
 
@@ -267,3 +271,31 @@ def test_what_cannot_be_expressed_is_refused_and_nothing_is_kept(tokenizer, tmp_
         with pytest.raises(UserError, match=f"{why}: use model.encode, or nearfar export --onnx"):
             export_sentence_encoder(model, tmp_path / "out")
         assert not list(tmp_path.iterdir())
+
+
+def made_models(tokenizer, end_is_last):
+    yield "pair", nearfar.load(clip(end_is_last), tokenizer=end_is_last)
+    yield "towers", dual(tokenizer)
+    yield "texts", text_encoder(BERT, tokenizer=tokenizer).eval()
+
+
+def test_what_the_command_prints_opens_its_folder_and_its_card_keeps_the_figures(
+    tokenizer, end_is_last, tmp_path, capsys
+):
+    import transformers
+
+    for name, model in made_models(tokenizer, end_is_last):
+        saved, out = model.save_pretrained(tmp_path / name / "model"), tmp_path / f"{name}-st"
+        (saved / "README.md").write_text(card(model, about="Trained on 9 pairs.", figures="R@5 12.0 (10.0 to 14.0)"))
+        main(["export", str(tmp_path / name), "--sentence-transformers", "--out", str(out)])
+        calls = re.findall(r"transformers\.AutoModel\.from_pretrained\(\"(.*?)\"\)", capsys.readouterr().out)
+        assert [Path(folder).name for folder in calls] == (["text", "image"] if name == "towers" else [out.name])
+        for folder in calls:
+            assert transformers.AutoModel.from_pretrained(folder).config.model_type
+        page = (out / "README.md").read_text("utf-8")
+        assert "Trained on 9 pairs.\n\nR@5 12.0 (10.0 to 14.0)" in page
+        scope = {}
+        exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1].replace("this/folder", str(out)), scope)
+        np.testing.assert_allclose(
+            scope["vectors"], model.encode(["a red car", "a small dog"], normalize_embeddings=True), atol=1e-5
+        )

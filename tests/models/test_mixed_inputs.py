@@ -59,6 +59,10 @@ def test_what_comes_back(model, pictures):
     assert model.encode([]).shape == (0, 16)
     assert model.encode(np.array(TEXTS)).shape == (4, 16)
     assert model.encode(tuple(TEXTS)).shape == (4, 16)
+    assert model.encode(text for text in TEXTS).shape == (4, 16)
+    assert model.encode(np.str_("ship")).shape == model.encode(np.asarray(pictures[0])).shape == (16,)
+    batch = np.stack([np.asarray(pictures[1]), np.asarray(pictures[1])[::-1]])
+    np.testing.assert_array_equal(model.encode(batch), model.encode(list(batch)))
     unit = model.encode(TEXTS, normalize_embeddings=True, convert_to_tensor=True)
     assert torch.equal(unit.norm(dim=1).round(decimals=6), torch.ones(4))
     assert not unit.requires_grad
@@ -87,6 +91,9 @@ def test_what_is_no_input_is_named_with_its_place(model, pictures, tmp_path):
     for inputs, message in [
         (["ship", 7], "input 1 is a int: encode takes texts, and pictures as"),
         ([None], "input 0 is a NoneType"),
+        ({"ship", "fox"}, "a set has no order of inputs: pass encode a list"),
+        ({"text": "ship"}, "a dict has no order of inputs: pass encode a list"),
+        (np.zeros((2, 3, 3)), r"input 0: an array \[2, 3, 3\] of float64, not uint8 \[H, W\]"),
         ([tmp_path / "broken.png"], "input 0: .*broken.png: not an image that can be read"),
         ([tmp_path / "none.png"], "input 0: .*none.png: no such file$"),
     ]:

@@ -16,7 +16,8 @@ def export(
     """Write a model for others: as ONNX files that run without torch, as a folder for sentence-transformers, or as the
     weights of a ResNet for torchvision.
 
-    sentence-transformers: texts and pictures of a model on CLIP's towers, texts alone of another.
+    sentence-transformers: texts and pictures of a model on towers of transformers (a CLIP, a SigLIP, two others), texts
+    alone of another.
 
     ONNX: both towers, with free batch and text length, compared with the model through onnxruntime before they are
     kept; tokenizer and constants of pictures beside them; examples/embed_onnx.py reads the folder.
@@ -40,18 +41,32 @@ def export(
     from nearfar.models import load
 
     loaded, name = load(model), Path(model).resolve().name if Path(model).exists() else model
+    figures = _figures(Path(model))
     if onnx:
         from nearfar.export.onnx_towers import OPSET, export_onnx
 
-        print(*export_onnx(loaded, out, name=name), sep="\n")
+        print(*export_onnx(loaded, out, name=name, measured=figures), sep="\n")
         print(f"{out}: opset {OPSET}, batch and text length are free")
     elif torchvision:
         from nearfar.export.torchvision_resnet import export_torchvision
 
-        resnet = export_torchvision(loaded, out, name=name)
+        resnet = export_torchvision(loaded, out, name=name, measured=figures)
         print(f"{out}/{resnet}.safetensors: torchvision.models.{resnet}, its fc replaced by Identity, loads it")
     else:
         from nearfar.export.sentence_encoder import export_sentence_encoder
 
-        print(export_sentence_encoder(loaded, out, name=name))
-        print(f'{out}: SentenceTransformer("{out}"), or transformers.AutoModel.from_pretrained("{out}")')
+        print(export_sentence_encoder(loaded, out, name=name, measured=figures))
+        whole = (out / "config.json").is_file()
+        parts = [out] if whole else [part for part in (out / "text", out / "image") if part.is_dir()]
+        print(
+            f'{out}: SentenceTransformer("{out}"), or',
+            " and ".join(f'transformers.AutoModel.from_pretrained("{part}")' for part in parts),
+        )
+
+
+def _figures(folder: Path) -> str:
+    """What the card of a model's folder, or of a run's, says of its data and figures."""
+    from nearfar.models.card import measured
+
+    cards = [page for page in (folder / "model" / "README.md", folder / "README.md") if page.is_file()]
+    return measured(cards[0].read_text("utf-8")) if cards else ""

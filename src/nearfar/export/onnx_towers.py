@@ -26,6 +26,10 @@ from nearfar.models.tokenizer_files import TEXTS
 from nearfar.modes import evaluating
 
 OPSET = 18
+USE = """`examples/embed_onnx.py` of nearfar, one page, reads this folder without torch:
+
+    pip install numpy pillow tokenizers onnxruntime
+    python embed_onnx.py this/folder {words}"""
 UNKNOWN = "the exporter does not know a part of it"
 CLOSE = 1e-5
 """How far numbers of unit embeddings may lie from the model's own: the order of float32 arithmetic."""
@@ -45,7 +49,7 @@ class Compared:
         return f"{self.side} tower: {self.probes} probes, greatest difference {self.difference:.1e}"
 
 
-def export_onnx(model: Any, out: str | Path, *, name: str = "a model") -> list[Compared]:
+def export_onnx(model: Any, out: str | Path, *, name: str = "a model", measured: str = "") -> list[Compared]:
     """Write `image.onnx` and `text.onnx` (of a model of texts alone the latter), `tokenizer.json`, `preprocess.json`
     and a card to `out`, all or nothing. Batch and text length are free; embeddings have unit length.
 
@@ -55,6 +59,7 @@ def export_onnx(model: Any, out: str | Path, *, name: str = "a model") -> list[C
         model: a `DualEncoder`, a `TextEncoder` or a `LanguageModel`, on the CPU in float32.
         out: the folder; what is there is replaced.
         name: what to call the model in the card.
+        measured: what the model's own card says of its data and figures (`nearfar.models.card.measured`).
 
     Returns:
         For each tower what was compared.
@@ -74,8 +79,11 @@ def export_onnx(model: Any, out: str | Path, *, name: str = "a model") -> list[C
             compared.append(_compare(model, side, file))
         _write_tokenizer(model, scratch / "tokenizer.json")
         files.write(scratch / "preprocess.json", json.dumps(constants(model), indent=2) + "\n")
-        figures = "Through onnxruntime, beside the model itself:\n\n" + "\n".join(f"- {each}" for each in compared)
-        files.write(scratch / "README.md", card(model, title=f"{name}, as ONNX (opset {OPSET})", figures=figures))
+        differences = "Through onnxruntime, beside the model itself:\n\n" + "\n".join(f"- {each}" for each in compared)
+        figures = f"{measured}\n\n{differences}".strip()
+        use = USE.format(words='"a red car" car.png' if "image" in sides else '"a red car" "a small dog"')
+        title = f"{name}, as ONNX (opset {OPSET})"
+        files.write(scratch / "README.md", card(model, title=title, figures=figures, use=use))
     return compared
 
 

@@ -20,8 +20,17 @@ from nearfar.models.shared.pair_layout import pair_layout
 from nearfar.models.shared.sentence_layout import INSTEAD, sentence_layout
 from nearfar.models.shared.towers_layout import towers_layout
 
+USE = """```python
+from sentence_transformers import SentenceTransformer
 
-def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model") -> str:
+model = SentenceTransformer("this/folder")
+vectors = model.encode(["a red car", "a small dog"], normalize_embeddings=True)
+```
+
+`nearfar.load("this/folder")` opens it with the same numbers."""
+
+
+def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model", measured: str = "") -> str:
     """Write a folder for `SentenceTransformer(out)`, whose `encode` gives what `model.encode` gives (to 1e-5), and for
     `AutoModel.from_pretrained(out)`, which gives the transformer in it (of two towers `out/text` and `out/image`).
     What `save_pretrained` writes of such a model is such a folder already. Here adapters are folded in, and of another
@@ -31,6 +40,7 @@ def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model
         model: a `TextEncoder`, a `LanguageModel` or a `DualEncoder`.
         out: the folder; what is there is replaced.
         name: what to call the model in the card.
+        measured: what the model's own card says of its data and figures (`nearfar.models.card.measured`).
 
     Returns:
         What is in the folder, in a sentence.
@@ -43,10 +53,8 @@ def export_sentence_encoder(model: Any, out: str | Path, *, name: str = "a model
     layout, said = _layout(model)
     with files.new_folder(Path(out)) as scratch:
         layout.write(scratch, model.state_dict())
-        about = (
-            f'Exported by nearfar for sentence-transformers: it embeds {said}. `SentenceTransformer("this/folder")`.'
-        )
-        files.write(scratch / "README.md", card(model, title=name, about=about))
+        about = f"Exported by nearfar for sentence-transformers: it embeds {said}."
+        files.write(scratch / "README.md", card(model, title=name, about=about, figures=measured, use=USE))
     return f"it embeds {said}"
 
 

@@ -26,9 +26,8 @@ STEM = 64
 """Channels after the first convolution, and of the first stage's narrow convolutions, in all of them."""
 
 
-OPENED = """The weights of its image tower, without a classifier; it pools by the mean of the last map. To open them:
-
-    network = torchvision.models.{resnet}()
+ABOUT = "The weights of its image tower, without a classifier; it pools by the mean of the last map."
+USE = """    network = torchvision.models.{resnet}()
     network.fc = torch.nn.Identity()
     network.load_state_dict(safetensors.torch.load_file("{resnet}.safetensors"))
 
@@ -105,7 +104,7 @@ def _convolution(convolution: str, norm: str, ours: str) -> Iterator[tuple[str, 
         yield f"{norm}.{name}", f"{ours}.normalization.{name}"
 
 
-def export_torchvision(model: Any, out: str | Path, *, name: str = "a model") -> str:
+def export_torchvision(model: Any, out: str | Path, *, name: str = "a model", measured: str = "") -> str:
     """Write `NAME.safetensors` of `torchvision_state` and `preprocess.json`, the size, mean and standard deviation of
     pictures, with a card to `out`, all or nothing.
 
@@ -113,6 +112,7 @@ def export_torchvision(model: Any, out: str | Path, *, name: str = "a model") ->
         model: see `torchvision_state`.
         out: the folder; what is there is replaced.
         name: what to call the model in the card.
+        measured: what the model's own card says of its data and figures (`nearfar.models.card.measured`).
 
     Returns:
         The name of torchvision's ResNet.
@@ -136,6 +136,12 @@ def export_torchvision(model: Any, out: str | Path, *, name: str = "a model") ->
         weights = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         files.write(scratch / f"{resnet}.safetensors", save(weights))
         files.write(scratch / "preprocess.json", json.dumps(constants, indent=2) + "\n")
-        opened = OPENED.format(resnet=resnet)
-        files.write(scratch / "README.md", card(model, title=f"{name}, as torchvision's {resnet}", about=opened))
+        page = card(
+            model,
+            title=f"{name}, as torchvision's {resnet}",
+            about=ABOUT,
+            figures=measured,
+            use=USE.format(resnet=resnet),
+        )
+        files.write(scratch / "README.md", page)
     return resnet

@@ -22,15 +22,7 @@ tags: [{tags}]
 
 ## Use
 
-```python
-import nearfar
-
-model = nearfar.load("this/folder")
-vectors = model.{example}
-```
-
-    nearfar index this/folder {things} --out index
-    nearfar search {query} --index index
+{use}
 
 ## What it is made of
 
@@ -40,6 +32,15 @@ vectors = model.{example}
 
 A model keeps the licences of what it was started from and the terms of its data; figures are for their data alone.
 """
+OWN_USE = """```python
+import nearfar
+
+model = nearfar.load("this/folder")
+vectors = model.{example}
+```
+
+    nearfar index this/folder {things} --out index
+    nearfar search {query} --index index"""
 
 
 class _Use(NamedTuple):
@@ -88,7 +89,9 @@ LICENCES = {"efficientnet-lite0": "Apache-2.0", "minilm": "Apache-2.0", "smollm2
 """Of the towers that come inside packages, by a part of their names."""
 
 
-def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figures: str = "") -> str:
+def card(
+    model: Any, *, title: str = "A model of nearfar", about: str = "", figures: str = "", use: str | None = None
+) -> str:
     """A Markdown page with the model's parts, size and licences, and how to load it.
 
     Args:
@@ -96,6 +99,7 @@ def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figu
         title: its first line.
         about: what it was made of, and how.
         figures: how well it does, as Markdown.
+        use: how to load and use it, as Markdown; without it as a folder that `nearfar.load` opens.
 
     >>> import nearfar
     >>> print(card(nearfar.load("towers")).split("## What it is made of")[1].split("A model keeps")[0].strip())
@@ -110,19 +114,28 @@ def card(model: Any, *, title: str = "A model of nearfar", about: str = "", figu
     """
     pictures_and_texts = hasattr(model, "encode_image"), hasattr(model, "encode_text")
     uses = OF_VIDEOS if hasattr(model, "encode_video") else USES[pictures_and_texts]
+    own_use = OWN_USE.format(example=uses.example, things=uses.things, query=uses.query)
+    if "Path" in uses.example:
+        own_use = own_use.replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n")
     return CARD.format(
         title=title,
         about=about or f"{uses.reads} of {model.embed_dim} numbers, by nearfar.",
         figures=figures or UNMEASURED,
         tags=uses.tags,
-        example=uses.example,
-        things=uses.things,
-        query=uses.query,
+        use=own_use if use is None else use,
         parts="\n".join(f"| {name} | {value} |" for name, value in parts_of(model).items()),
-    ).replace(
-        "import nearfar\n",
-        "from pathlib import Path\n\nimport nearfar\n" if "Path" in uses.example else "import nearfar\n",
     )
+
+
+def measured(page: str) -> str:
+    """What a card says of data and figures: all between its title and its use, or nothing where nothing was measured.
+
+    >>> measured("# Mine\\n\\nTrained on 9 pairs.\\n\\n## How well it does\\n\\nR@5 12.0\\n\\n## Use\\n\\n")
+    'Trained on 9 pairs.\\n\\nR@5 12.0'
+    """
+    about, _, rest = page.partition("\n## How well it does\n")
+    about, figures = about.rpartition("\n# ")[2].partition("\n")[2].strip(), rest.partition("\n## Use\n")[0].strip()
+    return "" if not figures or figures == UNMEASURED else f"{about}\n\n{figures}"
 
 
 def parts_of(model: Any) -> dict[str, str]:

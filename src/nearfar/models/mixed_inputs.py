@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDES = ("image", "text")
+FILES = (bytes, bytearray, memoryview, PathLike)
+"""A picture's file as it is, or its path."""
 
 
 def encode(
@@ -40,8 +42,8 @@ def encode(
 
     Args:
         inputs: a list, or one of what it may hold: a text; a picture, as a `PIL.Image`, a `Path`, the bytes of a file
-            or a uint8 array `[H, W, 3]`. A `str` that ends as names of pictures do (`"cat.png"`) is a path, unless
-            it has spaces and there is no such file.
+            or a uint8 array `[H, W, 3]`. Other iterables are taken as lists, uint8 `[N, H, W, 3]` too. A `str` that
+            ends as names of pictures do (`"cat.png"`) is a path, unless it has spaces and there is no such file.
         batch_size: texts, and pictures, at a time.
         show_progress_bar: True shows it; None as the command around it says.
         convert_to_tensor: return a tensor on the model's device instead of a NumPy array.
@@ -54,8 +56,8 @@ def encode(
         `[N, D]` float32, or `[D]` for one input that is not in a list.
 
     Raises:
-        UserError: a picture that cannot be read, an input of another kind, or pictures for a model of texts alone; the
-            message has its place in the list.
+        UserError: a picture that cannot be read, a set or dict, an input of another kind, or pictures for a model of
+            texts alone; the message has its place in the list.
 
     >>> import nearfar
     >>> from PIL import Image
@@ -68,6 +70,8 @@ def encode(
     at_least(1, batch_size=batch_size)
     if side not in (None, *SIDES):
         raise UserError(f"side={side!r}: choose 'text' or 'image', or leave it out")
+    if isinstance(inputs, (Mapping, Set)):
+        raise UserError(f"a {type(inputs).__name__} has no order of inputs: pass encode a list")
     one = not isinstance(inputs, (list, tuple)) and not _is_column(inputs)
     items = [inputs] if one else list(inputs)
     sides = [_side(self, item, place, side) for place, item in enumerate(items)]
@@ -92,10 +96,12 @@ def encode(
 
 
 def _is_column(inputs: Any) -> bool:
-    """Whether something that is no list holds several inputs all the same: an array of texts, a table's column."""
+    """Whether something that is no list holds several inputs all the same: an array of texts or of pictures
+    `[N, H, W, 3]`, a table's column."""
     kind = getattr(getattr(inputs, "dtype", None), "kind", "")
-    plain = isinstance(inputs, (str, bytes, PathLike)) or hasattr(inputs, "convert") or not hasattr(inputs, "__iter__")
-    return kind in ("O", "U", "T") or not (plain or kind)
+    if isinstance(inputs, (str, *FILES)) or hasattr(inputs, "convert") or not hasattr(inputs, "__iter__"):
+        return False
+    return kind in ("", "O", "U", "T") or getattr(inputs, "ndim", 0) == 4
 
 
 def _side(model: Any, item: Any, place: int, side: str | None) -> str:
@@ -109,7 +115,7 @@ def _side(model: Any, item: Any, place: int, side: str | None) -> str:
             return "text"
         named = item.lower().endswith(EXTENSIONS) and (not any(map(str.isspace, item)) or Path(item).is_file())
         return "image" if side == "image" or named else "text"
-    if not (isinstance(item, (bytes, PathLike)) or hasattr(item, "convert") or hasattr(item, "__array_interface__")):
+    if not (isinstance(item, FILES) or hasattr(item, "convert") or hasattr(item, "__array_interface__")):
         raise UserError(
             f"input {place} is a {type(item).__name__}: encode takes texts, and pictures as PIL images, paths, bytes "
             "or uint8 arrays"

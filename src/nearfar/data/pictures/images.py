@@ -161,7 +161,11 @@ def _open(image: Any, root: str | os.PathLike[str] | None) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
-        return Image.fromarray(image)
+        try:
+            return Image.fromarray(image)
+        except TypeError as error:
+            shape = ", ".join(map(str, image.shape))
+            raise BadImage(f"an array [{shape}] of {image.dtype}, not uint8 [H, W] or [H, W, 3]") from error
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if image is None or image == "":
