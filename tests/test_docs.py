@@ -16,6 +16,7 @@ PAGES = [
     "docs/models_out.md",
     "docs/extend.md",
     "docs/video.md",
+    "docs/sound.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/a_new_objective.md",
 ]

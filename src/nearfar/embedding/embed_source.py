@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from nearfar import console, lookup
 from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.record_groups import Groups, picture_key
-from nearfar.data.sources.record_numbers import numbered, own_group, record_id
+from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Source, Stream
 from nearfar.data.sources.source import captions as clean_captions
@@ -73,7 +73,11 @@ def embed(
     readers = {side: _reader_of(encoder, side, near) for side in read}
     reader = _Reader(source, sides=readers, captions=captions, max_skipped=max_skipped, threads=threads)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}
-    noun = {"image": "images", "video": "videos"}.get(read[0] if len(read) == 1 else "image", "records") if read else ""
+    noun = (
+        {"image": "images", "video": "videos", "audio": "sounds"}.get(read[0] if len(read) == 1 else "image", "records")
+        if read
+        else ""
+    )
     with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress if read else False) as step:
         for values in reader.batches(batch_size):
             for side in read:
@@ -132,15 +136,15 @@ def as_video_model(encoder: Any) -> Any:
     return encoder if hasattr(encoder, "encode_video") else FrameMean(encoder)
 
 
-def embed_videos(encoder: Any, videos: Sequence[Any], *, batch_size: int = 64) -> Tensor:
-    """Unit embeddings `[n, D]` of videos, or of what the encoder's `read_video` made of them, float32, on the CPU.
+def embed_media(encoder: Any, side: str, values: Sequence[Any], *, batch_size: int = 64) -> Tensor:
+    """Unit embeddings `[n, D]` float32, on the CPU, of videos or sounds (`side` "video" or "audio"), read or not.
 
     Raises:
-        nearfar.data.BadVideo: one of them cannot be read.
+        nearfar.data.BadVideo, nearfar.data.BadSound: one of them cannot be read.
     """
     at_least(1, batch_size=batch_size)
     with evaluating(encoder):
-        batches = [_encode(encoder, "video", part) for part in _batches(videos, batch_size)]
+        batches = [_encode(encoder, side, part) for part in _batches(values, batch_size)]
     return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
 
 
@@ -295,8 +299,8 @@ class _Reader:
         texts = [] if self.most == 0 else clean_captions(record.get("text"))[: self.most]
         self.captions += texts
         self.owner += [len(self.records)] * len(texts)
-        image = record.get("image", record.get("video"))
-        plain = {k: v for k, v in record.items() if k not in ("text", "image", "video") and isinstance(v, PLAIN)}
+        image = medium_of(record)
+        plain = {k: v for k, v in record.items() if k not in ("text", *MEDIA) and isinstance(v, PLAIN)}
         if isinstance(image, str | PathLike):
             plain.setdefault("path", str(image))
         self.records.append(plain)
@@ -304,13 +308,13 @@ class _Reader:
         self.rows.append(row)
         self.ids.append(identity)
         self._groups.append(self._group_of(record, place, identity))
-        known = picture_key(image) if {"image", "video"} & self.sides.keys() else None
+        known = picture_key(image) if {*MEDIA} & self.sides.keys() else None
         # The same drawing in two styles is a candidate of each.
         self._pictures.append(known and (known, record.get("domain")))
 
     def _where(self, record: Mapping[str, Any], place: int) -> str:
         """Which record it is: its number, and its file where it has one."""
-        file = next((record[key] for key in ("path", "image", "video") if isinstance(record.get(key), str)), "")
+        file = next((record[key] for key in ("path", *MEDIA) if isinstance(record.get(key), str)), "")
         words = self.source.where(place) if isinstance(self.source, Source | Stream) else f"record {place}"
         return f"{self.name}, {words}" + (f" ({file})" if file else "")
 
@@ -330,7 +334,7 @@ class _Reader:
         keys = self._pictures if self.has("group") else self._groups
         first: dict[Any, int] = {}
         rows = [row if key is None else first.setdefault(key, row) for row, key in enumerate(keys)]
-        return torch.tensor(rows) if {"image", "video"} & self.sides.keys() and rows != list(range(len(rows))) else None
+        return torch.tensor(rows) if {*MEDIA} & self.sides.keys() and rows != list(range(len(rows))) else None
 
     def columns(self) -> dict[str, list[Any]]:
         names = dict.fromkeys(key for record in self.records for key in record if key not in NUMBERS)
@@ -368,7 +372,7 @@ def _reader_of(encoder: Any, side: str, near: int | None) -> Callable[[Any], Any
 
 
 def _name(record: Mapping[str, Any], row: int) -> str:
-    for key in ("name", "path", "image", "video"):
+    for key in ("name", "path", *MEDIA):
         if isinstance(record.get(key), str):
             return record[key]
     texts = clean_captions(record.get("text"))

@@ -10,6 +10,7 @@
 | `video` | `[B, T, 3, H, W]` float | T frames of each video, augmented alike and normalised (the first view) |
 | `video_views` | `[V, B, T, 3, H, W]` float | all views of a video: selections of frames, and crops of these; `video_views[0]` is `video` |
 | `frame_number`, `frame_time` | `[B, T]` long, float | which frames `video` shows, from 0, and when they begin, in seconds |
+| `audio` | dict of `[B, F, M]` float, `[B, F]` long | log-mel features of sounds, `input_features`, F frames of M bands, and their `attention_mask`, 0 where a shorter sound is padded |
 | `text` | dict of `[B, L]` long | `input_ids`, `attention_mask` of one caption a sample |
 | `image`, `text` | `[B, W]` float | what a frozen tower gave, where `nearfar.training.precompute` ran it before; for a `FusionModel` `image` is `[B, 1 + P, W]` |
 | `negative_text` | dict of `[B * K, L]` long | K hard negative captions a sample, sample-major |
@@ -62,7 +63,7 @@ _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("negative_count", "negation_changed"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("video", "frame_number", "frame_time"), BatchKey()),
+    **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "answers"), BatchKey(many=True)),
 }

@@ -24,8 +24,11 @@ UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".cr2", ".nef", 
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test")
 """Folders whose name is no class."""
 
-CAMERA = r"(img|dsc[a-z]?|pict?|pic|image|photo|picture|screenshot|wp|pxl|mvi|gopr|p)?[\W_\d]*|[0-9a-f-]{16,}"
-"""File names that say nothing of the picture: IMG_0001, DSC-12, 4f1c0a9be2d37f60."""
+CAMERA = (
+    r"(img|dsc[a-z]?|pict?|image|photo|picture|screenshot|wp|pxl|mvi|gopr|p|aud(io)?|rec(ording)?)?[\W_\d]*"
+    r"|[0-9a-f-]{16,}"
+)
+"""File names that say nothing of the picture: IMG_0001, DSC-12, REC_3, 4f1c0a9be2d37f60."""
 
 TABLES = ("captions.txt", "captions.csv", "captions.tsv", "captions.jsonl", "captions.parquet")
 """Tables of captions beside a folder of pictures, as Kaggle's Flickr8k has them."""

@@ -29,6 +29,8 @@ UNDERSTOOD = """what is understood:
   text:FILE_OR_FOLDER, text:python           running text, in passages
   FOLDER of .mp4, .webm ... files            videos, with captions or classes as images have them
   videos:FOLDER, videos:FILE.csv             the same of animated pictures, of folders of frames, of a table
+  FOLDER of .wav, .flac, .ogg ... files      sounds, with captions or classes as images have them
+  sounds:FOLDER, sounds:FILE.csv             sounds beside pictures or videos, or of a table
   FOLDER written by save_to_disk             the same, from disk
   QUESTIONS.json                             VQA's questions, with its annotations and pictures beside
   CAPTIONS.json                              captions as COCO and Karpathy's splits have them, pictures beside"""
@@ -47,6 +49,9 @@ WORLD = {
     "words": "nearfar.data.world",
 }
 
+PREFIXES = ("hub:", "videos:", "sounds:")
+"""Words before a name that say what it is opened as."""
+
 READERS_OF = {
     "hub": "sources.datasets_hub.hub",
     "folder": "sources.image_folder.folder",
@@ -56,6 +61,7 @@ READERS_OF = {
     "vqa": "sources.vqa_files.vqa",
     "captions": "sources.caption_files.caption_file",
     "videos": "video.video_folder.videos",
+    "sounds": "sound.sound_folder.sounds",
     "shards": "sources.tar_shards.shards",
 }
 """Kind of source -> the function below `nearfar.data` that opens it."""
@@ -125,7 +131,7 @@ def pictures_alone(data: Any) -> Any:
     <pets: 1 records of image, label>
     """
     columns = [name for name in data.columns if name != "text"]
-    if not {"image", "video"} & {*columns}:
+    if not {"image", "video", "audio"} & {*columns}:
         raise UserError(f"{data.name} has no pictures, and captions='none' reads pictures alone: leave it out")
     if columns == list(data.columns):
         return data
@@ -148,8 +154,8 @@ def _opened(spec: Any, split: str | None, world_split: str, options: dict[str, A
         return _call("sources.text_corpus.corpus", where.removeprefix("text:"), {"split": split, **options}, where)
     if where.startswith("world/"):
         return _world(where.removeprefix("world/"), split or world_split, options)
-    kind, path = _kind(where), where.removeprefix("hub:").removeprefix("videos:")
-    if kind in ("hub", "folder", "senteval", "videos", "captions"):
+    kind, path = _kind(where), _without_prefix(where)
+    if kind in ("hub", "folder", "senteval", "videos", "sounds", "captions"):
         return _call(READERS_OF[kind], path, {"split": split, **options}, where)
     if split is not None:
         raise UserError(f"{where}: a table or shards have no splits; leave out split={split!r}, or name other files")
@@ -187,7 +193,7 @@ def _joined(where: str, parts: list[str], split: str | None, world_split: str, o
 def _has_splits(where: str, split: str) -> bool:
     """Whether a word's source has splits: a folder without folders of their names is one whole, and so is a dataset
     that was saved alone."""
-    path = Path(where.removeprefix("hub:"))
+    path = Path(_without_prefix(where))
     if where.startswith(("world/", "text:")) or not path.is_dir():
         return True
     from nearfar.data.sources.datasets_hub import is_saved_dataset
@@ -218,6 +224,10 @@ def _takes(where: str) -> list[str]:
     return [name for name in _known(READERS_OF[kind]) if name not in without]
 
 
+def _without_prefix(where: str) -> str:
+    return where.split(":", 1)[1] if where.startswith(PREFIXES) else where
+
+
 def _kind(where: str) -> str:
     from nearfar.data.sources.datasets_hub import is_saved_dataset
     from nearfar.data.tables.senteval_files import is_senteval
@@ -225,10 +235,8 @@ def _kind(where: str) -> str:
     from nearfar.data.tables.table_files import READERS
 
     path = Path(where)
-    if where.startswith("hub:"):
-        return "hub"
-    if where.startswith("videos:"):
-        return "videos"
+    if where.startswith(PREFIXES):
+        return where.split(":", 1)[0]
     if is_sts(path):
         return "sts"
     if is_senteval(path):
@@ -238,7 +246,7 @@ def _kind(where: str) -> str:
             return "hub"
         if next(path.glob("*.[tT][aA][rR]"), None) is not None:
             return "shards"
-        return "videos" if is_videos(path) else "folder"
+        return kind_of_folder(path)
     if ".tar" in where.lower():
         return "shards"
     if path.suffix.lower() == ".json" and path.is_file():
@@ -267,14 +275,17 @@ def holds_rows(file: Path) -> bool:
         return "".join(text.read(1 << 12).split()).startswith("[{")
 
 
-def is_videos(path: Path) -> bool:
-    """Whether a folder holds video files, and no pictures."""
+def kind_of_folder(path: Path) -> str:
+    """What the files of a folder are opened as: "folder" where there are pictures among them, or nothing that is known,
+    else "videos" where there are videos, else "sounds"."""
     from nearfar.data.pictures.images import EXTENSIONS
+    from nearfar.data.sound.sound_folder import ENDINGS
     from nearfar.data.sources.image_folder import media_below
     from nearfar.data.video.video_folder import MOVING
 
-    first = next(media_below(path, (*EXTENSIONS, *MOVING)), None)
-    return first is not None and first.suffix.lower() in MOVING and next(media_below(path, EXTENSIONS), None) is None
+    if next(media_below(path, (*MOVING, *ENDINGS)), None) is None or next(media_below(path, EXTENSIONS), None):
+        return "folder"
+    return "sounds" if next(media_below(path, MOVING), None) is None else "videos"
 
 
 def _world(names: str, split: str, options: dict[str, Any]) -> Source:

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from nearfar import console, files
-from nearfar.data.sources.record_numbers import own_group
+from nearfar.data.sources.record_numbers import medium_of, own_group
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Records, Source
 
@@ -62,7 +62,7 @@ class Groups:
             return own
         if isinstance(self._source, Source):
             return self._table().number[place]
-        key = picture_key(record.get("image", record.get("video")))
+        key = picture_key(medium_of(record))
         return identity if key is None else HASHED + int.from_bytes(_digest(repr(key).encode())[:7], "big")
 
     def ready(self) -> Groups:

@@ -9,6 +9,10 @@ from typing import Any, SupportsIndex
 
 from nearfar.errors import UserError
 
+MEDIA = ("image", "video", "audio")
+"""Keys of records under which a picture, a video and a sound lie."""
+
+
 UNSEEN = "\0\u200b\u200c\u200d\u2060\ufeff \t\n"
 """Letters that nobody sees: a text of these alone is none."""
 
@@ -91,3 +95,12 @@ def group_of_part(part: int, group: SupportsIndex) -> int:
         return (part << 40) + group
     digest = sha256(f"{part}:{group}".encode()).digest()
     return (1 << 61) + int.from_bytes(digest[:7], "big")
+
+
+def medium_of(record: Mapping[str, Any]) -> Any:
+    """The record's picture, else its video, else its sound, undecoded; None where it has none of them.
+
+    >>> medium_of({"audio": "a.wav", "text": "a dog barks"})
+    'a.wav'
+    """
+    return next((record[key] for key in MEDIA if key in record), None)

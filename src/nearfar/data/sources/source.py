@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex, overload
 
-from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, own_group, record_id, with_id
+from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, medium_of, own_group, record_id, with_id
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
 
@@ -98,12 +98,11 @@ class Source(ABC):
         return [record_id({"index": each}, place, name=self.name) for place, each in enumerate(own)]
 
     def pictures(self) -> Iterator[tuple[Any, Any]]:
-        """The picture, or the video, undecoded, and the `group` of each record, None where it has none: what says which
-        records belong together."""
+        """Picture, video or sound of each record, undecoded, and its `group` or None: which of them belong together."""
         for place in range(len(self)):
             try:
                 record = self.record(place)
-                yield record.get("image", record.get("video")), record.get("group")
+                yield medium_of(record), record.get("group")
             except (BadRecord, OSError):  # one that cannot be read belongs to no other
                 yield None, None
 

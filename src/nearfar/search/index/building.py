@@ -20,7 +20,7 @@ from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import readable
 from nearfar.data.tables.cells import SAMPLE, SHARD, cells, check_columns, known_columns
-from nearfar.embedding.embed_source import embed_images, embed_texts, embed_videos, shared_sides
+from nearfar.embedding.embed_source import embed_images, embed_media, embed_texts, shared_sides
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import as_stored, shortened
 from nearfar.models.video.frame_mean import for_videos
@@ -237,7 +237,7 @@ class BatchIndexer:
         if self.side == "image":
             return embed_images(self.encoder, images, batch_size=self.batch_size)
         if self.side == "video":
-            return embed_videos(self.encoder, images, batch_size=self.batch_size)
+            return embed_media(self.encoder, self.side, images, batch_size=self.batch_size)
         texts = [caption for item in items for caption in item.captions]
         embedded = embed_texts(self.encoder, texts, batch_size=self.batch_size)
         parts = embedded.split([len(item.captions) for item in items])

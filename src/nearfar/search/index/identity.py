@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.embedding.embed_source import embed_images, embed_texts, embed_videos, embeds
+from nearfar.embedding.embed_source import embed_images, embed_media, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.index.damage import damaged
 
@@ -30,7 +30,7 @@ def fingerprint(encoder: Any) -> list[list[float]]:
     sentence: two unit vectors, or one where it takes only pictures or only texts."""
     sides = embeds(encoder)
     vectors = [*embed_images(encoder, [probe_picture()])] if "image" in sides else []
-    vectors += [*embed_videos(encoder, [[probe_picture()]])] if "video" in sides and not vectors else []
+    vectors += [*embed_media(encoder, "video", [[probe_picture()]])] if "video" in sides and not vectors else []
     vectors += [*embed_texts(encoder, [SENTENCE])] if "text" in sides else []
     if not vectors:
         raise UserError(f"a {type(encoder).__name__} embeds neither pictures nor texts: there is nothing to search by")
