@@ -151,6 +151,8 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("simctg", "SimCTGLoss"): "it spreads the words of a text",
     ("whitenedcse",): "its views of a text are the dropout of a text encoder",
     ("xclip",): "it reads videos",
+    ("RehearsalContrastive",): "its positives are of earlier tasks, and here there is one",
+    ("SupervisedCrossModal",): "where each name is a class of its own it is InfoNCE",
 }
 """Losses and methods of which these data can tell nothing, and why."""
 UNTRAINED = "untrained"

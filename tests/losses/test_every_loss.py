@@ -84,6 +84,12 @@ FORMS = {
     ),
     "gated pairs, open": lambda a, b: F.gated_pairs(a, b, None, LABEL, LABEL, LABEL),
     "soft targets": lambda a, b: F.soft_target_info_nce(a, b, teacher_q=b.roll(1, 0), temperature=0.05, alpha=0.4),
+    "NSPT": lambda a, b: F.rehearsal_contrastive_loss(a, b, LABEL, LABEL < 5),
+    "NTPT, current negatives": lambda a, b: F.rehearsal_contrastive_loss(
+        a, b, LABEL, LABEL < 5, negatives_from="teacher", negatives="current", self_positive=False
+    ),
+    "NSPT, as printed": lambda a, b: F.rehearsal_contrastive_loss(a, b, LABEL % 4, LABEL < 5, denominator="literal"),
+    "two modalities": lambda a, b: F.supervised_cross_modal_loss(a, b, LABEL),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
 
@@ -139,6 +145,8 @@ TWINS = {
         losses.SoftTargetInfoNCE(),
         lambda f, a, b: f(a, b, teacher_q=b.roll(1, 0), alpha=0.4, q_group=LABEL, k_group=LABEL),
     ),
+    "rehearsal_contrastive_loss": (losses.RehearsalContrastive(), lambda f, a, b: f(a, b, LABEL, LABEL < 5)),
+    "supervised_cross_modal_loss": (losses.SupervisedCrossModal(), lambda f, a, b: f(a, b, LABEL)),
     "supcon": (losses.SupCon(), lambda f, a, b: f(torch.cat([a, b]), LABEL.repeat(2))),
     "uniformity": (losses.AlignmentUniformity(), lambda f, a, b: f(a, a)),
 }
@@ -190,6 +198,10 @@ SIX = {
     "PixContrast": lambda f, z, **more: f(z.mT[None], z.roll(1, 1).mT[None], torch.eye(len(z))[None], **more),
     "SepCLRLoss": lambda f, z, **more: f([z, z], [z, z], torch.arange(len(z)) % 2, **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
+    "RehearsalContrastive": lambda f, z, **more: f(
+        z, z.roll(1, 1), torch.arange(len(z)) // 2, torch.arange(len(z)) < 4, **more
+    ),
+    "SupervisedCrossModal": lambda f, z, **more: f(z, z.roll(1, 1), torch.arange(len(z)) // 2, **more),
     "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
 }
 """How a loss is called with vectors `[6, D]`, where not as `(a, b)`."""
@@ -245,6 +257,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     """Every tensor that the function takes, one after the other, in a shape that fits nothing."""
     good = {
         **dict.fromkeys(("a", "b", "z", "g", "q", "k", "teacher_q", "negatives_a", "negatives_b"), vectors()[0][:6]),
+        "teacher": vectors()[1][:6],
+        "is_memory": torch.arange(6) < 4,
         "negatives": vectors()[0][:6],
         **dict.fromkeys(
             ("group", "q_group", "k_group", "label", "negative_of", "partner", "key_label"), torch.arange(6) // 2
@@ -258,6 +272,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
         "positive": torch.arange(6)[:, None].expand(6, 2),
         "log_q": torch.zeros(6),
     }
+    if name == "rehearsal_contrastive_loss":
+        del good["negatives"]  # a choice there
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)
     if name.startswith("pix"):
@@ -375,24 +391,3 @@ def test_autocast_reaches_no_second_derivative():
     with torch.autocast("cpu", torch.bfloat16):
         actual = second(a, b)
     torch.testing.assert_close(actual, second(a, b), rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("backend", ["tiled", "dense"])
-def test_a_plain_number_keeps_the_digits_of_float64(backend):
-    q, k = vectors(dtype=torch.float64)
-    exact = torch.tensor(0.1, dtype=torch.float64)
-    for op in (ops.log_partition, ops.pairwise_softplus):
-        assert torch.equal(op(q, k, 0.1, backend=backend), op(q, k, exact, backend=backend))
-    assert torch.equal(ops.sigmoid(q, k, 1.0, 0.1, backend=backend), ops.sigmoid(q, k, 1.0, exact, backend=backend))
-
-
-def test_a_temperature_in_half_precision_is_read_in_float32():
-    loss = losses.InfoNCE(0.01).bfloat16()
-    scale = loss.temperature.value.detach().float().exp()  # 98.5: what bfloat16 holds of log(100)
-    assert loss.temperature().dtype == torch.float32
-    assert 1 / loss.temperature().item() == pytest.approx(scale.item(), rel=1e-6)
-    assert loss.temperature.scale().item() == pytest.approx(scale.item(), rel=1e-6)
-    a, b = vectors()
-    assert F.info_nce(a, b, temperature=torch.tensor(0.07).bfloat16()).item() == pytest.approx(
-        F.info_nce(a, b, temperature=torch.tensor(0.07).bfloat16().float()).item(), rel=1e-6
-    )

@@ -52,6 +52,14 @@ def labelled(loss, e, d):
     return loss(torch.cat([e["image"], e["text"]]), d["label"].repeat(2))
 
 
+def rehearsed(loss, e, d):
+    return loss(e["image"], e["text"], d["label"], d["label"] % 2 == 0)
+
+
+def two_labelled(loss, e, d):
+    return loss(e["image"], e["text"], d["label"])
+
+
 def local(loss, e, d):
     return loss(e["image"], e["hard"].unflatten(0, (-1, 2)))
 
@@ -123,6 +131,8 @@ CASES = {
     "InfoNCE, hard negatives": Case(lambda: Objective(losses.InfoNCE(0.2), pair_hard), chunk=3),
     "GlobalLocalInfoNCE": Case(lambda: Objective(losses.GlobalLocalInfoNCE(0.2), local), chunk=3),
     "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),
+    "RehearsalContrastive": Case(lambda: Objective(losses.RehearsalContrastive(0.2, learnable=True), rehearsed)),
+    "SupervisedCrossModal": Case(lambda: Objective(losses.SupervisedCrossModal(0.2, learnable=True), two_labelled)),
     "SupCon": Case(lambda: Objective(losses.SupCon(0.2, learnable=True), labelled)),
     "GatedPairs": Case(lambda: Objective(losses.GatedPairs(0.2), gated), chunk=3),
     "GatedPairs, dot": Case(lambda: Objective(losses.GatedPairs(0.2, form="dot", alpha=0.3, reduction="pair"), gated)),

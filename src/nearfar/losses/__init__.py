@@ -20,7 +20,7 @@ from nearfar.losses.poly_view import PairwiseViews, PolyView
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg_loss import SimCTGLoss
 from nearfar.losses.soft_target import SoftTargetInfoNCE
-from nearfar.losses.supcon import SupCon
+from nearfar.losses.supcon import RehearsalContrastive, SupCon, SupervisedCrossModal
 from nearfar.losses.temperature import Temperature
 
 __all__ = [
@@ -40,11 +40,13 @@ __all__ = [
     "PixContrast",
     "PixelConsistency",
     "PolyView",
+    "RehearsalContrastive",
     "SepCLRLoss",
     "SigmoidLoss",
     "SimCTGLoss",
     "SoftTargetInfoNCE",
     "SupCon",
+    "SupervisedCrossModal",
     "Temperature",
     "functional",
 ]

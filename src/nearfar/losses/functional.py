@@ -17,7 +17,7 @@ from nearfar.losses.poly_view import pairwise_views, poly_view
 from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.simctg_loss import simctg_loss
 from nearfar.losses.soft_target import soft_target_info_nce
-from nearfar.losses.supcon import supcon
+from nearfar.losses.supcon import rehearsal_contrastive_loss, supcon, supervised_cross_modal_loss
 
 __all__ = [
     "alignment",
@@ -35,10 +35,12 @@ __all__ = [
     "pix_contrast",
     "pixel_consistency",
     "poly_view",
+    "rehearsal_contrastive_loss",
     "sepclr",
     "sigmoid_loss",
     "simctg_loss",
     "soft_target_info_nce",
     "supcon",
+    "supervised_cross_modal_loss",
     "uniformity",
 ]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.shorter import shortened
+    from nearfar.models.sound.sound_encoder import SoundEncoder, sound_encoder
     from nearfar.models.video.frame_mean import FrameMean
     from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
 
@@ -54,6 +55,7 @@ _HOME = {
     "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
     "Reranker": "fusion.reranker",
+    "SoundEncoder": "sound.sound_encoder",
     "VideoEncoder": "video.video_encoder",
     "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
@@ -67,6 +69,7 @@ _HOME = {
     "rank_answers": "fusion.answer_decoder",
     "rerank": "fusion.reranker",
     "shortened": "shorter",
+    "sound_encoder": "sound.sound_encoder",
     "text_encoder": "language.text_model",
     "video_encoder": "video.video_encoder",
     "whitened_encoder": "language.whitening_transform",
@@ -75,6 +78,7 @@ MAKERS = {
     "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "language_model": "nearfar.models.language:language_model",
+    "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
     "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
 }
@@ -100,6 +104,7 @@ __all__ = [
     "MatchingHead",
     "MomentumEncoder",
     "Reranker",
+    "SoundEncoder",
     "VideoEncoder",
     "WhiteningTransform",
     "answer_loss",
@@ -113,6 +118,7 @@ __all__ = [
     "rank_answers",
     "rerank",
     "shortened",
+    "sound_encoder",
     "text_encoder",
     "video_encoder",
     "whitened_encoder",

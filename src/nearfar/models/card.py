@@ -84,6 +84,13 @@ OF_VIDEOS = _Use(
     "videos/",
     '"a dog jumps"',
 )
+OF_SOUNDS = _Use(
+    "Sounds and texts in one space",
+    "contrastive, audio-text, retrieval",
+    'encode_audio(model.preprocess_audio(["bark.wav", "bell.flac"]), normalize=True)',
+    "sounds/",
+    '"a dog barks"',
+)
 UNMEASURED = "Not measured: `nearfar evaluate this/folder --on DATA` gives figures with intervals."
 LICENCES = {"efficientnet-lite0": "Apache-2.0", "minilm": "Apache-2.0", "smollm2": "Apache-2.0"}
 """Of the towers that come inside packages, by a part of their names."""
@@ -114,6 +121,7 @@ def card(
     """
     pictures_and_texts = hasattr(model, "encode_image"), hasattr(model, "encode_text")
     uses = OF_VIDEOS if hasattr(model, "encode_video") else USES[pictures_and_texts]
+    uses = OF_SOUNDS if hasattr(model, "encode_audio") else uses
     own_use = OWN_USE.format(example=uses.example, things=uses.things, query=uses.query)
     if "Path" in uses.example:
         own_use = own_use.replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n")
@@ -154,6 +162,8 @@ def parts_of(model: Any) -> dict[str, str]:
     if hasattr(model, "image_size"):
         kind = f"{model.frame_choice.frames} frames a video" if hasattr(model, "frame_choice") else "pictures"
         listed[kind] = f"{model.image_size} x {model.image_size}"
+    if hasattr(model, "log_mel"):
+        listed["sounds"] = f"{model.log_mel.rate:,} samples a second, up to {model.max_seconds:g} seconds"
     if longest := getattr(model, "max_length", None):
         listed["texts"] = f"up to {longest} tokens"
     if (temperature := getattr(model, "temperature", None)) is not None:

@@ -92,6 +92,23 @@ VIDEO: dict[str, Check] = {
     "prompt_heads": absent_or(whole(1)),
 }
 """How a video encoder reads videos, and what its added parts are made of."""
+SOUND: dict[str, Check] = {
+    **{name: lambda value: type(value) is int and 0 < value <= 2**14 for name in ("mels", "width", "heads")},
+    "layers": lambda value: type(value) is int and 0 < value < 2**8,
+    "dropout": lambda value: value == 0 or between(0, 1)(value),
+}
+"""What a tower of sounds is made of."""
+LOG_MEL: dict[str, Check] = {
+    **{name: whole(1) for name in ("rate", "mels", "window", "hop")},
+    "fft": absent_or(whole(1)),
+    "low": lambda value: value == 0 or between(0, math.inf)(value),
+    "high": absent_or(between(0, math.inf)),
+    **dict.fromkeys(("power", "floor"), between(0, math.inf)),
+    **dict.fromkeys(("area", "centred", "last"), flag),
+    **dict.fromkeys(("scale", "log", "padding", "normalise"), text),
+}
+"""How sounds become features."""
+LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
     "text": mapping,
@@ -113,7 +130,10 @@ KEYS: dict[str, Check] = {
     "output": lambda value: value in ("features", "projection", "both", "common", "salient"),
     "common": mapping,
     "pair": mapping,
-    "video": lambda value: isinstance(value, dict) and all(key in VIDEO and VIDEO[key](value[key]) for key in value),
+    "video": lambda value: _all(value, VIDEO),
+    "sound": lambda value: _all(value, SOUND),
+    "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,
+    "max_seconds": between(0, math.inf),
     "salient": mapping,
     "layers": lambda value: isinstance(value, list) and len(value) < 2**5 and all(map(dense, value)),
     "parts": lambda value: isinstance(value, list) and 0 < len(value) < 2**5 and all(map(mapping, value)),
@@ -125,6 +145,11 @@ KEYS: dict[str, Check] = {
 PARTS = ("image", "text", "image_projection", "text_projection")
 """Parts of a dual encoder that can be frozen."""
 NEEDED = ("image", "text", "pixels", "adapters", "frozen")
+
+
+def _all(values: Any, checks: Mapping[str, Check]) -> bool:
+    """Whether a mapping holds settings that are known, each of its kind."""
+    return isinstance(values, dict) and all(key in checks and checks[key](values[key]) for key in values)
 
 
 def needed_keys(made: type) -> tuple[str, ...]:

@@ -107,6 +107,8 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
         pair = settings.get("pair", "tiny-vit")
         # A folder or a name brings its tokenizer.
         return _needs_vocabulary(pair) if isinstance(pair, Mapping) else pair in tuple(PRESETS)
+    if settings.get("make") == "sound_encoder":
+        return settings.get("text") is None or isinstance(settings["text"], Mapping)
     if settings.get("make") in MAKERS:
         name = settings.get("name")
         return isinstance(name, Mapping) or name in SIZES
