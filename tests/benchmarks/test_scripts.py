@@ -4,12 +4,9 @@ that it is compared with: `tests/compare` runs it.
 They run in this process, one after the other: most of a process of its own would be the import of torch.
 """
 
-import contextlib
 import importlib
 import io
 import json
-import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,34 +18,6 @@ from nearfar.methods import METHODS
 
 pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine that may be busy
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Runs a script with flags in a folder for the test and returns what it prints. Of the processes that it starts to
-    measure memory, only the first is started: the others print what that one printed."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.chdir(tmp_path)
-    threads, start, first = torch.get_num_threads(), subprocess.run, {}
-
-    def start_once(command, *args, **options):
-        script = str(command[1]) if "--memory" in command else None
-        if script is None:
-            return start(command, *args, **options)
-        if script not in first:
-            first[script] = start(command, *args, **options)
-        return first[script]
-
-    def run_script(script, *flags):
-        monkeypatch.setattr(subprocess, "run", start_once)
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, flags)])
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
-        return printed.getvalue()
-
-    yield run_script
-    torch.set_num_threads(threads)
 
 
 def tiny_llama(vocabulary=64):
@@ -186,36 +155,16 @@ def test_a_head_learns_which_drawings_belong_together(monkeypatch):
     assert hits["after"] > hits["before"] + 0.1
 
 
-def test_search_kinds(run, tmp_path):
-    out = tmp_path / "made" / "kinds.json"
-    flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)
-    output = run("search_kinds", *flags)
-    rows = {(row["vectors"], row["kind"]): row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == [(60, "exact"), (60, "sq8"), (1100, "exact"), (1100, "sq8"), (1100, "pq")]
-    assert rows[60, "exact"]["recall"] == 1
-    assert rows[1100, "sq8"]["recall"] > 0.9
-    assert rows[1100, "exact"]["bytes"] == 32
-    assert out.with_suffix(".md").read_text() in output
-
-
-def test_search_limits(run, tmp_path):
-    pytest.importorskip("faiss")
-    out = tmp_path / "made" / "limits.json"
-    sizes = ("--one", 500, 8, "--many", 300, 8, "--queries", 4, 25, "--ranks", 50, 8, "--rank-memory", 60)
-    output = run("search_limits", *sizes, "--rounds", 1, "--output", out)
+def test_first_epoch(run, tmp_path):
+    out = tmp_path / "made" / "epoch.json"
+    output = run("first_epoch", "--count", 3, "--rounds", 1, "--output", out)
     report = json.loads(out.read_text())
-    cases = [["search", 1, 500, 8], ["search", 4, 300, 8], ["search", 25, 300, 8], ["ranks", 50, 50, 8]]
-    assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar"] == cases
-    assert len(report["memory"]) == 2
-    assert out.with_suffix(".md").read_text() in output
-
-
-def test_index_changes(run, tmp_path):
-    out = tmp_path / "made" / "changes.json"
-    output = run("index_changes", "--count", 100, "--dim", 8, "--rounds", 2, "--output", out)
-    rows = {row["change"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["remove one", "commit nothing", "compact", "copy the vectors"]
-    assert all(len(row[field]) == 2 for row in rows.values() for field in ("cpu_s", "clock_s", "bytes"))
+    assert [row["loop"] for row in report["rows"]] == [
+        "plain loop of Pillow's",
+        "nearfar, a folder",
+        "nearfar, a tar",
+    ]
+    assert report["levels"] < 1.5, "a picture at half its size is as good for the view"
     assert out.with_suffix(".md").read_text() in output
 
 

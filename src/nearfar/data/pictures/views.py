@@ -58,7 +58,8 @@ class ViewPreset:
 PRESETS = {
     "none": ViewPreset(fit="crop"),
     "mirror": ViewPreset(fit="crop", flip=1.0),
-    "clip": ViewPreset(crop=(0.9, 1.0), canvas=1.125),
+    # The smallest crop has as many pixels as the view; a JPEG of 640 x 480 is decoded at half its size for 224.
+    "clip": ViewPreset(crop=(0.9, 1.0), canvas=0.9**-0.5),
     "align": ViewPreset(window=True, flip=0.5, canvas=346 / 289),
     "simclr": ViewPreset(crop=(0.08, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
     "swav": ViewPreset(crop=(0.14, 1.0), flip=0.5, jitter=(0.8, 0.8, 0.8, 0.2), grey=0.2, blur=(0.5,), canvas=1.5),
@@ -214,22 +215,23 @@ class Views:
             pixels `[V, B, 3, size, size]`, and geometry `[V, B, 3, 3]`: pixels of the original, homogeneous, to pixels
             of the view.
         """
-        source = images.float().div_(255) if images.dtype == torch.uint8 else images
+        source = images / 255 if images.dtype == torch.uint8 else images
         original_sizes = (
             sizes if sizes is not None else torch.tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
         )
         original_sizes = original_sizes.to(device=images.device, dtype=torch.float32)
-        out = source.new_empty(self.n_views, len(images), 3, self.size, self.size)
+        made = []
         matrices = source.new_empty(self.n_views, len(images), 3, 3)
         mean, std = self._mean.to(source), self._std.to(source)
         for view in range(self.n_views):
             chance = draws.uniform[view].to(images.device)
             pixels, matrix = self._move(source, chance, original_sizes)
             pixels = self._colour(pixels, chance, draws.order[view].tolist(), view)
-            torch.sub(pixels, mean, out=out[view]).div_(std)
+            made.append(pixels.sub_(mean).div_(std))
             cropped = self.preset.fit == "crop" and sizes is not None
             matrices[view] = geometry.pixel_matrix(matrix, original_sizes, self.size, cropped=cropped)
-        return out, matrices
+        # A single view is not copied: it may be the largest tensor of a step.
+        return (made[0][None] if self.n_views == 1 else torch.stack(made)), matrices
 
     def _move(self, source: Tensor, chance: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Crop, flip and RandAugment's movements, sampled once; the matrix takes places in the view to the canvas."""

@@ -1,0 +1,40 @@
+"""The scripts that measure search, in their smallest form."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine that may be busy
+
+
+def test_search_kinds(run, tmp_path):
+    out = tmp_path / "made" / "kinds.json"
+    flags = ("--counts", 60, 1100, "--dim", 8, "--queries", 9, "--kinds", "exact", "sq8", "pq", "--output", out)
+    output = run("search_kinds", *flags)
+    rows = {(row["vectors"], row["kind"]): row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == [(60, "exact"), (60, "sq8"), (1100, "exact"), (1100, "sq8"), (1100, "pq")]
+    assert rows[60, "exact"]["recall"] == 1
+    assert rows[1100, "sq8"]["recall"] > 0.9
+    assert rows[1100, "exact"]["bytes"] == 32
+    assert out.with_suffix(".md").read_text() in output
+
+
+def test_search_limits(run, tmp_path):
+    pytest.importorskip("faiss")
+    out = tmp_path / "made" / "limits.json"
+    sizes = ("--one", 500, 8, "--many", 300, 8, "--queries", 4, 25, "--ranks", 50, 8, "--rank-memory", 60)
+    output = run("search_limits", *sizes, "--rounds", 1, "--output", out)
+    report = json.loads(out.read_text())
+    cases = [["search", 1, 500, 8], ["search", 4, 300, 8], ["search", 25, 300, 8], ["ranks", 50, 50, 8]]
+    assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar"] == cases
+    assert len(report["memory"]) == 2
+    assert out.with_suffix(".md").read_text() in output
+
+
+def test_index_changes(run, tmp_path):
+    out = tmp_path / "made" / "changes.json"
+    output = run("index_changes", "--count", 100, "--dim", 8, "--rounds", 2, "--output", out)
+    rows = {row["change"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == ["remove one", "commit nothing", "compact", "copy the vectors"]
+    assert all(len(row[field]) == 2 for row in rows.values() for field in ("cpu_s", "clock_s", "bytes"))
+    assert out.with_suffix(".md").read_text() in output
