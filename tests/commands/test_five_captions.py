@@ -20,6 +20,10 @@ from data.five_captions import (
     rows,
 )
 from nearfar import cli
+from nearfar.data import Loader, train_tokenizer
+from nearfar.data.sources.source import captions
+from nearfar.embedding import Embeddings
+from nearfar.training.recipe.recipe_data import open_spec
 
 
 def as_coco_vqa(folder):
@@ -73,3 +77,21 @@ def test_a_perfect_model_has_all_of_them_first(tmp_path, forms, capsys):
     capsys.readouterr()
     cli.main(["index", "knows", data, "--out", "index"])
     assert f"index: {len(forms) * PICTURES} pictures" in capsys.readouterr().out
+    cli.main(["embed", "knows", data, "--out", "e.safetensors"])
+    texts = len(forms) * PICTURES * CAPTIONS
+    embedded = Embeddings.load("e.safetensors")
+    assert (len(set(embedded.image_group.tolist())), len(embedded.captions)) == (PICTURES, texts)
+    in_training = open_spec("data.train", data)
+    tokenizer = train_tokenizer(in_training.texts(), 300)
+    (batch,) = Loader(in_training, batch_size=len(in_training), shuffle=False, image_size=8, tokenizer=tokenizer)
+    assert len(set(batch["group"].tolist())) == PICTURES
+    assert sum(len(captions(record["text"])) for record in in_training) == texts
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_captions_of_every_form_are_queries(tmp_path, form, capsys):
+    FORMS[form][0](tmp_path / form)
+    data = FORMS[form][1].format(form)
+    cli.main(["index", "knows", data, "--out", "index"])
+    cli.main(["search", "--queries", data, "--index", "index", "--top", "1", "--out", "hits.jsonl"])
+    assert f"hits of {PICTURES * CAPTIONS} queries among {PICTURES} pictures" in capsys.readouterr().out

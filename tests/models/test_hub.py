@@ -158,3 +158,31 @@ def test_no_network_is_a_sentence(model, tmp_path):
     (said,) = pushed(folder, [{"token": "hf_write"}], "http://127.0.0.1:9", tmp_path / "home")
     assert said.startswith("me/mine cannot be pushed: the hub cannot be reached: ")
     assert said.endswith(": check the network, or save_pretrained to a folder")
+
+
+def test_a_name_is_asked_for_once_without_a_network(monkeypatch):
+    """Each further look-up would be tried again and again, for half a minute."""
+    from huggingface_hub import HfApi, constants
+
+    import nearfar
+    from nearfar.errors import UserError
+    from nearfar.models import hub
+
+    calls = []
+
+    class ConnectError(Exception):
+        pass
+
+    def unreachable(self, name, **settings):
+        calls.append(name)
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "model_info", unreachable)
+    monkeypatch.setattr(hub, "_is_ours", lambda *_: pytest.fail("looked up again"))
+    with pytest.raises(UserError, match="no model 'nobody/none' here or on the hub: the hub cannot be reached, and"):
+        nearfar.load("nobody/none")
+    assert calls == ["nobody/none"]
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: (_ for _ in ()).throw(KeyError("no such name")))
+    monkeypatch.setattr(hub, "_is_ours", lambda *_: False)
+    assert hub.fetched("nobody/none") is None  # the hub answers: what is wrong is said by who looks further

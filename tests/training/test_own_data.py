@@ -116,7 +116,7 @@ def test_from_scratch_on_few_pairs_names_adapt_and_what_was_measured(folder, tmp
     assert fitted_to.startswith(f"# fitted to the {45 - share} records of photos")
     assert "training.batch_size 256 -> 8" in fitted_to
     assert fitted_to in report_of(tmp_path / "run")
-    assert run.measured_on.startswith("the 10 % of the data held out of training (photos (held out)): ")
+    assert run.measured_on.startswith("the 10 % of the data held out of training (photos): ")
     chance, scratch = run.remarks
     assert chance.startswith("retrieval, not shown to be above chance: text to image R@1 ")
     assert f"n {share}" in chance

@@ -58,10 +58,11 @@ def fetched(name: str) -> Path | None:
     is none of that name, or another library's.
 
     Raises:
-        UserError: it is there, and its files cannot be fetched.
+        UserError: it is there, and its files cannot be fetched; nothing of it is kept, and the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
+    _check_reachable(name)
     if not any(_is_ours(name, file) for file in ("nearfar.json", "config.json")):
         return None
     try:
@@ -70,6 +71,22 @@ def fetched(name: str) -> Path | None:
         raise UserError(
             f"{name} cannot be fetched: {files.why(error, 'the hub refused it: check that its files are whole')}"
         ) from error
+
+
+def _check_reachable(name: str) -> None:
+    """Ask the hub once for a name of which nothing is kept: without a network each look-up of a file of it takes half a
+    minute, as it is tried again and again."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    kept = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    if constants.is_offline_mode() or kept.exists():
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the client's own, those of its network library, and those of names
+        if {kind.__name__ for kind in type(error).__mro__} & files.NO_NETWORK:
+            raise UserError(f"no model {name!r} here or on the hub: {files.why(error, '')}") from error
 
 
 def _is_ours(name: str, file: str) -> bool:

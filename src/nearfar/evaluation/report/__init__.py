@@ -120,7 +120,10 @@ def _measured(data: Embeddings | None, source: Any, results: Mapping[str, Result
 def whose(data: Embeddings, about: str | None = None) -> str:
     """What figures are of: "photos: 27 images, 27 different captions", or with `about`, what the data is to the model,
     "the validation data (photos): 27 images, 27 different captions"."""
-    return f"{about} ({data.source}): {data.counted}" if about else f"{data.source}: {data.counted}"
+    if not about:
+        return f"{data.source}: {data.counted}"
+    name = str(data.source).removesuffix(" (held out)") if "held out" in about else data.source
+    return f"{about} ({name}): {data.counted}"
 
 
 def _of(section: Section, data: Embeddings | None, about: str | None) -> Section:
