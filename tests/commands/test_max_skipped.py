@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from data.five_captions import CAPTIONS, Knows, as_csv
 from nearfar import cli
 from nearfar.data import open_source
 from nearfar.errors import UserError
@@ -86,3 +87,18 @@ def test_joined_sources_share_it_and_others_judge_as_they_read(tmp_path):
     assert len(joined) == len(open_source("world/clipart")) + 20
     (tmp_path / "a.csv").write_text("image,text\nnone.png,a\n")
     assert len(open_source(tmp_path / "a.csv", max_skipped=0.0)) == 1
+
+
+def test_evaluate_lists_what_it_could_not_read_beside_its_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nearfar.models.loading.load", lambda name, **options: Knows())
+    as_csv(tmp_path / "five")
+    (tmp_path / "five" / "3.png").write_bytes(b"no picture")
+    words = ["evaluate", "knows", "--on", str(tmp_path / "five" / "t.csv"), "--protocols", "retrieval"]
+    cli.main([*words, "--json", str(tmp_path / "r.json")])
+    assert f"listed in {tmp_path / 'r.skipped.txt'}" in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    listed = (tmp_path / "r.skipped.txt").read_text("utf-8")
+    assert listed.count("3.png: not an image that can be read") == CAPTIONS
+    cli.main(words)
+    assert f"{CAPTIONS} skipped that could not be read: `nearfar embed` lists them, and so does --json FILE" in (
+        capsys.readouterr().out
+    )

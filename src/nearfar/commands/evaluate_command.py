@@ -22,6 +22,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     args = parser().parse_args(arguments)
     from rich.console import Console
 
+    from nearfar.data.sources.skipped import Skipped
     from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
     from nearfar.evaluation.chance import warnings
@@ -44,7 +45,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     encoder = load(args.model)
     if args.rerank is not None:
         as_fusion(encoder)
-    embeddings = None
+    embeddings, skipped = None, Skipped()
     if args.report or args.rerank is not None or args.protocols is None:
         reading = {"batch_size": args.batch_size, "captions": first_captions(args), "max_skipped": args.max_skipped}
         embeddings = embed(encoder, source, progress=True, **reading)
@@ -60,6 +61,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         max_skipped=args.max_skipped,
         embeddings=embeddings,
         options=options,
+        skipped=skipped,
     )
     reranker = None
     if args.rerank is not None and embeddings is not None:
@@ -72,7 +74,11 @@ def evaluate(arguments: Sequence[str]) -> None:
     if opened := getattr(source, "skipped", None):
         console.print(str(opened), markup=False, soft_wrap=True)
     if unread := max((result.details.get("skipped", 0) for result in results.values()), default=0):
-        console.print(f"{unread:,} skipped that could not be read: `nearfar embed` lists them", soft_wrap=True)
+        if skipped and args.json:
+            listed = skipped.listed_in(args.json.with_suffix(".skipped.txt"))
+        else:
+            listed = f"{unread:,} skipped that could not be read: `nearfar embed` lists them, and so does --json FILE"
+        console.print(listed, markup=False, soft_wrap=True)
     for name, result in results.items():
         for what, count in result.details.get("left_out", {}).items():
             records, are = ("record", "is") if count == 1 else ("records", "are")

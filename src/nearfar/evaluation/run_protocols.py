@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from nearfar import console, lookup
+from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
 from nearfar.evaluation.measures.result import Result
@@ -68,6 +69,7 @@ def evaluate(
     max_skipped: float = 0.1,
     embeddings: Embeddings | None = None,
     options: dict[str, dict[str, Any]] | None = None,
+    skipped: Skipped | None = None,
 ) -> dict[str, Result]:
     """Run protocols on a model and data; the data is embedded once.
 
@@ -84,6 +86,7 @@ def evaluate(
         max_skipped: share of records that may be unusable where data are embedded.
         embeddings: the data's, where they are at hand; made when a protocol asks for them otherwise.
         options: settings of single protocols, as `{"zero_shot": {"templates": "full"}}`.
+        skipped: takes what could not be read of the data that were embedded.
 
     Returns:
         A `Result` for each protocol, by name.
@@ -102,7 +105,11 @@ def evaluate(
         without = left_out(encoder, inputs.embeddings)
         protocols = [name for name in USUAL if name not in without]
     with console.showing(progress):
-        return {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
+        results = {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
+    if skipped is not None and "embeddings" in vars(inputs):
+        for problem in inputs.embeddings.skipped:
+            skipped.add(*problem)
+    return results
 
 
 def left_out(encoder: Any, data: Embeddings) -> dict[str, str]:
