@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from nearfar import distributed
 from nearfar.data.batches.batch import rows
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.fields.field import BatchChance, RecordChance
 from nearfar.data.fields.text import train_tokenizer
+from nearfar.data.texts.label_texts_field import LabelTextsField
 from nearfar.methods import METHODS, find
 from nearfar.methods.base import EmbeddingMethod, Method
 from nearfar.methods.parts import matching, momentum_contrast
+from nearfar.methods.text import masked_words
 from nearfar.models import create
+from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.video.video_encoder import video_encoder
 from nearfar.training.loop.gradients import backward
@@ -29,17 +33,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "albef": MOMENTUM,
     "align": {"exclude_duplicates": True},
     "answering": {"momentum": 0.8, "ramp_steps": 2},
+    "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
     "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
     "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
+    "masked_language": {},
     "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
     "multiview": {"loss": "mv_info_nce", "exclude_duplicates": True},
     "negclip": {"exclude_duplicates": True},
     "siglip": {"share_duplicates": True},
     "simclr": {},
-    "simcse": {"exclude_duplicates": True, "hard_negative_weight": 0.3},
+    "simcse": {"exclude_duplicates": True, "hard_negative_weight": 0.3, "masked_language": 0.5},
     "simctg": {},
     "supcon": {},
     "sogclr": {"temperature": 0.2},
@@ -126,6 +132,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
             embed_dim=8,
             **alone,
         )
+    if name == "cless":
+        bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
+        model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
     if name == "xclip":
         model = video_encoder(model, frames=2)
     for module in model.modules():
@@ -146,6 +155,8 @@ def batch(method: Method, step: int) -> dict[str, Any]:
     if hasattr(model, "encode_video"):
         clips = torch.randn(N, 2, 3, 16, 16, generator=torch.Generator().manual_seed(step))
         return {"index": torch.arange(N), "video": clips, "label": torch.arange(N) % 3}
+    if hasattr(model, "match_labels"):
+        return {"text": model.tokenize(texts)} | words_as_labels(method, texts)
     if not hasattr(model, "encode_image"):
         encoded = model.tokenizer(texts, padding=True, return_tensors="pt")
         return {"index": torch.arange(N), "text": {name: encoded[name] for name in ("input_ids", "attention_mask")}}
@@ -166,6 +177,15 @@ def batch(method: Method, step: int) -> dict[str, Any]:
     }
 
 
+def words_as_labels(method: Method, texts: list[str]) -> dict[str, Any]:
+    """Words of the texts: some have fewer than others."""
+    assert method.label_texts is not None
+    field = LabelTextsField(method.model.tokenize, method.label_texts)
+    chance = [RecordChance(0, 0, place) for place in range(N)]
+    parts = [field.prepare({"text": text}, each) for text, each in zip(texts, chance, strict=True)]
+    return field.collate(parts, BatchChance(0, 0, 0, N, range(N)))
+
+
 def fixed_draws() -> None:
     """What is drawn at random depends on the samples alone: the same on any number of processes."""
 
@@ -181,3 +201,6 @@ def fixed_draws() -> None:
 
     momentum_contrast.sample_hard_negatives = partner  # type: ignore[assignment]
     matching.mask_tokens = every_third  # type: ignore[assignment]
+    masked_words.mask_tokens = lambda ids, tokenizer, probability, generator=None: every_third(  # type: ignore[assignment]
+        ids, tokenizer, probability=probability
+    )

@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.fields.text import train_tokenizer
 from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
 from nearfar.models.dual.projection import ProjectionHeads
@@ -141,6 +142,39 @@ def test_a_step_with_pairs_of_texts():
     text, text2, negative = torch.randn(3, B, 8)
     batch = {"text": text, "text2": text2, "negative_text": negative, "negative_count": torch.arange(B) % 2}
     step(find("simcse")(Points(), hard_negative_weight=0.5), batch)
+
+
+def test_a_step_with_labels():
+    class Matcher(Points):
+        def encode_label(self, tokens):
+            return self.image(tokens)
+
+        def match(self, text, label):
+            return (text * label).sum(-1)
+
+    own = torch.randint(1, 3 * B, (B, 64))
+    step(find("cless")(Matcher()), {"text": torch.randn(B, 8), "label_text": torch.randn(8 * B, 8), "label_key": own})
+
+
+def test_a_step_with_hidden_words():
+    class Encoder(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.tokenizer = train_tokenizer(["a red car"] * 3, 300)
+            self.text = torch.nn.Module()
+            self.text.width, self.text.backbone = 8, self
+            self.words = torch.nn.Embedding(len(self.tokenizer), 8)
+
+        def get_input_embeddings(self):
+            return self.words
+
+        def text_tokens(self, tokens):
+            return self.words(tokens["input_ids"])
+
+    ids = torch.randint(5, 200, (B, 6))
+    step(find("masked_language")(Encoder()), {"text": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}})
 
 
 def test_a_step_with_whitened_passes():

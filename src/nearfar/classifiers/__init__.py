@@ -1,9 +1,10 @@
 """Classifiers of embeddings, one file each: by the texts of the classes, their means, their means moved onto the
-queries, their neighbours, a linear map."""
+queries, their neighbours, a linear map; and of texts, by a head that matches them with labels."""
 
 from nearfar.classifiers.class_means import NearestMean
 from nearfar.classifiers.classifier import Classifier
 from nearfar.classifiers.k_nearest import KNearest
+from nearfar.classifiers.label_matching import LabelMatchClassifier
 from nearfar.classifiers.linear import LinearProbe
 from nearfar.classifiers.transported_means import OpTA, opta
 from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
@@ -11,6 +12,7 @@ from nearfar.classifiers.zero_shot import ZeroShotClassifier, class_prototypes
 __all__ = [
     "Classifier",
     "KNearest",
+    "LabelMatchClassifier",
     "LinearProbe",
     "NearestMean",
     "OpTA",

@@ -3,6 +3,7 @@
 - `emoji`: 1,852 concepts, each drawn in five styles, with names and tags in 33 languages.
 - `clipart`: 2,260 drawings with the titles, keywords and descriptions that their makers gave them, noise included.
 - `words`: the concepts' names and keywords as pairs of texts, without pictures.
+- `topics`: the same as one text a concept, with its subject as class: 97 of them, some rare.
 
 Splits are fixed by a hash of the concept. A concept of val or test appears in training in no style, no language and no
 clip art. Where each picture comes from and under which licence: `provenance`, and the notices beside the tables.
@@ -95,6 +96,33 @@ def words(split: str = "train", *, language: str = "en") -> Source:
     pairs = [(c, named[c]["name"], ", ".join(_other_tags(named[c]))) for c in members]
     records = [{"index": c, "text": name, "text2": tags, "group": c} for c, name, tags in pairs if tags]
     return Records(records, name=f"world/words:{split}" + ("" if language == "en" else f":{language}"))
+
+
+def topics(split: str = "train", *, language: str = "en") -> Source:
+    """The emojis' names and keywords, one text a concept, with the subject that Unicode files it under as class: 97
+    subjects, from 1 concept to 245. `subject` is the class's name, `category` that of the nine groups above.
+
+    Args:
+        split: "train", "val", "test" or "all".
+        language: one of `LANGUAGES`; concepts without a name in it are left out. Subjects are English.
+
+    >>> from nearfar.data import world
+    >>> entry = next(r for r in world.topics("all") if r["text"].startswith("sauropod"))
+    >>> entry["text"], entry["subject"], entry["category"]
+    ('sauropod, brachiosaurus, brontosaurus, dinosaur, diplodocus', 'animal reptile', 'animals nature')
+    """
+    named = _words(_known(language, LANGUAGES, "language"))
+    subjects = sorted({concept["subcategory"].replace("-", " ") for concept in concepts()})
+    records = []
+    for c, concept in enumerate(concepts()):
+        if _in_split(concept, split) and c in named:
+            subject = concept["subcategory"].replace("-", " ")
+            text = ", ".join([named[c]["name"], *_other_tags(named[c])])
+            category = concept["category"].replace("-", " ")
+            row = {"index": c, "text": text, "label": subjects.index(subject), "group": c}
+            records.append(row | {"subject": subject, "category": category})
+    suffix = "" if language == "en" else f":{language}"
+    return Records(records, name=f"world/topics:{split}{suffix}", classes=subjects)
 
 
 def names(language: str = "en") -> dict[int, str]:

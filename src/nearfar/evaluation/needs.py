@@ -35,6 +35,7 @@ UNABLE = {
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "encode_image_map": "gives no maps of pictures",
     "answer": "answers no questions: train one with the method 'answering'",
+    "match_labels": "matches no labels: train a label_matcher with the method cless",
     "judge": "does not sort pairs into classes: train one with the method 'entailment'",
     "locate": "gives no maps of phrases: train one with the method albef or tcl",
 }

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.texts.label_texts_field import LabelTexts
 from nearfar.losses.temperature import Temperature
 from nearfar.methods.declarations import DeclaredBatch, check_attributes, check_reads
 
@@ -75,6 +76,9 @@ class Method(nn.Module, ABC):
     text_pairs: bool = False
     """Whether its batches hold the second text of each pair, and each sample's own number of hard negatives, where the
     data have them. Read as `answers` is."""
+
+    label_texts: LabelTexts | None = None
+    """Which texts its batches hold as labels of each text. Read as `answers` is."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

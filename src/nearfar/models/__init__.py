@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
     from nearfar.models.image.common_salient_encoder import CommonSalientEncoder, common_salient
     from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
+    from nearfar.models.language.label_matcher import LabelMatcher, label_matcher
     from nearfar.models.language.text_model import text_encoder
     from nearfar.models.language.whitening_transform import WhiteningTransform, whitened_encoder
     from nearfar.models.loading import load
@@ -49,6 +50,7 @@ _HOME = {
     "FusionEncoder": "fusion.fusion_encoder",
     "FusionModel": "fusion.fusion_model",
     "ImageEncoder": "image.image_encoder",
+    "LabelMatcher": "language.label_matcher",
     "MaskedLanguageHead": "fusion.heads",
     "MatchScorer": "fusion.reranker",
     "MatchingHead": "fusion.heads",
@@ -64,6 +66,7 @@ _HOME = {
     "create": "presets",
     "ground": "fusion.attention_maps",
     "image_encoder": "image.image_encoder",
+    "label_matcher": "language.label_matcher",
     "load": "loading",
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
@@ -77,6 +80,7 @@ _HOME = {
 MAKERS = {
     "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
+    "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
@@ -99,6 +103,7 @@ __all__ = [
     "FusionEncoder",
     "FusionModel",
     "ImageEncoder",
+    "LabelMatcher",
     "MaskedLanguageHead",
     "MatchScorer",
     "MatchingHead",
@@ -113,6 +118,7 @@ __all__ = [
     "create",
     "ground",
     "image_encoder",
+    "label_matcher",
     "load",
     "mask_tokens",
     "rank_answers",

@@ -130,6 +130,8 @@ KEYS: dict[str, Check] = {
     "output": lambda value: value in ("features", "projection", "both", "common", "salient"),
     "common": mapping,
     "pair": mapping,
+    "encoder": mapping,
+    "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "sound": lambda value: _all(value, SOUND),
     "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,

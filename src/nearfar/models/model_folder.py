@@ -38,6 +38,7 @@ MODELS = {
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",
     "FusionModel": "nearfar.models.fusion.fusion_model",
     "ImageEncoder": "nearfar.models.image.image_encoder",
+    "LabelMatcher": "nearfar.models.language.label_matcher",
     "SoundEncoder": "nearfar.models.sound.sound_encoder",
     "TextEncoder": "nearfar.models.language.text_model",
     "VideoEncoder": "nearfar.models.video.video_encoder",

@@ -13,6 +13,7 @@ from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
 from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.source import Source, Stream, captions
+from nearfar.data.texts.label_texts_field import LabelTexts, LabelTextsField
 from nearfar.data.texts.text_views import TextViewPreset
 from nearfar.data.texts.text_views_field import TextViewsField
 from nearfar.data.video.frame_choice import FrameChoice
@@ -41,6 +42,7 @@ class FieldOptions(TypedDict, total=False):
     answers: bool
     text_pairs: bool
     text_views: str | TextViewPreset | None
+    label_texts: LabelTexts | None
     frame_choice: FrameChoice | None
 
 
@@ -63,6 +65,7 @@ def usual_fields(
     answers: bool = False,
     text_pairs: bool = False,
     text_views: str | TextViewPreset | None = None,
+    label_texts: LabelTexts | None = None,
     frame_choice: FrameChoice | None = None,
 ) -> list[Field]:
     """The fields that a loader of pictures, or videos, and texts has.
@@ -86,6 +89,7 @@ def usual_fields(
             negatives as each record has: `negatives` at most, by default as many as the record with most.
         text_views: make two views of each text, a pair, by a preset of `nearfar.data.texts.text_views` or a
             `TextViewPreset`; goes with `text_pairs`.
+        label_texts: which texts are labels of each text, its own words or others; see `LabelTextsField`.
         frame_choice: read videos in the place of pictures, these frames of each; random ones in training (`shuffle`).
 
     Raises:
@@ -104,6 +108,8 @@ def usual_fields(
             of_text[0] = TextViewsField(tokens, text_views, caption=caption)
         fields += of_text
         fields += [TextField(tokens, caption=caption, key="text2")] if text_pairs and "text2" in source.columns else []
+        if label_texts is not None:
+            fields.append(LabelTextsField(tokens, label_texts, caption=caption, classes=source.classes))
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
     if image_size and frame_choice is not None:

@@ -16,6 +16,7 @@ from nearfar.errors import UserError
 UNDERSTOOD = """what is understood:
   world/emoji, world/clipart, world/scenes   the data that come with nearfar; world/emoji+clipart for both
   world/words                                names and keywords of the emojis: pairs of texts
+  world/topics                               the same as single texts, with subjects as classes
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
   world/video                                short videos: a thing that moves, grows, shrinks, turns
@@ -47,6 +48,7 @@ WORLD = {
     "video": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",
+    "topics": "nearfar.data.world",
 }
 
 PREFIXES = ("hub:", "videos:", "sounds:")

@@ -158,6 +158,16 @@ _ROWS = (
         examples=("Sentences put into a wrong class", f"{EXAMPLES}:wrong_sentences"),
     ),
     Protocol(
+        "label_match",
+        "labels that are texts, matched with texts without an example: macro and tail F1, average precision (CLESS)",
+        "nearfar.evaluation.language.label_match:label_match",
+        takes=("encoder", "source"),
+        columns=("text", "{labels}"),
+        abilities=("match_labels",),
+        flags={"--label-texts": "labels"},
+        headlines={"macro_f1": "labels without examples, macro F1"},
+    ),
+    Protocol(
         "compositionality",
         "relation, attribution and order of words, as multiple choice (ARO)",
         "nearfar.evaluation.compositionality.measure:measure",

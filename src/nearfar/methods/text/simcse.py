@@ -12,6 +12,7 @@ from nearfar.losses.alignment_uniformity import alignment
 from nearfar.losses.first_view import FirstViewInfoNCE, NegativesOf
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.view_projections import spread
+from nearfar.methods.text.masked_words import MaskedWords, masked_loss
 from nearfar.methods.text.sentence_views import (
     Head,
     check_apart,
@@ -39,11 +40,14 @@ class SimCSE(EmbeddingMethod):
         hard_negative_weight: added to the logit of a hard negative in its own row (paper: 0).
         negatives_for: whether a hard negative counts in "all" rows (paper), or in its "own" alone.
         exclude_duplicates: leave samples of one `group` out of each other's negatives. The paper does not.
+        masked_language: weight of masked language modelling of the first texts, in a pass of its own, added to the
+            contrast (paper: 0, or 0.1 for transfer tasks; CLEAR and DeCLUTR: 1). 0 leaves it out.
 
     `text_views` of the data makes pairs of texts alone: see `nearfar.data.texts.text_views`.
 
     Logs `alignment` of the first two views, and `spread` (see `nearfar.methods.parts.view_projections`). In validation,
     where nothing is dropped, the head is left out and the loss of plain texts says how far they spread.
+    `contrastive` and `masked_language` are the two losses where there are both.
     Where `text_views` leaves words out, `negation_changed` is the share of texts whose negations changed.
 
     Raises:
@@ -74,22 +78,29 @@ class SimCSE(EmbeddingMethod):
         hard_negative_weight: float = 0.0,
         negatives_for: NegativesOf = "all",
         exclude_duplicates: bool = False,
+        masked_language: float = 0.0,
     ) -> None:
         super().__init__()
         if copies < 2:
             raise UserError(f"copies={copies}: a sentence needs two passes at least")
+        if not 0 <= masked_language < float("inf"):
+            raise UserError(f"masked_language={masked_language}: a weight is 0 or above")
         self.model, self.copies = model, copies
         self.head = training_head(model.embed_dim, head)  # type: ignore[arg-type]
         self.loss = FirstViewInfoNCE(
             temperature, learnable=False, negative_weight=hard_negative_weight, negatives_for=negatives_for
         )
         self.exclude_duplicates = exclude_duplicates
+        self.masked_language = masked_language
+        self.masked = MaskedWords(model) if masked_language else None
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         embeddings = embed_sentences(self.model, batch, self.copies)
         if self.training:
             check_apart(views_in(embeddings), "text2" in batch)
             embeddings = {name: self.head(z) for name, z in embeddings.items()}
+        if self.masked is not None:
+            embeddings["masked"] = self.masked(self.model, batch["text"])
         return embeddings
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -99,4 +110,8 @@ class SimCSE(EmbeddingMethod):
         out = {"loss": loss, "alignment": alignment(views[0].detach(), views[1].detach()), "spread": spread(views[0])}
         if "negation_changed" in batch:
             out["negation_changed"] = batch["negation_changed"].float().mean()
+        if self.masked is not None:
+            masked = masked_loss(embeddings["masked"])
+            out |= {"contrastive": loss.detach(), "masked_language": masked.detach()}
+            out["loss"] = loss + self.masked_language * masked
         return out

@@ -62,6 +62,7 @@ def data_settings(method: Method) -> dict[str, Any]:
         "answers": method.answers,
         "captions": method.captions,
         "text_pairs": method.text_pairs or None,
+        "label_texts": method.label_texts,
     }
 
 
