@@ -201,6 +201,6 @@ def fixed_draws() -> None:
 
     momentum_contrast.sample_hard_negatives = partner  # type: ignore[assignment]
     matching.mask_tokens = every_third  # type: ignore[assignment]
-    masked_words.mask_tokens = lambda ids, tokenizer, probability, generator=None: every_third(  # type: ignore[assignment]
+    masked_words.mask_tokens = lambda ids, tokenizer, probability=0.15, generator=None: every_third(  # type: ignore[assignment]
         ids, tokenizer, probability=probability
     )

@@ -1,5 +1,7 @@
 """No method's step holds a matrix of all pairs of its batch: at 2,048 samples it would be far larger than all else."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -163,12 +165,8 @@ def test_a_step_with_hidden_words():
         def __init__(self):
             super().__init__()
             self.tokenizer = train_tokenizer(["a red car"] * 3, 300)
-            self.text = torch.nn.Module()
-            self.text.width, self.text.backbone = 8, self
             self.words = torch.nn.Embedding(len(self.tokenizer), 8)
-
-        def get_input_embeddings(self):
-            return self.words
+            self.text = SimpleNamespace(width=8, backbone=SimpleNamespace(get_input_embeddings=lambda: self.words))
 
         def text_tokens(self, tokens):
             return self.words(tokens["input_ids"])

@@ -78,7 +78,8 @@ class LabelMatchClassifier:
         """The best label of each of N texts, `[N]`; with `multi_label` whether each label fits, `[N, C]` bool."""
         if self.multi_label:
             return self.predict_proba(texts) >= self.threshold
-        return self.classes_[self.decision_function(texts).argmax(axis=1)]
+        best = self.decision_function(texts).argmax(axis=1)
+        return self.classes_[best]
 
     def score(self, texts: Sequence[str], labels: ArrayLike) -> float:
         """Accuracy: the share of texts whose prediction is all of `labels`, `[N]`, or `[N, C]` bool."""

@@ -22,7 +22,7 @@ def label_match(
     encoder: Any,
     source: Any,
     *,
-    labels: str = LABEL,
+    labels: str = "label",
     threshold: float = 0.5,
     tail: float = 0.5,
     seed: int = 0,
