@@ -33,11 +33,14 @@ def test_every_preset_recipe_and_protocol_on_the_page_is_there():
     rows = re.findall(r"`data\.text_views: ([\w-]+)`((?:, `[\w-]+`)*)", PAGE)
     presets = {name for first, more in rows for name in (first, *re.findall(r"`([\w-]+)`", more))}
     assert presets == set(PRESETS)
-    recipes = re.findall(r"recipe `([\w-]+)`", PAGE)
-    assert len(recipes) == 3
+    listed = re.findall(r"recipes? `([\w-]+)`((?:, `[\w-]+`)*)", PAGE)
+    recipes = {name for first, more in listed for name in (first, *re.findall(r"`([\w-]+)`", more))}
+    assert len(recipes) == 9
     for name in recipes:
-        assert load(name).method["name"] in ("simcse", "whitenedcse")
+        assert load(name).method["name"] in ("simcse", "whitenedcse", "cless")
     protocols = re.findall(r"--protocols (\w+)`(?:, `(\w+)`)?", PAGE)
     assert (
-        {name for pair in protocols for name in pair if name} == {"sts", "pair_retrieval", "geometry"} <= set(PROTOCOLS)
+        {name for pair in protocols for name in pair if name}
+        == {"sts", "pair_retrieval", "geometry", "label_match"}
+        <= set(PROTOCOLS)
     )

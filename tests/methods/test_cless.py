@@ -139,9 +139,17 @@ def test_texts_of_one_label_only_have_nothing_to_be_told_from():
     own = torch.zeros(4, 64, dtype=torch.long)
     own[:, 0] = 3
     assert not draw_negatives(own, 1, 5)[1].any()
-    method = CLESS(matcher(), labels="tag", positives=1)
-    with pytest.raises(UserError, match="no text of a batch has a label that another has not"):
-        method(batch(method, [{"text": text, "tag": "same"} for text in TEXTS]))
+    for objective in ("binary", "ranking"):
+        method = CLESS(matcher(), labels="tag", positives=1, objective=objective)
+        data = batch(method, [{"text": text, "tag": "same"} for text in TEXTS])
+        with pytest.raises(UserError, match="no text of a batch has a label that another has not"):
+            method(data)
+        out = method.eval()(data)  # batches of validation come in order, and may be of one class
+        near = method.model.match(*[each.squeeze() for each in method.embed(data).values()])
+        expected = torch.nn.functional.softplus(-near).mean().item() if objective == "binary" else 0.0
+        assert out["loss"].item() == pytest.approx(expected, abs=1e-6)
+        out["loss"].backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
 def test_a_text_without_labels_counts_for_nothing():

@@ -279,6 +279,6 @@ def test_a_step_with_videos():
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
-    texts = {"simcse", "simctg", "whitenedcse"}
+    texts = {"simcse", "simctg", "whitenedcse", "cless", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "within_clusters", "answering", "entailment", "xclip"}

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 import nearfar
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
-from nearfar.models import FusionAnswerer, FusionClassifier, create, image_encoder
+from nearfar.models import FusionAnswerer, FusionClassifier, create, image_encoder, label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.language.text_model import text_encoder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 VIT = {"model_type": "vit", "image_size": 16, "patch_size": 8, **SMALL}
 BERT = {"model_type": "bert", "max_position_embeddings": 32, "vocab_size": 300, **SMALL}
-KINDS = ["dual", "ensemble", "fusion", "answerer", "classifier", "language", "texts"]
+KINDS = ["dual", "ensemble", "fusion", "answerer", "classifier", "language", "texts", "matcher"]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def saved(tokenizer, tmp_path_factory):
     FusionClassifier.of(fusion).save_pretrained(where / "classifier")
     language_model("tiny", tokenizer=tokenizer).save_pretrained(where / "language")
     text_encoder(BERT, tokenizer=tokenizer).save_pretrained(where / "texts")
+    label_matcher(BERT, tokenizer=tokenizer).save_pretrained(where / "matcher")
     image_encoder(image=VIT, projector={"hidden": 8, "out": 4}).save_pretrained(where / "pictures")
     return where
 

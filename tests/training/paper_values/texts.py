@@ -31,7 +31,22 @@ WHITENED = {  # SupstarZh/WhitenedCSE (65fe70a5768e), its example script and lay
     "training.batch_size": 256,
     "training.lr": 1e-5,
 }
+DECLUTR = {  # arXiv 2006.03659, section 4, and JohnGiorgi/DeCLUTR
+    "data.text_views": "declutr",
+    "data.max_length": 512,
+    "model.name": "roberta-base",
+    "model.pooling": "mean",
+    "method.head": "none",
+    "method.temperature": 0.05,
+    "method.masked_language": 1.0,
+    "training.epochs": 1,
+    "training.batch_size": 16,
+    "training.lr": 5e-5,
+    "training.weight_decay": 0.1,
+    "training.clip_norm": 1.0,
+}
 VALUES = {
+    "declutr-paper": DECLUTR,
     "whitenedcse-paper": SHARED | WHITENED,
     "simcse-paper": SHARED | {"training.epochs": 1, "training.batch_size": 64, "training.lr": 3e-5},
     "simcse-supervised-paper": SHARED

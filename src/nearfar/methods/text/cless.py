@@ -25,6 +25,8 @@ from nearfar.methods.base import Batch, EmbeddingMethod
 Objective = Literal["binary", "ranking"]
 SPREAD = 0x1E3779B97F4A7C15
 """Odd, so that numbers of rows times it are far apart."""
+LEAST = -1e30
+"""The logit of a negative that there is not."""
 ROUNDS = 8
 """How often a negative that is one of the text's own labels is drawn anew; then it is left out."""
 
@@ -46,7 +48,8 @@ class CLESS(EmbeddingMethod):
     Logs `positive` and `negative`, the mean logits, and `ahead`, the share of negatives below a positive of their text.
 
     Raises:
-        UserError: no such objective, numbers below 1, a model that is neither; a batch without labels to hold against.
+        UserError: no such objective, numbers below 1, a model that is neither; in training, a batch without labels to
+            hold against.
 
     Example:
         >>> from nearfar.data import Loader, Records
@@ -94,10 +97,12 @@ class CLESS(EmbeddingMethod):
             each = (softplus(-near) * real).sum(1) + (softplus(far) * valid).sum(1)
             each = each / (real.sum(1) + valid.sum(1)).clamp(min=1)
         else:
-            others = far.masked_fill(~valid, -torch.inf).logsumexp(1, keepdim=True)
+            others = far.masked_fill(~valid, LEAST).logsumexp(
+                1, keepdim=True
+            )  # a text without any is sure: a loss of 0
             each = (softplus(others - near) * real).sum(1) / pairs
-        texts = real.any(1) & valid.any(1)
-        if not texts.any():
+        texts = real.any(1)
+        if self.training and not valid.any():
             raise UserError(
                 "no text of a batch has a label that another has not: name the column of the labels (labels=...), or "
                 "take larger batches"
@@ -105,10 +110,10 @@ class CLESS(EmbeddingMethod):
         below = (far[:, None] < near[..., None]) & real[..., None] & valid[:, None]
         held = (real[..., None] & valid[:, None]).sum()
         return {
-            "loss": (each * texts).sum() / texts.sum(),
-            "positive": near.detach()[real].mean(),
-            "negative": far.detach()[valid].mean(),
-            "ahead": below.sum() / held,
+            "loss": (each * texts).sum() / texts.sum().clamp(min=1),
+            "positive": (near.detach() * real).sum() / real.sum().clamp(min=1),
+            "negative": (far.detach() * valid).sum() / valid.sum().clamp(min=1),
+            "ahead": below.sum() / held.clamp(min=1),
         }
 
 
