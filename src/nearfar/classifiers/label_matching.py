@@ -72,7 +72,7 @@ class LabelMatchClassifier:
 
     def predict_proba(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The probability that each label fits, each by itself, `[N, C]` float32: rows need not sum to 1."""
-        return 1 / (1 + np.exp(-self.decision_function(texts)))
+        return (1 / (1 + np.exp(-self.decision_function(texts)))).astype(np.float32)
 
     def predict(self, texts: Sequence[str]) -> NDArray[Any]:
         """The best label of each of N texts, `[N]`; with `multi_label` whether each label fits, `[N, C]` bool."""
