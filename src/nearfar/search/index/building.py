@@ -33,6 +33,7 @@ from nearfar.search.index.records import (
     UnreadItem,
     as_moving,
     decode,
+    decode_audio,
     decode_video,
     read_image_record,
     read_text_record,
@@ -116,7 +117,7 @@ def build(
         source = as_moving(source)
         reader = for_videos(encoder, source)
         shared = shared_sides(reader, source)
-        side = next(name for name in ("image", "video", "text") if name in shared)
+        side = next(name for name in ("image", "video", "audio", "text") if name in shared)
         indexer = BatchIndexer(reader, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
@@ -236,7 +237,7 @@ class BatchIndexer:
     def _vectors(self, items: list[Item], images: list[Any]) -> Tensor:
         if self.side == "image":
             return embed_images(self.encoder, images, batch_size=self.batch_size)
-        if self.side == "video":
+        if self.side in ("video", "audio"):
             return embed_media(self.encoder, self.side, images, batch_size=self.batch_size)
         texts = [caption for item in items for caption in item.captions]
         embedded = embed_texts(self.encoder, texts, batch_size=self.batch_size)
@@ -248,6 +249,8 @@ class BatchIndexer:
             return None, None
         if self.side == "video":
             return decode_video(unread, self.encoder)
+        if self.side == "audio":
+            return decode_audio(unread, self.encoder)
         # Twice the model's own size, so that resizing gives what the full picture gives, and enough for a thumbnail.
         size = getattr(self.encoder, "image_size", None)
         return decode(unread, near=max(2 * size, 256) if isinstance(size, int) else None)

@@ -1,19 +1,20 @@
-"""What the items of an index are: pictures, videos or texts."""
+"""What the items of an index are: pictures, videos, sounds or texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nearfar.search.index.items import MOVING, moves
+from nearfar.search.index.items import MOVING, moves, sounds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def counts(table: pa.Table, pictures: np.ndarray) -> dict[str, int]:
-    """How many pictures, videos and texts there are, without those of which there are none.
+    """How many pictures, videos, sounds and texts there are, without those of which there are none.
 
     Args:
         table: the items, as `nearfar.search.index.items.read_table` gives them.
@@ -24,8 +25,9 @@ def counts(table: pa.Table, pictures: np.ndarray) -> dict[str, int]:
 
     file, kept = pc.is_valid(table["path"]), table["length"].cast(pa.bool_())  # `> 0` would import pandas
     texts = total(pc.invert(pc.or_(file, kept)))
-    videos = total(pc.and_(file, kept)) + in_memory(table.filter(pc.and_(pc.invert(file), kept)), pictures)
-    kinds = {"picture": len(table) - texts - videos, "video": videos, "text": texts}
+    heard = of_kind(table.filter(kept), pictures, sounds)
+    videos = of_kind(table.filter(kept), pictures, moves)
+    kinds = {"picture": len(table) - texts - videos - heard, "video": videos, "sound": heard, "text": texts}
     return {kind: n for kind, n in kinds.items() if n}
 
 
@@ -46,12 +48,12 @@ def total(mask: pa.ChunkedArray) -> int:
     return int(pc.sum(mask).as_py() or 0)
 
 
-def in_memory(table: pa.Table, pictures: np.ndarray) -> int:
-    """How many items of which only bytes are kept are videos. All of a source are, or none, so that one of each source
-    is looked at and no more of the file is read."""
+def of_kind(table: pa.Table, pictures: np.ndarray, is_kind: Callable[[bytes], bool]) -> int:
+    """How many items of which bytes are kept are videos, or sounds. All of a source are, or none, so that one of each
+    source is looked at and no more of the file is read."""
     sources = table["source"].to_pylist()
     count = 0
     for source in set(sources):
         offset = table["offset"][sources.index(source)].as_py()
-        count += sources.count(source) if moves(pictures[offset : offset + MOVING].tobytes()) else 0
+        count += sources.count(source) if is_kind(pictures[offset : offset + MOVING].tobytes()) else 0
     return count

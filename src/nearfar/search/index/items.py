@@ -63,7 +63,7 @@ class Hit:
     """One result: `score` is the cosine of query and picture, or the re-ranker's score where one was used; `id` is the
     record's number in its source; `sample` and `shard` are the `__key__` and the tar file of a sample of shards; `kept`
     are the values of the columns that were kept (`nearfar index ... --keep`); `moves` says that `picture` gives the
-    animation which an index keeps of a video.
+    animation which an index keeps of a video, `sounds` that it gives the sound that one keeps.
 
     >>> Hit(rank=1, score=0.5, key="photos:a.png", captions=("a red car", "a car")).caption
     'a red car'
@@ -84,6 +84,7 @@ class Hit:
     shard: str | None = None
     kept: dict[str, Any] = field(default_factory=dict)
     moves: bool = field(default=False, repr=False, compare=False)
+    sounds: bool = field(default=False, repr=False, compare=False)
     picture: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -105,12 +106,16 @@ class Hit:
             raise UserError(f"the hit {self.key!r} is a text: it has no picture")
         if self.moves:
             return middle_frame(self.picture())
+        if self.sounds:
+            from nearfar.data.sound.sound_preview import spectrogram
+
+            return spectrogram(self.picture())
         return load_image(self.picture())
 
     def as_dict(self) -> dict[str, Any]:
         """The hit as plain values, for JSON."""
         plain = asdict(self)
-        del plain["picture"], plain["moves"]
+        del plain["picture"], plain["moves"], plain["sounds"]
         return {**plain, "captions": list(self.captions), "caption": self.caption}
 
     @property
@@ -153,6 +158,15 @@ def moves(picture: bytes) -> bool:
     (True, False, False)
     """
     return picture[8:16] == b"WEBPVP8X" and bool(picture[20:21] and picture[20] & 2)
+
+
+def sounds(picture: bytes) -> bool:
+    """Whether these bytes begin an Ogg file, which is what an index keeps of a sound.
+
+    >>> sounds(b"OggS\\0\\2"), sounds(b"GIF8")
+    (True, False)
+    """
+    return picture[:4] == b"OggS"
 
 
 def middle_frame(animation: bytes) -> Image.Image:

@@ -172,6 +172,14 @@ def decode_video(unread: UnreadItem, encoder: Any) -> tuple[Any, bytes]:
     return frames, moving_picture(pictures)
 
 
+def decode_audio(unread: UnreadItem, encoder: Any) -> tuple[Any, bytes]:
+    """What the encoder reads of a sound, and its beginning as a small file, to be kept beside its embedding. Raises
+    UserError for a sound that cannot be read."""
+    from nearfar.data.sound.sound_preview import preview
+
+    return encoder.read_audio(unread.image), preview(unread.image)
+
+
 def stamp_of_file(path: str) -> str:
     """Time of change and size of a file."""
     try:

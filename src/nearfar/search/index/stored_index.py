@@ -15,7 +15,7 @@ from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
-from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, to_item, without
+from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, sounds, to_item, without
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.index.neighbours import candidates, neighbours, ordered
@@ -216,6 +216,7 @@ class Index:
                     f"{item.path}: {reason}; run `nearfar index` again to bring the index up to date"
                 ) from None
 
+        start = self._pictures[item.offset : item.offset + min(item.length, MOVING)].tobytes()
         return Hit(
             rank=rank,
             score=score,
@@ -231,7 +232,8 @@ class Index:
             sample=item.sample,
             shard=item.shard,
             kept=item.kept,
-            moves=item.length > 0 and moves(self._pictures[item.offset : item.offset + MOVING].tobytes()),
+            moves=moves(start),
+            sounds=sounds(start),
             picture=None if item.path is None and not item.length else picture,
         )
 

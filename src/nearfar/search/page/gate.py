@@ -41,7 +41,7 @@ MOST_QUESTION = 1024 * 1024
 MOST_BODY = 28 * 1024 * 1024
 """Bytes of a program's longest request: a picture of MOST_BYTES in base64, and its texts."""
 PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif"}
-CLIPS = {"video/mp4", "video/webm"}
+CLIPS = {"video/mp4", "video/webm", "audio/ogg"}
 KEPT = {"cache-control": "private, max-age=600"}
 
 

@@ -22,6 +22,7 @@ LARGE = 1024
 MOST_WORDS = 160
 """Letters of a caption that stand under a picture; the larger view has all of them."""
 VIDEO = Markup('<video src="/gradio_api/file={}" aria-label="{}" controls autoplay loop muted playsinline></video>')
+SOUND = Markup('<audio src="/gradio_api/file={}" aria-label="{}" controls></audio>')
 PICTURE = Markup('<img src="/gradio_api/file={}" alt="{}">')
 
 
@@ -62,6 +63,9 @@ def medium(hit: Hit, uploads: Uploads) -> Markup:
         return Markup()
     if clip := clip_of(hit):
         return VIDEO.format(uploads.share(*clip), hit.caption)
+    if hit.sounds and hit.picture is not None:
+        drawn = PICTURE.format(uploads.show(hit_thumbnail(hit, LARGE)), hit.caption)
+        return drawn + SOUND.format(uploads.share(hit.picture(), "ogg"), hit.caption)
     kept = animation(hit)
     path = uploads.share(kept, "webp") if kept else uploads.show(hit_thumbnail(hit, LARGE))
     return PICTURE.format(path, hit.caption)
