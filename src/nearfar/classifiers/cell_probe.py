@@ -6,8 +6,12 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from nearfar.errors import UserError
+
+AT_ONCE = 2**24
+"""Numbers of a class of a pixel that are held at once: of hundreds of classes all pictures' take tens of gigabytes."""
 
 
 class CellProbe:
@@ -82,12 +86,15 @@ class CellProbe:
     def masks(self, maps: Tensor, size: int) -> Tensor:
         """The class of each pixel, `[N, size, size]` long, of maps `[N, C, H, W]`: logits drawn out to pixels, linearly
         between the cells' centres."""
-        return drawn_out(self.logits(maps), size).argmax(1)
+        return class_of_pixels(self.logits(maps), size)
 
 
-def drawn_out(cells: Tensor, size: int) -> Tensor:
-    """Values of cells `[N, K, H, W]`, floating point, as pixels `[N, K, size, size]`, linear between their centres."""
-    return torch.nn.functional.interpolate(cells, size=(size, size), mode="bilinear", align_corners=False)
+def class_of_pixels(cells: Tensor, size: int) -> Tensor:
+    """The class `[N, size, size]` long whose value is highest, of values of cells `[N, K, H, W]`, floating point, drawn
+    out to pixels, linearly between the cells' centres."""
+    few = max(1, AT_ONCE // (cells.shape[1] * size**2))
+    drawn = (interpolate(part, size=(size, size), mode="bilinear", align_corners=False) for part in cells.split(few))
+    return torch.cat([part.argmax(1) for part in drawn])
 
 
 def class_shares(masks: Tensor, classes: int, grid: tuple[int, int]) -> Tensor:
@@ -97,6 +104,7 @@ def class_shares(masks: Tensor, classes: int, grid: tuple[int, int]) -> Tensor:
     >>> class_shares(torch.tensor([[[0, 1], [1, -1]]]), 2, (1, 1)).flatten().tolist()
     [0.25, 0.5]
     """
-    number = masks.clamp_min(0)
-    hot = torch.nn.functional.one_hot(number, classes) * (masks >= 0)[..., None]
-    return torch.nn.functional.adaptive_avg_pool2d(hot.movedim(-1, 1).float(), grid)
+    numbers = torch.arange(classes, device=masks.device).view(-1, 1, 1)
+    few = max(1, AT_ONCE // (classes * masks.shape[1:].numel()))
+    shares = [adaptive_avg_pool2d((part[:, None] == numbers).float(), grid) for part in masks.split(few)]
+    return torch.cat(shares)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nearfar import console
-from nearfar.classifiers.cell_probe import CellProbe, class_shares, drawn_out
+from nearfar.classifiers.cell_probe import CellProbe, class_of_pixels, class_shares
 from nearfar.data.pictures.images import load_image
 from nearfar.data.pictures.mask_field import MaskField
 from nearfar.data.sources.record_groups import Groups
@@ -49,8 +49,9 @@ def segmentation(
         encoder: anything with `preprocess` and `encode_image_map(pixels) -> [B, D, H, W]`.
         source: records with `image` and `mask`, the class of each pixel (`nearfar.data.pictures.mask_field`): 0 is the
             ground, i + 1 the source's `classes[i]`.
-        train: such records to fit the probe on, or what names a source. Default: those that the source's own
-            `training()` names, as scenes do; else half of the things (`group`) of `source`.
+        train: such records to fit the probe on, or what names a source, of the same classes. Default: those that the
+            source's own `training()` names, as scenes do, if they show the same classes; else half of the things
+            (`group`) of `source`.
         labelled: numbers of training pictures to fit on beside all of them, the first ones, for what few labels give.
         limit: records that are used of each, from the first; None: all.
         penalty, max_iter: of the probe; see `nearfar.classifiers.cell_probe.CellProbe`.
@@ -64,13 +65,14 @@ def segmentation(
         `cells_miou`, which the true shares of the cells would reach: no probe of this grid can do much better.
 
     Raises:
-        UserError: a model without maps, data without masks, or pictures too few to hold half of them out.
+        UserError: a model without maps, data without masks, pictures too few to hold half of them out, or training
+            pictures whose masks number other classes.
     """
     if not hasattr(encoder, "encode_image_map"):
         raise UserError(f"a {type(encoder).__name__} gives no maps of pictures: segmentation reads encode_image_map")
     skipped = Skipped()
     read = _Reader(encoder, limit, batch_size, skipped, max_skipped)
-    own = _training(source) if train is None else as_source(train)
+    own = _training(source) if train is None else _of_the_same_classes(as_source(train), source)
     test = read(source)
     fit, test = (read(own), test) if own is not None else _halves(test, seed, getattr(source, "name", "the data"))
     names = _names(source, max(fit.classes, test.classes))
@@ -78,13 +80,13 @@ def segmentation(
 
     def measured(count: int) -> tuple[Overlaps, Tensor]:
         probe = CellProbe(penalty=penalty, max_iter=max_iter).fit(fit.maps[:count], shares[:count])
-        predicted = torch.cat([probe.masks(part, test.side) for part in test.maps.split(batch_size)])
+        predicted = probe.masks(test.maps, test.side)
         return Overlaps.of(predicted, test.masks, len(names)), predicted
 
     overlaps, predicted = measured(len(fit.maps))
     ground = Overlaps.of(torch.zeros_like(test.masks), test.masks, len(names))
     of_cells = class_shares(test.masks, len(names), test.grid)
-    best = torch.cat([drawn_out(part, test.side).argmax(1) for part in of_cells.split(batch_size)])
+    best = class_of_pixels(of_cells, test.side)
     interval, by_class = overlaps.intervals(cluster=test.group, seed=seed)
     n = len(test.masks)
 
@@ -194,7 +196,25 @@ class _Reader:
 
 
 def _training(source: Any) -> Any:
-    return source.training() if hasattr(source, "training") else None
+    """What the source names to learn from, if it shows the same classes: scenes of any noun show others in each
+    split."""
+    own = source.training() if hasattr(source, "training") else None
+    return own if own is not None and _classes(own) == _classes(source) else None
+
+
+def _classes(source: Any) -> list[str]:
+    return list(getattr(source, "classes", None) or ())
+
+
+def _of_the_same_classes(train: Any, source: Any) -> Any:
+    """`train`, unless its masks number other classes than the source's do."""
+    numbered = zip(_classes(train), _classes(source), strict=False)
+    if other := next(((i + 1, one, two) for i, (one, two) in enumerate(numbered) if one != two), None):
+        raise UserError(
+            f"segmentation: class {other[0]} of the masks is {other[1]!r} in the training pictures and {other[2]!r} in "
+            "the others: give both the same classes in the same order"
+        )
+    return train
 
 
 def _halves(data: DenseData, seed: int, name: str) -> tuple[DenseData, DenseData]:
@@ -209,7 +229,7 @@ def _halves(data: DenseData, seed: int, name: str) -> tuple[DenseData, DenseData
 
 def _names(source: Any, count: int) -> list[str]:
     """The classes' names: the ground's and the source's, or numbers where the masks hold more."""
-    names = ["ground", *(getattr(source, "classes", None) or ())]
+    names = ["ground", *_classes(source)]
     return names if len(names) >= count else [str(number) for number in range(count)]
 
 
