@@ -123,8 +123,8 @@ def _nearfar(name: str, model: Any, predictor: MLP, steps: int) -> Step:
     def step(batch: Tensor) -> Tensor:
         nonlocal count
         method.before_step()
-        loss = method({"views": batch})["loss"]
         optimizer.zero_grad()
+        loss = method({"views": batch})["loss"]
         loss.backward()
         optimizer.step()
         count += 1

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from methods.image_batches import Identity
+from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.methods import CLIP, MoCo, SimCLR, WithinClusters
 from nearfar.methods.image.moco import queue_info_nce
@@ -131,3 +132,28 @@ def test_pairs_are_embedded_by_the_newest_part():
 
     pair = {"image": VIEWS[0], "text": VIEWS[1]}
     assert CLIP(Two(), temperature=0.2)(pair)["loss"] == CLIP(Same(), temperature=0.2)(pair)["loss"]
+
+
+def test_what_is_alike_in_a_whole_cluster_takes_no_part_in_the_loss():
+    """Logits <u_i, u'_j> + <v_i, w_j>: where u and u' are the same for all samples of a cluster, each logit gains one
+    number. Neither the loss nor what v and w learn changes, and u learns nothing, row by row from the rows' half of
+    CLIP's loss, in the sum from the columns': so a stage within clusters can only learn what tells samples apart."""
+    generator = torch.Generator().manual_seed(3)
+    v, w = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
+    u, other = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+    for symmetric in (False, True):
+        alone = [each.clone().requires_grad_() for each in (v, w)]
+        without = ops.info_nce(*alone, 2.0, symmetric=symmetric)
+        without.backward()
+        beside = [torch.cat([block.expand(5, 3), each], 1).requires_grad_() for block, each in ((u, v), (other, w))]
+        value = ops.info_nce(*beside, 2.0, symmetric=symmetric)
+        value.backward()
+        torch.testing.assert_close(value, without)
+        for whole, part in zip(beside, alone, strict=True):
+            torch.testing.assert_close(whole.grad[:, 3:], part.grad)
+        of_u = beside[0].grad[:, :3]
+        nothing = of_u.sum(0) if symmetric else of_u
+        torch.testing.assert_close(nothing, torch.zeros_like(nothing))
+        assert symmetric == (of_u.abs().max().item() > 1e-3)
+    told_apart = torch.cat([torch.randn(5, 3, generator=generator, dtype=torch.float64), w], 1)
+    assert abs(ops.info_nce(beside[0], told_apart, 2.0, symmetric=False) - without) > 1e-2

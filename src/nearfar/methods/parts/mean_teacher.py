@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar import distributed
 from nearfar.errors import UserError
+from nearfar.methods.base import all_parameters
 from nearfar.methods.parts.momentum_encoder import MomentumEncoder
 
 Normalise = Literal["batch", "running"]
@@ -116,18 +117,16 @@ class MeanTeacher(nn.Module):
             with torch.no_grad():
                 yield self.module
             return
-        running = self._running()
-        before = [value.clone() for value in running]
-        keeps = self.training
-        if self._new_statistics is not None and keeps:
-            _copy(self._new_statistics, running)  # of several views each goes on where the last one ended
+        kept, begun = self._running(), self._new_statistics if self.training else None
+        new = [value.clone() for value in (begun or kept)]  # of several views each goes on where the last one ended
+        self._put(new)  # batch norm writes here, so that nothing is to be put right afterwards
         try:
             with torch.no_grad():
                 yield self.module
-            if keeps:
-                self._new_statistics = [value.clone() for value in running]
+            if self.training:
+                self._new_statistics = new
         finally:
-            _copy(before, running)
+            self._put(kept)
 
     def forget(self) -> None:
         """Drop what forward passes computed for an update that never came."""
@@ -156,11 +155,17 @@ class MeanTeacher(nn.Module):
     def _running(self) -> list[Tensor]:
         return [buffer for norm in self._norms[0] for buffer in norm._buffers.values() if buffer is not None]
 
+    def _put(self, statistics: list[Tensor]) -> None:
+        """Give batch norms these tensors for those of `_running`."""
+        left = iter(statistics)
+        for norm in self._norms[0]:
+            norm._buffers.update({name: next(left) for name, each in norm._buffers.items() if each is not None})
+
 
 def _require_finite(module: nn.Module) -> None:
     # A norm shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
     # only says whether to look.
-    weights: list[Tensor] = list(module.parameters())
+    weights: list[Tensor] = list(all_parameters(module))
     if not weights or math.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
         return
     for name, weight in module.named_parameters():

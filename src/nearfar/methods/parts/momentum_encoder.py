@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.errors import UserError
+from nearfar.methods.base import all_parameters
 
 
 class MomentumEncoder(nn.Module):
@@ -59,8 +60,8 @@ class MomentumEncoder(nn.Module):
         """Move the copy towards the module; `momentum` goes before the one set, for schedules. `buffers=False` leaves
         the copy's buffers to itself."""
         online, share = self.followed, self.momentum if momentum is None else momentum
-        slow: list[Tensor] = list(self.module.parameters())
-        fast: list[Tensor] = list(online.parameters())
+        slow: list[Tensor] = list(all_parameters(self.module))
+        fast: list[Tensor] = list(all_parameters(online))
         if len(slow) != len(fast):
             raise UserError(
                 f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
