@@ -18,7 +18,7 @@ from nearfar.evaluation.report import write_report
 from nearfar.evaluation.report.figures import places_on, scatter
 from nearfar.evaluation.report.model_facts import model_facts
 from nearfar.evaluation.report.retrieval_gallery import MOST_LETTERS, shown_text
-from nearfar.evaluation.report.tables import LEAST_IN_PART, breakdowns
+from nearfar.evaluation.report.tables import LEAST_IN_PART, breakdowns, headline
 from nearfar.models import create
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -229,3 +229,17 @@ def test_a_long_caption_leaves_room_for_pictures():
     assert caption.startswith(shown.removesuffix(" ..."))
     assert shown.endswith(" ...")
     assert shown_text("a red\nmug") == "a red\nmug"
+
+
+def test_the_large_figures_have_each_its_own_unit():
+    """NMI and ARI are no shares: a mutual information of 0.687 stood there as 0.687 %."""
+    results = {
+        "knn": Result("knn", {"top1": Metric(0.106, chance=0.003, n=1641, unit="%")}),
+        "clustering": Result("clustering", {"nmi": Metric(0.687, chance=0.677, n=1595), "ari": Metric(0.0118, n=9)}),
+    }
+    shown = [(each.name, each.value, each.remark) for each in headline(results)]
+    assert shown == [
+        ("neighbours top 1", "10.6 %", "chance 0.3 %, n 1,641"),
+        ("clusters, NMI", "0.687", "chance 0.677, n 1,595"),
+        ("clusters, ARI", "0.0118", "n 9"),
+    ]

@@ -26,10 +26,15 @@ def headline(results: Mapping[str, Result]) -> list[KeyFigure]:
         for metric, name in protocol.headlines.items()
         if protocol.name in results and metric in results[protocol.name].metrics
     ]
-    return [
-        KeyFigure(name, f"{m.show(m.value)} %", f"chance {m.show(m.chance)} %" + (f", n {m.n:,}" if m.n else ""))
-        for name, m in figures
-    ]
+    return [_key_figure(name, metric) for name, metric in figures]
+
+
+def _key_figure(name: str, metric: Metric) -> KeyFigure:
+    def written(number: float) -> str:
+        return f"{metric.show(number)} {metric.unit}".strip()
+
+    chance = [] if metric.chance is None else [f"chance {written(metric.chance)}"]
+    return KeyFigure(name, written(metric.value), ", ".join([*chance, *([f"n {metric.n:,}"] if metric.n else [])]))
 
 
 def metric_tables(results: Mapping[str, Result]) -> list[Table]:
