@@ -267,3 +267,18 @@ def test_hundreds_of_classes_take_no_memory_of_pictures_times_pixels_times_class
     parts = probe.class_shares(masks, 7, (3, 3)), probe.class_of_pixels(cells, 12)
     assert max(most) == 2
     assert all(torch.equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
+def test_of_many_classes_the_highest_have_a_bar():
+    """The names of 123 bars lay over each other."""
+    from nearfar.evaluation.dense.segmentation_figure import segmentation_figure
+    from nearfar.evaluation.measures.result import Metric, Result
+    from nearfar.evaluation.report.blocks import Figures
+
+    by = {"class": {f"class {i}": {"iou": Metric(i / 100, unit="%", n=3)} for i in range(60)}}
+    details = {"grid": [8, 8], "train": 9, "side": 64, "classes": []}
+    blocks = segmentation_figure({"segmentation": Result("segmentation", {}, by, details)}, None)
+    (drawn,) = (block.figures[0].svg for block in blocks if isinstance(block, Figures))
+    assert "the 40 highest of 60" in drawn
+    assert "class 20 20.0" in drawn
+    assert "class 19 19.0" not in drawn

@@ -16,6 +16,9 @@ from nearfar.evaluation.report.figures import PALETTE, draw
 from nearfar.evaluation.report.retrieval_gallery import data_url
 
 SIDE = 160
+MOST_BARS = 40
+"""Classes that have a bar: the names of more would lie over each other."""
+
 GROUND, IGNORED = (240, 240, 240), (255, 255, 255)
 
 
@@ -35,6 +38,10 @@ def segmentation_figure(results: Mapping[str, Result], source: Any) -> list[Bloc
 
 
 def _bars(metrics: Mapping[str, Metric]) -> Figure:
+    title = "IoU by class, %"
+    if len(metrics) > MOST_BARS:
+        title += f": the {MOST_BARS} highest of {len(metrics)}"
+        metrics = dict(sorted(metrics.items(), key=lambda item: -item[1].value)[:MOST_BARS])
     names = list(metrics)
 
     def paint(axes: Any) -> None:
@@ -45,7 +52,7 @@ def _bars(metrics: Mapping[str, Metric]) -> Figure:
         axes.bar(range(len(names)), values, yerr=spread, color=PALETTE[0], width=0.7, error_kw={"elinewidth": 0.8})
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
         axes.set_ylim(0, 100)
-        axes.set_title("IoU by class, %")
+        axes.set_title(title)
         axes.grid(axis="y")
 
     words = ", ".join(f"{name} {metric.show(metric.value)}" for name, metric in metrics.items())
