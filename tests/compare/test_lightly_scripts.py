@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import normalize
 
 from nearfar.losses.functional import nt_xent
-from nearfar.methods.image.moco import queue_info_nce
+from nearfar.methods.parts.feature_queue import queue_info_nce
 from nearfar.methods.parts.view_projections import cosine_distance
 
 pytest.importorskip("lightly")

@@ -15,7 +15,7 @@ from nearfar.losses.functional import mv_dhel, mv_info_nce, nt_xent, pairwise_vi
 from nearfar.losses.global_contrastive import SampleState, global_contrastive
 from nearfar.losses.individual_temperature import TemperatureRule
 from nearfar.methods.image.beclr import live_alignment
-from nearfar.methods.image.moco import queue_info_nce
+from nearfar.methods.parts.feature_queue import queue_info_nce
 
 RELEASED = json.loads((Path(__file__).parent / "released" / "image_losses.json").read_text())
 B, D = 5, 6

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from methods.image_batches import PAIR, Identity, Normed, batch, encoder, step
 from methods.shuffle_work import shuffle, trained
 from nearfar.methods import MoCo
-from nearfar.methods.image.moco import queue_info_nce
+from nearfar.methods.parts.feature_queue import queue_info_nce
 from training.ranks import run
 
 

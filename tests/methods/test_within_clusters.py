@@ -8,7 +8,7 @@ from methods.image_batches import Identity
 from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.methods import CLIP, MoCo, SimCLR, WithinClusters
-from nearfar.methods.image.moco import queue_info_nce
+from nearfar.methods.parts.feature_queue import queue_info_nce
 from nearfar.models import concatenated, image_encoder
 
 CLUSTER = torch.tensor([0, 1, 0, 1, 0, 2])

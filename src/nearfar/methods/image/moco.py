@@ -4,29 +4,18 @@ past batches."""
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.losses.groups import unit
 from nearfar.methods.base import Batch, Method, trained_part
-from nearfar.methods.parts.feature_queue import FeatureQueue
+from nearfar.methods.parts.feature_queue import FeatureQueue, queue_info_nce
 from nearfar.methods.parts.mean_teacher import MeanTeacher, Normalise, Statistics
 from nearfar.methods.parts.pending import Pending
 from nearfar.methods.parts.shuffled_keys import shuffled
 from nearfar.methods.parts.view_projections import apart, project, projected_dim, spread, views_of
-
-
-class _Keys(NamedTuple):
-    """What the queue gets after the step."""
-
-    features: Tensor
-    ids: Tensor | None
-    cluster: Tensor | None
 
 
 class MoCo(Method):
@@ -77,17 +66,20 @@ class MoCo(Method):
         statistics: Statistics = "own" if normalise == "batch" else "copied"
         self.teacher = MeanTeacher(trained_part(model), momentum, normalise=normalise, statistics=statistics)
         self.queue = FeatureQueue(projected_dim(model), queue_size)
-        self._pending: Pending[_Keys] = Pending()
+        self._pending: Pending[tuple[Tensor, Tensor | None, Tensor | None]] = Pending()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss and the `spread`, scalars. Raises UserError where the batch does not have the key `within`."""
         large, small = views_of(batch)
         k = self._keys(large.pop(1))
         queries = [unit(z) for z in apart(partial(project, self.model), [*large, *small])]
-        cluster = None if self.within is None else _cluster(batch, self.within)
+        if self.within is not None and self.within not in batch:
+            raise UserError(f"MoCo's within is {self.within!r}, which the batch does not have: set data.columns")
+        cluster = None if self.within is None else batch[self.within].long()
         groups = {} if cluster is None else {"group": cluster, "queue_group": self.queue.group}
         losses = [queue_info_nce(q, k, self.queue.features, self.temperature, **groups) for q in queries]
         loss = torch.stack(losses).mean()
-        self._pending.after_backward(loss, _Keys(k, batch.get("index"), cluster))
+        self._pending.after_backward(loss, (k, cluster, batch.get("index")))
         return {"loss": loss, "spread": spread(queries[0])}
 
     def _keys(self, pixels: Tensor) -> Tensor:
@@ -103,39 +95,5 @@ class MoCo(Method):
     def after_step(self, step: int) -> None:
         super().after_step(step)
         self.teacher.update()
-        for keys in self._pending.take():
-            self.queue.push(keys.features, keys.cluster, index=keys.ids)
-
-
-def _cluster(batch: Batch, key: str) -> Tensor:
-    """The samples' numbers `[B]` int64 under a key of the batch."""
-    if key not in batch:
-        raise UserError(f"MoCo's within is {key!r}, which the batch does not have: name its column in data.columns")
-    return batch[key].long()
-
-
-def queue_info_nce(
-    q: Tensor,
-    k: Tensor,
-    queue: Tensor,
-    temperature: float,
-    *,
-    group: Tensor | None = None,
-    queue_group: Tensor | None = None,
-) -> Tensor:
-    """MoCo's loss, a scalar: the cross-entropy of each query's own key against the queue. The keys of the batch's other
-    samples are no candidates.
-
-    Takes queries `q` `[B, D]`, their keys `k` `[B, D]` and the queue `[K, D]`, unit rows in floating point. With
-    `group` `[B]` and `queue_group` `[K]`, int64, a query's candidates are of its own group; one without any adds 0. The
-    B x K matrix of all similarities is never held.
-
-    >>> q = torch.eye(2)
-    >>> round(queue_info_nce(q, q, torch.tensor([[0.0, 1.0], [0.0, 1.0]]), 1.0).item(), 6)  # log(1 + 2 / e), log(1 + 2)
-    0.825029
-    """
-    if group is None:
-        return ops.info_nce(q, queue, 1 / temperature, symmetric=False, positive=k)
-    positive = (q * k).sum(1) / temperature
-    negatives = ops.log_partition(q, queue, 1 / temperature, q_group=group, k_group=queue_group, admit="same")
-    return F.softplus(negatives - positive).mean()
+        for keys, cluster, index in self._pending.take():
+            self.queue.push(keys, cluster, index=index)

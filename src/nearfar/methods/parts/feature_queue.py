@@ -1,5 +1,5 @@
 """The feature queue: the last keys of past batches, as further candidates of a contrastive loss (MoCo, arXiv
-1911.05722)."""
+1911.05722), and that loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar import distributed
+from nearfar import distributed, ops
 from nearfar.errors import UserError
 from nearfar.methods.parts.gathered_features import gather_finite
 
@@ -84,3 +84,30 @@ class FeatureQueue(nn.Module):
         if f"{prefix}ids" in state_dict:  # what earlier versions called it
             state_dict[f"{prefix}group"] = state_dict.pop(f"{prefix}ids")
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def queue_info_nce(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    temperature: float,
+    *,
+    group: Tensor | None = None,
+    queue_group: Tensor | None = None,
+) -> Tensor:
+    """MoCo's loss, a scalar: the cross-entropy of each query's own key against the queue. The keys of the batch's other
+    samples are no candidates.
+
+    Takes queries `q` `[B, D]`, their keys `k` `[B, D]` and the queue `[K, D]`, unit rows in floating point. With
+    `group` `[B]` and `queue_group` `[K]`, int64, a query's candidates are of its own group; one without any adds 0. The
+    B x K matrix of all similarities is never held.
+
+    >>> q = torch.eye(2)
+    >>> round(queue_info_nce(q, q, torch.tensor([[0.0, 1.0], [0.0, 1.0]]), 1.0).item(), 6)  # log(1 + 2 / e), log(1 + 2)
+    0.825029
+    """
+    if group is None:
+        return ops.info_nce(q, queue, 1 / temperature, symmetric=False, positive=k)
+    positive = (q * k).sum(1) / temperature
+    negatives = ops.log_partition(q, queue, 1 / temperature, q_group=group, k_group=queue_group, admit="same")
+    return F.softplus(negatives - positive).mean()
