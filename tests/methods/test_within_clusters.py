@@ -155,5 +155,5 @@ def test_what_is_alike_in_a_whole_cluster_takes_no_part_in_the_loss():
         nothing = of_u.sum(0) if symmetric else of_u
         torch.testing.assert_close(nothing, torch.zeros_like(nothing))
         assert symmetric == (of_u.abs().max().item() > 1e-3)
-    told_apart = torch.cat([torch.randn(5, 3, generator=generator, dtype=torch.float64), w], 1)
-    assert abs(ops.info_nce(beside[0], told_apart, 2.0, symmetric=False) - without) > 1e-2
+    apart = torch.cat([torch.randn(5, 3, generator=generator, dtype=torch.float64), w], 1)
+    assert abs(ops.info_nce(beside[0], apart, 2.0, symmetric=False) - without) > 1e-2
