@@ -3,7 +3,7 @@
 Every arm trains the same small network from scratch on the same scenes of two things, in the same steps; only the loss
 differs, and its learning rate, which is chosen for each arm on validation scenes. Its frozen maps are then read cell by
 cell by a linear probe that knows the class of each pixel, and its pooled features by another that knows which of the
-two things is larger, on scenes drawn in a style that neither training shows.
+two things is larger, on scenes of pairs of things that training does not show.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nearfar.reproductions.setups.scene_views import CONFIG as DATA
-from nearfar.reproductions.setups.scene_views import SceneViews, painted
+from nearfar.reproductions.setups.scene_views import misplaced, painted, view_batches
 from nearfar.reproductions.shared.choosing import Grid, Setting
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 
@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {
     },
     "method": {"hidden": 256, "out": 64, "momentum": 0.98},
     "training": {"batch_size": 32, "steps": 80, "warmup": 0.1, "weight_decay": 1e-4},
-    "probe": {"scenes": 400, "few": 50, "max_iter": 60},
+    "probe": {"scenes": 400, "few": 50, "max_iter": 40},
     "data": DATA,
 }
 ARMS: dict[str, dict[str, Any]] = {
@@ -71,13 +71,9 @@ def trained(arm: str, seed: int, *, lr: float) -> Any:
 
     model, training = fresh(seed), dict(CONFIG["training"])
     method = PixPro(model, **CONFIG["method"], **ARMS[arm])
-    batches = SceneViews(
-        painted("train").pictures,
-        training.pop("batch_size"),
-        model.mean,
-        model.std,
-        shuffled=arm == "shuffled places",
-    )
+    batches = view_batches(seed, training.pop("batch_size"), training["steps"], tuple(model.mean), tuple(model.std))
+    if arm == "shuffled places":
+        batches = [misplaced(batch) for batch in batches]
     nearfar.train(method, batches, seed=seed, lr=lr, progress=False, report=False, **training)
     return model
 
@@ -155,14 +151,14 @@ reproduction = Reproduction(
         ),
         Claim("the gain hangs on the right places", "PixPro", "shuffled places", "mIoU", effect=0.02),
     ],
-    seeds=range(4),
+    seeds=range(100, 112),
     pilot=0,
-    grid=Grid(list(ARMS), {"lr": [1.5e-3, 6e-3]}, validated, "mean IoU"),
+    grid=Grid(list(ARMS), {"lr": [5e-4, 2e-3, 6e-3]}, validated, "mean IoU"),
     config=CONFIG,
     note=(
         "A network of four convolutions on 1,000 scenes of 64 pixels for 80 steps of 32, where the paper trains a "
         "ResNet-50 on ImageNet for 125,000 steps of 1,024. Learning by pictures is the instance branch alone, "
         "BYOL's loss of pooled maps. With shuffled places each second view has the geometry of another scene's. "
-        "The linear probes know 400 scenes, or 50."
+        "The linear probes know 400 scenes, or 50. All arms of a seed learn from the same views."
     ),
 )

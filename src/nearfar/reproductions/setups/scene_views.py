@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ CONFIG: dict[str, Any] = {
         "relations": ["left of", "above"],
         "ground": "varied",
     },
-    "held_out_style": "twemoji",
     "pictures": {"train": 1000, "val": 200, "test": 300},
 }
 
@@ -40,19 +38,12 @@ class Scenes:
 
 @cache
 def painted(split: str) -> Scenes:
-    """The scenes of a split. Training and validation show the same things in the same styles in other pairs; in the
-    test they are drawn in a style of their own."""
+    """The scenes of a split: all show the same things in the same styles, each split in pairs of its own."""
     import numpy as np
 
     from nearfar.data.scenes import scenes
 
-    source = scenes(
-        split,
-        n=CONFIG["pictures"][split],
-        size=CONFIG["size"],
-        held_out_style=CONFIG["held_out_style"],
-        **CONFIG["make"],
-    )
+    source = scenes(split, n=CONFIG["pictures"][split], size=CONFIG["size"], **CONFIG["make"])
     records = list(source)
     pictures = torch.from_numpy(np.stack([np.asarray(record["image"]) for record in records])).movedim(3, 1)
     masks = torch.from_numpy(np.stack([record["mask"] for record in records])).long()
@@ -60,27 +51,25 @@ def painted(split: str) -> Scenes:
     return Scenes(pictures.contiguous(), masks, counts[:, 1:].argmax(1))
 
 
-@dataclass(frozen=True)
-class SceneViews:
-    """Shuffled batches of two views of scenes, one pass an iteration; with `shuffled` the second view's geometry is
-    that of another scene, so that cells are matched at random."""
+@lru_cache(maxsize=1)
+def view_batches(
+    seed: int, batch_size: int, steps: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> list[dict[str, Tensor]]:
+    """Batches of two augmented views of training scenes, drawn once a seed: every arm learns from the same ones."""
+    from nearfar.data.pictures.views import Views
 
-    pictures: Tensor
-    batch_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    shuffled: bool = False
+    pictures = painted("train").pictures
+    views = Views("byol", size=CONFIG["size"], n_views=2, mean=mean, std=std)
+    chance = torch.Generator().manual_seed(seed)
+    batches: list[dict[str, Tensor]] = []
+    while len(batches) < steps:
+        for rows in torch.randperm(len(pictures), generator=chance).split(batch_size)[: len(pictures) // batch_size]:
+            pixels, geometry = views(pictures[rows], views.draw(len(rows), chance))
+            batches.append({"views": pixels, "image": pixels[0], "geometry": geometry, "index": rows})
+    return batches[:steps]
 
-    def __len__(self) -> int:
-        return len(self.pictures) // self.batch_size
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        from nearfar.data.pictures.views import Views
-
-        views = Views("byol", size=CONFIG["size"], n_views=2, mean=self.mean, std=self.std)
-        for rows in torch.randperm(len(self.pictures)).split(self.batch_size)[: len(self)]:
-            chance = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-            pixels, geometry = views(self.pictures[rows], views.draw(len(rows), chance))
-            if self.shuffled:
-                geometry = torch.stack([geometry[0], geometry[1].roll(1, 0)])
-            yield {"views": pixels, "image": pixels[0], "geometry": geometry, "index": rows}
+def misplaced(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with another scene's geometry for each second view, so that cells are matched at random."""
+    first, second = batch["geometry"]
+    return {**batch, "geometry": torch.stack([first, second.roll(1, 0)])}
