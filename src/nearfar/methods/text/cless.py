@@ -97,9 +97,8 @@ class CLESS(EmbeddingMethod):
             each = (softplus(-near) * real).sum(1) + (softplus(far) * valid).sum(1)
             each = each / (real.sum(1) + valid.sum(1)).clamp(min=1)
         else:
-            others = far.masked_fill(~valid, LEAST).logsumexp(
-                1, keepdim=True
-            )  # a text without any is sure: a loss of 0
+            # A text without negatives is sure: a loss of 0.
+            others = far.masked_fill(~valid, LEAST).logsumexp(1, keepdim=True)
             each = (softplus(others - near) * real).sum(1) / pairs
         texts = real.any(1)
         if self.training and not valid.any():
