@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.pictures.images import EXTENSIONS
-from nearfar.data.sources.image_folder import Captions, Media, class_names, media_below, media_folder
+from nearfar.data.sources.image_folder import Captions, Media, class_names, media_below
+from nearfar.data.sources.media_source import media_source
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.sources.source import Record, Records, Source, words
-from nearfar.data.tables.table_files import READERS, table
-from nearfar.errors import UserError
 
 MOVING = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".mts", ".flv", ".ogv")
 """Names of files that PyAV reads."""
@@ -54,31 +53,16 @@ def videos(
     Raises:
         UserError: no such folder or file, no video in it, or more than `max_skipped` of them unusable.
     """
-    columns = {"text": text, "label": label, "domain": domain, "group": group}
-    columns = {role: column for role, column in columns.items() if column is not None}
-    root = Path(path)
-    if root.suffix.lower() in READERS and not root.is_dir():
-        if split is not None or captions not in (None, "none"):
-            raise UserError(f"{root}: a table has no splits, and its captions are a column: text=COLUMN")
-        columns |= {"text": ()} if captions == "none" else {}
-        return as_videos(table(root, image=video or "video", **columns))  # type: ignore[arg-type]
-    columns |= {} if video is None else {"image": video}
-    inside = root / (split or "")
-    if inside.is_dir() and not columns and next(media_below(inside, VIDEOS.endings), None) is None:
+    named = {"text": text, "label": label, "domain": domain, "group": group}
+    inside = Path(path) / (split or "")
+    plain = all(column is None for column in (video, *named.values()))
+    if inside.is_dir() and plain and next(media_below(inside, VIDEOS.endings), None) is None:
         frames = sorted(media_below(inside, EXTENSIONS))
         if frames and all(re.search(r"\d$", frame.stem) for frame in frames):
             return frame_folders(inside, frames, max_skipped)
-    return as_videos(media_folder(path, VIDEOS, columns, split=split, captions=captions, max_skipped=max_skipped))
-
-
-def as_videos(source: Source) -> Source:
-    """The same records with `video` in place of `image`.
-
-    >>> as_videos(Records([{"image": "a.mp4", "text": ["a dog runs"]}], name="clips"))
-    <clips: 1 records of video, text>
-    """
-    columns = ["video" if column == "image" else column for column in source.columns]
-    return source.map(_renamed, columns=columns)
+    return media_source(
+        path, VIDEOS, "video", column=video, split=split, captions=captions, max_skipped=max_skipped, **named
+    )
 
 
 def frame_folders(root: Path, frames: Sequence[Path], max_skipped: float) -> Source:
@@ -106,10 +90,6 @@ def frame_folders(root: Path, frames: Sequence[Path], max_skipped: float) -> Sou
         records.append(record)
     skipped.check(len(places), limit=max_skipped, name=str(root), total=len(places))
     return Records(records, name=root.name, classes=names or None, skipped=skipped)
-
-
-def _renamed(record: Record) -> Record:
-    return {("video" if key == "image" else key): value for key, value in record.items()}
 
 
 def _number(frame: Path) -> tuple[Any, ...]:
