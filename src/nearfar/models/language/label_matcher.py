@@ -141,14 +141,23 @@ class LabelMatcher(nn.Module):
         return model_folder.write(folder, self, state_dict or self.state_dict())
 
 
-def label_matcher(name: Any = "minilm", *, hidden: int | None = None, **options: Any) -> LabelMatcher:
+def label_matcher(
+    name: Any = "minilm",
+    *,
+    hidden: int | None = None,
+    tokenizer: Any = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    dense: str | None = None,
+    pretrained: bool = True,
+) -> LabelMatcher:
     """A text encoder with a fresh matching head, to be trained by `nearfar.methods.CLESS`.
 
     Args:
         name: a `TextEncoder`, or what `text_encoder` makes one of: "minilm", a folder or hub name, a transformers
             config.
         hidden: units of the head.
-        options: of `text_encoder`: `tokenizer`, `pooling`, `max_length`, `pretrained` ...
+        tokenizer, pooling, max_length, dense, pretrained: as for `text_encoder`, where it makes the encoder.
 
     Raises:
         UserError: as `text_encoder`.
@@ -156,5 +165,10 @@ def label_matcher(name: Any = "minilm", *, hidden: int | None = None, **options:
     >>> label_matcher("minilm").embed_dim
     384
     """
-    encoder = name if isinstance(name, TextEncoder) else text_encoder(name, **options)
+    if isinstance(name, TextEncoder):
+        encoder = name
+    else:
+        encoder = text_encoder(
+            name, tokenizer=tokenizer, pooling=pooling, max_length=max_length, dense=dense, pretrained=pretrained
+        )
     return LabelMatcher(encoder, hidden=hidden).train(encoder.training)
