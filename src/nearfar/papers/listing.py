@@ -85,6 +85,15 @@ PAPERS = (
         "A Primer on Contrastive Pretraining in Language Processing: Methods, Lessons Learned and Perspectives",
         "2102.12982",
         "text",
+        home=(
+            "nearfar.methods.text.cless",
+            "nearfar.models.language.label_matcher",
+            "nearfar.data.texts.label_texts_field",
+            "nearfar.methods.text.masked_language",
+            "nearfar.losses.binary_nce",
+            "nearfar.losses.margin_ranking",
+        ),
+        recipes=("cless", "cless-labels", "cless-large", "clear", "declutr", "declutr-paper"),
     ),
     Paper(
         "contrastive-search",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nearfar.search.index.manifest import Manifest
 
 
+KEYS_READ = 1 << 14
+"""Keys that are read at a time to find one."""
 MOVING = 32
 """Bytes at the beginning of a picture by which `moves` knows an animation."""
 
@@ -192,7 +194,8 @@ def to_parquet(items: list[Item], kept: Iterable[str]) -> bytes:
     columns = {name: pa.array([getattr(item, name) for item in items], own.field(name).type) for name in own.names}
     columns |= to_columns([item.kept for item in items], kept)
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd", write_page_checksum=True)
+    # In groups, so that who looks for one key holds no more than a group of them.
+    pq.write_table(pa.table(columns), sink, compression="zstd", write_page_checksum=True, row_group_size=KEYS_READ)
     return sink.getvalue()
 
 
@@ -242,13 +245,16 @@ def row_of(directory: Path, manifest: Manifest, key: str) -> int:
         raise KeyError(key)
     path = directory / manifest.items
     try:
+        row, count = -1, 0
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            keys = file.read(["key"], use_threads=False)["key"]
-        row = int(pc.index(keys, pa.scalar(key, pa.string())).as_py())
+            for part in file.iter_batches(KEYS_READ, columns=["key"], use_threads=False):
+                place = pc.index(part["key"], pa.scalar(key, pa.string())).as_py()
+                row = count + place if row < 0 <= place else row
+                count += len(part)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise damaged(directory, f"{path} cannot be read ({why(error, 'its content is damaged')})") from None
-    if len(keys) != manifest.count:
-        raise damaged(directory, f"{manifest.items} holds {len(keys)} items for {manifest.count} vectors")
+    if count != manifest.count:
+        raise damaged(directory, f"{manifest.items} holds {count} items for {manifest.count} vectors")
     if row < 0 or row in manifest.removed:
         raise KeyError(key)
     return row
