@@ -26,6 +26,7 @@ from nearfar.errors import UserError, at_least
 
 NUMBERS = ("index", "group", "label", "domain")
 PLAIN = (str, int, float, bool, type(None))
+NOUNS = {"image": "images", "video": "videos", "audio": "sounds"}
 
 
 def embed(
@@ -73,11 +74,7 @@ def embed(
     readers = {side: _reader_of(encoder, side, near) for side in read}
     reader = _Reader(source, sides=readers, captions=captions, max_skipped=max_skipped, threads=threads)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}
-    noun = (
-        {"image": "images", "video": "videos", "audio": "sounds"}.get(read[0] if len(read) == 1 else "image", "records")
-        if read
-        else ""
-    )
+    noun = NOUNS.get(read[0] if len(read) == 1 else "image", "records") if read else ""
     with evaluating(encoder), console.progress(f"embedding {noun}", reader.total, progress if read else False) as step:
         for values in reader.batches(batch_size):
             for side in read:

@@ -31,7 +31,7 @@ WHITENED = {  # SupstarZh/WhitenedCSE (65fe70a5768e), its example script and lay
     "training.batch_size": 256,
     "training.lr": 1e-5,
 }
-DECLUTR = {  # arXiv 2006.03659, section 4, and JohnGiorgi/DeCLUTR
+DECLUTR = {  # JohnGiorgi/DeCLUTR (29973e9b5b05), training_config/declutr.jsonnet; its 4 documents are of one device
     "data.text_views": "declutr",
     "data.max_length": 512,
     "model.name": "roberta-base",

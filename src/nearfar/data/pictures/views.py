@@ -215,7 +215,7 @@ class Views:
             pixels `[V, B, 3, size, size]`, and geometry `[V, B, 3, 3]`: pixels of the original, homogeneous, to pixels
             of the view.
         """
-        source = images / 255 if images.dtype == torch.uint8 else images
+        source = images.float().div_(255) if images.dtype == torch.uint8 else images
         original_sizes = (
             sizes if sizes is not None else torch.tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
         )
