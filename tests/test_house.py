@@ -301,7 +301,7 @@ def test_the_table_of_papers_names_real_things():
             assert list(SOURCE.glob(f"recipes/*/{recipe}.yaml")), f"{paper.slug}: {recipe}"
         if paper.is_in:
             assert (ROOT / "docs" / "papers" / f"{paper.slug}.md").is_file(), paper.slug
-            assert find_spec(module_of(paper.slug)), paper.slug
+            assert find_spec(module_of(paper)), paper.slug
             assert paper.arxiv in (SOURCE / Path(*paper.home[0].split(".")[1:])).with_suffix(".py").read_text("utf-8")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.reproductions import align_reproduction as align
+from nearfar.reproductions.image_text import align_reproduction as align
 
 CLIP_ART = [arm for arm in align.ARMS if arm.startswith("clip art")]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nearfar.data import train_tokenizer
-from nearfar.reproductions import aro_negclip_reproduction as aro_negclip
 from nearfar.reproductions import find
+from nearfar.reproductions.image_text import aro_negclip_reproduction as aro_negclip
 from nearfar.reproductions.setups.grid_encoder import GridEncoder, Reduction
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.reproductions import beclr_reproduction as beclr
+from nearfar.reproductions.image import beclr_reproduction as beclr
 
 PARTS = {"train": 0, "val": 100, "test": 200}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.reproductions import contrastive_nlp_primer_reproduction as reproduction
 from nearfar.reproductions.setups import labelled_entries
+from nearfar.reproductions.text import contrastive_nlp_primer_reproduction as reproduction
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-import nearfar.reproductions.contrastive_search_reproduction as module
+import nearfar.reproductions.decoding.contrastive_search_reproduction as module
 from nearfar.models.language import model as language
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearfar.reproductions import albef_reproduction as albef
+from nearfar.reproductions.image_text import albef_reproduction as albef
 from nearfar.reproductions.setups import coloured_shapes, fusion_pairs
 
 

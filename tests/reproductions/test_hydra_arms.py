@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nearfar.reproductions import hydra_reproduction as hydra
+from nearfar.reproductions.image import hydra_reproduction as hydra
 from nearfar.reproductions.setups import attribute_sprites as setup
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.reproductions import mcl_reproduction as mcl
+from nearfar.reproductions.image import mcl_reproduction as mcl
 from nearfar.reproductions.setups.emoji_grounds import DATA, EmojiGrounds
 from nearfar.reproductions.setups.two_factors import Factors, ViewPairs
 

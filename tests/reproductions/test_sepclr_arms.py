@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.methods.image.sepclr import SepCLR
-from nearfar.reproductions import sepclr_reproduction as sepclr
+from nearfar.reproductions.image import sepclr_reproduction as sepclr
 from nearfar.reproductions.setups import marked_features
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nearfar.reproductions import tcl_reproduction as tcl
+from nearfar.reproductions.image_text import tcl_reproduction as tcl
 from nearfar.reproductions.setups import views_read
 
 CACHES = (views_read._emoji, views_read._read_emoji, views_read._scenes, views_read._read_scenes)

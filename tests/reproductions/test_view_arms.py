@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nearfar.reproductions import find, isogclr_reproduction, multiview_reproduction
+from nearfar.reproductions import find
+from nearfar.reproductions.image import isogclr_reproduction, multiview_reproduction
 from nearfar.reproductions.setups import emoji_views
 
 SIZES = {"train": 40, "val": 12, "test": 15}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from nearfar.reproductions import whitenedcse_reproduction as reproduction
 from nearfar.reproductions.setups import sentence_passes
+from nearfar.reproductions.text import whitenedcse_reproduction as reproduction
 
 
 @pytest.fixture

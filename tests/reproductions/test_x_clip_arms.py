@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nearfar.reproductions import x_clip_reproduction as xclip
 from nearfar.reproductions.setups import moving_things as setup
+from nearfar.reproductions.video import x_clip_reproduction as xclip
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Claims of papers on images alone, re-run."""

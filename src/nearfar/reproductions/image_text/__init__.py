@@ -1,0 +1,1 @@
+"""Claims of papers on images and texts, re-run."""
