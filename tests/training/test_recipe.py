@@ -140,6 +140,13 @@ def test_a_model_to_go_on_from_and_adapters(photos, recipe, tmp_path):
         assert torch.equal(method.model.state_dict()[name], value)
 
 
+def test_another_maker_takes_the_place_of_the_one_made():
+    """Its own settings may stand before it; the recipe's, such as a preset, are of the other maker."""
+    recipe = load("clip", ["model.width=32", "model.make=sound_encoder", "data.train=clips/", "model.vocab_size=300"])
+    assert recipe.model == {"make": "sound_encoder", "width": 32, "vocab_size": 300}
+    assert load("clip", ["model.make=create"]).model == {**load("clip").model, "make": "create"}
+
+
 def test_a_model_to_go_on_from_takes_the_place_of_the_one_made():
     recipe = load("negclip", ["model.freeze=[image]", "model.load=runs/clip"])
     assert recipe.model == {"freeze": ["image"], "load": "runs/clip"}

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def search(arguments: Sequence[str]) -> None:
-    """Search an index by text, by image, or by both: q = text + image + weight * plus - weight * minus."""
+    """Search an index by text, by image or sound, or by both: q = text + image + audio + weight * plus - weight *
+    minus."""
     args = parser().parse_args(arguments)
     if args.html:
         files.place(args.html)
@@ -54,6 +55,7 @@ def search_once(args: Namespace) -> None:
         encoder,
         text=args.text,
         image=args.image,
+        audio=args.audio,
         plus=args.plus,
         minus=args.minus,
         weight=args.weight,
@@ -81,10 +83,13 @@ def check_words(text: str) -> None:
     if not Path(text).suffix or not Path(text).is_file():
         return
     from nearfar.data.pictures.images import EXTENSIONS
+    from nearfar.data.sound.sound_folder import ENDINGS
 
     remedy = f"--queries {quote(text)} --out hits.jsonl searches what it holds"
     if text.lower().endswith(EXTENSIONS):
         remedy = f"--image {quote(text)} searches by the picture"
+    if text.lower().endswith(ENDINGS):
+        remedy = f"--audio {quote(text)} searches by the sound"
     raise UserError(f"{text!r} is a file here, and would be searched as words: {remedy}")
 
 
@@ -94,7 +99,7 @@ def search_file(args: Namespace) -> None:
         raise UserError(f"{'--out' if args.out else '--column'} belongs to --queries FILE: name the file of queries")
     if args.out is None:
         raise UserError("--queries needs a file for the hits: --out hits.jsonl, or hits.parquet")
-    alone = ("text", "image", "plus", "minus", "rerank", "html", "json")
+    alone = ("text", "image", "audio", "plus", "minus", "rerank", "html", "json")
     if beside := [name for name in alone if getattr(args, name)]:
         raise UserError(f"--queries takes its queries from the file alone: leave out {', '.join(beside)}")
 
@@ -129,6 +134,7 @@ def parser() -> Flags:
     made.add_argument("text", nargs="?", help="what to look for")
     made.add_argument("--index", type=Path, default=Path("index"), help="the index's directory (default: %(default)s)")
     made.add_argument("--image", help="a picture to start from")
+    made.add_argument("--audio", help="a sound to start from")
     made.add_argument("--plus", action="append", default=[], metavar="TEXT", help="add a text; may be repeated")
     made.add_argument("--minus", action="append", default=[], metavar="TEXT", help="take a text away; may be repeated")
     made.add_argument("--weight", type=float, default=1.0, help="how much each plus and minus counts (%(default)s)")
@@ -148,9 +154,11 @@ def parser() -> Flags:
         "--queries",
         type=Path,
         metavar="FILE",
-        help="many queries at once: .txt, a text a line; a table, a query a row; a folder, a query a picture",
+        help="many queries at once: .txt, a text a line; a table, a query a row; a folder, a query a picture or sound",
     )
-    made.add_argument("--column", metavar="NAME", help="the column of the queries, texts or pictures, in that table")
+    made.add_argument(
+        "--column", metavar="NAME", help="the column of the queries, texts, pictures or sounds, in that table"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="where their hits go: .jsonl or .parquet")
     made.add_argument("--model", help="the model, where it is not the one that the index names")
     made.add_argument("--json", action="store_true", help="print the hits as JSON")

@@ -23,6 +23,9 @@ WORDS = ("classes", "domains", "names", "captions", "columns", "source")
 CALLED = {"image": "pictures", "text": "captions"}
 """What a side holds, for messages."""
 
+MEDIA = {"image": "image", "video": "video", "audio": "sound"}
+"""Sides beside texts, the first that is there first, and what one of each is."""
+
 
 class Side(NamedTuple):
     """One side of the records: `vectors` `[M, D]` float32, and `owner` `[M]` int64, the record that each describes."""
@@ -55,8 +58,8 @@ class Embeddings:
 
     Attributes:
         sides: every `Side` by name, "image" and "text" among them where they are there. `image`, `text` and
-            `image_of_text` are short for its parts, empty where a side is not there; `image` is that of videos where
-            there are no pictures.
+            `image_of_text` are short for its parts, empty where a side is not there; `image` is that of videos, or
+            of sounds, where there are no pictures.
 
     >>> eye = torch.eye(3)
     >>> Embeddings(eye, eye, torch.arange(3))
@@ -135,8 +138,8 @@ class Embeddings:
 
     @property
     def image(self) -> Tensor:
-        """`[N, D]`: of pictures, or where there are none of videos, so that what measures the ones measures the others;
-        `[0, D]` where there are neither."""
+        """`[N, D]`: of pictures, or where there are none of videos, or of sounds, so that what measures the ones
+        measures the others; `[0, D]` where there is none of them."""
         name = self.picture_side
         return self.sides[name].vectors if name in self.sides else torch.zeros(0, self.dim)
 
@@ -146,8 +149,13 @@ class Embeddings:
 
     @property
     def picture_side(self) -> str:
-        """The side that `image` is: "video" where there are videos and no pictures."""
-        return "video" if "video" in self.sides and "image" not in self.sides else "image"
+        """The side that `image` is: "video", or "audio", where there are videos, or sounds, and no pictures."""
+        return next((name for name in MEDIA if name in self.sides), "image")
+
+    @property
+    def medium(self) -> str:
+        """What one of the vectors of `image` is of, in a word: "image", "video" or "sound"."""
+        return MEDIA[self.picture_side]
 
     @property
     def text(self) -> Tensor:
@@ -171,9 +179,10 @@ class Embeddings:
         '3 images'
         """
         different = len(self.distinct_texts())
-        counts = {name: f"{len(side.vectors):,} {name}" for name, side in self.sides.items() if len(side.vectors)}
-        for name in {"image", "video"} & counts.keys():
-            counts[name] += "" if len(self.sides[name].vectors) == 1 else "s"
+        numbers = {name: len(side.vectors) for name, side in self.sides.items() if len(side.vectors)}
+        counts = {name: f"{n:,} {MEDIA.get(name, name)}" for name, n in numbers.items()}
+        for name in MEDIA.keys() & counts.keys():
+            counts[name] += "" if numbers[name] == 1 else "s"
         if "text" in counts:
             counts["text"] = f"{different:,} different {'captions' if len(counts) > 1 else 'texts'}"
         return ", ".join(counts.values())

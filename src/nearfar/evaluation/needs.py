@@ -14,7 +14,7 @@ from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 
 CALLED = {
     "image": "pictures",
-    "image|video": "pictures",
+    "image|video|audio": "pictures",
     "text": "captions",
     "label": "labels",
     "video": "videos",
@@ -32,6 +32,7 @@ UNABLE = {
     "encode_image": "does not embed pictures",
     "encode_text": "does not embed texts",
     "encode_image|encode_video": "does not embed pictures",
+    "encode_image|encode_video|encode_audio": "does not embed pictures",
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "encode_image_map": "gives no maps of pictures",
     "answer": "answers no questions: train one with the method 'answering'",
@@ -70,10 +71,10 @@ def missing_in_source(
     if row.own_data and options.get(row.own_data) is not None:
         return None
     for key in row.needed_columns:
-        key = _or_video(_filled(key, row, options), row)
+        key = _or_others(_filled(key, row, options), row)
         if not any(column in joined or has_column(source, column) for column in key.split("|")):
             columns = ", ".join(source.columns)
-            named = key.removesuffix("|video").split("|")
+            named = key.removesuffix("|video|audio").split("|")
             remedy = REMEDY.get(key, "name the column with " + " or ".join(f"{name}=NAME" for name in named))
             if protocol in ("knn", "linear_probe") and has_column(source, "text") and has_column(source, "label"):
                 remedy = "labelled texts are measured by sentence_probe"
@@ -98,7 +99,7 @@ def missing_in_model(protocol: str, model: Any, source: Any = None) -> str | Non
     'a Pictures does not embed texts'
     """
     row = lookup.find("protocol", protocol, PROTOCOLS)
-    for ability in map(partial(_or_video, row=row), row.needed_abilities):
+    for ability in map(partial(_or_others, row=row), row.needed_abilities):
         if not any(hasattr(model, name) for name in ability.split("|")):
             return f"a {type(model).__name__} {_missing_ability(ability)}"
     if source is not None and "image|text" in row.columns:
@@ -129,10 +130,10 @@ def missing_in_embeddings(protocol: str, data: Embeddings, model: Any = None) ->
     return None
 
 
-def _or_video(key: str, row: Protocol) -> str:
-    """What is measured on embedded pictures is measured on videos, too, where there are no pictures."""
-    seats = {"image": "image|video", "encode_image": "encode_image|encode_video"}
-    return seats.get(key, key) if "image" in row.sides else key
+def _or_others(key: str, row: Protocol) -> str:
+    """What is measured on embedded pictures is measured on videos, and on sounds, where there are no pictures."""
+    others = {"image": "image|video|audio", "encode_image": "encode_image|encode_video|encode_audio"}
+    return others.get(key, key) if "image" in row.sides else key
 
 
 def _holds(data: Embeddings, key: str) -> bool:

@@ -29,8 +29,10 @@ def picture_neighbours(data: Embeddings, source: Any, *, count: int = 12, top: i
         pictures = [_picture(data, thumbnails, own), *(_picture(data, thumbnails, *pair, own) for pair in near[:top])]
         examples.append(Example(_name(data, own), [], pictures))
     labels = " A neighbour of the same label is framed and ticked." if data.label is not None else ""
-    note = Note(f"Pictures, and the other pictures nearest to each, with their cosine.{labels}")
-    return [note, Examples(examples, remark=f"{len(examples)} of {len(rows):,} different pictures")]
+    note = Note(
+        f"{data.medium.capitalize()}s, and the other {data.medium}s nearest to each, with their cosine.{labels}"
+    )
+    return [note, Examples(examples, remark=f"{len(examples)} of {len(rows):,} different {data.medium}s")]
 
 
 def _picture(
@@ -51,4 +53,4 @@ def _picture(
 
 
 def _name(data: Embeddings, row: int) -> str:
-    return data.names[row] if data.names else f"image {row}"
+    return data.names[row] if data.names else f"{data.medium} {row}"

@@ -41,11 +41,11 @@ def both_ways(data: Embeddings, source: Any, *, seed: int = 0) -> list[Block]:
     """The galleries of both directions, with a word on how to read each."""
     texts = gallery(data, source, seed=seed)
     pictures = picture_gallery(data, source, seed=seed)
-    shown = data.picture_side
-    films = " Each is shown by three of its frames." if shown == "video" else ""
+    shown = data.medium
+    drawn = {"video": " Each is shown by three of its frames.", "sound": " Each is shown by its spectrogram."}
     note = Note(
         f"Texts, and the {shown}s nearest to each, with their cosine. A right {shown} is framed and ticked; where none "
-        f"of them is right, the best right one stands at the end with its rank.{films}"
+        f"of them is right, the best right one stands at the end with its rank.{drawn.get(shown, '')}"
     )
     other = Note(
         f"The other way: {shown}s, and the captions nearest to each, with their cosine. A right caption is ticked; "
@@ -80,7 +80,7 @@ def picture_gallery(
     place, images, thumbnails = query_ranks.rank(), data.distinct_images(), Thumbnails(data, source)
     return [
         PictureExamples([_picture(data, thumbnails, int(images[row]), place[row], top) for row in rows], title, share)
-        for title, rows, share in _drawn(query_ranks, each, seed, f"{data.picture_side}s")
+        for title, rows, share in _drawn(query_ranks, each, seed, f"{data.medium}s")
     ]
 
 
@@ -118,7 +118,7 @@ def _picture(data: Embeddings, thumbnails: Thumbnails, image: int, place: float,
         best = int(candidates[(texts[candidates] @ query[0]).argmax()])
         texts_near.append(FoundText(shown_text(data.captions[best]), "missed", f"✗ rank {place:.0f}"))
     rank = "rank 1" if place == 1 else f"right one at rank {place:.0f} of {len(different):,}"
-    name, film = data.names[image] if data.names else f"image {image}", data.picture_side == "video"
+    name, film = data.names[image] if data.names else f"{data.medium} {image}", data.picture_side == "video"
     return PictureExample(Picture(thumbnails(image), alt=name, film=film), [rank], texts_near)
 
 
@@ -151,7 +151,7 @@ def shown_text(caption: str) -> str:
 
 
 def _hit(data: Embeddings, thumbnails: Thumbnails, row: int, remark: str, kind: str) -> Picture:
-    name = data.names[row] if data.names else f"image {row}"
+    name = data.names[row] if data.names else f"{data.medium} {row}"
     verdict = {"right": "right: ", "missed": "right one, missed: "}.get(kind, "")
     mark = {"right": "✓ ", "missed": "✗ "}.get(kind, "")
     film = data.picture_side == "video"
@@ -159,7 +159,8 @@ def _hit(data: Embeddings, thumbnails: Thumbnails, row: int, remark: str, kind: 
 
 
 class Thumbnails:
-    """Images as data URLs, each made once; of a video its frames in a row, or with `still` the one in its middle."""
+    """Images as data URLs, each made once; of a video its frames in a row, or with `still` the one in its middle; of a
+    sound its spectrogram."""
 
     def __init__(self, data: Embeddings, source: Any, side: int = THUMBNAIL, *, still: bool = False) -> None:
         self.data, self.source, self.side, self.still = data, source, side, still

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nearfar.embedding.embeddings import Embeddings
+from nearfar.embedding.embeddings import MEDIA, Embeddings
 from nearfar.evaluation.report.blocks import Figure, Figures, Spot
 from nearfar.evaluation.report.figures import PALETTE, histograms, places_on, scatter
 from nearfar.evaluation.report.retrieval_gallery import Thumbnails
@@ -44,7 +44,7 @@ def _map(data: Embeddings, side: str, seed: int, source: Any) -> Figures:
     describe = f"Map of {len(rows)} {side} embeddings by {colouring}"
     svg = scatter(points, kind, colours, describe=describe, name="map" if side == "image" else f"map-{side}")
     remark = f"{len(rows):,} {side} embeddings, laid out by {how}, coloured by {colouring}."
-    spots = _spots(data, source, owner[rows].tolist(), points) if side in ("image", "video") else []
+    spots = _spots(data, source, owner[rows].tolist(), points) if side in MEDIA else []
     if spots:
         remark += " Point at a dot, or tap it, to see its picture."
     return Figures([Figure(svg, colours, remark, spots)], wide=True)

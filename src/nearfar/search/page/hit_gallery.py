@@ -23,7 +23,7 @@ def gallery(results: Results) -> str:
         "gallery.html.jinja",
         title=describe(query),
         note=f"{len(results)} hits. {results.cost}",
-        picture=data_uri(thumbnail(query.picture(), 160)) if query.image is not None else "",
+        picture=_picture(query),
         cards=[card(hit, best=results.hits[0].score) for hit in results],
     )
 
@@ -39,9 +39,22 @@ def describe(query: Query) -> str:
     >>> describe(Query(text="a car", plus=("red",), minus=("people",)))
     'a car + red − people'
     """
-    parts = [text for text in (query.text, "the picture" if query.image is not None else None) if text]
+    media = {"the picture": query.image, "the sound": query.audio}
+    parts = [query.text] if query.text else []
+    parts += [name for name, content in media.items() if content is not None]
     line = " + ".join([*parts, *query.plus])
     return " \N{MINUS SIGN} ".join([line, *query.minus])
+
+
+def _picture(query: Query) -> str:
+    """The query's picture, or the spectrogram of its sound, as a URL; empty without either."""
+    if query.image is not None:
+        return data_uri(thumbnail(query.picture(), 160))
+    if query.audio is not None:
+        from nearfar.data.sound.sound_preview import spectrogram
+
+        return data_uri(thumbnail(spectrogram(query.audio), 160))
+    return ""
 
 
 def card(hit: Hit, *, best: float) -> dict[str, Any]:

@@ -107,13 +107,15 @@ class SearchService:
     def like(
         self, hits: list[Hit], chosen: int | None, upload: str | None, weight: float, top: float
     ) -> tuple[Shown, list[Hit], str, str | None, str, str, str]:
-        """A search by the chosen hit's picture, or text, alone: what `search` gives, that picture, and the emptied
-        boxes."""
+        """A search by the chosen hit's picture, sound or text, alone: what `search` gives, that picture, and the
+        emptied boxes."""
         try:
             if chosen is None or chosen >= len(hits):
                 raise UserError("choose a picture of the gallery first")
             if hits[chosen].is_text:
                 return *self._find(hits[chosen].caption, None, (), (), weight, top), None, "", "", ""
+            if hits[chosen].sounds and (kept := hits[chosen].picture) is not None:
+                return *self._find("", None, (), (), weight, top, audio=kept()), None, "", "", ""
             image = thumbnail(hits[chosen].image(), 1024)
         except UserError as error:
             still = upload if self.uploads.find(upload) else None
@@ -158,11 +160,12 @@ class SearchService:
         weight: float,
         top: float,
         where: str = "",
+        audio: bytes | None = None,
     ) -> tuple[Shown, list[Hit], str]:
         try:
             index = self.index
             check_length(text, plus, minus)
-            terms = {"text": readable(text), "image": image, "plus": plus, "minus": minus}
+            terms = {"text": readable(text), "image": image, "audio": audio, "plus": plus, "minus": minus}
             weight, top = within(weight, WEIGHTS, "the weight"), int(within(top, HITS, "the number of hits"))
             with self.turn:
                 results = query(index, self.encoder, **terms, weight=weight, top=top, where=where.strip() or None)

@@ -55,6 +55,7 @@ def _write_parquet(results: Iterable[Results], path: Path, index: Index) -> int:
                 "query": [each.number for each, _ in rows],
                 "text": [_terms(each.query)["text"] for each, _ in rows],
                 "image": [_terms(each.query)["image"] for each, _ in rows],
+                "audio": [_terms(each.query)["audio"] for each, _ in rows],
                 "rank": [hit.rank for _, hit in rows],
                 "score": [hit.score for _, hit in rows],
                 **{name: [getattr(hit, name) for _, hit in rows] for name in COLUMNS},
@@ -71,8 +72,8 @@ def _schema(index: Index) -> Any:
     """The columns of hits: those of the query, of the item, and the kept ones as the index stores them."""
     import pyarrow as pa
 
-    of_query = [("query", pa.int64()), ("text", pa.string()), ("image", pa.string()), ("rank", pa.int64())]
-    fields = [*(pa.field(*each) for each in of_query), pa.field("score", pa.float64())]
+    words = [pa.field(name, pa.string()) for name in ("text", "image", "audio")]
+    fields = [pa.field("query", pa.int64()), *words, pa.field("rank", pa.int64()), pa.field("score", pa.float64())]
     fields += [index.table.schema.field(name) for name in COLUMNS]
     taken = {field.name for field in fields}
     for field in index.table.schema:
@@ -89,8 +90,9 @@ def _names(index: Index, schema: Any) -> dict[str, str]:
 
 
 def _terms(query: Query) -> dict[str, str | None]:
-    """The query's text, and its picture where that is a file."""
-    return {"text": query.text, "image": str(query.image) if isinstance(query.image, str | Path) else None}
+    """The query's text, and its picture and sound where they are files."""
+    media = {"image": query.image, "audio": query.audio}
+    return {"text": query.text, **{name: str(it) if isinstance(it, str | Path) else None for name, it in media.items()}}
 
 
 WRITERS: dict[str, Callable[[Iterable[Results], Path, Index], int]] = {

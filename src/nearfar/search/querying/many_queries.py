@@ -33,8 +33,9 @@ def search_many(
 
     Args:
         index: an opened index, made by this encoder.
-        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
-        queries: texts, or `Query`s of texts and pictures.
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`; of sounds `encode_audio`
+            and `preprocess_audio`.
+        queries: texts, or `Query`s of texts, pictures and sounds.
         top: how many hits each.
         where: a filter for all of them, as in `nearfar.search.query`.
         batch_size: queries at a time.

@@ -1,4 +1,4 @@
-"""Asking an index: by text, by picture, or by both, added and subtracted as in ALIGN (arXiv 2102.05918)."""
+"""Asking an index: by text, by picture or sound, or by both, added and subtracted as in ALIGN (arXiv 2102.05918)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.embedding.embed_source import embed_images, embed_texts, embeds
+from nearfar.embedding.embed_source import embed_images, embed_media, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.index.items import Hit
 from nearfar.search.index.stored_index import Index
@@ -19,16 +19,20 @@ from nearfar.search.querying.matching_items import matching_rows
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+WAYS = {"text": "text", "image": "a picture", "audio": "a sound"}
+"""What an index is searched by, of each side that its model embeds."""
+
 Rerank = Callable[["Query", list[Hit]], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """The query vector: q = l2norm(text + image + weight * sum(plus) - weight * sum(minus)), every term of unit
+    """The query vector: q = l2norm(text + image + audio + weight * sum(plus) - weight * sum(minus)), every term of unit
     length. Any of the terms may be left out, but not all."""
 
     text: str | None = None
     image: Any = None
+    audio: Any = None
     plus: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
     weight: float = 1.0
@@ -86,6 +90,7 @@ def query(
     *,
     text: str | None = None,
     image: Path | str | bytes | Image | None = None,
+    audio: Any = None,
     plus: Sequence[str] = (),
     minus: Sequence[str] = (),
     weight: float = 1.0,
@@ -94,13 +99,15 @@ def query(
     rerank: Rerank | None = None,
     depth: int = 100,
 ) -> Results:
-    """Search an index by text, by image, or by both.
+    """Search an index by text, by image or sound, or by both.
 
     Args:
         index: an opened index, made by this encoder.
-        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`.
+        encoder: anything with `encode_image`, `encode_text`, `preprocess` and `tokenize`; a model of sounds has
+            `encode_audio` and `preprocess_audio`.
         text: what to search for.
         image: a picture to start from: path, bytes or PIL.
+        audio: a sound to start from, as `nearfar.data.read_sound` takes it.
         plus: texts to add to the query.
         minus: texts to take from it.
         weight: how much each text of `plus` and `minus` counts beside the others.
@@ -112,11 +119,11 @@ def query(
         depth: how many candidates the re-ranker gets (at least `top`).
 
     Raises:
-        UserError: the query is empty, the index is empty or of another width, the image is broken, the filter cannot be
-            read.
+        UserError: the query is empty, the index is empty or of another width, the image or sound is broken, the
+            filter cannot be read.
     """
     among = None if where is None else matching_rows(index.table, where)
-    full = Query(text=text, image=image, plus=tuple(plus), minus=tuple(minus), weight=weight)
+    full = Query(text=text, image=image, audio=audio, plus=tuple(plus), minus=tuple(minus), weight=weight)
     clock = Stopwatch()
     vector = full.embed(encoder)
     clock.lap("embed")
@@ -132,30 +139,43 @@ def query(
 
 
 def embed_queries(queries: Sequence[Query], encoder: Any, *, batch_size: int = 64) -> np.ndarray:
-    """The unit vectors `[Q, D]` of queries; their texts meet the encoder together, and so do their pictures.
+    """The unit vectors `[Q, D]` of queries; their texts meet the encoder together, and so do their pictures and their
+    sounds.
 
-    Raises UserError when a query is empty, its picture is broken, its terms cancel out, or the encoder takes no texts,
-    or no pictures.
+    Raises UserError when a query is empty, its picture or sound is broken, its terms cancel out, or the encoder takes
+    no texts, no pictures, or no sounds.
     """
     sides, terms = embeds(encoder), [each.terms() for each in queries]
     pictures = [each.image for each in queries if each.image is not None]
-    if pictures and "image" not in sides:
-        raise UserError(f"a {type(encoder).__name__} takes no pictures: search by text")
+    heard = [each.audio for each in queries if each.audio is not None]
+    for media, side, called in ((pictures, "image", "pictures"), (heard, "audio", "sounds")):
+        if media and side not in sides:
+            raise UserError(f"a {type(encoder).__name__} takes no {called}: search by {_ways(sides)}")
     if any(terms) and "text" not in sides:
-        raise UserError(f"a {type(encoder).__name__} takes no texts: search by a picture")
-    if any(each.image is None and not signed for each, signed in zip(queries, terms, strict=True)):
-        raise UserError("nothing to look for: give a text, an image, or both")
+        raise UserError(f"a {type(encoder).__name__} takes no texts: search by {_ways(sides)}")
+    if any(
+        each.image is None and each.audio is None and not signed for each, signed in zip(queries, terms, strict=True)
+    ):
+        medium = "a sound" if "audio" in sides and "image" not in sides else "an image"
+        raise UserError(f"nothing to look for: give a text, {medium}, or both")
     options: dict[str, Any] = {"batch_size": batch_size, "progress": False}
     images = iter(embed_images(encoder, pictures, **options).numpy() if pictures else ())
+    sounds = iter(embed_media(encoder, "audio", heard, batch_size=batch_size).numpy() if heard else ())
     texts = list(dict.fromkeys(text for signed in terms for text, _ in signed))
     of_text = dict(zip(texts, embed_texts(encoder, texts, **options).numpy(), strict=True)) if texts else {}
     sums = []
     for each, signed in zip(queries, terms, strict=True):
-        vectors, weights = ([next(images)], [1.0]) if each.image is not None else ([], [])
+        vectors = [next(images)] if each.image is not None else []
+        vectors += [next(sounds)] if each.audio is not None else []
+        weights = [1.0] * len(vectors) + [weight for _, weight in signed]
         vectors += [of_text[text] for text, _ in signed]
-        weights += [weight for _, weight in signed]
         sums.append(unit_sum(np.stack(vectors), np.array(weights)))
     return np.stack(sums)
+
+
+def _ways(sides: Sequence[str]) -> str:
+    """What a model can be asked by."""
+    return " or ".join(way for side, way in WAYS.items() if side in sides) or "another model"
 
 
 def compose_query(image: np.ndarray, text: np.ndarray, *, sign: int = 1, weight: float = 1.0) -> np.ndarray:

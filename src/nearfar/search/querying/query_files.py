@@ -1,4 +1,4 @@
-"""Queries from a file: the lines of a text, a column of a table, the pictures of a folder."""
+"""Queries from a file: the lines of a text, a column of a table, the pictures or sounds of a folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class QueryFile:
 
     Args:
         path: `.txt`, a text a line; a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`), a query a row, or shards; a folder,
-            a query a picture.
-        column: the column of the texts, or of the pictures, of a table. Default: that of the texts, by its usual names,
-            or else that of the pictures.
+            a query a picture, or a sound.
+        column: the column of the texts, pictures or sounds of a table. Default: that of the texts, by its usual names,
+            or else that of the pictures, or of the sounds.
 
     Raises:
         UserError: no such file, or it holds no queries, or has no such column.
@@ -33,7 +33,7 @@ class QueryFile:
         path = Path(path)
         if path.is_dir() and next(path.glob("*.tar"), None) is None:
             self._records: Any = open_source(str(path), captions="none")
-            self._side = "image"
+            self._side = medium_of(self._records)
         elif path.suffix.lower() == ".txt":
             if column is not None:
                 raise UserError(f"{path}: a .txt file holds a query a line and has no column {column!r}: leave it out")
@@ -54,17 +54,17 @@ class QueryFile:
     def __iter__(self) -> Iterator[Query]:
         for place in range(len(self)):
             record = self._records[place]
-            if self._side == "image":
-                yield Query(image=content_of(record.get("image")))
+            if self._side in ("image", "audio"):
+                yield Query(**{self._side: content_of(record.get(self._side))})
             else:
                 yield Query(text=next(iter(captions(record.get("text"))), None))
 
 
 def opened(path: Path, column: str | None) -> tuple[Any, str]:
-    """A table's records, and whether they are queries by text or by picture."""
+    """A table's records, and which side of them the queries are."""
     if column is None:
         source = open_source(str(path))
-        return source, "text" if "text" in source.columns else "image"
+        return source, "text" if "text" in source.columns else medium_of(source)
     source = open_source(str(path), image=column)
     return (
         (source, "image")
@@ -74,6 +74,11 @@ def opened(path: Path, column: str | None) -> tuple[Any, str]:
             "text",
         )
     )
+
+
+def medium_of(source: Any) -> str:
+    """Whether records without texts are queries by picture or by sound."""
+    return "audio" if "audio" in source.columns and "image" not in source.columns else "image"
 
 
 def is_picture(value: Any) -> bool:

@@ -11,19 +11,27 @@ from nearfar.errors import UserError
 from nearfar.training.config import TrainConfig
 from nearfar.training.recipe.reading import parse
 from nearfar.training.recipe.recipe_file import SECTIONS
+from nearfar.training.recipe.sections import CREATE
+
+OF_ANY_MAKER = ("vocab_size", "clean_captions")
+"""Settings of a recipe's model that stay where another maker takes the place of the recipe's."""
 
 
 def pairs_of(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Settings and their values."""
+    """Settings and their values, the model's maker first: the others may be its own."""
     if isinstance(overrides, Mapping):
-        return list(overrides.items())
+        return _maker_first(list(overrides.items()))
     pairs = []
     for line in overrides:
         key, equals, value = line.partition("=")
         if not equals:
             raise UserError(f"{line!r} is no setting: write section.setting=value.")
         pairs.append((key.strip(), parse(value, line).value))
-    return pairs
+    return _maker_first(pairs)
+
+
+def _maker_first(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return sorted(pairs, key=lambda pair: not f".{pair[0]}".endswith(".model.make"))
 
 
 def override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
@@ -41,6 +49,9 @@ def override(values: dict[str, dict[str, Any]], key: str, value: Any) -> None:
     if (section, path) == ("model", ["load"]) and value is not None and place.get("load") is None:
         # A model to go on from takes the place of the one that the recipe makes.
         values["model"] = place = {name: place[name] for name in ("freeze", "lora") if name in place}
+    if (section, path) == ("model", ["make"]) and value != place.get("make", CREATE):
+        # Another maker has settings of its own.
+        values["model"] = place = {name: place[name] for name in OF_ANY_MAKER if name in place}
     for name in path[:-1]:
         if isinstance(place.get(name), str) and section in ("data", "evaluation"):
             place[name] = {"spec": place[name]}  # `data.train.split=val` where `train` was a plain name
