@@ -28,6 +28,11 @@ def cells(z):
     return z.unflatten(0, (2, 12)).mT.unflatten(2, (3, 4))
 
 
+def parts(z):
+    """The rows `[24, 16]` as four parts each."""
+    return z.unflatten(1, (4, 4))
+
+
 NAMED = torch.tensor([[0, 0], [0, 7], [1, 1], [5, 3], [5, 4], [3, 0]])
 NEAR = (torch.arange(12)[:, None] - torch.arange(12)).abs().lt(2).expand(2, -1, -1)
 FORMS = {
@@ -59,6 +64,13 @@ FORMS = {
     "global to local": lambda a, b: F.global_local_info_nce(a, torch.stack([a, b], 1)),
     "global to local, padded": lambda a, b: F.global_local_info_nce(
         a, torch.stack([a, b, b * torch.nan], 1), mask=LABEL[:, None] % 2 > torch.arange(3) - 1, group=LABEL - 4
+    ),
+    "matchmap": lambda a, b: F.matchmap_info_nce(parts(a), parts(b)),
+    "matchmap, padded": lambda a, b: F.matchmap_info_nce(
+        parts(a),
+        torch.cat([parts(b), parts(b) * torch.nan], 1),
+        mask=LABEL[:, None] % 4 >= torch.arange(8),
+        group=LABEL,
     ),
     "MV-InfoNCE": lambda a, b: F.mv_info_nce(torch.stack([a, b, b.roll(1, 1)]), temperature=0.05),
     "MV-InfoNCE, the code's": lambda a, b: F.mv_info_nce([a, b], same_view_negatives=True, group=LABEL),
@@ -118,6 +130,10 @@ TWINS = {
         lambda f, a, b: f(a, torch.stack([a, b], 1), mask=LABEL[:, None] > torch.arange(2), group=LABEL),
     ),
     "info_nce": (losses.InfoNCE(), lambda f, a, b: f(a, b, group=LABEL, negatives_a=b[:3], negatives_b=a[:3])),
+    "matchmap_info_nce": (
+        losses.MatchmapInfoNCE(),
+        lambda f, a, b: f(parts(a), parts(b), mask=LABEL[:, None] > torch.arange(4), group=LABEL),
+    ),
     "margin_ranking": (
         losses.MarginRanking(),
         lambda f, a, b: f(a, b, positive=NAMED, q_group=LABEL, k_group=LABEL),
@@ -179,14 +195,8 @@ TEMPERED = [
     for name, module in MODULES.items()
     if "temperature" in inspect.signature(module).parameters and name not in STATEFUL
 ]
-PLAIN = {
-    "AlignmentUniformity",
-    "MarginRanking",
-    "PairwiseViews",
-    "PixelConsistency",
-    "SepCLRLoss",
-    "SimCTGLoss",
-}  # they have no temperature
+PLAIN = {"AlignmentUniformity", "MarginRanking", "PairwiseViews", "PixelConsistency", "SepCLRLoss", "SimCTGLoss"}
+"""They have no temperature."""
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
     "FirstViewInfoNCE": VIEWED,
@@ -195,6 +205,7 @@ SIX = {
     "PolyView": VIEWED,
     "GatedPairs": lambda f, z, **more: f(z, z.roll(1, 1), z.sigmoid(), *[torch.arange(len(z)) // 2] * 3, **more),
     "GlobalLocalInfoNCE": lambda f, z, **more: f(z, z.roll(1, 1)[:, None], **more),
+    "MatchmapInfoNCE": lambda f, z, **more: f(z.unflatten(1, (2, -1)), z.roll(1, 1).unflatten(1, (2, -1)), **more),
     "PixContrast": lambda f, z, **more: f(z.mT[None], z.roll(1, 1).mT[None], torch.eye(len(z))[None], **more),
     "SepCLRLoss": lambda f, z, **more: f([z, z], [z, z], torch.arange(len(z)) % 2, **more),
     "SoftTargetInfoNCE": lambda f, z, **more: f(z, z, **more),
@@ -276,6 +287,8 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
         del good["negatives"]  # a choice there
     if name == "simctg_loss":
         good["mask"] = torch.ones(4, 6)
+    if name == "matchmap_info_nce":
+        good |= {**dict.fromkeys(("cells", "words"), parts(vectors()[0][:6])), "mask": torch.ones(6, 4)}
     if name.startswith("pix"):
         good |= {**dict.fromkeys(("y", "q", "k"), torch.stack(vectors())[:, :6].mT), "mask": torch.ones(2, 6, 6)}
     if "views" in inspect.signature(FUNCTIONS[name]).parameters:
@@ -309,6 +322,7 @@ def test_every_op_says_shapes_errors_and_an_example(name):
     text = inspect.getdoc(getattr(ops, name))
     shapes = {"nt_xent": "[2N, D]", "sinkhorn": "[B, P]", "transport_plan": "[..., N, M]"}
     shapes |= dict.fromkeys(("near_log_ratio", "propagated"), "[N, P, C]") | {"near_sums": "[N, Q, C]"}
+    shapes |= dict.fromkeys(("matchmap", "matchmap_contrast"), "[N, P, D]")
     shape = shapes.get(name, "[N, D]")
     for part in ("Args:", shape, "Raises:", "UserError", ">>> "):
         assert part in text, part
@@ -379,15 +393,3 @@ def test_autocast_reaches_no_product(form):
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
-
-
-def test_autocast_reaches_no_second_derivative():
-    def second(q, k):
-        q = torch.nn.functional.normalize(q, dim=1).requires_grad_()
-        (g,) = torch.autograd.grad(ops.log_partition(q, k, 5.0).sum(), q, create_graph=True)
-        return torch.autograd.grad(g.square().sum(), q)[0]
-
-    a, b = vectors()
-    with torch.autocast("cpu", torch.bfloat16):
-        actual = second(a, b)
-    torch.testing.assert_close(actual, second(a, b), rtol=1e-6, atol=1e-6)

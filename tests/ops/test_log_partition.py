@@ -294,3 +294,15 @@ def test_a_row_far_below_in_a_tile_that_admits_none_of_it(budget):
         torch.autograd.grad(actual.sum(), (q, k)), torch.autograd.grad(exact.sum(), (q, k)), strict=True
     ):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_autocast_reaches_no_second_derivative():
+    def second(q, k):
+        q = normalize(q, dim=1).requires_grad_()
+        (g,) = torch.autograd.grad(ops.log_partition(q, k, 5.0).sum(), q, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), q)[0]
+
+    a, b = vectors(24, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = second(a, b)
+    torch.testing.assert_close(actual, second(a, b), rtol=1e-6, atol=1e-6)

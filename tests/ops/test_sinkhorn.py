@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nearfar.errors import UserError
-from nearfar.ops.sinkhorn import sinkhorn
+from nearfar.ops.transport import sinkhorn
 
 SCORES = torch.tensor([[0.9, 0.1], [0.8, 0.1], [0.7, 0.1], [0.1, 0.9]])
 

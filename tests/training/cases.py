@@ -64,6 +64,10 @@ def local(loss, e, d):
     return loss(e["image"], e["hard"].unflatten(0, (-1, 2)))
 
 
+def matched(loss, e, d):
+    return loss(e["image"].unflatten(1, (2, -1)), e["hard"].unflatten(0, (-1, 2))[..., : e["image"].shape[1] // 2])
+
+
 def sequence(loss, e, d):
     return loss(torch.stack([e["image"], e["text"]], 1))  # two tokens a sample
 
@@ -130,6 +134,7 @@ CASES = {
     "InfoNCE, one direction": Case(lambda: Objective(losses.InfoNCE(0.2, symmetric=False), pair)),
     "InfoNCE, hard negatives": Case(lambda: Objective(losses.InfoNCE(0.2), pair_hard), chunk=3),
     "GlobalLocalInfoNCE": Case(lambda: Objective(losses.GlobalLocalInfoNCE(0.2), local), chunk=3),
+    "MatchmapInfoNCE": Case(lambda: Objective(losses.MatchmapInfoNCE(0.2), matched), chunk=3),
     "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),
     "RehearsalContrastive": Case(lambda: Objective(losses.RehearsalContrastive(0.2, learnable=True), rehearsed)),
     "SupervisedCrossModal": Case(lambda: Objective(losses.SupervisedCrossModal(0.2, learnable=True), two_labelled)),

@@ -8,7 +8,7 @@ from nearfar.losses.common_salient import SepCLRLoss
 from nearfar.losses.first_view import FirstViewInfoNCE
 from nearfar.losses.gated_pairs import GatedPairs
 from nearfar.losses.global_contrastive import GlobalContrastive
-from nearfar.losses.global_local import GlobalLocalInfoNCE
+from nearfar.losses.global_local import GlobalLocalInfoNCE, MatchmapInfoNCE
 from nearfar.losses.infonce import InfoNCE
 from nearfar.losses.margin_ranking import MarginRanking
 from nearfar.losses.matryoshka import Matryoshka
@@ -34,6 +34,7 @@ __all__ = [
     "InfoNCE",
     "MVInfoNCE",
     "MarginRanking",
+    "MatchmapInfoNCE",
     "Matryoshka",
     "NTXent",
     "PairwiseViews",

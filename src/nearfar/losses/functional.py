@@ -6,7 +6,7 @@ from nearfar.losses.common_salient import sepclr
 from nearfar.losses.first_view import first_view_info_nce
 from nearfar.losses.gated_pairs import gated_pairs
 from nearfar.losses.global_contrastive import global_contrastive
-from nearfar.losses.global_local import global_local_info_nce
+from nearfar.losses.global_local import global_local_info_nce, matchmap_info_nce
 from nearfar.losses.infonce import info_nce
 from nearfar.losses.margin_ranking import margin_ranking
 from nearfar.losses.multi_view import mv_dhel, mv_info_nce
@@ -28,6 +28,7 @@ __all__ = [
     "global_local_info_nce",
     "info_nce",
     "margin_ranking",
+    "matchmap_info_nce",
     "mv_dhel",
     "mv_info_nce",
     "nt_xent",

@@ -8,9 +8,15 @@ with s_i,jk = <g_i, l_jk> / tau.
 
 The sample's other locals are no negatives, so the sum in the denominator is the same for all its k: one log-partition a
 sample.
+
+And local to local: contrast of pictures and captions by their cells and words (arXiv 2111.07180), with the similarity
+
+    s_ij = mean over the words w of caption j  of  max over the cells p of picture i  of  <c_ip, t_jw> .
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +25,7 @@ from torch.nn.functional import logsigmoid
 from nearfar import ops
 from nearfar.errors import UserError
 from nearfar.losses.groups import lifted, refuse_ring, unit
+from nearfar.losses.infonce import check_options
 from nearfar.losses.temperature import Tau, as_scale, as_temperature
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.products import product
@@ -122,4 +129,106 @@ class GlobalLocalInfoNCE(nn.Module):
     def forward(self, g: Tensor, local: Tensor, *, mask: Tensor | None = None, group: Tensor | None = None) -> Tensor:
         return global_local_info_nce(
             g, local, mask=mask, temperature=self.temperature, group=group, backend=self.backend
+        )
+
+
+def matchmap_info_nce(
+    cells: Tensor,
+    words: Tensor,
+    *,
+    mask: Tensor | None = None,
+    temperature: Tau = 0.1,
+    directions: Literal["mean", "sum"] = "sum",
+    group: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Contrast of pictures and captions by cells and words; see :class:`MatchmapInfoNCE`.
+
+    Takes `cells` `[N, P, D]`, `words` `[N, L, D]`, floating point, `mask` `[N, L]` (bool or numbers; 0 leaves a word
+    out) and `group` `[N]` int64. Returns a scalar.
+
+    Raises:
+        UserError: shapes or options that do not fit together.
+
+    Example:
+        >>> cells = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+        >>> words = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [9.0, 9.0]]])
+        >>> mask = torch.tensor([[1, 1], [1, 0]])
+        >>> round(matchmap_info_nce(cells, words, mask=mask, temperature=1.0, directions="mean").item(), 6)
+        0.583612
+    """
+    check_options(directions, 0.0)
+    refuse_ring(backend, "MatchmapInfoNCE")
+    scale = as_scale(temperature)
+    of_pictures, of_captions = ops.matchmap_contrast(cells, words, mask, scale, group=group, backend=backend)
+    loss = of_pictures.mean() + of_captions.mean()
+    return loss if directions == "sum" else loss / 2
+
+
+class MatchmapInfoNCE(nn.Module):
+    """Contrast of pictures and captions, in which every word finds its best cell (VG-Bert, arXiv 2111.07180).
+
+    The similarity is the mean over a caption's words of the largest product with a cell of the picture. Nothing is
+    normalised. Products of all words and cells exist a tile at a time (`nearfar.ops.matchmap`).
+
+    Args:
+        temperature: sigma, the initial temperature (paper: 0.1, fixed): a number, a tensor of one element or a
+            :class:`Temperature`, taken as it is.
+        learnable: whether it is trained (paper: no).
+        directions: the "sum" of the two directions (paper), or their "mean" (CLIP).
+        backend: handed to :mod:`nearfar.ops`; "ring" is refused: gather cells and words.
+
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `cells` | `[N, P, D]`, floating point | the cells of each picture's map |
+        | `words` | `[N, L, D]`, floating point | the words of each caption |
+        | `mask` | `[N, L]`, bool or numbers | true for real words; padding changes neither loss nor gradient |
+        | `group` | `[N]`, integers | samples of one group are no negatives of each other |
+
+    Returns:
+        A scalar, float32 (float64 from float64); 0 for a batch of one.
+
+    Raises:
+        UserError: shapes or options that do not fit together.
+
+    Relations:
+        - With one cell and one word of unit length it is `InfoNCE`, both directions summed.
+        - With cells and words of unit length it is FILIP's text-to-image similarity (arXiv 2111.07783) on both sides.
+        - `GlobalLocalInfoNCE` holds one vector of a sample against the parts of all.
+
+    Variants:
+        - the paper's: `MatchmapInfoNCE(0.1, learnable=False)`
+        - with CLIP's temperature and mean: `MatchmapInfoNCE(0.07, directions="mean")` on unit cells and words
+
+    Example:
+        >>> MatchmapInfoNCE()(torch.randn(4, 49, 8), torch.randn(4, 6, 8)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        temperature: Tau = 0.1,
+        *,
+        learnable: bool = True,
+        directions: Literal["mean", "sum"] = "sum",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        check_options(directions, 0.0)
+        self.temperature = as_temperature(temperature, learnable=learnable)
+        self.directions: Literal["mean", "sum"] = directions
+        self.backend = backend
+
+    def forward(
+        self, cells: Tensor, words: Tensor, *, mask: Tensor | None = None, group: Tensor | None = None
+    ) -> Tensor:
+        return matchmap_info_nce(
+            cells,
+            words,
+            mask=mask,
+            temperature=self.temperature,
+            directions=self.directions,
+            group=group,
+            backend=self.backend,
         )

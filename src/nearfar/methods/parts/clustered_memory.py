@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nearfar import distributed
 from nearfar.errors import UserError, need
 from nearfar.methods.parts.gathered_features import gather_finite
-from nearfar.ops.sinkhorn import sinkhorn
+from nearfar.ops.transport import sinkhorn
 
 TILE = 256
 """Queries at a time in a search."""
