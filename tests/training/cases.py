@@ -30,6 +30,13 @@ class Objective(Pairs):
         return {"loss": self.call(self.loss, embeddings, data)}
 
 
+class InARing(Objective):
+    """The same, whose loss sees the others' rows in a ring."""
+
+    def ring_losses(self):
+        return [self.loss]
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], Method]
@@ -133,6 +140,11 @@ CASES = {
     "InfoNCE, ALIGN's": Case(lambda: Objective(losses.InfoNCE(0.2, directions="sum", label_smoothing=0.1), pair)),
     "InfoNCE, one direction": Case(lambda: Objective(losses.InfoNCE(0.2, symmetric=False), pair)),
     "InfoNCE, hard negatives": Case(lambda: Objective(losses.InfoNCE(0.2), pair_hard), chunk=3),
+    "InfoNCE, in a ring": Case(lambda: InARing(losses.InfoNCE(0.2), pair), chunk=3),
+    "InfoNCE, in a ring, groups": Case(lambda: InARing(losses.InfoNCE(0.2, directions="sum"), pair_group)),
+    "InfoNCE, in a ring, one direction": Case(lambda: InARing(losses.InfoNCE(0.2, symmetric=False), pair)),
+    "InfoNCE, in a ring, hard negatives": Case(lambda: InARing(losses.InfoNCE(0.2), pair_hard), chunk=3),
+    "SigmoidLoss, in a ring, groups": Case(lambda: InARing(losses.SigmoidLoss(0.2, -1.0), pair_group), chunk=5),
     "GlobalLocalInfoNCE": Case(lambda: Objective(losses.GlobalLocalInfoNCE(0.2), local), chunk=3),
     "MatchmapInfoNCE": Case(lambda: Objective(losses.MatchmapInfoNCE(0.2), matched), chunk=3),
     "NTXent": Case(lambda: Objective(losses.NTXent(0.2, learnable=True), pair)),

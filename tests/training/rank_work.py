@@ -11,6 +11,7 @@ from toy import Deep, Noisy, Pairs, batch, gradients
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import rows
 from nearfar.errors import UserError
+from nearfar.ops.tiling import process_ranks
 from nearfar.training.loop.gradients import backward
 
 
@@ -30,6 +31,29 @@ def gradients_of_all(counts: list[int] | None = None) -> dict[str, tuple[float, 
         loss = processes.mean(scalars)["loss"].item()
         actual[name] = loss, {key: grad.numpy() for key, grad in gradients(method).items()}
     return actual
+
+
+def in_a_ring(counts: list[int]) -> dict:
+    """What gathers of embeddings a ring needs, how many keys of others a rank holds at once, and what is left after."""
+    method = make(CASES["InfoNCE, in a ring"])
+    calls, held = [], []
+    gather, pass_on = processes.gather_counted, process_ranks.pass_on
+
+    def counted(rows, axis=0):
+        calls.append(tuple(rows.shape))
+        return gather(rows, axis)
+
+    def passed(block, rows):
+        received = pass_on(block, rows)
+        held.append(len(received[0]))
+        return received
+
+    processes.gather_counted, process_ranks.pass_on = counted, passed
+    try:
+        backward(method, local_part(case_batch(), counts=counts))
+    finally:
+        processes.gather_counted, process_ranks.pass_on = gather, pass_on
+    return {"gathers": calls, "held": held, "backend": method.loss.backend}
 
 
 def noisy_gradients() -> tuple[float, dict, float]:

@@ -6,6 +6,7 @@ import torch
 from cases import CASES, case_batch, make
 from rank_work import (
     gradients_of_all,
+    in_a_ring,
     noisy_gradients,
     odds_and_ends,
     train_apart,
@@ -54,6 +55,14 @@ def require_the_gradient_of_one(name, actual):
         assert grads.keys() == expected.keys()
         for key, grad in grads.items():
             np.testing.assert_allclose(grad, expected[key].numpy(), rtol=1e-7, atol=1e-10, err_msg=key)
+
+
+def test_in_a_ring_no_rank_holds_all_keys_and_validation_sees_its_own_rows():
+    first, second = run(in_a_ring, 2, [5, 11])
+    assert first["gathers"] == second["gathers"] == []
+    assert set(first["held"]) == {11, 5}  # the other's keys, and what its own have gathered when they are home
+    assert set(second["held"]) == {5, 11}
+    assert first["backend"] == second["backend"] == "auto"
 
 
 def test_what_an_objective_draws_is_the_same_on_every_rank():

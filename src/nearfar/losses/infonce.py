@@ -200,6 +200,11 @@ class InfoNCE(nn.Module):
         self.label_smoothing = label_smoothing
         self.backend = backend
 
+    @property
+    def goes_round(self) -> bool:
+        """Whether it takes `backend="ring"`."""
+        return not self.label_smoothing
+
     def forward(
         self,
         a: Tensor,

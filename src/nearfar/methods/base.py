@@ -195,6 +195,12 @@ class EmbeddingMethod(Method):
         """Embeddings by name. Row i of a `[B, D]` tensor belongs to sample i; a tensor of `[B * K, D]` holds K rows a
         sample, sample-major."""
 
+    def ring_losses(self) -> list[nn.Module]:
+        """Losses, each with a `backend`, that are all of `objective` which looks across samples. While theirs is
+        "ring", `objective` of each process's own part is that of the whole batch (`nearfar.ops`), and nothing need be
+        gathered: the processes share the work that each would repeat. The default is none."""
+        return []
+
     @abstractmethod
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The loss over embeddings of the whole (global) batch. `batch` holds only the keys in `reads`, gathered like

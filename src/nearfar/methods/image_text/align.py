@@ -61,6 +61,9 @@ class ALIGN(EmbeddingMethod):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return embed_pairs(self.model, batch)
 
+    def ring_losses(self) -> list[nn.Module]:
+        return [self.loss] if self.loss.goes_round else []
+
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         x, y = embeddings["image"], embeddings["text"]
         group = batch.get("group") if self.exclude_duplicates else None

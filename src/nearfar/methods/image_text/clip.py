@@ -53,6 +53,9 @@ class CLIP(EmbeddingMethod):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return embed_pairs(self.model, batch)
 
+    def ring_losses(self) -> list[nn.Module]:
+        return [self.loss] if self.loss.goes_round else []
+
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         group = batch.get("group") if self.exclude_duplicates else None
         loss = self.loss(embeddings["image"], embeddings["text"], group=group)

@@ -67,6 +67,10 @@ class Ensemble(EmbeddingMethod):
             for name, value in member.embed(summaries).items()  # type: ignore[operator]
         }
 
+    def ring_losses(self) -> list[nn.Module]:
+        each = [member.ring_losses() for member in self.members]  # type: ignore[operator]
+        return [loss for losses in each for loss in losses] if all(each) else []
+
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         losses: list[dict[str, Tensor]] = []
         for head, member in enumerate(self.members):

@@ -65,6 +65,9 @@ class NegCLIP(EmbeddingMethod):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return embed_pairs(self.model, batch)
 
+    def ring_losses(self) -> list[nn.Module]:
+        return [self.loss]
+
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         hard, has_negative = embeddings.get("negative_text"), batch.get("has_negative")
         if hard is not None and has_negative is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
@@ -68,6 +68,9 @@ class Matryoshka(EmbeddingMethod):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return self.member.embed(batch)
+
+    def ring_losses(self) -> list[nn.Module]:
+        return self.member.ring_losses()
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         check_widths({name: value.shape[-1] for name, value in embeddings.items()}, self.dims)

@@ -49,6 +49,9 @@ class SigLIP(EmbeddingMethod):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return embed_pairs(self.model, batch)
 
+    def ring_losses(self) -> list[nn.Module]:
+        return [self.loss]
+
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         group = batch.get("group") if self.share_duplicates else None
         loss = self.loss(embeddings["image"], embeddings["text"], group=group)

@@ -3,7 +3,7 @@
 For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
 
 1. embed the local samples chunk by chunk, keeping the graphs of the last chunks: as many as the memory holds, or one;
-2. gather the embeddings of all ranks, and the batch keys that the objective reads;
+2. gather the embeddings of all ranks, and the batch keys that the objective reads, or send them round (below);
 3. run the objective on them as leaves: the loss, its gradient by embedding, and the gradient of its own parameters;
 4. send the local slice of those gradients back through each chunk; one without a graph is embedded again, with its own
    random state. However many graphs are kept, the gradient is the same to the bit.
@@ -11,8 +11,10 @@ For an `EmbeddingMethod` (gradient caching, arXiv 2101.06983):
 Batch norm in training mode normalises each chunk by itself, in both passes alike: the chunk is its virtual batch. Its
 running statistics count each chunk once.
 
-The objective sees the whole batch on every rank, so the gradient of its own parameters is whole there already. The
-slice is scaled by the number of ranks, so that the one mean over ranks which follows is right for both.
+An objective that sees the whole batch on every rank has the whole gradient of its own parameters there already. The
+slice is scaled by the number of ranks, so that the one mean over ranks which follows is right for both. On CPUs a
+method that can (`ring_losses`) gathers nothing: each rank keeps its rows, the others' keys pass by, and each pair of
+samples is computed on one rank instead of on all.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def _cached(
     last = embedded[-1]
     needs_grad = {name for name, value in last.items() if value.requires_grad}
 
-    gather = method.gather
+    on_cpu = last[next(iter(last))].device.type == "cpu"
+    ring = method.ring_losses() if processes.world_size() > 1 and method.gather and on_cpu else []
+    gather = method.gather and not ring
     leaves, counts = {}, {}
     for name, value in last.items():
         local = torch.cat([piece[name].detach() for piece in embedded]) if len(pieces) > 1 else value.detach()
@@ -95,7 +99,7 @@ def _cached(
         leaves[name] = rows.requires_grad_(name in needs_grad)
     whole = method.for_objective(gathered(batch, method.reads) if gather else batch)
 
-    with shared_randomness(seed):
+    with shared_randomness(seed), _in_a_ring(ring):
         outputs = method.objective(leaves, whole)
     scale(outputs["loss"]).backward()
 
@@ -154,6 +158,19 @@ def _free_bytes(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     return free_memory() // processes.world_size()
+
+
+@contextmanager
+def _in_a_ring(losses: list[nn.Module]) -> Iterator[None]:
+    """These losses see the rows of all ranks, which pass by; afterwards their own rank's alone, as in validation."""
+    backends = [loss.backend for loss in losses]
+    for loss in losses:
+        loss.backend = "ring"  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for loss, backend in zip(losses, backends, strict=True):
+            loss.backend = backend
 
 
 @contextmanager
