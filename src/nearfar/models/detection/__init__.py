@@ -1,0 +1,1 @@
+"""Detectors that find what texts name: windowed transformers, pyramids, heads over regions."""
