@@ -151,6 +151,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("simctg", "SimCTGLoss"): "it spreads the words of a text",
     ("whitenedcse",): "its views of a text are the dropout of a text encoder",
     ("cless", "masked_language"): "they read the words of texts, and here a name is one vector",
+    ("dito",): "it reads regions of pictures",
     ("xclip",): "it reads videos",
     ("RehearsalContrastive",): "its positives are of earlier tasks, and here there is one",
     ("SupervisedCrossModal",): "where each name is a class of its own it is InfoNCE",

@@ -15,9 +15,10 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.texts.label_texts_field import LabelTextsField
 from nearfar.methods import METHODS, find
 from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.methods.detection import dito
 from nearfar.methods.parts import matching, momentum_contrast
 from nearfar.methods.text import masked_words
-from nearfar.models import create
+from nearfar.models import create, detector
 from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.video.video_encoder import video_encoder
@@ -35,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "answering": {"momentum": 0.8, "ramp_steps": 2},
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
+    "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
     "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
@@ -121,9 +123,11 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone: dict[str, Any] = {"xclip": {}, "ensemble": {"image_projection": "mlp", "image_heads": 2}}.get(
-            name, {"text_layers": 1}
-        )
+        alone: dict[str, Any] = {
+            "xclip": {},
+            "dito": {},
+            "ensemble": {"image_projection": "mlp", "image_heads": 2},
+        }.get(name, {"text_layers": 1})
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},
             text=bert | calm | {"hidden_size": 16, "max_position_embeddings": 32},
@@ -137,6 +141,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
     if name == "xclip":
         model = video_encoder(model, frames=2)
+    if name == "dito":
+        model = detector(model, window=2, levels=(4, 5), width=4, convolutions=1, hidden=8)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -199,6 +205,11 @@ def fixed_draws() -> None:
         hidden = (ids % 3 == 0) & (ids != tokenizer.pad_token_id) & (ids != tokenizer.cls_token_id)
         return ids.masked_fill(hidden, tokenizer.mask_token_id), ids.masked_fill(~hidden, -100)
 
+    def same_for_all(n: int, count: int = 0, **_: Any) -> Tensor:
+        """The same boxes in each picture."""
+        return torch.rand(count, 4, generator=torch.Generator().manual_seed(count)).sort(-1).values.expand(n, -1, -1)
+
+    dito.sample_random_boxes = same_for_all  # type: ignore[assignment]
     momentum_contrast.sample_hard_negatives = partner  # type: ignore[assignment]
     matching.mask_tokens = every_third  # type: ignore[assignment]
     masked_words.mask_tokens = lambda ids, tokenizer, probability=0.15, generator=None: every_third(  # type: ignore[assignment]

@@ -276,9 +276,41 @@ def test_a_step_with_videos():
     step(method, {"video": torch.randn(B, 2, 1, 1, 8), "label": torch.arange(B) % 3})
 
 
+def test_a_step_of_regions():
+    """Regions of a picture are joined before pictures are compared with texts."""
+
+    class Regions(Points):
+        pyramid = SimpleNamespace(levels=(4,))
+
+        def __init__(self):
+            super().__init__()
+            self.head = SimpleNamespace(embeddings=self.image)
+
+        def train_parts(self, *parts):
+            return self
+
+        def pyramid_maps(self, pixels):
+            return {4: pixels}
+
+        def level_regions(self, grid, boxes, image_size):
+            return grid[:, None].expand(-1, boxes.shape[1], -1)
+
+    step(find("dito")(Regions(), boxes=[2]), {"image": torch.randn(B, 8), "text": torch.randn(B, 8)})
+
+
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"simcse", "simctg", "whitenedcse", "cless", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
-    assert set(METHODS) == {*pairs, *texts, *views, "pixpro", "within_clusters", "answering", "entailment", "xclip"}
+    assert set(METHODS) == {
+        *pairs,
+        *texts,
+        *views,
+        "pixpro",
+        "dito",
+        "within_clusters",
+        "answering",
+        "entailment",
+        "xclip",
+    }

@@ -20,12 +20,16 @@ CALLED = {
     "video": "videos",
     "answers": "answers",
     "box|objects": "boxes",
+    "objects": "boxes of things",
     "mask": "masks",
     "image|text": "pictures and no texts",
 }
 """What columns hold."""
 
-REMEDY = {"box|objects": "records need 'text' and 'box', or 'objects' with 'phrase' and 'box'"}
+REMEDY = {
+    "objects": "records need 'objects', a list of 'name' and 'box'",
+    "box|objects": "records need 'text' and 'box', or 'objects' with 'phrase' and 'box'",
+}
 """What to do about a missing column, where another name for it is not enough."""
 
 UNABLE = {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nearfar.methods.parts.momentum_encoder import MomentumEncoder
     from nearfar.methods.parts.token_masking import mask_tokens
     from nearfar.models.concat_encoder import ConcatDualEncoder, ConcatImageEncoder, concatenated
+    from nearfar.models.detection.detector import Detector, detector
     from nearfar.models.dual.dual_encoder import DualEncoder
     from nearfar.models.fusion.answer_decoder import AnswerDecoder, answer_loss, rank_answers
     from nearfar.models.fusion.attention_maps import ground
@@ -42,6 +43,7 @@ _HOME = {
     "CommonSalientEncoder": "image.common_salient_encoder",
     "ConcatDualEncoder": "concat_encoder",
     "ConcatImageEncoder": "concat_encoder",
+    "Detector": "detection.detector",
     "DualEncoder": "dual.dual_encoder",
     "FrameMean": "video.frame_mean",
     "FeatureQueue": "methods.parts.feature_queue",
@@ -64,6 +66,7 @@ _HOME = {
     "common_salient": "image.common_salient_encoder",
     "concatenated": "concat_encoder",
     "create": "presets",
+    "detector": "detection.detector",
     "ground": "fusion.attention_maps",
     "image_encoder": "image.image_encoder",
     "label_matcher": "language.label_matcher",
@@ -79,6 +82,7 @@ _HOME = {
 }
 MAKERS = {
     "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
+    "detector": "nearfar.models.detection.detector:detector",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
@@ -95,6 +99,7 @@ __all__ = [
     "CommonSalientEncoder",
     "ConcatDualEncoder",
     "ConcatImageEncoder",
+    "Detector",
     "DualEncoder",
     "FeatureQueue",
     "FrameMean",
@@ -116,6 +121,7 @@ __all__ = [
     "common_salient",
     "concatenated",
     "create",
+    "detector",
     "ground",
     "image_encoder",
     "label_matcher",

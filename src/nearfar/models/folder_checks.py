@@ -92,6 +92,16 @@ VIDEO: dict[str, Check] = {
     "prompt_heads": absent_or(whole(1)),
 }
 """How a video encoder reads videos, and what its added parts are made of."""
+DETECTOR: dict[str, Check] = {
+    "window": absent_or(whole(1)),
+    "shift": absent_or(whole(0)),
+    "positions": lambda value: value in ("after", "before"),
+    "levels": lambda value: isinstance(value, list) and 0 < len(value) < 5 and all(map(whole(2), value)),
+    "width": lambda value: type(value) is int and 4 <= value <= 2**14,
+    "convolutions": lambda value: type(value) is int and 0 <= value < 2**8,
+    "hidden": lambda value: type(value) is int and 0 < value <= 2**16,
+}
+"""How a detector reads pictures, and what its pyramid and head are made of."""
 SOUND: dict[str, Check] = {
     **{name: lambda value: type(value) is int and 0 < value <= 2**14 for name in ("mels", "width", "heads")},
     "layers": lambda value: type(value) is int and 0 < value < 2**8,
@@ -133,6 +143,7 @@ KEYS: dict[str, Check] = {
     "encoder": mapping,
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
+    "detector": lambda value: _all(value, DETECTOR),
     "sound": lambda value: _all(value, SOUND),
     "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,
     "max_seconds": between(0, math.inf),

@@ -33,6 +33,7 @@ MODELS = {
     "CommonSalientEncoder": "nearfar.models.image.common_salient_encoder",
     "ConcatDualEncoder": "nearfar.models.concat_encoder",
     "ConcatImageEncoder": "nearfar.models.concat_encoder",
+    "Detector": "nearfar.models.detection.detector",
     "DualEncoder": "nearfar.models.dual.dual_encoder",
     "FusionAnswerer": "nearfar.models.fusion.fusion_answerer",
     "FusionClassifier": "nearfar.models.fusion.fusion_classifier",

@@ -97,6 +97,16 @@ _ROWS = (
         examples=("Masks", "nearfar.evaluation.dense.segmentation_figure:segmentation_figure"),
     ),
     Protocol(
+        "regions",
+        "names as classifiers of the things in known boxes, and where the model points for a name",
+        "nearfar.evaluation.detection.region_classes:regions",
+        takes=("encoder", "source"),
+        columns=("image", "objects"),
+        abilities=("encode_image_map", "encode_text"),
+        flags={"--read-regions": "read"},
+        headlines={"region_accuracy": "regions by name", "pointing": "pointing game"},
+    ),
+    Protocol(
         "video_classes",
         "class names as classifiers of videos, adapted to each where the model does that, over several views",
         "nearfar.evaluation.video.video_classes:video_classes",

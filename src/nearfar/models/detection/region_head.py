@@ -22,6 +22,7 @@ class RegionHead(nn.Module):
     The branch of classes is a linear layer whose input and rows are of unit length, without bias: its numbers lie
     within [-1, 1]. The branch of boxes knows no classes.
 
+    >>> import torch
     >>> head = RegionHead(16, 8, hidden=32)
     >>> embeddings, corrections = head(torch.rand(3, 16, 7, 7))
     >>> embeddings.shape, corrections.shape
@@ -63,6 +64,7 @@ def text_logits(regions: Tensor, texts: Tensor, temperature: Tensor | float) -> 
     """Logits `[..., K]` of regions `[..., D]` for texts `[K, D]`, floating point: cosines over a temperature. By
     convention row 0 of the texts is the background, the embedding of an empty text.
 
+    >>> import torch
     >>> text_logits(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]), 0.5)
     tensor([[2., 0.]])
     """

@@ -47,7 +47,7 @@ def transformer_parts(vit: Any) -> TransformerParts:
             list(vit.blocks),
             vit.norm,
         )
-    embeddings = getattr(vit, "embeddings", None)
+    embeddings: Any = getattr(vit, "embeddings", None)
     layers = getattr(vit, "layers", None) or getattr(getattr(vit, "encoder", None), "layer", None)
     positions = getattr(embeddings, "position_embeddings", None)
     if not isinstance(positions, Tensor) or not layers or not hasattr(vit, "layernorm"):
@@ -75,6 +75,7 @@ class ShiftedWindowEncoder(nn.Module):
     Raises:
         UserError: a setting out of its range, another kind of network; in a pass, a map that windows do not divide.
 
+    >>> import torch
     >>> from nearfar.models import image_encoder
     >>> vit = image_encoder(image={"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 4,
     ...     "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8}, image_size=64).image.backbone
@@ -137,6 +138,7 @@ def rolled(grid: Tensor, shift: int) -> Tensor:
     """A map `[B, C, H, W]`, any dtype, rolled up by `shift` rows and to the right by as many columns; `-shift` takes it
     back.
 
+    >>> import torch
     >>> rolled(torch.arange(16).view(1, 1, 4, 4), 1)[0, 0].tolist()
     [[7, 4, 5, 6], [11, 8, 9, 10], [15, 12, 13, 14], [3, 0, 1, 2]]
     """

@@ -103,7 +103,7 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
     from nearfar.models import MAKERS, PRESETS
     from nearfar.models.language.model import SIZES
 
-    if settings.get("make") == "video_encoder":
+    if settings.get("make") in ("video_encoder", "detector"):
         pair = settings.get("pair", "tiny-vit")
         # A folder or a name brings its tokenizer.
         return _needs_vocabulary(pair) if isinstance(pair, Mapping) else pair in tuple(PRESETS)

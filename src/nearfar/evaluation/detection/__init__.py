@@ -1,0 +1,1 @@
+"""Regions and detections, against boxes that are known."""

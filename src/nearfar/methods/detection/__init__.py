@@ -1,0 +1,1 @@
+"""Methods that learn where things are, and what they are called."""
