@@ -19,6 +19,8 @@ from nearfar.methods.detection import dito
 from nearfar.methods.parts import matching, momentum_contrast
 from nearfar.methods.text import masked_words
 from nearfar.models import create, detector
+from nearfar.models.grounded.grounded_encoder import grounded_encoder
+from nearfar.models.grounded.relation_encoder import relation_encoder
 from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.video.video_encoder import video_encoder
@@ -51,6 +53,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simctg": {},
     "supcon": {},
     "sogclr": {"temperature": 0.2},
+    "relational": {"trained_layers": 1},
+    "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
     "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
     "xclip": {"mixup": 0.0, "cutmix": 0.0, "temperature": 0.5},  # each process mixes its own part
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
@@ -123,11 +127,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone: dict[str, Any] = {
-            "xclip": {},
-            "dito": {},
-            "ensemble": {"image_projection": "mlp", "image_heads": 2},
-        }.get(name, {"text_layers": 1})
+        alone: dict[str, Any] = {key: {} for key in ("dito", "xclip", "two_stream", "relational")}
+        alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},
             text=bert | calm | {"hidden_size": 16, "max_position_embeddings": 32},
@@ -143,6 +144,11 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         model = video_encoder(model, frames=2)
     if name == "dito":
         model = detector(model, window=2, levels=(4, 5), width=4, convolutions=1, hidden=8)
+    if name in ("two_stream", "relational"):
+        model = grounded_encoder(model, dropout=0.0)
+    if name == "relational":
+        names = {"relations": ["left of", "right of", "on"], "objects": ["car", "dog"]}
+        model = relation_encoder(model, **names, operator_dropout=0.0, most_objects=3, relation_width=4)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -161,6 +167,8 @@ def batch(method: Method, step: int) -> dict[str, Any]:
     if hasattr(model, "encode_video"):
         clips = torch.randn(N, 2, 3, 16, 16, generator=torch.Generator().manual_seed(step))
         return {"index": torch.arange(N), "video": clips, "label": torch.arange(N) % 3}
+    if hasattr(model, "ground"):
+        return things(model, step)
     if hasattr(model, "match_labels"):
         return {"text": model.tokenize(texts)} | words_as_labels(method, texts)
     if not hasattr(model, "encode_image"):
@@ -181,6 +189,19 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "answers": model.tokenize(ANSWERS),
         "answer_weight": torch.tensor(SHARES).roll(step, 0),
     }
+
+
+def things(model: Any, step: int) -> dict[str, Any]:
+    """Pictures of one to three things, some with relations."""
+    records: list[dict[str, Any]] = [
+        {"objects": [{"name": text} for text in TEXTS[i % 3 : i % 3 + i % 4 + 1]]} for i in range(step, step + N)
+    ]
+    for i, record in enumerate(records):
+        record["relations"] = [[0, "left of", 1], [1, "on", 2], [0, "right of", 2]][: i % 3]
+        record["objects"][0]["name"] = ("car", "dog", "fish")[i % 3]
+    (field,) = model.fields(True)
+    pixels = torch.randn(N, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    return {"image": pixels} | field.collate([field.prepare(record, None) for record in records], None)
 
 
 def words_as_labels(method: Method, texts: list[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nearfar.data.fields.text import train_tokenizer
 from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
 from nearfar.models.dual.projection import ProjectionHeads
+from nearfar.models.grounded.relation_operator import BilinearRelation
 
 B = 2048
 
@@ -298,10 +299,52 @@ def test_a_step_of_regions():
     step(find("dito")(Regions(), boxes=[2]), {"image": torch.randn(B, 8), "text": torch.randn(B, 8)})
 
 
+def test_a_step_by_cells_and_words():
+    class Streams(torch.nn.Module):
+        max_length = 3
+
+        def __init__(self):
+            super().__init__()
+            self.encode_cells, self.words = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+            self.text = SimpleNamespace(backbone=torch.nn.Identity())
+
+        def encode_words(self, tokens):
+            return self.words(tokens["states"])
+
+    method = find("two_stream")(
+        Streams(), frozen_layers=0, frozen_query_key=False, train_image=True, exclude_duplicates=True
+    )
+    tokens = {"states": torch.randn(B, 3, 8), "attention_mask": torch.ones(B, 3)}
+    step(method, {"image": torch.randn(B, 4, 8), "text": tokens, "group": torch.arange(B) // 2})
+
+
+def test_a_step_with_relations():
+    class Things(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.object_logits = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4)
+            self.relation = BilinearRelation(5, 8)
+            backbone = torch.nn.Identity()
+            backbone.config = SimpleNamespace(num_hidden_layers=0)
+            self.pair = SimpleNamespace(text=SimpleNamespace(backbone=backbone))
+
+        def ground(self, pixels, phrases):
+            return self.down(pixels)
+
+        def without_captions(self):
+            return self
+
+    method = find("relational")(Things(), frozen_query_key=False, train_image=True)
+    label = torch.zeros(B, 3, 3, dtype=torch.long)
+    label[:, 0, 1], label[:, 1, 2] = torch.arange(B) % 4 + 1, 1
+    things = torch.arange(3 * B).view(B, 3) % 4
+    step(method, {"image": torch.randn(B, 3, 8), "phrases": {}, "object_label": things, "relation_label": label})
+
+
 def test_every_method_is_looked_at():
     """`answering` and `entailment` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
-    texts = {"simcse", "simctg", "whitenedcse", "cless", "masked_language"}
+    texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {
         *pairs,

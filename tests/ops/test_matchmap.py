@@ -65,6 +65,8 @@ def test_gradients_of_first_and_second_order():
     contrast = lambda a, b, s: matchmap_contrast(a, b, mask, s, group=group)  # noqa: E731
     assert torch.autograd.gradcheck(contrast, (cells, words, scale))
     assert torch.autograd.gradgradcheck(contrast, (cells, words, scale))
+    one_side = lambda a, b: matchmap_contrast(a, b, mask, scale)[0]  # noqa: E731
+    assert torch.autograd.gradcheck(one_side, (cells, words))
 
 
 @pytest.mark.parametrize(("products", "p"), [(1, 7), (64, 7), (1 << 22, 300), (500, 300)])

@@ -38,6 +38,7 @@ _LAZY = {
     "BatchKey": "batches.batch",
     "Views": "pictures.views",
     "ViewPreset": "pictures.views",
+    "PhraseField": "fields.phrase_field",
     "VideoField": "video.video_field",
     "FrameChoice": "video.frame_choice",
     "class_tasks": "rehearsal.class_tasks",

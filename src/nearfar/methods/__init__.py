@@ -32,6 +32,7 @@ METHODS = {
     "multiview": "nearfar.methods.image.multiview:MultiView",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "pixpro": "nearfar.methods.image.pixpro:PixPro",
+    "relational": "nearfar.methods.text.relational:RelationalGrounding",
     "sepclr": "nearfar.methods.image.sepclr:SepCLR",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",
     "simclr": "nearfar.methods.image.simclr:SimCLR",
@@ -42,6 +43,7 @@ METHODS = {
     "supcon": "nearfar.methods.image.supervised:SupCon",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
     "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
+    "two_stream": "nearfar.methods.text.two_stream:TwoStreamGrounding",
     "within_clusters": "nearfar.methods.image.within_clusters:WithinClusters",
     "xclip": "nearfar.methods.video.xclip:XCLIP",
 }

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.fusion_model import FusionModel
     from nearfar.models.fusion.heads import MaskedLanguageHead, MatchingHead
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
+    from nearfar.models.grounded.grounded_encoder import GroundedEncoder, grounded_encoder
+    from nearfar.models.grounded.relation_encoder import RelationEncoder, relation_encoder
     from nearfar.models.image.common_salient_encoder import CommonSalientEncoder, common_salient
     from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
     from nearfar.models.language.label_matcher import LabelMatcher, label_matcher
@@ -51,6 +53,7 @@ _HOME = {
     "FusionClassifier": "fusion.fusion_classifier",
     "FusionEncoder": "fusion.fusion_encoder",
     "FusionModel": "fusion.fusion_model",
+    "GroundedEncoder": "grounded.grounded_encoder",
     "ImageEncoder": "image.image_encoder",
     "LabelMatcher": "language.label_matcher",
     "MaskedLanguageHead": "fusion.heads",
@@ -58,6 +61,7 @@ _HOME = {
     "MatchingHead": "fusion.heads",
     "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
+    "RelationEncoder": "grounded.relation_encoder",
     "Reranker": "fusion.reranker",
     "SoundEncoder": "sound.sound_encoder",
     "VideoEncoder": "video.video_encoder",
@@ -68,11 +72,13 @@ _HOME = {
     "create": "presets",
     "detector": "detection.detector",
     "ground": "fusion.attention_maps",
+    "grounded_encoder": "grounded.grounded_encoder",
     "image_encoder": "image.image_encoder",
     "label_matcher": "language.label_matcher",
     "load": "loading",
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
+    "relation_encoder": "grounded.relation_encoder",
     "rerank": "fusion.reranker",
     "shortened": "shorter",
     "sound_encoder": "sound.sound_encoder",
@@ -83,9 +89,11 @@ _HOME = {
 MAKERS = {
     "common_salient": "nearfar.models.image.common_salient_encoder:common_salient",
     "detector": "nearfar.models.detection.detector:detector",
+    "grounded_encoder": "nearfar.models.grounded.grounded_encoder:grounded_encoder",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
+    "relation_encoder": "nearfar.models.grounded.relation_encoder:relation_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
     "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
@@ -107,12 +115,14 @@ __all__ = [
     "FusionClassifier",
     "FusionEncoder",
     "FusionModel",
+    "GroundedEncoder",
     "ImageEncoder",
     "LabelMatcher",
     "MaskedLanguageHead",
     "MatchScorer",
     "MatchingHead",
     "MomentumEncoder",
+    "RelationEncoder",
     "Reranker",
     "SoundEncoder",
     "VideoEncoder",
@@ -123,11 +133,13 @@ __all__ = [
     "create",
     "detector",
     "ground",
+    "grounded_encoder",
     "image_encoder",
     "label_matcher",
     "load",
     "mask_tokens",
     "rank_answers",
+    "relation_encoder",
     "rerank",
     "shortened",
     "sound_encoder",

@@ -118,6 +118,14 @@ LOG_MEL: dict[str, Check] = {
     **dict.fromkeys(("scale", "log", "padding", "normalise"), text),
 }
 """How sounds become features."""
+RELATIONAL: dict[str, Check] = {
+    **dict.fromkeys(("relations", "objects"), texts),
+    **dict.fromkeys(("relation_width", "object_hidden", "most_objects", "phrase_length"), whole(1)),
+    **dict.fromkeys(("operator_dropout", "object_dropout"), lambda value: value == 0 or between(0, 1)(value)),
+    **dict.fromkeys(("operator", "pooling"), text),
+    "heads": absent_or(whole(1)),
+}
+"""What a model of relations is made of beside its pair."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -144,6 +152,7 @@ KEYS: dict[str, Check] = {
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),
+    "relational": lambda value: _all(value, RELATIONAL),
     "sound": lambda value: _all(value, SOUND),
     "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,
     "max_seconds": between(0, math.inf),
@@ -152,6 +161,9 @@ KEYS: dict[str, Check] = {
     "parts": lambda value: isinstance(value, list) and 0 < len(value) < 2**5 and all(map(mapping, value)),
     "normalize": lambda value: value in ("joint", "each"),
     "weights": absent_or(lambda value: isinstance(value, list) and all(map(between(0, math.inf), value))),
+    "position": text,
+    **dict.fromkeys(("attention_heads", "attention_hidden"), absent_or(whole(1))),
+    "attention_dropout": lambda value: value == 0 or between(0, 1)(value),
     "matryoshka": lambda value: isinstance(value, list) and len(value) < 2**10 and all(map(whole(1), value)),
 }
 """What a saved model's config may say; which of these depends on its class."""

@@ -178,19 +178,21 @@ class _Contrast(torch.autograd.Function):
         of_pictures, of_captions, scores, places = _contrast_forward(cells, words, real, scale, group)
         ctx.save_for_backward(cells, words, real, scale, group, scores, places)
         ctx.mark_non_differentiable(scores, places)
+        ctx.set_materialize_grads(False)  # of scores and places there are none, and they would be as large
         return of_pictures, of_captions, scores, places
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
         cells, words, real, scale, group, scores, places = ctx.saved_tensors
+        g_pictures, g_captions = (cells.new_zeros(len(cells)) if g is None else g for g in upstream[:2])
         if torch.is_grad_enabled():
 
             def losses(cells: Tensor, words: Tensor, real: Tensor, scale: Tensor, group: Tensor | None) -> Any:
                 return _losses(_dense(cells, words, real) * scale, group)
 
-            return tuple(_dense_gradients(losses, (cells, words, real, scale, group), upstream[:2]))
+            return tuple(_dense_gradients(losses, (cells, words, real, scale, group), (g_pictures, g_captions)))
         dcells, dwords, dscale = _contrast_backward(
-            cells, words, real, scale, group, scores, places, upstream[0], upstream[1]
+            cells, words, real, scale, group, scores, places, g_pictures, g_captions
         )
         return dcells, dwords, None, dscale, None
 

@@ -248,6 +248,22 @@ class TextTower(Tower):
         return _text_pooling(self.backbone)
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        output, states, mask = self._read(tokens)
+        if self.pooling == "cls":
+            return states
+        summary = self._summary(output, states, mask)
+        return torch.cat([summary[:, None], states[:, 1:]], dim=1)
+
+    def states(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """The states `[B, L, W]` of tokens `[B, L]` int64, in the weights' dtype, the first its own as all others.
+
+        Raises:
+            UserError: texts longer than the backbone takes.
+        """
+        return self._read(tokens)[1]
+
+    def _read(self, tokens: Mapping[str, Tensor]) -> tuple[Any, Tensor, Tensor]:
+        """The backbone's output, its last states, and which tokens are attended."""
         ids = tokens["input_ids"]
         mask = tokens.get("attention_mask")
         if ids.shape[1] > self.longest:
@@ -262,11 +278,7 @@ class TextTower(Tower):
         else:
             layers = {"output_hidden_states": True} if self.pooling in OF_TWO_LAYERS else {}
             output = self.backbone(input_ids=ids, attention_mask=mask, **layers)
-        states = output.last_hidden_state[:, : ids.shape[1]]
-        if self.pooling == "cls":
-            return states
-        summary = self._summary(output, states, torch.ones_like(ids) if mask is None else mask)
-        return torch.cat([summary[:, None], states[:, 1:]], dim=1)
+        return output, output.last_hidden_state[:, : ids.shape[1]], torch.ones_like(ids) if mask is None else mask
 
     def _summary(self, output: Any, states: Tensor, mask: Tensor) -> Tensor:
         if self.pooling in OF_TWO_LAYERS:

@@ -12,6 +12,8 @@ from nearfar.errors import UserError
 from nearfar.methods.base import trained_part
 from nearfar.training.recipe.sections import MODEL_SETTINGS, OF_A_LOADED_MODEL, check_names, maker, named
 
+AROUND_A_PAIR = ("detector", "grounded_encoder", "relation_encoder", "video_encoder")
+"""Makers of models around a dual encoder."""
 CORPUS = 200_000
 """Records of a stream that a vocabulary is learnt from."""
 
@@ -103,8 +105,10 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
     from nearfar.models import MAKERS, PRESETS
     from nearfar.models.language.model import SIZES
 
-    if settings.get("make") in ("video_encoder", "detector"):
+    if settings.get("make") in AROUND_A_PAIR:
         pair = settings.get("pair", "tiny-vit")
+        while isinstance(pair, Mapping) and "pair" in pair:  # a model around a model around a pair
+            pair = pair["pair"]
         # A folder or a name brings its tokenizer.
         return _needs_vocabulary(pair) if isinstance(pair, Mapping) else pair in tuple(PRESETS)
     if settings.get("make") == "sound_encoder":
@@ -119,6 +123,7 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
 
 def _vocabulary(source: Any, settings: Mapping[str, Any]) -> Any:
     from nearfar.data.fields.answers import answer_counts
+    from nearfar.data.fields.phrase_field import phrase_of
     from nearfar.data.fields.text import train_tokenizer
     from nearfar.data.sources.source import captions
 
@@ -126,7 +131,9 @@ def _vocabulary(source: Any, settings: Mapping[str, Any]) -> Any:
     texts: Iterator[str] = (
         text for record in records for text in [*captions(record.get("text")), *answer_counts(record.get("answers"))]
     )
-    if "text" not in source.columns:
+    if "text" not in source.columns and "objects" in source.columns:
+        texts = (phrase_of(thing) for record in records for thing in record.get("objects") or ())
+    elif "text" not in source.columns:
         texts = iter(source.classes or ())
     if settings.get("clean_captions"):
         texts = (clean_caption(text, max_words=None) for text in texts)

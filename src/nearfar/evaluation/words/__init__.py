@@ -1,0 +1,1 @@
+"""Vectors of words against what people say of the words: ratings, norms, categories, similarities."""
