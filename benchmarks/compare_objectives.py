@@ -151,7 +151,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("simctg", "SimCTGLoss"): "it spreads the words of a text",
     ("whitenedcse",): "its views of a text are the dropout of a text encoder",
     ("cless", "masked_language"): "they read the words of texts, and here a name is one vector",
-    ("dito",): "it reads regions of pictures",
+    ("dito", "detection"): "they read regions of pictures",
     ("xclip",): "it reads videos",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",
     ("relational",): "it reads phrases and how the things that they name are related",

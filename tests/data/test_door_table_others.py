@@ -139,6 +139,32 @@ def questions(count, **changes):
     write(d={"questions.json": json.dumps(content), "annotations.json": json.dumps({"annotations": answers})})
 
 
+BOXES = {
+    "images": [{"id": 5, "file_name": "5.jpg"}],
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [
+        {"image_id": 5, "category_id": 1, "bbox": [0, 1, 2, 3]},
+        {"image_id": 5, "category_id": 1, "bbox": [0, 0, 0, 3]},
+        {"image_id": 6, "category_id": 1, "bbox": [0, 0, 1, 3]},
+        {"image_id": 5, "category_id": 2, "bbox": [0, 0, 1, 3]},
+    ],
+}
+
+
+@row("boxes", "COCO's `instances_val2017.json`, LVIS's, pictures beside")
+def test_boxes():
+    write(d={"annotations/instances.json": json.dumps(BOXES), "images/5.jpg": png()})
+    (record,) = open_source("d/annotations/instances.json")
+    assert record["objects"] == [{"name": "cat", "box": (0, 1, 2, 4)}]
+    assert Path(record["image"]).is_file()
+
+
+@row("boxes", "an empty box; a box of an unknown picture or category")
+def test_boxes_that_are_none():
+    write(d={"instances.json": json.dumps(BOXES), "5.jpg": png()})
+    assert open_source("d/instances.json").skipped.count == 3
+
+
 @row("VQA", "questions, with annotations and pictures beside")
 def test_questions_and_answers():
     questions(4)
@@ -219,6 +245,6 @@ def test_words_that_are_refused():
 def test_the_page_has_a_row_for_each_test():
     part = PAGE.read_text("utf-8").partition("### What is read, skipped and refused")[2].partition("\n## ")[0]
     rows = re.findall(
-        r"^\| (folder|table|shards|dataset|captions|VQA|text|joined|any) \| (.*) \| .* \|$", part, re.MULTILINE
+        r"^\| (folder|table|shards|dataset|captions|boxes|VQA|text|joined|any) \| (.*) \| .* \|$", part, re.MULTILINE
     )
     assert rows == list(ROWS)

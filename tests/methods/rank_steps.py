@@ -60,9 +60,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
 }
 """Every method that recipes know but for the next, its queue and its teacher on."""
-ELSEWHERE = {"beclr", "byol", "moco", "pixpro", "sepclr", "simsiam", "whitenedcse"}
+ELSEWHERE = {"beclr", "byol", "detection", "moco", "pixpro", "sepclr", "simsiam", "whitenedcse"}
 """Methods whose batch norm or logs are of each process's own part: `test_view_ranks`, `test_moco`, `test_beclr`,
-`test_pixpro`, `test_sepclr`; or that need dropout: `test_whitenedcse`."""
+`test_pixpro`, `test_sepclr`; that draw places at random for each picture by itself: `test_detection`; or that need
+dropout: `test_whitenedcse`."""
 
 
 def steps_of_all(counts: list[int] | None = None) -> dict[str, dict[str, Any]]:

@@ -342,7 +342,7 @@ def test_a_step_with_relations():
 
 
 def test_every_method_is_looked_at():
-    """`answering` and `entailment` compare no samples with one another."""
+    """`answering`, `entailment` and `detection` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
@@ -352,6 +352,7 @@ def test_every_method_is_looked_at():
         *views,
         "pixpro",
         "dito",
+        "detection",
         "within_clusters",
         "answering",
         "entailment",

@@ -38,6 +38,7 @@ UNABLE = {
     "encode_image|encode_video": "does not embed pictures",
     "encode_image|encode_video|encode_audio": "does not embed pictures",
     "encode_image|encode_text": "embeds neither pictures nor texts",
+    "detect": "detects nothing: train a detector with the methods dito and detection",
     "encode_image_map": "gives no maps of pictures",
     "answer": "answers no questions: train one with the method 'answering'",
     "match_labels": "matches no labels: train a label_matcher with the method cless",

@@ -21,6 +21,7 @@ METHODS = {
     "byol": "nearfar.methods.image.byol:BYOL",
     "cless": "nearfar.methods.text.cless:CLESS",
     "clip": "nearfar.methods.image_text.clip:CLIP",
+    "detection": "nearfar.methods.detection.detection:Detection",
     "dito": "nearfar.methods.detection.dito:DITO",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",

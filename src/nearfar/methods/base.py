@@ -80,6 +80,9 @@ class Method(nn.Module, ABC):
     label_texts: LabelTexts | None = None
     """Which texts its batches hold as labels of each text. Read as `answers` is."""
 
+    boxes: bool = False
+    """Whether its batches hold boxes of things and what they are called. Read as `answers` is."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for base in cls.__mro__:

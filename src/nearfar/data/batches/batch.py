@@ -22,6 +22,7 @@
 | `label_key` | `[B, 64]` long | a number for each of a sample's labels, 0 where there are no more: which labels are the same |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
+| `boxes`, `box_label` | `[B, M, 4]` float, `[B, M]` long | left, top, right and bottom of up to M things, in pixels of the picture itself, and the class of each, -1 where there are fewer |
 | `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
 | `group` | `[B]` long | equal for samples that match one another (rows of one picture, one concept in five styles): never negatives of each other; see `nearfar.data.sources.record_groups` |
 | `label` | `[B]` long | class |
@@ -65,6 +66,7 @@ _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("negative_count", "negation_changed"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "label_key", "answer_weight", "picture_size"), BatchKey()),
+    **dict.fromkeys(("boxes", "box_label"), BatchKey()),
     **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "label_text", "answers"), BatchKey(many=True)),

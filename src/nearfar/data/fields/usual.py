@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from nearfar.data.boxes.boxes_field import BoxesField
 from nearfar.data.fields.answers_field import AnswersField
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import Field
@@ -43,6 +44,7 @@ class FieldOptions(TypedDict, total=False):
     text_pairs: bool
     text_views: str | TextViewPreset | None
     label_texts: LabelTexts | None
+    boxes: bool
     frame_choice: FrameChoice | None
 
 
@@ -66,6 +68,7 @@ def usual_fields(
     text_pairs: bool = False,
     text_views: str | TextViewPreset | None = None,
     label_texts: LabelTexts | None = None,
+    boxes: bool = False,
     frame_choice: FrameChoice | None = None,
 ) -> list[Field]:
     """The fields that a loader of pictures, or videos, and texts has.
@@ -90,6 +93,7 @@ def usual_fields(
         text_views: make two views of each text, a pair, by a preset of `nearfar.data.texts.text_views` or a
             `TextViewPreset`; goes with `text_pairs`.
         label_texts: which texts are labels of each text, its own words or others; see `LabelTextsField`.
+        boxes: give the boxes of the things in each picture, and what they are called, by the source's classes.
         frame_choice: read videos in the place of pictures, these frames of each; random ones in training (`shuffle`).
 
     Raises:
@@ -112,6 +116,8 @@ def usual_fields(
             fields.append(LabelTextsField(tokens, label_texts, caption=caption, classes=source.classes))
     elif answers:
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
+    if boxes:
+        fields.append(BoxesField(source.classes))
     if image_size and frame_choice is not None:
         video = VideoField(image_size, frame_choice, mean=mean, std=std, views=views, random=shuffle, n_views=n_views)
         fields.append(video)

@@ -34,7 +34,8 @@ UNDERSTOOD = """what is understood:
   sounds:FOLDER, sounds:FILE.csv             sounds beside pictures or videos, or of a table
   FOLDER written by save_to_disk             the same, from disk
   QUESTIONS.json                             VQA's questions, with its annotations and pictures beside
-  CAPTIONS.json                              captions as COCO and Karpathy's splits have them, pictures beside"""
+  CAPTIONS.json                              captions as COCO and Karpathy's splits have them, pictures beside
+  INSTANCES.json                             boxes as COCO and LVIS have them, pictures beside"""
 
 WITHOUT = "captions='none'"
 """What a remark on data without captions says; who has said it needs no remark."""
@@ -62,6 +63,7 @@ READERS_OF = {
     "senteval": "tables.senteval_files.senteval",
     "vqa": "sources.vqa_files.vqa",
     "captions": "sources.caption_files.caption_file",
+    "boxes": "boxes.box_files.box_file",
     "videos": "video.video_folder.videos",
     "sounds": "sound.sound_folder.sounds",
     "shards": "sources.tar_shards.shards",
@@ -252,9 +254,12 @@ def _kind(where: str) -> str:
     if ".tar" in where.lower():
         return "shards"
     if path.suffix.lower() == ".json" and path.is_file():
+        from nearfar.data.boxes.box_files import holds_boxes
         from nearfar.data.sources.caption_files import holds_captions
 
-        return "table" if holds_rows(path) else "captions" if holds_captions(path) else "vqa"
+        if holds_rows(path):
+            return "table"
+        return "boxes" if holds_boxes(path) else "captions" if holds_captions(path) else "vqa"
     if path.suffix.lower() in READERS:
         if any(mark in where for mark in "*?{") and not path.exists():
             raise UserError(f"{where}: tables are named one by one, several joined by ' + ': 'a.csv + b.csv'")

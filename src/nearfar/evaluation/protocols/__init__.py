@@ -107,6 +107,18 @@ _ROWS = (
         headlines={"region_accuracy": "regions by name", "pointing": "pointing game"},
     ),
     Protocol(
+        "detection",
+        "boxes of what names say, against known ones: COCO's average precision, of base and novel classes",
+        "nearfar.evaluation.detection.open_vocabulary:detection",
+        takes=("encoder", "source"),
+        columns=("image", "objects"),
+        abilities=("detect", "encode_text"),
+        named_classes=True,
+        flags={"--base-classes": "base", "--frozen-model": "frozen"},
+        headlines={"AP": "detection, AP", "AP50": "detection, AP50"},
+        examples=("Boxes", "nearfar.evaluation.detection.boxes_figure:boxes_figure"),
+    ),
+    Protocol(
         "video_classes",
         "class names as classifiers of videos, adapted to each where the model does that, over several views",
         "nearfar.evaluation.video.video_classes:video_classes",

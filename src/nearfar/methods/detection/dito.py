@@ -85,7 +85,7 @@ class DITO(EmbeddingMethod):
             raise UserError(f"over_levels={over_levels!r}: choose sum or mean")
         sample_random_boxes(0, size=size, aspect=aspect)  # refuses ranges that are none
         self.model = model.train_parts("regions", *(() if freeze_backbone else ("image", "text")))
-        self.boxes, self.size, self.aspect = dict(zip(levels, counts, strict=True)), size, aspect
+        self.counts, self.size, self.aspect = dict(zip(levels, counts, strict=True)), size, aspect
         self.pool, self.over_levels, self.freeze_backbone = pool, over_levels, freeze_backbone
         start = start_temperature(model, temperature, 0.07, bounds=RELEASED_BY_CLIP)
         self.loss = InfoNCE(Temperature(start, learnable=True, bounds=RELEASED_BY_CLIP))
@@ -94,14 +94,14 @@ class DITO(EmbeddingMethod):
         pixels, side = batch["image"], batch["image"].shape[-1]
         embeddings = {"text": self.model.encode_text(batch["text"])}
         maps = self.model.pyramid_maps(pixels)
-        for level, count in self.boxes.items():
+        for level, count in self.counts.items():
             boxes = side * sample_random_boxes(len(pixels), count, size=self.size, aspect=self.aspect)
             regions = self.model.head.embeddings(self.model.level_regions(maps[level], boxes, side))
             embeddings[f"level_{level}"] = pooled(regions, self.pool)
         return embeddings
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        losses = {level: self.loss(embeddings[f"level_{level}"], embeddings["text"]) for level in self.boxes}
+        losses = {level: self.loss(embeddings[f"level_{level}"], embeddings["text"]) for level in self.counts}
         total = torch.stack(list(losses.values())).sum() / (len(losses) if self.over_levels == "mean" else 1)
         logs = {f"loss_{level}": loss.detach() for level, loss in losses.items()}
         return {"loss": total, **logs, "temperature": self.loss.temperature().detach()}
