@@ -74,17 +74,22 @@ def test_simclr_takes_the_same_steps_where_batch_norm_sees_each_view_by_itself(s
     )
 
 
+def test_the_interval_of_a_median(script):
+    low, high = script.interval([1.0] * 50 + [1.1] * 60)
+    assert low < 1.1 == high
+    wide, narrow = (script.interval([1 + 0.01 * (i % 7) for i in range(n)]) for n in (14, 700))
+    assert wide[0] < narrow[0] == 1.03 == narrow[1] < wide[1]
+
+
 @pytest.mark.timeout(300)
 def test_beside_lightly(script, tmp_path, monkeypatch, capsys):
     out = tmp_path / "made" / "beside.json"
-    flags = ["beside_lightly.py", "--steps", "2", "--batch", "8", "--seeds", "0", "--output", str(out)]
+    flags = ["beside_lightly.py", "--blocks", "2", "--batch", "8", "--seeds", "0", "--output", str(out)]
     monkeypatch.setattr(sys, "argv", flags)
-    threads = torch.get_num_threads()
-    try:
-        script.main()
-    finally:
-        torch.set_num_threads(threads)
+    script.main()
     rows = json.loads(out.read_text())["rows"]
     assert [row["method"] for row in rows] == ["simclr", "moco", "byol"]
-    assert all(row["images_per_cpu_s"][library][0] > 0 for row in rows for library in script.LIBRARIES)
+    assert all(row["images_per_cpu_s"][library] > 0 for row in rows for library in script.LIBRARIES)
+    for clock in script.CLOCKS:
+        assert all(len(row[f"{clock}_to_lightly"]["blocks"]) == 2 for row in rows)
     assert out.with_suffix(".md").read_text() in capsys.readouterr().out

@@ -220,19 +220,19 @@ class EmbeddingMethod(Method):
 def all_modules(module: nn.Module) -> list[nn.Module]:
     """A module and all within it, each once, in a quarter of the time of `modules()`, which names each: a step is not
     to wait."""
-    modules: dict[nn.Module, None] = {}
-    waiting = [module]
-    for each in waiting:  # which grows meanwhile
-        if each not in modules:
-            modules[each] = None
-            waiting += [part for part in each._modules.values() if part is not None]  # an empty queue is false
-    return list(modules)
+    modules, known = [module], {id(module)}
+    for each in modules:  # which grows meanwhile
+        for part in each._modules.values():
+            if part is not None and id(part) not in known:  # an empty queue is false
+                known.add(id(part))
+                modules.append(part)
+    return modules
 
 
 def all_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of a module, each once, as `parameters()` gives them but for the order, and sooner."""
-    owned = [each for part in all_modules(module) for each in part._parameters.values() if each is not None]
-    return list(dict.fromkeys(owned))
+    owned = {id(each): each for part in all_modules(module) for each in part._parameters.values() if each is not None}
+    return list(owned.values())
 
 
 def trained_part(model: Any) -> Any:

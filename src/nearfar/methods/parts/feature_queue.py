@@ -73,11 +73,12 @@ class FeatureQueue(nn.Module):
             group = torch.full((len(features),), EMPTY, device=features.device)
         features = gather_finite(features.detach().to(self.features.dtype), known, where="queue")
         group = distributed.gather_rows(group.to(self.group))
-        features, group = features[-size:], group[-size:]
-        places = (self.pointer + torch.arange(len(group), device=group.device)) % size
-        self.features[places] = F.normalize(features, dim=1)
-        self.group[places] = group
-        self.pointer.copy_((self.pointer + len(group)) % size)
+        features, group, first = F.normalize(features[-size:], dim=1), group[-size:], int(self.pointer)
+        head = min(len(group), size - first)  # those up to the end; the rest stands at the beginning
+        for kept, new in ((self.features, features), (self.group, group)):
+            kept[first : first + head] = new[:head]
+            kept[: len(new) - head] = new[head:]
+        self.pointer.fill_((first + len(group)) % size)
         self.filled.fill_(min(size, len(self) + len(group)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

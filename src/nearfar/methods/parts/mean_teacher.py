@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nearfar import distributed
 from nearfar.errors import UserError
-from nearfar.methods.base import all_parameters
 from nearfar.methods.parts.momentum_encoder import MomentumEncoder
 
 Normalise = Literal["batch", "running"]
@@ -139,10 +138,9 @@ class MeanTeacher(nn.Module):
         Raises:
             UserError: a weight of the module is NaN or infinite. The teacher then stays as it was.
         """
-        _require_finite(self.slow.followed)
         self.slow.update(self.momentum, buffers=self.statistics == "copied")
         if self._new_statistics is not None:
-            _copy(self._new_statistics, self._running())
+            self._put(self._new_statistics)
         self._new_statistics = None
         self.updates.add_(1)
         _mean_over_processes(self.module)
@@ -162,26 +160,6 @@ class MeanTeacher(nn.Module):
             norm._buffers.update({name: next(left) for name, each in norm._buffers.items() if each is not None})
 
 
-def _require_finite(module: nn.Module) -> None:
-    # A norm shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
-    # only says whether to look.
-    weights: list[Tensor] = list(all_parameters(module))
-    if not weights or math.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
-        return
-    for name, weight in module.named_parameters():
-        if not bool(weight.isfinite().all()):
-            raise UserError(
-                f"the weight {name} is NaN or infinite, and would stay in the teacher: lower the learning rate, or go "
-                "back to an earlier checkpoint"
-            )
-
-
-def _copy(values: list[Tensor], into: list[Tensor]) -> None:
-    if values:
-        with torch.no_grad():
-            torch._foreach_copy_(into, values)
-
-
 def _mean_over_processes(module: nn.Module) -> None:
     if distributed.world_size() == 1:
         return
@@ -189,4 +167,4 @@ def _mean_over_processes(module: nn.Module) -> None:
     if buffers:
         flat = torch.cat([buffer.flatten() for buffer in buffers])
         means = distributed.gather_rows(flat[None]).mean(0).split([buffer.numel() for buffer in buffers])
-        _copy([part.view_as(buffer) for part, buffer in zip(means, buffers, strict=True)], buffers)
+        torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(means, buffers, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from typing import Any, Self
 
@@ -58,7 +59,12 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, momentum: float | None = None, *, buffers: bool = True) -> None:
         """Move the copy towards the module; `momentum` goes before the one set, for schedules. `buffers=False` leaves
-        the copy's buffers to itself."""
+        the copy's buffers to itself.
+
+        Raises:
+            UserError: a weight of the module is NaN or infinite, or there are more or fewer than in the copy. The copy
+                then stays as it was.
+        """
         online, share = self.followed, self.momentum if momentum is None else momentum
         slow: list[Tensor] = list(all_parameters(self.module))
         fast: list[Tensor] = list(all_parameters(online))
@@ -67,6 +73,7 @@ class MomentumEncoder(nn.Module):
                 f"the module has {len(fast)} parameters and its momentum copy {len(slow)}: add adapters or heads "
                 "first, then make the MomentumEncoder"
             )
+        _require_finite(fast, online)
         if slow:
             torch._foreach_lerp_(slow, fast, 1.0 - share)
         if buffers:
@@ -80,3 +87,16 @@ class MomentumEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
+
+
+def _require_finite(weights: list[Tensor], module: nn.Module) -> None:
+    # A norm shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
+    # only says whether to look.
+    if not weights or math.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
+        return
+    for name, weight in module.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise UserError(
+                f"the weight {name} is NaN or infinite, and would stay in the teacher: lower the learning rate, or go "
+                "back to an earlier checkpoint"
+            )
