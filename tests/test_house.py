@@ -185,6 +185,13 @@ def test_no_file_grows_past_one_idea(folder):
     assert not long
 
 
+def test_baselines_are_read_at_a_glance():
+    """What other methods are compared with: each in under a hundred lines."""
+    room = ROOT / "src" / "nearfar" / "methods" / "image"
+    for name in ("simclr", "moco", "byol", "simsiam", "supervised", "multiview"):
+        assert len((room / f"{name}.py").read_text("utf-8").splitlines()) < 100, name
+
+
 def test_import_stays_light():
     code = (
         "import sys, nearfar, nearfar.data, nearfar.models, nearfar.evaluation, nearfar.decoding, nearfar.search, "

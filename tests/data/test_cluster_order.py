@@ -52,6 +52,8 @@ def test_a_whole_batch_is_of_one_cluster_over_all_processes(small):
     one = epoch(8, **options)
     two = [epoch(4, rank=rank, world=2, **options) for rank in range(2)]
     joined = [first + second for first, second in zip(*two, strict=True)]
+    four = [epoch(2, rank=rank, world=4, **options) for rank in range(4)]
+    assert all(len(set(map(len, parts))) == 1 for parts in zip(*four, strict=True)), "a rest of 2 is none for 4"
     if small == "partial":  # a rest is cut to an even number where two processes share it
         assert [set(batch) >= set(both) for batch, both in zip(one, joined, strict=True)] == [True] * len(one)
     else:

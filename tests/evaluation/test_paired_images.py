@@ -18,6 +18,8 @@ def test_features_that_know_and_features_that_do_not():
     same = torch.ones(9, 2, 4)
     assert paired_images(same, texts[:9, :, :4])["accuracy"] == 0, "ties pick the second: one statement is always wrong"
     assert paired_images(same, texts[:9, :, :4])["statements"] == 0.5
+    between = torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])
+    assert paired_images(torch.eye(2)[None], between)["statements"] == 0.5, "the first statement's tie, too"
     scores = [paired_images(*pairs(seed=seed))["accuracy"] for seed in range(8)]
     assert sum(scores) / 8 == pytest.approx(0.25, abs=3 * 0.037 / 8**0.5)
 

@@ -88,6 +88,8 @@ def test_terms_are_the_dense_formula(tau, backend):
     weighed = SepCLRLoss(tau, beta_salient=3.0, beta_infoless=5.0, lambda_jem=7.0, uniformity_weight=1.5)
     expected = terms["common"] + 3 * terms["salient"] + 5 * terms["infoless"] + 7 * terms["jem"]
     torch.testing.assert_close(weighed(c, s, SPLIT), expected, rtol=1e-10, atol=0)
+    weights = {"beta_salient": 3.0, "beta_infoless": 5.0, "lambda_jem": 7.0, "uniformity_weight": 1.5}
+    torch.testing.assert_close(F.sepclr(c, s, SPLIT, variance=tau, **weights), expected, rtol=1e-10, atol=0)
 
 
 def test_float32_keeps_its_digits_where_rows_lie_far_from_the_origin():
@@ -96,6 +98,9 @@ def test_float32_keeps_its_digits_where_rows_lie_far_from_the_origin():
     terms = sepclr_terms(c.float(), s.float(), torch.ones(7, dtype=torch.bool))
     for name in ("common", "salient", "jem"):
         assert terms[name].item() == pytest.approx(exact[name].item(), rel=1e-4, abs=1e-4), name
+    far = (rows(d=3, seed=1)[0] + 3000).float()  # where the product's terms are ten million
+    near = (far.double() - 3000).float()
+    assert gaussian_uniformity(far).item() == pytest.approx(gaussian_uniformity(near).item(), rel=1e-6)
 
 
 def test_gradients_by_differences():

@@ -54,3 +54,10 @@ def test_the_loss_of_one_anchor_falls_in_tau_between_mean_and_maximum():
     h = torch.tensor([-0.2, -0.5, -0.9], dtype=torch.float64)
     values = [(tau * ((h / tau).logsumexp(0) - math.log(3))).item() for tau in (0.001, 0.1, 0.5, 1.0, 1000.0)]
     assert values == pytest.approx([-0.20110, -0.30492, -0.45669, -0.49330, -0.53329], abs=1e-5)
+
+
+def test_a_step_is_no_longer_than_its_clip():
+    rule = TemperatureRule(rho=0.3, lr=0.1, share=0.5, clip=2.0, bounds=(0.01, 1.0))
+    tau, slope = rule.step(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), torch.tensor([100.0, -100.0]))
+    assert slope.tolist() == [1.0, -0.5]
+    torch.testing.assert_close(tau, torch.tensor([0.4, 0.55]))

@@ -208,6 +208,7 @@ def test_a_missing_view_changes_nothing(loss, fill):
     views = random_views(3, 5)
     mask = torch.ones(3, 5)
     mask[2, 1] = mask[0, 4] = 0
+    mask[:2, 3] = 0  # of which one view is left: it has no pair, and is a negative of others
     holes = views.masked_fill(mask[..., None] == 0, fill).requires_grad_()
     value = loss(holes, mask=mask)
     torch.testing.assert_close(value, by_sample(loss, views, mask.bool()))
@@ -260,6 +261,8 @@ def test_samples_of_one_group_are_not_pushed_apart():
     torch.testing.assert_close(mv_info_nce(twice, temperature=0.3, group=group), expected)
     torch.testing.assert_close(mv_info_nce(views, temperature=0.3, group=torch.arange(6)), once)
     torch.testing.assert_close(mv_dhel(twice, group=group), mv_dhel(views) + 2 * math.log(2))
+    everything = torch.ones(2, 12)
+    torch.testing.assert_close(mv_info_nce(twice, temperature=0.3, group=group, mask=everything), expected)
 
 
 def plain_terms(views, tau):
@@ -269,18 +272,20 @@ def plain_terms(views, tau):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("equal", [False, True])
-def test_many_views_at_a_low_temperature_stay_finite(dtype, equal):
-    """Where products of sums of exponentials overflow float32 (from 6 views at 0.1), sums of logarithms do not."""
+@pytest.mark.parametrize("tau", [0.05, 0.01])
+def test_many_views_at_a_low_temperature_stay_finite(dtype, equal, tau):
+    """Where products of sums of exponentials overflow float32 (from 6 views at 0.1) and float64 (from 7 at 0.01), sums
+    of logarithms do not."""
     views = random_views(8, 256, d=16, dtype=dtype)
     views = torch.ones_like(views) if equal else views
     views.requires_grad_()
     for loss in (mv_info_nce, mv_dhel, poly_view):
-        value = loss(views, temperature=0.05)
+        value = loss(views, temperature=tau)
         assert value.isfinite()
         assert torch.autograd.grad(value, views)[0].isfinite().all()
     if equal and dtype == torch.float32:
-        assert mv_dhel(views, temperature=0.05).item() == pytest.approx(
-            8 * math.log(255) + 7 / 0.05 - math.log(28), rel=1e-6
+        assert mv_dhel(views, temperature=tau).item() == pytest.approx(
+            8 * math.log(255) + 7 / tau - math.log(28), rel=1e-6
         )
 
 

@@ -48,11 +48,13 @@ def test_clusters_when_it_is_full_and_prototypes_are_means_of_their_members():
 
 
 def test_a_prototype_without_members_stays_and_momentum_keeps_a_share():
-    memory = two_clusters()
-    memory.label.fill_(1)
-    before = memory.prototypes.clone()
-    memory._follow_members()
-    assert torch.equal(memory.prototypes[0], before[0])
+    for empty in (0, 1):
+        memory = two_clusters()
+        memory.label.fill_(1 - empty)
+        before = memory.prototypes.clone()
+        memory._follow_members()
+        assert torch.equal(memory.prototypes[empty], before[empty])
+        torch.testing.assert_close(memory.prototypes[1 - empty], memory.features.mean(0))
     memory = two_clusters(momentum=0.75)
     old = memory.prototypes.clone()
     memory.push(torch.tensor([[0.3, 1.0], [1.0, 0.3]]), torch.tensor([6, 7]))

@@ -156,6 +156,9 @@ def test_a_record_that_stands_in_for_another_is_no_negative_of_itself():
     once = method({**twice, "views": twice["views"][:, :3], "index": twice["index"][:3]})
     both = method({**twice, "index": torch.tensor([0, 10, 20, 0])})
     assert once["loss"] > both["loss"]  # of negatives 10 and 20 alone; 0 beside itself would be the worst of all
+    new = (SampleState.fresh(4, 0.3),)
+    a, b = method.embed(twice).values()
+    torch.testing.assert_close(both["loss"], global_contrastive(a, b, new, group=torch.tensor([0, 1, 2, 0])).loss)
     step(method, {**twice, "index": torch.tensor([0, 10, 20, 0])})
     assert method.states.tables[0].visits.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
 

@@ -113,6 +113,16 @@ def test_columns_of_any_shape():
     assert made.read("u", torch.tensor([3])).tolist() == [0.5]
 
 
+def test_other_data_of_the_same_ids_begin_anew_and_the_same_data_go_on():
+    made = table(u=0.5)
+    made.write(torch.tensor([3]), u=torch.tensor([0.9]))
+    same, other = (Records([{"text": t} for t in texts]).select([5, 1, 3]) for texts in ("abcdef", "uvwxyz"))
+    made.begin(DataInfo.of(same))
+    assert made.read("u", torch.tensor([3])).item() == pytest.approx(0.9)
+    made.begin(DataInfo.of(other))
+    assert made.u.tolist() == [0.5] * 3
+
+
 def test_what_cannot_be_kept_is_refused_and_the_table_stays():
     made = table(u=0.5)
     wrong = [

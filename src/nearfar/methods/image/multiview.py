@@ -18,12 +18,7 @@ from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.view_projections import project, spread, together, views_of
 
 Loss = Literal["mv_dhel", "mv_info_nce", "poly_view", "pairs"]
-LOSSES: dict[str, type[nn.Module]] = {
-    "mv_dhel": MVDHEL,
-    "mv_info_nce": MVInfoNCE,
-    "poly_view": PolyView,
-    "pairs": PairwiseViews,
-}
+LOSSES: dict[str, Any] = {"mv_dhel": MVDHEL, "mv_info_nce": MVInfoNCE, "poly_view": PolyView, "pairs": PairwiseViews}
 """What `loss` may be. "pairs" is NT-Xent, its mean over all pairs of views, or of each view against the mean of the
 others with the option `against: mean`."""
 
