@@ -71,8 +71,9 @@ class MoCo(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and the `spread`, scalars. Raises UserError where the batch does not have the key `within`."""
         large, small = views_of(batch)
-        k = self._keys(large.pop(1))
+        key = large.pop(1)
         queries = [unit(z) for z in apart(partial(project, self.model), [*large, *small])]
+        k = self._keys(key)
         if self.within is not None and self.within not in batch:
             raise UserError(f"MoCo's within is {self.within!r}, which the batch does not have: set data.columns")
         cluster = None if self.within is None else batch[self.within].long()
