@@ -71,9 +71,8 @@ class MoCo(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss and the `spread`, scalars. Raises UserError where the batch does not have the key `within`."""
         large, small = views_of(batch)
-        key = large.pop(1)
-        queries = [unit(z) for z in apart(partial(project, self.model), [*large, *small])]
-        k = self._keys(key)
+        queries = [unit(z) for z in apart(partial(project, self.model), [large[0], *large[2:], *small])]
+        k = self._keys(large[1])
         if self.within is not None and self.within not in batch:
             raise UserError(f"MoCo's within is {self.within!r}, which the batch does not have: set data.columns")
         cluster = None if self.within is None else batch[self.within].long()
