@@ -151,6 +151,8 @@ def test_records_of_things_and_relations():
     assert batch["relation_label"].tolist() == [[[0, 1], [2, 0]]]
     many = {"objects": [{"name": "fox"}] * 3, "relations": [[0, "left of", 2], [1, "left of", 0], [0, "on", 1]]}
     assert field.prepare(many, None).relations == [(1, 1, 0)]
+    named = [{"subject": 1, "predicate": "left of", "object": 0}]
+    assert field.prepare(many | {"relations": named}, None).relations == [(1, 1, 0)]
     for bad, message in (
         ({}, "no objects"),
         ({"objects": ["fox"]}, "not of the form"),

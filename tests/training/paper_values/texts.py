@@ -45,7 +45,48 @@ DECLUTR = {  # JohnGiorgi/DeCLUTR (29973e9b5b05), training_config/declutr.jsonne
     "training.weight_decay": 0.1,
     "training.clip_norm": 1.0,
 }
+GROUNDED = {  # yizhen-zhang/VG-Bert; its learning rate is halved every 15 epochs
+    "training.batch_size": 180,
+    "training.betas": (0.95, 0.999),
+    "training.weight_decay": 5e-7,
+    "training.optimizer": "adamw",
+    "training.clip_norm": None,
+    "data.views": "none",
+    "method.frozen_query_key": True,
+    "model.image_size": 224,
+}
 VALUES = {
+    "grounding-paper": GROUNDED
+    | {
+        "model.pair.image": "timm:vgg16",
+        "model.pair.text": "bert-base-uncased",
+        "model.pair.embed_dim": 768,
+        "model.pair.max_length": 32,
+        "model.heads": 12,
+        "model.hidden": 3072,
+        "model.position": "learned",
+        "method.temperature": 0.1,
+        "method.learn_temperature": False,
+        "method.frozen_layers": 4,
+        "method.train_image": False,
+        "training.epochs": 100,
+        "training.lr": 5e-5,
+    },
+    "relations-paper": GROUNDED
+    | {
+        "model.relation_width": 32,
+        "model.heads": 8,
+        "model.object_hidden": 256,
+        "model.object_dropout": 0.1,
+        "model.pooling": "padded",
+        "model.most_objects": 32,
+        "model.phrase_length": 10,
+        "method.temperature": 1.0,
+        "method.weights": (1.0, 1.0, 1.0),
+        "method.trained_layers": 2,
+        "training.epochs": 150,
+        "training.lr": 1e-5,
+    },
     "declutr-paper": DECLUTR,
     "whitenedcse-paper": SHARED | WHITENED,
     "simcse-paper": SHARED | {"training.epochs": 1, "training.batch_size": 64, "training.lr": 3e-5},

@@ -32,8 +32,9 @@ class PhraseField(Field):
     `[B, N, N]`, all long. N and L are always the same; what a picture has fewer of is 0.
 
     A record has `objects`, a list of `{"name": "cat", "attribute": "red"}` (the attribute may be left out, and `colour`
-    does as well), and `relations`, a list of `[0, "left of", 1]`: from which thing, which, to which. Scenes have
-    `relation` in its place, of the first thing to the second, and its inverse is added.
+    does as well), and `relations`, a list of `{"subject": 0, "predicate": "left of", "object": 1}`, or of such triples:
+    from which thing, which, to which. Scenes have `relation` in its place, of the first thing to the second, and its
+    inverse is added.
 
     Args:
         tokenizer: any tokenizer of `transformers`.
@@ -117,8 +118,14 @@ def phrase_of(thing: Mapping[str, Any]) -> str:
 def _relations(record: Record) -> list[tuple[Any, Any, Any]]:
     listed = record.get("relations")
     if listed is not None:
-        if not all(isinstance(each, Sequence) and len(each) == 3 for each in listed):
-            raise BadRecord('a relation is not of the form [0, "left of", 1]')
-        return [tuple(each) for each in listed]
+        return [_triple(each) for each in listed]
     name = record.get("relation")
     return [] if name is None else [(0, name, 1), (1, INVERSE.get(name), 0)]
+
+
+def _triple(relation: Any) -> tuple[Any, Any, Any]:
+    if isinstance(relation, Mapping) and relation.keys() >= {"subject", "predicate", "object"}:
+        return relation["subject"], relation["predicate"], relation["object"]
+    if isinstance(relation, Sequence) and not isinstance(relation, str) and len(relation) == 3:
+        return relation[0], relation[1], relation[2]
+    raise BadRecord('a relation is not of the form {"subject": 0, "predicate": "left of", "object": 1}')

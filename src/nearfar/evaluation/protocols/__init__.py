@@ -190,6 +190,16 @@ _ROWS = (
         headlines={"macro_f1": "labels without examples, macro F1"},
     ),
     Protocol(
+        "word_ratings",
+        "a space of words against people's ratings of them: axes, probes, norms, categories",
+        "nearfar.evaluation.words.word_ratings:word_ratings",
+        takes=("encoder", "source"),
+        columns=("text", "{rating}"),
+        abilities=("encode_text",),
+        headlines={"first_axis": "ratings and the first axis, |r|", "probe": "ratings, probed, r"},
+        examples=("The space of words", "nearfar.evaluation.report.word_map:word_map"),
+    ),
+    Protocol(
         "compositionality",
         "relation, attribution and order of words, as multiple choice (ARO)",
         "nearfar.evaluation.compositionality.measure:measure",
