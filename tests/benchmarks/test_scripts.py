@@ -193,15 +193,6 @@ def test_commands(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_two_processes(run, tmp_path):
-    out = tmp_path / "made" / "two.json"
-    output = run("two_processes", "--sizes", 64, "--dim", 16, "--rounds", 2, "--check", 48, "--output", out)
-    (row,) = json.loads(out.read_text())["rows"]
-    assert row["size"] == 64
-    assert {name: len(rounds) for name, rounds in row["cpu_s"].items()} == dict.fromkeys(row["clock_s"], 2)
-    assert out.with_suffix(".md").read_text() in output
-
-
 def test_training_loop(run, tmp_path):
     out = tmp_path / "made" / "loop.json"
     small = ("--set", "training.batch_size=6", "training.chunk=3", "data.limit=12", "model.image_size=32")

@@ -1,0 +1,43 @@
+"""The scripts of `benchmarks/` that start processes which talk to one another."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_two_processes(run, tmp_path):
+    out = tmp_path / "made" / "two.json"
+    output = run("two_processes", "--sizes", 64, "--dim", 16, "--rounds", 2, "--check", 48, "--output", out)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["size"] == 64
+    assert {name: len(rounds) for name, rounds in row["cpu_s"].items()} == dict.fromkeys(row["clock_s"], 2)
+    assert out.with_suffix(".md").read_text() in output
+
+
+@pytest.mark.slow
+def test_scaling(run, tmp_path):
+    out = tmp_path / "made" / "scaling.json"
+    small = ("--set", "training.chunk=3", "data.limit=12", "model.image_size=32")
+    sizes = ("--sizes", 64, 128, "--dim", 8, "--dense-up-to", 64, "--rounds", 1)
+    output = run("scaling", *sizes, "--batches", 4, "--steps", 1, *small, "--output", out)
+    record = json.loads(out.read_text())
+    assert [(row["variant"], row["size"]) for row in record["loss"]] == [
+        *(("nearfar, one process", size) for size in (64, 128)),
+        *(("nearfar, two processes", size) for size in (64, 128)),
+        ("dense autograd", 64),
+    ]
+    assert [row["processes"] for row in record["training"]] == [1, 2]
+    assert out.with_suffix(".md").read_text() in output
+    assert "<svg" in out.with_suffix(".svg").read_text()
+
+
+def test_the_slope_of_a_square_is_two(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    scaling = importlib.import_module("scaling")
+    rows = [{"size": size, "cpu_s": 3e-9 * size**2} for size in (1024, 4096, 16384)]
+    assert scaling.slope(rows, "cpu_s") == pytest.approx(2)
+    assert scaling.slope(rows[:2], "cpu_s") is None
