@@ -3,7 +3,8 @@
 
     .venv/bin/python benchmarks/commands.py
 
-Each is a process of its own; CPU seconds are of the whole process. All run in turn within each round.
+Each is a process of its own; CPU seconds are of the whole process. All run in turn within each round. After them the
+imports of one query are taken apart by what they belong to (`python -X importtime`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from nearfar.data import world
 from nearfar.search import build
 
 RESULTS = Path(__file__).parent / "results" / "commands.json"
+SHOWN = 7  # packages in the table of imports
 TORCH, TRANSFORMERS = "import torch", "import torch, transformers.modeling_utils"
 
 
@@ -51,6 +54,11 @@ def main() -> None:
         for _ in range(args.rounds):
             for name, command in commands.items():
                 seconds[name].append(cpu_seconds(command))
+        plain = set(imports(commands[TORCH]))
+        shares: dict[str, float] = {}
+        for module, took in imports(commands["nearfar search"]).items():
+            owner = owner_of(module, plain)
+            shares[owner] = shares.get(owner, 0.0) + took
     record = {
         "rounds": args.rounds,
         "model": args.model,
@@ -58,6 +66,7 @@ def main() -> None:
         "transformers": version("transformers"),
         "load": os.getloadavg()[0],
         "cpu_s": seconds,
+        "imports_s": dict(sorted(shares.items(), key=lambda share: -share[1])),
     }
     files.write(args.output, json.dumps(record, indent=1) + "\n")
     files.write(args.output.with_suffix(".md"), as_markdown(record))
@@ -67,9 +76,28 @@ def main() -> None:
 def cpu_seconds(arguments: Sequence[str]) -> float:
     """CPU seconds of a Python process with these arguments, on one thread."""
     before = _spent()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment, check=True)
+    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=one_thread(), check=True)
     return _spent() - before
+
+
+def imports(arguments: Sequence[str]) -> dict[str, float]:
+    """By module that a Python process with these arguments imports: seconds of its own, without those it imports."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, env=one_thread(), check=True).stderr
+    taken = re.findall(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", printed, re.MULTILINE)
+    return {module: int(microseconds) / 1e6 for microseconds, module in taken}
+
+
+def owner_of(module: str, plain: set[str]) -> str:
+    """What a module is counted to; `plain` are those of `import torch` alone."""
+    if module in plain:
+        return TORCH
+    package = module.partition(".")[0]
+    return "more of torch" if package == "torch" else package
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _spent() -> float:
@@ -88,6 +116,11 @@ def as_markdown(record: dict) -> str:
     ]
     for name, seconds in record["cpu_s"].items():
         lines.append(f"| `{name}` | {median(seconds):.2f} | {spread(ratios(seconds, record['cpu_s'][TORCH]))} |")
+    total = sum(record["imports_s"].values())
+    lines += ["", "| imports of `nearfar search` | share of their time |", "|:--|--:|"]
+    parts = list(record["imports_s"].items())
+    parts = [*parts[:SHOWN], ("all others", sum(took for _, took in parts[SHOWN:]))]
+    lines += [f"| {name} | {100 * took / total:.0f} % |" for name, took in parts]
     return "\n".join([*lines, "", "    python benchmarks/commands.py", ""])
 
 
