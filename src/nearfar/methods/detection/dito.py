@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar.errors import UserError
 from nearfar.losses import InfoNCE
@@ -99,6 +99,9 @@ class DITO(EmbeddingMethod):
             regions = self.model.head.embeddings(self.model.level_regions(maps[level], boxes, side))
             embeddings[f"level_{level}"] = pooled(regions, self.pool)
         return embeddings
+
+    def ring_losses(self) -> list[nn.Module]:
+        return [self.loss]
 
     def objective(self, embeddings: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         losses = {level: self.loss(embeddings[f"level_{level}"], embeddings["text"]) for level in self.counts}
