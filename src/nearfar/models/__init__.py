@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nearfar.models.presets import PRESETS, create
     from nearfar.models.shorter import shortened
     from nearfar.models.sound.sound_encoder import SoundEncoder, sound_encoder
+    from nearfar.models.sound.sound_transcriber import SoundTranscriber, sound_transcriber
     from nearfar.models.video.frame_mean import FrameMean
     from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
 
@@ -64,6 +65,7 @@ _HOME = {
     "RelationEncoder": "grounded.relation_encoder",
     "Reranker": "fusion.reranker",
     "SoundEncoder": "sound.sound_encoder",
+    "SoundTranscriber": "sound.sound_transcriber",
     "VideoEncoder": "video.video_encoder",
     "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
@@ -82,6 +84,7 @@ _HOME = {
     "rerank": "fusion.reranker",
     "shortened": "shorter",
     "sound_encoder": "sound.sound_encoder",
+    "sound_transcriber": "sound.sound_transcriber",
     "text_encoder": "language.text_model",
     "video_encoder": "video.video_encoder",
     "whitened_encoder": "language.whitening_transform",
@@ -95,6 +98,7 @@ MAKERS = {
     "language_model": "nearfar.models.language:language_model",
     "relation_encoder": "nearfar.models.grounded.relation_encoder:relation_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
+    "sound_transcriber": "nearfar.models.sound.sound_transcriber:sound_transcriber",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
     "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
 }
@@ -125,6 +129,7 @@ __all__ = [
     "RelationEncoder",
     "Reranker",
     "SoundEncoder",
+    "SoundTranscriber",
     "VideoEncoder",
     "WhiteningTransform",
     "answer_loss",
@@ -143,6 +148,7 @@ __all__ = [
     "rerank",
     "shortened",
     "sound_encoder",
+    "sound_transcriber",
     "text_encoder",
     "video_encoder",
     "whitened_encoder",

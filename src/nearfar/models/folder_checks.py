@@ -108,6 +108,7 @@ SOUND: dict[str, Check] = {
     "dropout": lambda value: value == 0 or between(0, 1)(value),
 }
 """What a tower of sounds is made of."""
+DECODER = {name: SOUND[name] for name in ("layers", "heads", "dropout")}
 LOG_MEL: dict[str, Check] = {
     **{name: whole(1) for name in ("rate", "mels", "window", "hop")},
     "fft": absent_or(whole(1)),
@@ -154,6 +155,7 @@ KEYS: dict[str, Check] = {
     "detector": lambda value: _all(value, DETECTOR),
     "relational": lambda value: _all(value, RELATIONAL),
     "sound": lambda value: _all(value, SOUND),
+    "decoder": lambda value: _all(value, DECODER),
     "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,
     "max_seconds": between(0, math.inf),
     "salient": mapping,

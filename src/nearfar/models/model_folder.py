@@ -43,6 +43,7 @@ MODELS = {
     "LabelMatcher": "nearfar.models.language.label_matcher",
     "RelationEncoder": "nearfar.models.grounded.relation_encoder",
     "SoundEncoder": "nearfar.models.sound.sound_encoder",
+    "SoundTranscriber": "nearfar.models.sound.sound_transcriber",
     "TextEncoder": "nearfar.models.language.text_model",
     "VideoEncoder": "nearfar.models.video.video_encoder",
 }

@@ -19,6 +19,7 @@ UNDERSTOOD = """what is understood:
   world/topics                               the same as single texts, with subjects as classes
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
+  world/commands                             spoken commands with words and intents, made by flite (apt install flite)
   world/video                                short videos: a thing that moves, grows, shrinks, turns
   SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
@@ -50,6 +51,7 @@ WORLD = {
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",
     "topics": "nearfar.data.world",
+    "commands": "nearfar.data.sound.spoken_commands",
 }
 
 PREFIXES = ("hub:", "videos:", "sounds:")

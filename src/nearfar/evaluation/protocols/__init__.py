@@ -130,6 +130,15 @@ _ROWS = (
         headlines={"top1": "videos, top 1"},
     ),
     Protocol(
+        "transcription",
+        "the class and the words that a model writes of a sound: accuracy and word error rate",
+        "nearfar.evaluation.language.transcription_accuracy:transcription",
+        takes=("encoder", "source"),
+        columns=("audio", "text", "label"),
+        abilities=("transcribe",),
+        headlines={"top1": "class of a sound, top 1", "wer": "word error rate"},
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nearfar.data.fields.field import Field
 from nearfar.data.sound.log_mel import LogMel
-from nearfar.data.sound.sound_field import SoundField, check_seconds, features_of, padded
 from nearfar.errors import UserError
-from nearfar.models import model_folder
-from nearfar.models.hub import push_to_hub
+from nearfar.models.sound.sound_reading import SoundReading
 from nearfar.models.sound.sound_tower import SoundTower, masked_mean
-from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
+from nearfar.models.towers.tokens import check_tokenizer, with_padding
 from nearfar.models.towers.tower import TextTower
 
 
-class SoundEncoder(nn.Module):
+class SoundEncoder(SoundReading):
     """A tower of sounds, one of texts, and their projections into one space. `nearfar.models.sound_encoder` makes one.
 
     Args:
@@ -34,8 +30,6 @@ class SoundEncoder(nn.Module):
         max_seconds: of a longer sound so much is read: its beginning, in training a part drawn anew each time.
         temperature: the divisor of similarities that it was trained with; None where there is none.
     """
-
-    push_to_hub = push_to_hub
 
     NEEDED: ClassVar[tuple[str, ...]] = ("sound", "text", "log_mel")
     """What its saved config must have."""
@@ -52,42 +46,17 @@ class SoundEncoder(nn.Module):
         max_seconds: float = 30.0,
         temperature: float | None = None,
     ) -> None:
-        super().__init__()
         check_tokenizer(with_padding(tokenizer), text)
+        longest = min(max_length or text.longest, text.longest)
+        super().__init__(log_mel=log_mel, tokenizer=tokenizer, max_length=longest, max_seconds=max_seconds)
         self.sound, self.text = sound, text
         self.sound_projection = nn.Linear(sound.width, embed_dim)
         self.text_projection = nn.Linear(text.width, embed_dim)
-        self.tokenizer, self.log_mel, self.embed_dim = tokenizer, log_mel, embed_dim
-        self.max_length = min(max_length or text.longest, text.longest)
-        self.max_seconds = check_seconds(max_seconds)
-        self.temperature = temperature
+        self.embed_dim, self.temperature = embed_dim, temperature
 
     @property
     def device(self) -> torch.device:
         return self.sound_projection.weight.device
-
-    def fields(self, training: bool) -> list[Field]:
-        """What batches for it hold beside texts."""
-        return [SoundField(self.log_mel, max_seconds=self.max_seconds, random=training)]
-
-    def read_audio(self, sound: Any) -> Tensor:
-        """Features `[frames, mels]` float32 of a sound, as `nearfar.data.read_sound` takes it. What runs an encoder
-        calls it in the threads that read.
-
-        Raises:
-            nearfar.data.BadSound: the sound cannot be read, or is silent.
-        """
-        return features_of(sound, self.log_mel, max_seconds=self.max_seconds)
-
-    def preprocess_audio(self, sounds: Sequence[Any]) -> Tokens:
-        """`input_features` `[B, frames, mels]` float32 and `attention_mask` `[B, frames]` int64 of sounds, or of what
-        `read_audio` made of them."""
-        read = [each if isinstance(each, Tensor) else self.read_audio(each) for each in sounds]
-        return Tokens(padded(read) if read else padded([torch.zeros(1, self.log_mel.mels)]))
-
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """`input_ids` and `attention_mask` `[B, L]` long, cut at `max_length`, padded to the longest text."""
-        return tokenize(self.tokenizer, texts, self.max_length)
 
     def encode_audio(self, audio: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
         """Embeddings `[B, embed_dim]` of a dict of `input_features` float `[B, F, mels]` and `attention_mask` `[B, F]`,
@@ -130,13 +99,6 @@ class SoundEncoder(nn.Module):
         sound, text, log_mel = (settings.pop(name) for name in ("sound", "text", "log_mel"))
         tower = TextTower(rebuild(text["spec"]), **text)
         return cls(SoundTower(**sound), tower, tokenizer=tokenizer, log_mel=LogMel(**log_mel), **settings)
-
-    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
-
-        `state_dict` gives the weights where the module does not hold them all (sharded training).
-        """
-        return model_folder.write(folder, self, state_dict or self.state_dict())
 
 
 def sound_encoder(

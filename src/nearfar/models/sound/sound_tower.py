@@ -48,7 +48,7 @@ class SoundTower(nn.Module):
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         for own in self.layers.layers:  # copies of one start would stay alike in what they attend to for long
             for weight in (each for each in own.parameters() if each.ndim > 1):
-                nn.init.trunc_normal_(weight, std=0.02)
+                nn.init.xavier_uniform_(weight)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, audio: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from nearfar.training.recipe.recipe_data import (
 from nearfar.training.recipe.recipe_method import build_method, chosen
 from nearfar.training.recipe.recipe_model import build_model
 from nearfar.training.recipe.recipe_run import AssembledRun
+from nearfar.training.recipe.task_data import of_task, order_of
 from nearfar.training.stages.joined_columns import fields_of
 from nearfar.training.state import random_state
 
@@ -60,6 +61,8 @@ def assemble(
         source, swapped = hard_data.with_captions(source, drop=recipe.data.drop_without_hard)
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
+    source, validated_on, opened = of_task(recipe, source, validated_on, opened)  # the vocabulary is of all tasks
+    fields = fields_of(source) if recipe.data.task else fields
     method = build_method(recipe, kind, settings, parts, opened)
     held_out = measured_on(recipe, method.encoder, opened)
     if before_reading:
@@ -81,7 +84,7 @@ def assemble(
 
     if takes_long := bool(recipe.data.precompute or recipe.data.hard_images):
         say_first()
-    order: Any = cluster_order(recipe, source)
+    order: Any = cluster_order(recipe, source) or order_of(recipe)
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
 

@@ -35,6 +35,9 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
         if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(settings):
             with named("model"):
                 values["tokenizer"] = _vocabulary(source, settings)
+        own = getattr(source, "classes", None)
+        if own and "classes" in signature(make).parameters and "classes" not in values:
+            values["classes"] = len(own)
         with named("model"):
             model = make(**values)
     return change_model(model, settings)
@@ -113,6 +116,8 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
         return _needs_vocabulary(pair) if isinstance(pair, Mapping) else pair in tuple(PRESETS)
     if settings.get("make") == "sound_encoder":
         return settings.get("text") is None or isinstance(settings["text"], Mapping)
+    if settings.get("make") == "sound_transcriber":
+        return True
     if settings.get("make") in MAKERS:
         name = settings.get("name")
         return isinstance(name, Mapping) or name in SIZES

@@ -50,6 +50,9 @@ class DataConfig:
     hard_images: int | None = None
     """Fill half of each batch with neighbours of the other half: one of that many pictures most alike to
     the model before training."""
+    task: dict[str, Any] | None = None
+    """Train on the classes of one task, with a quota of rehearsed samples of earlier ones, and measure on all classes
+    so far: `{number: 2, of: 3, order: 0, memory: 12, quota: 8}`; see `nearfar.data.Task`."""
     per_class: int | None = None
     """Make each batch of that many samples of each of its classes, by the records' `label`; by default it is drawn
     over all data."""
@@ -96,12 +99,20 @@ class DataConfig:
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
-        fills = ("clusters", "per_class", "hard_images")
+        fills = ("clusters", "per_class", "hard_images", "task")
         if len(chosen := [name for name in fills if getattr(self, name) is not None]) > 1:
             raise UserError(f"data.{chosen[0]} and data.{chosen[1]} both fill the batches: leave one of them out.")
         if self.caption is not None:
             with named("data"):
                 check_caption(self.caption)
+        if self.task is not None:
+            from nearfar.data.rehearsal.task_source import Task
+
+            check_names("data.task", [field.name for field in fields(Task)], self.task)
+            if missing := {"number", "of"} - self.task.keys():
+                raise UserError(f"recipe, data.task says no {min(missing)}: which task it is, and of how many.")
+            with named("data.task"):
+                Task(**self.task)
 
     @property
     def share(self) -> float | None:
@@ -111,7 +122,7 @@ class DataConfig:
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
         own = ("train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order")
-        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class")
+        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class", "task")
         return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
 

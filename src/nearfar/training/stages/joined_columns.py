@@ -106,4 +106,4 @@ def fields_of(source: Any) -> list[Field]:
         elif isinstance(first, int | float | np.number):
             whole = isinstance(first, int | np.integer)
             fields.append(NumberField(key, -1 if whole else float("nan")))
-    return fields
+    return [*fields, *getattr(source, "added_fields", ())]

@@ -1,0 +1,1 @@
+"""Claims of papers on speech, re-run."""
