@@ -23,6 +23,7 @@ from nearfar.models.grounded.grounded_encoder import grounded_encoder
 from nearfar.models.grounded.relation_encoder import relation_encoder
 from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
+from nearfar.models.sound.sound_transcriber import sound_transcriber
 from nearfar.models.video.video_encoder import video_encoder
 from nearfar.training.loop.gradients import backward
 
@@ -38,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "answering": {"momentum": 0.8, "ramp_steps": 2},
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
+    "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
     "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
@@ -53,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simctg": {},
     "supcon": {},
     "sogclr": {"temperature": 0.2},
+    "transcription": {"smoothing": 0.1},
     "relational": {"trained_layers": 1},
     "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
     "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
@@ -143,6 +146,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
     if name == "xclip":
         model = video_encoder(model, frames=2)
+    if name in ("coconut", "transcription"):
+        small: dict[str, Any] = {"width": 16, "layers": 1, "decoder_layers": 1, "heads": 2, "mels": 4, "embed_dim": 8}
+        model = sound_transcriber(tokenizer=tokenizer, classes=3, **small)
     if name == "dito":
         model = detector(model, window=2, levels=(4, 5), width=4, convolutions=1, hidden=8)
     if name in ("two_stream", "relational"):
@@ -168,6 +174,11 @@ def batch(method: Method, step: int) -> dict[str, Any]:
     if hasattr(model, "encode_video"):
         clips = torch.randn(N, 2, 3, 16, 16, generator=torch.Generator().manual_seed(step))
         return {"index": torch.arange(N), "video": clips, "label": torch.arange(N) % 3}
+    if hasattr(model, "transcribe"):
+        features = torch.randn(N, 9, 4, generator=torch.Generator().manual_seed(step))
+        audio = {"input_features": features, "attention_mask": (torch.arange(9) < 5 + torch.arange(N)[:, None]).long()}
+        memory = torch.tensor([1, 0, 0, 1, 0, 0, 1, 0])
+        return {"audio": audio, "text": model.tokenize(texts), "label": torch.arange(N) % 3, "is_memory": memory}
     if hasattr(model, "ground"):
         return things(model, step)
     if hasattr(model, "match_labels"):

@@ -341,8 +341,34 @@ def test_a_step_with_relations():
     step(method, {"image": torch.randn(B, 3, 8), "phrases": {}, "object_label": things, "relation_label": label})
 
 
+def test_a_step_of_coconut():
+    class Heard(torch.nn.Module):
+        """A sound is one vector, and so is a text."""
+
+        def __init__(self):
+            super().__init__()
+            self.tower, self.text_projection = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+            self.sound_projection = torch.nn.Linear(8, 8)
+
+        def encode(self, audio):
+            return self.tower(audio["input_features"])[:, None], torch.ones(len(audio["input_features"]), 1).bool()
+
+        def embed(self, tokens):
+            return tokens["input_ids"][:, None], torch.ones(len(tokens["input_ids"]), 1).bool()
+
+        def sequences(self, tokens, label):
+            return label[:, None], label[:, None]
+
+        def decode(self, states, mask, given):
+            return states
+
+    audio, text = {"input_features": torch.randn(B, 8)}, {"input_ids": torch.randn(B, 8)}
+    batch = {"audio": audio, "text": text, "label": torch.arange(B) % 3, "is_memory": torch.arange(B) % 2}
+    step(find("coconut")(Heard()), batch)
+
+
 def test_every_method_is_looked_at():
-    """`answering`, `entailment` and `detection` compare no samples with one another."""
+    """`answering`, `entailment`, `detection` and `transcription` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
@@ -351,6 +377,8 @@ def test_every_method_is_looked_at():
         *texts,
         *views,
         "pixpro",
+        "coconut",
+        "transcription",
         "dito",
         "detection",
         "within_clusters",

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return made
 
 
-STAGED = ("two-stages", "dito", "dito-paper", "mcl", "mcl-pairs", "mcl-paper")
+STAGED = ("two-stages", "dito", "dito-paper", "mcl", "mcl-pairs", "mcl-paper", "coconut", "coconut-paper")
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("simctg") and name not in STAGED])
