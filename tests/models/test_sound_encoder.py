@@ -111,7 +111,7 @@ def test_methods_on_pairs_train_it(model, method):
     torch.manual_seed(0)
     start = deepcopy(model).train()
     quiet = {"progress": False, "report": False, "warmup": 0, "schedule": "constant"}
-    trained = nearfar.train(method(start), tones(), steps=20, batch_size=8, lr=3e-3, **quiet).model.eval()
+    trained = nearfar.train(method(start), tones(), steps=40, batch_size=8, lr=3e-3, **quiet).model.eval()
     test = tones(20, seed=100)
     data = embed(trained, test)
     names = trained.encode_text(trained.tokenize(TEXTS), normalize=True)
