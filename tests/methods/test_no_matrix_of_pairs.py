@@ -359,7 +359,7 @@ def test_a_step_of_coconut():
         def sequences(self, tokens, label):
             return label[:, None], label[:, None]
 
-        def decode(self, states, mask, given):
+        def decode(self, states, mask, before):
             return states
 
     audio, text = {"input_features": torch.randn(B, 8)}, {"input_ids": torch.randn(B, 8)}

@@ -55,8 +55,8 @@ def token_losses(
     """Of each sound of a batch the summed cross-entropy of its class and words, `token_loss` `[B, 1]`, and their
     number, `tokens` `[B, 1]`, both floating point, of states `[B, L, W]` and mask `[B, L]` as the model's `encode`
     gives them."""
-    given, following = model.sequences(batch["text"], batch["label"])
-    logits = model.decode(states, mask, given).mT  # [B, words + classes, L]
+    before, following = model.sequences(batch["text"], batch["label"])
+    logits = model.decode(states, mask, before).mT  # [B, words + classes, L]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     losses = F.cross_entropy(logits, following, label_smoothing=smoothing, reduction="none")
     return {

@@ -132,9 +132,9 @@ class SoundTranscriber(SoundReading):
                 "numbered from 0: give every sound a label, and the model as many classes"
             )
         begin, of_class = ids[:, :1], (self.words + label)[:, None]
-        given = torch.cat([begin, of_class, ids[:, 1:-1]], dim=1)
+        before = torch.cat([begin, of_class, ids[:, 1:-1]], dim=1)
         following = torch.cat([of_class, ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)], dim=1)
-        return given, following
+        return before, following
 
     @torch.no_grad()
     def transcribe(self, audio: Mapping[str, Tensor]) -> list[Transcript]:

@@ -24,8 +24,8 @@ from nearfar.training.recipe.recipe_data import (
 from nearfar.training.recipe.recipe_method import build_method, chosen
 from nearfar.training.recipe.recipe_model import build_model
 from nearfar.training.recipe.recipe_run import AssembledRun
-from nearfar.training.recipe.task_data import of_task, order_of
 from nearfar.training.stages.joined_columns import fields_of
+from nearfar.training.stages.task_data import of_task, order_of
 from nearfar.training.state import random_state
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def assemble(
         source, swapped = hard_data.with_captions(source, drop=recipe.data.drop_without_hard)
     kind, settings = chosen(recipe.method, recipe.trust)
     parts = [build_model(recipe.model, source, recipe.trust)] if "model" in signature(kind).parameters else []
-    source, validated_on, opened = of_task(recipe, source, validated_on, opened)  # the vocabulary is of all tasks
-    fields = fields_of(source) if recipe.data.task else fields
+    if recipe.data.task:  # after the model is made: its vocabulary is of all tasks
+        source, validated_on, known = of_task(recipe.data.task, source, validated_on, opened.held_out)
+        opened, fields = replace(opened, validated_on=validated_on, held_out=known), fields_of(source)
     method = build_method(recipe, kind, settings, parts, opened)
     held_out = measured_on(recipe, method.encoder, opened)
     if before_reading:
@@ -84,7 +85,7 @@ def assemble(
 
     if takes_long := bool(recipe.data.precompute or recipe.data.hard_images):
         say_first()
-    order: Any = cluster_order(recipe, source) or order_of(recipe)
+    order: Any = cluster_order(recipe, source) or order_of(recipe.data.task)
     if (k := recipe.data.hard_images) is not None:
         from nearfar.data import PairedOrder
 
