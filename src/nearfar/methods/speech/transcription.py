@@ -66,7 +66,8 @@ def token_losses(
 
 
 def mean_token_loss(embeddings: Mapping[str, Tensor]) -> Tensor:
-    """The mean over all tokens of a batch, a scalar, of what `token_losses` gives."""
+    """The mean over all tokens of a batch, a scalar in their dtype, of `embeddings` as `token_losses` gives them, each
+    `[B, 1]`, floating point."""
     return embeddings["token_loss"].sum() / embeddings["tokens"].sum()
 
 
