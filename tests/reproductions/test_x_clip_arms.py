@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nearfar.reproductions.setups import moving_things as setup
+from nearfar.reproductions.video import moving_things as setup
 from nearfar.reproductions.video import x_clip_reproduction as xclip
 
 

@@ -78,6 +78,13 @@ PAPERS = (
         "Continual Contrastive Spoken Language Understanding",
         "2310.02699",
         "speech",
+        home=(
+            "nearfar.methods.speech.coconut",
+            "nearfar.losses.supcon",
+            "nearfar.data.rehearsal.task_source",
+            "nearfar.models.sound.sound_transcriber",
+        ),
+        recipes=("coconut", "coconut-paper"),
     ),
     Paper(
         "contrastive-nlp-primer",

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.reproductions.setups import moving_things as setup
 from nearfar.reproductions.shared.choosing import Grid
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 from nearfar.reproductions.shared.per_query import PerQuery
+from nearfar.reproductions.video import moving_things as setup
 
 CONFIG: dict[str, Any] = {
     "data": setup.DATA,
