@@ -80,9 +80,10 @@ PAPERS = (
         "speech",
         home=(
             "nearfar.methods.speech.coconut",
+            "nearfar.methods.speech.transcription",
             "nearfar.losses.supcon",
-            "nearfar.data.rehearsal.task_source",
             "nearfar.models.sound.sound_transcriber",
+            "nearfar.data.rehearsal.task_source",
         ),
         recipes=("coconut", "coconut-paper"),
     ),
