@@ -227,9 +227,9 @@ def test_what_a_model_of_relations_cannot_be(model, settings, message):
 
 
 def test_what_a_grounded_encoder_cannot_be(model):
+    with pytest.raises(UserError, match="pair has no setting 'preset': choose among pair, position"):
+        relation_encoder({"preset": "tiny"}, **NAMES)
     with pytest.raises(UserError, match="made of a DualEncoder"):
         grounded_encoder(model)
     with pytest.raises(UserError, match="position"):
         grounded_encoder("tiny", position="spiral", tokenizer=train_tokenizer(TEXTS, 300))
-    with pytest.raises(UserError, match="opened whole"):
-        grounded_encoder(create("tiny", tokenizer=train_tokenizer(TEXTS, 300)), embed_dim=8)

@@ -3,7 +3,7 @@ model says what the things are and how they are related. The losses of relations
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class RelationalGrounding(EmbeddingMethod):
         model: Any,
         *,
         temperature: float = 1.0,
-        weights: Sequence[float] = (1.0, 1.0, 1.0),
+        weights: tuple[float, ...] = (1.0, 1.0, 1.0),
         trained_layers: int = 2,
         frozen_query_key: bool = True,
         train_image: bool = False,

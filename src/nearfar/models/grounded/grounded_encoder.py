@@ -142,7 +142,6 @@ def grounded_encoder(
     dropout: float = 0.1,
     tokenizer: Any = None,
     image_size: int | None = None,
-    **settings: Any,
 ) -> GroundedEncoder:
     """A grounded encoder of the towers of a dual encoder (VG-Bert, arXiv 2111.07180).
 
@@ -157,7 +156,6 @@ def grounded_encoder(
         heads, hidden, dropout: of that attention; by default one head for each 64 numbers, and 4 times the width.
         tokenizer: for a pair that is made from scratch.
         image_size: side of the pictures, where the pair's own is not to be taken.
-        settings: more arguments of `nearfar.models.create`, for a pair that it makes.
 
     Raises:
         UserError: no such pair, or one that is no dual encoder; a setting that it cannot have.
@@ -173,12 +171,10 @@ def grounded_encoder(
 
     if isinstance(pair, Mapping) or pair in models.PRESETS:
         arguments = {"preset": pair} if isinstance(pair, str) else dict(pair)
-        made = {"tokenizer": tokenizer, "image_size": image_size, "text_pooling": "mean", **settings, **arguments}
+        made = {"tokenizer": tokenizer, "image_size": image_size, "text_pooling": "mean", **arguments}
         opened: Any = models.create(**made)
         image_size = None
     else:
-        if settings:
-            raise UserError(f"{next(iter(settings))} is for a pair that is made anew, and this one is opened whole")
         opened = deepcopy(pair) if isinstance(pair, nn.Module) else models.load(pair)
     if type(opened) is not DualEncoder:
         raise UserError(f"pair is a {type(opened).__name__}: a grounded encoder is made of a DualEncoder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -212,9 +213,17 @@ def relation_encoder(
     *,
     relations: Sequence[str],
     objects: Sequence[str],
+    relation_width: int = 32,
+    operator: str = "bilinear",
+    operator_dropout: float = 0.1,
+    object_hidden: int = 256,
+    object_dropout: float = 0.1,
+    heads: int | None = None,
+    pooling: Pooling = "mean",
+    most_objects: int = 32,
+    phrase_length: int = 10,
     tokenizer: Any = None,
     image_size: int | None = None,
-    **settings: Any,
 ) -> RelationEncoder:
     """A relation encoder around a copy of a grounded encoder (VG-Bert, arXiv 2111.07180).
 
@@ -222,9 +231,10 @@ def relation_encoder(
         pair: a grounded encoder, such as the second stage trained, a folder that `nearfar.load` opens as one, or what
             `nearfar.models.grounded_encoder` takes.
         relations, objects: the names of both, as the data have them.
+        relation_width, operator, operator_dropout, object_hidden, object_dropout, heads, pooling, most_objects,
+            phrase_length: see `RelationEncoder`.
         tokenizer: for a pair that is made from scratch.
         image_size: side of the pictures, where the pair's own is not to be taken.
-        settings: `relation_width`, `operator`, `pooling` ...: see `RelationEncoder`.
 
     Raises:
         UserError: no such pair; a setting that it cannot have.
@@ -247,8 +257,24 @@ def relation_encoder(
         if image_size is not None:
             opened.resize_images(image_size)
     elif isinstance(opened, Mapping):
+        known = signature(grounded_encoder).parameters
+        if unknown := [name for name in opened if name not in known]:
+            raise UserError(f"pair has no setting {unknown[0]!r}: choose among {', '.join(known)}")
         of_pair = {"tokenizer": tokenizer, "image_size": image_size, **opened}
         opened = grounded_encoder(**of_pair)
     else:
         opened = grounded_encoder(opened, tokenizer=tokenizer, image_size=image_size)
-    return RelationEncoder(opened, relations=relations, objects=objects, **settings)
+    return RelationEncoder(
+        opened,
+        relations=relations,
+        objects=objects,
+        relation_width=relation_width,
+        operator=operator,
+        operator_dropout=operator_dropout,
+        object_hidden=object_hidden,
+        object_dropout=object_dropout,
+        heads=heads,
+        pooling=pooling,
+        most_objects=most_objects,
+        phrase_length=phrase_length,
+    )
