@@ -16,6 +16,9 @@ CALLS = {
     for module, call in TWINS.values()
     if type(module).__name__ not in STATEFUL and type(module).__name__ not in OF_MAPS
 }
+CALLS["MatchmapInfoNCE"] = lambda f, a, b: f(
+    torch.stack([a, b.roll(1, 0)], 1), torch.stack([b, a.roll(2, 0)], 1), mask=LABEL[:, None] > torch.arange(2)
+)
 
 
 def made(name):

@@ -62,7 +62,7 @@ def speak(text: str, voice: str, *, stretch: float = 1.0, pitch: float | None = 
             with wave.open(str(path)) as file:
                 rate, content = file.getframerate(), file.readframes(file.getnframes())
         except (OSError, EOFError, wave.Error) as error:
-            raise UserError(f"flite said nothing for {text[:60]!r}: try its voice with `flite -t`") from error
+            raise UserError(f"flite said nothing for {text[:60]!r}: try its voice with 'flite -t'") from error
     return np.frombuffer(content, dtype="<i2"), rate
 
 
@@ -73,4 +73,4 @@ def _run(arguments: list[str]) -> bytes:
     try:
         return subprocess.run([path, *arguments], check=True, capture_output=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"flite failed: try `flite {' '.join(arguments[:2])}` by hand") from error
+        raise UserError(f"flite failed: try {' '.join(['flite', *arguments[:2]])!r} by hand") from error
