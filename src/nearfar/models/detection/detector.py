@@ -18,9 +18,9 @@ from nearfar.models.detection.feature_pyramid import LEVELS, SimpleFeaturePyrami
 from nearfar.models.detection.proposals import ProposalNetwork, best_proposals
 from nearfar.models.detection.region_head import RegionHead, text_logits
 from nearfar.models.detection.shifted_windows import Positions, ShiftedWindowEncoder, transformer_parts
+from nearfar.models.dual.around_pair import AroundPair, open_pair
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.hub import push_to_hub
-from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens
 from nearfar.ops.regions import clip_boxes, rescale_boxes, roi_align
 
@@ -28,7 +28,7 @@ CANONICAL = 14
 """Cells of level 4 a side of the box that is read there: 224 pixels at a stride of 16 (FPN, arXiv 1612.03144)."""
 
 
-class Detector(PreparesPictures, nn.Module):
+class Detector(AroundPair):
     """Pictures, their regions and texts in one space. `nearfar.models.detector` makes one of a dual encoder with a ViT.
 
     The transformer reads the picture in windows and gives one map, without its class token. A picture's embedding is
@@ -97,29 +97,6 @@ class Detector(PreparesPictures, nn.Module):
         self.train_parts("image", "image_projection", "text")
 
     @property
-    def pixels(self) -> Pixels:
-        """How pictures are prepared."""
-        return self.pair.pixels
-
-    @pixels.setter
-    def pixels(self, pixels: Pixels) -> None:
-        self.pair.pixels = pixels
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.pair.tokenizer
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that a text is cut to."""
-        return self.pair.max_length
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the shared space."""
-        return self.pair.embed_dim
-
-    @property
     def temperature(self) -> float | None:
         """The divisor of similarities; None where there is none."""
         return self.pair.temperature
@@ -127,10 +104,6 @@ class Detector(PreparesPictures, nn.Module):
     @temperature.setter
     def temperature(self, value: float | None) -> None:
         self.pair.temperature = value
-
-    @property
-    def device(self) -> torch.device:
-        return self.pair.device
 
     def train_parts(self, *parts: str) -> Self:
         """Train these `PARTS` from here on, and no other. Class tokens, which nothing here reads, never are.
@@ -335,17 +308,8 @@ def detector(
     >>> model.encode_regions(torch.rand(1, 3, 64, 64), boxes).shape
     torch.Size([1, 2, 128])
     """
-    from nearfar import models
-
-    if isinstance(pair, Mapping) or pair in models.PRESETS:
-        arguments = {"preset": pair} if isinstance(pair, str) else dict(pair)
-        opened: Any = models.create(**{"tokenizer": tokenizer, "image_size": image_size, **arguments})
-        image_size = None
-    else:
-        opened = deepcopy(pair) if isinstance(pair, nn.Module) else models.load(pair)
-    if type(opened) is not DualEncoder:
-        raise UserError(f"pair is a {type(opened).__name__}: a detector is made of a DualEncoder with a ViT")
-    if image_size is not None:
-        opened.resize_images(image_size)
+    opened = open_pair(
+        pair, "a detector is made of a DualEncoder with a ViT", tokenizer=tokenizer, image_size=image_size
+    )
     settings: dict[str, Any] = {"window": window, "shift": shift, "positions": positions, "levels": levels}
     return Detector(opened, **settings, width=width, convolutions=convolutions, hidden=hidden)

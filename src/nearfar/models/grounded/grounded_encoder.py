@@ -4,13 +4,13 @@ space."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError
+from nearfar.models.dual.around_pair import open_pair
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.grounded.spatial_attention import Position, SpatialSelfAttention
 from nearfar.models.towers.tower import ImageTower, TextTower
@@ -167,19 +167,13 @@ def grounded_encoder(
     >>> model.grid, model.similarities(torch.rand(3, 3, 64, 64), tokens).shape
     ((2, 2), torch.Size([3, 2]))
     """
-    from nearfar import models
-
-    if isinstance(pair, Mapping) or pair in models.PRESETS:
-        arguments = {"preset": pair} if isinstance(pair, str) else dict(pair)
-        made = {"tokenizer": tokenizer, "image_size": image_size, "text_pooling": "mean", **arguments}
-        opened: Any = models.create(**made)
-        image_size = None
-    else:
-        opened = deepcopy(pair) if isinstance(pair, nn.Module) else models.load(pair)
-    if type(opened) is not DualEncoder:
-        raise UserError(f"pair is a {type(opened).__name__}: a grounded encoder is made of a DualEncoder")
-    if image_size is not None:
-        opened.resize_images(image_size)
+    opened = open_pair(
+        pair,
+        "a grounded encoder is made of a DualEncoder",
+        tokenizer=tokenizer,
+        image_size=image_size,
+        text_pooling="mean",
+    )
     opened.text.pool_by("mean")
     config = opened.config()
     kept = {name: config[name] for name in ("embed_dim", "image_projection", "text_projection", "projection_dropout")}

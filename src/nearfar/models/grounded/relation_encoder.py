@@ -8,24 +8,23 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from torch import Tensor, nn
 
 from nearfar.data.fields.field import Field
 from nearfar.data.fields.phrase_field import PhraseField
 from nearfar.errors import UserError
 from nearfar.models import model_folder
+from nearfar.models.dual.around_pair import AroundPair
 from nearfar.models.grounded.cross_attention import CrossModalAttention
 from nearfar.models.grounded.grounded_encoder import GroundedEncoder, grounded_encoder
 from nearfar.models.grounded.relation_operator import OPERATORS
 from nearfar.models.hub import push_to_hub
-from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens
 
 Pooling = Literal["mean", "padded"]
 
 
-class RelationEncoder(PreparesPictures, nn.Module):
+class RelationEncoder(AroundPair):
     """Phrases attend to the cells of a picture; of what they find, the class of each thing is told, and the relation of
     each two. `nearfar.models.relation_encoder` makes one.
 
@@ -46,6 +45,8 @@ class RelationEncoder(PreparesPictures, nn.Module):
     """
 
     push_to_hub = push_to_hub
+
+    pair: GroundedEncoder
 
     NEEDED: ClassVar[tuple[str, ...]] = ("pair", "relational")
     """What its saved config must have."""
@@ -107,31 +108,9 @@ class RelationEncoder(PreparesPictures, nn.Module):
         )
 
     @property
-    def pixels(self) -> Pixels:
-        """How pictures are prepared."""
-        return self.pair.pixels
-
-    @pixels.setter
-    def pixels(self, pixels: Pixels) -> None:
-        self.pair.pixels = pixels
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.pair.tokenizer
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that a text is cut to."""
-        return self.pair.max_length
-
-    @property
     def embed_dim(self) -> int:
         """Width of the vectors of words, the language stream's."""
         return self.pair.text.width
-
-    @property
-    def device(self) -> torch.device:
-        return self.pair.device
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """`input_ids` and `attention_mask` `[B, L]` long."""

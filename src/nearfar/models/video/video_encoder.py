@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,9 +14,9 @@ from torch.nn import functional as F
 from nearfar.data.video.frame_choice import FrameChoice
 from nearfar.errors import UserError
 from nearfar.models import model_folder
+from nearfar.models.dual.around_pair import AroundPair, open_pair
 from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.hub import push_to_hub
-from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens
 from nearfar.models.video.frame_integration import FrameIntegration
 from nearfar.models.video.frame_messages import add_messages, set_frames
@@ -25,7 +24,7 @@ from nearfar.models.video.reads_videos import ReadsVideos
 from nearfar.models.video.video_prompts import VideoPrompts
 
 
-class VideoEncoder(ReadsVideos, PreparesPictures, nn.Module):
+class VideoEncoder(ReadsVideos, AroundPair):
     """Videos and texts in one space. `nearfar.models.video_encoder` makes one of any dual encoder.
 
     Frames send one another messages inside the image tower; a small transformer makes one embedding of theirs; texts
@@ -95,29 +94,6 @@ class VideoEncoder(ReadsVideos, PreparesPictures, nn.Module):
         )
 
     @property
-    def pixels(self) -> Pixels:
-        """How frames are prepared."""
-        return self.pair.pixels
-
-    @pixels.setter
-    def pixels(self, pixels: Pixels) -> None:
-        self.pair.pixels = pixels
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.pair.tokenizer
-
-    @property
-    def max_length(self) -> int:
-        """Tokens that a text is cut to."""
-        return self.pair.max_length
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the shared space."""
-        return self.pair.embed_dim
-
-    @property
     def temperature(self) -> float | None:
         """The divisor of similarities; None where there is none."""
         return self.pair.temperature
@@ -125,10 +101,6 @@ class VideoEncoder(ReadsVideos, PreparesPictures, nn.Module):
     @temperature.setter
     def temperature(self, value: float | None) -> None:
         self.pair.temperature = value
-
-    @property
-    def device(self) -> torch.device:
-        return self.pair.device
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -264,18 +236,9 @@ def video_encoder(
     >>> model(torch.rand(2, 4, 3, 64, 64), model.tokenize(["moving to the left", "moving up", "growing"])).shape
     torch.Size([2, 3])
     """
-    from nearfar import models
-
-    if isinstance(pair, Mapping) or pair in models.PRESETS:
-        arguments = {"preset": pair} if isinstance(pair, str) else dict(pair)
-        opened: Any = models.create(**{"tokenizer": tokenizer, "image_size": image_size, **arguments})
-        image_size = None
-    else:
-        opened = deepcopy(pair) if isinstance(pair, nn.Module) else models.load(pair)
-    if type(opened) is not DualEncoder:
-        raise UserError(f"pair is a {type(opened).__name__}: a video encoder is made of a DualEncoder, such as a CLIP")
-    if image_size is not None:
-        opened.resize_images(image_size)
+    opened = open_pair(
+        pair, "a video encoder is made of a DualEncoder, such as a CLIP", tokenizer=tokenizer, image_size=image_size
+    )
     choice = FrameChoice(frames, sampling, spacing, step, short)  # type: ignore[arg-type]
     return VideoEncoder(
         opened,
