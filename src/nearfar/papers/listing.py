@@ -266,6 +266,15 @@ PAPERS = (
         "Explainable Semantic Space by Grounding Language to Vision with Cross-Modal Contrastive Learning",
         "2111.07180",
         "text",
+        home=(
+            "nearfar.methods.text.two_stream",
+            "nearfar.methods.text.relational",
+            "nearfar.losses.global_local",
+            "nearfar.models.grounded.grounded_encoder",
+            "nearfar.models.grounded.relation_encoder",
+            "nearfar.evaluation.words.semantic_space",
+        ),
+        recipes=("grounding", "grounding-paper", "relations", "relations-paper"),
     ),
     Paper(
         "vl2v-adip",
