@@ -40,7 +40,7 @@ def commands(
 
     Each is a sentence of `nearfar.data.sound.command_grammar`, drawn at random, in one of the split's voices, with a
     speed and a pitch of its own and mild noise. The voices of val and test are in no other split; their sentences may
-    be. The same arguments give the same sounds, made once (seconds for each hundred) and kept in a folder.
+    be. The same arguments give the same sounds, made once and kept in a folder.
 
     Args:
         split: "train", "val" or "test"; "all" for all three.
