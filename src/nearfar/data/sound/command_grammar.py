@@ -40,7 +40,7 @@ def sentences() -> dict[str, tuple[str, ...]]:
     """All sentences of each intent, template by template.
 
     >>> len(sentences()), sentences()["play music"][0], sum(map(len, sentences().values()))
-    (9, 'play some jazz', 136)
+    (9, 'play some jazz', 130)
     """
     return {name: tuple(text for template in texts for text in _filled(template)) for name, texts in INTENTS.items()}
 

@@ -218,6 +218,7 @@ def relation_encoder(
     Raises:
         UserError: no such pair; a setting that it cannot have.
 
+    >>> import torch
     >>> from nearfar.data import train_tokenizer
     >>> names = {"relations": ["left of", "right of"], "objects": ["cat", "dog"]}
     >>> model = relation_encoder("tiny", **names, tokenizer=train_tokenizer(["a red cat", "a dog"], 300)).eval()
