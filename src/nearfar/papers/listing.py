@@ -137,6 +137,15 @@ PAPERS = (
         "Detection-Oriented Image-Text Pretraining for Open-Vocabulary Detection",
         "2310.00161",
         "detection",
+        home=(
+            "nearfar.methods.detection.dito",
+            "nearfar.methods.detection.detection",
+            "nearfar.models.detection.detector",
+            "nearfar.models.detection.shifted_windows",
+            "nearfar.ops.regions",
+            "nearfar.evaluation.detection.average_precision",
+        ),
+        recipes=("dito", "dito-paper", "detection"),
     ),
     Paper(
         "gist",

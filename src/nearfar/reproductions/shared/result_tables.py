@@ -95,8 +95,10 @@ def remark(claim: Mapping[str, Any]) -> str:
             f"{detectable:+.3f} would have been found with 80 % power"
         )
     if floor := claim.get("above_floor"):
+        under = claim["floor"]  # an arm's name, or a number
         parts.append(
-            f"the better arm, {floor['arm']!r}, is {floor['difference']:+.3f} above the floor of {claim['floor']!r} "
+            f"the better arm, {floor['arm']!r}, is {floor['difference']:+.3f} above the floor of "
+            f"{repr(under) if isinstance(under, str) else f'{under:.3g}'} "
             f"({floor['low']:+.3f} to {floor['high']:+.3f})"
         )
     return f"{claim['text']}: {'; '.join(parts)}" if parts else ""
