@@ -112,7 +112,7 @@ BODIES = {
     "a list": ({"content": b"[1]"}, 400, "must be a JSON object"),
     "nothing": ({"content": b""}, 400, "the body is not JSON"),
     "empty": ({"json": {}}, 422, "nothing to look for: give a text, an image, or both"),
-    "unknown field": ({"json": {"query": "red"}}, 422, "no field is called 'query'; the fields are: text, image, plus"),
+    "unknown field": ({"json": {"query": "red"}}, 422, "no field is called 'query'; the fields are: text, image"),
     "text a number": ({"json": {"text": 3}}, 422, "text must be a text"),
     "text long": ({"json": {"text": "a" * 3000}}, 422, "longer than 2,000 letters"),
     "plus of numbers": ({"json": {"text": "a", "plus": [1]}}, 422, "plus must be a text, or a list of texts"),

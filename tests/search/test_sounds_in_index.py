@@ -1,7 +1,9 @@
 """Folders of sounds in an index: embedded as sounds, counted, searched by text, shown by their spectrograms, played."""
 
+import base64
 import copy
 import io
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,8 +22,15 @@ from nearfar.search.page.shown_hits import medium
 from nearfar.search.page.uploads import Uploads
 from nearfar.search.querying.hit_files import write_hits
 from nearfar.search.querying.query_files import QueryFile
+from search.visitors import Visitor, served
 
 soundfile = pytest.importorskip("soundfile", reason="needs soundfile: pip install 'nearfar[speech]'")
+
+
+def as_wav(samples):
+    sink = io.BytesIO()
+    soundfile.write(sink, samples, 16000, format="WAV")
+    return sink.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +138,83 @@ def test_the_page_plays_them(made):
         shown = medium(hit, folder)
     assert "<audio src=" in shown
     assert "<img src=" in shown
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    from nearfar.search.page.serving import uploads_folder
+
+    pytest.importorskip("gradio")
+    index, model, _ = made
+    with uploads_folder() as uploads, served(index, model, uploads) as address:
+        yield address
+
+
+def test_programs_send_sounds(made, page):
+    """As base64 or as a file of a form, each found by what it is; embeddings are the encoder's own."""
+    import httpx
+
+    index, model, root = made
+    path = root / "clips" / "high" / "1.wav"
+    content = base64.b64encode(path.read_bytes()).decode()
+    with httpx.Client(base_url=page, timeout=60) as http:
+        by_json = http.post("/api/search", json={"audio": f"data:audio/wav;base64,{content}", "top": 2}).json()
+        by_form = http.post("/api/search", files={"audio": ("../x", path.read_bytes())}, data={"top": "2"}).json()
+        assert by_json["hits"] == by_form["hits"]
+        assert by_json["hits"][0]["path"] == str(path)
+        both = http.post("/api/search", json={"audio": content, "text": "low", "minus": ["high"], "top": 6}).json()
+        expected = query(index, model, text="low", audio=path, minus=["high"], top=6)
+        assert [hit["key"] for hit in both["hits"]] == [hit.key for hit in expected]
+        sent = http.post("/api/embed", json={"audio": [content], "text": "low"}).json()
+        vector = model.encode_audio(model.preprocess_audio([path]), normalize=True).tolist()
+        np.testing.assert_allclose(sent["audio"], vector, atol=1e-6)
+        most = http.get("/api/info").json()["most"]
+        assert (most["sounds"], most["sound_bytes"]) == (16, 20 << 20)
+
+
+SILENCE = as_wav(np.zeros(800))
+
+
+@pytest.mark.parametrize(
+    ("address", "sent", "words"),
+    [
+        ("search", {"audio": "a.wav"}, "audio must be the base64 of a sound's bytes, or a file of a form"),
+        ("search", {"audio": ["", ""]}, "audio holds more than 1 sound"),
+        ("search", {"audio": ""}, "audio: it is empty"),
+        ("search", {"audio": base64.b64encode(b"no sound").decode()}, "audio: not a sound that can be read"),
+        ("search", {"audio": base64.b64encode(SILENCE).decode()}, "it is silent from end to end"),
+        ("search", {"audio": base64.b64encode(bytes((20 << 20) + 1)).decode()}, "audio is larger than"),
+        ("embed", {"audio": [base64.b64encode(SILENCE).decode(), "aGk="]}, "audio 1: not a sound that can be read"),
+        ("embed", {"text": "a", "image": ""}, "image: "),
+        ("embed", {}, "nothing to embed: give text or audio"),
+    ],
+)
+def test_programs_are_told_what_is_wrong_with_a_sound(page, address, sent, words):
+    import httpx
+
+    answer = httpx.post(f"{page}/api/{address}", json=sent, timeout=60)
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["error"]
+
+
+def test_a_sound_is_dropped_on_the_page_as_a_picture_is(made, page):
+    _, _, root = made
+    visitor = Visitor(page)
+    box = next(each for each in visitor.page["components"] if each["props"].get("elem_id") == "picture")
+    assert (box["type"], box["props"]["visible"]) == ("audio", True)
+    assert "drop a sound" in json.dumps(visitor.page)
+
+    def dropped(name, content):
+        sent = visitor.http.post("/gradio_api/upload", files={"files": (name, content)})
+        return visitor.ask("picture", "upload", ["", {"path": sent.json()[0]}, "", "", 1, 6])
+
+    path = root / "clips" / "high" / "1.wav"
+    gallery, _, sentence, kept = dropped("1.wav", path.read_bytes())
+    assert "the sound" in sentence
+    assert gallery[0]["caption"].startswith("1.000  high")
+    played = visitor.http.get(f"/gradio_api/file={kept['path']}")  # the box plays what was dropped
+    assert played.content == path.read_bytes()
+    assert played.headers["content-type"] in ("audio/wav", "audio/x-wav")
+    gallery, _, sentence, kept = dropped("notes.wav", b"no sound")
+    assert (gallery, kept) == ([], None)
+    assert "notes.wav: not a sound that can be read" in sentence

@@ -133,7 +133,7 @@ def test_a_chosen_hit_becomes_the_picture_and_can_be_searched_by(visitor):
 def test_a_choice_that_is_none_is_no_choice(visitor, chosen):
     visitor.ask("go", "click", ["blue", None, "", "", 1, 3])
     assert visitor.ask("hits", "select", [None], event_data={"index": chosen, "value": None})[1] == ""
-    assert "choose a picture" in visitor.ask("like", "click", [None, None, None, 1, 3])[2]
+    assert "choose a hit" in visitor.ask("like", "click", [None, None, None, 1, 3])[2]
 
 
 def test_the_page_itself_takes_no_other_file_whatever_the_gate_lets_through(index, uploads, private):

@@ -39,9 +39,9 @@ NOTHING = "there is nothing at this address"
 MOST_QUESTION = 1024 * 1024
 """Bytes of the longest question, which holds texts and numbers."""
 MOST_BODY = 28 * 1024 * 1024
-"""Bytes of a program's longest request: a picture of MOST_BYTES in base64, and its texts."""
+"""Bytes of a program's longest request: a picture or sound of MOST_BYTES in base64, and its texts."""
 PICTURES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/avif"}
-CLIPS = {"video/mp4", "video/webm", "audio/ogg"}
+CLIPS = {"video/mp4", "video/webm", "audio/ogg", "audio/x-wav", "audio/wav", "audio/flac", "audio/x-flac", "audio/mpeg"}
 KEPT = {"cache-control": "private, max-age=600"}
 
 

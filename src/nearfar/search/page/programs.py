@@ -4,7 +4,8 @@
     POST /api/embed    {"text": ["a red car", ...], "image": [BASE64, ...]}
     GET  /api/info
 
-A picture is the base64 of its bytes, or a file of a form; never a path or an address, and it never reaches the disk.
+A picture, or `audio`, a sound, is the base64 of its file's bytes, or a file of a form; never a path or an address, and
+it never reaches the disk.
 What is wrong is answered as {"error": "a sentence"}.
 """
 
@@ -24,16 +25,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from nearfar.embedding.embed_source import embed_images, embed_texts, embeds
+from nearfar.embedding.embed_source import embed_images, embed_media, embed_texts, embeds
 from nearfar.errors import UserError
 from nearfar.search.page.search_page import WEIGHTS, SearchService, check_length, readable, within
 from nearfar.search.page.uploads import MOST_BYTES
 from nearfar.search.querying.query import query
 
 MOST_HITS, MOST_TEXTS, MOST_PICTURES, MOST_WAITING = 1000, 256, 16, 64
-NO_PICTURE = "image must be the base64 of a picture's bytes, or a file of a form; paths and addresses are not read"
-SEARCH = ("text", "image", "plus", "minus", "weight", "top", "where", "keep")
-EMBED = ("text", "image")
+"""Pictures and sounds are counted each by themselves."""
+NOUNS = {"image": "picture", "audio": "sound"}
+"""What the fields hold that are files."""
+SEARCH = ("text", "image", "audio", "plus", "minus", "weight", "top", "where", "keep")
+EMBED = ("text", "image", "audio")
 MANY = ("plus", "minus", "keep")
 """Fields that are lists of texts."""
 
@@ -63,7 +66,7 @@ class Programs:
         return await self._answered(lambda: self._search(fields))
 
     async def embed(self, request: Request) -> JSONResponse:
-        """Unit embeddings of texts, pictures, or both."""
+        """Unit embeddings of texts, pictures, sounds."""
         fields = await fields_of(request, EMBED)
         return await self._answered(lambda: self._embed(fields))
 
@@ -87,7 +90,12 @@ class Programs:
             "model": self.service.model_name(index),
             "sides": list(embeds(self.service.encoder)),
             "columns": index.columns,
-            "most": {"top": MOST_HITS, "texts": MOST_TEXTS, "pictures": MOST_PICTURES, "picture_bytes": MOST_BYTES},
+            "most": {
+                "top": MOST_HITS,
+                "texts": MOST_TEXTS,
+                **{f"{noun}s": MOST_PICTURES for noun in NOUNS.values()},
+                **{f"{noun}_bytes": MOST_BYTES for noun in NOUNS.values()},
+            },
         }
 
     def _search(self, fields: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +105,7 @@ class Programs:
         keep = texts_of(fields, "keep") if fields.get("keep") is not None else list(index.columns)
         if unknown := [name for name in keep if name not in index.columns]:
             raise UserError(f"keep: no column {unknown[0]!r} is kept; those are: {', '.join(index.columns) or 'none'}")
-        pictures = pictures_of(fields, most=1)
+        pictures, sounds = pictures_of(fields, most=1), sounds_of(fields, most=1)
         top = fields.get("top", 10)
         if not isinstance(top, int) or isinstance(top, bool):
             raise UserError(f"top must be a whole number from 1 to {MOST_HITS}")
@@ -107,6 +115,7 @@ class Programs:
                 self.service.encoder,
                 text=text,
                 image=pictures[0] if pictures else None,
+                audio=sounds[0] if sounds else None,
                 plus=plus,
                 minus=minus,
                 weight=within(fields.get("weight", 1), WEIGHTS, "the weight"),
@@ -117,21 +126,27 @@ class Programs:
         return {"hits": hits, "items": len(index), "matching": results.matching, "seconds": results.seconds}
 
     def _embed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        texts, pictures = texts_of(fields, "text"), pictures_of(fields, most=MOST_PICTURES)
-        encoder = self.service.encoder
-        if not texts and not pictures:
-            raise UserError("nothing to embed: give text, image, or both")
-        for side, sent in (("text", texts), ("image", pictures)):
-            if sent and side not in embeds(encoder):
+        encoder, sides = self.service.encoder, embeds(self.service.encoder)
+        sent: dict[str, list[Any]] = {
+            "text": texts_of(fields, "text"),
+            "image": pictures_of(fields, most=MOST_PICTURES),
+            "audio": sounds_of(fields, most=MOST_PICTURES),
+        }
+        if not any(sent.values()):
+            raise UserError(f"nothing to embed: give {' or '.join(side for side in EMBED if side in sides)}")
+        for side, values in sent.items():
+            if values and side not in sides:
                 raise UserError(f"the model of this index takes no {side}")
-        for text in texts:
+        for text in sent["text"]:
             check_length(text, (), ())
         answer: dict[str, Any] = {"dim": self.service.index.dim}
         with self.service.turn:
-            if texts:
-                answer["text"] = embed_texts(encoder, texts, progress=False).tolist()
-            if pictures:
-                answer["image"] = embed_images(encoder, pictures, progress=False).tolist()
+            if sent["text"]:
+                answer["text"] = embed_texts(encoder, sent["text"], progress=False).tolist()
+            if sent["image"]:
+                answer["image"] = embed_images(encoder, sent["image"], progress=False).tolist()
+            if sent["audio"]:
+                answer["audio"] = embed_media(encoder, "audio", sent["audio"]).tolist()
         return answer
 
 
@@ -223,21 +238,41 @@ def pictures_of(fields: dict[str, Any], *, most: int) -> list[Any]:
     """The pictures of a request, decoded. Raises UserError for what is none."""
     from nearfar.data.pictures.images import load_image
 
-    values = as_list(fields.get("image"))
+    return [load_image(file) for file in files_of(fields, "image", most=most)]
+
+
+def sounds_of(fields: dict[str, Any], *, most: int) -> list[bytes]:
+    """The sounds of a request: files whose beginning is a sound's, of which a model reads no more than it takes. Raises
+    UserError for what is none."""
+    from nearfar.data.sound.sound_files import BadSound, sound_seconds
+
+    sounds = []
+    for file in files_of(fields, "audio", most=most):
+        try:
+            sound_seconds(content := file.getvalue())
+        except BadSound as error:
+            raise UserError(f"{file.name}: {str(error).partition(': ')[2]}") from error
+        sounds.append(content)
+    return sounds
+
+
+def files_of(fields: dict[str, Any], name: str, *, most: int) -> list[io.BytesIO]:
+    """The files of a field, each by a name that says which it is."""
+    values = as_list(fields.get(name))
     if len(values) > most:
-        raise UserError(f"image holds more than {most} picture{'s' if most > 1 else ''}: send fewer at a time")
-    pictures = []
+        raise UserError(f"{name} holds more than {most} {NOUNS[name]}{'s' if most > 1 else ''}: send fewer at a time")
+    opened = []
     for number, value in enumerate(values):
-        content = io.BytesIO(picture_bytes(value))
-        content.name = "image" if len(values) == 1 else f"image {number}"
-        pictures.append(load_image(content))
-    return pictures
+        file = io.BytesIO(file_bytes(value, name))
+        file.name = name if len(values) == 1 else f"{name} {number}"
+        opened.append(file)
+    return opened
 
 
-def picture_bytes(value: Any) -> bytes:
-    """The bytes that a request means by a picture: a form's file, or base64, also as a `data:` address.
+def file_bytes(value: Any, name: str) -> bytes:
+    """The bytes that a request means by a file: a form's file, or base64, also as a `data:` address.
 
-    >>> picture_bytes("data:image/png;base64,aGk="), picture_bytes("aGk=")
+    >>> file_bytes("data:image/png;base64,aGk=", "image"), file_bytes("aGk=", "audio")
     (b'hi', b'hi')
     """
     content = value
@@ -247,9 +282,12 @@ def picture_bytes(value: Any) -> bytes:
         try:
             content = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
-            raise UserError(NO_PICTURE) from None
+            content = None
     if not isinstance(content, bytes):
-        raise UserError(NO_PICTURE)
+        raise UserError(
+            f"{name} must be the base64 of a {NOUNS[name]}'s bytes, or a file of a form; paths and addresses are not "
+            "read"
+        )
     if len(content) > MOST_BYTES:
-        raise UserError(f"image is larger than the maximum size of {MOST_BYTES >> 20} MiB")
+        raise UserError(f"{name} is larger than the maximum size of {MOST_BYTES >> 20} MiB")
     return content

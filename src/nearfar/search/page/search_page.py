@@ -1,5 +1,5 @@
-"""The search page: a text box, a picture to drop, texts to add and take away, a gallery with scores, and labels for a
-picture. Everything a visitor can get wrong comes back as a sentence on the page."""
+"""The search page: a text box, a picture or a sound to drop, texts to add and take away, a gallery with scores, and
+labels for a picture. Everything a visitor can get wrong comes back as a sentence on the page."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ MOST_PHRASES = 50
 MOST_LETTERS = 2000
 MOST_ADDRESS = 8000
 HITS, WEIGHTS = (1, 100), (0.1, 3)
+EXAMPLES = ("a red car", "a dog barks")
 TEMPLATES = Path(__file__).parent / "templates"
 SEARCHED = "(...values) => window.nearfar?.searched(...values)"
 OPENED = "(...values) => values.slice(0, 3).some(Boolean) && document.querySelector('#go').click()"
@@ -66,6 +67,11 @@ class SearchService:
         # All of the manifest: an index that was deleted and made anew counts its changes from the start.
         return load_manifest(self._index.directory) != self._index.manifest
 
+    @property
+    def hears(self) -> bool:
+        """Whether what is dropped is a sound: the model takes sounds, and no pictures."""
+        return "audio" in embeds(self.encoder) and "image" not in embeds(self.encoder)
+
     def heading(self) -> str:
         """What is searched, as HTML: how many pictures there are now, and the model."""
         try:
@@ -76,7 +82,7 @@ class SearchService:
 
     def invitation(self) -> str:
         """What stands in place of hits before the first search, as HTML."""
-        ways = {"text": "say what to look for", "image": "drop a picture"}
+        ways = {"text": "say what to look for", "image": "drop a picture", "audio": "drop a sound"}
         can = " or ".join(way for side, way in ways.items() if side in embeds(self.encoder))
         return Markup('<div class="summary">{}{}.</div>').format(can[:1].upper(), can[1:])
 
@@ -88,13 +94,17 @@ class SearchService:
     def search(
         self, text: str, upload: str | None, plus: str, minus: str, weight: float, top: float, where: str = ""
     ) -> tuple[Shown, list[Hit], str, str | None]:
-        """Pictures with captions, the hits, a sentence on the hits, or on what was wrong, and the upload; None
-        instead of one that cannot be used, so that the page puts it away."""
+        """Pictures with captions, the hits, a sentence on the hits, or on what was wrong, and the upload, of models of
+        sounds a sound, else a picture; None instead of one that cannot be used, so that the page puts it away."""
+        image, sound = None, None
         try:
-            image = self.uploads.picture(upload) if upload else None
+            if upload and self.hears:
+                sound = self.uploads.sound(upload)
+            elif upload:
+                image = self.uploads.picture(upload)
         except UserError as error:
             return [], [], alert(str(error)), None
-        return *self._find(text, image, phrases(plus), phrases(minus), weight, top, where), upload
+        return *self._find(text, image, phrases(plus), phrases(minus), weight, top, where, sound), upload
 
     def opened(self, address: str) -> tuple[Any, ...]:
         """The boxes as an address fills them, `?q=a+red+car&top=12`; empty ones where it names none: text, plus, minus,
@@ -111,11 +121,18 @@ class SearchService:
         emptied boxes."""
         try:
             if chosen is None or chosen >= len(hits):
-                raise UserError("choose a picture of the gallery first")
+                raise UserError("choose a hit of the gallery first")
             if hits[chosen].is_text:
                 return *self._find(hits[chosen].caption, None, (), (), weight, top), None, "", "", ""
             if hits[chosen].sounds and (kept := hits[chosen].picture) is not None:
-                return *self._find("", None, (), (), weight, top, audio=kept()), None, "", "", ""
+                sound = kept()
+                return (
+                    *self._find("", None, (), (), weight, top, audio=sound),
+                    self.uploads.share(sound, "ogg"),
+                    "",
+                    "",
+                    "",
+                )
             image = thumbnail(hits[chosen].image(), 1024)
         except UserError as error:
             still = upload if self.uploads.find(upload) else None
@@ -195,8 +212,8 @@ def make_page(service: SearchService) -> Any:
         hits, chosen = gr.State([]), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=300):
-                text = gr.Textbox(label="Look for", placeholder="a red car", elem_id="text", autofocus=True)
-                picture = picture_box(gr, visible="image" in embeds(encoder))
+                text = gr.Textbox(label="Look for", placeholder=EXAMPLES[service.hears], elem_id="text", autofocus=True)
+                picture = sound_box(gr) if service.hears else picture_box(gr, visible="image" in embeds(encoder))
                 with gr.Row():
                     plus = gr.Textbox(label="Plus", placeholder="snow, night", elem_id="plus", min_width=120)
                     minus = gr.Textbox(label="Minus", placeholder="people", elem_id="minus", min_width=120)
@@ -289,6 +306,19 @@ def picture_box(gr: Any, *, visible: bool) -> Any:
         elem_id="picture",
         visible=visible,
     )
+    return by_path(box)
+
+
+def sound_box(gr: Any) -> Any:
+    """gradio's box of sounds, which plays what was dropped."""
+    box = gr.Audio(
+        label="And, or, start from a sound", sources=["upload"], elem_id="picture", editable=False, buttons=[]
+    )
+    return by_path(box)
+
+
+def by_path(box: Any) -> Any:
+    """The box, handing over and taking paths."""
     box.preprocess = lambda payload: payload.path if payload else None
     box.postprocess = lambda path: {"path": path, "meta": {"_type": "gradio.FileData"}} if path else None
     return box

@@ -42,7 +42,7 @@ OLDEST = 3600.0
 PREFIX, LOCKED = "nearfar-serve-", "serving from"
 YOUNG = 60.0
 """Seconds in which a new server's folder may not be locked yet."""
-GONE = "the upload is gone: drop the picture again"
+GONE = "the upload is gone: drop the file again"
 
 
 class Uploads:
@@ -121,6 +121,17 @@ class Uploads:
         content = io.BytesIO(self.read(path))
         content.name = Path(path).name
         return load_image(content)
+
+    def sound(self, path: Any) -> bytes:
+        """An uploaded sound's file. Raises UserError that names it as its visitor knows it."""
+        from nearfar.data.sound.sound_files import BadSound, sound_seconds
+
+        content = self.read(path)
+        try:
+            sound_seconds(content)
+        except BadSound as error:
+            raise UserError(f"{Path(path).name}: {str(error).partition(': ')[2]}") from error
+        return content
 
     def only(self, content: Any, visitor: str) -> Any:
         """A request's JSON value in which each reference to a file, `{"path": ...}`, leads to one that the visitor may

@@ -15,7 +15,8 @@
     document.querySelectorAll("button svg, .block svg").forEach((drawing) => set(drawing, "aria-hidden", "true"));
     const like = document.querySelector("#like");
     if (like && like.hidden !== chosen < 0) like.hidden = chosen < 0;
-    set(document.querySelector("#picture input[type=file]"), "aria-label", "a picture to start from");
+    const file = document.querySelector("#picture input[type=file]");
+    set(file, "aria-label", `a ${file?.accept.includes("audio") ? "sound" : "picture"} to start from`);
     set(document.querySelector("#notice"), "aria-live", "polite");
     set(document.querySelector("#hits"), "aria-label", "hits, best first");
     set(document.querySelector("#hits"), "role", "region");
