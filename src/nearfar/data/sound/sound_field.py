@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.sound.log_mel import LogMel
+from nearfar.data.sound.resampling import resample
 from nearfar.data.sound.sound_files import BadSound, describe_sound, read_sound, sound_seconds
 from nearfar.data.sources.source import Record
 from nearfar.errors import UserError
@@ -68,10 +69,10 @@ def features_of(sound: Any, log_mel: LogMel, *, max_seconds: float = 30.0, start
     Raises:
         BadSound: it cannot be read, or it is silent from end to end.
     """
-    waveform = read_sound(sound, log_mel.rate, start=start, seconds=max_seconds)
-    if waveform.is_silent:
+    waveform = read_sound(sound, start=start, seconds=max_seconds)
+    if waveform.is_silent:  # at its own rate: another one rings where a constant begins and ends
         raise BadSound(f"{describe_sound(sound)}: it is silent from end to end: record it anew, or leave it out")
-    return log_mel(waveform.samples)
+    return log_mel(resample(waveform.samples, waveform.rate, log_mel.rate))
 
 
 def padded(features: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -25,6 +25,19 @@ REMEDY = "write it anew as .wav or .flac"
 FULL = 0.999
 """From this share of the full scale on a sample counts as clipped."""
 
+MOST_CHANNELS = 64
+"""Samples with more are taken to have their axes the other way round."""
+
+LARGEST = 2.0**32
+"""No sample is beyond; energies of larger ones leave float32."""
+
+CANCELLED = 1e-8
+"""Channels whose mean holds no more than this share of their energy cancel each other."""
+
+RUN_UP = 10 * 1152
+"""Samples that are decoded before a part of an MP3 and thrown away. After a seek libsndfile 1.2.2 lacks the bits that
+lie in the frames before, and the first thousands of samples are then others than those of the whole."""
+
 
 class BadSound(BadRecord):
     """A sound that cannot be used. The message says which and why."""
@@ -73,12 +86,14 @@ def read_sound(sound: Any, rate: int | None = None, *, start: float = 0.0, secon
 
     Raises:
         BadSound: a missing, empty or broken file, one that is no sound, or one with samples that are no numbers.
-        UserError: soundfile is not installed (`pip install "nearfar[speech]"`).
+        UserError: soundfile is not installed (`pip install "nearfar[speech]"`), or `start` is below 0.
 
     >>> tone = np.sin(np.arange(8000) / 5)
     >>> read_sound((tone, 8000), 16000).samples.shape
     torch.Size([16000])
     """
+    if not start >= 0:
+        raise UserError(f"start={start}: must be 0 or more seconds")
     where = describe_sound(sound)
     content = _content(sound, where)
     if isinstance(content, tuple):
@@ -88,12 +103,25 @@ def read_sound(sound: Any, rate: int | None = None, *, start: float = 0.0, secon
     else:
         samples, own = _decoded(content, where, start, seconds)
     if not len(samples):
+        if not start and is_unfinished(content):
+            raise BadSound(f"{where}: its header was never finished and says that it holds no sound: {REMEDY}")
         raise BadSound(f"{where}: it holds no sound" + (f" after {start:g} seconds" if start else ""))
-    mono = samples.mean(axis=1, dtype=np.float64) if samples.ndim == 2 else samples
-    if not np.isfinite(mono).all():
-        raise BadSound(f"{where}: some of its samples are no numbers (NaN or infinite): {REMEDY}")
+    mono = _mono(samples, where)
+    if not (np.abs(mono) < LARGEST).all():  # nor where it is NaN
+        raise BadSound(f"{where}: some of its samples are no numbers, infinite, or beyond {LARGEST:.0e}: {REMEDY}")
     waveform = torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
     return Waveform(waveform if rate is None else resample(waveform, own, rate), own if rate is None else rate)
+
+
+def _mono(samples: np.ndarray, where: str) -> np.ndarray:
+    """The mean of the channels. Raises `BadSound` where they cancel: a microphone wired the other way round."""
+    if samples.ndim == 1 or samples.shape[1] == 1:
+        return samples.reshape(-1)
+    mono = np.asarray(samples.mean(axis=1, dtype=np.float64))
+    energy = np.square(samples, dtype=np.float64).mean()
+    if energy > 0 and np.square(mono).mean() < CANCELLED * energy:
+        raise BadSound(f"{where}: its channels cancel each other out: keep one of them")
+    return mono
 
 
 def sound_seconds(sound: Any) -> float:
@@ -142,6 +170,23 @@ def _content(sound: Any, where: str) -> Path | bytes | tuple[np.ndarray, int]:
     return path
 
 
+def is_unfinished(content: Path | bytes | tuple[np.ndarray, int]) -> bool:
+    """Whether it is a WAV file with samples whose header says 0 bytes of them: a recording that was broken off.
+
+    >>> is_unfinished(b"RIFF....WAVEfmt ....data" + bytes(4) + b"samples")
+    True
+    """
+    if isinstance(content, tuple):
+        return False
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            head = file.read(4096)
+    else:
+        head = content[:4096]
+    place = head.find(b"data")
+    return head[:4] == b"RIFF" and place > 0 and head[place + 4 : place + 8] == bytes(4) and len(head) > place + 8
+
+
 def _opened(content: Path | bytes, where: str) -> Any:
     soundfile = need("soundfile", "speech")
     try:
@@ -155,16 +200,18 @@ def _opened(content: Path | bytes, where: str) -> Any:
 def _decoded(content: Path | bytes, where: str, start: float, seconds: float | None) -> tuple[np.ndarray, int]:
     with _opened(content, where) as file:
         try:
-            file.seek(min(round(start * file.samplerate), file.frames))
+            begin = min(round(start * file.samplerate), file.frames)
+            early = min(begin, RUN_UP) if file.format == "MP3" else 0
+            file.seek(begin - early)
             # A damaged header may state more than there is memory for; reading in parts ends where the file ends.
-            left = file.frames if seconds is None else round(seconds * file.samplerate)
+            left = early + (file.frames if seconds is None else round(seconds * file.samplerate))
             parts = []
             while left > 0 and len(part := file.read(min(left, 1 << 22), dtype="float32", always_2d=True)):
                 parts.append(part)
                 left -= len(part)
         except Exception as error:  # decoders meet broken data with several kinds of exception
             raise BadSound(f"{where}: broken: {REMEDY}") from error
-        return (np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)), file.samplerate
+        return (np.concatenate(parts) if parts else np.zeros((0, 1), np.float32))[early:], file.samplerate
 
 
 def _scaled(samples: Any, where: str) -> np.ndarray:
@@ -172,6 +219,8 @@ def _scaled(samples: Any, where: str) -> np.ndarray:
     array = np.asarray(samples)
     if array.ndim not in (1, 2) or array.dtype.kind not in "fiu":
         raise BadSound(f"{where}: samples of shape {array.shape} and {array.dtype}: give numbers [T] or [T, channels]")
+    if array.ndim == 2 and array.shape[1] > max(array.shape[0], MOST_CHANNELS):
+        raise BadSound(f"{where}: samples of shape {array.shape} have more channels than samples: give [T, channels]")
     if array.dtype.kind == "f":
         return array
     half = 2.0 ** (8 * array.dtype.itemsize - 1)
