@@ -5,6 +5,8 @@ Listing them reads no model and needs no torch. `nearfar.training.recipe.load` r
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from pathlib import Path
 
 LAUNCH = "accelerate"
@@ -27,18 +29,18 @@ def launch_configurations() -> dict[str, Path]:
 
 
 def comment(path: Path) -> str:
-    """The first comment line of a recipe: what it is."""
+    """The first sentence of a recipe's comment: what it is."""
     return comment_of(path.read_text("utf-8"))
 
 
 def comment_of(text: str) -> str:
-    """The first comment line of a recipe's text.
+    """The first sentence of the comment that a recipe's text begins with, over as many lines as it takes.
 
-    >>> comment_of("# CLIP on emoji.\\nmethod: {name: clip}")
-    'CLIP on emoji.'
+    >>> comment_of("# CLIP on emoji, some minutes\\n# on two cores. For more: world.\\nmethod: {name: clip}")
+    'CLIP on emoji, some minutes on two cores.'
     """
-    first = text.lstrip().splitlines()[0] if text.strip() else ""
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+    lines = takewhile(lambda line: line.startswith("#"), text.lstrip().splitlines())
+    return re.split(r"(?<=\.) ", " ".join(line.lstrip("# ").strip() for line in lines), maxsplit=1)[0]
 
 
 def _folder() -> Path:
