@@ -33,3 +33,13 @@ def test_no_note_where_nothing_is_alike(data):
     result = knn(data)
     assert "note" not in result.details
     assert result.details["nearly_in_train"] == 0
+
+
+def test_an_encoder_that_tells_little_apart_gives_no_note():
+    """All pictures lie in few directions whatever their class: alike ones are of other classes."""
+    generator = torch.Generator().manual_seed(1)
+    ray = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])[torch.randint(2, (300,), generator=generator)]
+    image = torch.nn.functional.normalize(ray + 0.02 * torch.randn(300, 2, generator=generator), dim=-1)
+    result = knn(Embeddings(image, image[:0], torch.arange(0), label=torch.arange(300) % 60))
+    assert "note" not in result.details
+    assert result.details["nearly_in_train"] < 10

@@ -121,17 +121,19 @@ def things(data: Embeddings) -> Tensor | None:
 
 
 ALIKE, SOME = 0.95, 0.05
-"""Cosine of two embeddings, less the mean of the training images, from which on they may show one thing; the share of
-test images with such a training image from which on a note says so."""
+"""Cosine of two embeddings of one class, less the mean of the training images, from which on they may show one thing;
+the share of test images with such a training image from which on a note says so."""
 
 
 def _alike(train: Embeddings, test: Embeddings) -> dict[str, Any]:
     """How many test images have a training image that is nearly the same, and a note where they are many: a probe then
-    recognises things, and says little of their classes."""
+    recognises things, and says little of their classes. Nearly the same as one of another class is no sign of that, but
+    of an encoder that tells little apart."""
     middle = train.image.mean(0, keepdim=True)
     fit, judged = (normalize(side.image - middle, dim=-1) for side in (train, test))
-    cosine = nearest(judged, fit, 1)[0].flatten()
-    count = int((cosine >= ALIKE).sum())
+    cosine, row = (each.flatten() for each in nearest(judged, fit, 1))
+    same = labelled(train)[row] == labelled(test)
+    count = int(((cosine >= ALIKE) & same).sum())
     if count <= SOME * len(judged):
         return {"nearly_in_train": count}
     note = (
