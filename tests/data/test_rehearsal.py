@@ -103,3 +103,19 @@ def test_epochs_differ_and_are_the_same_again():
     assert first != second
     sampler.set_epoch(0)
     assert list(sampler) == first
+
+
+def test_herding_does_not_look_at_the_lengths_of_features():
+    chance = torch.Generator().manual_seed(2)
+    features = torch.randn(20, 5, generator=chance)
+    lengths = torch.rand(20, 1, generator=chance) * 50 + 0.1
+    assert herded(features * lengths, 8).tolist() == herded(features, 8).tolist()
+
+
+def test_another_seed_keeps_other_samples():
+    kept = []
+    for seed in (0, 0, 1):
+        memory = RehearsalMemory(6, seed=seed)
+        memory.update(torch.arange(80), torch.arange(80) % 2)
+        kept.append(memory.kept)
+    assert kept[0] == kept[1] != kept[2]

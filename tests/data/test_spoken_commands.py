@@ -7,7 +7,7 @@ import pytest
 from nearfar.data import open_source, read_sound
 from nearfar.data.sound import flite_speech
 from nearfar.data.sound.command_grammar import INTENTS, sentences
-from nearfar.data.sound.spoken_commands import VOICES, commands
+from nearfar.data.sound.spoken_commands import VOICES, _Command, commands
 from nearfar.errors import UserError
 
 needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite: apt install flite")
@@ -76,3 +76,26 @@ def test_without_flite_it_says_what_to_do(monkeypatch, tmp_path):
     flite_speech.voices.cache_clear()
     with pytest.raises(UserError, match="split"):
         open_source("world/commands", split="dev", cache=tmp_path)
+
+
+def test_splits_are_drawn_apart():
+    """Speeds and pitches of one split are not those of another; the same split is drawn the same."""
+
+    def drawn(split):
+        plan = [_Command(split, number, None, 4, 0.0, 0) for number in range(36)]
+        return [(one.stretch, one.noise_seed) for one in plan]
+
+    train, val, test = (drawn(split) for split in ("train", "val", "test"))
+    assert train == drawn("train")
+    assert not {*train} & {*test}
+    assert not {*train} & {*val}
+    assert not {*val} & {*test}
+
+
+@needs_flite
+def test_a_voice_of_8000_samples_a_second_speaks_as_long(tmp_path):
+    [first, *_] = commands("train", each=1, voices=["kal"], noise=0.0, cache=tmp_path).plan
+    samples, rate = flite_speech.speak(first.text, "kal", stretch=first.stretch, pitch=first.pitch)
+    sound = read_sound(first.wave())
+    assert (rate, sound.rate) == (8000, 16000)
+    assert sound.seconds == pytest.approx(len(samples) / 8000, abs=1e-3)

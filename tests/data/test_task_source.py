@@ -1,8 +1,12 @@
 """One task of several as a source, and the order of its batches."""
 
 import pytest
+import torch
 
 from nearfar.data import Loader, Records, RehearsalOrder, Task, known_so_far, task_source
+from nearfar.data.batches.batch import BatchKey
+from nearfar.data.fields.field import Field
+from nearfar.data.sources.skipped import BadRecord
 from nearfar.errors import UserError
 from nearfar.training.stages.joined_columns import fields_of
 
@@ -102,3 +106,33 @@ def test_data_that_do_not_fit(source):
         Loader(source, order=RehearsalOrder(2), batch_size=6)
     with pytest.raises(UserError, match="quota=6 of a batch of 6"):
         Loader(task_source(source, Task(2, 3, memory=8, quota=6)), order=RehearsalOrder(6), batch_size=6)
+
+
+class Fragile(Field):
+    """Of some texts nothing can be made."""
+
+    columns, fixed = ("text",), True
+    keys = {"length": BatchKey()}  # noqa: RUF012
+
+    def __init__(self, broken):
+        self.broken = broken
+
+    def prepare(self, record, chance):
+        if record["text"] in self.broken:
+            raise BadRecord("it is broken")
+        return len(record["text"])
+
+    def collate(self, parts, chance):
+        return {"length": torch.tensor(parts)}
+
+
+def test_a_broken_record_gives_way_to_one_of_its_kind(source):
+    """A rehearsed one to a rehearsed one: the quota stays, and so does the number of new ones."""
+    task = task_source(source, Task(3, 3, memory=8, quota=2))
+    gone = [*range(0, task.new, 3), *range(task.new, len(task), 3)]
+    fields = [*fields_of(task), Fragile({task[place]["text"] for place in gone})]
+    drawn = list(Loader(task, fields, RehearsalOrder(2), batch_size=6, max_skipped=0.5))
+    assert all(batch["is_memory"].tolist() == [0, 0, 0, 0, 1, 1] for batch in drawn)
+    assert not {task[place]["index"] for place in gone} & {
+        index for batch in drawn for index in batch["index"].tolist()
+    }

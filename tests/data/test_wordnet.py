@@ -31,6 +31,8 @@ def test_instances_plurals_spaces_and_imagenet_s_ids(folder):
     assert rows[0].tolist() == [1 if i else 0 for i in [0, 1]] + [1 + 6, 2, 1, 3]
     assert rows[1, 4] == 0
     assert rows[3, 5] == 1
+    pups = wordnet.distances(["pup 0", "pup 9", "dog", "entity"], folder=folder)
+    assert pups[1].tolist() == [0, 0, 1, 5]
 
 
 def test_words_that_are_no_nouns_are_named(folder):

@@ -67,6 +67,9 @@ def test_of_noise_nothing_is_told_of_other_words(made):
     figures = space.axis_correlation(ratings["noise"])
     assert figures.best < 0.3
     assert abs(figures.probe) < 0.3
+    generator = torch.Generator().manual_seed(5)
+    drawn = [dict(zip(space.words, torch.randn(120, generator=generator).tolist(), strict=True)) for _ in range(20)]
+    assert np.mean([space.axis_correlation(each).best for each in drawn]) < 0.18
     predicted = space.predict_norms(ratings)
     assert predicted["main"] > 0.9 > 0.3 > abs(predicted["noise"])
 

@@ -96,7 +96,7 @@ def test_columns_may_have_other_names_and_what_is_missing_is_named():
     assert missing_in_source("similarity", table).startswith("sts has no 'text2' (its columns are: text, b, s)")
     assert similarity(Sentences(), table, **options)["spearman"] == pytest.approx(1)
     for change, message in (
-        ({"b": ""}, "record 0 has no 'b'"),
+        ({"b": None}, "record 0 has no 'b'"),
         ({"s": "high"}, "record 0: s is 'high', not a number"),
         ({"s": float("nan")}, "record 0: s is nan"),
     ):

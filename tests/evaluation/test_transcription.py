@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
-from nearfar.data import Records
+from nearfar.data import Records, train_tokenizer
 from nearfar.errors import UserError
 from nearfar.evaluation import evaluate
 from nearfar.evaluation.needs import missing_in_model, missing_in_source
-from nearfar.models.sound.sound_transcriber import Transcript
+from nearfar.models.sound.sound_transcriber import Transcript, sound_transcriber
 
 
 class Parrot:
@@ -71,3 +72,28 @@ def test_what_it_needs():
     with pytest.raises(UserError, match="both a label and a text"):
         evaluate(Parrot(), spoken((-1, "on", 1, (0, "on"))), ["transcription"])
     assert np.isfinite(evaluate(Parrot(), source, ["transcription"])["transcription"]["wer"])
+
+
+def test_what_is_to_be_written_and_what_counts_as_words():
+    """Begin, class, words; class, words, end; nothing of what a longer text beside it pads. Words are neither of the
+    ends nor padding."""
+    torch.manual_seed(0)
+    texts = ["lights on", "turn the lights off now"]
+    model = sound_transcriber(tokenizer=train_tokenizer(texts, 300), classes=2, width=16, layers=1, decoder_layers=1)
+    tokens, ids = model.tokenize(texts), model.tokenizer
+    before, following = model.sequences(tokens, torch.tensor([1, 0]))
+    words = [ids(text, add_special_tokens=False)["input_ids"] for text in texts]
+    assert following[0].tolist() == [
+        model.words + 1, *words[0], ids.sep_token_id, *[-100] * (len(words[1]) - len(words[0]))
+    ]  # fmt: skip
+    assert following[1].tolist() == [model.words, *words[1], ids.sep_token_id]
+    assert before[1].tolist() == [ids.cls_token_id, model.words, *words[1]]
+    embedded, mask = model.embed(tokens)
+    assert mask.sum(1).tolist() == [len(words[0]), len(words[1])]
+    assert mask[0, 1 : 1 + len(words[0])].all()
+    expected = model.text_projection(embedded[1, 1:-1].mean(0))
+    torch.testing.assert_close(model.encode_text(tokens)[1], expected)
+    states, heard = torch.randn(2, 6, 16), torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    logits = model.eval().decode(states, heard, before)
+    states[1, 4:] = 9.0  # padding of the sound
+    torch.testing.assert_close(model.decode(states, heard, before), logits)

@@ -196,3 +196,21 @@ def test_choices_that_there_are_not(settings, words):
         rehearsal_contrastive_loss(rows(), rows(), LABEL, MEMORY, **settings)
     with pytest.raises(UserError, match="positives='label': choose one of class, instance"):
         supervised_cross_modal_loss(rows(), rows(), LABEL, positives="label")
+
+
+@pytest.mark.parametrize("choice", [each for each in CHOICES if each[0] == "teacher"], ids=str)
+def test_a_new_sample_of_a_rehearsed_class_is_no_positive(choice):
+    """Row 6 is new and of class 0, as rows 0, 1 and 5 of the memory are."""
+    positives_from, negatives_from, denominator, negatives, own = choice
+    label = torch.tensor([0, 0, 1, 2, 1, 0, 0, 4, 3])
+    z, teacher = rows(seed=3), rows(seed=4)
+    settings = {
+        "positives_from": positives_from,
+        "negatives_from": negatives_from,
+        "denominator": denominator,
+        "negatives": negatives,
+        "self_positive": bool(own),
+    }
+    expected = by_hand(z, teacher, label, MEMORY, 0.5, positives_from, negatives_from, denominator, negatives, own)
+    loss = rehearsal_contrastive_loss(z, teacher, label, MEMORY, temperature=0.5, **settings)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)

@@ -198,3 +198,12 @@ def test_a_text_encoder_gets_a_head_and_other_models_are_named():
 def test_settings_that_cannot_be_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         CLESS(matcher(), **settings)
+
+
+def test_negatives_that_are_none_are_not_counted_as_behind():
+    """Both texts have one label, so that no negative is left: nothing is ahead of anything."""
+    keys = torch.zeros(2, 64, dtype=torch.long)
+    keys[:, 0] = 3
+    data = {"text": torch.zeros(2, 1), "label_text": torch.tensor([[5.0], [1.0]]), "label_key": keys}
+    out = CLESS(Fixed(), positives=1, negatives=4).eval()(data)
+    assert out["ahead"].item() == out["negative"].item() == 0

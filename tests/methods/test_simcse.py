@@ -142,3 +142,19 @@ def test_negatives_without_their_number_are_an_error():
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         SimCSE(Rows(), **settings)
+
+
+def test_hard_negatives_go_through_the_head_and_duplicates_may_be_left_out():
+    torch.manual_seed(0)
+    z, hard = torch.randn(8, 8), torch.randn(4, 8)
+    rows = {"text": z[:4], "text2": z[4:], "negative_text": hard, "negative_count": torch.ones(4, dtype=torch.long)}
+    group = torch.tensor([0, 1, 0, 2])
+    for exclude in (False, True):
+        method = SimCSE(Rows(), temperature=0.5, exclude_duplicates=exclude).train()
+        expected = first_view_info_nce(
+            [method.head(z[:4]), method.head(z[4:])],
+            negatives=method.head(hard),
+            temperature=0.5,
+            group=group if exclude else None,
+        )
+        torch.testing.assert_close(method({**rows, "group": group})["loss"], expected)

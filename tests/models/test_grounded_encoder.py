@@ -185,6 +185,9 @@ def test_phrases_look_at_cells_and_their_weights_say_where():
     torch.testing.assert_close(weights.sum(3), torch.ones(2, 2, 3))
     mixed = (weights @ attention.value(cells).unflatten(2, (2, 4)).transpose(1, 2)).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attention(phrases, cells), mixed)
+    assert {name for name, _ in attention.named_parameters()} == {
+        "query.weight", "key.weight", "value.weight", "value.bias"
+    }  # fmt: skip
 
 
 def test_a_phrase_is_the_mean_of_its_tokens_or_the_released_sum(model, relations):

@@ -149,3 +149,10 @@ def test_too_few_rows_are_named(kind):
 def test_what_does_not_fit_is_named(options, words):
     with pytest.raises(UserError, match=words):
         group_whitening(rows(30, 6), **options)
+
+
+def test_as_many_rows_as_channels_are_one_too_few():
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="4 rows cannot whiten groups of 4 channels: take 5 rows at least"):
+        group_whitening(x, 2)
+    assert group_whitening(x, 4).isfinite().all()

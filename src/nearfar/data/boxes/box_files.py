@@ -37,7 +37,7 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
         UserError: a file that is missing or of another kind.
     """
     file = Path(path)
-    content = _read(file)
+    content = read_json(file)
     try:
         categories = {each["id"]: str(each["name"]) for each in sorted(content["categories"], key=lambda c: c["id"])}
         pictures = {each["id"]: _picture(each) for each in content["images"]}
@@ -108,7 +108,8 @@ def _fault(each: Any, pictures: Mapping[Any, Any], categories: Mapping[Any, Any]
     return None
 
 
-def _read(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """What a JSON file holds. Raises UserError for one that is missing or no JSON."""
     try:
         return json.loads(file.read_text("utf-8-sig"))
     except FileNotFoundError:

@@ -36,7 +36,8 @@ UNDERSTOOD = """what is understood:
   FOLDER written by save_to_disk             the same, from disk
   QUESTIONS.json                             VQA's questions, with its annotations and pictures beside
   CAPTIONS.json                              captions as COCO and Karpathy's splits have them, pictures beside
-  INSTANCES.json                             boxes as COCO and LVIS have them, pictures beside"""
+  INSTANCES.json                             boxes as COCO and LVIS have them, pictures beside
+  genome:FOLDER                              things and relations as Visual Genome has them, pictures below"""
 
 WITHOUT = "captions='none'"
 """What a remark on data without captions says; who has said it needs no remark."""
@@ -54,7 +55,7 @@ WORLD = {
     "commands": "nearfar.data.sound.spoken_commands",
 }
 
-PREFIXES = ("hub:", "videos:", "sounds:")
+PREFIXES = ("hub:", "videos:", "sounds:", "genome:")
 """Words before a name that say what it is opened as."""
 
 READERS_OF = {
@@ -66,6 +67,7 @@ READERS_OF = {
     "vqa": "sources.vqa_files.vqa",
     "captions": "sources.caption_files.caption_file",
     "boxes": "boxes.box_files.box_file",
+    "genome": "boxes.visual_genome.visual_genome",
     "videos": "video.video_folder.videos",
     "sounds": "sound.sound_folder.sounds",
     "shards": "sources.tar_shards.shards",

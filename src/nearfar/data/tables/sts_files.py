@@ -25,8 +25,8 @@ def sts(path: str | os.PathLike[str]) -> Records:
         path: the folder or file.
 
     Returns:
-        a `Source` of `text`, `text2`, `score` and `domain`, the subset or genre. Pairs that SemEval gave no score are
-        counted in `skipped`.
+        a `Source` of `text`, `text2`, `score` and `domain`, the subset or genre. Pairs without a score are counted
+        in `skipped`.
 
     Raises:
         UserError: a file or line is missing or broken, with its number.
@@ -40,7 +40,7 @@ def sts(path: str | os.PathLike[str]) -> Records:
     """
     place = Path(path)
     skipped = Skipped()
-    lines = _of_folder(place, skipped) if place.is_dir() else _of_file(place)
+    lines = _of_folder(place, skipped) if place.is_dir() else _of_file(place, skipped)
     records: list[Record] = []
     domains: list[str] = []
     for subset, first, second, score in lines:
@@ -85,11 +85,14 @@ def _of_folder(folder: Path, skipped: Skipped) -> Iterator[Line]:
             yield name, *_two(file, number, pair.split("\t")), _score(gold, number, score)
 
 
-def _of_file(file: Path) -> Iterator[Line]:
+def _of_file(file: Path, skipped: Skipped) -> Iterator[Line]:
     for number, line in enumerate(_lines(file), start=1):
         fields = line.split("\t")
         if len(fields) < WIDTH:
             raise UserError(f"{file}: line {number} has {len(fields)} fields with tabs between, and STS-B's {WIDTH}")
+        if not fields[4].strip():
+            skipped.add(f"{file}, line {number}", "no score")
+            continue
         yield fields[0], *_two(file, number, fields[5:]), _score(file, number, fields[4])
 
 

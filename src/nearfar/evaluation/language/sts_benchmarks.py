@@ -18,7 +18,7 @@ from nearfar.embedding.embed_source import embed_texts
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.geometry import mean_cosine, uniformity
-from nearfar.evaluation.protocols.similarity import ScoredPairs, correlations, cosines, scored_pairs
+from nearfar.evaluation.protocols.similarity import ScoredPairs, correlations, cosines, left_out, scored_pairs
 
 
 def sts(
@@ -68,7 +68,7 @@ def sts(
         raise UserError(f"sts.alike is a share from 0 to 1, not {alike}")
     figures: dict[str, dict[str, Metric]] = {}
     subsets: dict[str, dict[str, Metric]] = {}
-    count = blank = 0
+    count = blank = halves = 0
     for each in _sources(source, sets):
         pairs = scored_pairs(each)
         embedded = embed_texts(encoder, [*pairs.first, *pairs.second], batch_size=batch_size)
@@ -84,10 +84,8 @@ def sts(
             **_averages(subsets),
             **_shape(first, second, pairs, alike),
         }
-        count, blank = count + len(pairs), blank + pairs.blank
-    details: dict[str, Any] = {"pairs": count, "alike": alike}
-    if blank:
-        details["left_out"] = {"without a score": blank}
+        count, blank, halves = count + len(pairs), blank + pairs.blank, halves + pairs.halves
+    details: dict[str, Any] = {"pairs": count, "alike": alike, **left_out(blank, halves)}
     if len(figures) == 1:
         return Result("sts", figures.popitem()[1], {"domain": subsets} if len(subsets) > 1 else {}, details)
     shared = [name for name in next(iter(figures.values())) if all(name in each for each in figures.values())]

@@ -17,6 +17,9 @@ from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import clusters, resample
 from nearfar.evaluation.measures.result import Metric, Result
 
+REMEDY = "similarity.second names the second sentence"
+"""For pairs without one."""
+
 
 def similarity(
     encoder: Any,
@@ -45,7 +48,7 @@ def similarity(
 
     Returns:
         `spearman` and `pearson` of cosine and score, in percent, over all pairs and `by["domain"]`. Ties share their
-        mean rank. Chance: 0. Pairs whose score is blank are left out, and counted in the details.
+        mean rank. Chance: 0. Pairs whose score or text is blank are left out, and counted in the details.
 
     Raises:
         UserError: a record without second sentence, a score that is no number, no scores at all, fewer than two pairs,
@@ -86,10 +89,12 @@ class ScoredPairs:
     domains: list[str]
     blank: int = 0
     """Pairs beside these that have no score."""
+    halves: int = 0
+    """Pairs beside these in which a text is blank."""
 
     def left_out(self) -> dict[str, dict[str, int]]:
         """What is said of the others, in the details of a result."""
-        return {"left_out": {"without a score": self.blank}} if self.blank else {}
+        return left_out(self.blank, self.halves)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -98,6 +103,16 @@ class ScoredPairs:
         """The rows `[N]` of each domain in which scores differ."""
         parts = {name: self.domain == i for i, name in enumerate(self.domains)}
         return {name: rows for name, rows in parts.items() if len(np.unique(self.score[rows])) > 1}
+
+
+def left_out(blank: int, halves: int) -> dict[str, dict[str, int]]:
+    """What the details of a result say of pairs that are not in it.
+
+    >>> left_out(2, 0), left_out(0, 0)
+    ({'left_out': {'without a score': 2}}, {})
+    """
+    counts = {"without a score": blank, "without two texts": halves}
+    return {"left_out": {why: count for why, count in counts.items() if count}} if blank or halves else {}
 
 
 def cosines(a: Tensor, b: Tensor) -> NDArray[np.float64]:
@@ -163,7 +178,7 @@ def _correlation(x: NDArray[Any], y: NDArray[Any], weights: NDArray[np.float64])
 
 def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit: int | None = None) -> ScoredPairs:
     """The sentence pairs of a source; `similarity` documents the arguments and errors."""
-    first, other, scores, group, domain, blank = [], [], [], [], [], 0
+    first, other, scores, group, domain, blank, halves = [], [], [], [], [], 0, 0
     name = getattr(source, "name", "the data")
     group_of = Groups(source)
     for place, record in enumerate(source):
@@ -171,8 +186,11 @@ def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit
             break
         texts, others = captions(record.get("text")), captions(record.get(second))
         if not (texts and others):
-            missing = "text" if not texts else second
-            raise UserError(f"{name}, record {place} has no {missing!r}: similarity.second names the second sentence")
+            for key in ("text", second):
+                if record.get(key) is None:
+                    raise UserError(f"{name}, record {place} has no {key!r}: {REMEDY}")
+            halves += 1
+            continue
         if is_blank(record.get(score)):
             blank += 1
             continue
@@ -183,10 +201,12 @@ def scored_pairs(source: Any, second: str = "text2", score: str = "score", limit
         domain.append(-1 if record.get("domain") is None else int(record["domain"]))
     if not scores and blank:
         raise UserError(f"{name} has no {score!r}: {_remedy(source, score)}")
+    if not scores and halves:
+        raise UserError(f"{name} holds no pair of two texts, of which neither is blank: {REMEDY}")
     if len(set(scores)) < 2:
         raise UserError(f"{name} holds {len(scores)} pairs of one score: similarity needs pairs that differ in it")
     names = list(getattr(source, "domains", None) or [])
-    return ScoredPairs(first, other, np.array(scores), np.array(group), np.array(domain), names, blank)
+    return ScoredPairs(first, other, np.array(scores), np.array(group), np.array(domain), names, blank, halves)
 
 
 def is_blank(value: Any) -> bool:
