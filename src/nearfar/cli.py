@@ -18,7 +18,7 @@ COMMANDS = {
     "adapt": "Fit a model to your own pairs: model, honest figures, report and search index.",
     "train": "Train a method by a recipe: nearfar train RECIPE.yaml key=value ...",
     "evaluate": "Measure a model: retrieval, zero-shot, probes, geometry, compositionality.",
-    "embed": "Embed a source of images and texts to a file.",
+    "embed": "Embed a source of images and texts to a file, or block by block, on one machine or many.",
     "export": "Write a model for others: ONNX files, or a folder for sentence-transformers.",
     "index": "Make, or extend, a search index of a folder or table.",
     "search": "Search an index by text, by image, or by both.",

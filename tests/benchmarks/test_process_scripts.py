@@ -18,6 +18,16 @@ def test_two_processes(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+@pytest.mark.ray
+def test_embed_workers(run, tmp_path):
+    pytest.importorskip("ray")
+    out = tmp_path / "made" / "workers.json"
+    output = run("embed_workers", "--rounds", 1, "--block", 256, "--output", out)
+    (rates,) = json.loads(out.read_text())["rounds"]
+    assert {"ray 1", "ray 2", "plain processes 1", "plain processes 2"} < {*rates}
+    assert out.with_suffix(".md").read_text() in output
+
+
 @pytest.mark.slow
 def test_scaling(run, tmp_path):
     out = tmp_path / "made" / "scaling.json"

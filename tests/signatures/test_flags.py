@@ -114,6 +114,12 @@ def test_a_signature_is_its_flags():
     assert parsed("x", "--flag", "false")["flag"] is False
 
 
+def test_a_flag_with_or_without_a_word():
+    made = flags.of(cli.load("embed"), "nearfar embed")
+    values = [vars(made.parse_args(["m", "s", *words]))["ray"] for words in ([], ["--ray"], ["--ray", "head:6379"])]
+    assert values == [False, True, "head:6379"]
+
+
 def test_the_help_is_the_docstring():
     text = flags.of(sort_of, "nearfar do").format_help()
     assert "Do it." in text

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nearfar.embedding.blocks.block_folder import load_blocks
+    from nearfar.embedding.blocks.embed_blocks import embed_blocks
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
     from nearfar.embedding.feature_loader import FeatureLoader
@@ -16,11 +18,22 @@ _LAZY = {
     "Embeddings": "embeddings",
     "FeatureLoader": "feature_loader",
     "embed": "embed_source",
+    "embed_blocks": "blocks.embed_blocks",
     "embed_images": "embed_source",
     "embed_texts": "embed_source",
+    "load_blocks": "blocks.block_folder",
     "precompute": "features",
 }
-__all__ = ["Embeddings", "FeatureLoader", "embed", "embed_images", "embed_texts", "precompute"]
+__all__ = [
+    "Embeddings",
+    "FeatureLoader",
+    "embed",
+    "embed_blocks",
+    "embed_images",
+    "embed_texts",
+    "load_blocks",
+    "precompute",
+]
 
 
 def __getattr__(name: str) -> Any:

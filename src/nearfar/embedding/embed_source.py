@@ -16,12 +16,13 @@ from torch.nn.functional import normalize
 
 from nearfar import console, lookup
 from nearfar.data.batches.batch import to_device
-from nearfar.data.sources.record_groups import Groups, picture_key
+from nearfar.data.sources.record_groups import Groups, picture_key, picture_number
 from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
-from nearfar.data.sources.source import Source, Stream
+from nearfar.data.sources.source import Stream
 from nearfar.data.sources.source import captions as clean_captions
-from nearfar.embedding.embeddings import Embeddings
+from nearfar.embedding.blocks.block_records import BlockRecords
+from nearfar.embedding.embeddings import Embeddings, NothingToEmbed
 from nearfar.errors import UserError, at_least
 
 NUMBERS = ("index", "group", "label", "domain")
@@ -83,7 +84,7 @@ def embed(
     if not reader.records:
         hint = f"\n{reader.skipped.reasons(5)}" if reader.skipped else ""
         called = " and ".join(sides)
-        raise UserError(f"{reader.name} holds no {called} that can be embedded{hint}")
+        raise NothingToEmbed(f"{reader.name} holds no {called} that can be embedded{hint}", reader.skipped)
     embedded = {side: torch.cat(parts) for side, parts in vectors.items()}
     text = embed_texts(encoder, reader.captions, batch_size=batch_size, progress=progress)
     if not len(text) and embedded:
@@ -95,7 +96,7 @@ def embed(
         sides=embedded,
         row=torch.tensor(reader.rows, dtype=torch.long),
         index=torch.tensor(reader.ids, dtype=torch.long),
-        group=reader.numbers("group") if reader.has("group") else None,
+        group=reader.numbers("group") if reader.in_part or reader.has("group") else None,
         picture=reader.pictures(),
         label=reader.numbers("label") if reader.has("label") else None,
         domain=reader.numbers("domain") if reader.has("domain") else None,
@@ -142,7 +143,7 @@ def embed_media(encoder: Any, side: str, values: Sequence[Any], *, batch_size: i
     at_least(1, batch_size=batch_size)
     with evaluating(encoder):
         batches = [_encode(encoder, side, part) for part in _batches(values, batch_size)]
-    return torch.cat(batches) if batches else torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)
+    return torch.cat(batches or [torch.zeros(0, getattr(encoder, "embed_dim", 0) or 0)])
 
 
 def shared_sides(encoder: Any, source: Any) -> list[str]:
@@ -257,6 +258,7 @@ class _Reader:
         self.sides = sides
         self.name = str(getattr(source, "name", "source"))
         self.total = len(source) if hasattr(source, "__len__") else None
+        self.in_part = isinstance(source, BlockRecords)
         self.skipped = Skipped()
         self.records: list[dict[str, Any]] = []
         self.rows: list[int] = []
@@ -312,7 +314,7 @@ class _Reader:
     def _where(self, record: Mapping[str, Any], place: int) -> str:
         """Which record it is: its number, and its file where it has one."""
         file = next((record[key] for key in ("path", *MEDIA) if isinstance(record.get(key), str)), "")
-        words = self.source.where(place) if isinstance(self.source, Source | Stream) else f"record {place}"
+        words = self.source.where(place) if hasattr(self.source, "where") else f"record {place}"
         return f"{self.name}, {words}" + (f" ({file})" if file else "")
 
     def has(self, key: str) -> bool:
@@ -327,7 +329,10 @@ class _Reader:
 
     def pictures(self) -> Tensor | None:
         """The first row of each record's picture; None where all are different. Without groups of their own, records
-        form one where they show the same picture, copies of its file included."""
+        form one where they show the same picture, copies of its file included. In a block of a source: a number that
+        the same picture has in all blocks."""
+        if self.in_part:
+            return torch.tensor([picture_number(key or (i,)) for key, i in zip(self._pictures, self.ids, strict=True)])
         keys = self._pictures if self.has("group") else self._groups
         first: dict[Any, int] = {}
         rows = [row if key is None else first.setdefault(key, row) for row, key in enumerate(keys)]
@@ -384,9 +389,7 @@ def _encode(encoder: Any, side: str, values: list[Any]) -> Tensor:
 def _unit(embedding: Tensor) -> Tensor:
     unit = normalize(embedding.float(), dim=-1).cpu()
     if not unit.isfinite().all():
-        raise UserError(
-            "the model gives embeddings that are NaN or infinite: its training diverged, or its file is bad"
-        )
+        raise UserError("the model gives embeddings that are NaN or infinite: its training diverged, or a file is bad")
     return unit
 
 

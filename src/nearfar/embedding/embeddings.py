@@ -34,6 +34,14 @@ class Side(NamedTuple):
     owner: Tensor
 
 
+class NothingToEmbed(UserError):
+    """None of the records could be used; `skipped` says why."""
+
+    def __init__(self, message: str, skipped: Skipped) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
 @dataclass(init=False, repr=False, eq=False)
 class Embeddings:
     """N records as vectors: of their pictures, their texts, and whatever else a model embeds.
@@ -306,6 +314,8 @@ class Embeddings:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a folder: blocks are read with nearfar.embedding.load_blocks")
         try:
             tensors: dict[str, Any] = load_file(path)
             words: Mapping[str, Any] = json.loads(tensors.pop("words").numpy().tobytes())

@@ -82,6 +82,8 @@ def _add(made: ArgumentParser, name: str, kind: Any, default: Any, text: str) ->
     options: dict[str, Any] = {"type": partial(_read, kind)}
     if kind is bool:
         options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+    elif kind == bool | str:
+        options |= {"nargs": "?", "const": True, "metavar": "TEXT"}
     elif words := _choices(kind):
         options["metavar"] = "{" + ",".join(words) + "}"
     if default is Parameter.empty:

@@ -63,7 +63,7 @@ class Groups:
         if isinstance(self._source, Source):
             return self._table().number[place]
         key = picture_key(medium_of(record))
-        return identity if key is None else HASHED + int.from_bytes(_digest(repr(key).encode())[:7], "big")
+        return identity if key is None else picture_number(key)
 
     def ready(self) -> Groups:
         """Look through a source whose first record has no group of its own, before threads read its pictures."""
@@ -111,6 +111,15 @@ def picture_key(image: Any) -> Picture | None:
         with suppress(Exception):  # a picture of PIL that is still to be read, and is broken
             return ("content", _digest(shape.encode() + image.tobytes()), -1)
     return None
+
+
+def picture_number(key: Picture) -> int:
+    """A picture's number, from `HASHED` on, by its key alone: the same in any part of any data.
+
+    >>> picture_number(("file", "/a.png")) == picture_number(("file", "/a.png")) != picture_number(("file", "/b.png"))
+    True
+    """
+    return HASHED + int.from_bytes(_digest(repr(key).encode())[:7], "big")
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,11 @@ class Skipped:
             if len(self.problems) < LISTED:
                 self.problems.append(Problem(where, why))
 
+    def clear(self) -> None:
+        """Begin anew, as whoever reads a stream part by part does before each."""
+        with self._lock:
+            self.count, self.problems, self._known = 0, [], {}
+
     def check(self, read: int, *, limit: float, name: str, total: int | None = None) -> None:
         """Stop when more than `limit` of the records seen so far could not be used.
 

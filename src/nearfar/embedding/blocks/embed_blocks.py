@@ -1,0 +1,204 @@
+"""Embedding a source block by block: the job, what a worker does with one block, and the run over all of them.
+
+A batch holds the same rows whichever worker embeds it: blocks begin at whole batches, and the texts of a block are
+sorted and batched among themselves. So the blocks are the same to the bit for any number of workers that compute with
+as many threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nearfar import console, files
+from nearfar.data.sources.open_source import open_source
+from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import Stream
+from nearfar.embedding.blocks.block_folder import NAME, BlockResult, MadeOf, finished, stem
+from nearfar.embedding.blocks.block_records import BlockPlan, BlockRecords, check_same
+from nearfar.embedding.blocks.source_stamp import are_shards, source_stamp
+from nearfar.embedding.embed_source import embed, shared_sides
+from nearfar.embedding.embeddings import NothingToEmbed
+from nearfar.errors import UserError, at_least
+from nearfar.locks import Lock
+from nearfar.models.loading import load
+from nearfar.models.shorter import shortened
+from nearfar.models.video.frame_mean import for_videos
+
+Results = Iterator[BlockResult]
+Engine = Callable[["EmbedJob", Sequence[int]], Results]
+"""What has workers embed the blocks of these numbers, and gives the results as they come."""
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What a worker needs to know, and can be sent."""
+
+    made_of: MadeOf
+    out: str
+
+
+@dataclass(frozen=True)
+class BlockRun:
+    """What a run did: the blocks that it made and those that were there, all results in order, what was left out."""
+
+    made: int
+    kept: int
+    results: list[BlockResult] = field(repr=False)
+    skipped: Skipped = field(repr=False)
+
+
+class BlockEmbedder:
+    """A worker: opens the data and the model once, then embeds any block.
+
+    Raises:
+        UserError: the data or the model here are not those that were planned with.
+    """
+
+    def __init__(self, job: EmbedJob) -> None:
+        made_of = job.made_of
+        self.job, self.source = job, open_for_blocks(made_of.source, made_of.options)
+        check_same(made_of.plan, self.source)
+        model = load(made_of.model)
+        if weights_digest(model) != made_of.weights:
+            raise UserError(f"{made_of.model} is another model where a worker reads it: let all machines read the same")
+        self.encoder = for_videos(shortened(model, made_of.dim), self.source)
+        self.sides = shared_sides(self.encoder, self.source)
+
+    def __call__(self, number: int) -> BlockResult:
+        """Embed one block and write it; nothing of it is there before it is whole."""
+        made_of, out = self.job.made_of, Path(self.job.out)
+        records = BlockRecords(self.source, made_of.plan, number)
+        unread = records.skipped
+        read, kept, vectors = len(records), 0, dict[str, int]()
+        try:
+            if not read:
+                raise NothingToEmbed(f"block {number} is empty", Skipped())
+            made = embed(
+                self.encoder, records, self.sides, batch_size=made_of.batch_size, max_skipped=1.0, progress=False
+            )
+            made.save(stem(out, number).with_suffix(".safetensors"))
+            kept, skipped = len(made), made.skipped
+            vectors = {name: len(side.vectors) for name, side in made.sides.items()}
+        except NothingToEmbed as nothing:
+            skipped = nothing.skipped
+        skipped = Skipped.merged([unread, skipped])
+        result = BlockResult(
+            number=number,
+            read=read + unread.count,
+            kept=kept,
+            vectors=vectors,
+            own_groups=records.own_groups,
+            left_out=skipped.count,
+            problems=[(problem.where, problem.why) for problem in skipped.problems],
+        )
+        result.save(out)
+        return result
+
+
+def in_this_process(job: EmbedJob, numbers: Sequence[int]) -> Results:
+    """One worker, here: the engine that needs nothing else."""
+    work = BlockEmbedder(job)
+    return map(work, numbers)
+
+
+def embed_blocks(
+    model: str,
+    source: str,
+    out: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    block: int = 4096,
+    batch_size: int = 64,
+    dim: int | None = None,
+    max_skipped: float = 0.1,
+    engine: Engine = in_this_process,
+    progress: bool | None = None,
+) -> BlockRun:
+    """Embed a source block by block into a folder; blocks that are finished there are kept.
+
+    Args:
+        model: a folder or a name that `nearfar.models.load` opens, at every worker.
+        source: a word that `nearfar.data.open_source` opens, at every worker. Tar shards are read as a stream, a block
+            each, and are not listed first.
+        out: the folder, which all workers must reach.
+        options: of `open_source`: split, columns.
+        block: records of a block, rounded up to whole batches.
+        batch_size: pictures, and captions, at a time.
+        dim: keep only the first so many numbers of each embedding, at unit length again.
+        max_skipped: the share of broken records above which this stops.
+        engine: who embeds: this process, or `nearfar.embedding.blocks.ray_workers.RayWorkers`.
+        progress: show a progress bar; None: within a command only.
+
+    Returns:
+        What was made and kept. `nearfar.embedding.load_blocks(out)` reads the embeddings.
+
+    Raises:
+        UserError: the folder holds blocks of another model, of data that has changed since or of other settings;
+            another process writes there; too many records are broken, or none can be used.
+    """
+    at_least(1, block=block, batch_size=batch_size)
+    out, options = Path(out), dict(options or {})
+    opened = open_for_blocks(source, options)
+    made_of = MadeOf(
+        model=model,
+        weights=weights_digest(load(model)),
+        source=source,
+        options=options,
+        stamp=source_stamp(source, options),
+        plan=BlockPlan.of(opened, block=block, batch_size=batch_size),
+        batch_size=batch_size,
+        dim=dim,
+    )
+    lock = Lock(out, "writing blocks to")
+    try:
+        if (out / NAME).exists():
+            made_of.check(out)
+        else:
+            made_of.save(out)
+        files.remove_leftovers(out)
+        return _run(EmbedJob(made_of, str(out.absolute())), opened, max_skipped, engine, progress)
+    finally:
+        lock.release()
+
+
+def _run(job: EmbedJob, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
+    plan, out = job.made_of.plan, Path(job.out)
+    results = finished(out, plan)
+    missing = [number for number in range(len(plan)) if number not in results]
+    total = None if plan.records is None else plan.records
+    at_opening = Skipped() if isinstance(opened, Stream) else opened.skipped
+    with console.progress(f"embedding blocks of {opened.name}", len(plan), progress) as step:
+        step(len(results))
+        for result in engine(job, missing) if missing else ():
+            results[result.number] = result
+            read = sum(each.read for each in results.values())
+            skipped = Skipped.merged(each.skipped for each in results.values())
+            skipped.check(read, limit=max_skipped, name=opened.name, total=total)
+            step(1)
+    ordered = [results[number] for number in range(len(plan))]
+    skipped = Skipped.merged([at_opening, *(result.skipped for result in ordered)])
+    if not any(result.kept for result in ordered):
+        raise UserError(f"{opened.name} holds nothing that can be embedded:\n{skipped.reasons(5)}")
+    return BlockRun(len(missing), len(plan) - len(missing), ordered, skipped)
+
+
+def open_for_blocks(source: str, options: Mapping[str, Any]) -> Any:
+    """The source, tar shards as a stream."""
+    streaming: dict[str, Any] = {"streaming": True} if are_shards(source) else {}
+    return open_source(source, **options, **streaming)
+
+
+def weights_digest(encoder: Any) -> str:
+    """A digest of a model's kind and weights."""
+    made = blake2b(type(encoder).__name__.encode(), digest_size=16)
+    if isinstance(encoder, torch.nn.Module):
+        for name, value in sorted(encoder.state_dict().items()):
+            made.update(name.encode())
+            made.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return made.hexdigest()
