@@ -108,7 +108,7 @@ def test_broken_records_are_counted_over_all_blocks(model, photos, tmp_path):
     spec = str(photos / "broken.csv")
     run = embed_blocks(model, spec, tmp_path / "out", block=2, batch_size=2, max_skipped=0.5)
     assert [result.kept for result in run.results] == [2, 2, 0]
-    assert [problem.where.partition(" (")[0] for problem in run.skipped] == ["broken, row 5", "broken, row 6"]
+    assert [problem.where.partition(" (")[0] for problem in run.skipped] == ["broken.csv, record 4", "broken.csv, record 5"]
     assert load_blocks(tmp_path / "out").row.tolist() == [0, 1, 2, 3]
     rows += [f"gone{number}.png,four" for number in range(200)]
     (photos / "broken.csv").write_text("\n".join(rows) + "\n")
@@ -138,6 +138,7 @@ def test_the_command_writes_a_folder(model, photos, tmp_path, capsys):
     ("flags", "sentence"),
     [
         (["--out", "x.safetensors", "--block", "4"], "x.safetensors is one file, and blocks are written to a folder"),
+        (["--workers", "2"], "embeddings.safetensors is one file, and blocks are written to a folder: name a folder"),
         (["--out", "x", "--workers", "2"], "--workers says how many of a Ray cluster embed: add --ray"),
         (["--ray", "photos/"], "'photos/' is no address of a Ray cluster: write HOST:PORT, ray://HOST:PORT or auto"),
         (["--out", "x.npy"], "embeddings are written as .safetensors; name the file x.safetensors"),

@@ -5,14 +5,17 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from nearfar import cli
 from nearfar.embedding import embed_blocks
 from nearfar.embedding.blocks.block_folder import MadeOf
 from nearfar.embedding.blocks.embed_blocks import EmbedJob
 from nearfar.embedding.blocks.ray_workers import RayWorkers
 from nearfar.errors import UserError
+from nearfar.search import Index
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -28,7 +31,7 @@ def below(process):
 
 def workers():
     names = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in below(os.getpid())}
-    return [process for process, name in names.items() if b"BlockEmbedder" in name]
+    return [process for process, name in names.items() if b"BlockWorker" in name]
 
 
 def test_a_killed_worker_costs_its_block(model, photos, tmp_path):
@@ -58,6 +61,16 @@ def test_a_killed_worker_costs_its_block(model, photos, tmp_path):
     assert len(names) == 22
     assert names == sorted(path.name for path in many.glob("block-*"))
     assert all((many / name).read_bytes() == (one / name).read_bytes() for name in names)
+
+
+def test_an_index_by_workers_is_that_of_one_process(model, photos, tmp_path):
+    small = ["--block", "3", "--batch-size", "3"]
+    cli.main(["index", model, str(photos), "--out", str(tmp_path / "one"), *small])
+    cli.main(["index", model, str(photos), "--out", str(tmp_path / "many"), *small, "--ray", "--workers", "2"])
+    one, many = Index(tmp_path / "one"), Index(tmp_path / "many")
+    assert len(many) == 11
+    assert np.array_equal(one.vectors, many.vectors)
+    assert not (tmp_path / "many" / ".blocks").exists()
 
 
 def test_what_a_worker_refuses_is_one_sentence(model, photos, tmp_path):

@@ -42,7 +42,7 @@ def embed(
         max_skipped: share of unusable pictures above which this stops.
         block: records of a block, 4096 where none are named; tar shards are a block each.
         ray: have workers of a Ray cluster embed: that at HOST:PORT, or without an address processes of this machine.
-        workers: with --ray how many; one a GPU, or one a core, where none are named.
+        workers: with --ray how many; one a core where none are named.
     """
     from rich.console import Console
 
@@ -73,7 +73,7 @@ def embed(
             workers=workers,
         )
         return
-    if ray or block is not None:
+    if ray or block is not None or workers is not None:
         raise UserError(f"--out {out} is one file, and blocks are written to a folder: name a folder")
     files.place(out)
     records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
@@ -108,12 +108,9 @@ def embed_to_folder(
     """Embed block by block, and print what was done."""
     from rich.console import Console
 
-    from nearfar.embedding.blocks.embed_blocks import embed_blocks, in_this_process
-    from nearfar.embedding.blocks.ray_workers import RayWorkers
-    from nearfar.errors import UserError
+    from nearfar.embedding.blocks.embed_blocks import embed_blocks
+    from nearfar.embedding.blocks.ray_workers import engine_of
 
-    if workers is not None and not ray:
-        raise UserError("--workers says how many of a Ray cluster embed: add --ray")
     run = embed_blocks(
         model,
         source,
@@ -123,7 +120,7 @@ def embed_to_folder(
         batch_size=batch_size,
         dim=dim,
         max_skipped=max_skipped,
-        engine=RayWorkers(ray if isinstance(ray, str) else None, workers) if ray else in_this_process,
+        engine=engine_of(ray, workers),
         progress=True,
     )
     vectors: dict[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
@@ -23,6 +24,9 @@ def index(
     dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
+    block: int | None = None,
+    ray: bool | str = False,
+    workers: int | None = None,
     **columns: Unpack[Columns],
 ) -> None:
     """Make a search index of a source's pictures, or of its texts where it has no pictures, or bring one up to date.
@@ -42,6 +46,9 @@ def index(
         dim: keep only the first so many numbers of each embedding; queries of this index are cut alike.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
+        block: embed so many records at a time, each block kept until the index is whole; 4096 with --ray.
+        ray: have workers of a Ray cluster embed: that at HOST:PORT, or without an address processes of this machine.
+        workers: with --ray how many; one a core where none are named.
     """
     from rich.console import Console
 
@@ -49,8 +56,10 @@ def index(
     from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
     from nearfar.data.sources.source import readable
+    from nearfar.embedding.blocks.ray_workers import engine_of
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of
+    from nearfar.search.index.block_vectors import FOLDER, vectors_by_blocks
     from nearfar.search.index.building import build
     from nearfar.search.querying.next_searches import search_commands
     from nearfar.search.querying.open_index import resolve
@@ -61,6 +70,21 @@ def index(
     encoder = load(model)
     if doubt := doubt_of(encoder, dim):
         print(doubt, file=sys.stderr)
+    stored = None
+    if ray or block is not None or workers is not None:
+        stored = vectors_by_blocks(
+            resolve(model),
+            resolve(source),
+            out,
+            name=name,
+            options={**({"split": split} if split else {}), **of(dict(columns))},
+            block=4096 if block is None else block,
+            batch_size=batch_size,
+            dim=dim,
+            max_skipped=max_skipped,
+            engine=engine_of(ray, workers),
+            progress=True,
+        )
     built = build(
         encoder,
         records,
@@ -73,8 +97,11 @@ def index(
         batch_size=batch_size,
         max_skipped=max_skipped,
         skipped=skipped,
+        stored=stored,
         progress=True,
     )
+    if stored is not None:
+        shutil.rmtree(out / FOLDER)
     console = Console(soft_wrap=True, highlight=False)
     counts = ", ".join(f"{number:,} {what}" for what, number in built.manifest.sources[name].items() if number)
     console.print(f"{name}: {counts}", markup=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -31,16 +31,31 @@ from nearfar.models.shorter import shortened
 from nearfar.models.video.frame_mean import for_videos
 
 Results = Iterator[BlockResult]
-Engine = Callable[["EmbedJob", Sequence[int]], Results]
+Engine = Callable[["Job", Sequence[int]], Results]
 """What has workers embed the blocks of these numbers, and gives the results as they come."""
+
+
+class Job(Protocol):
+    """What a worker needs to know, and can be sent; `worker` makes, where it is called, what makes a block."""
+
+    @property
+    def made_of(self) -> MadeOf: ...
+
+    @property
+    def out(self) -> str: ...
+
+    def worker(self) -> Callable[[int], BlockResult]: ...
 
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """What a worker needs to know, and can be sent."""
+    """To embed a source's blocks into the folder `out`."""
 
     made_of: MadeOf
     out: str
+
+    def worker(self) -> BlockEmbedder:
+        return BlockEmbedder(self)
 
 
 @dataclass(frozen=True)
@@ -64,10 +79,7 @@ class BlockEmbedder:
         made_of = job.made_of
         self.job, self.source = job, open_for_blocks(made_of.source, made_of.options)
         check_same(made_of.plan, self.source)
-        model = load(made_of.model)
-        if weights_digest(model) != made_of.weights:
-            raise UserError(f"{made_of.model} is another model where a worker reads it: let all machines read the same")
-        self.encoder = for_videos(shortened(model, made_of.dim), self.source)
+        self.encoder = for_videos(shortened(load_planned(made_of), made_of.dim), self.source)
         self.sides = shared_sides(self.encoder, self.source)
 
     def __call__(self, number: int) -> BlockResult:
@@ -101,10 +113,9 @@ class BlockEmbedder:
         return result
 
 
-def in_this_process(job: EmbedJob, numbers: Sequence[int]) -> Results:
+def in_this_process(job: Job, numbers: Sequence[int]) -> Results:
     """One worker, here: the engine that needs nothing else."""
-    work = BlockEmbedder(job)
-    return map(work, numbers)
+    return map(job.worker(), numbers)
 
 
 def embed_blocks(
@@ -155,23 +166,36 @@ def embed_blocks(
         batch_size=batch_size,
         dim=dim,
     )
+    run = run_job(EmbedJob(made_of, str(out.absolute())), opened, max_skipped, engine, progress)
+    if not any(result.kept for result in run.results):
+        raise UserError(f"{opened.name} holds nothing that can be embedded:\n{run.skipped.reasons(5)}")
+    return run
+
+
+def run_job(job: Job, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
+    """Have an engine make the blocks of a job that its folder does not hold yet; `opened` is the source as it was
+    planned with.
+
+    Raises:
+        UserError: as `embed_blocks` says.
+    """
+    out = Path(job.out)
     lock = Lock(out, "writing blocks to")
     try:
         if (out / NAME).exists():
-            made_of.check(out)
+            job.made_of.check(out)
         else:
-            made_of.save(out)
+            job.made_of.save(out)
         files.remove_leftovers(out)
-        return _run(EmbedJob(made_of, str(out.absolute())), opened, max_skipped, engine, progress)
+        return _run(job, opened, max_skipped, engine, progress)
     finally:
         lock.release()
 
 
-def _run(job: EmbedJob, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
+def _run(job: Job, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
     plan, out = job.made_of.plan, Path(job.out)
     results = finished(out, plan)
     missing = [number for number in range(len(plan)) if number not in results]
-    total = None if plan.records is None else plan.records
     at_opening = Skipped() if isinstance(opened, Stream) else opened.skipped
     with console.progress(f"embedding blocks of {opened.name}", len(plan), progress) as step:
         step(len(results))
@@ -179,12 +203,10 @@ def _run(job: EmbedJob, opened: Any, max_skipped: float, engine: Engine, progres
             results[result.number] = result
             read = sum(each.read for each in results.values())
             skipped = Skipped.merged(each.skipped for each in results.values())
-            skipped.check(read, limit=max_skipped, name=opened.name, total=total)
+            skipped.check(read, limit=max_skipped, name=opened.name, total=plan.records)
             step(1)
     ordered = [results[number] for number in range(len(plan))]
     skipped = Skipped.merged([at_opening, *(result.skipped for result in ordered)])
-    if not any(result.kept for result in ordered):
-        raise UserError(f"{opened.name} holds nothing that can be embedded:\n{skipped.reasons(5)}")
     return BlockRun(len(missing), len(plan) - len(missing), ordered, skipped)
 
 
@@ -192,6 +214,18 @@ def open_for_blocks(source: str, options: Mapping[str, Any]) -> Any:
     """The source, tar shards as a stream."""
     streaming: dict[str, Any] = {"streaming": True} if are_shards(source) else {}
     return open_source(source, **options, **streaming)
+
+
+def load_planned(made_of: MadeOf) -> Any:
+    """The model, once its weights are those that were planned with.
+
+    Raises:
+        UserError: they are others.
+    """
+    model = load(made_of.model)
+    if weights_digest(model) != made_of.weights:
+        raise UserError(f"{made_of.model} is another model where a worker reads it: let all machines read the same")
+    return model
 
 
 def weights_digest(encoder: Any) -> str:

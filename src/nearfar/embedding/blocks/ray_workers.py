@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nearfar.embedding.blocks.block_folder import BlockResult
-from nearfar.embedding.blocks.embed_blocks import BlockEmbedder, EmbedJob
+from nearfar.embedding.blocks.embed_blocks import Engine, Job, in_this_process
 from nearfar.errors import UserError, at_least, need
 
 TRIES = 3
 """How often a block is given to a worker again after the one that had it died."""
+
+
+class BlockWorker:
+    """What an actor holds: the worker of a job. It is made with its first block, since Ray hands on what a method
+    raises, and of what a constructor raises the text alone."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.work: Callable[[int], BlockResult] | None = None
+
+    def __call__(self, number: int) -> BlockResult:
+        self.work = self.work or self.job.worker()
+        return self.work(number)
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class RayWorkers:
     Args:
         address: of a running cluster, as `host:port`, `ray://host:port` or "auto"; None: processes of this machine,
             for as long as the run lasts.
-        workers: how many; default: one a GPU where the cluster has some, else one a core.
+        workers: how many; default: one a core of the cluster.
     """
 
     address: str | None = None
@@ -40,7 +53,7 @@ class RayWorkers:
                 f"{self.address!r} is no address of a Ray cluster: write HOST:PORT, ray://HOST:PORT or auto"
             )
 
-    def __call__(self, job: EmbedJob, numbers: Sequence[int]) -> Iterator[BlockResult]:
+    def __call__(self, job: Job, numbers: Sequence[int]) -> Iterator[BlockResult]:
         ray = need("ray", "ray")
         started = not ray.is_initialized()
         if started:
@@ -62,13 +75,10 @@ class RayWorkers:
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"no Ray cluster answers at {self.address or 'this machine'}: is it running?") from error
 
-    def _results(self, ray: Any, job: EmbedJob, numbers: Sequence[int]) -> Iterator[BlockResult]:
-        resources = ray.cluster_resources()
-        gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        count = min(self.workers or gpus or max(1, cores), len(numbers))
-        worker = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=TRIES)(
-            BlockEmbedder
-        )
+    def _results(self, ray: Any, job: Job, numbers: Sequence[int]) -> Iterator[BlockResult]:
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        count = min(self.workers or max(1, cores), len(numbers))
+        worker = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(BlockWorker)
         actors = [worker.remote(job) for _ in range(count)]
         waiting, running = iter(numbers), dict[Any, Any]()
 
@@ -88,9 +98,24 @@ class RayWorkers:
                     raise error.cause from None
                 raise
             except ray.exceptions.RayActorError as error:
-                raise UserError(_why(error)) from error
+                raise UserError(
+                    f"a worker died {TRIES + 1} times over one block: too little memory, most likely: take fewer"
+                ) from error
             give(actor)
             yield result
+
+
+def engine_of(ray: bool | str, workers: int | None) -> Engine:
+    """What the flags --ray and --workers name: workers of a cluster, or this process.
+
+    Raises:
+        UserError: no address of a cluster, or workers without one.
+    """
+    if ray:
+        return RayWorkers(ray if isinstance(ray, str) else None, workers)
+    if workers is not None:
+        raise UserError("--workers says how many of a Ray cluster embed: add --ray")
+    return in_this_process
 
 
 def check_answers(address: str | None) -> None:
@@ -98,9 +123,3 @@ def check_answers(address: str | None) -> None:
     if address not in (None, "auto"):
         host, _, port = address.removeprefix("ray://").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _why(error: BaseException) -> str:
-    """Why a worker is gone for good. What it raised while it started stands in Ray's text, on the line of its kind."""
-    said = re.search(r"nearfar\.errors\.UserError: (.*)", str(error))
-    return said[1] if said else f"a worker died {TRIES + 1} times over one block: too little memory, most likely"

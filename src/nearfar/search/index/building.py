@@ -42,6 +42,9 @@ from nearfar.search.index.records import (
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
 
+Stored = Callable[[Item], tuple[Tensor, bytes | None] | None]
+"""The vector `[D]` float32 of an item and the bytes that the index keeps of it, where they were made before."""
+
 DIFFERING = "rows whose kept values differ from their picture's first row"
 
 
@@ -60,6 +63,7 @@ def build(
     skipped: Skipped | None = None,
     checkpoint: float = 60.0,
     threads: int = 4,
+    stored: Stored | None = None,
     progress: bool | None = None,
 ) -> Index:
     """Index a source's pictures, videos or texts in the directory `out`, or bring the index there up to date.
@@ -88,6 +92,7 @@ def build(
         skipped: collects what could not be used, and why.
         checkpoint: seconds between commits.
         threads: threads that read and decode.
+        stored: what embedded the source before, as `block_vectors.StoredVectors`; asked before the model is.
         progress: show a progress bar; None: within a command only.
 
     Returns:
@@ -118,7 +123,7 @@ def build(
         reader = for_videos(encoder, source)
         shared = shared_sides(reader, source)
         side = next(name for name in ("image", "video", "audio", "text") if name in shared)
-        indexer = BatchIndexer(reader, writer, known, side, batch_size=batch_size, checkpoint=checkpoint)
+        indexer = BatchIndexer(reader, writer, known, side, batch_size=batch_size, checkpoint=checkpoint, stored=stored)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
             for read_count, items in read(source, name, pool, skipped, side, columns, count=4 * batch_size):
@@ -172,8 +177,17 @@ class BatchIndexer:
     """Takes records in: passes by what is known, gathers the rest into batches, embeds and commits them."""
 
     def __init__(
-        self, encoder: Any, writer: IndexWriter, known: set[str], side: str, *, batch_size: int, checkpoint: float
+        self,
+        encoder: Any,
+        writer: Any,
+        known: set[str],
+        side: str,
+        *,
+        batch_size: int,
+        checkpoint: float,
+        stored: Stored | None = None,
     ) -> None:
+        self.stored = stored
         self.encoder, self.writer, self.known, self.side = encoder, writer, known, side
         self.batch_size, self.checkpoint = batch_size, checkpoint
         self.keys: set[str] = set()
@@ -218,18 +232,23 @@ class BatchIndexer:
     def _embed(self, pool: ThreadPoolExecutor, skipped: Skipped) -> None:
         keys = list(islice(self._waiting, self.batch_size))
         batch = [self._waiting.pop(key) for key in keys]
+        stored = {one.item.key: ready for one in batch if self.stored and (ready := self.stored(one.item)) is not None}
+        unread = [one for one in batch if one.item.key not in stored]
         good = []
-        for unread, opened in zip(batch, pool.map(attempt(self._decode), batch), strict=True):
+        for one, opened in zip(unread, pool.map(attempt(self._decode), unread), strict=True):
             if isinstance(opened, UserError):
-                skipped.add(unread.item.path or unread.item.key, str(opened))
+                skipped.add(one.item.path or one.item.key, str(opened))
             else:
-                good.append((unread.item, *opened))
+                good.append((one.item, *opened))
         if good:
             vectors = self._vectors([item for item, _, _ in good], [image for _, image, _ in good])
-            for (item, _, kept), vector in zip(good, vectors.numpy(), strict=True):
-                self.writer.put(item, vector, kept)
-                self.keys.add(item.key)
-                self._count("updated" if item.key in self.known else "added")
+            made = zip(good, vectors, strict=True)
+            stored |= {item.key: (vector, kept) for (item, _, kept), vector in made}
+        for item in (one.item for one in batch if one.item.key in stored):
+            vector, kept = stored[item.key]
+            self.writer.put(item, vector.numpy(), kept)
+            self.keys.add(item.key)
+            self._count("updated" if item.key in self.known else "added")
         if time.monotonic() - self._committed > self.checkpoint:
             self.writer.commit(final=False)
             self._committed = time.monotonic()
