@@ -21,7 +21,6 @@ from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Stream
 from nearfar.data.sources.source import captions as clean_captions
-from nearfar.embedding.blocks.block_records import BlockRecords
 from nearfar.embedding.embeddings import Embeddings, NothingToEmbed
 from nearfar.errors import UserError, at_least
 
@@ -258,7 +257,7 @@ class _Reader:
         self.sides = sides
         self.name = str(getattr(source, "name", "source"))
         self.total = len(source) if hasattr(source, "__len__") else None
-        self.in_part = isinstance(source, BlockRecords)
+        self.in_part = getattr(source, "in_part", False)
         self.skipped = Skipped()
         self.records: list[dict[str, Any]] = []
         self.rows: list[int] = []

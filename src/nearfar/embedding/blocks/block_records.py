@@ -63,6 +63,9 @@ class BlockRecords:
     brings a `group`; `skipped`, what a stream's part could not read.
     """
 
+    in_part = True
+    """What `embed` numbers pictures and groups by: alike in all parts of the data."""
+
     def __init__(self, source: Source | Stream, plan: BlockPlan, number: int) -> None:
         self.source = source
         self.name, self.columns = source.name, source.columns
