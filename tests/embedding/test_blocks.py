@@ -108,7 +108,8 @@ def test_broken_records_are_counted_over_all_blocks(model, photos, tmp_path):
     spec = str(photos / "broken.csv")
     run = embed_blocks(model, spec, tmp_path / "out", block=2, batch_size=2, max_skipped=0.5)
     assert [result.kept for result in run.results] == [2, 2, 0]
-    assert [problem.where.partition(" (")[0] for problem in run.skipped] == ["broken.csv, record 4", "broken.csv, record 5"]
+    places = [problem.where.partition(" (")[0] for problem in run.skipped]
+    assert places == ["broken.csv, record 4", "broken.csv, record 5"]
     assert load_blocks(tmp_path / "out").row.tolist() == [0, 1, 2, 3]
     rows += [f"gone{number}.png,four" for number in range(200)]
     (photos / "broken.csv").write_text("\n".join(rows) + "\n")
