@@ -1,11 +1,14 @@
-"""One thread a worker: on shared cores two threads are slower than one. Memory and waiting as commands have them."""
+"""One thread a worker, and a process that a test starts: on shared cores two threads are slower than one. Memory and
+waiting as commands have them."""
 
+import os
 import sys
 from pathlib import Path
 
 from nearfar.machine import prepare
 
 prepare()
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 

@@ -28,6 +28,7 @@ RIGHT = {
     bool: st.sampled_from(["true", "false", "True", "FALSE"]),
 }
 """Words that are values of each kind."""
+COUNT = st.integers(0, 10**9).map(str)
 
 ANY = TEXT | st.sampled_from(["", "-", "-1", "1.5", "nul", "true", "é\n%s", "a=b", "{}", "0x1", "1,5", "٣", "--x"])
 
@@ -53,8 +54,8 @@ def kinds_of(action: Action) -> tuple[Any, ...]:
         return tuple(action.choices)
     if action.nargs == 0:
         return (bool,)
-    if isinstance(action.type, FunctionType):  # a number, or one of some words, as `N|none|txt` says
-        return tuple(7 if word == "N" else word for word in str(action.metavar).split("|"))
+    if isinstance(action.type, FunctionType):  # a count, or one of some words, as `N|none|txt` says
+        return tuple(int if word == "N" else word for word in str(action.metavar).split("|"))
     return alternatives(action.type.args[0]) if isinstance(action.type, partial) else (action.type or str,)
 
 
@@ -79,7 +80,8 @@ def is_of(value: Any, kinds: tuple[Any, ...]) -> bool:
 
 def right(action: Action) -> st.SearchStrategy[str]:
     """Words that a flag takes."""
-    return st.one_of(RIGHT[kind] if isinstance(kind, type) else st.just(str(kind)) for kind in kinds_of(action))
+    right = {**RIGHT, int: COUNT} if isinstance(action.type, FunctionType) else RIGHT
+    return st.one_of(right[kind] if isinstance(kind, type) else st.just(str(kind)) for kind in kinds_of(action))
 
 
 @st.composite

@@ -4,7 +4,13 @@ import pytest
 
 from nearfar.training.recipe import load
 
-QUICK = ["training.steps=2", "training.warmup=0", "training.report=false", "evaluation.data=null"]
+QUICK = [
+    "training.steps=2",
+    "training.batch_size=8",
+    "training.warmup=0",
+    "training.report=false",
+    "evaluation.data=null",
+]
 
 
 @pytest.mark.parametrize("name", ["simcse", "simcse-pairs", "whitenedcse", "cless", "clear", "declutr"])
