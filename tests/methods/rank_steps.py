@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
+    "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
     "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
@@ -63,10 +64,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
 }
 """Every method that recipes know but for the next, its queue and its teacher on."""
-ELSEWHERE = {"beclr", "byol", "detection", "moco", "pixpro", "sepclr", "simsiam", "whitenedcse"}
+ELSEWHERE = {"beclr", "byol", "moco", "pixpro", "sepclr", "simsiam", "whitenedcse"}
 """Methods whose batch norm or logs are of each process's own part: `test_view_ranks`, `test_moco`, `test_beclr`,
-`test_pixpro`, `test_sepclr`; that draw places at random for each picture by itself: `test_detection`; or that need
-dropout: `test_whitenedcse`."""
+`test_pixpro`, `test_sepclr`; or that need dropout: `test_whitenedcse`."""
 
 
 def steps_of_all(counts: list[int] | None = None) -> dict[str, dict[str, Any]]:
@@ -131,7 +131,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone: dict[str, Any] = {key: {} for key in ("dito", "xclip", "two_stream", "relational")}
+        alone: dict[str, Any] = {key: {} for key in ("detection", "dito", "xclip", "two_stream", "relational")}
         alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},
@@ -149,7 +149,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name in ("coconut", "transcription"):
         small: dict[str, Any] = {"width": 16, "layers": 1, "decoder_layers": 1, "heads": 2, "mels": 4, "embed_dim": 8}
         model = sound_transcriber(tokenizer=tokenizer, classes=3, **small)
-    if name == "dito":
+    if name in ("detection", "dito"):
         model = detector(model, window=2, levels=(4, 5), width=4, convolutions=1, hidden=8)
     if name in ("two_stream", "relational"):
         model = grounded_encoder(model, dropout=0.0)
@@ -200,7 +200,16 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "negative_text": model.tokenize([" ".join(reversed(each.split())) for each in texts]),
         "answers": model.tokenize(ANSWERS),
         "answer_weight": torch.tensor(SHARES).roll(step, 0),
+        **boxes(step),
     }
+
+
+def boxes(step: int) -> dict[str, Tensor]:
+    """Up to three things a picture, and many more in some processes' pictures than in others'."""
+    drawn = 16 * torch.rand(N, 3, 2, 2, generator=torch.Generator().manual_seed(step)).sort(2).values.flatten(2)
+    there = torch.arange(3) < torch.tensor([0, 0, 1, 0, 3, 2, 3, 1])[:, None]
+    label = (torch.arange(3) + torch.arange(N)[:, None] + step) % 3
+    return {"boxes": drawn, "box_label": label.where(there, -1)}
 
 
 def things(model: Any, step: int) -> dict[str, Any]:

@@ -4,7 +4,8 @@
       + CE(cos(region, class names) / (0.01 T))        the background's rows count 0.9
       + smooth L1 of box corrections                   of regions on things
 
-Novel classes have no boxes here: what lies in theirs is background, and only the frozen model's scores know better.
+Each is a mean over the places or regions that count, of all processes. Novel classes have no boxes here: what lies in
+theirs is background, and only the frozen model's scores know better.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nearfar import distributed
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method, decay_groups
@@ -113,22 +115,30 @@ class Detection(Method):
             boxes, label = things_in_view(boxes, label, batch["geometry"][0], side)
         maps = self.model.pyramid_maps(pixels)
         scores, proposed = self.model.proposals(maps, side)
-        losses = _proposal_losses(maps, scores, proposed, boxes, label, side)
+        counted, losses = _proposal_losses(maps, scores, proposed, boxes, label, side)
+        weight = self._weight(counted)
+        losses = {name: weight * loss for name, loss in losses.items()}
         with torch.no_grad():
             chosen, _ = best_proposals(scores, proposed, self.proposals, side)
             regions, target, things = sampled_regions(chosen, boxes, label, count=self.regions)
             texts = self.frozen_texts(self.model, self.tokens)
         features = self.model.region_features(maps, regions, side)
         logits = text_logits(self.model.head.embeddings(features), texts, 0.01 * self.model.class_temperature)
-        losses["class_loss"] = class_loss(logits[target >= 0], target[target >= 0], self.background_weight)
+        weight = self._weight((target >= 0).sum())
+        losses["class_loss"] = weight * class_loss(logits[target >= 0], target[target >= 0], self.background_weight)
         on_things = target > 0
         change = self.model.head.boxes(features[on_things])
         goal = box_corrections(regions[on_things], things[on_things])
         box = F.smooth_l1_loss(change, goal, reduction="sum") / max(1, int((target >= 0).sum()))
-        losses["box_loss"] = box
+        losses["box_loss"] = weight * box
         return {"loss": torch.stack(list(losses.values())).sum()} | {
             name: each.detach() for name, each in losses.items()
         }
+
+    def _weight(self, count: Tensor) -> Tensor | float:
+        """Of a mean over so many of this process's places or regions, so that the mean over processes is that over all
+        of them."""
+        return distributed.mean_weight(count) if self.training else 1.0
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Four groups: with and without weight decay, the transformer's at `backbone_scale` times the learning rate."""
@@ -154,12 +164,13 @@ def class_loss(logits: Tensor, target: Tensor, background_weight: float) -> Tens
 
 def _proposal_losses(
     maps: Any, scores: Tensor, proposed: Tensor, boxes: Tensor, label: Tensor, side: int
-) -> dict[str, Tensor]:
-    """Of centerness, L1, and of boxes, 1 - IoU, by the number of places that count."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """How many places count; and, by that number, the losses of centerness, L1, and of boxes, 1 - IoU."""
     with torch.no_grad():
         centres, anchors = (torch.cat(parts) for parts in zip(*places(maps, side).values(), strict=True))
         target = place_targets(centres, anchors, boxes, label >= 0)
-    count = max(1, int(target.counts.sum()))
+    counted = target.counts.sum()
+    count = max(1, int(counted))
     central = ((scores.sigmoid() - target.centerness).abs() * target.counts).sum() / count
     overlap = box_iou(proposed[target.positive], target.boxes[target.positive])
-    return {"centerness_loss": central, "proposal_loss": IOU_WEIGHT * (1 - overlap).sum() / count}
+    return counted, {"centerness_loss": central, "proposal_loss": IOU_WEIGHT * (1 - overlap).sum() / count}
