@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.video_files import grey, number_of, shade, turned, write
+from data.video_files import grey, number_of, shade, shown_by, write
 from nearfar.data import BadVideo, FrameChoice, read_frames
 from nearfar.data.pictures import images
 from nearfar.errors import UserError
@@ -34,6 +34,13 @@ def test_frames_are_those_of_sequential_decoding_in_any_order(name, av, tmp_path
     assert (frames.total, frames.size) == (50, (64, 48))
 
 
+def edges_of(video):
+    """When its frames begin, and the last one ends, as a choice of frames gets them once it was read."""
+    edges = []
+    read_frames(video, lambda each: edges.append(each) or [0])
+    return edges[-1]
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.mkv"])
 def test_the_last_frames_are_there(name, av, tmp_path):
     """What a decoder still holds when the file ends, and a container that names no number of frames."""
@@ -44,6 +51,7 @@ def test_the_last_frames_are_there(name, av, tmp_path):
     chosen = read_frames(path.read_bytes(), FrameChoice(8).numbers)
     assert chosen.numbers.tolist() == [1, 5, 9, 13, 16, 20, 24, 28]
     assert [number_of(picture) for picture in chosen.pictures] == chosen.numbers.tolist()
+    assert edges_of(path) == pytest.approx(np.arange(31) / 25, abs=2e-3)  # the last frame lasts as long as others
 
 
 @pytest.mark.parametrize(("name", "codec"), [("v.mp4", "libx264"), ("v.webm", "libvpx-vp9")])
@@ -54,6 +62,14 @@ def test_a_rate_that_varies(name, codec, av, tmp_path):
     assert frames.seconds == pytest.approx(np.array(begins) / 1000, abs=2e-3)
     assert [number_of(picture) for picture in frames.pictures] == list(range(6))
     assert read_frames(path, FrameChoice(4, spacing="time").numbers).numbers.tolist() == [2, 2, 4, 4]
+
+
+def test_times_count_from_the_first_frame(av, tmp_path):
+    """A recording whose clock ran before it began."""
+    path = write(tmp_path / "late.mkv", 3, milliseconds=[500, 900, 1000])
+    frames = read_frames(path, range(3))
+    assert frames.seconds == pytest.approx([0, 0.4, 0.5], abs=2e-3)
+    assert read_frames(path, FrameChoice(2, spacing="time").numbers).numbers.tolist() == [0, 1]
 
 
 def test_a_number_of_frames_that_is_wrong_is_not_believed(av, tmp_path, monkeypatch):
@@ -67,15 +83,35 @@ def test_a_number_of_frames_that_is_wrong_is_not_believed(av, tmp_path, monkeypa
         assert [number_of(picture) for picture in frames.pictures] == [1, 5, 9, 13, 16, 20, 24, 28]
 
 
-@pytest.mark.parametrize("quarter", range(4))
-def test_a_turned_video_is_read_upright(quarter, av, tmp_path):
-    """Stored 64 wide and 32 high with a light corner; a phone says how it is to be turned."""
+SHOWN = {  # how the stored pixels are shown, by where a step to the right and one down lead
+    "as stored": ((1, 0), (0, 1), lambda stored: stored),
+    "a quarter": ((0, 1), (-1, 0), lambda stored: np.rot90(stored, -1)),
+    "a half": ((-1, 0), (0, -1), lambda stored: np.rot90(stored, 2)),
+    "three quarters": ((0, -1), (1, 0), np.rot90),
+    "left to right": ((-1, 0), (0, 1), np.fliplr),
+    "upside down": ((1, 0), (0, -1), np.flipud),
+    "mirrored, a quarter": ((0, 1), (1, 0), lambda stored: stored.swapaxes(0, 1)),
+    "mirrored, three quarters": ((0, -1), (-1, 0), lambda stored: np.rot90(stored, 2).swapaxes(0, 1)),
+    "nearly as stored, and scaled": ((1.5, 0.01), (-0.01, 1.5), lambda stored: stored),
+}
+
+
+@pytest.fixture(scope="module")
+def corners():
+    """Stored 64 wide and 32 high, the left half light above and grey below."""
     stored = np.zeros((32, 64, 3), np.uint8)
     stored[:16, :32] = 240
     stored[16:, :32] = 120
-    path = turned(write(tmp_path / "phone.mp4", frames=[stored] * 3), quarter)
-    frames = read_frames(path, [1])
-    upright = np.rot90(stored, -quarter)
+    return stored
+
+
+@pytest.mark.parametrize("how", SHOWN)
+def test_a_turned_or_mirrored_video_is_read_as_it_is_shown(how, corners, av, tmp_path):
+    """A phone says how a video is to be turned, and one of its front camera may be mirrored."""
+    right, down, shown = SHOWN[how]
+    path = write(tmp_path / "phone.mp4", frames=[corners] * 3)
+    frames = read_frames(path if how == "as stored" else shown_by(path, right, down), [1])
+    upright = shown(corners)
     assert frames.size == (upright.shape[1], upright.shape[0]) == frames.pictures[0].size
     read = np.asarray(frames.pictures[0]).astype(int)
     away = np.abs(read - upright)[4:-4, 4:-4]  # compression blurs edges
@@ -84,6 +120,12 @@ def test_a_turned_video_is_read_upright(quarter, av, tmp_path):
         for x in (0.25, 0.75):
             place = int(y * read.shape[0]), int(x * read.shape[1])
             assert abs(int(read[place][0]) - int(upright[place][0])) < 12
+
+
+def test_a_video_that_is_shown_aslant_is_refused(corners, av, tmp_path):
+    path = shown_by(write(tmp_path / "aslant.mp4", frames=[corners]), (0.8, 0.6), (-0.6, 0.8))
+    with pytest.raises(BadVideo, match=r"aslant\.mp4: it is to be shown aslant, .*write it anew"):
+        read_frames(path, [0])
 
 
 def animation(ending, count=5, **options):
@@ -106,6 +148,26 @@ def test_animated_pictures_and_how_long_their_frames_last(ending, tmp_path):
         assert frames.seconds == pytest.approx([0.7, 0, 0.3, 0.3, 0.1, 0.6])
         assert (frames.total, frames.size) == (5, (16, 16))
     assert read_frames(data, FrameChoice(4, spacing="time").numbers).numbers.tolist() == [0, 1, 2, 3]
+
+
+def test_frames_that_say_0_last_as_browsers_show_them():
+    file, pictures = io.BytesIO(), [Image.fromarray(grey(i, (16, 16))) for i in range(3)]
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=[0, 40, 0])
+    assert edges_of(file.getvalue()) == pytest.approx([0, 0.1, 0.14, 0.24])
+
+
+@pytest.mark.parametrize(("disposal", "left"), [(1, (255, 0, 0)), (2, (255, 255, 255)), (3, (255, 255, 255))])
+def test_what_a_gif_leaves_of_the_frame_before(disposal, left):
+    """A red square, then a blue one on a clear ground: the red one stays (1), or is taken off again (2, 3)."""
+    frames = []
+    for place, colour in ((0, "red"), (8, "blue")):
+        frame = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+        frame.paste(colour, (place, 4, place + 8, 12))
+        frames.append(frame)
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100, disposal=disposal)
+    second = read_frames(file.getvalue(), [1]).pictures[0]
+    assert [second.getpixel(at) for at in ((12, 8), (12, 1), (4, 8))] == [(0, 0, 255), (255, 255, 255), left]
 
 
 def test_transparency_lies_on_white():
@@ -161,6 +223,7 @@ def test_what_cannot_be_read_says_which_why_and_the_remedy(av, tmp_path, monkeyp
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("this is no video " * 20)
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\na.mp4\n")  # a playlist would lead to other files
+    (tmp_path / "joined.mp4").write_text("ffconcat version 1.0\nfile a.mp4\n")
     sound_alone(tmp_path / "sound.mp4")
     whole = write(tmp_path / "a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
@@ -169,6 +232,7 @@ def test_what_cannot_be_read_says_which_why_and_the_remedy(av, tmp_path, monkeyp
         "empty.mp4": "the file is empty",
         "text.mp4": "not a video that can be read .*write it anew",
         "list.mp4": "not a video that can be read .*write it anew",
+        "joined.mp4": "not a video that can be read .*write it anew",
         "sound.mp4": "there is no video in it, only sound or text",
         "cut.mp4": "not a video that can be read .*copy it anew",
         "half.gif": "copy it anew",

@@ -41,15 +41,19 @@ def write(path, count=50, *, codec="libx264", rate=25, milliseconds=None, frames
     return path
 
 
-def turned(path, quarter):
-    """Say in an mp4 file that it is to be shown turned clockwise by so many quarters: the matrix of its track."""
-    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter % 4]
+def shown_by(path, right, down):
+    """Say in an mp4 file where a step to the right (x, y) and one down lead when it is shown: its track's matrix."""
     data = bytearray(path.read_bytes())
     one = 1 << 16
     place = data.index(b"tkhd") + 4 + 40
     assert struct.unpack(">9i", data[place : place + 36]) == (one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    data[place : place + 36] = struct.pack(
-        ">9i", cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30
-    )
+    matrix = [round(one * value) for value in (*right, 0, *down, 0, 0, 0)]
+    data[place : place + 36] = struct.pack(">9i", *matrix, 1 << 30)
     path.write_bytes(data)
     return path
+
+
+def turned(path, quarter):
+    """Say in an mp4 file that it is to be shown turned clockwise by so many quarters."""
+    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter % 4]
+    return shown_by(path, (cosine, sine), (-sine, cosine))

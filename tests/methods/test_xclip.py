@@ -97,6 +97,7 @@ def test_texts_are_the_same_bits_after_training_and_all_else_learns(model):
     texts = {name for name in before if name.startswith(("pair.text.", "pair.text_projection."))}
     assert texts
     assert not moved & texts
+    assert not {name for name, value in model.named_parameters() if value.requires_grad} & texts
     assert {name for name, _ in model.added()} <= moved
     assert any(name.startswith("pair.image.") and "message_" not in name for name in moved)
     assert model.temperature == 0.01

@@ -16,16 +16,25 @@ from nearfar.errors import need
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg"
 """FFmpeg's names of the containers that are opened. Others, playlists among them, name further files or addresses."""
 
-TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    270: Image.Transpose.ROTATE_270,
+AS_SHOWN = {
+    (1, 0, 0, 1): None,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
+"""By where a file's matrix takes the steps to the right (x, y) and down (x, y) of its stored pixels."""
+NEARLY = 0.02
+"""How far a step may be from one along a side: about a degree, as FFmpeg's own tools have it."""
+
 REMEDY = "copy it anew, or write it anew with a video editor"
 
 
 class ContainerFrames:
-    """The frames of a video file, turned as it says they are to be shown.
+    """The frames of a video file, turned and mirrored as it says they are to be shown.
 
     Raises:
         BadVideo: it is damaged, holds no video, or is of a kind that is not read.
@@ -65,10 +74,11 @@ class ContainerFrames:
 
     def _upright(self, frame: Any) -> Image.Image:
         check_size(frame.width, frame.height, self.where)
-        picture, turn = frame.to_image(), frame.rotation % 360
-        if turn and turn not in TURNS:
-            raise BadVideo(f"{self.where}: it is to be shown turned by {turn} degrees, which is not read: {REMEDY}")
-        return picture.transpose(TURNS[turn]) if turn else picture
+        picture, steps = frame.to_image(), _steps(frame)
+        if steps not in AS_SHOWN:
+            raise BadVideo(f"{self.where}: it is to be shown aslant, by no whole quarter, which is not read: {REMEDY}")
+        how = AS_SHOWN[steps]
+        return picture if how is None else picture.transpose(how)
 
     def _opened(self) -> Any:
         file = io.BytesIO(self.content) if isinstance(self.content, bytes) else f"file:{self.content.absolute()}"
@@ -82,3 +92,17 @@ class ContainerFrames:
             container.close()
             raise BadVideo(f"{self.where}: there is no video in it, only sound or text")
         return container
+
+
+def _steps(frame: Any) -> tuple[int, ...]:
+    """The key of AS_SHOWN for a frame; 2 stands for what is neither a step along a side nor none.
+
+    PyAV's own `rotation` knows turns alone: it says 180 of a video that is mirrored from left to right.
+    """
+    stored = frame.side_data.get("DISPLAYMATRIX")
+    if stored is None:
+        return 1, 0, 0, 1
+    right, down = np.frombuffer(stored, np.int32).reshape(3, 3)[:2, :2] / 2.0**16
+    units = np.concatenate([each / max(np.hypot(*each), 1e-9) for each in (right, down)])
+    whole = np.round(units)
+    return tuple(np.where(np.abs(units - whole) < NEARLY, whole, 2).astype(int).tolist())
