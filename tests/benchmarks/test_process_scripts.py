@@ -18,6 +18,27 @@ def test_two_processes(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+def test_under_load(run, tmp_path):
+    out = tmp_path / "made" / "load.json"
+    small = ("--size", 64, "--dim", 16, "--passes", 2, "--threads", 1, "--rounds", 2, "--steps", 0)
+    output = run("under_load", *small, "--output", out)
+    rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
+    assert {"nearfar, plain", "nearfar, prepared"} <= {*rows}
+    for row in rows.values():
+        assert all(len(row[when][kind]) == 2 for when in ("quiet", "loaded") for kind in ("cpu_s", "clock_s"))
+    assert out.with_suffix(".md").read_text() in output
+
+
+@pytest.mark.slow
+def test_a_training_under_load(run, tmp_path):
+    out = tmp_path / "made" / "load.json"
+    small = ("--size", 64, "--dim", 16, "--passes", 1, "--threads", 1, "--rounds", 1, "--steps", 1)
+    run("under_load", *small, "--set", "data.limit=12", "training.batch_size=4", "--output", out)
+    training = json.loads(out.read_text())["rows"][-1]
+    assert training["name"] == "nearfar train clip"
+    assert training["quiet"]["cpu_s"][0] > 0 < training["loaded"]["clock_s"][0]
+
+
 @pytest.mark.ray
 def test_embed_workers(run, tmp_path):
     pytest.importorskip("ray")
