@@ -244,15 +244,12 @@ def pictures_of(fields: dict[str, Any], *, most: int) -> list[Any]:
 def sounds_of(fields: dict[str, Any], *, most: int) -> list[bytes]:
     """The sounds of a request: files whose beginning is a sound's, of which a model reads no more than it takes. Raises
     UserError for what is none."""
-    from nearfar.data.sound.sound_files import BadSound, sound_seconds
+    from nearfar.data.sound.sound_files import sound_seconds
 
     sounds = []
     for file in files_of(fields, "audio", most=most):
-        try:
-            sound_seconds(content := file.getvalue())
-        except BadSound as error:
-            raise UserError(f"{file.name}: {str(error).partition(': ')[2]}") from error
-        sounds.append(content)
+        sound_seconds({"bytes": file.getvalue(), "path": file.name})
+        sounds.append(file.getvalue())
     return sounds
 
 
