@@ -312,7 +312,7 @@ def test_whole_family_compiles_without_a_graph_break():
     def function(q, k, s, b):
         return (
             ops.info_nce(q, k, s, tile=16)
-            + ops.info_nce(q, k, s, symmetric=False)
+            + ops.info_nce(q, k, s) * ops.info_nce(q, k, s, symmetric=False)
             + ops.info_nce(q, k[:7], s, symmetric=False, positive=k.detach().flip(0))
             + ops.nt_xent(torch.cat([q, k]), s)
             + ops.sigmoid(q, k, s, b)

@@ -15,6 +15,7 @@ from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.half_products import add_product, half_pays
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
+from nearfar.ops.tiling.one_tile import cross_entropy, is_one_tile
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.partition import partition
 from nearfar.ops.tiling.process_ranks import rank_mean
@@ -82,10 +83,12 @@ def info_nce(
     own = torch.arange(n, device=q.device) if positive is None else None
     pairs = inputs.pairs(q, k, scale, own=own, backend=backend, tile=tile, **groups)
     positive = None if positive is None else positive.to(pairs.q.dtype)
-    strips = backend in ("auto", "tiled") and needs_gradient(pairs)
-    if positive is not None and positive.requires_grad:  # strips give no gradient to positives apart
-        strips = False
-    if reduction == "mean" and not symmetric and strips:
+    in_one_pass = reduction == "mean" and backend in ("auto", "tiled") and needs_gradient(pairs)
+    if positive is not None and positive.requires_grad:  # which gives no gradient to positives apart
+        in_one_pass = False
+    if in_one_pass and is_one_tile(pairs):
+        return cross_entropy(pairs, positive, both=symmetric).to(pairs.q.dtype)
+    if in_one_pass and not symmetric:
         rows, columns = pairs.tile if tile is not None else (strip_rows(m), m)
         if rows and columns >= m:
             pairs = replace(pairs, tile=(rows, max(m, 1)), half=half_pays(pairs.q, pairs.k))

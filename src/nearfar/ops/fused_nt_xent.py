@@ -9,8 +9,10 @@ from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.one_tile import cross_entropy, is_one_tile
 from nearfar.ops.tiling.partition import partition
 from nearfar.ops.tiling.process_ranks import rank_mean, sample_ids
+from nearfar.ops.tiling.tiles import needs_gradient
 
 
 def nt_xent(
@@ -55,6 +57,8 @@ def nt_xent(
         )
     else:
         pairs = inputs.pairs(z, z, scale, own=partner, one_set=True, backend=backend, tile=tile)
+    if reduction == "mean" and backend in ("auto", "tiled") and needs_gradient(pairs) and is_one_tile(pairs):
+        return cross_entropy(pairs).to(pairs.q.dtype)
     others, _, positive = partition(pairs, backend=backend, budget=budget)
     losses = -logsigmoid(positive - others).to(pairs.q.dtype)
     if reduction == "mean" and backend == "ring":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.tiling.products import product
-from nearfar.ops.tiling.tiles import Pairs, Tile
+from nearfar.ops.tiling.tiles import Pairs
 
 
 def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,7 +25,7 @@ def dense_partition(pairs: Pairs, *, both: bool) -> tuple[Tensor, Tensor, Tensor
 def left_out(pairs: Pairs) -> Tensor:
     """Which pairs do not count, [N, M]."""
     n, m = len(pairs.q), len(pairs.k)
-    admitted = pairs.admitted(_whole(pairs))
+    admitted = pairs.admitted(pairs.whole)
     hidden = pairs.q.new_zeros(n, m, dtype=torch.bool) if admitted is None else ~admitted
     if pairs.one_set:
         hidden = hidden | torch.eye(n, dtype=torch.bool, device=hidden.device)
@@ -43,10 +43,6 @@ def logsumexp(z: Tensor, hidden: Tensor, *, dim: int) -> Tensor:
 def dense_softplus(pairs: Pairs, bias: Tensor) -> Tensor:
     """Row sums [N] of softplus(logit + bias), own pairs left out."""
     z = product(pairs.q * pairs.scale[:, None], pairs.k) + bias[:, None]
-    signs = pairs.signs(_whole(pairs))
+    signs = pairs.signs(pairs.whole)
     z = z if signs is None else z * signs
     return torch.nn.functional.softplus(z, threshold=40.0).masked_fill(left_out(pairs), 0.0).sum(1)
-
-
-def _whole(pairs: Pairs) -> Tile:
-    return Tile(0, slice(0, len(pairs.q)), slice(0, len(pairs.k)), 0)

@@ -117,6 +117,11 @@ class Pairs:
     def tiles(self) -> list[Tile]:
         return grid(len(self.q), len(self.k), self.tile, upper=self.one_set)
 
+    @property
+    def whole(self) -> Tile:
+        """All pairs as one tile."""
+        return Tile(0, slice(0, len(self.q)), slice(0, len(self.k)), 0)
+
     def walk(self) -> Iterator[tuple[Tile, Tensor]]:
         """Each tile with its queries, which carry the scale and log2(e), in the type in which tiles are multiplied."""
         rows = None
