@@ -207,3 +207,16 @@ def test_wrong_settings_are_explained():
         Views("simlcr", size=8)
     with pytest.raises(ValueError, match="at least 1"):
         Views("clip", size=8, n_views=0)
+
+
+@pytest.mark.parametrize("name", ["clip", "albef"])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float64])
+def test_pictures_sampled_a_few_at_a_time_are_the_same_to_the_bit(name, kind, monkeypatch):
+    views = Views(name, size=8)
+    pictures = torch.randint(0, 256, (7, 3, views.canvas, views.canvas), dtype=torch.uint8, generator=generator())
+    pictures = pictures if kind == torch.uint8 else pictures.to(kind) / 255
+    draws = views.draw(7, generator(1))
+    expected = views(pictures, draws)
+    monkeypatch.setattr(geometry, "AT_A_TIME", 2 * pictures[0].numel())
+    for made, before in zip(views(pictures, draws), expected, strict=True):
+        assert torch.equal(made, before)

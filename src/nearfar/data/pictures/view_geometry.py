@@ -15,6 +15,9 @@ from torch import Tensor
 ATTEMPTS = 10
 """Boxes tried for a random crop before the largest central one is taken, as everybody does since Inception."""
 
+AT_A_TIME = 1 << 20
+"""Numbers of the pictures that a processor samples at a time: they stay in its cache and need no new memory."""
+
 
 def random_box(draws: Tensor, sizes: Tensor, area: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
     """Boxes of a random area and aspect inside pictures: the random resized crop.
@@ -72,8 +75,24 @@ def about_centre(linear: Tensor, shift: Tensor) -> Tensor:
 
 
 def sample(images: Tensor, matrix: Tensor, size: int, *, ground: float | None = None) -> Tensor:
-    """Views `[B, 3, size, size]` of pictures `[B, 3, H, W]`, where `matrix` takes a place in the view to one in the
-    picture. Outside it, the `ground` colour, or else the picture's edge."""
+    """Views `[B, 3, size, size]`, floating point, of pictures `[B, 3, H, W]`, uint8 or floats from 0 to 1, where
+    `matrix` takes a place in the view to one in the picture. Outside it, the `ground` colour, or else the picture's
+    edge."""
+    count = max(1, AT_A_TIME // max(images[:1].numel(), 1)) if images.device.type == "cpu" else len(images)
+    if len(images) <= count:
+        return _sampled(shares(images), matrix, size, ground)
+    views = images.new_empty(len(images), 3, size, size, dtype=shares(images[:0]).dtype)
+    for rows in (slice(start, start + count) for start in range(0, len(images), count)):
+        views[rows] = _sampled(shares(images[rows]), matrix[rows], size, ground)
+    return views
+
+
+def shares(images: Tensor) -> Tensor:
+    """Colours from 0 to 1, floating point, of pictures in uint8 or such colours."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def _sampled(images: Tensor, matrix: Tensor, size: int, ground: float | None) -> Tensor:
     grid = _grid(matrix.to(images), size)
     if ground is None:
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -215,17 +215,17 @@ class Views:
             pixels `[V, B, 3, size, size]`, and geometry `[V, B, 3, 3]`: pixels of the original, homogeneous, to pixels
             of the view.
         """
-        source = images.float().div_(255) if images.dtype == torch.uint8 else images
         original_sizes = (
             sizes if sizes is not None else torch.tensor([images.shape[3], images.shape[2]]).expand(len(images), 2)
         )
         original_sizes = original_sizes.to(device=images.device, dtype=torch.float32)
         made = []
-        matrices = source.new_empty(self.n_views, len(images), 3, 3)
-        mean, std = self._mean.to(source), self._std.to(source)
+        kind = geometry.shares(images[:0])
+        matrices = kind.new_empty(self.n_views, len(images), 3, 3)
+        mean, std = self._mean.to(kind), self._std.to(kind)
         for view in range(self.n_views):
             chance = draws.uniform[view].to(images.device)
-            pixels, matrix = self._move(source, chance, original_sizes)
+            pixels, matrix = self._move(images, chance, original_sizes)
             pixels = self._colour(pixels, chance, draws.order[view].tolist(), view)
             made.append(pixels.sub_(mean).div_(std))
             cropped = self.preset.fit == "crop" and sizes is not None
@@ -249,7 +249,7 @@ class Views:
         if preset.randaugment is not None:
             return self._randaugment_moves(source, chance, matrix)
         if preset == PRESETS["none"] and source.shape[-2:] == (self.size, self.size):
-            return source.clone(), matrix
+            return geometry.shares(source).clone(), matrix
         return geometry.sample(source, matrix, self.size), matrix
 
     def _upturned(self, chance: Tensor) -> Tensor:
