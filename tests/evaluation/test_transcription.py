@@ -97,3 +97,56 @@ def test_what_is_to_be_written_and_what_counts_as_words():
     logits = model.eval().decode(states, heard, before)
     states[1, 4:] = 9.0  # padding of the sound
     torch.testing.assert_close(model.decode(states, heard, before), logits)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["a b c d", "b a"], 300)
+    model = sound_transcriber(
+        tokenizer=tokenizer, classes=2, width=16, layers=1, decoder_layers=1, max_length=3, max_seconds=1
+    ).eval()
+    torch.nn.init.normal_(model.output.weight, std=1.0)  # so that the likeliest beginning is not always the best
+    chance = np.random.default_rng(0)
+    return model, model.preprocess_audio([(chance.normal(0, 0.1, 3000 + 400 * i), 16000) for i in range(6)])
+
+
+def scored(model, audio):
+    """All classes with all two words, and how likely each is of each sound, one after the other."""
+    states, mask = model.encode(audio)
+    end, words = model.tokenizer.sep_token_id, model.words
+    likely = [{} for _ in states]
+    with torch.no_grad():
+        for label in range(model.classes):
+            for first in range(words):
+                ids = torch.tensor([[model.tokenizer.cls_token_id, words + label, first]]).expand(len(states), -1)
+                logits = model.decode(states, mask, ids)
+                parts = [logits[:, 0, words:].log_softmax(-1)[:, label], logits[:, 1, :words].log_softmax(-1)[:, first]]
+                last = logits[:, 2, :words].log_softmax(-1)
+                for row in range(len(states)):
+                    so_far = float(parts[0][row] + parts[1][row])
+                    if first == end:
+                        likely[row][label, first] = so_far
+                    else:
+                        likely[row] |= {(label, first, w): so_far + float(last[row, w]) for w in range(words)}
+    return likely
+
+
+def test_wide_beams_find_the_likeliest_of_all(writer):
+    model, audio = writer
+    heard = model.transcribe(audio, beams=3 * model.words)
+    best = [max(each, key=each.get) for each in scored(model, audio)]
+    texts = model.tokenizer.batch_decode([list(each[1:]) for each in best], skip_special_tokens=True)
+    assert [(each.label, each.text) for each in heard] == [(b[0], t.strip()) for b, t in zip(best, texts, strict=True)]
+    assert heard != model.transcribe(audio), "another start: greedy must miss some of these"
+
+
+def test_one_beam_is_greedy(writer):
+    model, audio = writer
+    states, mask = model.encode(audio)
+    label = model.decode(states, mask, torch.full((6, 1), model.tokenizer.cls_token_id))[:, 0, model.words :].argmax(-1)
+    assert [each.label for each in model.transcribe(audio, beams=1)] == label.tolist()
+    alone = [model.transcribe({name: value[i : i + 1] for name, value in audio.items()}, beams=4)[0] for i in range(6)]
+    assert alone == model.transcribe(audio, beams=4), "what lies beside a sound changes nothing"
+    with pytest.raises(UserError, match="beams is 0"):
+        model.transcribe(audio, beams=0)

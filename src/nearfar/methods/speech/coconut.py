@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.errors import UserError
+from nearfar.errors import UserError, at_least
 from nearfar.losses.supcon import rehearsal_contrastive_loss, supervised_cross_modal_loss
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.speech.transcription import check_transcribes, mean_token_loss, token_losses
@@ -37,6 +37,7 @@ class COCONUT(EmbeddingMethod):
         mm: in which tasks sounds are drawn to texts: "all", or the "first", in which nothing is rehearsed.
         distil: "none", or "sequence" (S-KD, arXiv 2305.13899): of a rehearsed sound the student learns the words and
             the class that the teacher writes, in place of the true ones.
+        beams: of the teacher's search then (the paper searches by beams; 1, greedy, costs least).
 
     Raises:
         UserError: the model writes no words, or a choice that there is not.
@@ -67,6 +68,7 @@ class COCONUT(EmbeddingMethod):
         positives: str = "class",
         mm: str = "all",
         distil: str = "none",
+        beams: int = 1,
     ) -> None:
         super().__init__()
         check_transcribes(model)
@@ -87,7 +89,8 @@ class COCONUT(EmbeddingMethod):
             raise UserError(f"temperature={temperature}: must be above 0")
         self.model, self.temperature = model, temperature
         self.lambda_mm, self.lambda_nspt = lambda_mm, lambda_nspt
-        self.positives, self.mm, self.distil = positives, mm, distil
+        at_least(1, beams=beams)
+        self.positives, self.mm, self.distil, self.beams = positives, mm, distil, beams
         self.rehearsal: dict[str, Any] = {
             "negatives_from": negatives_from,
             "denominator": denominator,
@@ -143,7 +146,8 @@ class COCONUT(EmbeddingMethod):
         memory = _rehearsed(batch)
         if self.distil == "none" or not memory.any():
             return batch
-        heard = self.teacher.transcribe({name: value[memory] for name, value in batch["audio"].items()})
+        rehearsed = {name: value[memory] for name, value in batch["audio"].items()}
+        heard = self.teacher.transcribe(rehearsed, beams=self.beams)
         label = batch["label"].clone()
         words = self.model.tokenizer.batch_decode(batch["text"]["input_ids"].tolist(), skip_special_tokens=True)
         for row, transcript in zip(memory.nonzero().flatten().tolist(), heard, strict=True):

@@ -137,22 +137,45 @@ class SoundTranscriber(SoundReading):
         return before, following
 
     @torch.no_grad()
-    def transcribe(self, audio: Mapping[str, Tensor]) -> list[Transcript]:
-        """The class and the words of each sound of a batch as `preprocess_audio` makes it: at each place the likeliest
-        (greedy)."""
+    def transcribe(self, audio: Mapping[str, Tensor], *, beams: int = 1) -> list[Transcript]:
+        """The class and the words of each sound of a batch as `preprocess_audio` makes it, by beam search: so many
+        beginnings are kept at each place, and the likeliest whole wins. 1 takes at each place the likeliest (greedy).
+
+        Raises:
+            UserError: `beams` below 1.
+        """
+        at_least(1, beams=beams)
         with evaluating(self):
             states, mask = self.encode(audio)
-            begin, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-            ids = torch.full((len(states), 1), begin, device=self.device)
-            label = self.decode(states, mask, ids)[:, -1, self.words :].argmax(-1)
-            ids = torch.cat([ids, (self.words + label)[:, None]], dim=1)
-            ended = torch.zeros(len(states), dtype=torch.bool, device=self.device)
-            while ids.shape[1] <= self.max_length and not ended.all():
-                following = self.decode(states, mask, ids)[:, -1, : self.words].argmax(-1)
-                following = following.masked_fill(ended, end)
-                ids, ended = torch.cat([ids, following[:, None]], dim=1), ended | (following == end)
+            ids = self._searched(states, mask, beams)
         texts = self.tokenizer.batch_decode(ids[:, 2:].tolist(), skip_special_tokens=True)
-        return [Transcript(*pair) for pair in zip(label.tolist(), (text.strip() for text in texts), strict=True)]
+        labels = (ids[:, 1] - self.words).tolist()
+        return [Transcript(*pair) for pair in zip(labels, (text.strip() for text in texts), strict=True)]
+
+    def _searched(self, states: Tensor, mask: Tensor, beams: int) -> Tensor:
+        """The likeliest begin, class and words, int64 `[B, K]`, of states `[B, L, W]` and mask `[B, L]`. What has ended
+        goes on with ends, which cost nothing; a beginning never becomes likelier, so that it is over when the first of
+        each sound has ended."""
+        count, end = len(states), int(self.tokenizer.sep_token_id)
+        ids = torch.full((count, 1, 1), int(self.tokenizer.cls_token_id), device=self.device)
+        score = torch.zeros(count, 1, device=self.device)
+        ended = torch.zeros(count, 1, dtype=torch.bool, device=self.device)
+        for place in range(self.max_length):
+            kept, first = ids.shape[1], self.words if place == 0 else 0
+            of_each = states.repeat_interleave(kept, 0), mask.repeat_interleave(kept, 0)
+            logits = self.decode(*of_each, ids.flatten(0, 1))[:, -1].unflatten(0, (count, kept))
+            following = (logits[..., self.words :] if place == 0 else logits[..., : self.words]).float().log_softmax(-1)
+            following = following.masked_fill(ended[..., None], -torch.inf)
+            if place:
+                following[..., end] = following[..., end].masked_fill(ended, 0.0)
+            total = (score[..., None] + following).flatten(1)
+            score, chosen = total.topk(min(beams, total.shape[1]))
+            beam, token = chosen // following.shape[-1], chosen % following.shape[-1] + first
+            ids = torch.cat([ids.gather(1, beam[..., None].expand(-1, -1, ids.shape[2])), token[..., None]], dim=2)
+            ended = ended.gather(1, beam) | (token == end)
+            if ended[:, 0].all():
+                break
+        return ids[:, 0]
 
     def encode_audio(self, audio: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
         """Embeddings `[B, embed_dim]` of sounds, as `encode` takes them, in the weights' dtype: the mean over a sound's
