@@ -64,9 +64,8 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     pairs = pairs_of(*tensors, *rest)
     q, k, scale = pairs.q, pairs.k, pairs.scale[:, None]
     queries = q * scale
-    own = (q * (k[pairs.own] if apart is None else apart)).sum(
-        1, dtype=wide(q)
-    ) * pairs.scale  # digits for small losses
+    keys = k[pairs.own] if apart is None else apart
+    own = (q * keys).sum(1, dtype=wide(q)) * pairs.scale  # in more digits, for small losses
     z, bounded = _logits(pairs, queries, apart)
     count = len(q) * (1 + both)
     loss, wrong, *rows = _side(z, own, count, bounded=bounded)
