@@ -55,8 +55,9 @@ def test_what_cannot_be_used_is_counted_and_said(folder):
         {"image_id": 10, "category_id": 7, "bbox": [1, 2, float("nan"), 4]},
         3,
     ]
-    source = box_file(write(folder, bad))
-    assert [record["objects"] for record in source] == [[], [], []]
+    good = {"image_id": 11, "category_id": 2, "bbox": [0, 0, 2, 2]}
+    source = box_file(write(folder, [*bad, good]))
+    assert [record["objects"] for record in source] == [[], [{"name": "cat", "box": (0, 0, 2, 2)}], []]
     assert source.skipped.count == 7
     reasons = [problem.why for problem in source.skipped.problems]
     assert reasons[:3] == [
@@ -87,3 +88,34 @@ def test_other_files_are_none_of_these(folder):
     (folder / "cut.json").write_text('{"images": [')
     with pytest.raises(UserError, match="is not JSON"):
         box_file(folder / "cut.json")
+
+
+def test_a_file_none_of_whose_annotations_can_be_used_is_no_file_of_empty_pictures(folder):
+    with pytest.raises(UserError, match=r"none of its 2 annotations can be used:\n.*of category 1, which is not there"):
+        box_file(write(folder, [{"image_id": 10, "category_id": 1, "bbox": [1, 2, 3, 4]}] * 2))
+    assert len(box_file(write(folder, []))) == 3, "pictures without boxes may be all there are"
+
+
+def test_two_pictures_with_one_id_are_not_told_apart(folder):
+    images = [{"id": 4, "file_name": f"{i}.png"} for i in range(2)]
+    with pytest.raises(UserError, match="several pictures have the id 4: number them apart"):
+        box_file(write(folder, [], images=images))
+
+
+def test_two_categories_of_one_name_are_one_class(folder):
+    categories = [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 5, "name": "cat"}]
+    annotations = [{"image_id": 10, "category_id": i, "bbox": [1, 2, 3, 4]} for i in (0, 5)]
+    source = box_file(write(folder, annotations, categories=categories))
+    assert source.classes == ["cat", "dog"]
+    assert [thing["name"] for thing in source[0]["objects"]] == ["cat", "cat"]
+
+
+def test_boxes_of_pictures_that_were_resized_are_not_used(folder):
+    from nearfar.data.boxes.boxes_field import BoxesField
+
+    source = box_file(write(folder, [{"image_id": 11, "category_id": 7, "bbox": [1, 2, 3, 4]}]))
+    field = BoxesField(source.classes)
+    assert field.prepare(source[1], None)[0].tolist() == [[1, 2, 4, 6]]
+    Image.new("RGB", (10, 5)).save(folder / "val2017" / "1.png")
+    with pytest.raises(UserError, match="were drawn on 20 x 10 pixels, and the picture has 10 x 5"):
+        field.prepare(source[1], None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
     Returns:
         records of `image` (the file), `objects`, dicts of `name`, `box` (left, top, right, bottom) and, around many,
         `crowd`; `width` and `height` where the file says them, `picture_id`, and of LVIS `checked`, the names that were
-        looked for in the picture. `classes` are the categories in the order of their ids. An annotation's own id and
-        area are not read: no id is special, and none need be there. Boxes that are none, and annotations of unknown
-        pictures or categories, are in `skipped`.
+        looked for in the picture. `classes` are the categories in the order of their ids; those of one name are one
+        class. An annotation's own id and area are not read: no id is special, and none need be there. Boxes that are
+        none, and annotations of unknown pictures or categories, are in `skipped`.
 
     Raises:
-        UserError: a file that is missing or of another kind.
+        UserError: a file that is missing or of another kind, two pictures with one id, or annotations of which none
+            can be used.
     """
     file = Path(path)
     content = read_json(file)
@@ -48,6 +50,11 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
             f"{file}: it is no file of boxes: 'images' with 'id' and 'file_name', 'categories' with 'id' and 'name', "
             "and 'annotations' with 'image_id', 'category_id' and 'bbox'"
         ) from error
+    if len(pictures) < len(content["images"]):
+        twice, _ = Counter(each["id"] for each in content["images"]).most_common(1)[0]
+        raise UserError(
+            f"{file}: several pictures have the id {twice}: number them apart, and their annotations with them"
+        )
     skipped = Skipped()
     for place, each in enumerate(annotations):
         fault = _fault(each, pictures, categories)
@@ -58,6 +65,8 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
         crowd = {"crowd": True} if each.get("iscrowd") else {}
         thing = {"name": categories[each["category_id"]], "box": (left, top, left + width, top + height), **crowd}
         of_picture[each["image_id"]].append(thing)
+    if annotations and skipped.count == len(annotations):
+        raise UserError(f"{file}: none of its {len(annotations):,} annotations can be used:\n{skipped.reasons(5)}")
     folder = Path(images) if images is not None else folder_of_pictures(file, list(pictures.values()))
     records: list[Record] = []
     for number, picture in pictures.items():
@@ -67,7 +76,7 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
             missing = [categories[each] for each in picture["negative"] if each in categories]
             record["checked"] = sorted({*missing, *(thing["name"] for thing in of_picture[number])})
         records.append(record)
-    return Records(records, name=file.name, classes=list(categories.values()), skipped=skipped)
+    return Records(records, name=file.name, classes=list(dict.fromkeys(categories.values())), skipped=skipped)
 
 
 def holds_boxes(file: Path) -> bool:

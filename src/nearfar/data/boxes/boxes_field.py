@@ -11,7 +11,7 @@ from torch import Tensor
 from nearfar.data.batches.batch import BatchKey
 from nearfar.data.boxes.objects import things_in
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
-from nearfar.data.pictures.images import load_image
+from nearfar.data.pictures.images import image_size
 from nearfar.data.sources.source import Record
 from nearfar.errors import UserError
 
@@ -24,7 +24,8 @@ class BoxesField(Field):
         classes: the names that labels number. Things of other names, and boxes around many, are left out.
 
     A record's `objects` are dicts of `name` and `box`. Boxes are cut to the picture; those outside are left out, and a
-    picture without any stays. The picture is opened for its size where the record has no `width` and `height`.
+    picture without any stays. A picture whose size is another than the record's `width` and `height` cannot be used;
+    a record without a picture is cut to these.
 
     Raises:
         UserError: no classes.
@@ -46,9 +47,8 @@ class BoxesField(Field):
         self.keys = {"boxes": BatchKey(), "box_label": BatchKey()}
 
     def prepare(self, record: Record, chance: RecordChance | None) -> tuple[Tensor, Tensor]:
-        width, height = record.get("width"), record.get("height")
-        if not (width and height):
-            width, height = load_image(record.get("image")).size
+        sides = record.get("width"), record.get("height")
+        width, height = sides if record.get("image") is None and all(sides) else image_size(record.get("image"))
         things, _ = things_in(record, width, height)
         kept = [each for each in things if each.name in self.number and not each.crowd]
         boxes = torch.tensor([each.box for each in kept], dtype=torch.float32).view(-1, 4)

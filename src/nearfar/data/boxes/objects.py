@@ -25,7 +25,8 @@ def things_in(record: Mapping[str, Any], width: float, height: float) -> tuple[l
     and `height`; and how many were left out, as nothing of them lies in it.
 
     Raises:
-        BadRecord: no list of objects, or one without a name, or a box that is not four numbers.
+        BadRecord: no list of objects, or one without a name, or a box that is not four numbers; a record whose own
+            `width` and `height` are others, so that its boxes lie elsewhere in this picture.
 
     >>> record = {"objects": [{"name": "cat", "box": (-2, 1, 3, 4)}, {"name": "dog", "box": (9, 9, 12, 12)}]}
     >>> things_in(record, 8, 8)
@@ -34,6 +35,12 @@ def things_in(record: Mapping[str, Any], width: float, height: float) -> tuple[l
     objects = record.get("objects")
     if not isinstance(objects, Sequence) or isinstance(objects, str):
         raise BadRecord("it has no list of objects")
+    drawn_on = [record.get(side) or pixels for side, pixels in (("width", width), ("height", height))]
+    if drawn_on != [width, height]:
+        raise BadRecord(
+            f"its boxes were drawn on {drawn_on[0]} x {drawn_on[1]} pixels, and the picture has {width} x {height}: "
+            "take the pictures as they were then, or the boxes of these"
+        )
     things, outside = [], 0
     for each in objects:
         name = each.get("name") or each.get("phrase") if isinstance(each, Mapping) else None

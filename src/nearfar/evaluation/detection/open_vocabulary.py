@@ -63,7 +63,8 @@ def detection(
     if not names:
         raise UserError(f"{getattr(source, 'name', 'the data')} names no classes: give them as classes=[...]")
     if unknown := [name for name in base or () if name not in names]:
-        raise UserError(f"base has {unknown[0]!r}, which is none of the classes")
+        some = ", ".join(names[:9]) + ", ..." * (len(names) > 9)
+        raise UserError(f"base has {unknown[0]!r}, which is none of the classes: {some}")
     number, is_base = {name: i for i, name in enumerate(names)}, None
     if base is not None:
         is_base = torch.tensor([name in set(base) for name in names])

@@ -102,7 +102,8 @@ class Detection(Method):
             raise UserError(f"{data.name} names no classes, which boxes are to be called by: give the source classes")
         base = names if self.base is None else list(self.base)
         if unknown := [name for name in base if name not in names]:
-            raise UserError(f"base has {unknown[0]!r}, which is none of the classes of {data.name}")
+            some = ", ".join(names[:9]) + ", ..." * (len(names) > 9)
+            raise UserError(f"base has {unknown[0]!r}, which is none of the classes of {data.name}: {some}")
         self.number = torch.tensor([base.index(name) if name in base else -1 for name in names] + [-1])
         self.tokens = self.model.tokenize(["", *(self.template.format(name) for name in base)])
 
