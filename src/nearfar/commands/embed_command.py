@@ -35,7 +35,7 @@ def embed(
         model: a folder that nearfar or transformers saved, or a model's name.
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the file to write, embeddings.safetensors where none is named, or the folder of blocks, embeddings with
-            --ray.
+            --ray or --block.
         split: which split of the source.
         dim: keep only the first so many numbers of each embedding, at unit length again.
         batch_size: pictures, and captions, at a time.
@@ -55,7 +55,7 @@ def embed(
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of, shortened
 
-    out = out or Path("embeddings" if ray else "embeddings.safetensors")
+    out = out or Path("embeddings" if ray or block is not None else "embeddings.safetensors")
     if out.suffix not in (".safetensors", ""):
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
     if out.suffix == "":
