@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
+
+if TYPE_CHECKING:
+    from nearfar.embedding.blocks.embed_blocks import Engine
 
 
 def embed(
@@ -50,11 +53,13 @@ def embed(
     from nearfar.console import with_remark
     from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
+    from nearfar.embedding.blocks.ray_workers import engine_of
     from nearfar.embedding.embed_source import embed as embed_source
     from nearfar.errors import UserError
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of, shortened
 
+    engine = engine_of(ray, workers)
     out = out or Path("embeddings" if ray or block is not None else "embeddings.safetensors")
     if out.suffix not in (".safetensors", ""):
         raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
@@ -69,11 +74,10 @@ def embed(
             batch_size=batch_size,
             max_skipped=max_skipped,
             block=block,
-            ray=ray,
-            workers=workers,
+            engine=engine,
         )
         return
-    if ray or block is not None or workers is not None:
+    if ray or block is not None:
         raise UserError(f"--out {out} is one file, and blocks are written to a folder: name a folder")
     files.place(out)
     records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
@@ -102,14 +106,12 @@ def embed_to_folder(
     batch_size: int,
     max_skipped: float,
     block: int | None,
-    ray: bool | str,
-    workers: int | None,
+    engine: Engine,
 ) -> None:
     """Embed block by block, and print what was done."""
     from rich.console import Console
 
     from nearfar.embedding.blocks.embed_blocks import embed_blocks
-    from nearfar.embedding.blocks.ray_workers import engine_of
 
     run = embed_blocks(
         model,
@@ -120,7 +122,7 @@ def embed_to_folder(
         batch_size=batch_size,
         dim=dim,
         max_skipped=max_skipped,
-        engine=engine_of(ray, workers),
+        engine=engine,
         progress=True,
     )
     vectors: dict[str, int] = {}

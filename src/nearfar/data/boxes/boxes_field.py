@@ -47,9 +47,10 @@ class BoxesField(Field):
         self.keys = {"boxes": BatchKey(), "box_label": BatchKey()}
 
     def prepare(self, record: Record, chance: RecordChance | None) -> tuple[Tensor, Tensor]:
-        sides = record.get("width"), record.get("height")
-        width, height = sides if record.get("image") is None and all(sides) else image_size(record.get("image"))
-        things, _ = things_in(record, width, height)
+        size: Any = record.get("width"), record.get("height")
+        if record.get("image") is not None or not all(size):
+            size = image_size(record.get("image"))
+        things, _ = things_in(record, *size)
         kept = [each for each in things if each.name in self.number and not each.crowd]
         boxes = torch.tensor([each.box for each in kept], dtype=torch.float32).view(-1, 4)
         return boxes, torch.tensor([self.number[each.name] for each in kept], dtype=torch.long)

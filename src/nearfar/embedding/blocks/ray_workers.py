@@ -109,9 +109,10 @@ def engine_of(ray: bool | str, workers: int | None) -> Engine:
     """What the flags --ray and --workers name: workers of a cluster, or this process.
 
     Raises:
-        UserError: no address of a cluster, or workers without one.
+        UserError: no address of a cluster, workers without one, or Ray is not installed.
     """
     if ray:
+        need("ray", "ray")  # before anything is written
         return RayWorkers(ray if isinstance(ray, str) else None, workers)
     if workers is not None:
         raise UserError("--workers says how many of a Ray cluster embed: add --ray")
