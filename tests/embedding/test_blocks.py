@@ -139,7 +139,7 @@ def test_the_command_writes_a_folder(model, photos, tmp_path, capsys):
     ("flags", "sentence"),
     [
         (["--out", "x.safetensors", "--block", "4"], "x.safetensors is one file, and blocks are written to a folder"),
-        (["--workers", "2"], "embeddings.safetensors is one file, and blocks are written to a folder: name a folder"),
+        (["--workers", "2"], "--workers says how many of a Ray cluster embed: add --ray"),
         (["--out", "x", "--workers", "2"], "--workers says how many of a Ray cluster embed: add --ray"),
         (["--ray", "photos/"], "'photos/' is no address of a Ray cluster: write HOST:PORT, ray://HOST:PORT or auto"),
         (["--out", "x.npy"], "embeddings are written as .safetensors; name the file x.safetensors"),

@@ -112,8 +112,9 @@ def engine_of(ray: bool | str, workers: int | None) -> Engine:
         UserError: no address of a cluster, workers without one, or Ray is not installed.
     """
     if ray:
+        engine = RayWorkers(ray if isinstance(ray, str) else None, workers)
         need("ray", "ray")  # before anything is written
-        return RayWorkers(ray if isinstance(ray, str) else None, workers)
+        return engine
     if workers is not None:
         raise UserError("--workers says how many of a Ray cluster embed: add --ray")
     return in_this_process
