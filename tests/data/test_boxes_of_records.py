@@ -49,3 +49,8 @@ def test_a_padded_picture_keeps_its_boxes_in_place():
 def test_what_a_model_does_not_see_has_no_box():
     assert in_frame((0, 0, 4, 10), (5, 0, 15, 10), 20) is None
     assert in_frame((0, 0, 6, 10), (5, 0, 15, 10), 20) == (0, 0, 2, 20)
+
+
+def test_a_box_around_many_stays_one():
+    record = {"objects": [{"name": "a", "box": (0, 0, 4, 4), "crowd": True}, {"name": "a", "box": (0, 0, 2, 2)}]}
+    assert [thing.crowd for thing in things_in(record, 8, 8)[0]] == [True, False]

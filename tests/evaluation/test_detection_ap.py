@@ -115,6 +115,12 @@ def test_only_names_that_were_looked_for_count(source):
     assert one.details["examples"][0]["detections"] == []
 
 
+def test_boxes_around_many_need_not_be_found(source):
+    many = {"name": "cat", "box": (20, 0, 32, 10), "crowd": True}
+    records = [{**record, "objects": [record["objects"][0], many]} for record in source]
+    assert run(Records(records, name="s", classes=["cat", "owl"]))["AP50"] == 1
+
+
 def test_boxes_are_drawn(source):
     blocks = boxes_figure({"detection": run(source)}, source)
     assert len(blocks) == 1
@@ -129,3 +135,9 @@ def test_what_cannot_be_measured(source):
         run(source, classes=["cat"])
     with pytest.raises(UserError, match="names no classes"):
         run(Records(list(source), name="s"))
+
+
+def test_boxes_away_from_the_corner_overlap_as_they_lie():
+    # Overlap 0.8; right and bottom taken as width and height would make it 0.9.
+    truth, narrow = {"boxes": [(10, 10, 20, 20)], "labels": [0]}, {"boxes": [(10, 10, 20, 18)], "labels": [0]}
+    assert average_precision([truth], [{**narrow, "scores": [0.9]}], 1).ap.tolist() == pytest.approx([0.7])

@@ -12,7 +12,7 @@ from nearfar.data.boxes.boxes_field import BoxesField
 from nearfar.data.pictures.views import Views
 from nearfar.errors import UserError
 from nearfar.methods import Detection
-from nearfar.methods.detection.detection import class_loss
+from nearfar.methods.detection.detection import _proposal_losses, class_loss
 from nearfar.methods.detection.detection_targets import centerness, place_targets, sampled_regions, things_in_view
 from nearfar.models import create, detector
 
@@ -189,3 +189,14 @@ def test_classes_that_are_not_there(model, batch):
         Detection(model, base=["bat"]).begin(DataInfo(classes=NAMES))
     with pytest.raises(UserError, match="detection trains a detector"):
         Detection(torch.nn.Linear(2, 2))
+
+
+def test_the_overlap_of_proposals_counts_eight_times():
+    # Four places with anchors of 64 pixels; the thing is the first one's, and its proposal covers half of it.
+    proposed = torch.tensor([[[0.0, 0.0, 8.0, 4.0]]]).expand(1, 4, 4)
+    thing, label = torch.tensor([[[0.0, 0.0, 8.0, 8.0]]]), torch.tensor([[1]])
+    maps = {4: torch.zeros(1, 1, 2, 2)}
+    counted, losses = _proposal_losses(maps, torch.zeros(1, 4), proposed, thing, label, 16)
+    assert counted.item() == 4
+    assert losses["centerness_loss"].item() == pytest.approx(4 * 0.5 / 4)
+    assert losses["proposal_loss"].item() == pytest.approx(8 * 0.5 / 4)

@@ -16,7 +16,9 @@ from nearfar.models.detection.detections import (
     corrected_boxes,
     ensemble_detection_scores,
 )
+from nearfar.models.detection.feature_pyramid import SimpleFeaturePyramid
 from nearfar.models.detection.proposals import best_proposals, places
+from nearfar.ops.regions import roi_align
 
 VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIT |= {"intermediate_size": 32, "patch_size": 4, "initializer_range": 0.2}
@@ -181,3 +183,43 @@ def test_what_is_refused(pair, model):
 def test_texts_of_any_length_are_classes(model):
     regions = F.normalize(torch.randn(2, 8), dim=-1)
     assert (regions @ model.encode_text(model.tokenize(["", "a cat"]), normalize=True).T).shape == (2, 2)
+
+
+def test_the_frozen_scores_are_of_the_mean_within_smaller_boxes(model):
+    pixels, texts = torch.rand(1, 3, 32, 32), torch.randn(3, 8)
+    box, shrunk = torch.tensor([[[2.0, 4.0, 22.0, 24.0]]]), torch.tensor([[[5.0, 7.0, 19.0, 21.0]]])
+    with torch.no_grad():
+        cells = model.encode_image_map(pixels)
+        mean = roi_align(cells, shrunk, 14, stride=4).mean((3, 4))
+        cosines = F.normalize(mean, dim=-1) @ F.normalize(texts, dim=-1).T
+        torch.testing.assert_close(model.frozen_scores(pixels, box, texts, 0.5), (cosines / 0.5).softmax(-1))
+
+
+def test_a_score_is_the_class_times_centerness_cubed_and_boxes_stay_whole(model):
+    pixels, texts = torch.rand(1, 3, 32, 32), torch.randn(3, 8)
+    out = model.detect(pixels, texts, proposals=6, overlap=1.0)[0]
+    with torch.no_grad():
+        maps = model.pyramid_maps(pixels)
+        boxes, central = best_proposals(*model.proposals(maps, 32), 6, 32)
+        features = model.region_features(maps, boxes, 32)
+        cosines = F.normalize(model.head.embeddings(features), dim=-1) @ F.normalize(texts, dim=-1).T
+        scores = central[0, :, None] ** 3 * (100 * cosines[0]).softmax(-1)[:, 1:]
+        whole = corrected_boxes(boxes, model.head.boxes(features))[0].clamp(0, 32)
+    torch.testing.assert_close(out["scores"], scores.flatten().sort(descending=True).values)
+    torch.testing.assert_close(out["boxes"][0], whole[scores.amax(1).argmax()])
+
+
+def test_a_class_vector_is_of_cosines_with_rows(model):
+    features = torch.rand(3, 16)
+    rows = model.head.classes.weight
+    cosines = (features @ rows.T) / features.norm(dim=1)[:, None] / rows.norm(dim=1)
+    torch.testing.assert_close(model.head.embeddings(features), cosines)
+
+
+def test_the_pyramid_has_the_layers_that_were_released():
+    pyramid = SimpleFeaturePyramid(4, out=2)
+    assert pyramid.stages[0][2].approximate == "none", "the exact GELU; tanh belongs to the backbone"
+    norms = [layer for layer in pyramid.modules() if isinstance(layer, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
+    grid = torch.tensor([[[[1.0, 2.0], [3.0, 8.0]]]]).expand(1, 4, 2, 2)
+    assert pyramid.stages[3][0](grid).flatten().tolist() == [8.0] * 4

@@ -167,3 +167,13 @@ def test_texts_are_classes_in_any_order_and_of_any_length():
     logits = text_logits(regions, texts, 0.01)
     torch.testing.assert_close(text_logits(regions, texts[order], 0.01), logits[:, order])
     torch.testing.assert_close(text_logits(7 * regions, 0.2 * texts, 0.01), logits, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "passes"), [(0, 1), (2, 2), (None, 2)])
+@torch.no_grad()
+def test_without_a_shift_there_is_one_pass(vit, pixels, shift, passes):
+    calls = []
+    hook = vit.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    ShiftedWindowEncoder(vit, window=4, shift=shift)(pixels)
+    hook.remove()
+    assert len(calls) == passes

@@ -144,3 +144,10 @@ def test_random_boxes_are_as_drawn():
 def test_random_boxes_refuse_ranges_that_are_none(settings):
     with pytest.raises(UserError, match=r"size|aspect"):
         sample_random_boxes(1, **settings)
+
+
+def test_aspect_is_width_over_height():
+    boxes = sample_random_boxes(50, size=(0.01, 0.02), aspect=(2, 3), generator=torch.Generator().manual_seed(0))
+    inside = boxes[((boxes > 0) & (boxes < 1)).all(1)]
+    ratio = (inside[:, 2] - inside[:, 0]) / (inside[:, 3] - inside[:, 1])
+    assert 1.99 < ratio.min() < ratio.max() < 3.01
