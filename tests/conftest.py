@@ -11,6 +11,9 @@ prepare()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
+from torch._functorch import config  # noqa: E402
 
 torch.set_num_threads(1)
+# An operator whose results share memory is an error here, as where the variable CI is set, and not a warning.
+config.error_on_custom_op_aliasing = True
 sys.path.insert(0, str(Path(__file__).parent))  # `from oracles import ...`

@@ -73,10 +73,10 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if both:
         loss_of_columns, wrong_of_columns, *columns = _side(z.t(), own, count, bounded=bounded)
         loss, wrong = loss + loss_of_columns, wrong + wrong_of_columns
-    dq = dk = dscale = q.new_empty(0)
+    dk, dscale = q.new_empty(0), q.new_empty(0)  # of their own each: what an operator returns must share nothing
     loss = loss / count
     if not gradients:
-        return loss, dq, dk, dscale
+        return loss, q.new_empty(0), dk, dscale
     if pairs.one_set:  # a pair is met from both its ends, and gives both the same gradient
         columns, wrong = rows, wrong + wrong[pairs.own]
     weights = _weights(rows, columns, bounded=bounded)
