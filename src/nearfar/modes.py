@@ -1,12 +1,13 @@
-"""Looking without training."""
+"""How a model is run: without training it, and with its batches on its device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -29,3 +30,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def to_device(batch: Any, device: torch.device | str) -> Any:
+    """The batch with every tensor, also inside dicts, on `device`; what is no tensor as it is.
+
+    >>> to_device({"text": {"input_ids": torch.zeros(2, 3)}, "name": "pets"}, "meta")["text"]["input_ids"].device.type
+    'meta'
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    return batch

@@ -21,7 +21,7 @@ from data.five_captions import (
 )
 from nearfar import cli
 from nearfar.data import Loader, train_tokenizer
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.embedding import Embeddings
 from nearfar.training.recipe.recipe_data import open_spec
 

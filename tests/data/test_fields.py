@@ -12,6 +12,7 @@ from nearfar.data.fields.number_field import NumberField
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Stream
 from nearfar.errors import UserError
+from nearfar.modes import to_device
 
 N = 13
 
@@ -120,7 +121,7 @@ def test_whichever_key_comes_first(first):
         joined = torch.cat([piece[key] for piece in pieces], dim=1 if key == "clips" else 0)
         assert torch.equal(joined, value), key
     assert set(batches.per_sample(batch)) == {"index", "group", "box_count"} & set(batch)
-    moved = batches.to_device({"nested": batch}, "meta")["nested"]
+    moved = to_device({"nested": batch}, "meta")["nested"]
     assert {value.device.type for value in moved.values()} == {"meta"}
 
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from nearfar.data import Loader, PairedOrder, Records, concat
 from nearfar.data.sources.record_numbers import record_id
-from nearfar.data.sources.source import Stream
+from nearfar.data.sources.skipped import BadRecord
+from nearfar.data.sources.source import Source, Stream
 from nearfar.embedding import embed
 from nearfar.errors import UserError
 
@@ -154,3 +155,66 @@ def test_numbers_of_other_libraries_are_ids():
     import numpy as np
 
     assert record_id({"index": np.int32(4)}, 0) == record_id({"index": torch.tensor(4)}, 0) == 4
+
+
+def unless_three(record):
+    if record["text"] == "pet 3":
+        raise BadRecord("nothing is left of it")
+    return record | {"text": record["text"].upper()}
+
+
+def of_ids(first, **own):
+    return pets(12, **own).select(range(first, 12)).map(unless_three)
+
+
+@pytest.mark.parametrize(("first", "own"), [(0, {}), (3, {}), (1, {"index": lambda i: 100 + 7 * i})])
+def test_a_mapped_source_with_an_unusable_record_has_ids_trains_and_embeds(first, own):
+    class Encoder:
+        def preprocess(self, images):
+            return torch.ones(len(images), 2)
+
+        def encode_image(self, pixels):
+            return pixels
+
+    source = of_ids(first, **own)
+    name = own.get("index", lambda i: i)
+    assert list(source.ids()) == [name(i) for i in range(first, 12)]
+    loader = batches_of(source, max_skipped=0.5, drop_last=False)
+    read = torch.cat([batch["index"] for batch in loader]).tolist()
+    assert name(3) not in read
+    assert set(read) <= set(source.ids())
+    assert loader.skipped.count == 1
+    embedded = embed(Encoder(), source, captions=0, max_skipped=0.5)
+    assert embedded.index.tolist() == [name(i) for i in range(first, 12) if i != 3]
+    assert embedded.skipped.count == 1
+
+
+def test_columns_and_filters_pass_over_what_cannot_be_used():
+    source = of_ids(0, age=lambda i: i)
+    assert source.column("age") == list(range(12))
+    assert source[2:5].column("index") == [2, 3, 4]
+    assert concat(source, source).column("index") == list(range(24))
+    kept = source.filter(lambda record: record["age"] % 2 == 1)
+    assert kept.ids() == [1, 5, 7, 9, 11]
+    assert (kept.skipped.count, source.skipped.count) == (1, 0)
+    assert "record 3: nothing is left of it" in str(kept.skipped)
+
+
+class Torn(Source):
+    """Records with ids, of which the first can no longer be read."""
+
+    columns = ("text", "index")
+
+    def __len__(self):
+        return 3
+
+    def record(self, index):
+        if index == 0:
+            raise BadRecord("torn")
+        return {"text": f"page {index}", "index": index - 1}
+
+
+def test_a_record_that_was_never_read_has_an_id_that_no_other_has():
+    assert Torn().ids() == [2, 0, 1]
+    assert Torn().texts() == ["page 1", "page 2"]
+    assert Torn().column("index") == [None, 0, 1]

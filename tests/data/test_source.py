@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from nearfar.data import open_source, world
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Records, captions, concat
+from nearfar.data.sources.source import Records, concat
 from nearfar.errors import UserError
 
 

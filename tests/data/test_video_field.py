@@ -12,6 +12,7 @@ from nearfar.data.pictures.images import resize
 from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.video.video_field import square
 from nearfar.errors import UserError
+from nearfar.modes import to_device
 
 
 def films(count=12, frames=16):
@@ -122,7 +123,7 @@ def test_size_rows_and_device_know_the_keys():
         assert torch.equal(torch.cat([p[key] for p in pieces], dim=1 if key == "video_views" else 0), value)
     moved = next(iter(loader(plain(n_views=3), device="cpu")))
     assert all(torch.equal(moved[key], batch[key]) for key in batch)
-    assert batches.to_device(batch, "meta")["video_views"].device.type == "meta"
+    assert to_device(batch, "meta")["video_views"].device.type == "meta"
     assert sorted(batches.per_sample(batch)) == ["group", "index", "label"]
 
 

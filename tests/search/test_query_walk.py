@@ -30,7 +30,7 @@ NOT_NEEDED = (
     "nearfar.training",
 )
 MOST = 75
-"""Files of nearfar that a query may import, packages' own included. It imports 72; with the fused sums over all pairs
+"""Files of nearfar that a query may import, packages' own included. It imports 75; with the fused sums over all pairs
 and the makers of models it would be 98."""
 
 CODE = """

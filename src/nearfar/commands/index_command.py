@@ -54,8 +54,8 @@ def index(
 
     from nearfar.console import with_remark
     from nearfar.data import open_source
+    from nearfar.data.sources.record_text import readable
     from nearfar.data.sources.skipped import Skipped
-    from nearfar.data.sources.source import readable
     from nearfar.embedding.blocks.ray_workers import engine_of
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of

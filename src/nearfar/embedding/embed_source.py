@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar import console, lookup
-from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.record_groups import Groups, picture_key, picture_number
 from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
+from nearfar.data.sources.record_text import captions as clean_captions
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Stream
-from nearfar.data.sources.source import captions as clean_captions
 from nearfar.embedding.embeddings import Embeddings, NothingToEmbed
 from nearfar.errors import UserError, at_least
+from nearfar.modes import to_device
 
 NUMBERS = ("index", "group", "label", "domain")
 PLAIN = (str, int, float, bool, type(None))

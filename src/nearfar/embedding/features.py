@@ -24,8 +24,9 @@ from nearfar.data.fields.number_field import numbers_of
 from nearfar.data.fields.usual import count_negatives, text_fields
 from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
-from nearfar.data.sources.source import Record, Source, captions
+from nearfar.data.sources.source import Record, Source
 from nearfar.embedding.feature_loader import FeatureLoader, Features, KeptTexts, tokens_of
 from nearfar.errors import UserError
 

@@ -39,7 +39,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
@@ -99,6 +98,7 @@ def key(name: str) -> BatchKey:
 def per_sample(batch: Mapping[str, Any], keys: Iterable[str] | None = None) -> dict[str, Any]:
     """What of a batch holds one number a sample, `[B]`; or, of any kind, what `keys` name and the batch has.
 
+    >>> import torch
     >>> batch = {"image": torch.zeros(2, 3, 8, 8), "index": torch.arange(2), "loudness": torch.zeros(2)}
     >>> sorted(per_sample(batch)), sorted(per_sample(batch, ["image"]))
     (['index', 'loudness'], ['image'])
@@ -115,6 +115,7 @@ def size(batch: Mapping[str, Any]) -> int:
     Raises:
         UserError: no key says it.
 
+    >>> import torch
     >>> size({"audio": torch.zeros(5, 16000)}), size({"views": torch.zeros(2, 3, 3, 8, 8)})
     (5, 3)
     """
@@ -124,15 +125,6 @@ def size(batch: Mapping[str, Any]) -> int:
     raise UserError(f"a batch of {', '.join(batch) or 'nothing'} does not say how many samples it has: add 'index'")
 
 
-def to_device(batch: Any, device: torch.device | str) -> Any:
-    """The batch with every tensor, also inside dicts, on `device`."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    return batch
-
-
 def rows(batch: Mapping[str, Any], start: int, stop: int, total: int) -> dict[str, Any]:
     """Samples `start:stop` of a batch of `total` samples, with all their rows, cut along each key's own dimension.
     Scalars, and lists that do not hold one entry a sample, belong to the whole batch and stay as they are.
@@ -140,6 +132,7 @@ def rows(batch: Mapping[str, Any], start: int, stop: int, total: int) -> dict[st
     Raises:
         UserError: the samples do not divide a tensor's rows.
 
+    >>> import torch
     >>> rows({"index": torch.arange(4), "negative_text": {"input_ids": torch.arange(8)[:, None]}}, 1, 2, 4)
     {'index': tensor([1]), 'negative_text': {'input_ids': tensor([[2],
             [3]])}}

@@ -17,8 +17,9 @@ from typing import Any
 from nearfar import console
 from nearfar.data.sources.record_groups import SKETCH
 from nearfar.data.sources.record_numbers import own_group
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Source, captions
+from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 
 BROAD = 0.02

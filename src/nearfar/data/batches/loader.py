@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 import torch
 
-from nearfar.data.batches.batch import declare, to_device
+from nearfar.data.batches.batch import declare
 from nearfar.data.batches.order import BLOCK, BatchRow, BatchSplit, LocalBatch, Order, OrderPlan, State, usual_order
 from nearfar.data.batches.part_cache import PartCache
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
@@ -24,6 +24,7 @@ from nearfar.data.sources.record_numbers import numbered, record_id
 from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.errors import UserError
+from nearfar.modes import to_device
 from nearfar.signatures.data_columns import NAMES
 
 ATTEMPTS = 50

@@ -11,8 +11,9 @@ from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption, choose_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.text import tokenize
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, captions
+from nearfar.data.sources.source import Record
 
 ReadTexts = Callable[[list[str]], Any]
 """Texts to what a batch holds of them: tokens by a `FieldTokenizer`, or what a frozen tower gave for them before."""

@@ -13,7 +13,8 @@ from nearfar.data.fields.negatives_field import NegativesField
 from nearfar.data.fields.text_field import FieldTokenizer, ReadTexts, TextField
 from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
-from nearfar.data.sources.source import Source, Stream, captions
+from nearfar.data.sources.record_text import captions
+from nearfar.data.sources.source import Source, Stream
 from nearfar.data.texts.label_texts_field import LabelTexts, LabelTextsField
 from nearfar.data.texts.text_views import TextViewPreset
 from nearfar.data.texts.text_views_field import TextViewsField

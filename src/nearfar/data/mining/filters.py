@@ -14,8 +14,9 @@ from typing import Any
 from nearfar import console
 from nearfar.data.pictures.images import image_size
 from nearfar.data.sources.record_numbers import with_id
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Record, Source, captions
+from nearfar.data.sources.source import Record, Source
 
 
 @dataclass

@@ -6,7 +6,8 @@ from typing import Any
 
 from nearfar import console
 from nearfar.data.mining.swaps import CaptionSwapper
-from nearfar.data.sources.source import Mapped, Record, Source, Stream, captions
+from nearfar.data.sources.record_text import captions
+from nearfar.data.sources.source import Mapped, Record, Source, Stream
 from nearfar.errors import UserError
 
 COLUMNS = ("negative_text", "negative_kind", "negative_of")

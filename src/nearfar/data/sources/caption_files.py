@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nearfar import files
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Record, Records, Source, captions
+from nearfar.data.sources.source import Record, Records, Source
 from nearfar.errors import UserError
 
 MOST_READ = 1 << 16

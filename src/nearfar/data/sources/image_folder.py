@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.files_beside import texts_beside, what_else, without_picture
+from nearfar.data.sources.record_text import readable, words
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Records, Source, concat, readable, words
+from nearfar.data.sources.source import Record, Records, Source, concat
 from nearfar.data.tables.delimited import is_captions
 from nearfar.data.tables.encoding import REMEDY, decode_text
 from nearfar.data.tables.table_files import table

@@ -23,9 +23,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, SupportsIndex, overload
 
-from nearfar.data.sources.record_numbers import UNSEEN, group_of_part, medium_of, own_group, record_id, with_id
+from nearfar.data.sources.record_numbers import group_of_part, medium_of, own_group, record_id, with_id
+from nearfar.data.sources.record_text import stored_captions
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
 
@@ -73,12 +75,23 @@ class Source(ABC):
         return (self.record(index) for index in range(len(self)))
 
     def column(self, key: str, default: Any = None) -> list[Any]:
-        """One key of every record, `default` where a record lacks it. Images are not decoded for it."""
-        return [record.get(key, default) for record in self]
+        """One key of every record, `default` where a record lacks it or cannot be read. Images are not decoded for it.
+
+        >>> Records([{"text": "a cat", "age": 3}, {"text": "a dog"}]).column("age")
+        [3, None]
+        """
+        return [self._known(place).get(key, default) for place in range(len(self))]
+
+    def _known(self, place: int) -> Record:
+        """What is known of a record whether it can be used or not: nothing where it cannot be read."""
+        try:
+            return self.record(place)
+        except (BadRecord, OSError):
+            return {}
 
     def ids(self) -> Sequence[int]:
         """The stable id of each record, in order: its `index`, or its place where it has none. Batches have them as
-        `index`.
+        `index`. One that cannot be read, and of which no id is known, has a number that no other has.
 
         Raises:
             UserError: some records have an id and some have none, so that a place could be another record's id.
@@ -86,16 +99,24 @@ class Source(ABC):
         >>> Records([{"text": c} for c in "abcdef"]).filter(lambda record: record["text"] > "c").ids()
         [3, 4, 5]
         """
-        if "index" not in self.columns and (not len(self) or self.record(0).get("index") is None):
+        first: Record = next(filter(None, map(self._known, range(len(self)))), {})
+        if "index" not in self.columns and first.get("index") is None:
             return range(len(self))
         own = self.column("index")
-        without = own.count(None)
-        if 0 < without < len(own):
-            raise UserError(
-                f"{self.name}: {self.where(own.index(None))} has no index, and {len(own) - without} of {len(own)} "
-                "records have one: number all records, or none"
-            )
-        return [record_id({"index": each}, place, name=self.name) for place, each in enumerate(own)]
+        ids = [record_id({"index": each}, place, name=self.name) for place, each in enumerate(own)]
+        without = [place for place, each in enumerate(own) if each is None]
+        if 0 < len(without) < len(own):
+            blank = next((place for place in without if self._known(place)), None)
+            if blank is not None:
+                raise UserError(
+                    f"{self.name}: {self.where(blank)} has no index, and {len(own) - len(without)} of {len(own)} "
+                    "records have one: number all records, or none"
+                )
+            taken = {each for each, before in zip(ids, own, strict=True) if before is not None}
+            free = (number for number in count() if number not in taken)
+            for place in without:
+                ids[place] = next(free)
+        return ids
 
     def pictures(self) -> Iterator[tuple[Any, Any]]:
         """Picture, video or sound of each record, undecoded, and its `group` or None: which of them belong together."""
@@ -107,7 +128,7 @@ class Source(ABC):
                 yield None, None
 
     def texts(self) -> list[str]:
-        """Every caption of every record, in order: what a tokenizer is trained on. A text that cannot be used has none.
+        """Every caption of every record, in order: what a tokenizer is trained on. What cannot be used has none.
 
         >>> Records([{"text": ["a cat", "a tabby"]}, {"text": "a dog"}]).texts()
         ['a cat', 'a tabby', 'a dog']
@@ -136,8 +157,16 @@ class Source(ABC):
         return None
 
     def filter(self, keep: Callable[[Record], bool]) -> Source:
-        """The records that `keep` says yes to; it reads every record once, now."""
-        return self.select([i for i, record in enumerate(self) if keep(record)])
+        """The records that `keep` says yes to; it reads every record once, now. One that cannot be used
+        is left out, and `skipped` of what comes back says why."""
+        kept, skipped = [], Skipped()
+        for place in range(len(self)):
+            try:
+                if keep(self.record(place)):
+                    kept.append(place)
+            except BadRecord as problem:
+                skipped.add(self.where(place), str(problem))
+        return Selection(self, kept, skipped=Skipped.merged([self.skipped, skipped]) if skipped else None)
 
     def map(self, change: Callable[[Record], Record], *, columns: Sequence[str] | None = None) -> Source:
         """The same records, each passed through `change` when it is read. Name the `columns` if they change."""
@@ -221,14 +250,16 @@ class Records(Source):
 class Selection(Source):
     """Some records of a source, in a given order. Their `index` stays that of the whole source."""
 
-    def __init__(self, source: Source, indices: Iterable[int], *, name: str | None = None) -> None:
+    def __init__(
+        self, source: Source, indices: Iterable[int], *, name: str | None = None, skipped: Skipped | None = None
+    ) -> None:
         self.source, self.indices = source, list(indices)
         outside = [i for i in self.indices if not 0 <= i < len(source)]
         if outside:
             raise IndexError(f"{source.name} has {len(source)} records, there is no number {outside[0]}")
         self.name = name or source.name
         self.columns, self.classes, self.domains = source.columns, source.classes, source.domains
-        self.remark, self._skipped = source.remark, source.skipped
+        self.remark, self._skipped = source.remark, source.skipped if skipped is None else skipped
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -246,6 +277,11 @@ class Selection(Source):
     def record(self, index: int) -> Record:
         place = self.indices[index]
         return with_id(self.source.record(place), place)
+
+    def _known(self, place: int) -> Record:
+        whole = self.indices[place]
+        known = self.source._known(whole)
+        return with_id(known, whole) if known else {}
 
 
 class Mapped(Source):
@@ -270,6 +306,10 @@ class Mapped(Source):
         own = record.get("index")  # read first: `change` may empty the record
         changed = self.change(record)
         return changed if own is None else with_id(changed, own)
+
+    def _known(self, place: int) -> Record:
+        """Of a record that `change` cannot use, what it was before."""
+        return super()._known(place) or self.source._known(place)
 
 
 class Concatenation(Source):
@@ -298,9 +338,20 @@ class Concatenation(Source):
         return range(len(self))
 
     def record(self, index: int) -> Record:
-        part = next(p for p in range(len(self.sources)) if index < self.starts[p + 1])
-        place = index - self.starts[part]
-        record = self.sources[part].record(place)
+        part = self._part(index)
+        return self._of_whole(self.sources[part].record(index - self.starts[part]), part, index)
+
+    def _known(self, place: int) -> Record:
+        part = self._part(place)
+        known = self.sources[part]._known(place - self.starts[part])
+        return self._of_whole(known, part, place) if known else {}
+
+    def _part(self, place: int) -> int:
+        """The number of the source in which the record of this place is."""
+        return next(p for p in range(len(self.sources)) if place < self.starts[p + 1])
+
+    def _of_whole(self, record: Record, part: int, index: int) -> Record:
+        """The record of a part with the numbers of the whole."""
         record["index"] = index
         group = own_group(record)
         record["group"] = group_of_part(part, group) if isinstance(group, SupportsIndex) else group
@@ -323,73 +374,6 @@ def concat(*sources: Source, name: str | None = None) -> Source:
     (['cat', 'dog'], ['cats', 'pets'], 1, 1, 1)
     """
     return sources[0] if len(sources) == 1 else Concatenation(sources, name=name)
-
-
-def captions(text: Any) -> list[str]:
-    """The captions in a record's `text`, stripped, without the blank ones; of lists in lists all.
-
-    Raises:
-        BadRecord: an object (a dict) stands where a caption should, and nobody said which of its fields is one.
-
-    >>> captions([" a cat ", "", None]), captions("a dog"), captions([["a cat"], ["a dog"]]), captions(None)
-    (['a cat'], ['a dog'], ['a cat', 'a dog'], [])
-    """
-    if isinstance(text, Mapping):
-        keys = ", ".join(map(str, text)) or "none"
-        raise BadRecord(
-            f"its text is an object with the fields {keys}: name the one that holds the caption with a dot, "
-            f"text=COLUMN.{next(iter(text), 'FIELD')}"
-        )
-    if isinstance(text, str) or not isinstance(text, Iterable):
-        return [stripped] if text is not None and (stripped := readable(text).strip()).strip(UNSEEN) else []
-    return [caption for each in text for caption in captions(each)]
-
-
-def stored_captions(text: Any) -> Any:
-    """The captions for a record to hold; what is none stays as it is, for its reader to refuse with its place.
-
-    >>> stored_captions("a cat"), stored_captions({"en": "a cat"})
-    (['a cat'], {'en': 'a cat'})
-    """
-    try:
-        return captions(text)
-    except BadRecord:
-        return text
-
-
-def field_of(value: Any, path: Sequence[str]) -> Any:
-    """What lies at a path of fields inside a value; of a list, what lies there in each.
-
-    >>> field_of({"en": "a cat", "fr": "un chat"}, ["fr"]), field_of([{"raw": "one"}, {"raw": "two"}], ["raw"])
-    ('un chat', ['one', 'two'])
-    """
-    if not path or value is None:
-        return value
-    if isinstance(value, Mapping):
-        return field_of(value.get(path[0]), path[1:])
-    return [field_of(each, path) for each in value] if isinstance(value, list | tuple) else None
-
-
-def readable(value: Any) -> str:
-    """A value as text that can be written as UTF-8: half a surrogate pair, which JSON and names of files may hold, is a
-    question mark; what is nested too deep to be written down is nothing.
-
-    >>> readable("caf\\udce9"), readable(7)
-    ('caf?', '7')
-    """
-    try:
-        return str(value).encode("utf-8", "replace").decode("utf-8")
-    except RecursionError:
-        return ""
-
-
-def words(name: str) -> str:
-    """The name of a class or a file as its caption.
-
-    >>> words("red_car-2")
-    'red car 2'
-    """
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
 def _merge(names: Sequence[Sequence[str] | None]) -> tuple[list[str] | None, list[Mapping[int, int]]]:

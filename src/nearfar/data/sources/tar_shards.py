@@ -18,8 +18,9 @@ from typing import Any
 
 from nearfar import console, files
 from nearfar.data.pictures.images import EXTENSIONS
+from nearfar.data.sources.record_text import captions, field_of, stored_captions, words
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import Record, Source, Stream, captions, field_of, stored_captions, words
+from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.data.sources.tar_members import Endings, Sample, TarMember, samples
 from nearfar.data.tables.arrow import USUAL
 from nearfar.data.tables.encoding import decode_text

@@ -13,7 +13,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from nearfar.data.sources.record_numbers import is_blank
-from nearfar.data.sources.source import Record, Source, Stream, stored_captions
+from nearfar.data.sources.record_text import stored_captions
+from nearfar.data.sources.source import Record, Source, Stream
 from nearfar.data.tables.first_row import ADDRESSES, DOWNLOAD, cell, check_first
 from nearfar.data.tables.pair_columns import PairColumns, first_text
 from nearfar.data.tables.picture_paths import file_named

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import Concatenation, Mapped, Selection, captions
+from nearfar.data.sources.source import Concatenation, Mapped, Selection
 from nearfar.data.sources.tar_shards import TarSource, TarStream
 from nearfar.data.tables.arrow import ArrowSource
 from nearfar.errors import UserError

@@ -7,8 +7,8 @@ from typing import Any
 
 from nearfar import files, lookup
 from nearfar.data.sources.record_numbers import is_blank
+from nearfar.data.sources.record_text import captions, field_of
 from nearfar.data.sources.skipped import BadRecord
-from nearfar.data.sources.source import captions, field_of
 from nearfar.errors import UserError
 
 ADDRESSES = ("url", "image_url", "URL")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 
 FIRST = "sentence1 sentence_1 sentence_a sent0 text1 anchor premise"
 """Names of the first text, the most usual first."""

@@ -15,7 +15,8 @@ from nearfar.data.batches.batch import BatchKey
 from nearfar.data.fields.caption_choice import Caption, check_caption
 from nearfar.data.fields.field import BatchChance, Field, RecordChance
 from nearfar.data.fields.text_field import ReadTexts, chosen_caption
-from nearfar.data.sources.source import Record, captions
+from nearfar.data.sources.record_text import captions
+from nearfar.data.sources.source import Record
 from nearfar.errors import UserError
 
 WORDS, CLASSES = "words", "classes"

@@ -11,8 +11,9 @@ from typing import Any
 from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.image_folder import Captions, Media, class_names, media_below
 from nearfar.data.sources.media_source import media_source
+from nearfar.data.sources.record_text import words
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Record, Records, Source, words
+from nearfar.data.sources.source import Record, Records, Source
 
 MOVING = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg", ".mts", ".flv", ".ogv")
 """Names of files that PyAV reads."""

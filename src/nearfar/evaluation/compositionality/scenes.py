@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.choice import ChoiceQuestion
 from nearfar.evaluation.compositionality.perturb import ORDER, order_options

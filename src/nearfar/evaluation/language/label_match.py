@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.classifiers.label_matching import LabelMatchClassifier
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.language.labelled_texts import labelled_texts
 from nearfar.evaluation.measures.bootstrap import mean_interval

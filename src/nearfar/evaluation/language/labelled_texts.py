@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nearfar.data.sources.record_numbers import own_group
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.errors import UserError
 
 

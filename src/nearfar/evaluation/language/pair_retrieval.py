@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from nearfar.data.sources.record_groups import Groups
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.embedding.embed_source import embed_texts
 from nearfar.embedding.embeddings import Embeddings, Side
 from nearfar.errors import UserError

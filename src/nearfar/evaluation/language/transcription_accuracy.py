@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from nearfar import console
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord, Skipped
-from nearfar.data.sources.source import captions
 from nearfar.errors import UserError, at_least
 from nearfar.evaluation.language.word_errors import word_edits
 from nearfar.evaluation.measures.bootstrap import mean_interval

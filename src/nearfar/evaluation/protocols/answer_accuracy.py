@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from nearfar import files
 from nearfar.data.fields.answers import answer_counts
 from nearfar.data.sources.record_groups import Groups
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.answer_match import (
     QuestionPrior,

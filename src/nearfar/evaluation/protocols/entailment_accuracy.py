@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.sources.record_groups import Groups
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.compositionality.blind import NgramBaseline
 from nearfar.evaluation.measures.bootstrap import mean_interval

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nearfar.data.sources.record_groups import Groups
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.embedding.embed_source import embed_texts
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import clusters, resample

@@ -91,9 +91,8 @@ class SemanticSpace:
         Raises:
             UserError: no such space, or a model that reads no texts.
         """
-        from nearfar.data.batches.batch import to_device
         from nearfar.embedding.embed_source import embed_texts
-        from nearfar.modes import evaluating
+        from nearfar.modes import evaluating, to_device
 
         if space not in ("language", "shared"):
             raise UserError(f"space={space!r}: choose language or shared")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from nearfar.data.sources.source import captions
+from nearfar.data.sources.record_text import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.words.semantic_space import LEAST, AxisCorrelation, SemanticSpace

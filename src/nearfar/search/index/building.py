@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 
 from nearfar import console
 from nearfar.data.sources.record_groups import Groups
+from nearfar.data.sources.record_text import readable
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import readable
 from nearfar.data.tables.cells import SAMPLE, SHARD, cells, check_columns, known_columns
 from nearfar.embedding.embed_source import embed_images, embed_media, embed_texts, shared_sides
 from nearfar.errors import UserError, at_least

@@ -13,7 +13,7 @@ from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.sources.source import readable
+from nearfar.data.sources.record_text import readable
 from nearfar.errors import UserError
 
 if TYPE_CHECKING:

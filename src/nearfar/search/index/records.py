@@ -12,7 +12,8 @@ from typing import Any, SupportsIndex
 from nearfar import files
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_numbers import own_group
-from nearfar.data.sources.source import Concatenation, Mapped, Selection, Source, Stream, captions, readable
+from nearfar.data.sources.record_text import captions, readable
+from nearfar.data.sources.source import Concatenation, Mapped, Selection, Source, Stream
 from nearfar.data.tables.cells import SAMPLE, SHARD
 from nearfar.errors import UserError
 from nearfar.search.index.items import Item

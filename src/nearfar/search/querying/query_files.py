@@ -9,8 +9,8 @@ from typing import Any
 
 from nearfar.data.pictures.images import EXTENSIONS
 from nearfar.data.sources.open_source import open_source
+from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import captions
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.errors import UserError
 from nearfar.search.querying.query import Query

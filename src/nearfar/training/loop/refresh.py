@@ -10,11 +10,11 @@ from torch import Tensor
 
 from nearfar import console
 from nearfar import distributed as processes
-from nearfar.data.batches.batch import to_device
 from nearfar.data.sources.source import Source, Stream
 from nearfar.embedding.feature_loader import FeatureLoader
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, EmbeddingMethod, Method
+from nearfar.modes import to_device
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.loaders import data_settings, make_loader
 from nearfar.training.loop.validation import at_rest

@@ -10,11 +10,12 @@ from typing import Any
 
 from nearfar import console
 from nearfar import distributed as processes
-from nearfar.data.batches.batch import size, to_device
+from nearfar.data.batches.batch import size
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.data.batches.order import mix
 from nearfar.errors import UserError
 from nearfar.methods.base import Method
+from nearfar.modes import to_device
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop import finish, setting_checks
 from nearfar.training.loop.loaders import as_batches, run_length

@@ -10,9 +10,10 @@ import torch
 
 from nearfar import console
 from nearfar import distributed as processes
-from nearfar.data.batches.batch import size, to_device
+from nearfar.data.batches.batch import size
 from nearfar.errors import UserError
 from nearfar.methods.base import Batch, Method
+from nearfar.modes import to_device
 from nearfar.training.state.moving_average import MovingAverage
 from nearfar.training.state.random_state import untouched
 

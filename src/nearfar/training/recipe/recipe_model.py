@@ -130,7 +130,7 @@ def _vocabulary(source: Any, settings: Mapping[str, Any]) -> Any:
     from nearfar.data.fields.answers import answer_counts
     from nearfar.data.fields.phrase_field import phrase_of
     from nearfar.data.fields.text import train_tokenizer
-    from nearfar.data.sources.source import captions
+    from nearfar.data.sources.record_text import captions
 
     records = source if hasattr(source, "select") else islice(source, CORPUS)
     texts: Iterator[str] = (
