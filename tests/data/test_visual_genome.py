@@ -93,6 +93,16 @@ def test_a_model_of_relations_reads_them(folder):
     assert torch.equal(batch["relation_label"], expected)
 
 
+def test_what_is_no_object_is_left_out_and_counted(folder):
+    graphs = [{**GRAPHS[0], "objects": [*GRAPHS[0]["objects"], None, "a lamp"], "attributes": None}, *GRAPHS[1:]]
+    source = visual_genome(write(folder, scene_graphs__json=graphs))
+    assert source[0]["objects"] == [*FIRST, {"name": "lamp"}]
+    assert source.skipped.count == 1  # a picture once, whatever is wrong with it
+    assert "its objects are no list of objects" in str(source.skipped)
+    graphs[0] = {**GRAPHS[0], "relationships": {"on": 1}}
+    assert visual_genome(write(folder, scene_graphs__json=graphs))[0]["relations"] == []
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [

@@ -7,6 +7,7 @@ from PIL import Image
 from nearfar import cli
 from nearfar.embedding.blocks.block_folder import finished
 from nearfar.embedding.blocks.block_records import BlockPlan
+from nearfar.models import load
 from nearfar.search import Index
 from nearfar.search.index import block_vectors
 from nearfar.search.index.block_vectors import held_items, vectors_by_blocks
@@ -52,8 +53,8 @@ def test_only_what_is_new_or_changed_meets_the_model(model, photos, tmp_path, ca
             yield result
 
     vectors_by_blocks(
-        model, str(photos), tmp_path / "index", name=str(photos), options={}, block=4, batch_size=2, dim=None,
-        max_skipped=0.1, engine=counting,
+        load(model), model, str(photos), tmp_path / "index", name=str(photos), options={}, block=4, batch_size=2,
+        dim=None, max_skipped=0.1, engine=counting,
     )  # fmt: skip
     assert met == [1, 0, 1]
     capsys.readouterr()

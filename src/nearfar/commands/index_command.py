@@ -73,6 +73,7 @@ def index(
     stored = None
     if ray or block is not None or workers is not None:
         stored = vectors_by_blocks(
+            encoder,
             resolve(model),
             resolve(source),
             out,

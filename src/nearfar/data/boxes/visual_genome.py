@@ -94,15 +94,19 @@ class _Picture:
     def take(self, entry: Mapping[str, Any]) -> list[str]:
         """What one of the files says of it; what of that cannot be used."""
         faults: list[str] = []
-        if not isinstance(entry.get("relationships", []), list):
-            return ["its relationships are no list"]
-        for relation in entry.get("relationships", ()):
+        content: dict[str, list[Mapping[str, Any]]] = {}
+        for kind in ("relationships", "attributes", "objects"):
+            listed = entry.get(kind) or []
+            content[kind] = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+            if not isinstance(listed, list) or len(content[kind]) < len(listed):
+                faults.append(f"its {kind} are no list of objects")
+        for relation in content["relationships"]:
             for end in ("subject", "object"):
                 if isinstance(relation.get(end), Mapping):
                     self._add(relation[end])
-        for thing in (*entry.get("attributes", ()), *entry.get("objects", ())):
+        for thing in (*content["attributes"], *content["objects"]):
             self._add(thing)
-        for relation in entry.get("relationships", ()):  # when all things are known
+        for relation in content["relationships"]:  # when all things are known
             ends = [self._number(relation, end) for end in ("subject", "object")]
             name = plain(relation.get("predicate"))
             if not name or any(end not in self.things for end in ends):

@@ -26,7 +26,6 @@ from nearfar.embedding.blocks.embed_blocks import Engine, load_planned, run_job,
 from nearfar.embedding.blocks.source_stamp import source_stamp
 from nearfar.embedding.embed_source import shared_sides
 from nearfar.errors import at_least
-from nearfar.models.loading import load
 from nearfar.models.video.frame_mean import for_videos
 from nearfar.search.index.building import BatchIndexer, cut_alike, read
 from nearfar.search.index.items import Item, read_table, to_item
@@ -177,6 +176,7 @@ class StoredVectors:
 
 
 def vectors_by_blocks(
+    encoder: Any,
     model: str,
     source: str,
     index: Path,
@@ -191,7 +191,8 @@ def vectors_by_blocks(
     progress: bool | None = None,
 ) -> StoredVectors:
     """Have an engine embed, block by block, what an index lacks of a source; what is finished in `index/.blocks` is
-    kept. Arguments as of `nearfar.embedding.embed_blocks`.
+    kept. `encoder` is the `model` as it was loaded here, and gives its digest; the other arguments are as of
+    `nearfar.embedding.embed_blocks`.
 
     Raises:
         UserError: the blocks there are of another model, of data that has changed since or of other settings; too many
@@ -201,7 +202,7 @@ def vectors_by_blocks(
     opened = open_source(source, **options)
     made_of = MadeOf(
         model=model,
-        weights=weights_digest(load(model)),
+        weights=weights_digest(encoder),
         source=source,
         options=dict(options),
         stamp=source_stamp(source, options),
