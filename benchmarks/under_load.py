@@ -42,6 +42,18 @@ print("computes", flush=True)
 while True:
     numpy.matmul(a, a, out=b)
 """
+COMMAND = [sys.executable, "-m", "nearfar.cli"]
+BESIDE_TORCHVISION = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from nearfar import machine
+machine.prepare()
+from _shim import import_torchvision
+import_torchvision()
+from nearfar import cli
+cli.main(sys.argv[1:])
+"""
+"""The command where a torchvision is installed that transformers cannot import by itself."""
 Seconds = tuple[float, float]
 
 
@@ -186,7 +198,9 @@ def training(args: argparse.Namespace) -> Seconds:
     """CPU seconds of the whole command, its loaders with it, and seconds on the clock."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"steps={args.steps}", *args.set]
-        command = [sys.executable, "-m", "nearfar.cli", "train", "clip", *settings, "--out", str(Path(folder, "run"))]
+        shimmed = [sys.executable, "-c", BESIDE_TORCHVISION, str(Path(__file__).resolve().parent)]
+        start = shimmed if find_spec("torchvision") else COMMAND
+        command = [*start, "train", "clip", *settings, "--out", str(Path(folder, "run"))]
         clock, log = time.perf_counter(), Path(folder, "log")
         with log.open("w") as out:
             process = subprocess.Popen(command, env=environment(args.threads), stdout=out, stderr=out)
