@@ -142,7 +142,8 @@ def test_the_command_writes_a_folder(model, photos, tmp_path, capsys):
         (["--workers", "2"], "--workers says how many of a Ray cluster embed: add --ray"),
         (["--out", "x", "--workers", "2"], "--workers says how many of a Ray cluster embed: add --ray"),
         (["--ray", "photos/"], "'photos/' is no address of a Ray cluster: write HOST:PORT, ray://HOST:PORT or auto"),
-        (["--out", "x.npy"], "embeddings are written as .safetensors; name the file x.safetensors"),
+        (["--out", "x.npy"], "embeddings are written as .safetensors or .parquet; name the file x.safetensors"),
+        (["--out", "x.safetensors", "--format", "parquet"], "x.safetensors is no .parquet file: leave out --format"),
         (["--out", "x", "--block", "0"], "block is 0, but must be 1 or more"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
 
@@ -17,6 +17,7 @@ def embed(
     source: str,
     *,
     out: Path | None = None,
+    format: Literal["safetensors", "parquet"] | None = None,
     split: str | None = None,
     dim: int | None = None,
     batch_size: int = 64,
@@ -26,12 +27,13 @@ def embed(
     workers: int | None = None,
     **columns: Unpack[Columns],
 ) -> None:
-    """Embed every picture and caption of a source to one safetensors file, or to a folder of them, block by block.
+    """Embed every picture and caption of a source to one file, or to a folder of files, block by block.
 
-    A file holds `image` [N, D] and `text` [M, D], unit rows of float32, `image_of_text` [M], the numbers of the
-    records, and the captions. Read it with `nearfar.evaluation.Embeddings.load`, or with safetensors from any language.
+    A safetensors file holds `image` [N, D] and `text` [M, D], unit rows of float32, `image_of_text` [M], the numbers of
+    the records, and the captions. A Parquet file has a row a vector: `id`, `row`, `side`, `text`, `vector`, a list of D
+    numbers, and what else is known. Read both with `nearfar.evaluation.Embeddings.load`, or from any language.
 
-    A folder (--out without .safetensors) takes a file a block. Run again, the command makes the blocks that are not
+    A folder (--out without an ending) takes a file a block. Run again, the command makes the blocks that are not
     there. With --ray workers of a Ray cluster make them, and the blocks are the same.
 
     Args:
@@ -39,6 +41,7 @@ def embed(
         source: world/emoji, a folder, a table (.csv .tsv .jsonl .parquet), .tar shards, or hub:NAME.
         out: the file to write, embeddings.safetensors where none is named, or the folder of blocks, embeddings with
             --ray or --block.
+        format: safetensors or parquet; by the ending of --out where none is named, and safetensors without one.
         split: which split of the source.
         dim: keep only the first so many numbers of each embedding, at unit length again.
         batch_size: pictures, and captions, at a time.
@@ -60,9 +63,13 @@ def embed(
     from nearfar.models.shorter import doubt_of, shortened
 
     engine = engine_of(ray, workers)
-    out = out or Path("embeddings" if ray or block is not None else "embeddings.safetensors")
-    if out.suffix not in (".safetensors", ""):
-        raise UserError(f"--out {out}: embeddings are written as .safetensors; name the file {out.stem}.safetensors")
+    out = out or Path("embeddings" if ray or block is not None else f"embeddings.{format or 'safetensors'}")
+    if out.suffix not in (".safetensors", ".parquet", ""):
+        raise UserError(
+            f"--out {out}: embeddings are written as .safetensors or .parquet; name the file {out.stem}.safetensors"
+        )
+    if format is not None and out.suffix not in ("", f".{format}"):
+        raise UserError(f"--out {out} is no .{format} file: leave out --format, or name the file {out.stem}.{format}")
     if out.suffix == "":
         chosen = {"split": split, **of(dict(columns))}
         embed_to_folder(
@@ -71,6 +78,7 @@ def embed(
             out,
             options={key: value for key, value in chosen.items() if value is not None},
             dim=dim,
+            file_format=format or "safetensors",
             batch_size=batch_size,
             max_skipped=max_skipped,
             block=block,
@@ -103,6 +111,7 @@ def embed_to_folder(
     *,
     options: dict[str, Any],
     dim: int | None,
+    file_format: Literal["safetensors", "parquet"],
     batch_size: int,
     max_skipped: float,
     block: int | None,
@@ -121,6 +130,7 @@ def embed_to_folder(
         block=4096 if block is None else block,
         batch_size=batch_size,
         dim=dim,
+        file_format=file_format,
         max_skipped=max_skipped,
         engine=engine,
         progress=True,

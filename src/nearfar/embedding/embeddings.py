@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar import files
 from nearfar.data.sources.skipped import Problem, Skipped
+from nearfar.embedding import parquet_vectors
 from nearfar.errors import UserError
 
 NUMBERS = ("row", "index", "group", "picture", "label", "domain")
@@ -284,21 +285,25 @@ class Embeddings:
         return made
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file, atomically; words travel in it as UTF-8 JSON, nothing is pickled."""
+        """Write one file, atomically: a Parquet table where its name ends in .parquet
+        (`nearfar.embedding.parquet_vectors`), else safetensors, where words are UTF-8 JSON; nothing is pickled.
+        """
         from safetensors.torch import save
 
         words = {name: getattr(self, name) for name in WORDS}
         words["skipped"] = {"count": self.skipped.count, "problems": [list(p) for p in self.skipped]}
         words["sides"] = list(self.sides)
-        blob = json.dumps(words, ensure_ascii=False).encode(
-            "utf-8", "backslashreplace"
-        )  # names of files may be no UTF-8
         vectors = {name: value for name in NUMBERS if (value := getattr(self, name)) is not None}
         for name, side in self.sides.items():
             # One picture a record goes without saying; files of before have `image_of_text` alone.
             vectors[name] = side.vectors
-            if name != "image":
-                vectors["image_of_text" if name == "text" else f"record_of_{name}"] = side.owner
+            if (key := parquet_vectors.owner_key(name)) is not None:
+                vectors[key] = side.owner
+        if Path(path).suffix == ".parquet":
+            return parquet_vectors.write(path, vectors, words)
+        blob = json.dumps(words, ensure_ascii=False).encode(
+            "utf-8", "backslashreplace"
+        )  # names of files may be no UTF-8
         # Two names for one storage (index may be row) are not allowed in the file.
         stored = {name: value.contiguous().clone() for name, value in vectors.items()}
         stored["words"] = torch.frombuffer(bytearray(blob), dtype=torch.uint8)
@@ -312,13 +317,11 @@ class Embeddings:
             UserError: the file is something else, or incomplete.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         if Path(path).is_dir():
             raise UserError(f"{path} is a folder: blocks are read with nearfar.embedding.load_blocks")
         try:
-            tensors: dict[str, Any] = load_file(path)
-            words: Mapping[str, Any] = json.loads(tensors.pop("words").numpy().tobytes())
+            tensors, words = _stored(path)
             skipped = Skipped()
             skipped.count = words["skipped"]["count"]
             skipped.problems = [Problem(*problem) for problem in words["skipped"]["problems"]]
@@ -354,6 +357,16 @@ class Embeddings:
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise ValueError(f"{n} images but {len(value)} entries of {name}")
+
+
+def _stored(path: str | Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """The tensors and words of a file."""
+    from safetensors.torch import load_file
+
+    if Path(path).suffix == ".parquet":
+        return parquet_vectors.read(path)
+    tensors: dict[str, Any] = load_file(path)
+    return tensors, json.loads(tensors.pop("words").numpy().tobytes())
 
 
 def _side(vectors: Tensor | Side) -> Side:

@@ -1,7 +1,7 @@
 """The folder that blocks are written to: what they were made of, which are finished, and all of them as one.
 
     blocks.json                 what every block was made of: model, data, batch size
-    block-000003.safetensors    the embeddings of a block; no such file where none of its records could be used
+    block-000003.safetensors    the embeddings of a block, or a .parquet file; none where no record could be used
     block-000003.json           written last: the block is finished
 
 A block is finished or not there, whenever a worker was killed; a run that is started again makes those that are not.
@@ -31,7 +31,7 @@ FORMAT = "nearfar.embedding.blocks"
 @dataclass(frozen=True, kw_only=True)
 class MadeOf:
     """What the blocks of a folder were made of: `weights` and `stamp` are digests of the model and of the data's
-    files; `options` are those that the source is opened with."""
+    files; `options` are those that the source is opened with, `file_format` the ending of the blocks' files."""
 
     model: str
     weights: str
@@ -41,6 +41,7 @@ class MadeOf:
     plan: BlockPlan
     batch_size: int
     dim: int | None = None
+    file_format: str = "safetensors"
 
     def save(self, folder: Path) -> None:
         content = {"format": FORMAT, **asdict(self)}
@@ -69,7 +70,7 @@ class MadeOf:
             raise UserError(f"the blocks in {folder} were made by another model than {self.model} is now: {remedy}")
         if before.source == self.source and before.options == self.options and before.stamp != self.stamp:
             raise UserError(f"the files of {self.source} have changed since the blocks in {folder} were made: {remedy}")
-        for name in ("source", "options", "stamp", "batch_size", "dim", "plan"):
+        for name in ("source", "options", "stamp", "batch_size", "dim", "plan", "file_format"):
             then, now = getattr(before, name), getattr(self, name)
             if then != now:
                 what = f"{name.replace('_', ' ')} {_words(then)}, not {_words(now)}"
@@ -147,7 +148,7 @@ def load_blocks(folder: str | Path) -> Embeddings:
     used = [number for number in results if results[number].kept]
     if not used:
         raise UserError(f"none of the records of {made_of.source} could be embedded")
-    parts = [Embeddings.load(stem(folder, number).with_suffix(".safetensors")) for number in used]
+    parts = [Embeddings.load(stem(folder, number).with_suffix(f".{made_of.file_format}")) for number in used]
     own_groups = any(result.own_groups for result in results.values())
     skipped = Skipped.merged(result.skipped for result in results.values())
     return joined(parts, [starts[number] for number in used], own_groups=own_groups, skipped=skipped)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -94,7 +94,7 @@ class BlockEmbedder:
             made = embed(
                 self.encoder, records, self.sides, batch_size=made_of.batch_size, max_skipped=1.0, progress=False
             )
-            made.save(stem(out, number).with_suffix(".safetensors"))
+            made.save(stem(out, number).with_suffix(f".{made_of.file_format}"))
             kept, skipped = len(made), made.skipped
             vectors = {name: len(side.vectors) for name, side in made.sides.items()}
         except NothingToEmbed as nothing:
@@ -127,6 +127,7 @@ def embed_blocks(
     block: int = 4096,
     batch_size: int = 64,
     dim: int | None = None,
+    file_format: Literal["safetensors", "parquet"] = "safetensors",
     max_skipped: float = 0.1,
     engine: Engine = in_this_process,
     progress: bool | None = None,
@@ -142,6 +143,8 @@ def embed_blocks(
         block: records of a block, rounded up to whole batches.
         batch_size: pictures, and captions, at a time.
         dim: keep only the first so many numbers of each embedding, at unit length again.
+        file_format: the kind of the blocks' files; a Parquet table has a row a vector
+            (`nearfar.embedding.parquet_vectors`).
         max_skipped: the share of broken records above which this stops.
         engine: who embeds: this process, or `nearfar.embedding.blocks.ray_workers.RayWorkers`.
         progress: show a progress bar; None: within a command only.
@@ -165,6 +168,7 @@ def embed_blocks(
         plan=BlockPlan.of(opened, block=block, batch_size=batch_size),
         batch_size=batch_size,
         dim=dim,
+        file_format=file_format,
     )
     run = run_job(EmbedJob(made_of, str(out.absolute())), opened, max_skipped, engine, progress)
     if not any(result.kept for result in run.results):
