@@ -40,6 +40,11 @@ def owner_key(side: str) -> str | None:
 def write(path: str | Path, tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> Path:
     """Write what `Embeddings.save` puts into a safetensors file as a table, atomically.
 
+    Args:
+        path: the file.
+        tensors: each side's vectors `[M, D]` float32 and owners `[M]` int64, and the numbers of N records, `[N]` int64.
+        words: names, captions, columns, and what else describes the data.
+
     Raises:
         UserError: sides of different widths, which one column cannot hold.
     """
@@ -128,7 +133,7 @@ def _about(words: Mapping[str, Any], count: int) -> list[str]:
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and words that `write` was given.
+    """The tensors (vectors float32, numbers int64) and words that `write` was given.
 
     Raises:
         KeyError, ValueError, TypeError: the table is another one, or incomplete.
