@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a method by a recipe: nearfar train RECIPE.yaml key=value ...",
     "evaluate": "Measure a model: retrieval, zero-shot, probes, geometry, compositionality.",
     "embed": "Embed a source of images and texts to a file, or block by block, on one machine or many.",
+    "curate": "Keep the good pairs of a source: by rules, by scores, each picture or caption once.",
     "export": "Write a model for others: ONNX files, or a folder for sentence-transformers.",
     "index": "Make, or extend, a search index of a folder or table.",
     "search": "Search an index by text, by image, or by both.",

@@ -14,6 +14,7 @@ from nearfar.embedding import embed_blocks
 from nearfar.embedding.blocks.block_folder import MadeOf
 from nearfar.embedding.blocks.embed_blocks import EmbedJob
 from nearfar.embedding.blocks.ray_workers import RayWorkers
+from nearfar.embedding.curation.curate import curate
 from nearfar.errors import UserError
 from nearfar.search import Index
 
@@ -34,21 +35,28 @@ def workers():
     return [process for process, name in names.items() if b"BlockWorker" in name]
 
 
-def test_a_killed_worker_costs_its_block(model, photos, tmp_path):
-    """One of two workers is killed after the first block; what is finished by then is not made again."""
+def killing(of):
+    """An engine of two workers that kills one after the first block of the folder `of`, the process that it killed, and
+    the times of what was finished by then."""
     killed, before = [], {}
 
     class Killing(RayWorkers):
         def __call__(self, job, numbers):
             for result in super().__call__(job, numbers):
-                if not killed:
+                if not killed and Path(job.out).name == of:
                     before.update({path: path.stat().st_mtime_ns for path in Path(job.out).glob("block-*.json")})
                     killed.append(workers()[0])
                     os.kill(killed[0], signal.SIGKILL)
                 yield result
 
+    return Killing(workers=2), killed, before
+
+
+def test_a_killed_worker_costs_its_block(model, photos, tmp_path):
+    """One of two workers is killed after the first block; what is finished by then is not made again."""
+    engine, killed, before = killing("many")
     many, one = tmp_path / "many", tmp_path / "one"
-    run = embed_blocks(model, str(photos), many, block=1, batch_size=1, engine=Killing(workers=2))
+    run = embed_blocks(model, str(photos), many, block=1, batch_size=1, engine=engine)
     assert killed
     assert not Path(f"/proc/{killed[0]}").exists()
     assert (run.made, run.kept) == (11, 0)
@@ -61,6 +69,24 @@ def test_a_killed_worker_costs_its_block(model, photos, tmp_path):
     assert len(names) == 22
     assert names == sorted(path.name for path in many.glob("block-*"))
     assert all((many / name).read_bytes() == (one / name).read_bytes() for name in names)
+
+
+def test_a_curation_by_workers_is_that_of_one_process(model, photos, tmp_path):
+    """Every file of every block of all steps, with a worker killed in one of them."""
+    (photos / "00b.png").write_bytes((photos / "00.png").read_bytes())
+    (photos / "00b.txt").write_text("red again")
+    settings = {"model": model, "near_pictures": 0.9999, "near_captions": 0.9999, "block": 2, "batch_size": 2}
+    engine, killed, before = killing("pictures")
+    many = curate(str(photos), tmp_path / "many", engine=engine, **settings)
+    assert killed
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    torch.set_num_threads(1)
+    one = curate(str(photos), tmp_path / "one", **settings)
+    assert (many.kept, many.dropped, many.made) == (one.kept, one.dropped, one.made)
+    assert one.dropped["picture within 0.9999 of an earlier one"] >= 1
+    made = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*-0*.*"))
+    assert len(made) == 6 * (2 + 3 + 3 + 3)
+    assert all((tmp_path / "many" / path).read_bytes() == (tmp_path / "one" / path).read_bytes() for path in made)
 
 
 def test_an_index_by_workers_is_that_of_one_process(model, photos, tmp_path):

@@ -61,6 +61,7 @@ _LAZY = {
     "tokenize": "fields.text",
     "clean_caption": "fields.text",
     "AltTextFilter": "mining.filters",
+    "curated": "mining.kept_pairs",
     "CaptionSwapper": "mining.swaps",
     "with_hard_captions": "mining.hard_captions",
     "mine_hard_images": "mining.hard_images",

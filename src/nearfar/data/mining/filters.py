@@ -1,4 +1,8 @@
-"""ALIGN's filter for raw alt-texts (arXiv 2102.05918): plain counting rules that need no model."""
+"""ALIGN's filter for raw alt-texts (arXiv 2102.05918): plain counting rules that need no model.
+
+Two passes: the first counts over all pairs (`PairCounts`), the second judges each record by the counts. Both may be
+made part by part, as counts can be added: `nearfar curate` has workers make them.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,39 @@ class FilterReport:
         return "\n".join(rows + [f"  {count:>8}  {rule}" for rule, count in self.dropped.items() if count])
 
 
+@dataclass
+class PairCounts:
+    """Texts of each image, images of each text, and how often each word and pair of words occurs."""
+
+    texts: Counter[str] = field(default_factory=Counter)
+    images: dict[str, set[str]] = field(default_factory=dict)
+    grams: Counter[str] = field(default_factory=Counter)
+
+    def add(self, record: Record) -> None:
+        identity = _identity(record.get("image"))
+        for text in captions(record.get("text")):
+            self.texts[identity] += 1
+            self.images.setdefault(_folded(text), set()).add(identity)
+            self.grams.update(_grams(text))
+
+    def merge(self, other: PairCounts) -> None:
+        """Add what was counted over the records that come next."""
+        self.texts.update(other.texts)
+        self.grams.update(other.grams)
+        for text, identities in other.images.items():
+            self.images.setdefault(text, set()).update(identities)
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """What the counts say against: images of too many texts, texts of too many images, and the words and pairs of words
+    that are frequent enough (None: all are)."""
+
+    images: frozenset[str]
+    texts: frozenset[str]
+    frequent: frozenset[str] | None
+
+
 @dataclass(frozen=True)
 class AltTextFilter:
     """Keeps the pairs of a source that pass ALIGN's rules; a record whose texts all fail goes too.
@@ -63,41 +100,37 @@ class AltTextFilter:
 
     def __call__(self, source: Source) -> tuple[Source, FilterReport]:
         """The pairs that pass, as a source, and the report. Reads every record twice and every picture's header."""
-        texts_of, images_of, grams = self._count(source)
-        frequent = None
-        if self.vocabulary is not None and len(grams) > self.vocabulary:
-            frequent = {gram for gram, _ in grams.most_common(self.vocabulary)}
-        report, kept = FilterReport(dropped=dict.fromkeys(self._rules(), 0)), dict[int, list[str]]()
+        counts = PairCounts()
+        for record in console.track(source, f"counting the words of {source.name}"):
+            counts.add(record)
+        outliers = self.outliers(counts)
+        report, kept = FilterReport(dropped=dict.fromkeys(self.rules(), 0)), dict[int, list[str]]()
         for index, record in enumerate(console.track(source, f"filtering {source.name}")):
-            texts = captions(record.get("text"))
-            report.pairs += len(texts)
-            reason = self._image_fault(record, texts_of)
-            passed = []
-            for text in texts:
-                why = reason or self._text_fault(text, images_of, frequent)
-                if why:
-                    report.dropped[why] += 1
-                else:
-                    passed.append(text)
-            if passed:
+            judged = self.judge(record, outliers)
+            if passed := [text for text, why in judged if why is None]:
                 kept[index] = passed
+            report.pairs += len(judged)
             report.kept += len(passed)
+            for why in filter(None, (why for _, why in judged)):
+                report.dropped[why] += 1
         return FilteredPairs(source, kept), report
 
-    def _count(self, source: Source) -> tuple[Counter[Any], Counter[str], Counter[Any]]:
-        """Texts of each image, images of each text, and how often each word and pair of words occurs."""
-        texts_of: Counter[Any] = Counter()
-        images: dict[str, set[Any]] = {}
-        grams: Counter[Any] = Counter()
-        for record in console.track(source, f"counting the words of {source.name}"):
-            identity = _identity(record.get("image"))
-            for text in captions(record.get("text")):
-                texts_of[identity] += 1
-                images.setdefault(_folded(text), set()).add(identity)
-                grams.update(_grams(text))
-        return texts_of, Counter({text: len(them) for text, them in images.items()}), grams
+    def outliers(self, counts: PairCounts) -> Outliers:
+        """What the counts over all pairs say against."""
+        frequent = None
+        if self.vocabulary is not None and len(counts.grams) > self.vocabulary:
+            frequent = frozenset(gram for gram, _ in counts.grams.most_common(self.vocabulary))
+        images = frozenset(image for image, count in counts.texts.items() if count > self.max_texts)
+        texts = frozenset(text for text, images in counts.images.items() if len(images) > self.max_images)
+        return Outliers(images, texts, frequent)
 
-    def _rules(self) -> list[str]:
+    def judge(self, record: Record, outliers: Outliers) -> list[tuple[str, str | None]]:
+        """The texts of a record, each with the rule that drops it, None where it passes."""
+        reason = self._image_fault(record, outliers)
+        return [(text, reason or self._text_fault(text, outliers)) for text in captions(record.get("text"))]
+
+    def rules(self) -> list[str]:
+        """The rules in words, as the report has them."""
         return [
             "image cannot be read",
             f"shorter side of {self.min_side} pixels or less",
@@ -109,8 +142,8 @@ class AltTextFilter:
             "rare word or pair of words",
         ]
 
-    def _image_fault(self, record: Record, texts_of: Counter[Any]) -> str | None:
-        unreadable, small, thin, many, *_ = self._rules()
+    def _image_fault(self, record: Record, outliers: Outliers) -> str | None:
+        unreadable, small, thin, many, *_ = self.rules()
         try:
             short, long = sorted(image_size(record.get("image")))
         except BadRecord:
@@ -119,18 +152,19 @@ class AltTextFilter:
             return small
         if long / short >= self.max_aspect:
             return thin
-        return many if texts_of[_identity(record.get("image"))] > self.max_texts else None
+        return many if _identity(record.get("image")) in outliers.images else None
 
-    def _text_fault(self, text: str, images_of: Counter[str], frequent: set[Any] | None) -> str | None:
-        *_, shared, short, long, rare = self._rules()
+    def _text_fault(self, text: str, outliers: Outliers) -> str | None:
+        *_, shared, short, long, rare = self.rules()
         words = len(_words(text))
-        if images_of[_folded(text)] > self.max_images:
+        if _folded(text) in outliers.texts:
             return shared
         if words < self.min_words:
             return short
         if words > self.max_words:
             return long
-        return rare if frequent is not None and any(gram not in frequent for gram in _grams(text)) else None
+        known = outliers.frequent
+        return rare if known is not None and any(gram not in known for gram in _grams(text)) else None
 
 
 class FilteredPairs(Source):
@@ -149,19 +183,19 @@ class FilteredPairs(Source):
         return {**with_id(self.source.record(place), place), "text": self._texts[place]}
 
 
-def _identity(image: Any) -> Any:
+def _identity(image: Any) -> str:
     """What identifies a record's picture: the file, or a digest of the bytes."""
     if isinstance(image, str | os.PathLike):
         return os.fspath(image)
     if isinstance(image, dict):
         return _identity(image.get("bytes") or image.get("path"))
     if isinstance(image, bytes | bytearray | memoryview):
-        return blake2b(image, digest_size=16).digest()
+        return f"bytes {blake2b(image, digest_size=16).hexdigest()}"
     if hasattr(image, "tobytes"):
-        return blake2b(image.tobytes(), digest_size=16).digest()
+        return f"bytes {blake2b(image.tobytes(), digest_size=16).hexdigest()}"
     if hasattr(image, "offset"):
-        return (image.path, image.offset)
-    return id(image)
+        return f"{image.path} {image.offset}"
+    return f"object {id(image)}"
 
 
 def _folded(text: str) -> str:
@@ -172,8 +206,8 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)?", text.lower())
 
 
-def _grams(text: str) -> Iterator[Any]:
+def _grams(text: str) -> Iterator[str]:
     """Words and pairs of neighbouring words."""
     words: Iterable[str] = _words(text)
     yield from words
-    yield from pairwise(words)
+    yield from (f"{first} {second}" for first, second in pairwise(words))

@@ -71,6 +71,7 @@ READERS_OF = {
     "videos": "video.video_folder.videos",
     "sounds": "sound.sound_folder.sounds",
     "shards": "sources.tar_shards.shards",
+    "curated": "mining.kept_pairs.curated",
 }
 """Kind of source -> the function below `nearfar.data` that opens it."""
 
@@ -250,6 +251,8 @@ def _kind(where: str) -> str:
     if is_senteval(path):
         return "senteval"
     if path.is_dir():
+        if (path / "curated.json").is_file():
+            return "curated"
         if is_saved_dataset(path):
             return "hub"
         if next(path.glob("*.[tT][aA][rR]"), None) is not None:

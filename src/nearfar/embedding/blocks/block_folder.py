@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class MadeOf:
     batch_size: int
     dim: int | None = None
     file_format: str = "safetensors"
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         content = {"format": FORMAT, **asdict(self)}
@@ -70,8 +71,11 @@ class MadeOf:
             raise UserError(f"the blocks in {folder} were made by another model than {self.model} is now: {remedy}")
         if before.source == self.source and before.options == self.options and before.stamp != self.stamp:
             raise UserError(f"the files of {self.source} have changed since the blocks in {folder} were made: {remedy}")
-        for name in ("source", "options", "stamp", "batch_size", "dim", "plan", "file_format"):
-            then, now = getattr(before, name), getattr(self, name)
+        names = ("source", "options", "stamp", "batch_size", "dim", "plan", "file_format")
+        pairs = {name: (getattr(before, name), getattr(self, name)) for name in names}
+        keys = {**before.settings, **self.settings}
+        pairs |= {key: (before.settings.get(key), self.settings.get(key)) for key in keys}
+        for name, (then, now) in pairs.items():
             if then != now:
                 what = f"{name.replace('_', ' ')} {_words(then)}, not {_words(now)}"
                 raise UserError(f"the blocks in {folder} were made with {what}: {remedy}")
@@ -83,8 +87,8 @@ def _words(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockResult:
-    """A finished block: how many records it has, how many of them are embedded, how many vectors there are of each
-    side, and what was left out."""
+    """A finished block: how many records it has, how many of them are embedded, or kept, how many vectors there are of
+    each side, what could not be used, and how many were dropped for what."""
 
     number: int
     read: int
@@ -93,6 +97,24 @@ class BlockResult:
     own_groups: bool
     left_out: int
     problems: list[tuple[str, str]]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, number: int, *, read: int, kept: int, dropped: dict[str, int] | None = None, skipped: Skipped | None = None
+    ) -> BlockResult:
+        """A result of a job that makes no vectors."""
+        skipped = skipped or Skipped()
+        return cls(
+            number=number,
+            read=read,
+            kept=kept,
+            vectors={},
+            own_groups=False,
+            left_out=skipped.count,
+            problems=[(problem.where, problem.why) for problem in skipped.problems],
+            dropped=dropped or {},
+        )
 
     @property
     def skipped(self) -> Skipped:

@@ -54,6 +54,14 @@ class BlockPlan:
             raise ValueError("a stream's records are not counted before they are read")
         return range(number * self.size, min(self.records, (number + 1) * self.size))
 
+    def place(self, number: int, row: int) -> int:
+        """The place in the whole of the record that is the `row`-th of a block.
+
+        >>> BlockPlan(records=10, size=4).place(2, 1), BlockPlan(parts=3).place(2, 1) == (2 << 32) + 1
+        (9, True)
+        """
+        return stream_place(number, row) if self.records is None else number * self.size + row
+
 
 class BlockRecords:
     """The records of one block, by number from 0; each has an `index`, which is its place in the whole where it has
@@ -71,7 +79,7 @@ class BlockRecords:
         self.name, self.columns = source.name, source.columns
         self.classes, self.domains = source.classes, source.domains
         self.own_groups = False
-        self._number = number
+        self._plan, self._number = plan, number
         self.skipped = Skipped()
         self._range = None if isinstance(source, Stream) else plan.range_of(number)
         self._read: list[Record] = []
@@ -93,7 +101,7 @@ class BlockRecords:
 
     def place(self, place: int) -> int:
         """The place in the whole of the record of this place in the block."""
-        return stream_place(self._number, place) if self._range is None else self._range[place]
+        return self._plan.place(self._number, place)
 
     def where(self, place: int) -> str:
         """The record of this place in the block, in words."""

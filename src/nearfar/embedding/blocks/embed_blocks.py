@@ -176,9 +176,17 @@ def embed_blocks(
     return run
 
 
-def run_job(job: Job, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
+def run_job(
+    job: Job,
+    opened: Any,
+    max_skipped: float,
+    engine: Engine,
+    progress: bool | None,
+    *,
+    doing: str = "embedding blocks of",
+) -> BlockRun:
     """Have an engine make the blocks of a job that its folder does not hold yet; `opened` is the source as it was
-    planned with.
+    planned with, and `doing` what the progress bar says.
 
     Raises:
         UserError: as `embed_blocks` says.
@@ -191,23 +199,23 @@ def run_job(job: Job, opened: Any, max_skipped: float, engine: Engine, progress:
         else:
             job.made_of.save(out)
         files.remove_leftovers(out)
-        return _run(job, opened, max_skipped, engine, progress)
+        return _run(job, opened, max_skipped, engine, progress, doing)
     finally:
         lock.release()
 
 
-def _run(job: Job, opened: Any, max_skipped: float, engine: Engine, progress: bool | None) -> BlockRun:
+def _run(job: Job, opened: Any, max_skipped: float, engine: Engine, progress: bool | None, doing: str) -> BlockRun:
     plan, out = job.made_of.plan, Path(job.out)
     results = finished(out, plan)
     missing = [number for number in range(len(plan)) if number not in results]
     at_opening = Skipped() if isinstance(opened, Stream) else opened.skipped
-    with console.progress(f"embedding blocks of {opened.name}", len(plan), progress) as step:
+    with console.progress(f"{doing} {opened.name}", len(plan), progress) as step:
         step(len(results))
+        read, unread = sum(each.read for each in results.values()), Skipped.merged(r.skipped for r in results.values())
         for result in engine(job, missing) if missing else ():
             results[result.number] = result
-            read = sum(each.read for each in results.values())
-            skipped = Skipped.merged(each.skipped for each in results.values())
-            skipped.check(read, limit=max_skipped, name=opened.name, total=plan.records)
+            read, unread = read + result.read, Skipped.merged([unread, result.skipped])
+            unread.check(read, limit=max_skipped, name=opened.name, total=plan.records)
             step(1)
     ordered = [results[number] for number in range(len(plan))]
     skipped = Skipped.merged([at_opening, *(result.skipped for result in ordered)])

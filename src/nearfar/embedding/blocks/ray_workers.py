@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +55,18 @@ class RayWorkers:
             )
 
     def __call__(self, job: Job, numbers: Sequence[int]) -> Iterator[BlockResult]:
+        with self.connected() as ray:
+            yield from self._results(ray, job, numbers)
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Ray, connected to the cluster, until the block ends; jobs inside share the connection."""
         ray = need("ray", "ray")
         started = not ray.is_initialized()
         if started:
             self._start(ray)
         try:
-            yield from self._results(ray, job, numbers)
+            yield ray
         finally:
             if started:
                 ray.shutdown()
@@ -103,6 +110,11 @@ class RayWorkers:
                 ) from error
             give(actor)
             yield result
+
+
+def connection(engine: Engine) -> AbstractContextManager[Any]:
+    """What holds an engine's connection over several jobs; nothing for one that has none."""
+    return engine.connected() if isinstance(engine, RayWorkers) else nullcontext()
 
 
 def engine_of(ray: bool | str, workers: int | None) -> Engine:

@@ -1,0 +1,82 @@
+"""What a stage of curation keeps of a block, and what it drops, each a Parquet table a block.
+
+block-000003.parquet      place, id, text (null where the record has none and needs none), row and captions: its
+                          number, and those of its captions, among the embeddings of the block (-1 and none without)
+dropped-000003.parquet    place, id, text (null where the whole record goes), why, near: the place of the record that
+                          it is near
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nearfar import files
+from nearfar.embedding.blocks.block_folder import stem
+
+
+@dataclass(frozen=True)
+class KeptRow:
+    """A record that is kept, with the captions that are."""
+
+    place: int
+    id: int
+    text: list[str] | None
+    row: int = -1
+    captions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class DroppedRow:
+    """A record, or one of its captions, that is not."""
+
+    place: int
+    id: int
+    text: str | None
+    why: str
+    near: int | None = None
+
+
+def reasons(dropped: Sequence[DroppedRow]) -> dict[str, int]:
+    """How many were dropped for what.
+
+    >>> reasons([DroppedRow(0, 0, None, "no caption"), DroppedRow(1, 1, None, "no caption")])
+    {'no caption': 2}
+    """
+    return dict(Counter(row.why for row in dropped))
+
+
+def save(folder: Path, number: int, kept: Sequence[KeptRow], dropped: Sequence[DroppedRow]) -> None:
+    """Write both tables of a block, each whole or not there."""
+    import pyarrow
+
+    whole, texts = pyarrow.int64(), pyarrow.list_(pyarrow.string())
+    _write(_kept(folder, number), kept, KeptRow, [whole, whole, texts, whole, pyarrow.list_(whole)])
+    kinds = [whole, whole, pyarrow.string(), pyarrow.string(), whole]
+    _write(stem(folder, number).with_name(f"dropped-{number:06}.parquet"), dropped, DroppedRow, kinds)
+
+
+def _write(path: Path, rows: Sequence[Any], kind: type[Any], types: Sequence[Any]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    schema = pyarrow.schema([(field.name, each) for field, each in zip(fields(kind), types, strict=True)])
+    columns = list(zip(*map(astuple, rows), strict=True)) or [()] * len(schema)
+    arrays = [pyarrow.array(column, each.type) for column, each in zip(columns, schema, strict=True)]
+    with files.whole(files.place(path)) as temporary:
+        parquet.write_table(pyarrow.table(arrays, schema=schema), temporary, compression="zstd")
+
+
+def load(folder: Path, number: int) -> list[KeptRow]:
+    """The records that a stage kept of a block, in order."""
+    from pyarrow import parquet
+
+    rows = parquet.read_table(_kept(folder, number), partitioning=None).to_pylist()
+    return [KeptRow(**{**row, "captions": tuple(row["captions"])}) for row in rows]
+
+
+def _kept(folder: Path, number: int) -> Path:
+    return stem(folder, number).with_suffix(".parquet")

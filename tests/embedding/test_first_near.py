@@ -1,0 +1,54 @@
+"""What is near something earlier: the same as by all pairs in float64, whatever the blocks and tiles."""
+
+import pytest
+import torch
+
+from nearfar.embedding.curation.first_near import first_near
+
+
+def by_all_pairs(vectors, near):
+    scores = vectors.double() @ vectors.double().T
+    hits = (scores >= near - 1e-6) & torch.ones(scores.shape, dtype=torch.bool).tril(-1)
+    return torch.where(hits.any(1), hits.int().argmax(1), torch.tensor(-1))
+
+
+def by_blocks(vectors, near, block, tile):
+    parts, numbers = vectors.split(block), torch.arange(len(vectors)).split(block)
+    return torch.cat(
+        [
+            first_near(parts[i], list(zip(parts[:i], numbers[:i], strict=True)), near, numbers[i], tile=tile)
+            for i in range(len(parts))
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """Forty directions, each many times with some noise, and copies."""
+    generator = torch.Generator().manual_seed(0)
+    made = torch.randn(40, 16, generator=generator)[torch.randint(40, (300,), generator=generator)]
+    made += 0.15 * torch.randn(300, 16, generator=generator)
+    made[200:220] = made[:20]
+    return torch.nn.functional.normalize(made, dim=1)
+
+
+@pytest.mark.parametrize(("block", "tile"), [(300, 300), (300, 7), (64, 2048), (64, 10), (1, 1)])
+@pytest.mark.parametrize("near", [0.95, 1.0, -1.0])
+def test_the_first_near_is_that_of_all_pairs(vectors, near, block, tile):
+    expected = by_all_pairs(vectors, near)
+    assert torch.equal(by_blocks(vectors, near, block, tile), expected)
+    assert (expected >= 0).sum() == {0.95: (expected >= 0).sum(), 1.0: 20, -1.0: 299}[near]
+
+
+def test_a_bound_that_scores_lie_at_is_the_same_in_all_tiles(vectors):
+    """At scores that occur, where float32 products of other shapes differ in the last bit."""
+    scores = (vectors.double() @ vectors.double().T).tril(-1).flatten()
+    for near in scores[scores > 0.9][::40].tolist():
+        expected = by_all_pairs(vectors, near)
+        assert torch.equal(by_blocks(vectors, near, 300, 300), expected)
+        assert torch.equal(by_blocks(vectors, near, 33, 5), expected)
+
+
+def test_nothing_is_near_nothing():
+    assert first_near(torch.zeros(0, 1), [(torch.eye(2), torch.arange(2))], 0.5, torch.arange(0)).tolist() == []
+    assert first_near(torch.eye(2), [(torch.zeros(0, 1), torch.arange(0))], 0.5, torch.arange(2)).tolist() == [-1, -1]
