@@ -64,12 +64,13 @@ def spread(rounds: Sequence[float]) -> str:
 def peak_of(run: Callable[[], object]) -> int:
     """Bytes by which the process grew at most while `run` ran (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-    before = _status("VmRSS")
+    before = status_of("VmRSS")
     run()
-    return _status("VmHWM") - before
+    return status_of("VmHWM") - before
 
 
-def _status(field: str) -> int:
+def status_of(field: str) -> int:
+    """Bytes that the system counts for this process (Linux): `VmRSS`, `RssAnon`, ..."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024

@@ -38,3 +38,19 @@ def test_index_changes(run, tmp_path):
     assert list(rows) == ["remove one", "commit nothing", "compact", "copy the vectors"]
     assert all(len(row[field]) == 2 for row in rows.values() for field in ("cpu_s", "clock_s", "bytes"))
     assert out.with_suffix(".md").read_text() in output
+
+
+def test_big_index(run, tmp_path):
+    pytest.importorskip("faiss")
+    out = tmp_path / "made" / "big.json"
+    flags = ("--dim", 8, "--file", 700, "--queries", 20, "--probes", 2, 500, "--folder", tmp_path, "--output", out)
+    run("big_index", "--runs", "1500:ivf-sq8", *flags)
+    output = run("big_index", "--runs", "1500:ivf-sq8", "1500:ivf", *flags)
+    runs = {made["kind"]: made for made in json.loads(out.read_text())["runs"]}
+    assert list(runs) == ["ivf", "ivf-sq8"], "a run takes the place of its like"
+    for made in runs.values():
+        assert [row["probes"] for row in made["searches"]] == [2, made["lists"]]
+        assert made["searches"][0]["recall"] < made["searches"][1]["recall"] == 1
+        assert str(tmp_path) not in made["command"]
+    assert out.with_suffix(".md").read_text() in output
+    assert [path.name for path in tmp_path.iterdir()] == ["made"], "what was drawn is gone"

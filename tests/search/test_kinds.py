@@ -20,9 +20,12 @@ from nearfar.search.index.writer import IndexWriter
 from search.colours import ColourEncoder, draw
 
 DIM, COUNT = 24, 1500
-BYTES = {"fp16": 2 * DIM, "sq8": DIM, "pq": DIM / 4, "ivf-pq": DIM / 4 + 8}
+BYTES = {"fp16": 2 * DIM, "sq8": DIM, "pq": DIM / 4, "ivf-sq8": DIM + 8, "ivf-pq": DIM / 4 + 8}
 """A vector's own; the file has the codes' tables besides."""
-TABLES = {"fp16": 0, "sq8": 8 * DIM, "pq": 4 * 256 * DIM, "ivf-pq": 4 * 256 * DIM + 4 * DIM * 38}
+CENTRES = 4 * DIM * 38
+TABLES = {
+    "fp16": 0, "sq8": 8 * DIM, "pq": 1024 * DIM, "ivf-sq8": 8 * DIM + CENTRES, "ivf-pq": 1024 * DIM + CENTRES,
+}  # fmt: skip
 KINDS = list(QUANTISED)
 
 

@@ -20,7 +20,7 @@ def index(
     out: Path = Path("index"),
     split: str | None = None,
     keep: str | None = None,
-    kind: Literal["flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-pq"] | None = None,
+    kind: Literal["flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-sq8", "ivf-pq"] | None = None,
     dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
@@ -42,7 +42,7 @@ def index(
         keep: columns whose values stay with the items, separated by commas: --keep sku,price. Left out: as at the last
             run over this source; --keep "" keeps none any more.
         kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes), fp16,
-            sq8, pq or ivf-pq (less memory a vector; docs/search.md has the figures).
+            sq8, pq (less memory a vector), ivf-sq8 or ivf-pq (the same for millions; docs/search.md has the figures).
         dim: keep only the first so many numbers of each embedding; queries of this index are cut alike.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nearfar.search.index.exact import exact_search
     from nearfar.search.index.items import Hit
     from nearfar.search.index.stored_index import Index
+    from nearfar.search.lists.vector_index import VectorIndex
     from nearfar.search.querying.labels import zero_shot_labels
     from nearfar.search.querying.many_queries import search_many
     from nearfar.search.querying.matching_items import matching_rows
@@ -30,6 +31,7 @@ _LAZY = {
     "Index": "index.stored_index",
     "Query": "querying.query",
     "Results": "querying.query",
+    "VectorIndex": "lists.vector_index",
     "build": "index.building",
     "compose_query": "querying.query",
     "exact_search": "index.exact",
@@ -44,6 +46,7 @@ __all__ = [
     "Index",
     "Query",
     "Results",
+    "VectorIndex",
     "build",
     "compose_query",
     "exact_search",

@@ -80,7 +80,8 @@ def build(
         out: the index's directory.
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
-        kind: "flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq" or "ivf-pq" (`nearfar.search.index.graphs.KINDS`).
+        kind: "flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-sq8" or "ivf-pq"
+                (`nearfar.search.index.graphs.KINDS`).
             Default: as it is, or "flat".
         keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
             with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed

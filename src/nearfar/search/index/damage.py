@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import UserError
-from nearfar.search.index.graphs import kind_of
+from nearfar.search.index.graphs import LISTED, kind_of
 from nearfar.search.index.kept import kept_fault
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MOST = 2**62
 """No count, offset or size of an index is as large."""
+CHECKED = 1 << 28
+"""Bytes of a faiss file that are read to check it when an index is opened. Of a larger file of lists it is only what
+comes before them."""
 
 
 def damaged(directory: Path | str, why: str) -> UserError:
@@ -42,13 +45,13 @@ def file_fault(path: Path, size: int) -> str | None:
     return f"{path} is cut short" if path.stat().st_size < size else None
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of a file."""
-    total = 0
+def checksum(path: Path, head: int | None = None) -> int:
+    """CRC-32 of a file, or of its first `head` bytes and its size."""
+    total, left = 0, path.stat().st_size if head is None else head
     with path.open("rb") as file:
-        while piece := file.read(1 << 22):
-            total = zlib.crc32(piece, total)
-    return total
+        while left > 0 and (piece := file.read(min(left, 1 << 22))):
+            total, left = zlib.crc32(piece, total), left - len(piece)
+    return total if head is None else zlib.crc32(path.stat().st_size.to_bytes(8, "little"), total)
 
 
 def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str | None:
@@ -83,24 +86,35 @@ def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str
     return None
 
 
-def graph_fault(graph: Any, manifest: Manifest) -> str | None:
-    """What is wrong with the faiss index. Its search follows the numbers in it unchecked, so every one must be of
-    a vector that is there."""
+def graph_fault(graph: Any, name: str, *, count: int, dim: int, rows: bool = True) -> str | None:
+    """What is wrong with a faiss index, of a file called `name`. Its search follows the numbers in it unchecked, so
+    every one must be of a vector that is there. Without `rows` those that it only returns are left to `rows_fault`."""
     import faiss
 
-    kind, count = kind_of(str(manifest.graph)), manifest.count
-    expected, fits = {
+    made: dict[str, tuple[Any, Any]] = {
         "hnsw": (faiss.IndexHNSWFlat, _hnsw_fits),
         "ivf": (faiss.IndexIVFFlat, _ivf_fits),
         "fp16": (faiss.IndexScalarQuantizer, _halves_fit),
         "sq8": (faiss.IndexScalarQuantizer, _bytes_fit),
         "pq": (faiss.IndexPQ, _codes_fit),
+        "ivf-sq8": (faiss.IndexIVFScalarQuantizer, _ivf_bytes_fit),
         "ivf-pq": (faiss.IndexIVFPQ, _ivf_codes_fit),
-    }[kind]
-    sizes = (graph.d, graph.ntotal, graph.metric_type)
-    if type(graph) is not expected or sizes != (manifest.dim, count, faiss.METRIC_INNER_PRODUCT):
-        return f"{manifest.graph} is not a graph of {count} vectors of {manifest.dim} numbers"
-    return None if fits(graph, count) else f"{manifest.graph} points to vectors that are not there"
+    }
+    expected, fits = made[kind_of(name)]
+    if type(graph) is not expected or (graph.d, graph.ntotal, graph.metric_type) != (
+        dim, count, faiss.METRIC_INNER_PRODUCT,
+    ):  # fmt: skip
+        return f"{name} is not a graph of {count} vectors of {dim} numbers"
+    if fits(graph, count) and (kind_of(name) not in LISTED or _lists_fit(graph, count, rows=rows)):
+        return None
+    return f"{name} points to vectors that are not there"
+
+
+def rows_fault(rows: np.ndarray, name: str, count: int) -> str | None:
+    """What is wrong with the rows that a search in the faiss file `name` returned; -1 is none."""
+    if rows.size and not -1 <= rows.min() <= rows.max() < count:
+        return f"{name} points to vectors that are not there"
+    return None
 
 
 def _halves_fit(graph: Any, count: int) -> bool:
@@ -135,7 +149,17 @@ def _ivf_codes_fit(graph: Any, count: int) -> bool:
         _product_fits(graph.pq, graph)
         and _flat_fits(graph.quantizer, graph.d, graph.nlist)
         and graph.polysemous_ht == 0
-        and _lists_fit(graph, count, graph.pq.M)
+    )
+
+
+def _ivf_bytes_fit(graph: Any, count: int) -> bool:
+    import faiss
+
+    sq, size = graph.sq, graph.d
+    return (
+        sq.qtype == faiss.ScalarQuantizer.QT_8bit
+        and (sq.d, sq.code_size, graph.code_size, sq.trained.size()) == (size, size, size, 2 * size)
+        and _flat_fits(graph.quantizer, graph.d, graph.nlist)
     )
 
 
@@ -192,18 +216,21 @@ def _hnsw_fits(graph: Any, count: int) -> bool:
 
 
 def _ivf_fits(graph: Any, count: int) -> bool:
-    return _lists_fit(graph, count, 4 * graph.d)
+    return graph.code_size == 4 * graph.d and _flat_fits(graph.quantizer, graph.d, graph.nlist)
 
 
-def _lists_fit(graph: Any, count: int, code_size: int) -> bool:
-    """Whether the lists of the clusters hold every vector once."""
+def _lists_fit(graph: Any, count: int, *, rows: bool) -> bool:
+    """Whether the lists of the clusters hold every vector once; without `rows`, as many as there are."""
     import faiss
 
     lists = graph.invlists
-    if not (graph.nlist == lists.nlist == graph.quantizer.ntotal and lists.code_size == code_size and graph.nprobe > 0):
+    nlist = graph.nlist
+    if not (nlist == lists.nlist == graph.quantizer.ntotal and lists.code_size == graph.code_size and graph.nprobe > 0):
         return False
     sizes = [lists.list_size(i) for i in range(graph.nlist)]
     if sum(sizes) != count:
         return False
+    if not rows or not count:
+        return True
     numbers = [faiss.rev_swig_ptr(lists.get_ids(i), size) for i, size in enumerate(sizes) if size]
     return np.array_equal(np.sort(np.concatenate(numbers)), np.arange(count))

@@ -2,8 +2,9 @@
 
 `flat` and `exact` need nothing but the vectors, memory-mapped as they lie on disk. The others are faiss indexes in a
 file of their own, memory-mapped too: `hnsw` and `ivf` compare a few vectors, and pay from some hundred thousand
-on; `fp16`, `sq8`, `pq` and `ivf-pq` hold each vector in fewer bytes. What these find is compared anew by the vectors on
-disk, so scores are exact, and only what is not found at all is lost.
+on; `fp16`, `sq8`, `pq`, `ivf-sq8` and `ivf-pq` hold each vector in fewer bytes. What these find is compared anew by the
+vectors on disk, so scores are exact, and only what is not found at all is lost. The kinds of clusters (`LISTED`) are
+made shard by shard, see `nearfar.search.lists`.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ KINDS = {
     "fp16": "half the memory: numbers of 2 bytes",
     "sq8": "a quarter of the memory: numbers of 1 byte",
     "pq": "a 16th of the memory or less: codes learnt from the vectors",
-    "ivf-pq": "the same in clusters, of which a few are compared: for millions",
+    "ivf-sq8": "a quarter of the memory, in clusters, of which a few are compared: for millions",
+    "ivf-pq": "the same with the codes of pq",
 }
+LISTED = ("ivf", "ivf-sq8", "ivf-pq")
+"""Kinds that keep the vectors in lists, one a cluster."""
 LEAST = {"pq": 1000, "ivf-pq": 1000}
 """Vectors from which codes can be learnt: with fewer the codes are little but the vectors themselves."""
-QUANTISED = {"fp16": 1, "sq8": 2, "pq": 10, "ivf-pq": 10}
+QUANTISED = {"fp16": 1, "sq8": 2, "pq": 10, "ivf-sq8": 2, "ivf-pq": 10}
 """Kinds whose scores are not exact, with the candidates a hit that are compared anew by the vectors."""
-SAMPLE = 20_000
-"""Vectors that codes are learnt from."""
+SAMPLE, MOST_SAMPLED = 20_000, 250_000
+"""Vectors that codes are learnt from, and the most that centres are, but for 40 a cluster."""
 
 
 def check_kind(kind: str) -> str:
@@ -69,15 +73,25 @@ def kind_of(graph: str) -> str:
 def build_graph(kind: str, vectors: np.ndarray) -> bytes:
     """The faiss index of `vectors` `[N, D]`, N > 0, as the bytes of its file."""
     faiss = need("faiss", "search")
+    index = trained_graph(kind, vectors)
+    for start in range(0, len(vectors), 65536):
+        index.add(np.ascontiguousarray(vectors[start : start + 65536]))
+    return faiss.serialize_index(index).tobytes()
+
+
+def trained_graph(kind: str, vectors: np.ndarray) -> Any:
+    """An empty faiss index that has learnt from a sample of `vectors` `[N, D]`, N > 0, what its kind learns, for all of
+    them to be added."""
+    faiss = need("faiss", "search")
     count, dim = vectors.shape
-    # k-means wants some 39 points a cluster; the square root balances finding clusters and scanning them.
-    clusters = max(1, min(int(4 * math.sqrt(count)), count // 39))
+    clusters = clusters_of(count)
     made = {
         "hnsw": "HNSW32",
         "ivf": f"IVF{clusters},Flat",
         "fp16": "SQfp16",
         "sq8": "SQ8",
         "pq": f"PQ{pieces(dim)}np",
+        "ivf-sq8": f"IVF{clusters},SQ8",
         "ivf-pq": f"IVF{clusters},PQ{pieces(dim)}np",
     }[kind]
     index = faiss.index_factory(dim, made, faiss.METRIC_INNER_PRODUCT)
@@ -86,12 +100,29 @@ def build_graph(kind: str, vectors: np.ndarray) -> bytes:
     for learnt in (getattr(index, "cp", None), getattr(getattr(index, "pq", None), "cp", None)):
         if learnt is not None:
             learnt.min_points_per_centroid = 1  # faiss would print a warning; `check_count` has its own bound
-    index.train(training_sample(vectors, 256 * clusters if kind == "ivf" else max(SAMPLE, 40 * clusters)))
-    if kind in ("ivf", "ivf-pq"):
+    index.train(sample_of(kind, vectors))
+    if kind in LISTED:
         index.nprobe = max(1 if kind == "ivf" else min(8, clusters), clusters // 8)
-    for start in range(0, count, 65536):
-        index.add(np.ascontiguousarray(vectors[start : start + 65536]))
-    return faiss.serialize_index(index).tobytes()
+    return index
+
+
+def clusters_of(count: int) -> int:
+    """How many clusters so many vectors are put into. k-means wants some 39 points a cluster; four times the square
+    root balances finding clusters and scanning them. From a million on they are 4,000, then the square root, as each
+    vector is compared with all centres when it is added.
+
+    >>> [clusters_of(count) for count in (10, 1000, 100_000, 10_000_000, 100_000_000)]
+    [1, 25, 1264, 4000, 10000]
+    """
+    root = math.sqrt(count)
+    return max(1, min(int(4 * root), count // 39, max(4000, int(root))))
+
+
+def sample_of(kind: str, vectors: np.ndarray) -> np.ndarray:
+    """The rows of `vectors` that an index of this kind learns from, float32."""
+    clusters = clusters_of(len(vectors))
+    most = min(256 * clusters, MOST_SAMPLED) if kind == "ivf" else SAMPLE
+    return training_sample(vectors, max(most, 40 * clusters))
 
 
 def pieces(dim: int) -> int:
@@ -103,7 +134,7 @@ def pieces(dim: int) -> int:
     return dim // next(size for size in (4, 3, 5, 2, 1) if dim % size == 0)
 
 
-def training_sample(vectors: np.ndarray, most: int) -> np.ndarray:
+def training_sample(vectors: Any, most: int) -> np.ndarray:
     """At most `most` rows, evenly spread: the same ones at every build."""
     rows = np.linspace(0, len(vectors) - 1, min(most, len(vectors))).astype(np.int64)
     return np.ascontiguousarray(vectors[rows])

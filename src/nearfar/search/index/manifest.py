@@ -24,6 +24,9 @@ FORMAT = 1
 REMOVING = 2
 """The format of an index from which items were taken out and whose files still hold them: what reads format 1 alone
 would find them."""
+LARGE = 3
+"""The format of an index whose faiss file is too large to be read when it is opened."""
+FORMATS = (FORMAT, REMOVING, LARGE)
 NAME = "manifest.json"
 REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
 WIDEST = 2**20
@@ -32,7 +35,7 @@ NAMES = {
     "vectors": r"vectors-\d{1,20}\.f32",
     "pictures": r"pictures-\d{1,20}\.bin",
     "items": r"items-\d{1,20}\.parquet|",
-    "graph": r"(hnsw|ivf|fp16|sq8|pq|ivf-pq)-\d{1,20}\.faiss",
+    "graph": r"(hnsw|ivf|fp16|sq8|pq|ivf-sq8|ivf-pq)-\d{1,20}\.faiss",
 }
 """What the files of an index may be called: what the writer calls them, so never a path."""
 
@@ -41,9 +44,10 @@ NAMES = {
 class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
     no files, `items` the Parquet table, `graph` the faiss index where the kind has one, with the checksum `graph_sum`:
-    faiss trusts what it reads; `recall` is its recall@10. `removed` are the rows, ascending, whose items were taken out
-    since those files were written. `probe` is how the model saw the probe picture and the probe sentence (see
-    `identity`). `kept` names the columns that each source keeps."""
+    faiss trusts what it reads. Of a large file of lists it is the checksum of the first `graph_head` bytes. `recall` is
+    its recall@10. `removed` are the rows, ascending, whose items were taken out since those files were written. `probe`
+    is how the model saw the probe picture and the probe sentence (see `identity`). `kept` names the columns that each
+    source keeps."""
 
     model: str
     dim: int
@@ -57,6 +61,7 @@ class Manifest:
     items: str = ""
     graph: str | None = None
     graph_sum: int | None = None
+    graph_head: int | None = None
     recall: float | None = None
     removed: list[int] = field(default_factory=list)
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
@@ -80,9 +85,12 @@ class Manifest:
 
     def save(self, directory: Path) -> None:
         """Make this manifest the index's own, atomically."""
-        values = asdict(self) | {"format": REMOVING if self.removed else FORMAT}
+        fitting = LARGE if self.graph_head is not None else REMOVING if self.removed else FORMAT
+        values = asdict(self) | {"format": fitting}
         if not self.removed:
             del values["removed"]
+        if self.graph_head is None:
+            del values["graph_head"]
         files.write(directory / NAME, json.dumps(values, indent=1, ensure_ascii=False))
 
 
@@ -99,10 +107,10 @@ def load_manifest(directory: Path | str) -> Manifest:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
         raise damaged(directory, f"{path} is not a manifest of an index ({why(error, 'it is no JSON')})") from error
-    if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) not in (FORMAT, REMOVING):
+    if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) not in FORMATS:
         raise UserError(
-            f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT} and "
-            f"{REMOVING}: index again"
+            f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT} to "
+            f"{LARGE}: index again"
         )
     if fault := manifest_fault(values):
         raise damaged(directory, fault)
@@ -133,6 +141,8 @@ def manifest_fault(values: Any) -> str | None:
             return f"{key} in manifest.json is {_short(value)}, not a whole number from {least} on"
     if type(values.get("graph_sum")) not in (int, type(None)):
         return f"graph_sum in manifest.json is {_short(values['graph_sum'])}, not a checksum"
+    if not (values.get("graph_head") is None or (type(values["graph_head"]) is int and values["graph_head"] > 0)):
+        return f"graph_head in manifest.json is {_short(values['graph_head'])}, not a number of bytes"
     for key, pattern in NAMES.items():
         value = values.get(key, "")
         if (key != "graph" or value is not None) and not (

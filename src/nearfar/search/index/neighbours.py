@@ -10,7 +10,7 @@ import numpy as np
 
 from nearfar.errors import need
 from nearfar.search.index.exact import exact_search
-from nearfar.search.index.graphs import QUANTISED, installed_faiss, training_sample
+from nearfar.search.index.graphs import LISTED, QUANTISED, installed_faiss, training_sample
 
 FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
@@ -89,11 +89,16 @@ def breadth(kind: str, graph: Any, top: int, selected: Any = None, times: float 
     faiss: Any = need("faiss", "search")
     if kind == "hnsw":
         return faiss.SearchParametersHNSW(efSearch=int(max(64, 2 * top) * times), sel=selected)
-    if kind in ("ivf", "ivf-pq"):
-        probes = min(graph.nlist, math.ceil(graph.nprobe * times))
-        made = faiss.SearchParametersIVF if kind == "ivf" else faiss.IVFPQSearchParameters
-        return made(nprobe=probes, sel=selected)
+    if kind in LISTED:
+        return probing(kind, min(graph.nlist, math.ceil(graph.nprobe * times)), selected)
     return None if selected is None else faiss.SearchParameters(sel=selected)
+
+
+def probing(kind: str, probes: int, selected: Any = None) -> Any:
+    """What says to faiss how many lists it compares."""
+    faiss: Any = need("faiss", "search")
+    made = faiss.IVFPQSearchParameters if kind == "ivf-pq" else faiss.SearchParametersIVF
+    return made(nprobe=probes, sel=selected)
 
 
 def selector(rows: np.ndarray, count: int, *, others: bool = False) -> Any:
@@ -111,12 +116,18 @@ def ordered(scores: np.ndarray, rows: np.ndarray, top: int) -> tuple[np.ndarray,
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def recall_of(kind: str, vectors: np.ndarray, graph: Any, top: int = 10) -> float:
+def neighbour_sample(vectors: np.ndarray, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """What recall is measured with: `MEASURED` of the vectors, and the rows `[Q, k]` of their exact neighbours,
+    themselves included."""
+    queries = training_sample(vectors, MEASURED)
+    return queries, exact_search(queries, vectors, min(top + 1, len(vectors)))[1]
+
+
+def recall_of(kind: str, vectors: np.ndarray, graph: Any, sample: tuple[np.ndarray, np.ndarray] | None = None) -> float:
     """Recall@10 of a graph: the share of the ten exact neighbours that it finds, on average over a sample of the
     vectors themselves as queries, each without itself."""
-    queries = training_sample(vectors, MEASURED)
-    top = min(top + 1, len(vectors))
-    _, exact = exact_search(queries, vectors, top)
+    queries, exact = sample or neighbour_sample(vectors)
+    top = exact.shape[1]
     _, rows = neighbours(kind, vectors, graph, queries, candidates(kind, top))
     shares = []
     for query, right, row in zip(queries, exact, rows, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 
 from nearfar.errors import UserError
 from nearfar.files import why
-from nearfar.search.index.damage import checksum, damaged, graph_fault
+from nearfar.search.index.damage import checksum, damaged, graph_fault, rows_fault
 from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
 from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, sounds, to_item, without
 from nearfar.search.index.kept import kinds_of
@@ -140,6 +140,8 @@ class Index:
         as a whole. A row that was not found gets the least score."""
         if self.graph is None and (rows < 0).any():
             raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
+        if fault := rows_fault(rows, str(self.manifest.graph), self.manifest.count):
+            raise damaged(self.directory, fault)
         tolerance = np.inf if self.graph is not None and self.manifest.kind in QUANTISED else TOLERANCE
         exact = np.full(rows.shape, np.finfo(np.float32).min, np.float32)
         step = max(1, GATHERED // max(1, 4 * self.dim * rows.shape[1]))
@@ -242,11 +244,12 @@ class Index:
         if not self.manifest.graph:
             return None
         path, sum_then = self.directory / self.manifest.graph, self.manifest.graph_sum
-        if sum_then is not None and checksum(path) != sum_then:
+        if sum_then is not None and checksum(path, self.manifest.graph_head) != sum_then:
             raise damaged(self.directory, f"{path} has changed since it was written")
         try:
             graph = open_graph(path)
-            fault = graph_fault(graph, self.manifest)
+            whole = self.manifest.graph_head is None
+            fault = graph_fault(graph, path.name, count=self.manifest.count, dim=self.dim, rows=whole)
         except (RuntimeError, MemoryError, ValueError) as error:
             fault = f"{path} cannot be read ({why(error, 'its content is damaged')})"
         if fault:

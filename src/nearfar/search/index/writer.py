@@ -9,7 +9,7 @@ so that no hit is ever a ghost.
 from __future__ import annotations
 
 import os
-import zlib
+import shutil
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -21,8 +21,8 @@ import numpy as np
 from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
-from nearfar.search.index.damage import damaged
-from nearfar.search.index.graphs import build_graph, check_kind, has_graph, open_graph
+from nearfar.search.index.damage import CHECKED, checksum, damaged
+from nearfar.search.index.graphs import LISTED, build_graph, check_kind, has_graph, open_graph
 from nearfar.search.index.items import Item, read_table, row_of, to_item, to_parquet, without
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
 from nearfar.search.index.neighbours import recall_of
@@ -178,21 +178,33 @@ class IndexWriter:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
         files.write(self.directory / manifest.items, to_parquet(items, manifest.kept_columns))
-        manifest.graph = manifest.graph_sum = manifest.recall = None
+        manifest.graph = manifest.graph_sum = manifest.graph_head = manifest.recall = None
         if final and has_graph(manifest.kind, manifest.count):
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
             vectors = np.memmap(
                 self.directory / manifest.vectors, "<f4", mode="r", shape=(manifest.count, manifest.dim)
             )
-            graph = build_graph(manifest.kind, vectors)
-            files.write(self.directory / manifest.graph, graph)
-            manifest.graph_sum = zlib.crc32(graph)
-            opened = open_graph(self.directory / manifest.graph)
-            manifest.recall = round(recall_of(manifest.kind, vectors, opened), 4)
+            self._build_graph(manifest, vectors)
         manifest.save(self.directory)
         sync_directory(self.directory)
         self._take_over(manifest, items)
         self._sweep()
+        if final:  # shards that a killed writer of another kind left
+            shutil.rmtree(self.directory / ".shards", ignore_errors=True)
+
+    def _build_graph(self, manifest: Manifest, vectors: np.ndarray) -> None:
+        """Write the faiss file of an index, and say in its manifest what it is."""
+        path = self.directory / str(manifest.graph)
+        if manifest.kind in LISTED:
+            from nearfar.search.lists.list_shards import FOLDER, build_lists  # no query needs it
+
+            head, recall = build_lists(manifest.kind, vectors, path, self.directory / FOLDER)
+            manifest.graph_head = head if path.stat().st_size > CHECKED else None
+        else:
+            files.write(path, build_graph(manifest.kind, vectors))
+            recall = recall_of(manifest.kind, vectors, open_graph(path))
+        manifest.graph_sum = checksum(path, manifest.graph_head)
+        manifest.recall = round(recall, 4)
 
     def _compact(self, items: list[Item], manifest: Manifest) -> list[Item]:
         """Copy the rows and pictures still in use to new files; returns the items as they lie there."""
