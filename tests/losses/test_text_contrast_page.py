@@ -35,9 +35,9 @@ def test_every_preset_recipe_and_protocol_on_the_page_is_there():
     assert presets == set(PRESETS)
     listed = re.findall(r"recipes? `([\w-]+)`((?:, `[\w-]+`)*)", PAGE)
     recipes = {name for first, more in listed for name in (first, *re.findall(r"`([\w-]+)`", more))}
-    assert len(recipes) == 9
+    assert len(recipes) == 11
     for name in recipes:
-        assert load(name).method["name"] in ("simcse", "whitenedcse", "cless")
+        assert load(name).method["name"] in ("simcse", "whitenedcse", "cless", "consert")
     protocols = re.findall(r"--protocols (\w+)`(?:, `(\w+)`)?", PAGE)
     assert (
         {name for pair in protocols for name in pair if name}

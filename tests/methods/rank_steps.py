@@ -17,7 +17,7 @@ from nearfar.methods import METHODS, find
 from nearfar.methods.base import EmbeddingMethod, Method
 from nearfar.methods.detection import dito
 from nearfar.methods.parts import matching, momentum_contrast
-from nearfar.methods.text import masked_words
+from nearfar.methods.text import masked_words, token_views
 from nearfar.models import create, detector
 from nearfar.models.grounded.grounded_encoder import grounded_encoder
 from nearfar.models.grounded.relation_encoder import relation_encoder
@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
+    "consert": {"second": "adversarial"},
     "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
     "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
@@ -251,6 +252,11 @@ def fixed_draws() -> None:
         """The same boxes in each picture."""
         return torch.rand(count, 4, generator=torch.Generator().manual_seed(count)).sort(-1).values.expand(n, -1, -1)
 
+    def alike(shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The same numbers for each text."""
+        return torch.rand(shape[1:], generator=torch.Generator().manual_seed(0)).expand(shape)
+
+    token_views._uniform = alike
     dito.sample_random_boxes = same_for_all  # type: ignore[assignment]
     momentum_contrast.sample_hard_negatives = partner  # type: ignore[assignment]
     matching.mask_tokens = every_third  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from nearfar.methods import METHODS, find
 from nearfar.methods.text.simctg import SimCTG
 from nearfar.models.dual.projection import ProjectionHeads
 from nearfar.models.grounded.relation_operator import BilinearRelation
+from nearfar.models.language.text_model import text_encoder
 
 B = 2048
 
@@ -174,6 +175,12 @@ def test_a_step_with_hidden_words():
 
     ids = torch.randint(5, 200, (B, 6))
     step(find("masked_language")(Encoder()), {"text": {"input_ids": ids, "attention_mask": torch.ones_like(ids)}})
+
+
+def test_a_step_of_consert():
+    words = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 2}
+    model = text_encoder(words, tokenizer=train_tokenizer(["a red car"] * 3, 300), pooling="mean")
+    step(find("consert")(model, second="token_cutoff"), {"text": model.tokenize(["a red car"] * B)})
 
 
 def test_a_step_with_whitened_passes():
@@ -370,7 +377,7 @@ def test_a_step_of_coconut():
 def test_every_method_is_looked_at():
     """`answering`, `entailment`, `detection` and `transcription` compare no samples with one another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
-    texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "masked_language"}
+    texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "consert", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {
         *pairs,

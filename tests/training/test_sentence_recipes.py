@@ -13,7 +13,7 @@ QUICK = [
 ]
 
 
-@pytest.mark.parametrize("name", ["simcse", "simcse-pairs", "whitenedcse", "cless", "clear", "declutr"])
+@pytest.mark.parametrize("name", ["simcse", "simcse-pairs", "whitenedcse", "cless", "clear", "declutr", "consert"])
 def test_a_shipped_recipe_trains(name, tmp_path):
     run = load(name, QUICK).run(tmp_path / "run")
     assert run.step == 2

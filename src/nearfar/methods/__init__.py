@@ -22,6 +22,7 @@ METHODS = {
     "cless": "nearfar.methods.text.cless:CLESS",
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "coconut": "nearfar.methods.speech.coconut:COCONUT",
+    "consert": "nearfar.methods.text.consert:ConSERT",
     "detection": "nearfar.methods.detection.detection:Detection",
     "dito": "nearfar.methods.detection.dito:DITO",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",

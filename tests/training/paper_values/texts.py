@@ -45,6 +45,25 @@ DECLUTR = {  # JohnGiorgi/DeCLUTR (29973e9b5b05), training_config/declutr.jsonne
     "training.weight_decay": 0.1,
     "training.clip_norm": 1.0,
 }
+CONSERT = {  # yym6472/ConSERT (82a22b1afecf), scripts/unsup-consert-base.sh and the defaults of main.py
+    "data.max_length": 64,
+    "model.name": "bert-base-uncased",
+    "model.pooling": "mean",
+    "method.first": "feature_cutoff",
+    "method.second": "shuffle",
+    "method.feature_rate": 0.2,
+    "method.temperature": 0.1,
+    "method.model_dropout": False,
+    "method.directions": "sum",
+    "training.epochs": 10,
+    "training.batch_size": 96,
+    "training.lr": 5e-7,
+    "training.warmup": 0.1,
+    "training.weight_decay": 0.01,
+    "training.clip_norm": 1.0,
+    "training.eval_every": 200,
+    "training.monitor": "val_sts/spearman",
+}
 GROUNDED = {  # yizhen-zhang/VG-Bert; its learning rate is halved every 15 epochs
     "training.batch_size": 180,
     "training.betas": (0.95, 0.999),
@@ -87,6 +106,7 @@ VALUES = {
         "training.epochs": 150,
         "training.lr": 1e-5,
     },
+    "consert-paper": CONSERT,
     "declutr-paper": DECLUTR,
     "whitenedcse-paper": SHARED | WHITENED,
     "simcse-paper": SHARED | {"training.epochs": 1, "training.batch_size": 64, "training.lr": 3e-5},

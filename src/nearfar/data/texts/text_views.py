@@ -116,9 +116,9 @@ PRESETS = {
     "spans-adjacent": TextViewPreset(spans=DocumentSpans(4, 24, anchors=1, positives=1, placing="adjacent")),
     "declutr": TextViewPreset(spans=DocumentSpans(32, 512, anchors=1, positives=1)),
 }
-"""`clear-words`, `clear-spans` and `clear-reorder` have CLEAR's strengths (arXiv 2012.15466), `cutoff` ConSERT's
-share (arXiv 2105.11741), `declutr` DeCLUTR's lengths (arXiv 2006.03659), for documents of 1,024 words at least; the
-`spans` do with 48. The others are mild."""
+"""`clear-words`, `clear-spans` and `clear-reorder` have CLEAR's strengths (arXiv 2012.15466), `cutoff` the share of
+ConSERT's token cutoff (arXiv 2105.11741), `declutr` DeCLUTR's lengths (arXiv 2006.03659), for documents of 1,024 words
+at least; the `spans` do with 48. The others are mild."""
 
 
 def preset_of(preset: str | TextViewPreset) -> TextViewPreset:

@@ -14,8 +14,8 @@ from nearfar.errors import UserError
 
 def cut_off(tokens: dict[str, Tensor], share: float, numbers: Sequence[int], tokenizer: Any) -> dict[str, Tensor]:
     """`tokens` with `share` of each text's tokens hidden: their ids become those of the mask token. Special tokens and
-    padding stay, and so do places and lengths. ConSERT (arXiv 2105.11741, token cutoff 0.15) sets the tokens' input
-    embeddings to zero; CAPT (arXiv 2010.06351) masks them.
+    padding stay, and so do places and lengths. CAPT (arXiv 2010.06351) masks tokens; ConSERT (arXiv
+    2105.11741) sets what the encoder reads of them to zero, see `nearfar.methods.ConSERT`.
 
     Risk: high, as of `nearfar.data.texts.word_changes.delete_words`: the hidden token may be the "not". Which words it
     hid is not logged.

@@ -59,7 +59,7 @@ def swap_spans(words: list[str], count: int, share: float, chance: Random) -> li
 
 
 def shuffle_words(words: list[str], chance: Random) -> list[str]:
-    """All words in another order (ConSERT, arXiv 2105.11741, shuffles the tokens' positions).
+    """All words in another order. ConSERT (arXiv 2105.11741) shuffles tokens, see `nearfar.methods.ConSERT`.
 
     Risk: moderate to high. The bag of words stays; all that their order says is lost, so that "the dog bit the man"
     becomes near to "the man bit the dog".
