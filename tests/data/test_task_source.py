@@ -88,6 +88,7 @@ def test_one_task_is_ordinary_training(source):
         ({"number": 0, "of": 3}, "number is 0, but must be 1 or more"),
         ({"number": 1, "of": 3, "memory": 4}, "memory=4 and quota=0"),
         ({"number": 1, "of": 3, "quota": 4}, "memory=0 and quota=4"),
+        ({"number": 1, "of": 3, "selection": "nearest"}, "selection='nearest': choose one of random, herding"),
     ],
 )
 def test_what_is_refused(settings, message):

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import ranks
+import torch
 import yaml
 from stage_work import run_recipe
 
@@ -83,6 +84,43 @@ def test_the_second_task_has_its_memory(recipe, whole):
     assert (built.source.new, built.source.kept) == (8, 2)
     assert all(batch["is_memory"].tolist() == [0, 0, 0, 1] for batch in built.loader)
     assert built.method.teacher is not None
+
+
+HERDING = [f"stages.{name}.data.task.selection=herding" for name in ("one", "two")]
+
+
+@pytest.fixture(scope="module")
+def herded_run(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("herded") / "run"
+    load(recipe, HERDING).run(out)
+    return out
+
+
+def test_by_herding_the_memory_holds_what_is_nearest_to_the_means_of_the_first_tasks_own_model(recipe, herded_run):
+    built = load(herded_run / "2-two").build()
+    model, whole = nearfar.load(herded_run / "1-one" / "model"), built.source.source
+    with torch.no_grad():
+        states, mask = model.eval().encode(model.preprocess_audio([record["audio"] for record in whole]))
+    pooled = torch.nn.functional.normalize((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=1)
+    label = torch.tensor(whole.column("label"))
+    expected = []
+    for each in (0, 1):
+        own = (label == each).nonzero()[:, 0]
+        expected.append(int(own[(pooled[own] - pooled[own].mean(0)).norm(dim=1).argmin()]))
+    kept = [built.source[row]["index"] for row in range(built.source.new, len(built.source))]
+    assert kept == expected
+    assert all(batch["is_memory"].tolist() == [0, 0, 0, 1] for batch in built.loader)
+    assert not (herded_run / "2-two" / "memory.json").exists(), "nothing comes after it"
+
+
+def test_by_herding_a_task_needs_the_memory_of_the_one_before(recipe, herded_run, tmp_path):
+    for change, message in (
+        ("memory=3", "is of memory 2, and here it must be 3"),
+        (f"kept={tmp_path}", "memory.json holds no memory: train the task before"),
+        ("kept=null", "goes on with the memory of the task before: name its run folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(herded_run / "2-two", [f"data.task.{change}"]).build()
 
 
 def test_killed_at_any_moment(recipe, whole, tmp_path):

@@ -36,6 +36,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "ER + MM": {"mm": True},
     "COCONUT": {"rehearses": True, "mm": True},
 }
+FURTHER: dict[str, dict[str, Any]] = {
+    "ER + S-KD": {"distil": "sequence"},
+    "COCONUT + S-KD": {"rehearses": True, "mm": True, "distil": "sequence"},
+}
+"""Arms that no claim compares and that are not in the record: distillation by what the teacher writes of rehearsed
+sounds (arXiv 2305.13899), which the paper adds to either. `further` runs them."""
 TUNED = ("ER + NTPT", "ER + NSPT", "ER + MM", "COCONUT")
 
 
@@ -60,6 +66,12 @@ def run(seed: int, chosen: dict[str, dict[str, Any]]) -> Arms:
     return arms | {"all at once": {"last accuracy": last, "WER": wrong / said}}
 
 
+def further(arm: str, seed: int, *, scale: float = 0.0) -> dict[str, Any]:
+    """The figures of any arm, one of `FURTHER` say, on a seed; `scale` multiplies the weights of its losses, as the
+    grid does."""
+    return _figures(_tasks(arm, seed, {}, scale=scale), seed, "test")
+
+
 def validated(arm: str, setting: dict[str, Any], seed: int) -> float:
     """Last accuracy on the validation voice, in the order of the intents that another seed draws."""
     return float(_figures(_tasks(arm, seed, {}, **setting), seed, "val")["last accuracy"])
@@ -69,11 +81,11 @@ def _tasks(arm: str, seed: int, firsts: dict[tuple[Any, ...], Any], *, scale: fl
     """The model after each task. Arms that do the same in the first task have one model of it, kept in `firsts`."""
     from nearfar.data import RehearsalMemory
 
-    model, models, size = command_tasks.new_model(seed), [], ARMS[arm].get("memory", CONFIG["memory"])
+    model, models, size = command_tasks.new_model(seed), [], _own(arm).get("memory", CONFIG["memory"])
     memory = RehearsalMemory(size, seed=seed) if size else None
     label, kept = command_tasks.sounds("train")[2], []  # type: ignore[var-annotated]
     for number, rows in enumerate(_rows(seed)):
-        same = (scale if ARMS[arm].get("mm") else 0.0,)
+        same = (scale if _own(arm).get("mm") else 0.0,)
         if number or same not in firsts:
             model = command_tasks.learned(
                 model,
@@ -119,7 +131,7 @@ def _figures(models: list[Any], seed: int, split: str) -> dict[str, Any]:
 def _method(arm: str, scale: float, *, first: bool = False) -> Any:
     from nearfar.methods.speech.coconut import COCONUT
 
-    own, weights = ARMS[arm], CONFIG["weights"]
+    own, weights = _own(arm), CONFIG["weights"]
 
     def make(model: Any) -> Any:
         return COCONUT(
@@ -128,9 +140,15 @@ def _method(arm: str, scale: float, *, first: bool = False) -> Any:
             lambda_nspt=scale * weights["lambda_nspt"] if own.get("rehearses") and not first else 0.0,
             negatives_from=own.get("negatives_from", "student"),
             temperature=CONFIG["temperature"],
+            distil="none" if first else own.get("distil", "none"),
         )
 
     return make
+
+
+def _own(arm: str) -> dict[str, Any]:
+    """What tells an arm from experience replay."""
+    return (ARMS | FURTHER)[arm]
 
 
 def _classes() -> int:

@@ -19,6 +19,7 @@ from nearfar.training.loop.run_folder import alone
 from nearfar.training.loop.training_loop import TrainingLoop
 from nearfar.training.recipe.forewarnings import from_nothing, is_from_scratch, tower_cost
 from nearfar.training.recipe.recipe_data import protocols_on
+from nearfar.training.stages.task_data import keep_memory
 from nearfar.training.state import sharding
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class AssembledRun:
             run = loop.run()
             if processes.is_main():
                 # A split model needs every process to embed: this one takes the whole model that was saved.
-                self._evaluate(run, load(out / "model") if sharding.enabled() else run.model, out)
+                model = load(out / "model") if sharding.enabled() else run.model
+                keep_memory(self.source, model, out)
+                self._evaluate(run, model, out)
                 run.remarks += [warning] if warning else []
             processes.barrier()
         return run
@@ -76,6 +79,7 @@ class AssembledRun:
             run = Run(self.method.eval(), out, 0, [], 0.0)
             finish.save_model(run)
             if processes.is_main():
+                keep_memory(self.source, run.model, out)
                 self._evaluate(run, run.model, out)
             processes.barrier()
         return run

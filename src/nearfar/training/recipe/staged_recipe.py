@@ -33,6 +33,7 @@ from nearfar.training.recipe.reading import RecipeDocument, dump
 from nearfar.training.recipe.recipe_file import Recipe, checked_recipe
 from nearfar.training.stages.columns import check_keep
 from nearfar.training.stages.finished import BEST, PREVIOUS, FinishedStage, check_names
+from nearfar.training.stages.task_data import goes_on_with
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class RecipeStage:
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"
             for key, (stage, slash, column) in named.items()
         }
-        return replace(recipe, data=replace(recipe.data, columns=columns))
+        task = goes_on_with(recipe.data.task, before[-1].folder) if before else recipe.data.task
+        return replace(recipe, data=replace(recipe.data, columns=columns, task=task))
 
 
 @dataclass(frozen=True)
