@@ -78,7 +78,7 @@ _ROWS = (
     ),
     Protocol(
         "clustering",
-        "do clusters made without labels agree with the classes? (k-means, NMI and ARI)",
+        "do clusters made without labels agree with the classes? (k-means; NMI, ARI, purity)",
         f"{HERE}.clustering:clustering",
         takes=("embeddings",),
         sides=("image",),
@@ -207,6 +207,16 @@ _ROWS = (
         abilities=("encode_text",),
         headlines={"first_axis": "ratings and the first axis, |r|", "probe": "ratings, probed, r"},
         examples=("The space of words", "nearfar.evaluation.report.word_map:word_map"),
+    ),
+    Protocol(
+        "word_categories",
+        "do clusters of words, made without labels, agree with categories? (k-means and hierarchy; NMI, ARI, purity)",
+        "nearfar.evaluation.words.word_categories:word_categories",
+        takes=("encoder", "source"),
+        columns=("text", "label"),
+        abilities=("encode_text",),
+        headlines={"kmeans_nmi": "clusters of words, NMI", "hierarchy_nmi": "words by a hierarchy, NMI"},
+        examples=("Clusters of words", "nearfar.evaluation.words.category_figure:category_figure"),
     ),
     Protocol(
         "compositionality",

@@ -37,6 +37,8 @@ def clustering(
           small classes it is far above 0 for any clusters: chance is its mean where the labels are shuffled.
         - `ari`: the share of pairs of images on which both agree, adjusted so that chance is 0 and 1 the best (Hubert
           and Arabie, 1985).
+        - `purity`: the share of images whose class is the commonest of their cluster. It grows with the number of
+          clusters, so that chance stands beside it, too.
 
         Intervals resample images, those of one group together, with the clusters as they are.
 
@@ -62,20 +64,31 @@ def clustering(
     kmeans = need("sklearn.cluster", "probes").KMeans(count, n_init=restarts, random_state=seed)
     cluster = kmeans.fit_predict(torch.nn.functional.normalize(data.image.float(), dim=1).numpy())
 
+    metrics = agreement_metrics(label, cluster, things(data), seed=seed)
+    details = {"clusters": count, "classes": classes, "restarts": restarts, "inertia": float(kmeans.inertia_)}
+    return Result("clustering", metrics, details=details)
+
+
+def agreement_metrics(
+    label: NDArray[np.int64], cluster: NDArray[np.int64], group: torch.Tensor | None = None, *, seed: int = 0
+) -> dict[str, Metric]:
+    """`nmi`, `ari` and `purity` of classes and clusters, `label` and `cluster` `[N]` int64 from 0 on, each with its
+    interval and with what it is where the labels are shuffled; `group` `[N]` int64 is what is resampled together."""
+    classes, count = int(label.max()) + 1, int(cluster.max()) + 1
+
     def agreement(label: NDArray[np.int64], weights: Table | None = None) -> Table:
         cells = np.bincount(label * count + cluster, weights, classes * count).astype(np.float64)
         table = cells.reshape(classes, count)
-        return np.array([nmi(table), ari(table)])
+        return np.array([nmi(table), ari(table), purity(table)])
 
     values, rng = agreement(label), np.random.default_rng(seed)
     chance = np.mean([agreement(rng.permutation(label)) for _ in range(SHUFFLES)], axis=0)
-    low, high = _interval(values, things(data), agreement, label, seed)
-    metrics = {
-        name: Metric(float(values[i]), float(low[i]), float(high[i]), float(chance[i]) if i == 0 else 0.0, len(data))
-        for i, name in enumerate(("nmi", "ari"))
+    chance[1] = 0.0  # as it is adjusted
+    low, high = _interval(values, group, agreement, label, seed)
+    return {
+        name: Metric(float(values[i]), float(low[i]), float(high[i]), float(chance[i]), len(label))
+        for i, name in enumerate(("nmi", "ari", "purity"))
     }
-    details = {"clusters": count, "classes": classes, "restarts": restarts, "inertia": float(kmeans.inertia_)}
-    return Result("clustering", metrics, details=details)
 
 
 def nmi(table: Table) -> float:
@@ -107,6 +120,15 @@ def ari(table: Table) -> float:
     both, rows, columns = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
     expected, most = rows * columns / (n * (n - 1) / 2), (rows + columns) / 2
     return float((both - expected) / (most - expected)) if most != expected else 1.0
+
+
+def purity(table: Table) -> float:
+    """The share of a table `[classes, clusters]` of counts that is of its cluster's commonest class.
+
+    >>> purity(np.array([[3.0, 1.0], [0.0, 4.0]]))
+    0.875
+    """
+    return float(table.max(0).sum() / table.sum())
 
 
 def _interval(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nearfar.errors import UserError, need
 
+ClusteredBy = Literal["kmeans", "hierarchy"]
 LEAST = 8
 """Words below which a correlation says nothing."""
 
@@ -184,8 +185,8 @@ class SemanticSpace:
         same = label[nearest] == label[:, None]
         within = np.minimum(size, nearest.shape[1])
         share = [row[:k].mean() for row, k in zip(same, within, strict=True)]
-        metrics, cluster = need("sklearn.metrics", "probes"), need("sklearn.cluster", "probes")
-        predicted = cluster.KMeans(len(kept), n_init=4, random_state=seed).fit_predict(unit)
+        metrics = need("sklearn.metrics", "probes")
+        predicted = clustered(unit, len(kept), seed=seed)
         return CategorySeparation(
             float(metrics.silhouette_score(unit, label, metric="cosine")),
             float(np.mean(share)),
@@ -209,6 +210,11 @@ class SemanticSpace:
         rank = need("scipy.stats", "probes").rankdata
         return pearson(rank(cosines), rank([score for *_, score in kept])), len(kept)
 
+    def clusters(self, count: int, *, by: ClusteredBy = "kmeans", restarts: int = 10, seed: int = 0) -> NDArray[Any]:
+        """The number of each word's cluster `[N]`, of `count`, by the angles between centred vectors; see
+        `clustered`."""
+        return clustered(self._unit(), count, by=by, restarts=restarts, seed=seed)
+
     def _unit(self) -> NDArray[np.float64]:
         centred = self.vectors - self.vectors.mean(0)
         return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
@@ -231,6 +237,29 @@ def pearson(a: Any, b: Any) -> float:
     a, b = a - a.mean(), b - b.mean()
     length = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / length if length > 0 else 0.0
+
+
+def clustered(
+    unit: NDArray[np.float64], count: int, *, by: ClusteredBy = "kmeans", restarts: int = 4, seed: int = 0
+) -> NDArray[Any]:
+    """The number of each row's cluster `[N]` of unit rows `[N, D]`.
+
+    Args:
+        unit: the rows.
+        count: how many clusters.
+        by: "kmeans", the tightest of `restarts` runs; "hierarchy", the two clusters whose rows are nearest on average
+            by cosine become one until `count` are left, which holds the distances of all rows to all.
+        restarts, seed: of k-means.
+
+    >>> clustered(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 2, by="hierarchy").tolist()
+    [0, 1, 0]
+    """
+    cluster = need("sklearn.cluster", "probes")
+    if by == "hierarchy":
+        made = cluster.AgglomerativeClustering(count, metric="cosine", linkage="average")
+    else:
+        made = cluster.KMeans(count, n_init=restarts, random_state=seed)
+    return made.fit_predict(unit)
 
 
 def ridge_predictions(
