@@ -65,8 +65,9 @@ def shuffled(tokens: Mapping[str, Tensor], tokenizer: Any) -> dict[str, Tensor]:
 
 
 def cut_tokens(embedded: Tensor, mask: Tensor, share: float) -> Tensor:
-    """Token embeddings `[N, L, W]`, floating point, with `share` of the attended tokens of each text, rounded down, at
-    zero; `mask` `[N, L]` is 1 where a token is attended. The released code counts special tokens among them.
+    """Token embeddings `embedded` `[N, L, W]`, floating point, with `share` of the attended tokens of each text,
+    rounded down, at zero; `mask` `[N, L]` int64 is 1 where a token is attended. ConSERT's released code (arXiv
+    2105.11741) counts special tokens among them.
 
     Risk: high, as of `nearfar.data.texts.token_cutoff`, which hides tokens behind the mask token.
 
@@ -79,8 +80,8 @@ def cut_tokens(embedded: Tensor, mask: Tensor, share: float) -> Tensor:
 
 
 def cut_features(embedded: Tensor, share: float) -> Tensor:
-    """Token embeddings `[N, L, W]`, floating point, with `share` of the W features of each text, rounded down, at zero
-    in all its tokens.
+    """Token embeddings `embedded` `[N, L, W]`, floating point, with `share` of the W features of each text, rounded
+    down, at zero in all its tokens.
 
     Risk: low: every token keeps most of its features.
 
@@ -93,8 +94,8 @@ def cut_features(embedded: Tensor, share: float) -> Tensor:
 
 
 def drop_numbers(embedded: Tensor, share: float) -> Tensor:
-    """Token embeddings `[N, L, W]`, floating point, each number of which is zero with the chance `share`; the others
-    are not made larger, as dropout would make them.
+    """Token embeddings `embedded` `[N, L, W]`, floating point, each number of which is zero with the chance `share`;
+    the others are not made larger, as dropout would make them.
 
     Risk: low, as of `cut_features`.
 
