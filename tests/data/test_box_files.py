@@ -73,6 +73,9 @@ def test_lvis_names_its_pictures_otherwise_and_says_what_was_looked_for(folder):
     annotations = [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 2, 2], "area": 4}]
     record = box_file(write(folder, annotations, images=images))[0]
     assert record["checked"] == ["cat", "dog"]
+    assert "not_exhaustive" not in record
+    images[0]["not_exhaustive_category_ids"] = [7, 99]
+    assert box_file(write(folder, annotations, images=images))[0]["not_exhaustive"] == ["dog"]
     assert Image.open(record["image"]).getpixel((0, 0)) == (1, 0, 0)
 
 

@@ -50,6 +50,18 @@ def test_a_wrong_one_before_costs_half_and_a_crowd_nothing():
     assert average_precision(crowd, before, 1).ap50.tolist() == pytest.approx([1])
 
 
+def test_where_not_all_have_boxes_one_that_meets_none_is_not_wrong():
+    truth = [{"boxes": [A], "labels": [0], "not_exhaustive": [0]}, {"boxes": [A], "labels": [0]}]
+    both = [{"boxes": [B, A], "scores": [0.9, 0.8], "labels": [0, 0]}, {"boxes": [A], "scores": [0.7], "labels": [0]}]
+    assert average_precision(truth, both, 1).ap50.tolist() == pytest.approx([1])
+    assert average_precision([truth[0], truth[1]], both[::-1], 1).ap50.tolist() == pytest.approx([2 / 3], abs=0.01)
+    other_class = [{**truth[0], "not_exhaustive": [1]}, truth[1]]
+    assert average_precision(other_class, both, 2).ap50[0] == pytest.approx(2 / 3, abs=0.01)
+    # Overlap 0.8 is right up to there, and beyond it meets no box, which costs no precision.
+    narrow = [{"boxes": [(0, 0, 10, 8), A], "scores": [0.9, 0.8], "labels": [0, 0]}, both[1]]
+    assert average_precision(truth, narrow, 1).ap[0] > average_precision(truth[1:] * 2, narrow, 1).ap[0]
+
+
 def test_pictures_without_boxes():
     empty = [{"boxes": [], "labels": []}]
     assert math.isnan(average_precision(empty, [{"boxes": [A], "scores": [0.5], "labels": [0]}], 1).mean()[0])
@@ -113,6 +125,14 @@ def test_only_names_that_were_looked_for_count(source):
     one = run(Records(records, name="s", classes=["cat", "owl"]))
     assert one["AP50"] == 0
     assert one.details["examples"][0]["detections"] == []
+
+
+def test_a_record_says_of_which_names_not_all_have_boxes(source):
+    first, second = source
+    for extra, expected in (({}, 0.5), ({"not_exhaustive": ["owl"]}, 0.5), ({"not_exhaustive": ["cat", "bat"]}, 1.0)):
+        records = [{**first, "objects": first["objects"][1:], **extra}, second]
+        scored = run(Records(records, name="s", classes=["cat", "owl"]))
+        assert scored.by["class"]["cat"]["AP50"].value == pytest.approx(expected, abs=0.01)
 
 
 def test_boxes_around_many_need_not_be_found(source):

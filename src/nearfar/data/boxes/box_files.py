@@ -30,9 +30,10 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
     Returns:
         records of `image` (the file), `objects`, dicts of `name`, `box` (left, top, right, bottom) and, around many,
         `crowd`; `width` and `height` where the file says them, `picture_id`, and of LVIS `checked`, the names that were
-        looked for in the picture. `classes` are the categories in the order of their ids; those of one name are one
-        class. An annotation's own id and area are not read: no id is special, and none need be there. Boxes that are
-        none, and annotations of unknown pictures or categories, are in `skipped`.
+        looked for in the picture, and `not_exhaustive`, those of which it may hold more than have boxes. `classes` are
+        the categories in the order of their ids; those of one name are one class. An annotation's own id and area are
+        not read: no id is special, and none need be there. Boxes that are none, and annotations of unknown pictures or
+        categories, are in `skipped`.
 
     Raises:
         UserError: a file that is missing or of another kind, two pictures with one id, or annotations of which none
@@ -75,6 +76,8 @@ def box_file(path: str | os.PathLike[str], *, images: str | os.PathLike[str] | N
         if picture["negative"] is not None:
             missing = [categories[each] for each in picture["negative"] if each in categories]
             record["checked"] = sorted({*missing, *(thing["name"] for thing in of_picture[number])})
+        if partly := {categories[each] for each in picture["partly"] or [] if each in categories}:
+            record["not_exhaustive"] = sorted(partly)
         records.append(record)
     return Records(records, name=file.name, classes=list(dict.fromkeys(categories.values())), skipped=skipped)
 
@@ -93,7 +96,8 @@ def _picture(each: Mapping[str, Any]) -> dict[str, Any]:
     name = each["file_name"] if "file_name" in each else "/".join(str(each["coco_url"]).split("/")[-2:])
     folder, _, last = str(name).rpartition("/")
     sides = {side: each.get(side) for side in ("width", "height")}
-    return {"name": last, "folder": folder, "negative": each.get("neg_category_ids"), **sides}
+    looked_for = {"negative": each.get("neg_category_ids"), "partly": each.get("not_exhaustive_category_ids")}
+    return {"name": last, "folder": folder, **looked_for, **sides}
 
 
 def _inside(folder: Path, picture: Mapping[str, Any]) -> Path:

@@ -36,7 +36,8 @@ def average_precision(
 
     Args:
         truth: of each picture `boxes` (left, top, right, bottom), `labels`, numbers from 0, and optionally `crowd`, for
-            boxes around many, which cost nothing if they are not found.
+            boxes around many, which cost nothing if they are not found, and `not_exhaustive`, labels of which the
+            picture may hold more than its boxes: detections of them that meet no box do not count (LVIS, 1908.03195).
         detections: of the same pictures `boxes`, `scores` and `labels`.
         classes: how many there are.
 
@@ -70,6 +71,7 @@ def average_precision(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(_dataset(COCO(), shared, known), _dataset(COCO(), shared, results), "bbox")
         evaluation.evaluate()
+        _pardon(evaluation.evalImgs, [set(each.get("not_exhaustive", ())) for each in truth])
         evaluation.accumulate()
     # [overlap, recall, class, size, most detections]: of all sizes and 100 detections; -1 where there is no box. The
     # summary of the library itself is not taken: it is -1 for any other number of detections.
@@ -77,6 +79,13 @@ def average_precision(
     there = (precision > -1).all((0, 1))
     ap, ap50 = np.where(there, precision.mean((0, 1)), np.nan), np.where(there, precision[0].mean(0), np.nan)
     return AveragePrecision(ap, ap50)
+
+
+def _pardon(matches: Sequence[dict[str, Any] | None], not_exhaustive: Sequence[set[int]]) -> None:
+    """Lets detections that met no box count for nothing where boxes may be missing, at every overlap by itself."""
+    for each in matches:  # of one class and one picture; None where it has neither boxes nor detections
+        if each is not None and each["category_id"] in not_exhaustive[each["image_id"]]:
+            each["dtIgnore"] = each["dtIgnore"] | (each["dtMatches"] == 0)
 
 
 def _dataset(coco: Any, shared: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> Any:

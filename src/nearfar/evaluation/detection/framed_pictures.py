@@ -17,14 +17,15 @@ from nearfar.errors import UserError
 
 
 class FramedPicture(NamedTuple):
-    """A picture of a record, its things in the model's pixels, what part of it the model sees, and the names that were
-    looked for in it (None: all)."""
+    """A picture of a record, its things in the model's pixels, what part of it the model sees, the names that were
+    looked for in it (None: all), and those of which not all have boxes."""
 
     row: int
     picture: Any
     things: list[BoxedThing]
     window: Box
     checked: list[str] | None
+    not_exhaustive: list[str]
 
 
 def framed_pictures(
@@ -51,7 +52,8 @@ def framed_pictures(
         window = window_of(width, height) if window_of else (0.0, 0.0, float(width), float(height))
         framed = [(each, in_frame(each.box, window, size)) for each in things]
         kept = [BoxedThing(each.name, box, each.crowd) for each, box in framed if box]
-        batch.append(FramedPicture(row, picture, kept, window, record.get("checked")))
+        partly = list(record.get("not_exhaustive") or ())
+        batch.append(FramedPicture(row, picture, kept, window, record.get("checked"), partly))
         if len(batch) == batch_size:
             yield batch, encoder.preprocess([each.picture for each in batch])
             batch = []

@@ -38,7 +38,7 @@ def detection(
         encoder: anything with `preprocess`, `tokenize`, `encode_text` and `detect`: a `nearfar.models.detector`.
         source: records with `image` and `objects`, a list of dicts with `name`, `box` (left, top, right, bottom in
             pixels) and `crowd` where a box is around many. Where a record has `checked` names, detections of others do
-            not count in it (LVIS).
+            not count in it, and those of its `not_exhaustive` names that meet no box are not wrong (LVIS).
         classes: the names to look for; None: the source's own.
         base: those that it was fine-tuned on; the others are novel, and both are measured apart.
         template: what a name is put into.
@@ -92,6 +92,7 @@ def detection(
                             "boxes": [thing.box for thing in picture.things],
                             "labels": [number[thing.name] for thing in picture.things],
                             "crowd": [thing.crowd for thing in picture.things],
+                            "not_exhaustive": [number[name] for name in picture.not_exhaustive if name in number],
                         }
                     )
                     detected.append(_checked({key: value.tolist() for key, value in output.items()}, picture, number))
