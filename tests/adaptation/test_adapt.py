@@ -308,6 +308,15 @@ def test_pictures_without_captions_are_refused(small):
         nearfar.adapt(bare, small)
 
 
+@pytest.mark.parametrize(("column", "recipe"), [("video", "xclip"), ("audio", "sounds")])
+def test_videos_and_sounds_are_refused_with_the_recipe_that_trains_on_them(column, recipe, small):
+    clips = Records([{column: "a.mp4", "text": "a dog jumps"}] * 20, name="clips")
+    with pytest.raises(
+        UserError, match=rf"clips has no pictures: adapt takes pairs; models .*: nearfar train {recipe} "
+    ):
+        nearfar.adapt(clips, small)
+
+
 def test_the_last_lines_run_as_they_are_printed(run, capsys):
     out, said = run
     (search,) = [line.strip() for line in said.splitlines() if line.startswith("  nearfar search ")]

@@ -42,6 +42,9 @@ def pairs(data: Any, columns: Mapping[str, Any], max_skipped: float = 0.1) -> So
             remedy = f"name the column with {side}=NAME"
             if side == "text" and columns.get("captions") == "none":
                 remedy = "leave out captions='none'"
+            for kind, recipe in (("video", "xclip"), ("audio", "sounds")):
+                if side == "image" and kind in source.columns:
+                    remedy = f"models of what a column {kind} holds are trained: nearfar train {recipe} data.train=..."
             raise UserError(f"{source.name} has no {called}: adapt takes pairs; {remedy}")
     return source
 
