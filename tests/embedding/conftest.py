@@ -7,6 +7,7 @@ import tarfile
 import pytest
 import torch
 from PIL import Image
+from pyarrow import Table, parquet
 
 from nearfar.data import train_tokenizer
 from nearfar.models import create
@@ -39,6 +40,16 @@ def table(photos):
         rows = [(f"{number:02}.png", f"a {name} square") for number, name in enumerate(NAMES)]
         csv.writer(file).writerows([("image", "text"), *rows, ("00.png", "red again")])
     return photos / "table.csv"
+
+
+@pytest.fixture
+def tables(photos, tmp_path):
+    """Three Parquet files of 4, 4 and 3 rows, which hold the pictures."""
+    paths = sorted(photos.glob("*.png"))
+    rows = [{"image": path.read_bytes(), "text": path.with_suffix(".txt").read_text()} for path in paths]
+    for shard in range(3):
+        parquet.write_table(Table.from_pylist(rows[4 * shard : 4 * shard + 4]), tmp_path / f"{shard}.parquet")
+    return tmp_path / "{0..2}.parquet"
 
 
 @pytest.fixture

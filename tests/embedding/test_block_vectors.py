@@ -38,6 +38,12 @@ def test_blocks_make_the_same_index(kind, model, tmp_path, request):
     assert not (tmp_path / "blocks" / ".blocks").exists()
 
 
+def test_a_stream_is_indexed_without_blocks(model, tables, tmp_path):
+    assert len(index(model, tables, tmp_path / "index")) == 11
+    with pytest.raises(SystemExit, match="is a stream, which is indexed without blocks: leave out --block and --ray"):
+        index(model, tables, tmp_path / "index", "--block", "4")
+
+
 def test_only_what_is_new_or_changed_meets_the_model(model, photos, tmp_path, capsys):
     index(model, photos, tmp_path / "index", "--block", "4")
     Image.new("RGB", (40, 20), "teal").save(photos / "03.png")

@@ -28,7 +28,7 @@ def held_against_whole(blocks, whole):
         assert getattr(blocks, name) == getattr(whole, name), name
 
 
-@pytest.mark.parametrize("kind", ["photos", "table", "shards"])
+@pytest.mark.parametrize("kind", ["photos", "table", "shards", "tables"])
 def test_blocks_are_the_whole_in_pieces(kind, model, tmp_path, request):
     """Of the table, the same picture lies in the first and in the last block."""
     spec = str(request.getfixturevalue(kind))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -71,7 +71,7 @@ class PairedOrder:
             ]
             yield LocalBatch(rows, start, {"step": step + 1})
 
-    def _neighbour(self, plan: OrderPlan, places: list[int], epoch: int, position: int) -> Callable[[int], Any]:
+    def _neighbour(self, plan: OrderPlan, places: Sequence[int], epoch: int, position: int) -> Callable[[int], Any]:
         row = self.neighbours[places[position]].tolist()
         first = mix(plan.seed, epoch, position, _NEIGHBOUR)
 

@@ -35,9 +35,8 @@ def curated(folder: str | Path) -> Source | Stream:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / NAME} is damaged: run `nearfar curate` again") from error
     paths = [stage / f"block-{number:06}.parquet" for number in range(blocks)]
-    if streaming:
-        return KeptStream(open_source(source, streaming=True, **options), paths)
-    return KeptPairs(open_source(source, **options), paths)
+    opened = open_source(source, **{**options, "streaming": True} if streaming else options)
+    return KeptStream(opened, paths) if isinstance(opened, Stream) else KeptPairs(opened, paths)
 
 
 class KeptPairs(Source):

@@ -72,6 +72,7 @@ READERS_OF = {
     "sounds": "sound.sound_folder.sounds",
     "shards": "sources.tar_shards.shards",
     "curated": "mining.kept_pairs.curated",
+    "parquet": "tables.parquet_shards.parquet_shards",
 }
 """Kind of source -> the function below `nearfar.data` that opens it."""
 
@@ -92,10 +93,10 @@ def open_source(
     """Open a source by its name: part of the embedded world, a folder, a table, shards or a dataset.
 
     Args:
-        spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar`
-            files or a glob of them, `hub:NAME`, a folder that `save_to_disk` wrote, a `.json` file of VQA's questions,
-            or several of these joined by " + ", where an option goes to those that have it. A `datasets.Dataset` is
-            opened, a source returned as it is.
+        spec: `world/emoji`, `world/emoji+clipart`, a folder, a `.csv`, `.tsv`, `.jsonl` or `.parquet` file, `.tar` or
+            `.parquet` files by a glob or braces, `hub:NAME`, a folder that `save_to_disk` or `nearfar curate` wrote, a
+            `.json` file of VQA's questions, or several of these joined by " + ", where an option goes to those that
+            have it. A `datasets.Dataset` is opened, a source returned as it is.
         split: which split.
         image, text, label: columns (tables, datasets) or endings (shards); guessed by default.
         answers: columns of the answers to the question in `text` (tables, datasets).
@@ -106,7 +107,7 @@ def open_source(
         options: passed on to the function behind (`folder`, `table`, `shards`, `hub`, `world.emoji`, ...).
 
     Returns:
-        a `Source`; a `Stream` with `streaming=True` (shards, datasets).
+        a `Source`; a `Stream` with `streaming=True` (shards, datasets), and of several Parquet files.
 
     Raises:
         UserError: nothing of that name; the message lists what is understood. An option that it does not have.
@@ -269,6 +270,8 @@ def _kind(where: str) -> str:
         return "boxes" if holds_boxes(path) else "captions" if holds_captions(path) else "vqa"
     if path.suffix.lower() in READERS:
         if any(mark in where for mark in "*?{") and not path.exists():
+            if path.suffix.lower() == ".parquet":
+                return "parquet"
             raise UserError(f"{where}: tables are named one by one, several joined by ' + ': 'a.csv + b.csv'")
         return "table"
     if path.suffix.lower() in REMEDIES and path.is_file():

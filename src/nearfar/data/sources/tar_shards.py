@@ -161,13 +161,13 @@ def _usable(
     return pictured
 
 
-def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The tar files that a pattern means.
+def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, ending: str = ".tar") -> list[str]:
+    """The tar files, or those of another ending, that a pattern means.
 
-    Raises `UserError` where one is missing or is not a plain tar file.
+    Raises `UserError` where one is missing or is not a plain file of this ending.
     """
     if not isinstance(pattern, str | os.PathLike):
-        return [path for each in pattern for path in expand(each)]
+        return [path for each in pattern for path in expand(each, ending=ending)]
     text = os.fspath(pattern)
     if os.path.isdir(text):
         text = os.path.join(glob.escape(text), "*.[tT][aA][rR]")
@@ -177,7 +177,9 @@ def expand(pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
         if not matches:
             raise UserError(f"{each}: no such shards")
         shards += matches
-    packed = [path for path in shards if not path.lower().endswith(".tar")]
+    packed = [path for path in shards if not path.lower().endswith(ending)]
+    if packed and ending != ".tar":
+        raise UserError(f"{packed[0]}: shards must all be {ending} files, as the first is")
     if packed:
         raise UserError(f"{packed[0]}: shards must be plain .tar files; unpack compressed ones (images gain nothing)")
     return shards

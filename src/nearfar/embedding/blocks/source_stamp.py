@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,9 +48,14 @@ def _files_of(part: str) -> Iterator[Path]:
         where = where.removeprefix(prefix)
     if are_shards(where):
         yield from map(Path, expand(where))
+    elif where.lower().endswith(".parquet") and not os.path.exists(where):
+        yield from map(Path, expand(where, ending=".parquet"))
     elif os.path.isfile(where):
         yield Path(where)
     elif os.path.isdir(where):
+        if (about := Path(where, "curated.json")).is_file():  # what was kept of other data
+            for part in parts_of(json.loads(about.read_text("utf-8"))["source"]):
+                yield from _files_of(part)
         for folder, names, members in os.walk(where):
             names.sort()
             yield from (Path(folder, name) for name in sorted(members) if Path(folder, name).is_file())

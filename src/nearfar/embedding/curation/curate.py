@@ -21,7 +21,6 @@ from nearfar import files
 from nearfar.data.mining.filters import AltTextFilter
 from nearfar.data.mining.kept_pairs import FORMAT, NAME
 from nearfar.data.sources.skipped import Skipped
-from nearfar.data.sources.source import Stream
 from nearfar.embedding.blocks.block_folder import MadeOf
 from nearfar.embedding.blocks.block_records import BlockPlan
 from nearfar.embedding.blocks.embed_blocks import (
@@ -34,7 +33,7 @@ from nearfar.embedding.blocks.embed_blocks import (
     run_job,
 )
 from nearfar.embedding.blocks.ray_workers import connection
-from nearfar.embedding.blocks.source_stamp import source_stamp
+from nearfar.embedding.blocks.source_stamp import are_shards, source_stamp
 from nearfar.embedding.curation.filter_block import CountJob, FilterJob, write_outliers
 from nearfar.embedding.curation.near_block import NearJob, Of
 from nearfar.embedding.embeddings import MEDIA
@@ -153,7 +152,7 @@ def curate(
         "format": FORMAT,
         "source": source,
         "options": options,
-        "streaming": isinstance(opened, Stream),
+        "streaming": are_shards(source),
         "stage": result,
         "blocks": len(made_of.plan),
     }

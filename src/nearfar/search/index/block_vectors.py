@@ -20,12 +20,13 @@ from torch import Tensor
 from nearfar import files
 from nearfar.data.sources.open_source import open_source
 from nearfar.data.sources.skipped import Skipped
+from nearfar.data.sources.source import Stream
 from nearfar.embedding.blocks.block_folder import BlockResult, MadeOf, stem
 from nearfar.embedding.blocks.block_records import BlockPlan, check_same
 from nearfar.embedding.blocks.embed_blocks import Engine, load_planned, run_job, weights_digest
 from nearfar.embedding.blocks.source_stamp import source_stamp
 from nearfar.embedding.embed_source import shared_sides
-from nearfar.errors import at_least
+from nearfar.errors import UserError, at_least
 from nearfar.models.video.frame_mean import for_videos
 from nearfar.search.index.building import BatchIndexer, cut_alike, read
 from nearfar.search.index.items import Item, read_table, to_item
@@ -195,11 +196,13 @@ def vectors_by_blocks(
     `nearfar.embedding.embed_blocks`.
 
     Raises:
-        UserError: the blocks there are of another model, of data that has changed since or of other settings; too many
-            records are broken.
+        UserError: the data are a stream; the blocks there are of another model, of data that has changed since or of
+            other settings; too many records are broken.
     """
     at_least(1, block=block, batch_size=batch_size)
     opened = open_source(source, **options)
+    if isinstance(opened, Stream):
+        raise UserError(f"{opened.name} is a stream, which is indexed without blocks: leave out --block and --ray")
     made_of = MadeOf(
         model=model,
         weights=weights_digest(encoder),
