@@ -3,8 +3,9 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers that are in,
 `papers to come` the list of the others, `claims` the claims of all recorded reproductions with their verdicts,
 `reproduction SLUG` the arms and claims of a recorded reproduction (`--check` leaves out how many files changed since),
-`settings PART` the settings of a recipe (`settings_tables.py`), `commands` the command line, `benchmark NAME` the
-Markdown that `benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of `tools/mutate.py`.
+`settings PART` the settings of a recipe (`settings_tables.py`), `billion PART` what a billion pairs cost
+(`billion_tables.py`), `commands` the command line, `benchmark NAME` the Markdown that `benchmarks/results/NAME.md`
+holds, `mutants` the score of the recorded run of `tools/mutate.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+import billion_tables
 import settings_tables
 from nearfar.cli import COMMANDS
 from nearfar.papers import PAPERS, as_lists, as_markdown
@@ -36,6 +38,8 @@ def table(name: str, page: Path) -> str:
         return as_markdown(PAPERS, Path(relpath(ROOT / "docs" / "papers", page.parent)).as_posix() + "/")
     if kind == "claims":
         return claims(page)
+    if kind == "billion":
+        return billion_tables.table(argument)
     if kind == "settings":
         return settings_tables.table(argument)
     if kind == "commands":
