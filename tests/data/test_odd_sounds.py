@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nearfar.data import BadSound, LogMel, read_sound
+from nearfar.data.sound.ogg_links import ogg_links
 from nearfar.data.sound.sound_field import features_of
 from nearfar.data.sound.sound_files import RUN_UP, sound_seconds
 from nearfar.errors import UserError
@@ -75,6 +76,56 @@ def test_opus_keeps_its_rate_and_its_tone(rate):
     assert (waveform.rate, len(waveform.samples)) == (rate, rate)
     strengths = np.abs(np.fft.rfft(waveform.samples.numpy()[rate // 4 : rate // 2]))
     assert strengths.argmax() * 4 == 440
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("rate", [16000, 8000])
+def test_sounds_joined_in_one_ogg_file_are_read_to_the_end(tmp_path, subtype, rate):
+    """A radio's recording is a chain of streams, each with its rate and channels; libsndfile reads the first."""
+    stereo = np.stack([tone(rate, 880.0), 0.5 * tone(rate, 880.0)], axis=1)
+    links = [
+        as_file(tone(), 16000, "OGG", subtype),
+        as_file(stereo, rate, "OGG", subtype),
+        as_file(tone(hertz=220.0), 16000, "OGG", subtype),
+    ]
+    (tmp_path / "a.ogg").write_bytes(b"".join(links))
+    for sound in (b"".join(links), tmp_path / "a.ogg"):
+        whole = read_sound(sound)
+        assert (whole.rate, len(whole.samples), sound_seconds(sound)) == (16000, 12000, 0.75)
+        for place, hertz, height in ((0, 440, 0.5), (4000, 880, 0.375), (8000, 220, 0.5)):
+            spectrum = np.abs(np.fft.rfft(whole.samples[place + 800 : place + 3200].numpy())) / 1200
+            assert spectrum.argmax() * 16000 / 2400 == pytest.approx(hertz, abs=7)
+            assert spectrum.max() == pytest.approx(height, rel=0.1)
+        part = read_sound(sound, start=0.3, seconds=0.35).samples
+        assert len(part) == 5600
+        # Where it is cut at another rate, the filter takes what is beyond as silence.
+        assert part[64:].numpy() == pytest.approx(whole.samples[4864:10400].numpy(), abs=0.02)
+    with pytest.raises(BadSound, match="it holds no sound after 9 seconds"):
+        read_sound(links[0] + links[1], start=9.0)
+    with pytest.raises(BadSound, match="not a sound that can be read"):
+        read_sound(links[0] + links[2][: len(links[2]) * 9 // 10])
+    noise = as_file(np.random.default_rng(0).normal(0, 0.1, 32000), kind="OGG")
+    with pytest.raises(BadSound, match="one of the 2 sounds that are joined in it is broken"):
+        read_sound(links[0] + noise[: len(noise) // 3])
+
+
+def test_one_stream_is_not_taken_for_a_chain():
+    long = as_file(np.random.default_rng(0).normal(0, 0.1, 64000), kind="OGG")
+    assert long.count(b"OggS") > 3
+    assert ogg_links(long) == ogg_links(as_file(tone())) == ogg_links(b"OggS") == []
+    assert len(read_sound(long).samples) == 64000
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [("PCM_U8", 2**-7), ("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-24), ("FLOAT", 2**-24)],
+)
+def test_samples_of_any_width_have_one_scale_and_silence_is_zero(subtype, step):
+    wave = np.concatenate([[0.0, 0.5, -0.5, 0.25, -1.0], np.zeros(5)])
+    read = read_sound(as_file(wave, subtype=subtype)).samples.numpy()
+    assert read == pytest.approx(wave, abs=step)
+    assert (read[wave == 0] == 0).all()
+    assert read_sound(as_file(np.zeros(8), subtype=subtype)).is_silent
 
 
 def test_six_channels_are_averaged():

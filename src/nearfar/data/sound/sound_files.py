@@ -13,6 +13,7 @@ import torch
 
 from nearfar import files
 from nearfar.data.pictures.images import describe
+from nearfar.data.sound.ogg_links import ogg_links
 from nearfar.data.sound.resampling import resample
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.errors import UserError, need
@@ -100,6 +101,8 @@ def read_sound(sound: Any, rate: int | None = None, *, start: float = 0.0, secon
         whole, own = content
         begin = round(start * own)
         samples = whole[begin : None if seconds is None else begin + round(seconds * own)]
+    elif links := ogg_links(content):
+        samples, own = _chained(links, where, start, seconds)
     else:
         samples, own = _decoded(content, where, start, seconds)
     if not len(samples):
@@ -130,6 +133,10 @@ def sound_seconds(sound: Any) -> float:
     content = _content(sound, where)
     if isinstance(content, tuple):
         return len(content[0]) / content[1]
+    return sum(_seconds_of(part, where) for part in ogg_links(content) or [content])
+
+
+def _seconds_of(content: Path | bytes, where: str) -> float:
     with _opened(content, where) as file:
         return float(file.frames / file.samplerate)
 
@@ -212,6 +219,24 @@ def _decoded(content: Path | bytes, where: str, start: float, seconds: float | N
         except Exception as error:  # decoders meet broken data with several kinds of exception
             raise BadSound(f"{where}: broken: {REMEDY}") from error
         return (np.concatenate(parts) if parts else np.zeros((0, 1), np.float32))[early:], file.samplerate
+
+
+def _chained(links: list[bytes], where: str, start: float, seconds: float | None) -> tuple[np.ndarray, int]:
+    """The links of a chained Ogg file one after the other, each the mean of its channels, at the rate of the first."""
+    with _opened(links[0], where) as file:
+        rate = int(file.samplerate)
+    parts = []
+    for link in links:
+        skipped = min(start, _seconds_of(link, where))
+        start -= skipped
+        if start > 0 or (seconds is not None and seconds <= 0):
+            continue
+        samples, own = _decoded(link, where, skipped, seconds)
+        if not len(samples) and not skipped:
+            raise BadSound(f"{where}: one of the {len(links)} sounds that are joined in it is broken: {REMEDY}")
+        parts.append(resample(torch.from_numpy(_mono(samples, where).astype(np.float32)), own, rate).numpy())
+        seconds = None if seconds is None else seconds - len(samples) / own
+    return np.concatenate(parts or [np.zeros(0, np.float32)]), rate
 
 
 def _scaled(samples: Any, where: str) -> np.ndarray:
