@@ -53,3 +53,27 @@ def test_lines_and_sentences(tmp_path):
     assert len(corpus("python", unit="sentences")) > 2000
     with pytest.raises(UserError, match="choose one of passages, lines, sentences"):
         corpus(file, unit="words")
+
+
+def test_a_line_ends_where_lines_end_and_not_at_other_signs(tmp_path):
+    """A mark of the file's encoding, and lines that nobody sees, are no text; a NUL within a line is left to the
+    tokenizer."""
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffone\r\n\u200b\n\0\0\na b\u2028c\nd\x85e\x0cf\ng\0h\nx\nx".encode())
+    assert corpus(file, unit="lines").texts() == ["one", "a b\u2028c", "d\x85e\x0cf", "g\0h", "x", "x"]
+    file.write_bytes(bytes(4096))  # as a disk that was full leaves it
+    for unit in ("lines", "sentences", "passages"):
+        with pytest.raises(UserError, match="no text in it"):
+            corpus(file, unit=unit)
+
+
+def test_languages_without_blanks_have_sentences_and_passages(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("吾輩は猫である。名前は「まだ無い。」と言う！！どこ？\n\nयह एक है। वह दो है। The 3.5 end", "utf-8")  # noqa: RUF001
+    first = ["吾輩は猫である。", "名前は「まだ無い。」と言う！！", "どこ？"]  # noqa: RUF001
+    assert corpus(file, unit="sentences").texts() == [*first, "यह एक है।", "वह दो है।", "The 3.5 end"]
+    long = "猫と犬がいる。" * 50
+    cut = list(passages(f"{long}\n\nend", 20))
+    assert "".join(cut).replace("\n\n", "") == long + "end"
+    assert max(len(passage) for passage in cut) <= 20 + len("\n\nend")
+    assert list(passages("two words 猫と犬 and more", 4)) == ["two words 猫と", "犬 and more"]

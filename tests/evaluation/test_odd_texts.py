@@ -34,7 +34,24 @@ def encoder():
     return text_encoder(bert | {"intermediate_size": 32}, tokenizer=tokenizer, pooling="mean").eval()
 
 
-@pytest.mark.parametrize("text", ["", "   ", "...", "?!", "a", "\u200b", "\ufeff", "\N{OCTOPUS}", "word " * 2000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "...",
+        "?!",
+        "a",
+        "a\0b",
+        "\0",
+        "a\ud800b",
+        "猫である",
+        "\u200b",
+        "\ufeff",
+        "\N{OCTOPUS}",
+        "word " * 2000,
+    ],
+)
 def test_any_text_has_a_vector_that_its_neighbours_do_not_change(encoder, text):
     alone = encoder.encode([text])
     beside = encoder.encode(["a much longer sentence stands beside it here", text])[1:]

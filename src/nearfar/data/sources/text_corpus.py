@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nearfar import console
+from nearfar.data.sources.record_numbers import UNSEEN
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 
@@ -33,10 +34,12 @@ def corpus(
             included), or "python": the Python language reference, about 60,000 words of English that come with every
             Python.
         words: a passage is as many whole paragraphs of a file as fit in this many words; a longer paragraph is cut.
+            Each sign of Chinese and Japanese counts as a word; in Thai and others without blanks break lines yourself.
         split: "train" or "test", fixed by a hash of each passage; None gives all.
         held_out: share of passages in "test".
         unit: what a record is: "passages"; "lines", one each, as SimCSE's file of Wikipedia sentences has them; or
-            "sentences", which end at a full stop, question or exclamation mark before a capital letter or a quote.
+            "sentences", which end at a full stop, question or exclamation mark before a capital letter or a quote, and
+            wherever the marks of Chinese, Japanese, Hindi, Arabic, Urdu and Amharic stand.
 
     Returns:
         a `Source` whose records have `text` and `index`.
@@ -53,7 +56,7 @@ def corpus(
     if unit not in get_args(Unit):
         raise UserError(f"unit={unit!r}: choose one of {', '.join(get_args(Unit))}")
     texts = python_reference() if os.fspath(path) == "python" else _read(Path(path))
-    kept = [piece for text in texts for piece in _pieces(text, words, unit)]
+    kept = [piece for text in texts for piece in _pieces(text, words, unit) if piece.strip(UNSEEN)]
     if split is not None:
         kept = [passage for passage in kept if _is_held_out(passage, held_out) == (split == "test")]
     if not kept:
@@ -65,7 +68,7 @@ def _pieces(text: str, words: int, unit: Unit) -> Iterator[str]:
     if unit == "passages":
         return passages(text, words)
     if unit == "lines":
-        return (line.strip() for line in text.splitlines() if line.strip())
+        return (line.strip() for line in text.split("\n"))  # no other sign ends a line: they occur within sentences
     return (sentence for block in re.split(r"\n\s*\n", text) for sentence in sentences(" ".join(block.split())))
 
 
@@ -74,11 +77,19 @@ def sentences(text: str) -> Iterator[str]:
 
     >>> list(sentences('It rains. "Where is 3.5 to be read?" Here!'))
     ['It rains.', '"Where is 3.5 to be read?"', 'Here!']
+    >>> list(sentences("雨だ。「どこ？」と言う。"))
+    ['雨だ。', '「どこ？」と言う。']
     """
     return (sentence for sentence in _END.split(text) if sentence)
 
 
-_END = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[\"A-Z])|(?<=[.!?]\")\s+")
+_END = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Z]\.)\s+(?=[\"A-Z])|(?<=[.!?]\")\s+"
+    r"|(?<=[。！？｡])(?![。！？｡」』）”’])\s*|(?<=[।॥؟۔።])\s+"  # noqa: RUF001
+)
+_SIGNS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+_WORD = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
+"""A sign of Chinese or Japanese, or what blanks and these leave together."""
 
 
 def passages(text: str, words: int) -> Iterator[str]:
@@ -90,7 +101,7 @@ def passages(text: str, words: int) -> Iterator[str]:
     held: list[str] = []
     count = 0
     for paragraph in _paragraphs(text, words):
-        size = len(paragraph.split())
+        size = len(_WORD.findall(paragraph))
         if held and count + size > words:
             yield "\n\n".join(held)
             held, count = [], 0
@@ -119,13 +130,14 @@ def _prose(text: str) -> Iterator[str]:
 
 def _paragraphs(text: str, words: int) -> Iterator[str]:
     for block in re.split(r"\n\s*\n", text):
-        pieces = block.split()
-        if len(pieces) <= words:
-            if pieces:
+        places = [word.span() for word in _WORD.finditer(block)]
+        if len(places) <= words:
+            if places:
                 yield block.strip()
         else:
-            for start in range(0, len(pieces), words):
-                yield " ".join(pieces[start : start + words])
+            for start in range(0, len(places), words):
+                first, last = places[start], places[min(start + words, len(places)) - 1]
+                yield " ".join(block[first[0] : last[1]].split())
 
 
 def _read(path: Path) -> Iterable[str]:
@@ -139,7 +151,7 @@ def _read(path: Path) -> Iterable[str]:
         raise UserError(f"{path}: no such file or folder of text")
     for file in console.track(files, f"reading {path}"):
         try:
-            yield file.read_text("utf-8")
+            yield file.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 

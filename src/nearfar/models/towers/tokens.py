@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nearfar.data.sources.record_text import readable
 from nearfar.errors import UserError
 from nearfar.models.towers.tower import is_causal
 from nearfar.modes import evaluating
@@ -40,8 +41,9 @@ def tokenize(tokenizer: Any, texts: Sequence[str], max_length: int) -> Tokens:
     shifted. Some (SigLIP's) give no mask of their own accord."""
     if isinstance(texts, str):
         raise UserError("tokenize takes a list of texts, not one text: write [text]")
+    # Half a surrogate pair, which JSON may hold, stops tokenizers with a TypeError.
     tokens = tokenizer(
-        list(texts),
+        [readable(text) if isinstance(text, str) else text for text in texts],
         padding=True,
         truncation=True,
         max_length=max_length,
