@@ -47,7 +47,10 @@ def test_words_find_cells(grounded):
 
 
 def test_relations_go_on_from_there(grounded, tmp_path):
-    run = load("relations", SMALL | {"model.pair": str(grounded), "model.most_objects": 3}).run(tmp_path / "run")
+    measured = {"evaluation.data": SCENES | {"split": "test", "n": 8}}
+    changes = SMALL | measured | {"model.pair": str(grounded), "model.most_objects": 3}
+    run = load("relations", changes).run(tmp_path / "run")
+    assert 0 <= run.results["relations"]["relation_top5"] <= 1
     model = nearfar.load(tmp_path / "run")
     assert isinstance(model, RelationEncoder)
     assert 0 <= last(tmp_path / "run")["val_relation_accuracy"] <= 1
@@ -71,5 +74,8 @@ def test_relations_of_a_table(tmp_path):
     own = {"data.train": str(file), "data.validation": None, "model.pair": {"pair": PAIR}, "model.image_size": 32}
     names = {"model.relations": ["on"], "model.objects": ["cat", "mat"]}
     quick = {key: value for key, value in SMALL.items() if key.startswith("training.")}
-    load("relations", own | names | quick | {"training.batch_size": 4}).run(tmp_path / "run")
+    shown = {"training.batch_size": 4, "training.report": True, "evaluation.data": str(file)}
+    run = load("relations", own | names | quick | shown).run(tmp_path / "run")
     assert nearfar.load(tmp_path / "run").relations == ("on",)
+    assert run.results["relations"].metrics["object_top1"].n == 24, "without a text, which alone is embedded"
+    assert "relation top1" in (tmp_path / "run" / "report.html").read_text().replace("_", " ")

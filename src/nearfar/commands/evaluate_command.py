@@ -26,6 +26,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     from nearfar.evaluation import embed, left_out, reranked_retrieval, save_results
     from nearfar.evaluation import evaluate as run
     from nearfar.evaluation.chance import warnings
+    from nearfar.evaluation.needs import missing_in_model
     from nearfar.models import load
     from nearfar.models.fusion.reranker import as_fusion
 
@@ -46,7 +47,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     if args.rerank is not None:
         as_fusion(encoder)
     embeddings, skipped = None, Skipped()
-    if args.report or args.rerank is not None or args.protocols is None:
+    embedded = args.rerank is not None or args.protocols is None
+    if embedded or (args.report and (source is None or not missing_in_model("geometry", encoder, source))):
         reading = {"batch_size": args.batch_size, "captions": first_captions(args), "max_skipped": args.max_skipped}
         embeddings = embed(encoder, source, progress=True, **reading)
     results = run(
@@ -104,7 +106,7 @@ def evaluate(arguments: Sequence[str]) -> None:
             args.report,
             encoder=encoder,
             opened=args.model,
-            source=source,
+            source=source if embeddings is not None else None,
             embeddings=embeddings,
             results=results,
             title=f"{args.model} on {args.on or WORLD}",

@@ -41,6 +41,7 @@ UNABLE = {
     "encode_image|encode_text": "embeds neither pictures nor texts",
     "detect": "detects nothing: train a detector with the methods dito and detection",
     "encode_image_map": "gives no maps of pictures",
+    "ground": "says nothing of how things are related: make one with nearfar.models.relation_encoder",
     "transcribe": "writes no words of sounds: train one with the method transcription or coconut",
     "answer": "answers no questions: train one with the method 'answering'",
     "match_labels": "matches no labels: train a label_matcher with the method cless",

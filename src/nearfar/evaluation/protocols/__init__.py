@@ -219,6 +219,15 @@ _ROWS = (
         examples=("Clusters of words", "nearfar.evaluation.words.category_figure:category_figure"),
     ),
     Protocol(
+        "relations",
+        "how things in a picture are related, and what they are: is the right name among the first 1, 5, 10? (VG-Bert)",
+        "nearfar.evaluation.words.relation_accuracy:relations",
+        takes=("encoder", "source"),
+        columns=("image", "objects"),
+        abilities=("ground", "object_logits"),
+        headlines={"relation_top1": "relation, top 1", "object_top1": "thing, top 1"},
+    ),
+    Protocol(
         "compositionality",
         "relation, attribution and order of words, as multiple choice (ARO)",
         "nearfar.evaluation.compositionality.measure:measure",

@@ -107,8 +107,10 @@ def measured_on(recipe: Recipe, model: Any, opened: OpenedData) -> Any:
     """What the evaluation measures on: its data, else the share held out, if the model embeds it; else None."""
     if opened.held_out is not None or recipe.data.share is None:
         return opened.held_out
-    # Every evaluation embeds the data, as geometry does.
-    return opened.validated_on if _is_measurable("geometry", model, opened.validated_on) else None
+    # Geometry is of all data that the model embeds; some protocols embed nothing.
+    names = ("geometry", *(recipe.evaluation.protocols or ()))
+    able = any(_is_measurable(name, model, opened.validated_on) for name in names)
+    return opened.validated_on if able else None
 
 
 def protocols_on(recipe: Recipe, model: Any, source: Any) -> list[str] | None:

@@ -11,6 +11,7 @@ from nearfar import distributed as processes
 from nearfar import files
 from nearfar.data.sources.skipped import Skipped
 from nearfar.evaluation.chance import warnings
+from nearfar.evaluation.needs import missing_in_model
 from nearfar.methods.base import Method
 from nearfar.models import load
 from nearfar.training.loop import finish
@@ -105,22 +106,25 @@ class AssembledRun:
                     print(problem)
             return
         most = self.recipe.data.max_skipped
-        embeddings = embed(model, self.held_out, captions=settings.captions, max_skipped=most, progress=config.progress)
-        finish.note_skipped(run, self.held_out.name, embeddings.skipped)
-        if settings.protocols is None and config.progress:
+        protocols, embeddings = protocols_on(self.recipe, model, self.held_out), None
+        if protocols is None or not missing_in_model("geometry", model, self.held_out):
+            reading = {"captions": settings.captions, "max_skipped": most, "progress": config.progress}
+            embeddings = embed(model, self.held_out, **reading)
+            finish.note_skipped(run, self.held_out.name, embeddings.skipped)
+        if embeddings is not None and settings.protocols is None and config.progress:
             for name, reason in left_out(model, embeddings).items():
                 print(f"evaluation: {name} is left out, as {reason}")
         run.results = evaluate(
             model,
             self.held_out,
-            protocols_on(self.recipe, model, self.held_out),
+            protocols,
             seed=config.seed,
             embeddings=embeddings,
             options=settings.options,
         )
         share = None if settings.data else self.recipe.data.share
         about = None if share is None else f"the {100 * share:g} % of the data held out of training"
-        run.measured_on = whose(embeddings, about)
+        run.measured_on = (about or self.held_out.name) if embeddings is None else whose(embeddings, about)
         run.remarks = list(warnings(run.results))
         data = settings.data or self.held_out.name
         save_results(run.results, out / "results.json", model=str(out / "model"), data=data, about=run.measured_on)
@@ -133,7 +137,7 @@ class AssembledRun:
                 skipped=Skipped.by_source(run.left_out) or None,
                 results=run.results,
                 embeddings=embeddings,
-                source=self.held_out,
+                source=self.held_out if embeddings is not None else None,
                 encoder=model,
                 trained_on=finish.named(self.source),
             )
