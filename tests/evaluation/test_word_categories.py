@@ -79,7 +79,7 @@ def test_what_is_left_out_is_counted():
 
 
 def test_what_cannot_be_clustered_is_said():
-    with pytest.raises(UserError, match="3 words of 1 categories: 8 of two are needed"):
+    with pytest.raises(UserError, match="3 words of 1 categories: two categories are needed"):
         word_categories(Spots(0.05), Records([*source()][:3], classes=["bird", "idea", "tool"]))
     with pytest.raises(UserError, match=r"clusters=19: .* has 18 words"):
         word_categories(Spots(0.05), source(), clusters=19)

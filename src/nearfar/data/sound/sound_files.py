@@ -133,7 +133,8 @@ def sound_seconds(sound: Any) -> float:
     content = _content(sound, where)
     if isinstance(content, tuple):
         return len(content[0]) / content[1]
-    return sum(_seconds_of(part, where) for part in ogg_links(content) or [content])
+    parts: list[Path | bytes] = [*ogg_links(content)] or [content]
+    return sum(_seconds_of(part, where) for part in parts)
 
 
 def _seconds_of(content: Path | bytes, where: str) -> float:

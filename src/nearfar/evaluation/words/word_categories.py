@@ -11,7 +11,7 @@ from nearfar.data.sources.record_text import captions
 from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.clustering import agreement_metrics
-from nearfar.evaluation.words.semantic_space import LEAST, ClusteredBy, SemanticSpace
+from nearfar.evaluation.words.semantic_space import ClusteredBy, SemanticSpace
 
 WAYS: tuple[ClusteredBy, ...] = ("kmeans", "hierarchy")
 
@@ -46,7 +46,7 @@ def word_categories(
         row; a category of one word counts, too.
 
     Raises:
-        UserError: scikit-learn is missing, fewer than eight words or two categories, or fewer words than clusters.
+        UserError: scikit-learn is missing, fewer than two categories, or fewer words than clusters.
 
     >>> import torch
     >>> from nearfar.data.sources.source import Records
@@ -68,8 +68,8 @@ def word_categories(
     names = sorted({category[word] for word in words})
     count = len(names) if clusters is None else clusters
     called = getattr(source, "name", "the data")
-    if len(words) < LEAST or len(names) < 2:
-        raise UserError(f"{called} has {len(words)} words of {len(names)} categories: {LEAST} of two are needed")
+    if len(names) < 2:
+        raise UserError(f"{called} has {len(words)} words of {len(names)} categories: two categories are needed")
     if not 2 <= count <= len(words):
         raise UserError(f"clusters={count}: {called} has {len(words)} words with a category, so name 2 to as many")
     label = np.array([names.index(category[word]) for word in words])

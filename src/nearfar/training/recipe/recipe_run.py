@@ -108,8 +108,9 @@ class AssembledRun:
         most = self.recipe.data.max_skipped
         protocols, embeddings = protocols_on(self.recipe, model, self.held_out), None
         if protocols is None or not missing_in_model("geometry", model, self.held_out):
-            reading = {"captions": settings.captions, "max_skipped": most, "progress": config.progress}
-            embeddings = embed(model, self.held_out, **reading)
+            embeddings = embed(
+                model, self.held_out, captions=settings.captions, max_skipped=most, progress=config.progress
+            )
             finish.note_skipped(run, self.held_out.name, embeddings.skipped)
         if embeddings is not None and settings.protocols is None and config.progress:
             for name, reason in left_out(model, embeddings).items():
