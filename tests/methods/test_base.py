@@ -1,9 +1,11 @@
-"""What every method has: which weights decay."""
+"""What every method has: which weights decay, and temperatures that keep their bounds."""
 
+import pytest
 import torch
 from torch import nn
 
-from nearfar.methods.base import decay_groups
+from nearfar.losses import Temperature
+from nearfar.methods.base import Method, decay_groups
 
 
 def test_matrices_decay_and_vectors_do_not_and_frozen_weights_are_left_out():
@@ -14,3 +16,18 @@ def test_matrices_decay_and_vectors_do_not_and_frozen_weights_are_left_out():
     assert [id(p) for p in decayed["params"]] == [id(matrix), id(kernel)]
     assert spared["weight_decay"] == 0.0
     assert [id(p) for p in spared["params"]] == [id(bias), id(scalar)]
+
+
+def test_temperatures_return_within_their_bounds_those_of_later_parts_too():
+    class Both(Method):
+        def forward(self, batch):
+            return {"loss": self.first()}
+
+    method = Both()
+    for name in ("first", "second"):
+        method.add_module(name, Temperature(0.5, bounds=(0.1, 1.0)))
+        method.train()
+        with torch.no_grad():
+            method.get_submodule(name).value.add_(9.0)
+        method.after_step(1)
+        assert method.get_submodule(name)().item() == pytest.approx(0.1)

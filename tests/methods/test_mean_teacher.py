@@ -85,6 +85,27 @@ def test_forward_leaves_nothing_behind():
     assert torch.equal(teacher.module[1].running_mean, before["slow.module.1.running_mean"])
 
 
+def test_statistics_follow_a_copy_a_move_and_saved_ones():
+    """Of one batch [10, 14]: the mean 0.1 * 12; of two, 0.9 of that and as much again."""
+    teacher = MeanTeacher(norm())
+    teacher(KEYS)
+    other = copy.deepcopy(teacher)
+    teacher.update()
+    assert (teacher.module.running_mean.item(), other.module.running_mean.item()) == (pytest.approx(1.2), 0.0)
+    other.update()
+    assert other.module.running_mean.item() == pytest.approx(1.2)
+    other.double()
+    other(KEYS.double())
+    other.update()
+    assert other.module.running_mean.dtype == torch.float64
+    assert other.module.running_mean.item() == pytest.approx(2.28)
+    other.load_state_dict(MeanTeacher(norm()).state_dict())
+    other(KEYS.double())
+    other.update()
+    assert other.module.running_mean.item() == pytest.approx(1.2)
+    assert other.module.num_batches_tracked == 1
+
+
 def test_other_methods_of_the_network():
     class Network(nn.Module):
         def __init__(self):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -92,6 +92,7 @@ class Method(nn.Module, ABC):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.model = None
+        self._temperatures: list[Temperature] | None = None  # found at the first step
 
     @property
     def encoder(self) -> Any:
@@ -129,9 +130,14 @@ class Method(nn.Module, ABC):
         """Update what follows the optimiser: momentum encoders, queues, schedules. Called once after each optimiser
         step that changed the weights, with its number (1 for the first); a step that the float16 loss scaler skips has
         a number, too, and no call. Here: temperatures return within their bounds."""
-        for module in all_modules(self):
-            if isinstance(module, Temperature):
-                module.clamp_()
+        if self._temperatures is None:
+            self._temperatures = [module for module in all_modules(self) if isinstance(module, Temperature)]
+        for temperature in self._temperatures:
+            temperature.clamp_()
+
+    def train(self, mode: bool = True) -> Self:
+        self._temperatures = None  # a method may have got other parts meanwhile
+        return super().train(mode)
 
     def after_epoch(self, epoch: int, refresh: Callable[[], dict[str, Tensor]]) -> None:
         """Called once after the step that used an epoch's last batch, with the epoch's number from 0, on all processes

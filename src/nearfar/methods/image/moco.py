@@ -78,7 +78,7 @@ class MoCo(Method):
         cluster = None if self.within is None else batch[self.within].long()
         groups = {} if cluster is None else {"group": cluster, "queue_group": self.queue.group}
         losses = [queue_info_nce(q, k, self.queue.features, self.temperature, **groups) for q in queries]
-        loss = torch.stack(losses).mean()
+        loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
         self._pending.after_backward(loss, (k, cluster, batch.get("index")))
         return {"loss": loss, "spread": spread(queries[0])}
 

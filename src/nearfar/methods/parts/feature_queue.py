@@ -69,17 +69,18 @@ class FeatureQueue(nn.Module):
         if features.ndim != 2 or features.shape[1] != dim:
             raise UserError(f"the queue holds features [B, {dim}]; these are {list(features.shape)}")
         known = index if index is not None else group
-        if group is None:
-            group = torch.full((len(features),), EMPTY, device=features.device)
         features = gather_finite(features.detach().to(self.features.dtype), known, where="queue")
-        group = distributed.gather_rows(group.to(self.group))
-        features, group, first = F.normalize(features[-size:], dim=1), group[-size:], int(self.pointer)
-        head = min(len(group), size - first)  # those up to the end; the rest stands at the beginning
-        for kept, new in ((self.features, features), (self.group, group)):
-            kept[first : first + head] = new[:head]
-            kept[: len(new) - head] = new[head:]
-        self.pointer.fill_((first + len(group)) % size)
-        self.filled.fill_(min(size, len(self) + len(group)))
+        groups = None if group is None else distributed.gather_rows(group.to(self.group))[-size:]
+        features, first = F.normalize(features[-size:], dim=1), int(self.pointer)
+        count, head = len(features), min(len(features), size - first)
+        # Those up to the end; the rest stands at the beginning.
+        for start, rows in ((first, slice(0, head)), (0, slice(head, count))):
+            if rows.start < rows.stop:
+                places = slice(start, start + rows.stop - rows.start)
+                self.features[places] = features[rows]
+                self.group[places] = EMPTY if groups is None else groups[rows]
+        self.pointer.fill_((first + count) % size)
+        self.filled.fill_(min(size, len(self) + count))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         if f"{prefix}ids" in state_dict:  # what earlier versions called it

@@ -84,13 +84,17 @@ class MeanTeacher(nn.Module):
         self.slow = MomentumEncoder(module, momentum)
         self.total_steps, self.normalise, self.statistics = total_steps, normalise, statistics
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self._new_statistics: list[Tensor] | None = None
+        self._sets: tuple[_Joined, _Joined] | None = None  # the running statistics, and those of this step
+        self._begun = False
         norms = [part for part in self.module.modules() if isinstance(part, _BatchNorm)]
+        # Looking for them takes long.
+        self._places = [
+            (norm._buffers, name) for norm in norms for name, each in norm._buffers.items() if each is not None
+        ]
         for norm in norms:
             norm.train(normalise == "batch")
             if statistics == "copied":
                 norm.track_running_stats = False  # those of its own batches would be thrown away
-        self._norms = (norms,)  # in a tuple, so that they do not become children: looking for them takes long
 
     @property
     def module(self) -> Any:
@@ -116,20 +120,25 @@ class MeanTeacher(nn.Module):
             with torch.no_grad():
                 yield self.module
             return
-        kept, begun = self._running(), self._new_statistics if self.training else None
-        new = [value.clone() for value in (begun or kept)]  # of several views each goes on where the last one ended
+        if not self.training:
+            kept = self._running()
+            new = [each.clone() for each in kept]
+        else:
+            old, joined = self._joined_sets()
+            if not self._begun:  # of several views each goes on where the last one ended
+                joined.copy_(old)
+            kept, new = old.parts, joined.parts
         self._put(new)  # batch norm writes here, so that nothing is to be put right afterwards
         try:
             with torch.no_grad():
                 yield self.module
-            if self.training:
-                self._new_statistics = new
+            self._begun = self._begun or self.training
         finally:
             self._put(kept)
 
     def forget(self) -> None:
         """Drop what forward passes computed for an update that never came."""
-        self._new_statistics = None
+        self._begun = False
 
     @torch.no_grad()
     def update(self) -> None:
@@ -139,9 +148,10 @@ class MeanTeacher(nn.Module):
             UserError: a weight of the module is NaN or infinite. The teacher then stays as it was.
         """
         self.slow.update(self.momentum, buffers=self.statistics == "copied")
-        if self._new_statistics is not None:
-            self._put(self._new_statistics)
-        self._new_statistics = None
+        if self._begun:
+            old, joined = self._joined_sets()
+            old.copy_(joined)
+        self._begun = False
         self.updates.add_(1)
         _mean_over_processes(self.module)
 
@@ -150,14 +160,43 @@ class MeanTeacher(nn.Module):
         self.training = mode
         return self
 
-    def _running(self) -> list[Tensor]:
-        return [buffer for norm in self._norms[0] for buffer in norm._buffers.values() if buffer is not None]
+    def _running(self) -> list[Any]:
+        return [buffers[name] for buffers, name in self._places]
 
-    def _put(self, statistics: list[Tensor]) -> None:
+    def _put(self, statistics: list[Any]) -> None:
         """Give batch norms these tensors for those of `_running`."""
-        left = iter(statistics)
-        for norm in self._norms[0]:
-            norm._buffers.update({name: next(left) for name, each in norm._buffers.items() if each is not None})
+        for (buffers, name), each in zip(self._places, statistics, strict=True):
+            buffers[name] = each
+
+    def _joined_sets(self) -> tuple[_Joined, _Joined]:
+        """The running statistics and those of this step. Where the buffers are others than before, as after a move to
+        a device, those of this step begin anew from them."""
+        running = self._running()
+        if self._sets is None or any(a is not b for a, b in zip(running, self._sets[0].parts, strict=True)):
+            self._sets, self._begun = (_Joined(running), _Joined(running)), False
+            self._put(self._sets[0].parts)
+        return self._sets
+
+
+class _Joined:
+    """Values that are copied in one piece: a dozen norms have three tensors each, and one by one they take long.
+
+    Attributes: `whole`, a tensor for each type; `parts`, the values in their shapes, views of it.
+    """
+
+    def __init__(self, values: list[Tensor]) -> None:
+        self.whole: list[Tensor] = []
+        self.parts = list(values)
+        for kind in dict.fromkeys((each.dtype, each.device) for each in values):
+            places = [place for place, each in enumerate(values) if (each.dtype, each.device) == kind]
+            whole = torch.cat([values[place].flatten() for place in places])
+            self.whole.append(whole)
+            for place, part in zip(places, whole.split([values[place].numel() for place in places]), strict=True):
+                self.parts[place] = part.view_as(values[place])
+
+    def copy_(self, other: _Joined) -> None:
+        for mine, others in zip(self.whole, other.whole, strict=True):
+            mine.copy_(others)
 
 
 def _mean_over_processes(module: nn.Module) -> None:
