@@ -137,7 +137,7 @@ def train(records: Records) -> list[Row]:
             f"{clock * 2 / PROCESSES * wide:,.1f} s",
         ),
         (
-            "the towers of a step, recipe `clip` (2.3 M weights), one core",
+            "the towers of a step, recipe `clip` (2 M weights), one core",
             f"[{1e3 * records.trained_s:.1f} CPU ms a pair]{LOOP}",
             f"{towers:,.0f} s",
         ),

@@ -10,9 +10,8 @@ from pyarrow import parquet
 
 from nearfar import cli
 from nearfar.data import AltTextFilter, curated, open_source
-from nearfar.embedding import embed
+from nearfar.embedding import curate, embed
 from nearfar.embedding.curation import near_block
-from nearfar.embedding.curation.curate import curate
 from nearfar.errors import UserError
 from nearfar.models import load
 

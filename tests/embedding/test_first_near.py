@@ -49,6 +49,16 @@ def test_a_bound_that_scores_lie_at_is_the_same_in_all_tiles(vectors):
         assert torch.equal(by_blocks(vectors, near, 33, 5), expected)
 
 
+def test_no_more_than_a_tile_is_scored_at_a_time(vectors, monkeypatch):
+    """Whatever the blocks; each pair is scored once at most."""
+    scored, product = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda *pair: scored.append(made := product(*pair)) or made)
+    by_blocks(vectors, 1.0, 100, 16)
+    sizes = [each.numel() for each in scored]
+    assert max(sizes) == 16 * 16
+    assert sum(sizes) <= 300 * 300 / 2 + 300 * 16
+
+
 def test_nothing_is_near_nothing():
     assert first_near(torch.zeros(0, 1), [(torch.eye(2), torch.arange(2))], 0.5, torch.arange(0)).tolist() == []
     assert first_near(torch.eye(2), [(torch.zeros(0, 1), torch.arange(0))], 0.5, torch.arange(2)).tolist() == [-1, -1]

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from nearfar import cli
-from nearfar.embedding import embed_blocks
+from nearfar.embedding import curate, embed_blocks
 from nearfar.embedding.blocks.block_folder import MadeOf
 from nearfar.embedding.blocks.embed_blocks import EmbedJob
 from nearfar.embedding.blocks.ray_workers import RayWorkers
-from nearfar.embedding.curation.curate import curate
 from nearfar.errors import UserError
 from nearfar.search import Index
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nearfar.embedding.blocks.block_folder import load_blocks
     from nearfar.embedding.blocks.embed_blocks import embed_blocks
+    from nearfar.embedding.curation.curate import curate
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
     from nearfar.embedding.feature_loader import FeatureLoader
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "Embeddings": "embeddings",
     "FeatureLoader": "feature_loader",
+    "curate": "curation.curate",
     "embed": "embed_source",
     "embed_blocks": "blocks.embed_blocks",
     "embed_images": "embed_source",
@@ -27,6 +29,7 @@ _LAZY = {
 __all__ = [
     "Embeddings",
     "FeatureLoader",
+    "curate",
     "embed",
     "embed_blocks",
     "embed_images",

@@ -35,7 +35,8 @@ from nearfar.embedding.blocks.embed_blocks import (
 from nearfar.embedding.blocks.ray_workers import connection
 from nearfar.embedding.blocks.source_stamp import are_shards, source_stamp
 from nearfar.embedding.curation.filter_block import CountJob, FilterJob, write_outliers
-from nearfar.embedding.curation.near_block import NearJob, Of
+from nearfar.embedding.curation.kept_blocks import Of
+from nearfar.embedding.curation.near_block import NearJob
 from nearfar.embedding.embeddings import MEDIA
 from nearfar.errors import UserError, at_least
 

@@ -12,10 +12,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from nearfar import files
 from nearfar.embedding.blocks.block_folder import stem
+
+Of = Literal["pictures", "captions"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,20 @@ def load(folder: Path, number: int) -> list[KeptRow]:
 
     rows = parquet.read_table(_kept(folder, number), partitioning=None).to_pylist()
     return [KeptRow(**{**row, "captions": tuple(row["captions"])}) for row in rows]
+
+
+def chosen(folder: Path, number: int, of: Of) -> tuple[np.ndarray, np.ndarray]:
+    """Of a block's pictures, or captions, that are kept: the numbers `[n]` int64 of their vectors, and the places `[n]`
+    int64 of their records."""
+    from pyarrow import parquet
+
+    column = "row" if of == "pictures" else "captions"
+    table = parquet.read_table(_kept(folder, number), columns=["place", column], partitioning=None).combine_chunks()
+    places = table["place"].to_numpy()
+    if of == "pictures":
+        return table["row"].to_numpy(), places
+    lists = table["captions"].combine_chunks()
+    return lists.flatten().to_numpy(), np.repeat(places, lists.value_lengths().to_numpy())
 
 
 def _kept(folder: Path, number: int) -> Path:

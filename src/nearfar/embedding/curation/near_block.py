@@ -6,17 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from nearfar.embedding.blocks.block_folder import BlockResult, MadeOf, stem
 from nearfar.embedding.curation.first_near import first_near
-from nearfar.embedding.curation.kept_blocks import DroppedRow, KeptRow, load, reasons, save
+from nearfar.embedding.curation.kept_blocks import DroppedRow, KeptRow, Of, chosen, load, reasons, save
 from nearfar.embedding.embeddings import MEDIA
-
-Of = Literal["pictures", "captions"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class BlockNear:
 
     def __call__(self, number: int) -> BlockResult:
         job, rows = self.job, load(Path(self.job.before), number)
-        query, own = self._vectors(number, rows)
+        query, own = self._vectors(number)
         first = first_near(query, self._earlier(number), job.near, own).tolist()
         kept, dropped = self._pictures(rows, first) if job.of == "pictures" else self._captions(rows, first)
         save(Path(job.out), number, kept, dropped)
@@ -52,24 +49,20 @@ class BlockNear:
         return result
 
     def _earlier(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self._vectors(before, load(Path(self.job.before), before)) for before in range(number))
+        return map(self._vectors, range(number))
 
-    def _vectors(self, number: int, rows: list[KeptRow]) -> tuple[Tensor, Tensor]:
+    def _vectors(self, number: int) -> tuple[Tensor, Tensor]:
         """The vectors `[n, D]` of a block that are still there, and the places `[n]` of their records."""
         from safetensors import safe_open
 
-        if self.job.of == "pictures":
-            chosen, places = [row.row for row in rows], [row.place for row in rows]
-        else:
-            chosen = [caption for row in rows for caption in row.captions]
-            places = [row.place for row in rows for _ in row.captions]
+        rows, places = chosen(Path(self.job.before), number, self.job.of)
         path = stem(Path(self.job.embedded), number).with_suffix(".safetensors")
-        if not chosen or not path.exists():
+        if not len(rows) or not path.exists():
             return torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)
         with safe_open(path, framework="pt") as file:
             sides = [*MEDIA] if self.job.of == "pictures" else ["text"]
             vectors: Tensor = file.get_tensor(next(side for side in sides if side in file.keys()))  # noqa: SIM118
-        return vectors[torch.tensor(chosen)], torch.tensor(places)
+        return vectors[torch.tensor(rows)], torch.tensor(places)
 
     def _pictures(self, rows: list[KeptRow], first: list[int]) -> tuple[list[KeptRow], list[DroppedRow]]:
         kept = [row for row, near in zip(rows, first, strict=True) if near < 0]
