@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.half_products import add_product, half_pays
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
@@ -19,7 +21,7 @@ from nearfar.ops.tiling.one_tile import cross_entropy, is_one_tile
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.partition import partition
 from nearfar.ops.tiling.process_ranks import rank_mean
-from nearfar.ops.tiling.tiles import LN2, Pairs, needs_gradient, own_logits, wide
+from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, needs_gradient, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
 THINNEST, WIDEST = 128, 16 << 20  # rows a product needs to run at speed, and entries a strip may have for their sake
@@ -144,25 +146,30 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g_own = torch.empty_like(positive)
     keys = pairs.keys
     dq = torch.zeros_like(q) if gradients else q.new_empty(0)
-    dk = torch.zeros_like(k) if gradients and want_k else q.new_empty(0)
-    loss = positive.new_zeros(())
+    shares = deal(pairs)
+    dks = [torch.zeros_like(k) if gradients and want_k else q.new_empty(0) for _ in shares]
+    losses, scratches = [positive.new_zeros(()) for _ in shares], [pairs.scratch() for _ in shares]
     bounded = pairs.bound() <= limit(q.dtype)
-    scratch = pairs.scratch()
-    for tile, queries in pairs.walk():
-        z = pairs.logits(tile, queries, out=tile.view(scratch))
-        top = z.new_zeros(()) if bounded else z.amax(1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
-        torch.exp2(z if bounded else z.sub_(top), out=z)
-        total = z.sum(1).to(wide(z))
-        gap = (total.log2() + top.reshape(-1)) * LN2 - positive[tile.rows]  # log of (all the others / own)
-        loss -= logsigmoid(-gap).sum()
-        if gradients:
-            wrong = gap.sigmoid() / n  # 1 - p of the own key, without forming the difference
-            g_own[tile.rows] = -wrong
-            share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
-            z = pairs.rounded(tile, z)
-            add_product(dq[tile.rows], z, keys).mul_(share)
-            if want_k:
-                add_product(dk, z.t(), queries.mul_(share), alpha=LN2)
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        for tile, queries in pairs.walk(tiles):
+            z = pairs.logits(tile, queries, out=tile.view(scratches[index]))
+            top = z.new_zeros(()) if bounded else z.amax(1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
+            torch.exp2(z if bounded else z.sub_(top), out=z)
+            total = z.sum(1).to(wide(z))
+            gap = (total.log2() + top.reshape(-1)) * LN2 - positive[tile.rows]  # log of (all the others / own)
+            losses[index] -= logsigmoid(-gap).sum()
+            if gradients:
+                wrong = gap.sigmoid() / n  # 1 - p of the own key, without forming the difference
+                g_own[tile.rows] = -wrong
+                share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
+                z = pairs.rounded(tile, z)
+                add_product(dq[tile.rows], z, keys).mul_(share)
+                if want_k:
+                    add_product(dks[index], z.t(), queries.mul_(share), alpha=LN2)
+
+    each(pairs, shares, compute)
+    loss, dk = (reduce(Tensor.add_, sums) for sums in (losses, dks))
     if not gradients:
         return loss / n, dq, dk, q.new_empty(0)
     if apart is not None:

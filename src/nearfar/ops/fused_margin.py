@@ -9,6 +9,7 @@ to, and their sum.
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
 from nearfar.ops.tiling.products import product
-from nearfar.ops.tiling.tiles import wide
+from nearfar.ops.tiling.tiles import Pairs, Tile, wide
 
 STRIP, THINNEST, THICKEST = 1 << 20, 8, 1024  # similarities of a strip, and rows: masks and counts lie beside each
 
@@ -89,18 +91,24 @@ def _shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The mean loss of the queries that count, and its gradients to q and k."""
     q, k, positive, q_group, k_group, margin, hardest, rows, gradients = args
-    loss, count = (q.new_zeros((), dtype=wide(q)) for _ in range(2))
-    dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
-    for first in range(0, len(q), rows):
-        at = slice(first, min(first + rows, len(q)))
-        s = torch.mm(q[at], k.t(), out=q.new_empty(at.stop - first, len(k)))
-        near, far = _masks(at, positive, q_group, k_group, s)
-        values, slopes, counts = _rows(s, near, far, margin, hardest)
-        loss += values.sum(dtype=loss.dtype)
-        count += counts.sum()
-        if gradients:
-            torch.mm(slopes, k, out=dq[at])
-            dk.addmm_(slopes.t(), q[at])
+    pairs = Pairs(q, k, q.new_ones(1).expand(len(q)), tile=(rows, max(len(k), 1)))
+    shares = deal(pairs)
+    sums = [q.new_zeros(2, dtype=wide(q)) for _ in shares]  # of losses and of the rows that count
+    dq, *dks = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, *[k] * len(shares)))
+
+    def compute(index: int, pairs: Pairs, strips: list[Tile]) -> None:
+        for strip in strips:
+            at = strip.rows
+            s = torch.mm(q[at], k.t(), out=q.new_empty(strip.shape))
+            near, far = _masks(at, positive, q_group, k_group, s)
+            values, slopes, counts = _rows(s, near, far, margin, hardest)
+            sums[index] += torch.stack([values.sum(dtype=wide(q)), counts.sum()])
+            if gradients:
+                torch.mm(slopes, k, out=dq[at])
+                dks[index].addmm_(slopes.t(), q[at])
+
+    each(pairs, shares, compute)
+    (loss, count), dk = reduce(Tensor.add_, sums), reduce(Tensor.add_, dks)
     count.clamp_(min=1)
     return loss / count, dq.div_(count), dk.div_(count)
 

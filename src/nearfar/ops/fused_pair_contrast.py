@@ -11,6 +11,7 @@ subspace is a second product: |g_i * k_j|^2 = <g_i^2, k_j^2>, so that nothing of
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +21,13 @@ from torch.nn.functional import softplus
 from nearfar.errors import UserError
 from nearfar.ops.fused_soft_target import exponentials_, parts, strip_rows
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import logsumexp
 from nearfar.ops.tiling.kernels import finish_gradients
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
 from nearfar.ops.tiling.products import product
-from nearfar.ops.tiling.tiles import LN2, Pairs, wide
+from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, wide
 
 EPS = 1e-24
 """The least squared length that a gated key counts with: behind a closed gate all keys are at 0, and not at 0 / 0."""
@@ -135,46 +137,54 @@ def _kernel(*args: Any) -> tuple[Tensor, ...]:
     q, k, scale, gate, q_group, partner, k_group, own, weight, rows, want_k, gradients = args
     pairs, gated = Pairs(q, k, scale, tile=(rows, max(len(k), 1))), bool(len(gate))
     squared = k * k if gated else k
-    scratch, lengths = pairs.scratch(), pairs.scratch() if gated else q.new_empty(0)
-    total = q.new_zeros((), dtype=wide(q))
+    shares = deal(pairs)
+    scratches = [(pairs.scratch(), pairs.scratch() if gated else q.new_empty(0)) for _ in shares]
+    totals = [q.new_zeros((), dtype=wide(q)) for _ in shares]
     dq = torch.zeros_like(q) if gradients else q.new_empty(0)
-    dk = torch.zeros_like(k) if gradients and want_k else q.new_empty(0)
+    dks = [torch.zeros_like(k) if gradients and want_k else q.new_empty(0) for _ in shares]
     dgate = torch.zeros_like(gate) if gradients else q.new_empty(0)
-    dsquared = torch.zeros_like(dk) if gated else dk
-    for strip, queries in pairs.walk():
-        z = torch.mm(queries, k.t(), out=strip.view(scratch))
-        length = torch.mm(gate[strip.rows], squared.t(), out=strip.view(lengths)) if gated else None
-        for part in parts(z):
-            at = slice(strip.rows.start + part.start, strip.rows.start + part.stop)
-            x, inverse = z[part], None
-            if length is not None:
-                inverse = length[part].clamp(min=EPS).rsqrt_()
-                x.mul_(inverse)
-            positive, near = _masks(q_group[at], partner[at], k_group, None if own is None else own[at])
-            negatives = x.masked_fill(near, -torch.inf)
-            of_negatives, log_negatives = exponentials_(negatives, False)
-            gap = log_negatives.to(x.dtype)[:, None] - x * LN2
-            total += (softplus(gap, threshold=40.0).masked_fill(~positive, 0.0).sum(1) * weight[at]).sum()
-            if not gradients:
-                continue
-            pull = gap.sigmoid_().masked_fill_(~positive, 0.0)
-            row = weight[at, None].to(x.dtype)
-            g = negatives.mul_((pull.sum(1) / of_negatives).to(x.dtype)[:, None]).sub_(pull).mul_(row)
-            if length is None or inverse is None:
-                x.copy_(g)
-            else:
-                # d(s n / sqrt r) / dr = -s n / (2 r sqrt r); at the floor the length is a constant.
-                slope = (x * g).mul_(inverse * inverse).mul_(-0.5 * LN2)
-                x.copy_(g.mul_(inverse))
-                length[part] = slope.masked_fill_(length[part] <= EPS, 0.0)
-        if gradients:
-            torch.mm(z, k, out=dq[strip.rows])
-            if len(dk):
-                dk.addmm_(z.t(), queries, alpha=LN2)
-            if length is not None:
-                torch.mm(length, squared, out=dgate[strip.rows])
+    dsquareds = [torch.zeros_like(dk) if gated else dk for dk in dks]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        (scratch, lengths), dk, dsquared = scratches[index], dks[index], dsquareds[index]
+        for strip, queries in pairs.walk(tiles):
+            z = torch.mm(queries, k.t(), out=strip.view(scratch))
+            length = torch.mm(gate[strip.rows], squared.t(), out=strip.view(lengths)) if gated else None
+            for part in parts(z):
+                at = slice(strip.rows.start + part.start, strip.rows.start + part.stop)
+                x, inverse = z[part], None
+                if length is not None:
+                    inverse = length[part].clamp(min=EPS).rsqrt_()
+                    x.mul_(inverse)
+                positive, near = _masks(q_group[at], partner[at], k_group, None if own is None else own[at])
+                negatives = x.masked_fill(near, -torch.inf)
+                of_negatives, log_negatives = exponentials_(negatives, False)
+                gap = log_negatives.to(x.dtype)[:, None] - x * LN2
+                totals[index] += (softplus(gap, threshold=40.0).masked_fill(~positive, 0.0).sum(1) * weight[at]).sum()
+                if not gradients:
+                    continue
+                pull = gap.sigmoid_().masked_fill_(~positive, 0.0)
+                row = weight[at, None].to(x.dtype)
+                g = negatives.mul_((pull.sum(1) / of_negatives).to(x.dtype)[:, None]).sub_(pull).mul_(row)
+                if length is None or inverse is None:
+                    x.copy_(g)
+                else:
+                    # d(s n / sqrt r) / dr = -s n / (2 r sqrt r); at the floor the length is a constant.
+                    slope = (x * g).mul_(inverse * inverse).mul_(-0.5 * LN2)
+                    x.copy_(g.mul_(inverse))
+                    length[part] = slope.masked_fill_(length[part] <= EPS, 0.0)
+            if gradients:
+                torch.mm(z, k, out=dq[strip.rows])
                 if len(dk):
-                    dsquared.addmm_(length.t(), gate[strip.rows])
+                    dk.addmm_(z.t(), queries, alpha=LN2)
+                if length is not None:
+                    torch.mm(length, squared, out=dgate[strip.rows])
+                    if len(dk):
+                        dsquared.addmm_(length.t(), gate[strip.rows])
+
+    each(pairs, shares, compute)
+    total, dk = (reduce(Tensor.add_, sums) for sums in (totals, dks))
+    dsquared = reduce(Tensor.add_, dsquareds) if gated else dk
     if not gradients:
         return total, dq, dk, q.new_empty(0), dgate
     if gated and len(dk):

@@ -4,6 +4,7 @@ the tiles."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch.nn.functional import logsigmoid
 from nearfar.errors import UserError
 from nearfar.ops.softplus import BIASED_PAIRS, accumulate, is_safe, softplus_rows, softplus_tile
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import dense_softplus
 from nearfar.ops.tiling.kernels import finish_gradients
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import flat, operator, pairs_of
 from nearfar.ops.tiling.process_ranks import block_sizes, next_block, second_derivatives
-from nearfar.ops.tiling.tiles import Pairs, own_logits, wide
+from nearfar.ops.tiling.tiles import Pairs, Tile, own_logits, wide
 
 LARGE, SIDE = 4096, 2048  # from so many rows and columns on, tiles of that side: keys are read half as often
 
@@ -98,16 +100,22 @@ def sigmoid_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The mean loss of the rows and its gradients to q, k, scale and bias."""
     q, k, scale, bias, *rest, gradients = args
     pairs = pairs_of(q, k, scale, *rest)
-    loss = q.new_zeros((), dtype=wide(q))
-    dq, dk = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, k))
+    shares = deal(pairs)
+    losses, scratches = [q.new_zeros((), dtype=wide(q)) for _ in shares], [pairs.scratch() for _ in shares]
+    dq, *dks = (torch.zeros_like(t) if gradients else t.new_empty(0) for t in (q, *[k] * len(shares)))
     dbias = q.new_zeros(len(q) if gradients else 0, dtype=wide(q))
-    n, scratch, safe = len(q), pairs.scratch(), is_safe(pairs, bias)
-    for tile, queries in pairs.walk():
-        z = tile.view(scratch)
-        sums = softplus_tile(pairs, tile, queries, bias, z, safe=safe)
-        loss += sums.sum(dtype=loss.dtype)
-        if gradients:
-            accumulate(tile, queries, z, k, dq, dk, dbias, 1 / n)
+    n, safe = len(q), is_safe(pairs, bias)
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        for tile, queries in pairs.walk(tiles):
+            z = tile.view(scratches[index])
+            sums = softplus_tile(pairs, tile, queries, bias, z, safe=safe)
+            losses[index] += sums.sum(dtype=wide(q))
+            if gradients:
+                accumulate(tile, queries, z, k, dq, dks[index], dbias, 1 / n)
+
+    each(pairs, shares, compute)
+    loss, dk = (reduce(Tensor.add_, sums) for sums in (losses, dks))
     positive = None if pairs.own is None else own_logits(pairs) + bias
     if positive is not None:
         loss -= logsigmoid(positive).sum()

@@ -12,6 +12,7 @@ strips of whole rows p and Q are both there at once, so that one product forms t
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +21,13 @@ from torch.nn.functional import logsigmoid
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import logsumexp
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
 from nearfar.ops.tiling.products import product
-from nearfar.ops.tiling.tiles import LN2, LOG2E, RUN, Pairs, own_logits, wide
+from nearfar.ops.tiling.tiles import LN2, LOG2E, RUN, Pairs, Tile, own_logits, wide
 
 STRIP = 4 << 20  # entries of a strip of whole rows: 16 MiB of float32
 WIDEST = 16 << 20  # entries that student's and teacher's strip may have together for the sake of 128 rows
@@ -151,36 +153,44 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The weighted sum of the rows' losses and its gradients to q, k and scale."""
     q, k, scale, anchor, q_group, k_group, teacher, alpha, count, weight, one_set, rows, want_k, gradients = args
     student = Pairs(q, k, scale, own=anchor, tile=(rows, max(len(k), 1)))
-    taught = None if teacher is None else _Teacher(teacher, student, alpha)
+    shares = deal(student)
+    teachers = [None if teacher is None else _Teacher(teacher, student, alpha) for _ in shares]
     evenly = None if q_group is None else ((1 - alpha) / count).to(q.dtype)
-    own, bounded, scratch = own_logits(student), student.bound() <= limit(q.dtype), student.scratch()
-    g_own, loss = torch.zeros_like(own), own.new_zeros(())
+    own, bounded = own_logits(student), student.bound() <= limit(q.dtype)
+    g_own, losses = torch.zeros_like(own), [own.new_zeros(()) for _ in shares]
     dq = torch.zeros_like(q) if gradients else q.new_empty(0)
-    dk = torch.zeros_like(k) if gradients and want_k else q.new_empty(0)
-    for tile, queries in student.walk():
-        z = torch.mm(queries, k.t(), out=tile.view(scratch))
-        if taught is not None:
-            taught.enter(tile.rows)
-        for part in parts(z):
-            at = slice(tile.rows.start + part.start, tile.rows.start + part.stop)
-            hidden = [anchor[at], torch.arange(at.start, at.stop, device=q.device)] if one_set else [anchor[at]]
-            x = z[part]
-            target = torch.zeros_like(x) if taught is None else taught.shares(part, at, hidden)
-            if evenly is not None:
-                same = fill_(q_group[at, None] == k_group, hidden, False)
-                target.addcmul_(same.to(x.dtype), evenly[at, None])
-            fill_(x, hidden, 0.0)
-            spread = target.sum(1) * own[at] - (target * x).sum(1) * LN2
-            total, log_total = exponentials_(fill_(x, hidden, -math.inf), bounded)
-            gap = log_total - own[at]  # log of (all the others / the anchor)
-            loss += ((spread - logsigmoid(-gap)) * weight[at]).sum()
+    dks = [torch.zeros_like(k) if gradients and want_k else q.new_empty(0) for _ in shares]
+    scratches = [student.scratch() for _ in shares]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        taught = teachers[index]
+        for tile, queries in pairs.walk(tiles):
+            z = torch.mm(queries, k.t(), out=tile.view(scratches[index]))
+            if taught is not None:
+                taught.enter(tile.rows)
+            for part in parts(z):
+                at = slice(tile.rows.start + part.start, tile.rows.start + part.stop)
+                hidden = [anchor[at], torch.arange(at.start, at.stop, device=q.device)] if one_set else [anchor[at]]
+                x = z[part]
+                target = torch.zeros_like(x) if taught is None else taught.shares(part, at, hidden)
+                if evenly is not None:
+                    same = fill_(q_group[at, None] == k_group, hidden, False)
+                    target.addcmul_(same.to(x.dtype), evenly[at, None])
+                fill_(x, hidden, 0.0)
+                spread = target.sum(1) * own[at] - (target * x).sum(1) * LN2
+                total, log_total = exponentials_(fill_(x, hidden, -math.inf), bounded)
+                gap = log_total - own[at]  # log of (all the others / the anchor)
+                losses[index] += ((spread - logsigmoid(-gap)) * weight[at]).sum()
+                if gradients:
+                    x.mul_((gap.sigmoid() / total).to(x.dtype)[:, None]).sub_(target).mul_(weight[at, None].to(x.dtype))
+                    g_own[at] = -x.sum(1)
             if gradients:
-                x.mul_((gap.sigmoid() / total).to(x.dtype)[:, None]).sub_(target).mul_(weight[at, None].to(x.dtype))
-                g_own[at] = -x.sum(1)
-        if gradients:
-            torch.mm(z, k, out=dq[tile.rows])
-            if want_k:
-                dk.addmm_(z.t(), queries, alpha=LN2)
+                torch.mm(z, k, out=dq[tile.rows])
+                if want_k:
+                    dks[index].addmm_(z.t(), queries, alpha=LN2)
+
+    each(student, shares, compute)
+    loss, dk = (reduce(Tensor.add_, sums) for sums in (losses, dks))
     if not gradients:
         return loss, dq, dk, q.new_empty(0)
     return loss, *finish_gradients(student, dq, dk, g_own)

@@ -3,6 +3,7 @@ as in SigLIP (arXiv 2303.15343)."""
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import dense_softplus
 from nearfar.ops.tiling.kernels import exponentials_, finish_gradients
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
@@ -128,10 +130,15 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor]:
     pairs = pairs_of(q, k, scale, *rest)
     sums = q.new_zeros(len(q), dtype=wide(q))
     kept = q.new_empty(sum(tile.size for tile in pairs.tiles[:keep]))
-    scratch, safe = pairs.scratch(), is_safe(pairs, bias)
-    for tile, queries in pairs.walk():
-        z = tile.slot(kept) if tile.index < keep else tile.view(scratch)
-        sums[tile.rows] += softplus_tile(pairs, tile, queries, bias, z, safe=safe)
+    shares, safe = deal(pairs), is_safe(pairs, bias)
+    scratches = [pairs.scratch() for _ in shares]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        for tile, queries in pairs.walk(tiles):
+            z = tile.slot(kept) if tile.index < keep else tile.view(scratches[index])
+            sums[tile.rows] += softplus_tile(pairs, tile, queries, bias, z, safe=safe)
+
+    each(pairs, shares, compute)
     return sums, kept
 
 
@@ -147,15 +154,20 @@ def _backward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     q, k, scale, bias, *rest, kept, g = args
     pairs = pairs_of(q, k, scale, *rest)
-    dq, dk, dbias = torch.zeros_like(q), torch.zeros_like(k), q.new_zeros(len(q), dtype=wide(q))
-    scratch, safe = pairs.scratch(), is_safe(pairs, bias)
-    for tile, queries in pairs.walk():
-        z = tile.slot(kept) if tile.offset < len(kept) else tile.view(scratch)
-        if tile.offset >= len(kept):
-            softplus_tile(pairs, tile, queries, bias, z, safe=safe, value=False)
-        weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(scratch))
-        accumulate(tile, queries, weights, k, dq, dk, dbias)
-    return *finish_gradients(pairs, dq, dk, g), dbias.to(q.dtype)
+    shares, safe = deal(pairs), is_safe(pairs, bias)
+    dq, dbias = torch.zeros_like(q), q.new_zeros(len(q), dtype=wide(q))
+    dks, scratches = [torch.zeros_like(k) for _ in shares], [pairs.scratch() for _ in shares]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        for tile, queries in pairs.walk(tiles):
+            z = tile.slot(kept) if tile.offset < len(kept) else tile.view(scratches[index])
+            if tile.offset >= len(kept):
+                softplus_tile(pairs, tile, queries, bias, z, safe=safe, value=False)
+            weights = torch.mul(z, g[tile.rows, None].to(z.dtype), out=tile.view(scratches[index]))
+            accumulate(tile, queries, weights, k, dq, dks[index], dbias)
+
+    each(pairs, shares, compute)
+    return *finish_gradients(pairs, dq, reduce(Tensor.add_, dks), g), dbias.to(q.dtype)
 
 
 def accumulate(

@@ -11,6 +11,7 @@ and the last, the softmax's mean of the logits, is summed beside the log-sum.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import left_out, logsumexp
 from nearfar.ops.tiling.kernels import limit
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
@@ -152,19 +154,26 @@ def _forward(*args: Any) -> tuple[Tensor, ...]:
     *pairs_args, q_scale, k_scale, keep = args
     pairs = pairs_of(*pairs_args)
     q, tiles = pairs.q, pairs.tiles
-    of_rows = _Sums(q, len(q))
-    of_cols = of_rows if pairs.one_set else _Sums(q, len(pairs.k))
+    shares = deal(pairs)
+    rows_of = [_Sums(q, len(q)) for _ in (shares if pairs.one_set else [0])]  # a column is a row of another share
+    cols_of = rows_of if pairs.one_set else [_Sums(q, len(pairs.k)) for _ in shares]
     kept = q.new_empty(sum(tile.size for tile in tiles[:keep]))
-    z_buffer, buffer = pairs.scratch(), pairs.scratch()
+    buffers = [(pairs.scratch(), pairs.scratch()) for _ in shares]
     bound = pairs.bound()
     bounded = [bound * float(s.max()) <= limit(q.dtype) if len(s) else True for s in (q_scale, k_scale)]
-    for tile, queries in pairs.walk():
-        z = tile.slot(kept) if tile.index < keep else tile.view(z_buffer)
-        _products(pairs, tile, queries, z)
-        of_rows.add(tile.rows, *_softmax(z, q_scale[tile.rows, None], 1, tile.view(buffer), bounded[0]))
-        if not (pairs.one_set and tile.diagonal):  # which holds each pair twice, one a row
-            of_cols.add(tile.cols, *_softmax(z, k_scale[None, tile.cols], 0, tile.view(buffer), bounded[1]))
-    cols = _Sums(q, 0) if pairs.one_set else of_cols
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        of_rows, of_cols, (z_buffer, buffer) = rows_of[index % len(rows_of)], cols_of[index], buffers[index]
+        for tile, queries in pairs.walk(tiles):
+            z = tile.slot(kept) if tile.index < keep else tile.view(z_buffer)
+            _products(pairs, tile, queries, z)
+            of_rows.add(tile.rows, *_softmax(z, q_scale[tile.rows, None], 1, tile.view(buffer), bounded[0]))
+            if not (pairs.one_set and tile.diagonal):  # which holds each pair twice, one a row
+                of_cols.add(tile.cols, *_softmax(z, k_scale[None, tile.cols], 0, tile.view(buffer), bounded[1]))
+
+    each(pairs, shares, compute)
+    of_rows = _Sums.together(rows_of)
+    cols = _Sums(q, 0) if pairs.one_set else _Sums.together(cols_of)
     return of_rows.logs, cols.logs, of_rows.means, cols.means, kept
 
 
@@ -174,6 +183,13 @@ class _Sums:
     def __init__(self, like: Tensor, size: int) -> None:
         self.logs = like.new_full((size,), -torch.inf, dtype=wide(like))
         self.means = torch.zeros_like(self.logs)
+
+    @classmethod
+    def together(cls, shares: list[_Sums]) -> _Sums:
+        """Those of all shares, in the first."""
+        for share in shares[1:]:
+            shares[0].add(slice(None), share.logs, share.means)
+        return shares[0]
 
     def add(self, where: slice, logs: Tensor, means: Tensor) -> None:
         before = self.logs[where]
@@ -222,18 +238,26 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor]:
     q, k = pairs.q, pairs.k
     of_rows = _Factors(rows, g_rows, q_scale)
     of_cols = of_rows if pairs.one_set else _Factors(cols, g_cols, k_scale)
-    dq, dk = torch.zeros_like(q), q.new_zeros(0) if pairs.one_set else torch.zeros_like(k)
-    z_buffer, one, other = pairs.scratch(), pairs.scratch(), pairs.scratch()
-    for tile, queries in pairs.walk():
-        z = tile.slot(kept) if tile.offset < len(kept) else tile.view(z_buffer)
-        if tile.offset >= len(kept):
-            _products(pairs, tile, queries, z)
-        weights = of_rows.weights(z, tile.rows, 1, tile.view(one))
-        if not (pairs.one_set and tile.diagonal):
-            weights += of_cols.weights(z, tile.cols, 0, tile.view(other))
-        dq[tile.rows].addmm_(weights, k[tile.cols])
-        (dq if pairs.one_set else dk)[tile.cols].addmm_(weights.t(), q[tile.rows])
-    return dq, dk
+    shares = deal(pairs)
+    dqs = [torch.zeros_like(q) for _ in (shares if pairs.one_set else [0])]
+    dks = dqs if pairs.one_set else [torch.zeros_like(k) for _ in shares]
+    buffers = [(pairs.scratch(), pairs.scratch(), pairs.scratch()) for _ in shares]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        z_buffer, one, other = buffers[index]
+        for tile, queries in pairs.walk(tiles):
+            z = tile.slot(kept) if tile.offset < len(kept) else tile.view(z_buffer)
+            if tile.offset >= len(kept):
+                _products(pairs, tile, queries, z)
+            weights = of_rows.weights(z, tile.rows, 1, tile.view(one))
+            if not (pairs.one_set and tile.diagonal):
+                weights += of_cols.weights(z, tile.cols, 0, tile.view(other))
+            dqs[index % len(dqs)][tile.rows].addmm_(weights, k[tile.cols])
+            dks[index][tile.cols].addmm_(weights.t(), q[tile.rows])
+
+    each(pairs, shares, compute)
+    dq = reduce(Tensor.add_, dqs)
+    return dq, q.new_zeros(0) if pairs.one_set else reduce(Tensor.add_, dks)
 
 
 class _Factors:

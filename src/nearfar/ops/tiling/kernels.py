@@ -7,11 +7,13 @@ shift is recorded as NaN.
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.half_products import add_product
 from nearfar.ops.tiling.operators import PAIRS, operator, pairs_of
 from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, own_logits, runs, wide
@@ -34,25 +36,35 @@ def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     *pairs_args, both, keep = args
     pairs = pairs_of(*pairs_args)
     q, tiles = pairs.q, pairs.tiles
-    rows = q.new_full((len(q),), -math.inf, dtype=wide(q))
-    cols = rows if pairs.one_set else q.new_full((len(pairs.k) if both else 0,), -math.inf, dtype=wide(q))
+    shares = deal(pairs)
+    # In one set the columns are rows of other shares, too.
+    row_sums = [q.new_full((len(q),), -math.inf, dtype=wide(q)) for _ in (shares if pairs.one_set else [0])]
+    columns = len(pairs.k) if both else 0
+    col_sums = row_sums if pairs.one_set else [q.new_full((columns,), -math.inf, dtype=wide(q)) for _ in shares]
     kept = q.new_empty(sum(tile.size for tile in tiles[:keep]), dtype=pairs.product_type)
     shifts = torch.zeros(len(tiles), dtype=torch.float64)
     stored = kept.dtype == q.dtype  # a tile is then computed where it is kept
-    scratch = kept if stored and keep == len(tiles) else pairs.scratch()
+    scratches = [kept if stored and keep == len(tiles) else pairs.scratch() for _ in shares]
     bounded = pairs.bound() <= limit(q.dtype)
-    for tile, queries in pairs.walk():
-        z = tile.slot(kept) if stored and tile.index < keep else tile.view(scratch)
-        down = not tile.diagonal if pairs.one_set else both
-        shift, across, along = _reduce(pairs, tile, queries, z, bounded=bounded, down=down)
-        shifts[tile.index] = shift
-        if not stored and tile.index < keep:
-            tile.slot(kept).copy_(z)
-        rows[tile.rows] = torch.logaddexp2(rows[tile.rows], across)
-        if along is not None:
-            cols[tile.cols] = torch.logaddexp2(cols[tile.cols], along)
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        rows, cols = row_sums[index % len(row_sums)], col_sums[index]
+        for tile, queries in pairs.walk(tiles):
+            z = tile.slot(kept) if stored and tile.index < keep else tile.view(scratches[index])
+            down = not tile.diagonal if pairs.one_set else both
+            shift, across, along = _reduce(pairs, tile, queries, z, bounded=bounded, down=down)
+            shifts[tile.index] = shift
+            if not stored and tile.index < keep:
+                tile.slot(kept).copy_(z)
+            rows[tile.rows] = torch.logaddexp2(rows[tile.rows], across)
+            if along is not None:
+                cols[tile.cols] = torch.logaddexp2(cols[tile.cols], along)
+
+    each(pairs, shares, compute)
+    rows = reduce(torch.logaddexp2, row_sums)
+    cols = q.new_empty(0, dtype=wide(q)) if pairs.one_set else reduce(torch.logaddexp2, col_sums)
     own = q.new_empty(0, dtype=wide(q)) if pairs.own is None else own_logits(pairs)
-    return rows, q.new_empty(0, dtype=wide(q)) if pairs.one_set else cols, own, kept, shifts
+    return rows, cols, own, kept, shifts
 
 
 def _backward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,31 +87,39 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     q, k, keys = pairs.q, pairs.k, pairs.keys
     rows, g_rows = _silence_empty(rows, g_rows)
     cols, g_cols = (rows, g_rows) if pairs.one_set else _silence_empty(cols, g_cols)
-    dq = torch.zeros_like(q) if want_q else q.new_empty(0)
-    dk = torch.zeros_like(k) if want_k and not pairs.one_set else q.new_empty(0)
-    z_buffer, weights_buffer = pairs.scratch(), pairs.scratch()
-    for tile, queries in pairs.walk():
-        shift = float(shifts[tile.index])
-        # Logits, which tiles without a shift are, lose too many digits in half precision.
-        is_kept = tile.offset < len(kept) and not (pairs.half and math.isnan(shift))
-        z = tile.slot(kept) if is_kept else tile.view(z_buffer)
-        if is_kept and pairs.half:
-            z = tile.view(z_buffer).copy_(z)
-        elif not is_kept:
-            pairs.logits(tile, queries, out=z)
-            if not math.isnan(shift):
-                exponentials_(z, shift)
-        sides = [(rows[tile.rows, None], g_rows[tile.rows, None])]
-        if len(cols):
-            sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
-        weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
-        weights = pairs.rounded(tile, weights)
-        if want_q:
-            add_product(dq[tile.rows], weights, keys[tile.cols])
-        if pairs.one_set and not tile.diagonal:
-            add_product(dq[tile.cols], weights.t(), keys[tile.rows])
-        elif len(dk):
-            add_product(dk[tile.cols], weights.t(), queries, alpha=LN2)
+    shares = deal(pairs)
+    dqs = [torch.zeros_like(q) if want_q else q.new_empty(0) for _ in (shares if pairs.one_set else [0])]
+    dks = [torch.zeros_like(k) if want_k and not pairs.one_set else q.new_empty(0) for _ in shares]
+    buffers = [(pairs.scratch(), pairs.scratch()) for _ in shares]
+
+    def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
+        dq, dk = dqs[index % len(dqs)], dks[index]
+        z_buffer, weights_buffer = buffers[index]
+        for tile, queries in pairs.walk(tiles):
+            shift = float(shifts[tile.index])
+            # Logits, which tiles without a shift are, lose too many digits in half precision.
+            is_kept = tile.offset < len(kept) and not (pairs.half and math.isnan(shift))
+            z = tile.slot(kept) if is_kept else tile.view(z_buffer)
+            if is_kept and pairs.half:
+                z = tile.view(z_buffer).copy_(z)
+            elif not is_kept:
+                pairs.logits(tile, queries, out=z)
+                if not math.isnan(shift):
+                    exponentials_(z, shift)
+            sides = [(rows[tile.rows, None], g_rows[tile.rows, None])]
+            if len(cols):
+                sides.append((cols[None, tile.cols], g_cols[None, tile.cols]))
+            weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
+            weights = pairs.rounded(tile, weights)
+            if want_q:
+                add_product(dq[tile.rows], weights, keys[tile.cols])
+            if pairs.one_set and not tile.diagonal:
+                add_product(dq[tile.cols], weights.t(), keys[tile.rows])
+            elif len(dk):
+                add_product(dk[tile.cols], weights.t(), queries, alpha=LN2)
+
+    each(pairs, shares, compute)
+    dq, dk = (reduce(Tensor.add_, sums) for sums in (dqs, dks))
     return finish_gradients(pairs, dq, dk, g_own)
 
 

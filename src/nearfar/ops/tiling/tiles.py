@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -75,7 +75,7 @@ def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: b
     if tile is not None:
         rows, cols = (tile, tile) if isinstance(tile, int) else tile
     else:
-        rows, cols = _even(n), _even(m)
+        rows, cols = _even(n, 2), _even(m)  # an even number of bands, for two threads
     return (rows, rows) if one_set else (rows, cols)
 
 
@@ -122,10 +122,17 @@ class Pairs:
         """All pairs as one tile."""
         return Tile(0, slice(0, len(self.q)), slice(0, len(self.k)), 0)
 
-    def walk(self) -> Iterator[tuple[Tile, Tensor]]:
-        """Each tile with its queries, which carry the scale and log2(e), in the type in which tiles are multiplied."""
+    def hand(self) -> Pairs:
+        """The same pairs for another thread, with scratch of its own."""
+        own = replace(self)
+        own.__dict__["keys"] = self.keys
+        return own
+
+    def walk(self, tiles: list[Tile] | None = None) -> Iterator[tuple[Tile, Tensor]]:
+        """Each tile, or each of some, with its queries, which carry the scale and log2(e), in the type in which tiles
+        are multiplied."""
         rows = None
-        for tile in self.tiles:
+        for tile in self.tiles if tiles is None else tiles:
             if tile.rows != rows:
                 rows = tile.rows
                 queries = self.q[rows] * (self.scale[rows, None] * LOG2E)
@@ -255,6 +262,8 @@ def _cut(start: int, stop: int, side: int) -> list[slice]:
     return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
 
 
-def _even(size: int) -> int:
+def _even(size: int, multiple: int = 1) -> int:
     blocks = max(1, math.ceil(size / SIDE))
+    if blocks > 1:
+        blocks = math.ceil(blocks / multiple) * multiple
     return max(1, math.ceil(size / blocks))
