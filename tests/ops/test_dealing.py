@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from nearfar import ops
+from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.tiles import Pairs
 
@@ -105,6 +106,16 @@ def test_tiles_are_not_dealt_where_a_thread_would_go_without(threads):
     assert len(deal(pairs(32, 32, (32, 32)))) == 1
     assert len(deal(pairs(16 * (threads + 1), 8, (16, 8)))) == 1
     assert len(deal(pairs(16 * threads, 8, (16, 8)))) == threads
+
+
+def test_two_threads_get_as_much_of_any_batch():
+    torch.set_num_threads(2)
+    try:
+        for n in (1100, 2500, 3000, 5000):
+            first, second = deal(inputs.pairs(torch.zeros(n, 2), torch.zeros(n, 2), 1.0))
+            assert sum(tile.size for tile in first) == pytest.approx(sum(tile.size for tile in second), rel=0.01)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_many_threads_do_not_hold_sums_of_large_keys(monkeypatch):
