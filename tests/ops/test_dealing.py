@@ -123,7 +123,7 @@ def test_many_threads_do_not_hold_sums_of_large_keys(monkeypatch):
     for count, shares in ((2, 2), (4, 4), (16, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
         assert len(deal(case)) == shares
-    wide = pairs(64, 12 << 20, (16, 12 << 20))  # 48 MiB
+    wide = pairs(64, 24 << 20, (16, 24 << 20))  # 96 MiB
     for count, shares in ((2, 2), (4, 1)):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
         assert len(deal(wide)) == shares
