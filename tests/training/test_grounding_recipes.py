@@ -59,6 +59,16 @@ def test_relations_go_on_from_there(grounded, tmp_path):
     assert run is not None
 
 
+def test_heads_for_search_go_on_from_relations(grounded, tmp_path):
+    load("relations", SMALL | {"model.pair": str(grounded), "evaluation.data": None}).run(tmp_path / "third")
+    small = {name: value for name, value in SMALL.items() if name != "model.image_size"}
+    measured = {"evaluation.data": SCENES | {"split": "test", "n": 8}, "model.pair": str(tmp_path / "third")}
+    run = load("grounded-search", small | measured).run(tmp_path / "run")
+    assert 0 <= run.results["retrieval"]["text_to_image_R@1"] <= 1
+    before, after = (nearfar.load(tmp_path / name) for name in ("third", "run"))
+    assert torch.equal(after.pair.down.weight, before.down.weight)
+
+
 def test_relations_of_a_table(tmp_path):
     from PIL import Image
 

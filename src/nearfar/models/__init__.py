@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nearfar.models.fusion.reranker import MatchScorer, Reranker, rerank
     from nearfar.models.grounded.grounded_encoder import GroundedEncoder, grounded_encoder
     from nearfar.models.grounded.relation_encoder import RelationEncoder, relation_encoder
+    from nearfar.models.grounded.search_encoder import SearchEncoder, search_encoder
     from nearfar.models.image.common_salient_encoder import CommonSalientEncoder, common_salient
     from nearfar.models.image.image_encoder import ImageEncoder, image_encoder
     from nearfar.models.language.label_matcher import LabelMatcher, label_matcher
@@ -64,6 +65,7 @@ _HOME = {
     "PRESETS": "presets",
     "RelationEncoder": "grounded.relation_encoder",
     "Reranker": "fusion.reranker",
+    "SearchEncoder": "grounded.search_encoder",
     "SoundEncoder": "sound.sound_encoder",
     "SoundTranscriber": "sound.sound_transcriber",
     "VideoEncoder": "video.video_encoder",
@@ -82,6 +84,7 @@ _HOME = {
     "rank_answers": "fusion.answer_decoder",
     "relation_encoder": "grounded.relation_encoder",
     "rerank": "fusion.reranker",
+    "search_encoder": "grounded.search_encoder",
     "shortened": "shorter",
     "sound_encoder": "sound.sound_encoder",
     "sound_transcriber": "sound.sound_transcriber",
@@ -97,6 +100,7 @@ MAKERS = {
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
     "relation_encoder": "nearfar.models.grounded.relation_encoder:relation_encoder",
+    "search_encoder": "nearfar.models.grounded.search_encoder:search_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
     "sound_transcriber": "nearfar.models.sound.sound_transcriber:sound_transcriber",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
@@ -128,6 +132,7 @@ __all__ = [
     "MomentumEncoder",
     "RelationEncoder",
     "Reranker",
+    "SearchEncoder",
     "SoundEncoder",
     "SoundTranscriber",
     "VideoEncoder",
@@ -146,6 +151,7 @@ __all__ = [
     "rank_answers",
     "relation_encoder",
     "rerank",
+    "search_encoder",
     "shortened",
     "sound_encoder",
     "sound_transcriber",

@@ -127,6 +127,11 @@ RELATIONAL: dict[str, Check] = {
     "heads": absent_or(whole(1)),
 }
 """What a model of relations is made of beside its pair."""
+SEARCH: dict[str, Check] = {
+    **dict.fromkeys(("embed_dim", "hidden"), whole(1)),
+    "dropout": lambda value: value == 0 or between(0, 1)(value),
+}
+"""What the heads of a model for search are made of."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -154,6 +159,7 @@ KEYS: dict[str, Check] = {
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),
     "relational": lambda value: _all(value, RELATIONAL),
+    "search": lambda value: _all(value, SEARCH),
     "sound": lambda value: _all(value, SOUND),
     "decoder": lambda value: _all(value, DECODER),
     "log_mel": lambda value: _all(value, LOG_MEL) and max(value.get(key) or 1 for key in LONGEST) <= 2**16,

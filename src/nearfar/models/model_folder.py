@@ -42,6 +42,7 @@ MODELS = {
     "ImageEncoder": "nearfar.models.image.image_encoder",
     "LabelMatcher": "nearfar.models.language.label_matcher",
     "RelationEncoder": "nearfar.models.grounded.relation_encoder",
+    "SearchEncoder": "nearfar.models.grounded.search_encoder",
     "SoundEncoder": "nearfar.models.sound.sound_encoder",
     "SoundTranscriber": "nearfar.models.sound.sound_transcriber",
     "TextEncoder": "nearfar.models.language.text_model",

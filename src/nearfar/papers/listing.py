@@ -291,9 +291,10 @@ PAPERS = (
             "nearfar.losses.global_local",
             "nearfar.models.grounded.grounded_encoder",
             "nearfar.models.grounded.relation_encoder",
+            "nearfar.models.grounded.search_encoder",
             "nearfar.evaluation.words.semantic_space",
         ),
-        recipes=("grounding", "grounding-paper", "relations", "relations-paper"),
+        recipes=("grounding", "grounding-paper", "relations", "relations-paper", "grounded-search"),
     ),
     Paper(
         "vl2v-adip",
