@@ -3,6 +3,7 @@
 import io
 import random
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -55,6 +56,29 @@ def test_one_caption_of_several_pictures_is_one_group():
     trained, held = hold_out(Records(rows), 0.2)
     assert len(held) % 5 == 0
     assert not set(trained.texts()) & set(held.texts())
+
+
+CLIPS = {
+    "video": [b"clip %d" % i for i in range(60)],
+    "frames": [[Image.new("RGB", (4, 4), (i, 0, f)) for f in range(3)] for i in range(60)],
+    "audio": [{"array": np.full(9, i, np.float32), "sampling_rate": 8000} for i in range(60)],
+}
+
+
+@pytest.mark.parametrize("kind", CLIPS)
+def test_of_videos_and_sounds_some_of_each_class_are_held_out_and_copies_stay_together(kind):
+    side = "video" if kind == "frames" else kind
+    rows = [{side: clip, "text": f"class {i % 3}"} for i, clip in enumerate(CLIPS[kind])]
+    trained, held = hold_out(Records([*rows, *rows]), 0.3)
+    assert {r["text"] for r in held} == {r["text"] for r in trained} == {f"class {c}" for c in range(3)}
+    assert len(held) % 2 == 0
+    assert not {i % 60 for i in held.ids()} & {i % 60 for i in trained.ids()}
+
+
+def test_the_name_of_a_class_ties_nothing_however_few_show_it():
+    rows = [{"image": png(i), "text": f"Class {i % 9}", "label": i % 9} for i in range(54)]
+    trained, held = hold_out(Records(rows, classes=[f"class {c}" for c in range(9)]), 0.2)
+    assert len({r["text"] for r in trained} & {r["text"] for r in held}) > 3
 
 
 def test_the_name_of_a_class_ties_nothing():

@@ -1,8 +1,8 @@
 """A share of the data held out of training: what a model is measured on where nobody named other data.
 
-Records that belong together stay on one side: those of one `group`, of one picture (the same bytes, wherever they lie)
-and of one caption. A side is drawn from the content of a picture, or of a text where there is none, so that records
-that are added later do not move those before: only a new record that ties two groups together can.
+Records that belong together stay on one side: those of one `group`, of one picture, video or sound (the same bytes,
+wherever they lie) and of one caption. A side is drawn from the content of a picture, or of a text where there is none,
+so that records that are added later do not move those before: only a new record that ties two groups together can.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from nearfar import console
 from nearfar.data.sources.record_groups import SKETCH
-from nearfar.data.sources.record_numbers import own_group
+from nearfar.data.sources.record_numbers import medium_of, own_group
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord
 from nearfar.data.sources.source import Source
@@ -124,7 +124,8 @@ def _sides(source: Source, seed: int, *, fewest: int = 1) -> list[tuple[int | No
 
 @dataclass(frozen=True)
 class Content:
-    """What a record is known by: its picture, as far as it tells one from another, its captions and its group."""
+    """What a record is known by: its picture, video or sound, as far as it tells one from another, its captions and its
+    group."""
 
     picture: bytes | None
     texts: list[bytes]
@@ -136,8 +137,11 @@ def _groups(source: Source, known: list[Content | None]) -> _Together:
     groups = _by_things(known)
     if "answers" in source.columns:  # the text is a question, which many pictures have
         return groups
+    names = {_known_by(name) for name in source.classes or ()}  # which are of a class, however few show it
     tied = groups.copy()
-    tied.tie((place, text) for place, content in enumerate(known) if content for text in content.texts)
+    tied.tie(
+        (place, text) for place, content in enumerate(known) if content for text in content.texts if text not in names
+    )
     alone = {groups.first(place) for place in range(len(source))}
     size = Counter(map(tied.first, alone))
     for place in alone:
@@ -168,8 +172,24 @@ def content_of(record: Mapping[str, Any]) -> Content:
     Raises:
         BadRecord, OSError: it cannot be read.
     """
-    texts = [" ".join(text.casefold().split()).encode() for text in captions(record.get("text"))]
-    return Content(_picture(record.get("image")), texts, own_group(record))
+    texts = [_known_by(text) for text in captions(record.get("text"))]
+    return Content(_medium(record), texts, own_group(record))
+
+
+def _known_by(text: str) -> bytes:
+    return " ".join(text.casefold().split()).encode()
+
+
+def _medium(record: Mapping[str, Any]) -> bytes | None:
+    """What the record's picture is known by, or its video, which may be a list of frames, or its sound."""
+    medium = medium_of(record)
+    if "image" in record:
+        return _picture(medium)
+    if isinstance(medium, Mapping) and medium.get("array") is not None:
+        medium = medium["array"]
+    parts = [_picture(part) for part in (medium if isinstance(medium, list | tuple) else [medium])]
+    known = [part for part in parts if part is not None]
+    return b"".join(digest(part, len(part)) for part in known) if known else None
 
 
 def _picture(image: Any) -> bytes | None:
