@@ -2,6 +2,7 @@
 
 import io
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -120,6 +121,26 @@ def test_a_turned_or_mirrored_video_is_read_as_it_is_shown(how, corners, av, tmp
         for x in (0.25, 0.75):
             place = int(y * read.shape[0]), int(x * read.shape[1])
             assert abs(int(read[place][0]) - int(upright[place][0])) < 12
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"), [("16/11", (93, 32)), ("10/11", (64, 35)), ("1", (64, 32)), ("0", (64, 32))]
+)
+def test_pixels_that_are_no_squares_are_stretched_to_some(aspect, size, corners, av, tmp_path):
+    """As of DVDs and of tapes: a circle is stored as an ellipse."""
+    path = tmp_path / "tape.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for _ in range(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(corners, "rgb24")))
+        container.mux(stream.encode())
+    frames = read_frames(path, [1])
+    assert frames.size == frames.pictures[0].size == size
+    read = np.asarray(frames.pictures[0]).astype(int)[..., 0]
+    light, grey = read[: size[1] // 2 - 5, : size[0] // 2 - 5], read[size[1] // 2 + 5 :, : size[0] // 2 - 5]
+    assert (light.mean(), grey.mean()) == (pytest.approx(240, abs=6), pytest.approx(120, abs=6))
 
 
 def test_a_video_that_is_shown_aslant_is_refused(corners, av, tmp_path):

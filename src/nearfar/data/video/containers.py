@@ -34,7 +34,7 @@ REMEDY = "copy it anew, or write it anew with a video editor"
 
 
 class ContainerFrames:
-    """The frames of a video file, turned and mirrored as it says they are to be shown.
+    """The frames of a video file, turned, mirrored and stretched as it says they are to be shown.
 
     Raises:
         BadVideo: it is damaged, holds no video, or is of a kind that is not read.
@@ -60,21 +60,25 @@ class ContainerFrames:
         with container:
             stream = container.streams.video[0]
             usual = 1 / float(stream.average_rate or stream.base_rate or 25)
+            aspect = float(stream.sample_aspect_ratio or 1)
             try:
                 # `decode` gives the frames that the decoder still holds at the end, too.
                 for number, frame in enumerate(container.decode(stream)):
                     times.append(frame.time if frame.time is not None else times[-1] + usual if times else 0.0)
                     lasts = frame.duration
                     if number in numbers:
-                        keep(number, self._upright(frame))
+                        keep(number, self._upright(frame, aspect))
             except self.av.error.FFmpegError as error:
                 raise BadVideo(f"{self.where}: broken after {len(times)} frames ({error.strerror}): {REMEDY}") from None
             end = float(lasts * stream.time_base) if lasts and stream.time_base else usual
         return np.array([*times, times[-1] + end]) if times else np.zeros(0)
 
-    def _upright(self, frame: Any) -> Image.Image:
-        check_size(frame.width, frame.height, self.where)
+    def _upright(self, frame: Any, aspect: float) -> Image.Image:
+        size = _stretched(frame.width, frame.height, aspect)
+        check_size(*size, self.where)
         picture, steps = frame.to_image(), _steps(frame)
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
         if steps not in AS_SHOWN:
             raise BadVideo(f"{self.where}: it is to be shown aslant, by no whole quarter, which is not read: {REMEDY}")
         how = AS_SHOWN[steps]
@@ -92,6 +96,14 @@ class ContainerFrames:
             container.close()
             raise BadVideo(f"{self.where}: there is no video in it, only sound or text")
         return container
+
+
+def _stretched(width: int, height: int, aspect: float) -> tuple[int, int]:
+    """The size at which pixels `aspect` times as wide as high, as those of DVDs and of tapes, are squares: one side is
+    stretched, so that none is lost."""
+    if not 0 < aspect < float("inf"):
+        return width, height
+    return round(width * max(aspect, 1.0)), round(height / min(aspect, 1.0))
 
 
 def _steps(frame: Any) -> tuple[int, ...]:
