@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nearfar.data import BadSound, LogMel, read_sound
+from nearfar.data.sound.mp3_links import mp3_links
 from nearfar.data.sound.ogg_links import ogg_links
 from nearfar.data.sound.sound_field import features_of
 from nearfar.data.sound.sound_files import RUN_UP, sound_seconds
@@ -107,6 +108,25 @@ def test_sounds_joined_in_one_ogg_file_are_read_to_the_end(tmp_path, subtype, ra
     noise = as_file(np.random.default_rng(0).normal(0, 0.1, 32000), kind="OGG")
     with pytest.raises(BadSound, match="one of the 2 sounds that are joined in it is broken"):
         read_sound(links[0] + noise[: len(noise) // 3])
+
+
+def test_mp3_files_written_one_behind_the_other_are_read_to_the_end(tmp_path):
+    """The first states its length, by which libsndfile ends."""
+    tags, last = b"ID3\4\0\0" + bytes([0, 0, 1, 22]) + bytes(150), b"TAG" + bytes(125)
+    links = [
+        as_file(tone(), kind="MP3") + last,
+        tags + as_file(tone(hertz=880.0), kind="MP3"),
+        as_file(tone(8000, 220.0), 8000, "MP3"),
+    ]
+    (tmp_path / "a.mp3").write_bytes(b"".join(links))
+    for sound in (b"".join(links), tmp_path / "a.mp3"):
+        whole = read_sound(sound)
+        apart = [read_sound(link, 16000).samples for link in links]
+        assert torch.equal(whole.samples, torch.cat(apart))
+        assert sound_seconds(sound) == pytest.approx(0.75, abs=0.02)
+        part = read_sound(sound, start=0.3, seconds=0.1).samples
+        assert part.numpy() == pytest.approx(whole.samples[4800:6400].numpy(), abs=1e-4)
+    assert mp3_links(links[0]) == mp3_links(links[1]) == mp3_links(links[0] + bytes(128)) == []
 
 
 def test_one_stream_is_not_taken_for_a_chain():

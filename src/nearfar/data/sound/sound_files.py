@@ -13,6 +13,7 @@ import torch
 
 from nearfar import files
 from nearfar.data.pictures.images import describe
+from nearfar.data.sound.mp3_links import mp3_links
 from nearfar.data.sound.ogg_links import ogg_links
 from nearfar.data.sound.resampling import resample
 from nearfar.data.sources.skipped import BadRecord
@@ -101,7 +102,7 @@ def read_sound(sound: Any, rate: int | None = None, *, start: float = 0.0, secon
         whole, own = content
         begin = round(start * own)
         samples = whole[begin : None if seconds is None else begin + round(seconds * own)]
-    elif links := ogg_links(content):
+    elif links := _links(content):
         samples, own = _chained(links, where, start, seconds)
     else:
         samples, own = _decoded(content, where, start, seconds)
@@ -133,7 +134,7 @@ def sound_seconds(sound: Any) -> float:
     content = _content(sound, where)
     if isinstance(content, tuple):
         return len(content[0]) / content[1]
-    parts: list[Path | bytes] = [*ogg_links(content)] or [content]
+    parts: list[Path | bytes] = [*_links(content)] or [content]
     return sum(_seconds_of(part, where) for part in parts)
 
 
@@ -222,8 +223,13 @@ def _decoded(content: Path | bytes, where: str, start: float, seconds: float | N
         return (np.concatenate(parts) if parts else np.zeros((0, 1), np.float32))[early:], file.samplerate
 
 
+def _links(content: Path | bytes) -> list[bytes]:
+    """The sounds that are joined in an Ogg or MP3 file; empty where it is one."""
+    return ogg_links(content) or mp3_links(content)
+
+
 def _chained(links: list[bytes], where: str, start: float, seconds: float | None) -> tuple[np.ndarray, int]:
-    """The links of a chained Ogg file one after the other, each the mean of its channels, at the rate of the first."""
+    """Sounds that are joined in a file one after the other, each the mean of its channels, at the rate of the first."""
     with _opened(links[0], where) as file:
         rate = int(file.samplerate)
     parts = []
