@@ -32,9 +32,9 @@ def category_figure(results: Mapping[str, Result], source: Any) -> list[Block]:
     about = (
         f"{details['words']:,} words of {len(names)} categories, in {details['clusters']} clusters that were made "
         "without them. A row is a category, a column a cluster, and the darker a cell, the more of the category's "
-        "words are in that cluster; clusters stand below the category that most of their words are of. A category "
-        "that is a cluster has one dark cell, alone in its row and column. Mutual information with the categories, "
-        f"from 0 to 1: {shown}."
+        "words are in that cluster; clusters stand in the order of the category that most of their words are of. A "
+        "category that is a cluster has one dark cell, alone in its row and column. Mutual information with the "
+        f"categories, from 0 to 1: {shown}."
     )
     if len(names) > MOST:
         about += f" The {MOST} largest categories are drawn."
