@@ -238,31 +238,39 @@ def peak() -> Iterator[dict[str, int]]:
 
 
 def table(record: dict[str, Any]) -> str:
+    runs = record["runs"]
+    about = runs[0]
     lines = [
-        "| vectors | kind | lists | bytes a vector | s to learn | to add | to merge | CPU s, all | memory to build "
-        "| to search |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"Vectors of {about['dim']} numbers, {about['queries']} queries, {about['threads']} thread(s) on "
+        f"{about['machine']}, faiss {about['faiss']}, torch {about['torch']}; load average "
+        f"{' and '.join(format(made['load'], '.1f') for made in runs)}.",
+        "",
+        "| vectors | kind | clusters | bytes a vector | s to learn | to add | to merge | CPU s, all | memory to build "
+        "| to search | compared by default, recall when built |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for made in record["runs"]:
+    for made in runs:
         seconds = made["seconds"]
         lines.append(
             f"| {made['vectors']:,} | `{made['kind']}` | {made['lists']:,} | {made['bytes_a_vector']:.0f} "
-            f"| {seconds['learn']:.0f} | {seconds['add']:.0f} | {seconds['merge']:.1f} "
-            f"| {sum(seconds[part + '_cpu'] for part in ('learn', 'add', 'merge')):.0f} "
-            f"| {made['build_peak_bytes'] / 2**30:.2f} GiB | {made['search_peak_bytes'] / 2**30:.2f} GiB |"
+            f"| {seconds['learn']:,.0f} | {seconds['add']:,.0f} | {seconds['merge']:.1f} "
+            f"| {sum(seconds[part + '_cpu'] for part in ('learn', 'add', 'merge')):,.0f} "
+            f"| {made['build_peak_bytes'] / 2**30:.2f} GiB | {made['search_peak_bytes'] / 2**30:.2f} GiB "
+            f"| {made['probes']:,}, {made['recall_when_built']:.3f} |"
         )
     lines += [
         "",
-        "| vectors | kind | lists compared | recall@10 | by codes alone | ms a query | CPU ms | ms in batches of 100 |",
+        "| vectors | kind | clusters compared | recall@10 | by codes alone | ms a query | CPU ms | CPU ms in batches |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for made in record["runs"]:
+    for made in runs:
         for row in made["searches"]:
             lines.append(
                 f"| {made['vectors']:,} | `{made['kind']}` | {row['probes']:,} | {row['recall']:.3f} "
-                f"| {row['by_codes']:.3f} | {row['alone_ms']:.2f} | {row['alone_cpu_ms']:.2f} | {row['batch_ms']:.2f} |"
+                f"| {row['by_codes']:.3f} | {row['alone_ms']:.2f} | {row['alone_cpu_ms']:.2f} "
+                f"| {row['batch_cpu_ms']:.2f} |"
             )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *(f"    {line}" for line in dict.fromkeys(made["command"] for made in runs))]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The scripts that measure search, in their smallest form."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +55,11 @@ def test_big_index(run, tmp_path):
         assert str(tmp_path) not in made["command"]
     assert out.with_suffix(".md").read_text() in output
     assert [path.name for path in tmp_path.iterdir()] == ["made"], "what was drawn is gone"
+
+
+def test_the_record_of_ten_million_vectors_keeps_within_four_gib():
+    record = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "big_index.json").read_text())
+    made = next(made for made in record["runs"] if (made["vectors"], made["dim"]) == (10_000_000, 256))
+    assert max(made["build_peak_bytes"], made["search_peak_bytes"]) < 4 * 2**30
+    assert made["recall_when_built"] >= 0.99
+    assert {row["probes"]: row["recall"] for row in made["searches"]}[128] > 0.95
