@@ -149,7 +149,7 @@ class VectorIndex:
             rows += len(index)
             learnt.nprobe = trained[0].nprobe
             if head_of(learnt, 0) != head_of(trained[0], 0):
-                raise UserError(f"{index.folder} and {first.folder} were not built alike: build one `like` the other")
+                raise UserError(f"{index.folder} and {first.folder} were not built alike: build one 'like' the other")
         trained[0].nprobe = max(int(index.graph.nprobe) for index in opened)
         stacked = None if vectors is None else StackedVectors(vectors)
         if stacked is not None and stacked.shape != (rows, first.dim):
