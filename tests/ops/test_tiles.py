@@ -48,6 +48,7 @@ def test_default_tiles_leave_no_sliver():
     assert rows == 515
     assert cols == 1000
     assert tile_shape(0, 0, None) == (1, 1)
+    assert [tile_shape(n, n, None, narrow=True) for n in (1024, 1025, 4096)] == [(1024, 1024), (513, 342), (1024, 512)]
     assert len(grid(1031, 2051, tile_shape(1031, 2051, None))) == 2 * 3
 
 

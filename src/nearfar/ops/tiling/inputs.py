@@ -49,7 +49,7 @@ def pairs(
     # One tensor on both sides becomes two views of it: autograd and torch.compile then see two arguments.
     k = k.view_as(k) if k is q else k
     k_group = k_group.view_as(k_group) if k_group is not None and k_group is q_group else k_group
-    shape = tile_shape(len(q), len(k), sides, one_set=one_set)
+    shape = tile_shape(len(q), len(k), sides, one_set=one_set, narrow=q.device.type == "cpu")
     return Pairs(q, k, per_row(scale, q, "scale"), own, q_group, k_group, admit, one_set, shape)
 
 

@@ -19,6 +19,7 @@ from nearfar.ops.tiling.half_products import wide_product
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
 SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full speed and its passes stay in cache
+NARROW = 512  # columns of a tile on a CPU, of larger batches: the passes of each core then stay in its own cache
 STEP = 256  # tiles on the diagonal of one set
 RUN = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
 KEEP_ALL_BELOW, KEEP_AT_MOST = 32 << 20, 64 << 20  # bytes of tiles kept when no budget is given: `usual_budget`
@@ -69,13 +70,16 @@ def grid(n: int, m: int, tile: tuple[int, int], *, upper: bool = False) -> list[
     return tiles
 
 
-def tile_shape(n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: bool = False) -> tuple[int, int]:
-    """Rows and columns of a tile: as given, else near `SIDE` and evenly cut, so that no sliver is left over. One
-    set is cut into squares."""
+def tile_shape(
+    n: int, m: int, tile: int | tuple[int, int] | None, *, one_set: bool = False, narrow: bool = False
+) -> tuple[int, int]:
+    """Rows and columns of a tile: as given, else near `SIDE` and evenly cut, so that no sliver is left over; more
+    columns than `SIDE` are cut near `NARROW` with `narrow`. One set is cut into squares."""
     if tile is not None:
         rows, cols = (tile, tile) if isinstance(tile, int) else tile
     else:
-        rows, cols = _even(n, 2), _even(m)  # an even number of bands, for two threads
+        rows = _even(n, SIDE, 2)  # an even number of bands, for two threads
+        cols = _even(m, NARROW if narrow and m > SIDE else SIDE)
     return (rows, rows) if one_set else (rows, cols)
 
 
@@ -262,8 +266,8 @@ def _cut(start: int, stop: int, side: int) -> list[slice]:
     return [slice(i, min(i + side, stop)) for i in range(start, stop, side)]
 
 
-def _even(size: int, multiple: int = 1) -> int:
-    blocks = max(1, math.ceil(size / SIDE))
+def _even(size: int, side: int, multiple: int = 1) -> int:
+    blocks = max(1, math.ceil(size / side))
     if blocks > 1:
         blocks = math.ceil(blocks / multiple) * multiple
     return max(1, math.ceil(size / blocks))
