@@ -296,6 +296,18 @@ def test_a_row_far_below_in_a_tile_that_admits_none_of_it(budget):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("budget", [0, None])
+def test_a_row_that_admits_no_key_beside_rows_that_lie_far_apart(budget):
+    q = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]], requires_grad=True)
+    k = torch.tensor([[1.0, 0.0], [0.8, 0.6]], requires_grad=True)
+    groups = {"q_group": torch.tensor([0, 1, 7]), "k_group": torch.tensor([7, 7]), "admit": "different"}
+    rows = ops.log_partition(q, k, 300.0, budget=budget, **groups)
+    assert rows[2] == -math.inf
+    rows[:2].sum().backward()
+    assert q.grad[2].tolist() == [0, 0]
+    assert k.grad.isfinite().all()
+
+
 def test_autocast_reaches_no_second_derivative():
     def second(q, k):
         q = normalize(q, dim=1).requires_grad_()

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn.functional import softplus
 
-from nearfar.ops import log_partition
+from nearfar.ops import log_partition, sigmoid
 from nearfar.ops.tiling.tiles import (
     KEEP_ALL_BELOW,
     KEEP_AT_MOST,
@@ -102,3 +103,11 @@ def test_a_negative_scale_is_as_large_as_a_positive_one(scale):
     assert pairs.bound() == pytest.approx(300 * 1.442695, rel=1e-4)
     actual = log_partition(q, k, scale)
     torch.testing.assert_close(actual.double(), (scale * q.double() @ k.double().T).logsumexp(1), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["tiled", "dense"])
+def test_the_sigmoid_loss_of_each_row_has_its_bias_in_every_tile(backend):
+    q, k = torch.randn(7, 12, dtype=torch.float64), torch.randn(9, 12, dtype=torch.float64)
+    losses = softplus(-(2 * torch.eye(7, 9) - 1) * (0.5 * q @ k.T - 5.0)).sum(1)
+    rows = sigmoid(q, k, 0.5, -5.0, reduction="none", backend=backend, tile=3)
+    torch.testing.assert_close(rows, losses, rtol=1e-9, atol=1e-9)
