@@ -166,7 +166,7 @@ def test_in_bfloat16_each_thread_has_scratch_of_its_own(threads, monkeypatch):
     dealt = value_and_gradients("two directions", torch.float32)
     torch.set_num_threads(1)
     for one, many in zip(value_and_gradients("two directions", torch.float32), dealt, strict=True):
-        torch.testing.assert_close(many, one, rtol=1e-2, atol=1e-5)
+        torch.testing.assert_close(many, one, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
