@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/revisions.py fcbc048                      # losses: that commit against this one
     .venv/bin/python benchmarks/revisions.py fcbc048 --parts train demo   # twelve steps of training, and the demo
 
-The two take turns, each turn in a process of its own, with one thread. Of each turn the fastest round counts: whatever
-else a machine does can only make a round slower. What is told is the median over turns of after / before.
+The two take turns, each turn in a process of its own, the losses with one thread or as many as are named. Of each turn
+the fastest round counts: whatever else a machine does can only make a round slower. What is told is the median over
+turns of after / before.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="in each process")
     parser.add_argument("--n", type=int, default=4096)
     parser.add_argument("--d", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1, help="of the losses")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=["losses"], help="what is compared; commands take half the turns"
     )
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(losses(options.n, options.d, options.rounds)))
+        print(json.dumps(losses(options.n, options.d, options.rounds, options.threads)))
         return
     # A part that is not measured this time stays as it was recorded, with the commits of its own.
     record = json.loads(options.output.read_text()) if options.output.is_file() else {}
@@ -94,7 +96,7 @@ def environment(source: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(source / "src"), "OMP_WAIT_POLICY": "passive"}
 
 
-def losses(n: int, d: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def losses(n: int, d: int, rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of each form's fastest round in this process, by whichever nearfar it imports."""
     import torch
     from torch.nn.functional import normalize
@@ -102,7 +104,7 @@ def losses(n: int, d: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     from _measure import interleave
     from nearfar import ops
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     q, k = (normalize(torch.randn(n, d), dim=1).requires_grad_() for _ in range(2))
     scale, bias = (torch.tensor(x, requires_grad=True) for x in (14.3, -10.0))
@@ -127,7 +129,7 @@ def compare_losses(
         for name in list(sources)[:: 1 if turn % 2 else -1]:
             child = [sys.executable, __file__, "-", "--child", "--n", str(options.n), "--d", str(options.d)]
             done = subprocess.run(
-                [*child, "--rounds", str(options.rounds)],
+                [*child, "--rounds", str(options.rounds), "--threads", str(options.threads)],
                 env=environment(sources[name]),
                 check=True,
                 capture_output=True,
