@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 TAGS = (b"Xing", b"Info")
@@ -22,11 +23,16 @@ def mp3_links(content: Path | bytes) -> list[bytes]:
     >>> [len(link) for link in mp3_links(frame + frame)], mp3_links(frame), mp3_links(b"RIFF")
     ([60, 60], [], [])
     """
-    if isinstance(content, Path):
-        with content.open("rb") as file:
-            if not _audio(head := file.read(LARGEST)) and head[:3] != b"ID3":
-                return []
-        content = content.read_bytes()
+    if isinstance(content, bytes):
+        return _links_in(content)
+    if not content.stat().st_size:
+        return []
+    # Of a file that is one alone, and may be long, its beginning is read.
+    with content.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        return _links_in(mapped)
+
+
+def _links_in(content: bytes | mmap) -> list[bytes]:
     links, begin = [], 0
     while (end := _end(content, begin)) is not None and _end(content, end) is not None:
         links.append(content[begin:end])
@@ -34,7 +40,7 @@ def mp3_links(content: Path | bytes) -> list[bytes]:
     return [*links, content[begin:]] if links else []
 
 
-def _end(content: bytes, begin: int) -> int | None:
+def _end(content: bytes | mmap, begin: int) -> int | None:
     """Where the file that begins here says that it ends; None where there is none, or it does not say."""
     start = begin
     if content[start : start + 3] == b"ID3" and len(content) >= start + 10:
