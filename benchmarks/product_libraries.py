@@ -1,5 +1,5 @@
 """One matrix product by the libraries that torch brings: `torch.mm` in float32 (MKL on x86), oneDNN's float32 product,
-and bfloat16, on one thread and on all.
+and bfloat16, on one thread and on all; and the loss by either library in float32.
 
     .venv/bin/python benchmarks/product_libraries.py
 
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from _measure import interleave, ratios, spread
 from nearfar import files
+from nearfar.losses.functional import info_nce
+from nearfar.ops.tiling.float_products import VARIABLE, library
 from nearfar.ops.tiling.half_products import wide_product
 
 RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2048)
     parser.add_argument("--d", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=4096, help="of the loss")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     threads = sorted({1, os.cpu_count() or 1})
@@ -44,7 +47,10 @@ def main() -> None:
         "instructions": [name for name, on in torch.cpu.get_capabilities().items() if on is True and is_vector(name)],
         "load": os.getloadavg()[0],
         "command": "python benchmarks/product_libraries.py" + "".join(f" {word}" for word in sys.argv[1:]),
+        "chosen": library(),
         "rows": [row for count in threads for row in measured(options.n, options.d, count, options.rounds)],
+        "pairs": options.pairs,
+        "losses": [row for count in threads for row in of_losses(options.pairs, options.d, count, options.rounds)],
     }
     files.write(options.output, json.dumps(report, indent=1) + "\n")
     files.write(options.output.with_suffix(".md"), as_markdown(report))
@@ -100,6 +106,39 @@ def in_bfloat16(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
     }
 
 
+def of_losses(n: int, d: int, threads: int, rounds: int) -> list[dict[str, object]]:
+    """InfoNCE in both directions by either library, and the product of all pairs, as multiples of `torch.mm`'s."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
+    runs: dict[str, Callable[[], object]] = {f"the product, {name}": run for name, run in in_float32(a, b).items()}
+    if len(runs) > 1:
+        runs |= {f"the loss, by {name}": loss_by(name, a, b) for name in ("torch", "onednn")}
+    timings = interleave(runs, f"the product, {MM}", rounds)
+    yardstick = timings[f"the product, {MM}"]
+    return [
+        {
+            "threads": threads,
+            "run": name,
+            "cpu": ratios(timings[name].cpu_rounds, yardstick.cpu_rounds),
+            "clock": ratios(timings[name].wall_rounds, yardstick.wall_rounds),
+        }
+        for name in runs
+    ]
+
+
+def loss_by(name: str, a: Tensor, b: Tensor) -> Callable[[], None]:
+    q, k = a.clone().requires_grad_(), b.clone().requires_grad_()
+
+    def run() -> None:
+        os.environ[VARIABLE] = name
+        library.cache_clear()
+        info_nce(q, k, temperature=0.07).backward()
+        q.grad = k.grad = None
+
+    return run
+
+
 def as_markdown(report: dict) -> str:
     lines = [
         "{n} x {d} by {d} x {n}, {rounds} rounds, torch {torch}, load average {load:.1f}.".format(**report),
@@ -111,6 +150,15 @@ def as_markdown(report: dict) -> str:
     for row in report["rows"]:
         cells = [row["threads"], row["product"], f"{row['gigaflops']:.0f}", spread(row["clock"]), f"{row['error']:.0e}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "InfoNCE in both directions, forward and backward, {pairs} pairs; chosen here: {chosen}.".format(**report),
+        "",
+        "| threads | run | products, CPU | on the clock |",
+        "|--:|:--|--:|--:|",
+    ]
+    for row in report["losses"]:
+        lines.append(f"| {row['threads']} | {row['run']} | {spread(row['cpu'])} | {spread(row['clock'])} |")
     return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 

@@ -1,5 +1,6 @@
-"""Where a peer takes less time than nearfar, for `docs/benchmarks.md`: every recorded comparison with other code, sorted
-by who is ahead. `write_tables.py` puts the table into the page; nothing is measured here.
+"""Where a peer takes less time than nearfar, for `docs/benchmarks.md`, of all recorded comparisons with other code.
+
+`write_tables.py` puts the table into the page; nothing is measured here.
 """
 
 from __future__ import annotations

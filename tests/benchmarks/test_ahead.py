@@ -62,7 +62,9 @@ def test_a_peer_that_becomes_faster_is_told_first(tables, folder):
         ours = next(
             row for row in record["rows"] if row["variant"] == "nearfar" and tables.case(row) == tables.case(theirs)
         )
-        theirs["cpu_rounds"] = [factor * each for factor, each in zip([0.1, 0.2, 0.3], ours["cpu_rounds"][:3])]
+        theirs["cpu_rounds"] = [
+            factor * each for factor, each in zip((0.1, 0.2, 0.3), ours["cpu_rounds"][:3], strict=True)
+        ]
         ours["cpu_rounds"] = ours["cpu_rounds"][:3]
         theirs["extra_bytes"], ours["extra_bytes"] = 30, 20
         for row in record["rows"]:

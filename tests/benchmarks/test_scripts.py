@@ -206,8 +206,11 @@ def test_training_loop(run, tmp_path):
 
 def test_product_libraries(run, tmp_path):
     out = tmp_path / "made" / "products.json"
-    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--output", out)
-    rows = json.loads(out.read_text())["rows"]
+    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--pairs", 64, "--output", out)
+    report = json.loads(out.read_text())
+    rows = report["rows"]
+    assert report["chosen"] in ("torch", "onednn")
+    assert {row["run"] for row in report["losses"]} >= {"the product, torch.mm, float32"}
     assert {row["threads"] for row in rows} >= {1}
     errors = {row["product"]: row["error"] for row in rows}
     assert errors["torch.mm, float32"] < 1e-6 < 1e-4 < errors["torch.mm, bfloat16"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
+from nearfar.ops.tiling.float_products import add_mm, mm
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
 from nearfar.ops.tiling.products import product
@@ -99,13 +100,13 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     def compute(index: int, pairs: Pairs, strips: list[Tile]) -> None:
         for strip in strips:
             at = strip.rows
-            s = torch.mm(q[at], k.t(), out=q.new_empty(strip.shape))
+            s = mm(q[at], k.t(), out=q.new_empty(strip.shape))
             near, far = _masks(at, positive, q_group, k_group, s)
             values, slopes, counts = _rows(s, near, far, margin, hardest)
             sums[index] += torch.stack([values.sum(dtype=wide(q)), counts.sum()])
             if gradients:
-                torch.mm(slopes, k, out=dq[at])
-                dks[index].addmm_(slopes.t(), q[at])
+                mm(slopes, k, out=dq[at])
+                add_mm(dks[index], slopes.t(), q[at])
 
     each(pairs, shares, compute)
     (loss, count), dk = reduce(Tensor.add_, sums), reduce(Tensor.add_, dks)

@@ -23,6 +23,7 @@ from nearfar.ops.fused_soft_target import exponentials_, parts, strip_rows
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import logsumexp
+from nearfar.ops.tiling.float_products import add_mm, mm
 from nearfar.ops.tiling.kernels import finish_gradients
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
@@ -148,8 +149,8 @@ def _kernel(*args: Any) -> tuple[Tensor, ...]:
     def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
         (scratch, lengths), dk, dsquared = scratches[index], dks[index], dsquareds[index]
         for strip, queries in pairs.walk(tiles):
-            z = torch.mm(queries, k.t(), out=strip.view(scratch))
-            length = torch.mm(gate[strip.rows], squared.t(), out=strip.view(lengths)) if gated else None
+            z = mm(queries, k.t(), out=strip.view(scratch))
+            length = mm(gate[strip.rows], squared.t(), out=strip.view(lengths)) if gated else None
             for part in parts(z):
                 at = slice(strip.rows.start + part.start, strip.rows.start + part.stop)
                 x, inverse = z[part], None
@@ -174,13 +175,13 @@ def _kernel(*args: Any) -> tuple[Tensor, ...]:
                     x.copy_(g.mul_(inverse))
                     length[part] = slope.masked_fill_(length[part] <= EPS, 0.0)
             if gradients:
-                torch.mm(z, k, out=dq[strip.rows])
+                mm(z, k, out=dq[strip.rows])
                 if len(dk):
-                    dk.addmm_(z.t(), queries, alpha=LN2)
+                    add_mm(dk, z.t(), queries, alpha=LN2)
                 if length is not None:
-                    torch.mm(length, squared, out=dgate[strip.rows])
+                    mm(length, squared, out=dgate[strip.rows])
                     if len(dk):
-                        dsquared.addmm_(length.t(), gate[strip.rows])
+                        add_mm(dsquared, length.t(), gate[strip.rows])
 
     each(pairs, shares, compute)
     total, dk = (reduce(Tensor.add_, sums) for sums in (totals, dks))

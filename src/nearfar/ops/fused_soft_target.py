@@ -23,6 +23,7 @@ from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import logsumexp
+from nearfar.ops.tiling.float_products import add_mm, mm
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import operator
@@ -165,7 +166,7 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def compute(index: int, pairs: Pairs, tiles: list[Tile]) -> None:
         taught = teachers[index]
         for tile, queries in pairs.walk(tiles):
-            z = torch.mm(queries, k.t(), out=tile.view(scratches[index]))
+            z = mm(queries, k.t(), out=tile.view(scratches[index]))
             if taught is not None:
                 taught.enter(tile.rows)
             for part in parts(z):
@@ -185,9 +186,9 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                     x.mul_((gap.sigmoid() / total).to(x.dtype)[:, None]).sub_(target).mul_(weight[at, None].to(x.dtype))
                     g_own[at] = -x.sum(1)
             if gradients:
-                torch.mm(z, k, out=dq[tile.rows])
+                mm(z, k, out=dq[tile.rows])
                 if want_k:
-                    dks[index].addmm_(z.t(), queries, alpha=LN2)
+                    add_mm(dks[index], z.t(), queries, alpha=LN2)
 
     each(student, shares, compute)
     loss, dk = (reduce(Tensor.add_, sums) for sums in (losses, dks))
@@ -207,7 +208,7 @@ class _Teacher:
     def enter(self, rows: slice) -> None:
         p = self.pairs
         queries = p.q[rows] * (p.scale[rows, None] * LOG2E)
-        self.z = torch.mm(queries, p.k.t(), out=self.strip[: len(queries) * len(p.k)].view(-1, len(p.k)))
+        self.z = mm(queries, p.k.t(), out=self.strip[: len(queries) * len(p.k)].view(-1, len(p.k)))
 
     def shares(self, part: slice, at: slice, hidden: list[Tensor]) -> Tensor:
         """alpha times the softmax of some rows, 0 at the hidden places, in place."""

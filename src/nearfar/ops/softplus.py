@@ -13,6 +13,7 @@ from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import dense_softplus
+from nearfar.ops.tiling.float_products import add_mm
 from nearfar.ops.tiling.kernels import exponentials_, finish_gradients
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.tiles import LN2, LOG2E, Pairs, Tile, needs_gradient, tiles_to_keep, wide
@@ -174,8 +175,8 @@ def accumulate(
     tile: Tile, queries: Tensor, weights: Tensor, k: Tensor, dq: Tensor, dk: Tensor, dbias: Tensor, share: float = 1.0
 ) -> None:
     """Add a tile's share of the gradients: to scale * q, to k and to the bias."""
-    dq[tile.rows].addmm_(weights, k[tile.cols], alpha=share)
-    dk[tile.cols].addmm_(weights.t(), queries, alpha=share * LN2)
+    add_mm(dq[tile.rows], weights, k[tile.cols], alpha=share)
+    add_mm(dk[tile.cols], weights.t(), queries, alpha=share * LN2)
     dbias[tile.rows].add_(weights.sum(1), alpha=share)
 
 

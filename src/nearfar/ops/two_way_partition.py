@@ -21,6 +21,7 @@ from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
 from nearfar.ops.tiling.dense import left_out, logsumexp
+from nearfar.ops.tiling.float_products import add_mm
 from nearfar.ops.tiling.kernels import limit
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.products import product
@@ -252,8 +253,8 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor]:
             weights = of_rows.weights(z, tile.rows, 1, tile.view(one))
             if not (pairs.one_set and tile.diagonal):
                 weights += of_cols.weights(z, tile.cols, 0, tile.view(other))
-            dqs[index % len(dqs)][tile.rows].addmm_(weights, k[tile.cols])
-            dks[index][tile.cols].addmm_(weights.t(), q[tile.rows])
+            add_mm(dqs[index % len(dqs)][tile.rows], weights, k[tile.cols])
+            add_mm(dks[index][tile.cols], weights.t(), q[tile.rows])
 
     each(pairs, shares, compute)
     dq = reduce(Tensor.add_, dqs)

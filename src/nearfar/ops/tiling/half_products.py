@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from nearfar.ops.tiling.float_products import add_mm
+
 STRIP = 64  # rows of a tile
 LEAST = 1 << 20  # pairs below which a loss takes milliseconds in float32 as well
 
@@ -52,5 +54,5 @@ def wide_product(a: Tensor, b: Tensor, rounded: list[Tensor], *, out: Tensor) ->
 def add_product(total: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
     """`total` [N, D] plus `alpha * a @ b`, in place; where `a` and `b` are bfloat16 their product comes rounded."""
     if a.dtype == total.dtype:
-        return total.addmm_(a, b, alpha=alpha)
+        return add_mm(total, a, b, alpha=alpha)
     return total.add_(a @ b, alpha=alpha)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad, softplus
 
+from nearfar.ops.tiling.float_products import mm
 from nearfar.ops.tiling.half_products import half_pays
 from nearfar.ops.tiling.kernels import limit
 from nearfar.ops.tiling.one_pass import one_pass
@@ -83,11 +84,11 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     to_own = wrong.neg_().to(q.dtype)[:, None]
     if apart is None and pairs.own is not None:
         weights.scatter_(1, pairs.own[:, None], to_own)
-    dq = torch.mm(weights, k, out=torch.empty_like(q))
+    dq = mm(weights, k, out=torch.empty_like(q))
     if apart is not None:
         dq.addcmul_(apart, to_own)
     if want_k:
-        dk = torch.mm(weights.t(), queries, out=torch.empty_like(k))
+        dk = mm(weights.t(), queries, out=torch.empty_like(k))
     if want_scale:
         dscale = (dq * q).sum(1).mul_(0.5 if pairs.one_set else 1.0)
     return loss, dq.mul_(scale), dk, dscale
@@ -96,7 +97,7 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _logits(pairs: Pairs, queries: Tensor, apart: Tensor | None) -> tuple[Tensor, bool]:
     """The logits [N, M], minus infinity where a pair does not count, or where none of them is large, and this is true,
     their exponentials."""
-    z = torch.mm(queries, pairs.k.t(), out=queries.new_empty(len(queries), len(pairs.k)))  # `out`: never autocast
+    z = mm(queries, pairs.k.t(), out=queries.new_empty(len(queries), len(pairs.k)))  # `out`: never autocast
     low, high = z.aminmax()
     bounded = max(-float(low), float(high)) <= limit(z.dtype) * LN2
     admitted = pairs.admitted(pairs.whole)

@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nearfar.ops.tiling.float_products import mm
 from nearfar.ops.tiling.half_products import wide_product
 
 LOG2E = math.log2(math.e)
@@ -180,7 +181,7 @@ class Pairs:
         if self.half:
             wide_product(queries, keys, [tile.view(part) for part in self._half_scratch], out=out)
         else:
-            torch.mm(queries, keys, out=out)
+            mm(queries, keys, out=out)
         if self.one_set and tile.diagonal:
             out.fill_diagonal_(-math.inf)
         own = self.own_of(tile.rows)
