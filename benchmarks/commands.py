@@ -1,10 +1,11 @@
-"""What a command costs before it does anything: `nearfar search` with one query, and commands without torch, beside
-`import torch` alone, and with what transformers needs to run a model.
+"""What a command costs before it does anything: `nearfar search` with one query, by the index's model and by the same
+exported as ONNX, and commands without torch, beside `import torch` alone, and with what transformers needs to run a
+model.
 
     .venv/bin/python benchmarks/commands.py
 
 Each is a process of its own; CPU seconds are of the whole process. All run in turn within each round. After them the
-imports of one query are taken apart by what they belong to (`python -X importtime`).
+imports of both queries are taken apart by what they belong to (`python -X importtime`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from statistics import median
 from _measure import ratios, spread
 from nearfar import files, load
 from nearfar.data import world
+from nearfar.export.onnx_towers import export_onnx
 from nearfar.search import build
 
 RESULTS = Path(__file__).parent / "results" / "commands.json"
 SHOWN = 7  # packages in the table of imports
 TORCH, TRANSFORMERS = "import torch", "import torch, transformers.modeling_utils"
+SEARCH, EXPORTED = "nearfar search", "nearfar search --model EXPORTED"
 
 
 def main() -> None:
@@ -39,12 +42,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        index = str(Path(folder) / "index")
-        build(load(args.model), world.emoji("val"), index, model=args.model)
+        index, exported = (str(Path(folder) / name) for name in ("index", "exported"))
+        model = load(args.model)
+        build(model, world.emoji("val"), index, model=args.model)
+        export_onnx(model, exported, name=args.model)
+        search = ["-m", "nearfar.cli", "search", "a red heart", "--index", index]
         commands = {
             TORCH: ["-c", TORCH],
             TRANSFORMERS: ["-c", TRANSFORMERS],
-            "nearfar search": ["-m", "nearfar.cli", "search", "a red heart", "--index", index],
+            SEARCH: search,
+            EXPORTED: [*search, "--model", exported],
             "nearfar recipes": ["-m", "nearfar.cli", "recipes"],
             "nearfar train --help": ["-m", "nearfar.cli", "train", "--help"],
         }
@@ -55,18 +62,16 @@ def main() -> None:
             for name, command in commands.items():
                 seconds[name].append(cpu_seconds(command))
         plain = set(imports(commands[TORCH]))
-        shares: dict[str, float] = {}
-        for module, took in imports(commands["nearfar search"]).items():
-            owner = owner_of(module, plain)
-            shares[owner] = shares.get(owner, 0.0) + took
+        shares = {name: by_owner(imports(commands[name]), plain) for name in (SEARCH, EXPORTED)}
     record = {
         "rounds": args.rounds,
         "model": args.model,
         "torch": version("torch"),
         "transformers": version("transformers"),
+        "onnxruntime": version("onnxruntime"),
         "load": os.getloadavg()[0],
         "cpu_s": seconds,
-        "imports_s": dict(sorted(shares.items(), key=lambda share: -share[1])),
+        "imports_s": shares,
     }
     files.write(args.output, json.dumps(record, indent=1) + "\n")
     files.write(args.output.with_suffix(".md"), as_markdown(record))
@@ -88,6 +93,15 @@ def imports(arguments: Sequence[str]) -> dict[str, float]:
     return {module: int(microseconds) / 1e6 for microseconds, module in taken}
 
 
+def by_owner(modules: dict[str, float], plain: set[str]) -> dict[str, float]:
+    """Seconds of what modules are counted to, the most first."""
+    shares: dict[str, float] = {}
+    for module, took in modules.items():
+        owner = owner_of(module, plain)
+        shares[owner] = shares.get(owner, 0.0) + took
+    return dict(sorted(shares.items(), key=lambda share: -share[1]))
+
+
 def owner_of(module: str, plain: set[str]) -> str:
     """What a module is counted to; `plain` are those of `import torch` alone."""
     if module in plain:
@@ -107,20 +121,20 @@ def _spent() -> float:
 
 def as_markdown(record: dict) -> str:
     lines = [
-        "{rounds} rounds, torch {torch}, transformers {transformers}, model {model}, load average {load:.1f}.".format(
-            **record
-        ),
+        "{rounds} rounds, torch {torch}, transformers {transformers}, onnxruntime {onnxruntime}, model {model}, load "
+        "average {load:.1f}. EXPORTED is the same model after `nearfar export {model} --onnx`.".format(**record),
         "",
         "| process | CPU seconds | to `import torch`, round by round |",
         "|:--|--:|--:|",
     ]
     for name, seconds in record["cpu_s"].items():
         lines.append(f"| `{name}` | {median(seconds):.2f} | {spread(ratios(seconds, record['cpu_s'][TORCH]))} |")
-    total = sum(record["imports_s"].values())
-    lines += ["", "| imports of `nearfar search` | share of their time |", "|:--|--:|"]
-    parts = list(record["imports_s"].items())
-    parts = [*parts[:SHOWN], ("all others", sum(took for _, took in parts[SHOWN:]))]
-    lines += [f"| {name} | {100 * took / total:.0f} % |" for name, took in parts]
+    for name, shares in record["imports_s"].items():
+        total = sum(shares.values())
+        lines += ["", f"| imports of `{name}` | share of their time |", "|:--|--:|"]
+        parts = list(shares.items())
+        parts = [*parts[:SHOWN], ("all others", sum(took for _, took in parts[SHOWN:]))]
+        lines += [f"| {owner} | {100 * took / total:.0f} % |" for owner, took in parts]
     return "\n".join([*lines, "", "    python benchmarks/commands.py", ""])
 
 

@@ -32,6 +32,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def device_of(encoder: Any) -> torch.device:
+    """The device of an encoder's first parameter; the CPU for one that has none."""
+    parameters = encoder.parameters() if hasattr(encoder, "parameters") else iter(())
+    return next((p.device for p in parameters), torch.device("cpu"))
+
+
 def to_device(batch: Any, device: torch.device | str) -> Any:
     """The batch with every tensor, also inside dicts, on `device`; what is no tensor as it is.
 

@@ -190,8 +190,22 @@ def test_half_precision(run, tmp_path):
 def test_commands(run, tmp_path):
     out = tmp_path / "made" / "commands.json"
     output = run("commands", "--rounds", 1, "--output", out)
-    seconds = json.loads(out.read_text())["cpu_s"]
+    record = json.loads(out.read_text())
+    seconds, imports = record["cpu_s"], record["imports_s"]
     assert seconds["nearfar recipes"] < seconds["import torch"] < seconds["nearfar search"]
+    assert seconds["nearfar search --model EXPORTED"] < seconds["nearfar search"]
+    assert "transformers" in imports["nearfar search"]
+    assert not {"transformers", "sympy", "scipy"} & {*imports["nearfar search --model EXPORTED"]}
+    assert out.with_suffix(".md").read_text() in output
+
+
+@pytest.mark.slow
+def test_onnx_embedding(run, tmp_path):
+    out = tmp_path / "made" / "embedding.json"
+    output = run("onnx_embedding", "--rounds", 1, "--texts", 2, "--pictures", 2, "--output", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["what"] for row in rows] == ["1 text", "2 texts", "1 picture", "2 pictures"]
+    assert all(row["difference"] < 1e-5 and len(row["cpu_ratio"]) == 1 for row in rows)
     assert out.with_suffix(".md").read_text() in output
 
 

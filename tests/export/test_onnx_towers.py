@@ -8,67 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from nearfar.cli import main
-from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
 from nearfar.export import onnx_towers
-from nearfar.models import create
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embed_onnx.py"
-TEXTS = ["a red fox", "ship", "the blue cat on the mat, and a dog", "dog runs"]
-VIT = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
-BERT = {"model_type": "bert", "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(TEXTS * 9, 300)
-    bert = {**BERT, "max_position_embeddings": 40}
-    return create(image=VIT, text=bert, image_size=32, tokenizer=tokenizer, embed_dim=16, temperature=0.05).eval()
-
-
-@pytest.fixture(scope="module")
-def command(model, tmp_path_factory):
-    """The command on a saved model, in a process of its own as its user runs it, and where it wrote."""
-    out = tmp_path_factory.mktemp("exported") / "onnx"
-    saved = model.save_pretrained(out.parent / "mine")
-    words = [sys.executable, "-m", "nearfar", "export", str(saved), "--onnx", "--out", str(out)]
-    return subprocess.run(words, capture_output=True, text=True, check=True), out
-
-
-@pytest.fixture(scope="module")
-def folder(command):
-    """Exported by the command."""
-    return command[1]
-
-
-def pictures():
-    noise = np.random.default_rng(0)
-    shapes = [(40, 60, 3), (33, 33, 3), (90, 32, 3), (50, 41, 4)]
-    return [Image.fromarray(noise.integers(0, 256, shape, dtype=np.uint8)) for shape in shapes]
-
-
-def test_the_folder_holds_all_that_is_needed(folder):
-    assert {path.name for path in folder.iterdir()} == {
+def test_the_folder_holds_all_that_is_needed(exported):
+    assert {path.name for path in exported.iterdir()} == {
         *("image.onnx", "text.onnx", "tokenizer.json", "preprocess.json", "README.md")
     }
-    constants = json.loads((folder / "preprocess.json").read_text("utf-8"))
+    constants = json.loads((exported / "preprocess.json").read_text("utf-8"))
     assert constants["opset"] == onnx_towers.OPSET == 18
     assert (constants["embed_dim"], constants["pixels"]["size"], constants["text"]["max_length"]) == (16, 32, 40)
     assert constants["temperature"] == pytest.approx(0.05)
-    card = (folder / "README.md").read_text("utf-8")
+    card = (exported / "README.md").read_text("utf-8")
     assert "image tower: 3 probes, greatest difference" in card
     assert "text tower: 14 probes, greatest difference" in card
     assert 'python embed_onnx.py this/folder "a red car" car.png' in card
-    assert "nearfar.load" not in card  # which does not open such a folder
+    assert 'model = nearfar.load("this/folder")' in card
 
 
-def test_the_command_prints_its_own_words_alone(command):
-    done, out = command
+def test_the_command_prints_its_own_words_alone(export_command):
+    done, out = export_command
     image, text, where = done.stdout.splitlines()
     assert image.startswith("image tower: 3 probes, greatest difference ")
     assert text.startswith("text tower: 14 probes, greatest difference ")
@@ -76,33 +40,34 @@ def test_the_command_prints_its_own_words_alone(command):
     assert done.stderr == ""
 
 
-def test_the_example_gives_the_models_embeddings(folder, model):
-    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](folder)
-    for texts in (TEXTS, TEXTS[:1], [TEXTS[0] * 30]):
-        np.testing.assert_allclose(embedder.texts(texts), model.encode(texts, normalize_embeddings=True), atol=1e-5)
-    own = model.encode(pictures(), normalize_embeddings=True)
-    np.testing.assert_allclose(embedder.pictures(pictures()), own, atol=1e-5)
-    np.testing.assert_allclose(embedder.pictures(pictures()[3:]), own[3:], atol=1e-5)
+def test_the_example_gives_the_models_embeddings(exported, exported_model, texts, pictures):
+    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](exported)
+    for some in (texts, texts[:1], [texts[0] * 30]):
+        own = exported_model.encode(some, normalize_embeddings=True)
+        np.testing.assert_allclose(embedder.texts(some), own, atol=1e-5)
+    own = exported_model.encode(pictures[:4], normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.pictures(pictures[:4]), own, atol=1e-5)
+    np.testing.assert_allclose(embedder.pictures(pictures[3:4]), own[3:], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "settings", [{"fit": "pad"}, {"fit": "squash", "resize": 40}, {"resize": 50, "resample": "bilinear"}]
 )
-def test_the_example_prepares_pictures_as_the_model(folder, settings):
+def test_the_example_prepares_pictures_as_the_model(exported, settings, pictures):
     from dataclasses import asdict
 
     from nearfar.models.towers.pixels import Pixels
 
     pixels = Pixels(32, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), **settings)
-    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](folder)
+    embedder = runpy.run_path(str(EXAMPLE))["Embedder"](exported)
     embedder.constants["pixels"] = {**asdict(pixels), "resize": pixels.resize or pixels.size}
-    ours = np.stack([embedder.pixels(picture) for picture in pictures()])
-    np.testing.assert_allclose(ours, pixels(pictures()).numpy(), atol=1e-5)
+    ours = np.stack([embedder.pixels(picture) for picture in pictures[:4]])
+    np.testing.assert_allclose(ours, pixels(pictures[:4]).numpy(), atol=1e-5)
 
 
-def test_the_example_runs_without_torch(folder, tmp_path):
+def test_the_example_runs_without_torch(exported, tmp_path, pictures):
     assert len(EXAMPLE.read_text("utf-8").splitlines()) <= 90
-    pictures()[0].save(tmp_path / "a.png")
+    pictures[0].save(tmp_path / "a.png")
     code = (
         "import runpy, sys\n"
         "for name in ('torch', 'nearfar', 'transformers'): sys.modules[name] = None\n"
@@ -111,20 +76,20 @@ def test_the_example_runs_without_torch(folder, tmp_path):
     )
     long = "ship " * 100  # longer than names of files may be
     for files, compared in (([str(tmp_path / "a.png")], 1), ([], 2)):
-        child = [sys.executable, "-c", code, str(folder), "a red fox", *files, long]
+        child = [sys.executable, "-c", code, str(exported), "a red fox", *files, long]
         out = subprocess.run(child, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
         assert [line for line in out if not line.startswith(" ")] == ["a red fox", long]
         assert len(out) == 2 + 2 * compared
 
 
-def test_a_difference_is_refused_and_nothing_is_kept(model, tmp_path, monkeypatch):
+def test_a_difference_is_refused_and_nothing_is_kept(exported_model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_towers, "CLOSE", -1.0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "text.onnx").write_text("before")
     with pytest.raises(
         UserError, match=r"image tower gives other embeddings through onnxruntime than in torch .by up to"
     ):
-        onnx_towers.export_onnx(model, tmp_path / "out")
+        onnx_towers.export_onnx(exported_model, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "text.onnx").read_text() == "before"
 

@@ -17,6 +17,7 @@ from nearfar.distributed import check_device
 from nearfar.embedding.embed_source import embed
 from nearfar.errors import UserError
 from nearfar.models.dual.dual_encoder import DualEncoder
+from nearfar.models.exported.onnx_encoder import refuse
 from nearfar.models.fusion.fusion_model import FusionModel
 from nearfar.models.loading import load
 
@@ -63,6 +64,7 @@ def dual_encoder(model: Any, device: str | None = None) -> DualEncoder:
     if device is not None:
         check_device(device, "device")
     made = load(model)
+    refuse(made, "adapt")
     if isinstance(made, FusionModel) or not isinstance(made, DualEncoder):
         raise UserError(
             f"{name_of(model)} is a {type(made).__name__}: adapt takes an image tower and a text tower with one "

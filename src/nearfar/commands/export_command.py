@@ -39,8 +39,10 @@ def export(
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_file() for name in own):
         raise UserError(f"--out {out}: this folder holds other things, and would be replaced: name another")
     from nearfar.models import load
+    from nearfar.models.exported.onnx_encoder import refuse
 
     loaded, name = load(model), Path(model).resolve().name if Path(model).exists() else model
+    refuse(loaded, "export")
     figures = _figures(Path(model))
     if onnx:
         from nearfar.export.onnx_towers import OPSET, export_onnx

@@ -22,7 +22,7 @@ from nearfar.data.sources.skipped import BadRecord, Skipped, judged_over
 from nearfar.data.sources.source import Stream
 from nearfar.embedding.embeddings import Embeddings, NothingToEmbed
 from nearfar.errors import UserError, at_least
-from nearfar.modes import to_device
+from nearfar.modes import device_of, to_device
 
 NUMBERS = ("index", "group", "label", "domain")
 PLAIN = (str, int, float, bool, type(None))
@@ -233,12 +233,6 @@ def evaluating(encoder: Any) -> Iterator[None]:
     finally:
         for module in modules:
             module.training = True
-
-
-def device_of(encoder: Any) -> torch.device:
-    """The device of an encoder's first parameter; the CPU for one that has none."""
-    parameters = encoder.parameters() if hasattr(encoder, "parameters") else iter(())
-    return next((p.device for p in parameters), torch.device("cpu"))
 
 
 class _Reader:

@@ -1,7 +1,7 @@
 """Both towers as ONNX files, compared with the model before they are kept.
 
 Beside them lies all that is needed to embed without torch: `tokenizer.json`, and `preprocess.json` with the constants
-of pictures and texts. `examples/embed_onnx.py` is a reader of one page.
+of pictures and texts. `nearfar.load` opens the folder; `examples/embed_onnx.py` is a reader of one page.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ from torch import Tensor, nn
 from nearfar import files
 from nearfar.errors import UserError, need
 from nearfar.files import why
-from nearfar.models.card import card
+from nearfar.models.card import card, own_use
+from nearfar.models.exported.onnx_folder import CONSTANTS, TOKENIZER, file_sum
+from nearfar.models.model_folder import TOWERS
 from nearfar.models.tokenizer_files import TEXTS
 from nearfar.modes import evaluating
 
 OPSET = 18
-USE = """`examples/embed_onnx.py` of nearfar, one page, reads this folder without torch:
+USE = """{own}
+
+It needs `pip install "nearfar[onnx]"`, and no transformers. `examples/embed_onnx.py` of nearfar, one page, reads this
+folder without nearfar and without torch:
 
     pip install numpy pillow tokenizers onnxruntime
     python embed_onnx.py this/folder {words}"""
@@ -50,13 +55,14 @@ class Compared:
 
 
 def export_onnx(model: Any, out: str | Path, *, name: str = "a model", measured: str = "") -> list[Compared]:
-    """Write `image.onnx` and `text.onnx` (of a model of texts alone the latter), `tokenizer.json`, `preprocess.json`
-    and a card to `out`, all or nothing. Batch and text length are free; embeddings have unit length.
+    """Write `image.onnx` and `text.onnx` (of a model of texts or pictures alone one of them), `tokenizer.json` where
+    it reads texts, `preprocess.json` and a card to `out`, all or nothing. Batch and text length are free; embeddings
+    have unit length. `nearfar.load(out)` opens it.
 
     Each tower runs through onnxruntime on batches of 1, 2 and 5, texts of several lengths up to the longest.
 
     Args:
-        model: a `DualEncoder`, a `TextEncoder` or a `LanguageModel`, on the CPU in float32.
+        model: a `DualEncoder`, a `TextEncoder`, a `LanguageModel` or an `ImageEncoder`, on the CPU in float32.
         out: the folder; what is there is replaced.
         name: what to call the model in the card.
         measured: what the model's own card says of its data and figures (`nearfar.models.card.measured`).
@@ -71,17 +77,20 @@ def export_onnx(model: Any, out: str | Path, *, name: str = "a model", measured:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         need(package, "onnx")
     sides = [side for side in ("image", "text") if hasattr(model, f"encode_{side}")]
-    compared = []
+    compared, facts = [], {**constants(model), "exported_from": name}
     with files.new_folder(Path(out)) as scratch, evaluating(model):
         for side in sides:
-            file = scratch / f"{side}.onnx"
+            file = scratch / TOWERS[side]
             _write_tower(model, side, file)
             compared.append(_compare(model, side, file))
-        _write_tokenizer(model, scratch / "tokenizer.json")
-        files.write(scratch / "preprocess.json", json.dumps(constants(model), indent=2) + "\n")
+        if "text" in sides:
+            _write_tokenizer(model, scratch / TOKENIZER)
+            facts["tokenizer_sum"] = file_sum(scratch / TOKENIZER)
+        files.write(scratch / CONSTANTS, json.dumps(facts, indent=2) + "\n")
         differences = "Through onnxruntime, beside the model itself:\n\n" + "\n".join(f"- {each}" for each in compared)
         figures = f"{measured}\n\n{differences}".strip()
-        use = USE.format(words='"a red car" car.png' if "image" in sides else '"a red car" "a small dog"')
+        words = '"a red car" car.png' if "image" in sides else '"a red car" "a small dog"'
+        use = USE.format(own=own_use(model), words=words)
         title = f"{name}, as ONNX (opset {OPSET})"
         files.write(scratch / "README.md", card(model, title=title, figures=figures, use=use))
     return compared
@@ -98,7 +107,8 @@ def constants(model: Any) -> dict[str, Any]:
         pixels = {**vars(model.pixels), "mean": list(model.mean), "std": list(model.std)}
         facts["pixels"] = {key: value for key, value in pixels.items() if key not in ("patch", "patches")}
         facts["pixels"]["resize"] = model.pixels.resize or model.pixels.size
-    facts["text"] = {"max_length": _longest(model), "pad_id": model.tokenizer.pad_token_id or 0}
+    if hasattr(model, "encode_text"):
+        facts["text"] = {"max_length": _longest(model), "pad_id": model.tokenizer.pad_token_id or 0}
     facts |= {key: getattr(model, key, None) for key in ("temperature", "bias")}
     if widths := getattr(model, "matryoshka", ()):
         facts["matryoshka"] = list(widths)

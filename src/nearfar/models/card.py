@@ -119,20 +119,32 @@ def card(
     | pictures | 112 x 112 |
     | texts | up to 64 tokens |
     """
-    pictures_and_texts = hasattr(model, "encode_image"), hasattr(model, "encode_text")
-    uses = OF_VIDEOS if hasattr(model, "encode_video") else USES[pictures_and_texts]
-    uses = OF_SOUNDS if hasattr(model, "encode_audio") else uses
-    own_use = OWN_USE.format(example=uses.example, things=uses.things, query=uses.query)
-    if "Path" in uses.example:
-        own_use = own_use.replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n")
+    uses = _use_of(model)
     return CARD.format(
         title=title,
         about=about or f"{uses.reads} of {model.embed_dim} numbers, by nearfar.",
         figures=figures or UNMEASURED,
         tags=uses.tags,
-        use=own_use if use is None else use,
+        use=own_use(model) if use is None else use,
         parts="\n".join(f"| {name} | {value} |" for name, value in parts_of(model).items()),
     )
+
+
+def own_use(model: Any) -> str:
+    """How a folder that `nearfar.load` opens is used, in Python and on the command line."""
+    uses = _use_of(model)
+    page = OWN_USE.format(example=uses.example, things=uses.things, query=uses.query)
+    if "Path" in uses.example:
+        page = page.replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n")
+    return page
+
+
+def _use_of(model: Any) -> _Use:
+    if hasattr(model, "encode_audio"):
+        return OF_SOUNDS
+    if hasattr(model, "encode_video"):
+        return OF_VIDEOS
+    return USES[hasattr(model, "encode_image"), hasattr(model, "encode_text")]
 
 
 def measured(page: str) -> str:

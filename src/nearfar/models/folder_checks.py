@@ -200,13 +200,13 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
     missing = [key for key in needed if key not in config]
     if missing:
         raise UserError(f"{file} has no {missing[0]!r}: {REMEDY}")
-    _check(config, KEYS, file)
+    check_values(config, KEYS, file)
     if foreign := [key for key in NEEDED if key in config and key not in needed]:
         raise UserError(f"{file} has {foreign[0]!r}, which a {made.__name__} has not: {REMEDY}")
     sides = [side for side in ("image", "text") if side in needed]
     for side in sides:
-        _check(config[side], TOWER, file, f"{side}.")
-    _check(config.get("pixels", {}), PIXELS, file, "pixels.")
+        check_values(config[side], TOWER, file, f"{side}.")
+    check_values(config.get("pixels", {}), PIXELS, file, "pixels.")
     _check_adapters(config.get("adapters", {}), file)
     unknown = [part for part in config.get("frozen", []) if part not in PARTS]
     if unknown:
@@ -242,7 +242,7 @@ def _check_adapters(adapters: Mapping[str, Any], file: Path) -> None:
     for tower, settings in adapters.items():
         if tower not in ("image", "text") or not isinstance(settings, dict):
             raise UserError(f"{file}: adapters has {_short(tower)}: adapters stand in the image or the text tower")
-        _check(settings, ADAPTER, file, f"adapters.{tower}.")
+        check_values(settings, ADAPTER, file, f"adapters.{tower}.")
 
 
 def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = None) -> None:
@@ -257,7 +257,7 @@ def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = N
     }
     if not isinstance(library, str) or library not in keys:
         raise UserError(f"{file}: {where}library is {_short(library)}: choose one of {', '.join(keys)}")
-    _check(spec, {"library": text, **keys[library]}, file, where)
+    check_values(spec, {"library": text, **keys[library]}, file, where)
     absent = [key for key in keys[library] if key not in spec and key != "taps"]
     if absent:
         raise UserError(f"{file} has no {where + absent[0]!r}: {REMEDY}")
@@ -274,7 +274,7 @@ def check_spec(spec: Any, file: Path, where: str, *, most_layers: int | None = N
             raise UserError(f"{file}: {where}config.{key} names code to be fetched and run: take it out")
 
 
-def _check(values: Mapping[str, Any], checks: Mapping[str, Check], file: Path, where: str = "") -> None:
+def check_values(values: Mapping[str, Any], checks: Mapping[str, Check], file: Path, where: str = "") -> None:
     for key, value in values.items():
         if key not in checks:
             raise UserError(f"{file} has an unknown key {_short(where + key)}: {REMEDY}")

@@ -34,7 +34,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
             texts, or pictures; a folder or hub name of a sentence encoder; an open_clip model, or
             `open_clip:NAME:PRETRAINED` (a name of weights, or a file) and `open_clip:FOLDER`; the name of a pretrained
             preset (`"towers"`; `"starter"`, the same with heads trained on the embedded world) or of what comes in
-            packages (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); or an encoder already.
+            packages (`"minilm"`, `"smollm2"`, `"efficientnet-lite0"`); a folder that `nearfar export MODEL --onnx`
+            wrote; or an encoder already.
         tokenizer: needed beside an instance; a transformers or open_clip tokenizer, or a processor of transformers that
             holds one, whose image processor is taken, too.
         preprocess: needed beside an open_clip model: its evaluation transform. Beside an instance of transformers its
@@ -46,7 +47,8 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
         with the features that the model gives itself; it is a copy, and an instance stays as it is. For
         open_clip models, which stay as they are, an `OpenClipEncoder`; of X-CLIP a `VideoEncoder`. Of texts alone a
         `LanguageModel`, where the checkpoint continues texts and is no sentence encoder, else a `TextEncoder`; of
-        pictures alone an `ImageEncoder`. In evaluation mode if it came by name or folder.
+        pictures alone an `ImageEncoder`. Of ONNX files an `OnnxEncoder`, which embeds without transformers, and is
+        neither trained nor saved. In evaluation mode if it came by name or folder.
 
     Raises:
         UserError: nothing of that name, a folder that holds no such model, a damaged file, a missing tokenizer; a
@@ -58,6 +60,10 @@ def load(model: Any, *, tokenizer: Any = None, preprocess: Any = None) -> Any:
     (256, 112)
     """
     if isinstance(model, (str, Path)):
+        if checkpoint.is_exported(model):
+            from nearfar.models.exported.onnx_encoder import read_onnx
+
+            return read_onnx(model)
         with backbones.quiet():
             return _named(model, tokenizer)
     tokenizer, preprocess = _parts_of_processors(tokenizer, preprocess)

@@ -16,7 +16,7 @@ from nearfar import console
 from nearfar.data.pictures.images import EXTENSIONS, BadImage, load_image
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import doubt_of, shortened
-from nearfar.modes import evaluating
+from nearfar.modes import device_of, evaluating
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +85,7 @@ def encode(
             for batch, vectors in run(model, items, places, batch_size):
                 by_place |= zip(batch, vectors.float(), strict=True)
                 step(len(batch))
-    device = next(self.parameters()).device
+    device = device_of(self)
     rows = [by_place[place] for place in range(len(items))]
     embeddings = torch.stack(rows) if rows else torch.zeros(0, model.embed_dim, device=device)
     if not embeddings.isfinite().all():
@@ -128,7 +128,7 @@ def _side(model: Any, item: Any, place: int, side: str | None) -> str:
 
 
 def _texts(model: Any, items: Sequence[Any], places: list[int], size: int) -> Iterator[tuple[list[int], Tensor]]:
-    device = next(model.parameters()).device
+    device = device_of(model)
 
     def run(batch: list[int]) -> Tensor:
         return model.encode_text(model.tokenize([items[place] for place in batch]).to(device))

@@ -25,6 +25,8 @@ from nearfar.models.weight_files import read_weights, tied_names, write_weights
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 OURS = "nearfar.json"
 """What `config.json` says else, where that is another library's."""
+TOWERS = {"image": "image.onnx", "text": "text.onnx"}
+"""Of a model that was exported (`nearfar.models.exported`), by what they read."""
 LAYOUTS = {"DualEncoder": ("pair_layout", "towers_layout"), "TextEncoder": ("sentence_layout",)}
 """Of the classes that others may have: the modules in `shared` and the functions in them, needed in saving alone. The
 first that has the model is taken."""
@@ -104,6 +106,12 @@ def shared_layout(model: Any) -> Layout | None:
 def is_ours(folder: str | Path) -> bool:
     """Whether nearfar saved what is in a folder."""
     return (Path(folder) / OURS).is_file() or "nearfar" in read_config(folder)
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds an exported tower, and no model that is opened otherwise."""
+    folder = Path(folder)
+    return any((folder / name).is_file() for name in TOWERS.values()) and not (folder / CONFIG).is_file()
 
 
 def read(folder: str | Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Shortened(nn.Module):
             if name.startswith("__") or name == "encoder":  # a copy needs these before it has anything
                 raise
         value = getattr(self._modules.get("encoder"), name)
+        if name == "encode":  # it embeds by this model's own `encode_text` and `encode_image`, which cut
+            return MethodType(value.__func__, self)
         if not name.startswith("encode_") or name == "encode_image_map":
             return value
 

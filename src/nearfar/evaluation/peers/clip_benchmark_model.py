@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nearfar.embedding.embed_source import device_of
+from nearfar.modes import device_of
 
 
 class ClipBenchmarkModel(NamedTuple):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nearfar.embedding.embed_source import device_of, embed_images, embed_texts
+from nearfar.embedding.embed_source import embed_images, embed_texts
 from nearfar.errors import UserError, need
+from nearfar.modes import device_of
 
 
 class MtebModel:

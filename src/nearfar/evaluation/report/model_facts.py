@@ -37,7 +37,8 @@ def _made_of(encoder: Any) -> Iterator[tuple[str, str]]:
             trained = sum(p.numel() for p in tower.parameters() if p.requires_grad)
             frozen = "" if trained else ", frozen"
             yield f"{side} tower", f"{_name(spec)}, {_count(tower)} parameters{frozen}"
-    yield "parameters", f"{_count(encoder)} in all"
+    if any(True for _ in encoder.parameters()):  # of an exported model there are only files
+        yield "parameters", f"{_count(encoder)} in all"
     for name, called, unit in (
         ("embed_dim", "embedding", " numbers"),
         ("image_size", "pictures", " pixels a side"),

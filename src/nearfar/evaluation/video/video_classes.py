@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from nearfar import console
 from nearfar.data.batches.loader import Loader
 from nearfar.data.video.video_field import VideoField
-from nearfar.embedding.embed_source import as_video_model, device_of
+from nearfar.embedding.embed_source import as_video_model
 from nearfar.errors import UserError, at_least
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.picture_batches import as_source
-from nearfar.modes import evaluating
+from nearfar.modes import device_of, evaluating
 
 TEMPERATURE = 0.01
 """What cosines are divided by where a model says nothing: what released CLIPs learned."""

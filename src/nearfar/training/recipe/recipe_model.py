@@ -10,6 +10,7 @@ from typing import Any
 from nearfar.data.fields.text import clean_caption, cleaning
 from nearfar.errors import UserError
 from nearfar.methods.base import trained_part
+from nearfar.models.exported.onnx_encoder import refuse
 from nearfar.training.recipe.sections import MODEL_SETTINGS, OF_A_LOADED_MODEL, check_names, maker, named
 
 AROUND_A_PAIR = ("detector", "grounded_encoder", "relation_encoder", "video_encoder")
@@ -30,6 +31,7 @@ def build_model(settings: Mapping[str, Any], source: Any, trust: Collection[str]
                 f"recipe, section model: {next(iter(values))} does not go with load, which is a whole model."
             )
         model = models.load(settings["load"])
+        refuse(model, "train")
     else:
         make = maker(settings, trust)
         if "tokenizer" in signature(make).parameters and "tokenizer" not in values and _needs_vocabulary(settings):
