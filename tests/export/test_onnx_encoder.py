@@ -43,12 +43,12 @@ def changed(folder, **values):
 
 
 def test_texts_of_every_length_are_embedded_alike(twin, exported_model, texts):
-    asked = [*texts, *(" ".join(["fox"] * length) for length in LENGTHS), "", " ", "\ud800", "caf\xe9 \N{DOG}"]
-    ours, theirs = twin.tokenize(asked), exported_model.tokenize(asked)
+    written = [*texts, *(" ".join(["fox"] * length) for length in LENGTHS), "", " ", "\ud800", "caf\xe9 \N{DOG}"]
+    ours, theirs = twin.tokenize(written), exported_model.tokenize(written)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    own = exported_model.encode(asked, normalize_embeddings=True)
-    np.testing.assert_allclose(twin.encode(asked), own, atol=1e-5)
-    np.testing.assert_allclose(twin.encode(asked, batch_size=1), own, atol=1e-5)
+    own = exported_model.encode(written, normalize_embeddings=True)
+    np.testing.assert_allclose(twin.encode(written), own, atol=1e-5)
+    np.testing.assert_allclose(twin.encode(written, batch_size=1), own, atol=1e-5)
     assert twin.encode("ship").shape == (16,)
     assert twin.encode([]).shape == (0, 16)
     assert twin.encode_text(twin.tokenize([])).shape == (0, 16)

@@ -1,7 +1,7 @@
 """An exported model as an encoder: the towers run by onnxruntime, pictures and texts are prepared as everywhere here.
 
 It embeds, and is neither trained nor saved. Nothing of transformers is imported, which takes longer than all else that
-a query does: `nearfar search` from a shell is what this is for.
+a query does: `nearfar search` from a shell is what this is for. `nearfar.load` opens one.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class OnnxTextEncoder(OnnxEncoder):
         max_length: tokens a text may have.
     """
 
-    sides_in_files = ("text",)
+    sides_in_files: tuple[str, ...] = ("text",)
 
     def __init__(self, folder: Path, constants: Constants) -> None:
         super().__init__(folder, constants)
@@ -174,7 +174,7 @@ class OnnxImageEncoder(PreparesPictures, OnnxEncoder):
 class OnnxDualEncoder(OnnxImageEncoder, OnnxTextEncoder):
     """An exported model of pictures and texts, with the attributes of both."""
 
-    sides_in_files = ("image", "text")
+    sides_in_files: tuple[str, ...] = ("image", "text")
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Both embeddings, `[B, embed_dim]` each, of unit length."""
