@@ -147,9 +147,9 @@ def test_going_on_inside_an_epoch_is_exact(source, workers):
         return loader(source, workers=workers, block=7, max_skipped=0.3, n_views=2)
 
     straight = fresh()
-    expected = [*straight, *straight]
-    an_epoch = len(expected) // 2
-    for stop in range(1, len(expected)):
+    expected = [*straight, *straight, *straight]
+    an_epoch = len(expected) // 3
+    for stop in range(1, 2 * an_epoch):
         first, count = fresh(), 0
         while count < stop:
             for _ in first:
@@ -161,10 +161,10 @@ def test_going_on_inside_an_epoch_is_exact(source, workers):
         second.load_state_dict(state)
         second.set_epoch(state["epoch"])
         rest = list(second)
-        left = an_epoch - (stop - 1) % an_epoch - 1
-        assert len(rest) == left
+        assert len(rest) == -stop % an_epoch
         rest += list(second)
-        assert all(same(a, b) for a, b in zip(rest, expected[stop:], strict=False))
+        assert len(rest) == -stop % an_epoch + an_epoch
+        assert all(same(a, b) for a, b in zip(rest, expected[stop : stop + len(rest)], strict=True))
 
 
 def test_a_state_fits_other_processes_but_no_other_batch():

@@ -149,7 +149,7 @@ def test_the_pixels_of_a_view_say_the_same_as_its_matrix(preset):
     margin = cells.diagonal[:, None, None] / 2 + 0.02  # where all of a cell lies in the picture
     inside = ((cells.centers > margin) & (cells.centers < 1 - margin)).all(-1)
     assert inside.float().mean() > 0.2
-    torch.testing.assert_close(mapped.centers[inside], cells.centers[inside], atol=0.01, rtol=0)
+    torch.testing.assert_close(mapped.centers[inside], cells.centers[inside], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(60, 60), (90, 50)])

@@ -95,10 +95,10 @@ def test_of_two_views_it_is_info_nce():
 def test_the_weight_counts_a_negative_more_than_once():
     """ln 2 is a copy of it, in its own row."""
     z1, z2, z3 = vectors(3, 1, 8)
-    doubled = first_view_info_nce([z1, z2], negatives=torch.cat([z3, z3]))
-    weighted = first_view_info_nce(
-        [z1, z2], negatives=z3, negative_of=torch.zeros(1).long(), negative_weight=math.log(2)
-    )
+    doubled = first_view_info_nce([z1, z2], temperature=1.0, negatives=torch.cat([z3, z3]))
+    own = {"negatives": z3, "negative_of": torch.zeros(1).long(), "negative_weight": math.log(2)}
+    weighted = first_view_info_nce([z1, z2], temperature=1.0, **own)
+    assert weighted > 0.1, "what a negative counts is above what is rounded"
     torch.testing.assert_close(weighted, doubled)
 
 

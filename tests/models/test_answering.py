@@ -81,7 +81,7 @@ def test_loss_weighs_answers_and_sums_their_tokens(decoder, questions):
     weights = torch.tensor([0.75, 0.25, 0.5])
     logits = decoder(states[of], mask[of], IDS[:3], MASK[:3])
     loss = answer_loss(logits, IDS[:3], MASK[:3], weights=weights, questions=2)
-    likely = [log_likelihood(decoder, states[q : q + 1], mask[q : q + 1], a) for q, a in zip(of, IDS, strict=False)]
+    likely = [log_likelihood(decoder, states[q : q + 1], mask[q : q + 1], a) for q, a in zip(of, IDS[:3], strict=True)]
     expected = -sum(w * value for w, value in zip(weights.tolist(), likely, strict=True)) / 2
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     loss.backward()

@@ -82,8 +82,13 @@ def test_exif_rotation_is_applied():
 
 def test_no_pictures_and_bad_settings():
     assert Pixels(8)([]).shape == (0, 3, 8, 8)
-    for settings in ({"fit": "stretch"}, {"resample": "cubic"}, {"mean": (0.5,)}, {"std": (0.0, 1, 1)}):
-        with pytest.raises(UserError):
+    for settings, words in (
+        ({"fit": "stretch"}, "fit='stretch': choose"),
+        ({"resample": "cubic"}, "resample='cubic': choose"),
+        ({"mean": (0.5,)}, r"mean=\(0.5,\): three numbers"),
+        ({"std": (0.0, 1, 1)}, r"std=\(0.0, 1, 1\): three numbers"),
+    ):
+        with pytest.raises(UserError, match=words):
             Pixels(8, **settings)
 
 

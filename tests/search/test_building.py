@@ -171,7 +171,7 @@ def test_items_can_be_taken_out_by_key(encoder, photos, tmp_path):
     smaller = index.remove([best.key])
     assert len(smaller) == 8
     assert best.key not in {hit.key for hit in query(smaller, encoder, text="red", top=9)}
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=best.key):
         smaller.remove([best.key])
 
 

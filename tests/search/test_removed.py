@@ -96,8 +96,8 @@ def test_filters_counts_vectors_and_pictures_are_those_of_the_items_that_are_lef
 
 def test_what_is_out_cannot_be_taken_out_again_and_can_come_back(tmp_path):
     left = filled(tmp_path / "index").remove(["5"])
-    for again in (["5"], ["6", "6"], ["7", "no such key"]):
-        with pytest.raises(KeyError):
+    for again, named in ((["5"], "5"), (["6", "6"], "6"), (["7", "no such key"], "no such key")):
+        with pytest.raises(KeyError, match=f"^'{named}'$"):
             left.remove(again)
     assert len(Index(tmp_path / "index")) == COUNT - 1, "nothing of a removal that failed is done"
     with IndexWriter.extend(tmp_path / "index") as writer:

@@ -291,7 +291,7 @@ def test_the_second_stage_goes_on_from_the_best_of_a_sharded_run(staged, tmp_pat
     for name, value in safetensors.load(best).items():
         assert torch.equal(value, saved[f"model.{name}"]), name
     alone = best_of(str(staged), str(tmp_path / "alone"))
-    for ours, theirs in zip((best, end), alone, strict=False):
+    for ours, theirs in zip((best, end), alone[:2], strict=True):
         tensors = safetensors.load(theirs)
         for name, value in safetensors.load(ours).items():
             torch.testing.assert_close(value, tensors[name], rtol=1e-3, atol=1e-4)
