@@ -86,7 +86,7 @@ def test_no_pictures_and_bad_settings():
         ({"fit": "stretch"}, "fit='stretch': choose"),
         ({"resample": "cubic"}, "resample='cubic': choose"),
         ({"mean": (0.5,)}, r"mean=\(0.5,\): three numbers"),
-        ({"std": (0.0, 1, 1)}, r"std=\(0.0, 1, 1\): three numbers"),
+        ({"std": (0.0, 1, 1)}, r"std=\(0.0, 1.0, 1.0\): three numbers"),
     ):
         with pytest.raises(UserError, match=words):
             Pixels(8, **settings)
