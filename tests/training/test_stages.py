@@ -126,7 +126,7 @@ def test_a_stage_that_fails_leaves_the_first_whole(tmp_path):
         raise RuntimeError("no such thing")
 
     first = Stage("first", Pairs(), loader(), config=QUICK)
-    with pytest.raises(RuntimeError, match="^no such thing$"):
+    with pytest.raises(RuntimeError, match="no such thing"):
         run_stages([first, Stage("second", broken, loader(), config=QUICK)], tmp_path / "run")
     mark = json.loads((tmp_path / "run/1-first/stage.json").read_text())
     assert mark == {"stage": "first", "finished": True}
