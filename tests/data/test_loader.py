@@ -188,7 +188,7 @@ def test_the_last_batch():
     assert len(loader(source, drop_last=False)) == 3
     assert [i for b in loader(source, shuffle=False, drop_last=False) for i in b["index"].tolist()] == list(range(10))
     assert list(loader(Records(records(3)))) == []
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="the length of a stream is not known"):
         len(loader(Parts([7, 3])))
 
 
