@@ -314,7 +314,8 @@ def test_the_cache_keeps_to_its_budget():
 
 
 def test_unequal_pictures_and_where_they_went():
-    """Red is x: after squashing and cropping, a pixel's red must say where `geometry` puts it in the original."""
+    """Red is x: after squashing and cropping, a pixel's red must say where `geometry` puts it in the original, but for
+    the rounding of the squashed picture's bytes; half a pixel would be a whole level."""
     width, height = 96, 48
     ramp = Image.new("RGB", (width, height))
     ramp.putdata([(2 * x, 2 * y, 0) for y in range(height) for x in range(width)])
@@ -326,7 +327,7 @@ def test_unequal_pictures_and_where_they_went():
     for b in range(8):
         for x, y in [(8, 8), (20, 12), (16, 24)]:
             place = torch.linalg.inv(batch["geometry"][0, b]) @ torch.tensor([float(x), float(y), 1.0])
-            assert batch["image"][b, :2, y, x].tolist() == pytest.approx((2 * place[:2]).tolist(), abs=1.5)
+            assert batch["image"][b, :2, y, x].tolist() == pytest.approx((2 * place[:2]).tolist(), abs=0.6)
 
 
 def test_a_share_held_out_is_judged_with_the_rest_of_its_data():

@@ -48,7 +48,8 @@ def test_a_crop_that_is_made_larger_scales_its_boxes():
 
 @pytest.mark.parametrize("size", [(40, 40), (60, 30)])
 def test_they_lie_where_the_pixels_of_a_batch_s_views_do(size):
-    """A white box on black, cropped and mirrored by the loader: its first and last bright pixels, to one of them."""
+    """A white box on black, cropped and mirrored by the loader: its first and last bright pixels, to one of them, and
+    on the average of all views to less than the half of one by which a wrong idea of a pixel's place would be off."""
     box = (10, 8, 22, 19)
     picture = Image.new("RGB", size)
     picture.paste((255, 255, 255), box)
@@ -58,7 +59,7 @@ def test_they_lie_where_the_pixels_of_a_batch_s_views_do(size):
         mean=(0.0,) * 3, std=(1.0,) * 3, seed=1,
     )  # fmt: skip
     batch = next(iter(loader))
-    compared = 0
+    away = []
     for view in range(2):
         for pixels, geometry in zip(batch["views"][view], batch["geometry"][view], strict=True):
             boxes, shown = boxes_in_view(torch.tensor([box]).float(), geometry, (40, 40))
@@ -67,9 +68,10 @@ def test_they_lie_where_the_pixels_of_a_batch_s_views_do(size):
                 continue  # out of sight, or a sliver
             rows, columns = bright.any(1).nonzero().flatten(), bright.any(0).nonzero().flatten()
             edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-            torch.testing.assert_close(boxes[0], torch.stack(edges).float(), atol=1.0, rtol=0)
-            compared += 1
-    assert compared > 20
+            away.append(boxes[0] - torch.stack(edges).float())
+    assert len(away) > 20
+    assert torch.stack(away).abs().max() <= 1.0
+    assert torch.stack(away).mean(0).abs().max() < 0.2
 
 
 def test_other_shapes_are_a_sentence():

@@ -92,14 +92,15 @@ def test_a_collapsed_model_is_exactly_at_chance():
         np.testing.assert_allclose(ranks.hit(k), ranks.chance().hit(k))
 
 
-def test_chance_is_the_share_of_random_orders():
-    rng = np.random.default_rng(0)
+def test_chance_is_the_share_of_all_orders():
+    """4 right ones among 50 in any order: the first is the r-th where the other 3 are among the 50 - r behind it."""
     one = np.ones(1, dtype=np.int64)
-    ranks = Ranks(0 * one, 0 * one, one, 4 * one, 50 * one)
-    orders = np.array([rng.permutation(50)[:4].min() + 1 for _ in range(20000)])
-    assert ranks.chance().hit(5)[0] == pytest.approx((orders <= 5).mean(), abs=0.015)
-    assert ranks.chance().rank()[0] == pytest.approx(orders.mean(), rel=0.03)
-    assert ranks.chance().reciprocal()[0] == pytest.approx((1 / orders).mean(), rel=0.05)
+    chance = Ranks(0 * one, 0 * one, one, 4 * one, 50 * one).chance()
+    first = {r: math.comb(50 - r, 3) / math.comb(50, 4) for r in range(1, 48)}
+    assert sum(first.values()) == pytest.approx(1)
+    assert chance.hit(5)[0] == pytest.approx(sum(first[r] for r in range(1, 6)), rel=1e-9)
+    assert chance.rank()[0] == pytest.approx(51 / 5, rel=1e-9) == sum(r * share for r, share in first.items())
+    assert chance.reciprocal()[0] == pytest.approx(sum(share / r for r, share in first.items()), rel=1e-9)
 
 
 def test_hits_of_many_places_and_many_ties():
