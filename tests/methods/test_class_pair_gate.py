@@ -135,7 +135,18 @@ def test_figures_of_gates():
     assert gate_entropy(torch.full((2, 2), 0.5)).item() == pytest.approx(math.log(2))
     chance = torch.tensor([[0.0, 1.0, 0.3]], requires_grad=True)
     gate_entropy(chance).backward()
-    assert chance.grad[0, 2].isfinite()
+    assert chance.grad[0].tolist() == pytest.approx([0, 0, math.log(0.7 / 0.3) / 3])
+
+
+def test_gates_that_are_decided_for_good_do_not_make_the_penalty_nan():
+    """A sigmoid of 20 is 1 in float32, and one of -200 is 0: the others still get their gradient."""
+    logit = torch.tensor([[20.0, -200.0, 1.0]], requires_grad=True)
+    value = gate_entropy(logit.sigmoid())
+    value.backward()
+    p = 1 / (1 + math.exp(-1))
+    assert value.item() == pytest.approx(-(p * math.log(p) + (1 - p) * math.log(1 - p)) / 3)
+    assert logit.grad[0].tolist() == pytest.approx([0, 0, -p * (1 - p) / 3], rel=1e-5)  # d/dx of H(sigmoid(x)) at x = 1
+    assert gate_entropy(torch.tensor([[0.5, math.nan]])).isnan()
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "open"])

@@ -156,12 +156,15 @@ class ClassPairGate(nn.Module):
 
 def gate_entropy(chance: Tensor) -> Tensor:
     """The mean entropy of Bernoulli variables with `chance` `[N, D]`, floating point, a scalar: ln 2 where all gates
-    are undecided, 0 where each is open or closed.
+    are undecided, 0 where each is open or closed. A chance of exactly 0 or 1 gets no gradient.
 
     >>> round(gate_entropy(torch.tensor([[0.5, 1.0]])).item(), 4)
     0.3466
     """
-    return -(torch.xlogy(chance, chance) + torch.special.xlog1py(1 - chance, -chance)).mean()
+    decided = (chance <= 0) | (chance >= 1)  # there the slope is infinite: NaN times the sigmoid's of 0
+    p = chance.masked_fill(decided, 0.5)
+    entropy = -(p * p.log() + (1 - p) * torch.log1p(-p))
+    return entropy.masked_fill(decided, 0.0).mean()
 
 
 def gate_statistics(gates: Tensor) -> dict[str, Any]:
