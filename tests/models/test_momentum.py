@@ -116,3 +116,56 @@ def test_mistakes_are_explained(model):
     model.add_lora("text")
     with pytest.raises(UserError, match="add adapters or heads"):
         teacher.update()
+
+
+class Scaled(nn.Module):
+    """A weight of each number of dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.bias = nn.Parameter(torch.ones(3))
+        self.matrix = nn.Parameter(torch.ones(2, 3))
+        self.shift = nn.Parameter(torch.zeros(5))
+
+
+@pytest.mark.parametrize("name", ["scale", "bias", "matrix", "shift"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_not_finite_is_named_and_moves_nothing(name, value):
+    student = Scaled()
+    teacher = MomentumEncoder(student, momentum=0.5)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(1)
+        getattr(student, name).view(-1)[-1] = value
+    before = copy.deepcopy(teacher.state_dict())
+    with pytest.raises(UserError, match=f"the weight {name} is NaN or infinite"):
+        teacher.update()
+    assert all(torch.equal(slow, before[each]) for each, slow in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["scale", "bias", "matrix", "shift"])
+def test_finite_weights_whose_norm_overflows_are_followed(name):
+    student = Scaled()
+    teacher = MomentumEncoder(student, momentum=0.0)
+    with torch.no_grad():
+        getattr(student, name).fill_(3e38)
+    teacher.update()
+    assert torch.equal(getattr(teacher.module, name), getattr(student, name))
+
+
+def test_weights_that_were_replaced_after_the_copy_was_made_are_followed():
+    student = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    teacher = MomentumEncoder(student, momentum=0.0)
+    teacher.update()
+    loaded = {name: torch.rand_like(value.float()).to(value.dtype) for name, value in student.state_dict().items()}
+    student.load_state_dict(loaded, assign=True)
+    teacher.module.load_state_dict(copy.deepcopy(loaded), assign=True)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(1)
+    teacher.update()
+    assert all(torch.equal(slow, student.state_dict()[name]) for name, slow in teacher.module.state_dict().items())
+    student[0] = nn.Linear(2, 2)
+    teacher.update()
+    assert torch.equal(teacher.module[0].weight, student[0].weight)

@@ -72,6 +72,24 @@ def test_rows_have_unit_length_from_the_start_and_after_a_resume():
         torch.testing.assert_close(queue.features.norm(dim=1), torch.ones(9), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_feature_that_is_not_finite_is_named_and_moves_nothing(value):
+    queue = FeatureQueue(dim=3, size=4)
+    before = copy.deepcopy(queue.state_dict())
+    features = torch.ones(2, 3)
+    features[1, 2] = value
+    with pytest.raises(UserError, match="features of samples 8 are NaN or infinite, and would stay in the queue"):
+        queue.push(features, torch.tensor([7, 8]))
+    assert all(torch.equal(kept, before[name]) for name, kept in queue.state_dict().items())
+
+
+def test_rows_are_those_of_normalize_to_the_bit_however_long():
+    queue = FeatureQueue(dim=3, size=4)
+    rows = torch.stack([torch.randn(3), torch.zeros(3), torch.full((3,), 3e38), torch.full((3,), 1e-13)])
+    queue.push(rows)
+    assert torch.equal(queue.features, F.normalize(rows, dim=1))
+
+
 def test_other_mistakes_are_explained():
     queue = FeatureQueue(dim=2, size=8)
     with pytest.raises(UserError, match=r"\[B, 2\]"):

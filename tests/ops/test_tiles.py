@@ -5,6 +5,8 @@ import torch
 from torch.nn.functional import softplus
 
 from nearfar.ops import log_partition, sigmoid
+from nearfar.ops.tiling import inputs
+from nearfar.ops.tiling.one_tile import is_one_tile
 from nearfar.ops.tiling.tiles import (
     KEEP_ALL_BELOW,
     KEEP_AT_MOST,
@@ -111,3 +113,13 @@ def test_the_sigmoid_loss_of_each_row_has_its_bias_in_every_tile(backend):
     losses = softplus(-(2 * torch.eye(7, 9) - 1) * (0.5 * q @ k.T - 5.0)).sum(1)
     rows = sigmoid(q, k, 0.5, -5.0, reduction="none", backend=backend, tile=3)
     torch.testing.assert_close(rows, losses, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("one_set", [False, True])
+@pytest.mark.parametrize("tile", [None, 3, (2, 5), 300])
+@pytest.mark.parametrize("n", [0, 1, 3, 5, 256, 257])
+def test_one_tile_is_what_the_grid_says(n, tile, one_set):
+    q = torch.zeros(n, 2)
+    for m in [n] if one_set else [0, 2, 5, 6, 1024, 1025]:
+        pairs = inputs.pairs(q, q if one_set else torch.zeros(m, 2), 1.0, one_set=one_set, tile=tile)
+        assert is_one_tile(pairs) == (len(pairs.tiles) == 1), (n, m)

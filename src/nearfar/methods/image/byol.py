@@ -77,9 +77,10 @@ class BYOL(Method):
             z_slow = apart(partial(project, slow), large)
         q = apart(self.predictor, z)
         # 2 - 2 cos, summed over both directions (equations 2 and 3); of more pairs twice their mean.
-        distances = [2 * cosine_distance(one, other) for one, other in ordered_pairs(q, z_slow)]
+        distances = [cosine_distance(one, other) for one, other in ordered_pairs(q, z_slow)]
         momentum = torch.tensor(self.teacher.momentum)
-        return {"loss": 2 * torch.stack(distances).mean(), "spread": spread(z[0]), "momentum": momentum}
+        loss = sum(distances[1:], distances[0]) * (4 / len(distances))
+        return {"loss": loss, "spread": spread(z[0]), "momentum": momentum}
 
     def before_step(self) -> None:
         self.teacher.forget()

@@ -15,7 +15,7 @@ from nearfar.methods.parts.feature_queue import FeatureQueue, queue_info_nce
 from nearfar.methods.parts.mean_teacher import MeanTeacher, Normalise, Statistics
 from nearfar.methods.parts.pending import Pending
 from nearfar.methods.parts.shuffled_keys import shuffled
-from nearfar.methods.parts.view_projections import apart, project, projected_dim, spread, views_of
+from nearfar.methods.parts.view_projections import apart, project, projected_dim, spread_of_unit, views_of
 
 
 class MoCo(Method):
@@ -80,7 +80,7 @@ class MoCo(Method):
         losses = [queue_info_nce(q, k, self.queue.features, self.temperature, **groups) for q in queries]
         loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
         self._pending.after_backward(loss, (k, cluster, batch.get("index")))
-        return {"loss": loss, "spread": spread(queries[0])}
+        return {"loss": loss, "spread": spread_of_unit(queries[0])}
 
     def _keys(self, pixels: Tensor) -> Tensor:
         with self.teacher.teaching() as slow:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nearfar import distributed
 from nearfar.errors import UserError, need
-from nearfar.methods.parts.gathered_features import gather_finite
+from nearfar.methods.parts.gathered_features import gather_unit
 from nearfar.ops.transport import sinkhorn
 
 TILE = 256
@@ -120,9 +120,8 @@ class ClusteredMemory(nn.Module):
             raise UserError(
                 f"the memory holds features [B, {dim}] with ids [B], not {list(features.shape)}, {list(index.shape)}"
             )
-        features = gather_finite(features.detach().to(self.features), index, where="memory")
+        unit = gather_unit(features.detach().to(self.features), index, where="memory")
         index = distributed.gather_rows(index.to(self.index))
-        unit = F.normalize(features, dim=1)
         label = self.assign(unit) if self.clustered else torch.full_like(index, -1)
         unit, index, label = unit[-size:], index[-size:], label[-size:]
         places = (self.pointer + torch.arange(len(index), device=index.device)) % size

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nearfar import distributed, ops
 from nearfar.errors import UserError
-from nearfar.methods.parts.gathered_features import gather_finite
+from nearfar.methods.parts.gathered_features import gather_unit
 
 EMPTY = -100
 """The group of a place that has never been filled: it equals no sample's."""
@@ -69,10 +69,10 @@ class FeatureQueue(nn.Module):
         if features.ndim != 2 or features.shape[1] != dim:
             raise UserError(f"the queue holds features [B, {dim}]; these are {list(features.shape)}")
         known = index if index is not None else group
-        features = gather_finite(features.detach().to(self.features.dtype), known, where="queue")
+        features = gather_unit(features.detach().to(self.features.dtype), known, where="queue")[-size:]
         groups = None if group is None else distributed.gather_rows(group.to(self.group))[-size:]
-        features, first = F.normalize(features[-size:], dim=1), int(self.pointer)
-        count, head = len(features), min(len(features), size - first)
+        first, count = int(self.pointer), len(features)
+        head = min(count, size - first)
         # Those up to the end; the rest stands at the beginning.
         for start, rows in ((first, slice(0, head)), (0, slice(head, count))):
             if rows.start < rows.stop:

@@ -91,8 +91,12 @@ class MomentumEncoder(nn.Module):
 
 def _require_finite(weights: list[Tensor], module: nn.Module) -> None:
     # A norm shows every NaN and infinity, in a tenth of the time of isfinite; finite weights may overflow it, so it
-    # only says whether to look.
-    if not weights or math.isfinite(torch.stack(torch._foreach_norm(weights)).sum()):
+    # only says whether to look. Vectors are many and short: together they take as long as one.
+    vectors = [weight for weight in weights if weight.ndim == 1]
+    large = [weight for weight in weights if weight.ndim != 1]
+    if vectors:
+        large.append(torch.cat(vectors))
+    if not large or math.isfinite(torch.stack(torch._foreach_norm(large)).sum()):
         return
     for name, weight in module.named_parameters():
         if not bool(weight.isfinite().all()):

@@ -97,6 +97,15 @@ def spread(z: Tensor) -> Tensor:
     >>> spread(torch.ones(4, 8)).item()
     0.0
     """
-    z = F.normalize(z.detach().float(), dim=1)
+    return spread_of_unit(F.normalize(z.detach().float(), dim=1))
+
+
+def spread_of_unit(z: Tensor) -> Tensor:
+    """`spread` of unit rows `z` `[B, D]`, floating point, a scalar without gradient.
+
+    >>> spread_of_unit(torch.eye(2)).item()
+    1.0
+    """
+    z = z.detach()
     # What `std` gives, which walks down the columns slowly.
     return torch.linalg.vector_norm(z - z.mean(0), dim=0).mean() * math.sqrt(z.shape[1] / len(z))

@@ -18,14 +18,17 @@ from nearfar.ops.tiling.kernels import limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.operators import PAIRS, flat, operator, pairs_of
 from nearfar.ops.tiling.partition import partition
-from nearfar.ops.tiling.tiles import LN2, Pairs, wide
+from nearfar.ops.tiling.tiles import LN2, LOG2E, STEP, Pairs, wide
 
 CERTAIN = 40.0  # from here on log(1 + exp(x)) is x to the last digit of float64
 
 
 def is_one_tile(pairs: Pairs) -> bool:
     """Whether the pairs are a single tile, and multiplied in their own type."""
-    return len(pairs.tiles) == 1 and not half_pays(pairs.q, pairs.k)
+    rows, columns = pairs.tile
+    if pairs.one_set:
+        rows = columns = min(rows, STEP)
+    return 0 < len(pairs.q) <= rows and 0 < len(pairs.k) <= columns and not half_pays(pairs.q, pairs.k)
 
 
 def cross_entropy(pairs: Pairs, apart: Tensor | None = None, *, both: bool = False) -> Tensor:
@@ -64,7 +67,7 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *rest, both, want_k, want_scale, gradients = args[7:]
     pairs = pairs_of(*tensors, *rest)
     q, k, scale = pairs.q, pairs.k, pairs.scale[:, None]
-    queries = q * scale
+    queries = q * (scale * LOG2E)
     keys = k[pairs.own] if apart is None else apart
     own = (q * keys).sum(1, dtype=wide(q)) * pairs.scale  # in more digits, for small losses
     z, bounded = _logits(pairs, queries, apart)
@@ -88,26 +91,27 @@ def _kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if apart is not None:
         dq.addcmul_(apart, to_own)
     if want_k:
-        dk = mm(weights.t(), queries, out=torch.empty_like(k))
+        dk = mm(weights.t(), queries, out=torch.empty_like(k)).mul_(LN2)
     if want_scale:
         dscale = (dq * q).sum(1).mul_(0.5 if pairs.one_set else 1.0)
     return loss, dq.mul_(scale), dk, dscale
 
 
 def _logits(pairs: Pairs, queries: Tensor, apart: Tensor | None) -> tuple[Tensor, bool]:
-    """The logits [N, M], minus infinity where a pair does not count, or where none of them is large, and this is true,
-    their exponentials."""
+    """The logits [N, M] in base 2, minus infinity where a pair does not count, or where none of them is large, and this
+    is true, their exponentials."""
     z = mm(queries, pairs.k.t(), out=queries.new_empty(len(queries), len(pairs.k)))  # `out`: never autocast
     low, high = z.aminmax()
-    bounded = max(-float(low), float(high)) <= limit(z.dtype) * LN2
-    admitted = pairs.admitted(pairs.whole)
-    if admitted is not None:
-        z.masked_fill_(admitted.logical_not_(), -math.inf)
+    bounded = max(-float(low), float(high)) <= limit(z.dtype)
+    if pairs.admit != "all":
+        admitted = pairs.admitted(pairs.whole)
+        if admitted is not None:
+            z.masked_fill_(admitted.logical_not_(), -math.inf)
     if pairs.one_set:
         z.fill_diagonal_(-math.inf)
     if apart is None and pairs.own is not None:
         z.scatter_(1, pairs.own[:, None], -math.inf)
-    return z.exp_() if bounded else z, bounded
+    return z.exp2_() if bounded else z, bounded
 
 
 def _side(z: Tensor, own: Tensor, count: int, *, bounded: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,9 +123,9 @@ def _side(z: Tensor, own: Tensor, count: int, *, bounded: bool) -> tuple[Tensor,
         logs = total.log()
     else:
         top = z.amax(1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
-        z = (z - top).exp_()
+        z = (z - top).exp2_()
         total = z.sum(1).to(own.dtype)
-        logs = total.log().add_(top.flatten())
+        logs = total.log().add_(top.flatten(), alpha=LN2)
     beyond = len(z) - len(own)  # keys that are nobody's own: as columns they have no loss
     if beyond:
         logs, total = logs[: len(own)], total[: len(own)]
