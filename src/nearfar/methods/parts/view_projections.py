@@ -103,8 +103,8 @@ def spread(z: Tensor) -> Tensor:
 def spread_of_unit(z: Tensor) -> Tensor:
     """`spread` of unit rows `z` `[B, D]`, floating point, a scalar without gradient.
 
-    >>> spread_of_unit(torch.eye(2)).item()
-    1.0
+    >>> round(spread_of_unit(torch.eye(2)).item(), 4)  # each column is 1/2 from its mean, sqrt(1/2) as a norm
+    0.7071
     """
     z = z.detach()
     # What `std` gives, which walks down the columns slowly.
