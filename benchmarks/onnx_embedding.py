@@ -78,7 +78,7 @@ def measured(options: argparse.Namespace, models: dict[str, Any]) -> list[dict[s
     return [row(what, models, *case, rounds=options.rounds) for what, case in cases.items()]
 
 
-def row(what: str, models: dict[str, Any], size: int, rounds: int, embed: Callable[[Any], Tensor]) -> dict[str, Any]:
+def row(what: str, models: dict[str, Any], size: int, embed: Callable[[Any], Tensor], *, rounds: int) -> dict[str, Any]:
     """The times of one kind of batch, and the greatest difference of a number."""
     calls = max(1, CALLS // size)
 
