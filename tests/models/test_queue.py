@@ -54,9 +54,10 @@ def test_any_size_of_batch_fits():
     assert queue.group.tolist() == [13, 2, 3, 11, 12]
     assert queue.features.flatten().tolist() == [-1, 1, 1, -1, -1]
     assert (queue.pointer.item(), len(queue)) == (1, 5)
-    queue.push(torch.ones(7, 1), torch.arange(21, 28))
+    queue.push(torch.tensor([[1.0], [1], [-1], [1], [-1], [-1], [1]]), torch.arange(21, 28))
     assert sorted(queue.group.tolist()) == [23, 24, 25, 26, 27]
     assert queue.group.roll(-queue.pointer.item()).tolist() == [23, 24, 25, 26, 27], "from the pointer on, oldest first"
+    assert queue.features.flatten().roll(-queue.pointer.item()).tolist() == [-1, 1, -1, -1, 1], "the last five rows"
     assert {"features", "group", "pointer", "filled"} == set(queue.state_dict())
 
 
