@@ -25,7 +25,7 @@ TOP = 10
 
 
 def main() -> None:
-    from nearfar.search.index.graphs import KINDS, LEAST
+    from nearfar.search.kinds.graphs import KINDS, LEAST
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000], help="vectors")

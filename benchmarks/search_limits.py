@@ -2,8 +2,10 @@
 
     .venv/bin/python benchmarks/search_limits.py
 
-Timed in turn within each round; the product runs over the same arrays in one call per block. Before timing, rows and
-ranks are compared with those of float64. Memory is how far the process grows at most, each in a process of its own.
+Timed in turn within each round; the product runs over the same arrays in one call per block, for one query by both of
+torch's functions. A search of nearfar's is that of an index on disk, whole. Before timing, rows and ranks are compared
+with those of float64. Memory is how far the process grows at most while it searches, beyond the pages of mapped files
+and the vectors that the others hold in memory, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,20 +18,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from _measure import interleave, peak_of, ratios, spread
+from _measure import interleave, peak_of, ratios, spread, status_of
 from nearfar import files
 from nearfar.evaluation.measures.retrieval_ranks import rank
-from nearfar.search import exact_search
+from nearfar.search import Index
+from nearfar.search.index.items import Item
+from nearfar.search.index.writer import IndexWriter
 
 RESULTS = Path(__file__).parent / "results" / "search_limits.json"
 TOP, BLOCK = 10, 2048
 Case = tuple[str, int, int, int]
-PRODUCT, FAISS = "one product", "faiss IndexFlatIP"
+Runs = dict[str, Callable[[], object]]
+PRODUCT, AS_MATRIX, READING, FAISS = "one product", "one product, torch.mm", "the bytes, summed", "faiss IndexFlatIP"
+KINDS = {"nearfar flat": "flat", "nearfar fp16": "fp16"}
 
 
 def main() -> None:
@@ -42,18 +49,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--memory", nargs=4, metavar=("TASK", "QUERIES", "N", "D"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, metavar=("FOLDER", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    largest = ("ranks", options.rank_memory, options.rank_memory, options.ranks[1])
     if options.memory:
-        task, *sizes = options.memory
-        print(max(0, grown(task, *map(int, sizes))))
+        folder, variant = options.memory
+        print(grown(Path(folder), variant) if folder else grown_by_ranks(*largest[2:]))
         return
     cases: list[Case] = [("search", 1, *options.one)]
     cases += [("search", queries, *options.many) for queries in options.queries]
     cases += [("ranks", options.ranks[0], *options.ranks)]
-    rows = [row for case in cases for row in compared(case, options.rounds)]
-    largest = ("ranks", options.rank_memory, options.rank_memory, options.ranks[1])
+    rows: list[dict[str, object]] = []
+    memory = []
+    for case in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += compared(case, options.rounds, Path(folder))
+            if case == cases[0]:
+                variants = [row["variant"] for row in rows]
+                memory += [{"case": case, "variant": each, "bytes": in_a_process(folder, each)} for each in variants]
+    memory.append({"case": largest, "variant": "nearfar", "bytes": in_a_process("", "ranks")})
     report = {
         "torch": torch.__version__,
         "threads": options.threads,
@@ -61,33 +76,30 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "command": "python benchmarks/search_limits.py" + "".join(f" {word}" for word in sys.argv[1:]),
         "rows": rows,
-        "memory": [{"case": list(case), "bytes": in_a_process(case)} for case in (cases[0], largest)],
+        "memory": memory,
     }
     files.write(options.output, json.dumps(report, indent=1) + "\n")
     files.write(options.output.with_suffix(".md"), as_markdown(report))
     print(as_markdown(report))
 
 
-def compared(case: Case, rounds: int) -> list[dict[str, object]]:
+def compared(case: Case, rounds: int, folder: Path) -> list[dict[str, object]]:
     """Ours and its peers on one case: CPU seconds a round, and as multiples of the product's."""
     task, queries, count, dim = case
-    with tempfile.TemporaryDirectory() as folder:
-        keys = mapped(Path(folder), count, dim)
-        q = unit(queries, dim, seed=1)
-        runs: dict[str, Callable[[], object]] = {PRODUCT: product_of(q, keys)}
-        if task == "ranks":
-            own = torch.arange(count)
-            vectors, right = torch.from_numpy(q), torch.from_numpy(np.array(keys))
-            runs["nearfar"] = lambda: rank(vectors, right, own, own)
-            check_ranks(vectors, right)
-        else:
-            runs["nearfar"] = lambda: exact_search(q, keys, TOP)
-            flat = faiss_index(keys)
-            runs[FAISS] = lambda: flat.search(q, TOP)
-            check_search(q, keys)
-        timings = interleave(runs, PRODUCT, rounds)
-        del runs
-        gc.collect()
+    if task == "ranks":
+        own, vectors, right = torch.arange(count), *(torch.from_numpy(unit(count, dim, seed)) for seed in (1, 0))
+        check_ranks(vectors, right)
+        runs: Runs = {PRODUCT: product_of(vectors, right), "nearfar": lambda: rank(vectors, right, own, own)}
+    else:
+        q, keys = unit(queries, dim, seed=1), unit(count, dim, seed=0)
+        for kind in KINDS.values():
+            write_index(folder / kind, kind, keys)
+        np.save(folder / "queries.npy", q)
+        runs = searches(folder)
+        check_search(runs, q, keys)
+    timings = interleave(runs, PRODUCT, rounds)
+    del runs
+    gc.collect()
     return [
         {
             "case": list(case),
@@ -100,50 +112,83 @@ def compared(case: Case, rounds: int) -> list[dict[str, object]]:
     ]
 
 
+def searches(folder: Path) -> Runs:
+    """The search of the queries in a folder by each variant; what a variant holds is read at its first run."""
+    import faiss
+
+    q = np.load(folder / "queries.npy")
+    held: dict[str, np.ndarray] = {}
+
+    def keys() -> np.ndarray:
+        if not held:
+            held["keys"] = np.array(Index(folder / "flat").vectors)
+        return held["keys"]
+
+    def made(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+        runs: list[Callable[[], object]] = []
+
+        def run() -> object:
+            if not runs:
+                runs.append(make())
+            return runs[0]()
+
+        return run
+
+    def flat() -> Callable[[], object]:
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        index = faiss.IndexFlatIP(keys().shape[1])
+        index.add(keys())
+        return lambda: index.search(q, TOP)
+
+    def ours(kind: str) -> Callable[[], object]:
+        index = Index(folder / kind)
+        return lambda: index.search(q, TOP)
+
+    runs = {PRODUCT: made(lambda: product_of(torch.from_numpy(q), torch.from_numpy(keys())))}
+    if len(q) == 1:
+        runs[AS_MATRIX] = made(lambda: product_of(torch.from_numpy(q), torch.from_numpy(keys()), matrix=True))
+        runs[READING] = made(lambda: torch.from_numpy(keys()).sum)
+    runs |= {name: made(partial(ours, kind)) for name, kind in KINDS.items()}
+    return {**runs, FAISS: made(flat)}
+
+
 def unit(count: int, dim: int, seed: int) -> np.ndarray:
     vectors = np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def mapped(folder: Path, count: int, dim: int) -> np.ndarray:
-    """Unit vectors as an index holds them: in a file, memory-mapped for reading."""
-    path = folder / "vectors.f32"
-    unit(count, dim, seed=0).tofile(path)
-    return np.memmap(path, np.float32, "r", shape=(count, dim))
+def write_index(folder: Path, kind: str, keys: np.ndarray) -> None:
+    with IndexWriter.create(folder, model="drawn", dim=keys.shape[1], probe=[], kind=kind) as writer:
+        for row, vector in enumerate(keys):
+            writer.put(Item(key=str(row), stamp="", source="drawn", row=-1), vector)
+        writer.commit(final=True)
 
 
-def product_of(q: np.ndarray, keys: np.ndarray) -> Callable[[], object]:
+def product_of(queries: torch.Tensor, candidates: torch.Tensor, *, matrix: bool = False) -> Callable[[], object]:
     """All scores, block by block where they would not fit, and thrown away."""
-    queries, candidates = torch.from_numpy(q), torch.from_numpy(np.array(keys))
-    if len(q) == 1:
-        out = torch.empty(len(keys))
-        return lambda: torch.mv(candidates, queries[0], out=out)
-    rows = min(len(q), BLOCK)
-    out = torch.empty(rows * len(keys))
+    if len(queries) == 1 and not matrix:
+        scores = torch.empty(len(candidates))
+        return lambda: torch.mv(candidates, queries[0], out=scores)
+    rows = min(len(queries), BLOCK)
+    out = torch.empty(rows * len(candidates))
 
     def run() -> None:
-        for start in range(0, len(q), rows):
+        for start in range(0, len(queries), rows):
             part = queries[start : start + rows]
-            torch.mm(part, candidates.T, out=out[: len(part) * len(keys)].view(len(part), -1))
+            torch.mm(part, candidates.T, out=out[: len(part) * len(candidates)].view(len(part), -1))
 
     return run
 
 
-def faiss_index(keys: np.ndarray) -> object:
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatIP(keys.shape[1])
-    index.add(np.array(keys))
-    return index
-
-
-def check_search(q: np.ndarray, keys: np.ndarray) -> None:
+def check_search(runs: Runs, q: np.ndarray, keys: np.ndarray) -> None:
     """The rows of the first queries are those of float64."""
     few = q[:3].astype(np.float64)
-    expected = np.argsort(-(few @ np.array(keys).astype(np.float64).T), axis=1, kind="stable")[:, :TOP]
-    if (exact_search(q, keys, TOP)[1][:3] != expected).any():
-        raise SystemExit("search differs from float64: not timed")
+    scores = np.concatenate([few @ part.astype(np.float64).T for part in np.array_split(keys, 32)], axis=1)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+    for name in KINDS:
+        _, rows = runs[name]()
+        if (rows[:3] != expected).any():
+            raise SystemExit(f"the search of {name} differs from float64: not timed")
 
 
 def check_ranks(q: torch.Tensor, keys: torch.Tensor) -> None:
@@ -155,23 +200,24 @@ def check_ranks(q: torch.Tensor, keys: torch.Tensor) -> None:
         raise SystemExit("ranks differ from float64: not timed")
 
 
-def in_a_process(case: Case) -> int:
-    command = [sys.executable, __file__, "--memory", *map(str, case)]
+def in_a_process(folder: str, variant: object) -> int:
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory", folder, str(variant)]
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def grown(task: str, queries: int, count: int, dim: int) -> int:
-    """Bytes by which a search or a ranking makes the process grow; the pages of the mapped file are the system's."""
-    q = unit(queries, dim, seed=1)
-    if task == "ranks":
-        vectors, own = torch.from_numpy(q), torch.arange(count)
-        rank(vectors[:64], vectors[:64], own[:64], own[:64])
-        return peak_of(lambda: rank(vectors, vectors, own, own))
-    with tempfile.TemporaryDirectory() as folder:
-        keys = mapped(Path(folder), count, dim)
-        exact_search(q, keys[:64], TOP)
-        pages = keys.nbytes
-        return peak_of(lambda: exact_search(q, keys, TOP)) - pages
+def grown(folder: Path, variant: str) -> int:
+    """Bytes by which a search makes the process grow; the pages of the mapped file are the system's."""
+    run = searches(folder)[variant]
+    run()  # what it holds is there
+    before = status_of("RssFile")
+    return max(0, peak_of(run) - (status_of("RssFile") - before))
+
+
+def grown_by_ranks(count: int, dim: int) -> int:
+    """Bytes by which a ranking makes the process grow."""
+    vectors, own = torch.from_numpy(unit(count, dim, seed=1)), torch.arange(count)
+    rank(vectors[:64], vectors[:64], own[:64], own[:64])
+    return peak_of(lambda: rank(vectors, vectors, own, own))
 
 
 def as_markdown(report: dict) -> str:
@@ -186,8 +232,8 @@ def as_markdown(report: dict) -> str:
     for row in report["rows"]:
         cells = [named(row["case"]), row["variant"], f"{row['cpu_s']:.3f}", spread(row["cpu"]), spread(row["clock"])]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| task | memory, MiB |", "|:--|--:|"]
-    lines += [f"| {named(row['case'])} | {row['bytes'] / 2**20:.0f} |" for row in report["memory"]]
+    lines += ["", "| task | variant | memory, MiB |", "|:--|:--|--:|"]
+    lines += [f"| {named(row['case'])} | {row['variant']} | {row['bytes'] / 2**20:.1f} |" for row in report["memory"]]
     return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from nearfar.search.index.graphs import clusters_of
+from nearfar.search.kinds.graphs import clusters_of
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 PAIRS, BATCH, DIM, BLOCK, PROCESSES, JPEG = 10**9, 65_536, 512, 4096, 64, 50_000

@@ -27,8 +27,12 @@ def test_search_limits(run, tmp_path):
     output = run("search_limits", *sizes, "--rounds", 1, "--output", out)
     report = json.loads(out.read_text())
     cases = [["search", 1, 500, 8], ["search", 4, 300, 8], ["search", 25, 300, 8], ["ranks", 50, 50, 8]]
-    assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar"] == cases
-    assert len(report["memory"]) == 2
+    assert [row["case"] for row in report["rows"] if row["variant"] == "one product"] == cases
+    assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar fp16"] == cases[:3]
+    assert [row["variant"] for row in report["memory"]] == [
+        "one product", "one product, torch.mm", "the bytes, summed", "nearfar flat", "nearfar fp16",
+        "faiss IndexFlatIP", "nearfar",
+    ]  # fmt: skip
     assert out.with_suffix(".md").read_text() in output
 
 

@@ -153,6 +153,12 @@ def test_one_group_and_a_stream_are_refused():
         hold_out(iter([]), 0.1)
 
 
+def test_data_without_records_hold_none():
+    for draw in (lambda source: hold_out(source, 0.1), lambda source: folds(source, 2)):
+        with pytest.raises(UserError, match=r"^crawl holds no records, and none can be held out: name other data\.$"):
+            draw(Records([], name="crawl"))
+
+
 def test_a_file_that_is_gone_is_no_group(tmp_path):
     rows = [{"image": str(tmp_path / "gone.png"), "text": f"thing {i}"} for i in range(100)]
     trained, held = hold_out(Records(rows), 0.1)

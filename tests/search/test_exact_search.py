@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar import nearest
-from nearfar.search.index import exact
-from nearfar.search.index.exact import exact_search
+from nearfar.search.kinds import exact
+from nearfar.search.kinds.exact import exact_search
 
 
 @settings(max_examples=25, deadline=None)

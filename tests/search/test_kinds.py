@@ -14,9 +14,9 @@ from nearfar import cli
 from nearfar.data.sources.source import Records
 from nearfar.errors import UserError
 from nearfar.search import Index, build
-from nearfar.search.index.graphs import LEAST, QUANTISED
 from nearfar.search.index.items import Item
 from nearfar.search.index.writer import IndexWriter
+from nearfar.search.kinds.graphs import LEAST, QUANTISED
 from search.colours import ColourEncoder, draw
 
 DIM, COUNT = 24, 1500
@@ -87,7 +87,7 @@ def test_a_filter_gives_the_best_of_the_matching(made, monkeypatch):
     right = among[exact(vectors[among], queries, 5)]
     _, rows = index.search(queries, 5, among=among)
     np.testing.assert_array_equal(rows, right)
-    monkeypatch.setattr("nearfar.search.index.neighbours.SCANNED", 0)
+    monkeypatch.setattr("nearfar.search.kinds.neighbours.SCANNED", 0)
     scores, rows = index.search(queries, 5, among=among)
     assert np.isin(rows, among).all()
     np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[rows]), atol=1e-6)
@@ -160,7 +160,7 @@ def test_too_few_items_are_answered_before_anything_is_embedded(tmp_path, monkey
 
 
 def other(kind, vectors):
-    from nearfar.search.index.graphs import build_graph
+    from nearfar.search.kinds.graphs import build_graph
 
     return build_graph(kind, vectors)
 
@@ -194,7 +194,7 @@ def test_a_graph_that_does_not_fit_is_refused(tmp_path, kind, fault):
 
 
 def test_codes_are_learnt_from_a_sample(monkeypatch):
-    from nearfar.search.index import graphs
+    from nearfar.search.kinds import graphs
 
     calls = []
     monkeypatch.setattr(graphs, "SAMPLE", 1024)

@@ -11,10 +11,11 @@ import pytest
 
 from nearfar.errors import UserError
 from nearfar.search import Index, VectorIndex
-from nearfar.search.index import damage, graphs
-from nearfar.search.index.exact import exact_search
+from nearfar.search.index import damage
 from nearfar.search.index.items import Item
 from nearfar.search.index.writer import IndexWriter
+from nearfar.search.kinds import graphs
+from nearfar.search.kinds.exact import exact_search
 from nearfar.search.lists import list_shards, vector_index
 from nearfar.search.lists.list_files import MadeLists, StoredLists, write_lists
 from nearfar.search.lists.list_shards import Shards, build_lists
@@ -270,6 +271,30 @@ def test_of_a_large_file_only_the_head_is_read_to_open_it(tmp_path, monkeypatch)
     index = Index(folder).remove(["5"])
     assert "5" not in {hit.key for hit in index.hits(*(x[0] for x in index.search(VECTORS[5], 20)))}
     assert json.loads((folder / "manifest.json").read_text())["format"] == 3
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("sampled", [COUNT, 10])
+def test_a_vector_of_no_finite_numbers_is_refused_by_its_file_and_row(tmp_path, monkeypatch, value, sampled):
+    """Whether the sample that is learnt from holds it or not."""
+    monkeypatch.setattr(list_shards, "sample_of", lambda kind, vectors: vectors[:sampled])
+    monkeypatch.setattr(graphs, "sample_of", lambda kind, vectors: vectors[:1000])
+    broken = VECTORS.copy()
+    broken[1203, 5] = broken[1400, 2] = value
+    for number, part in enumerate((broken[:700], broken[700:])):
+        np.save(tmp_path / f"part-{number}.npy", part)
+    arrays = [np.load(tmp_path / f"part-{number}.npy", mmap_mode="r") for number in range(2)]
+    where = r"part-1\.npy, row 503 \(row 1,203 of all\): the vector holds NaN or infinity"
+    with pytest.raises(UserError, match=where):
+        VectorIndex.build(tmp_path / "index", arrays, shard=256)
+    with pytest.raises(UserError, match=r"^array 0, row 1,203: the vector holds NaN"):
+        VectorIndex.build(tmp_path / "index", broken, shard=256)
+    with pytest.raises(UserError, match="holds no index of vectors"):
+        VectorIndex(tmp_path / "index")
+    VectorIndex.build(tmp_path / "index", VECTORS, shard=256)
+    with pytest.raises(UserError, match="NaN or infinity"):
+        VectorIndex.build(tmp_path / "index", broken, shard=256)
+    assert len(VectorIndex(tmp_path / "index", VECTORS)) == COUNT, "the index that was there stays"
 
 
 def test_what_another_kind_left_of_its_shards_goes(tmp_path):

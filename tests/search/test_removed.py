@@ -10,9 +10,9 @@ import pytest
 
 from nearfar.errors import UserError
 from nearfar.search import Index
-from nearfar.search.index.graphs import KINDS
 from nearfar.search.index.items import Item
 from nearfar.search.index.writer import MOST_REMOVED, REMOVED_SHARE, IndexWriter
+from nearfar.search.kinds.graphs import KINDS
 from nearfar.search.querying.matching_items import matching_rows
 
 DIM, COUNT = 16, 1200

@@ -207,7 +207,7 @@ SHARES = [0.0, 0.002, 0.1, 0.5, 0.97]
 def test_hits_are_the_best_of_the_matching_items(clouds, monkeypatch, kind, name, share, scanned):
     """Also where all of them are far from the query: not those of the first hits that match. With the graph, nearly."""
     if not scanned:
-        monkeypatch.setattr("nearfar.search.index.neighbours.SCANNED", 0)
+        monkeypatch.setattr("nearfar.search.kinds.neighbours.SCANNED", 0)
     index, vectors = clouds[kind], cloud()
     rows = matching_rows(index.table, f"{name}{share} = true")
     holds = np.isin(np.arange(len(vectors)), rows)

@@ -170,7 +170,7 @@ GRAPH = {
 
 def graph(index, count=12, dim=7, turned=False):
     """Another graph in the place of the index's own."""
-    from nearfar.search.index.graphs import build_graph
+    from nearfar.search.kinds.graphs import build_graph
 
     path = next(index.glob("*.faiss"))
     vectors = np.fromfile(next(index.glob("vectors-*")), "<f4").reshape(-1, 7)[:count, :dim]

@@ -119,14 +119,15 @@ def index(
 
 def about_kind(index: Index) -> str:
     """How much the index's kind finds and needs."""
-    from nearfar.search.index.graphs import LEAST
+    from nearfar.search.kinds.graphs import EXACT, LEAST
 
     kind, count = index.manifest.kind, len(index)
     if kind not in ("flat", "exact") and not index.manifest.graph:
         return f"exact for now: {kind} learns its codes from {LEAST.get(kind, 1):,} items, and there are {count:,}"
-    exact = index.recall == 1 and not index.manifest.graph
+    exact = kind in EXACT or not index.manifest.graph
     share = "exact" if exact else f"recall@10 {index.recall:.3f} against exact search (items as queries)"
-    return f"{share}; {index.bytes_per_vector:,} bytes a vector" + ("" if exact else f" (float32: {4 * index.dim:,})")
+    size = f"{index.bytes_per_vector:,} bytes a vector" + (f" (float32: {4 * index.dim:,})" if index.graph else "")
+    return f"{share}; {size}"
 
 
 def kept_before(out: Path, name: str) -> list[str]:

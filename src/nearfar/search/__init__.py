@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nearfar.search.index.building import build
-    from nearfar.search.index.exact import exact_search
     from nearfar.search.index.items import Hit
     from nearfar.search.index.stored_index import Index
+    from nearfar.search.kinds.exact import exact_search
     from nearfar.search.lists.vector_index import VectorIndex
     from nearfar.search.querying.labels import zero_shot_labels
     from nearfar.search.querying.many_queries import search_many
@@ -34,7 +34,7 @@ _LAZY = {
     "VectorIndex": "lists.vector_index",
     "build": "index.building",
     "compose_query": "querying.query",
-    "exact_search": "index.exact",
+    "exact_search": "kinds.exact",
     "match_reranker": "querying.reranking",
     "matching_rows": "querying.matching_items",
     "query": "querying.query",

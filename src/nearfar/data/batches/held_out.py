@@ -43,7 +43,7 @@ def hold_out(source: Source, share: float, *, seed: int = 0) -> tuple[Source, So
         two selections of `source`, each in its order; records keep their ids.
 
     Raises:
-        UserError: a stream, a share that is none, or data that are one single group.
+        UserError: a stream, a share that is none, data without records, or data that are one single group.
 
     >>> from nearfar.data import Records
     >>> rows = [{"image": bytes([p]), "text": f"thing {p} in words {c}"} for c in range(2) for p in range(50)]
@@ -83,7 +83,7 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
     classes of a few pictures do, they tie none. A record that cannot be read is in the first.
 
     Raises:
-        UserError: fewer groups than parts.
+        UserError: no records, or fewer groups than parts.
 
     >>> from nearfar.data import Records
     >>> sorted(set(folds(Records([{"image": bytes([p]), "text": str(p)} for p in range(9)]), 3)))
@@ -103,6 +103,8 @@ def folds(source: Source, count: int, *, seed: int = 0) -> list[int]:
 def _sides(source: Source, seed: int, *, fewest: int = 1) -> list[tuple[int | None, float]]:
     """Of each record the group that it stays in, by its first record's place, and the group's number from 0 to 1; None
     for a record that cannot be read. Captions tie records as long as at least so many groups are left."""
+    if not len(source):
+        raise UserError(f"{source.name} holds no records, and none can be held out: name other data.")
     known = [content_at(source, place) for place in console.track(range(len(source)), f"reading {source.name}")]
     groups = _groups(source, known)
     if len(set(map(groups.first, range(len(known))))) < fewest:

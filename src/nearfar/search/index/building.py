@@ -24,7 +24,6 @@ from nearfar.embedding.embed_source import embed_images, embed_media, embed_text
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import as_stored, shortened
 from nearfar.models.video.frame_mean import for_videos
-from nearfar.search.index.graphs import check_count, check_kind
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import plain_row
@@ -41,6 +40,7 @@ from nearfar.search.index.records import (
 )
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
+from nearfar.search.kinds.graphs import check_count, check_kind
 
 Stored = Callable[[Item], tuple[Tensor, bytes | None] | None]
 """The vector `[D]` float32 of an item and the bytes that the index keeps of it, where they were made before."""
@@ -81,7 +81,7 @@ def build(
         model: how to name the model in the index, so that a search can load it: a path or a name.
         name: the source's name in the index. Default: `source.name`.
         kind: "flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-sq8" or "ivf-pq"
-                (`nearfar.search.index.graphs.KINDS`).
+                (`nearfar.search.kinds.graphs.KINDS`).
             Default: as it is, or "flat".
         keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
             with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed

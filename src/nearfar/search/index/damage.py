@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.errors import UserError
-from nearfar.search.index.graphs import LISTED, kind_of
 from nearfar.search.index.kept import kept_fault
+from nearfar.search.kinds.graphs import LISTED, kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

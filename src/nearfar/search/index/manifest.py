@@ -18,7 +18,7 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import MOST, damaged, file_fault
-from nearfar.search.index.graphs import KINDS, QUANTISED, kind_of
+from nearfar.search.kinds.graphs import KINDS, QUANTISED, kind_of
 
 FORMAT = 1
 REMOVING = 2

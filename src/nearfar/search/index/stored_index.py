@@ -14,12 +14,13 @@ import numpy as np
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault, rows_fault
-from nearfar.search.index.graphs import QUANTISED, installed_faiss, open_graph
 from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, sounds, to_item, without
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
-from nearfar.search.index.neighbours import candidates, neighbours, ordered
 from nearfar.search.index.writer import IndexWriter
+from nearfar.search.kinds.certain import certain_search, products
+from nearfar.search.kinds.graphs import EXACT, QUANTISED, installed_faiss, open_graph
+from nearfar.search.kinds.neighbours import neighbours
 
 TOLERANCE = 1e-2
 """How far a vector's length may be from 1, and a score from the product of its vectors."""
@@ -93,7 +94,7 @@ class Index:
     def recall(self) -> float | None:
         """Recall@10 against exact search, measured when the faiss index was made, a sample of the items as queries; 1
         where the search is exact; None of an index that was made before this was measured."""
-        return self.manifest.recall if self.manifest.graph else 1.0
+        return self.manifest.recall if self.manifest.graph and self.manifest.kind not in EXACT else 1.0
 
     @property
     def columns(self) -> dict[str, str]:
@@ -107,7 +108,8 @@ class Index:
 
         Args:
             queries: `[Q, D]` or `[D]`, unit length (scores are then cosines).
-            top: how many hits; `k = min(top, len(index))`, or with `among` `min(top, len(among))`.
+            top: how many hits; `k = min(top, len(index))`, or with `among` `min(top, len(among))`. Of equal scores the
+                lower row comes first; of the kinds "flat", "exact" and "fp16" none is missed.
             among: rows to search, ascending (`nearfar.search.matching_rows`). Default: all.
 
         Raises UserError when the index is empty or the queries are of another width.
@@ -124,25 +126,36 @@ class Index:
             raise UserError(f"top must be at least 1, not {top}")
         if not np.isfinite(q).all():
             raise UserError("the query's embedding holds NaN or infinity: the model is broken or was not trained")
-        most = min(top, len(self) if among is None else len(among))
-        kind, live = self.manifest.kind, self._live
+        kind, live, removed = self.manifest.kind, self._live, self.manifest.removed
         if among is not None and live is not None:
             among = live[among]
-        removed = self.manifest.removed
-        scores, rows = neighbours(kind, self._rows, self.graph, q, candidates(kind, top), among, removed)
-        scores = self._checked(q, scores, rows)
+        searched = live if among is None else among
+
+        def scan(some: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+            return neighbours(kind, self._rows, self.graph, some, count, among, removed)
+
+        def part(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            rows = np.arange(start, stop) if searched is None else searched[start:stop]
+            return self._rows[rows], rows
+
+        count = len(self) if among is None else len(among)
+        scores, rows = certain_search(
+            kind, q, min(top, count), count=count, scan=scan, anew=self._checked, vectors=part
+        )
         if live is not None:  # from rows of the file to those of the items
             rows = np.where(rows < 0, rows, np.searchsorted(live, rows))
-        return ordered(scores, rows, most)
+        return scores, rows
 
-    def _checked(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _checked(self, queries: np.ndarray, scored: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """The scores as the vectors give them: a few products, which also reveal a damaged file, since nobody reads one
         as a whole. A row that was not found gets the least score."""
+        scores, rows = scored
         if self.graph is None and (rows < 0).any():
             raise damaged(self.directory, f"{self.manifest.vectors} holds vectors that are not numbers")
         if fault := rows_fault(rows, str(self.manifest.graph), self.manifest.count):
             raise damaged(self.directory, fault)
-        tolerance = np.inf if self.graph is not None and self.manifest.kind in QUANTISED else TOLERANCE
+        exact_kind = self.graph is None or self.manifest.kind in EXACT or self.manifest.kind not in QUANTISED
+        tolerance = TOLERANCE if exact_kind else np.inf
         exact = np.full(rows.shape, np.finfo(np.float32).min, np.float32)
         step = max(1, GATHERED // max(1, 4 * self.dim * rows.shape[1]))
         for start in range(0, len(rows), step):
@@ -150,13 +163,13 @@ class Index:
             query, column = np.nonzero(rows[part] >= 0)
             vectors, q = self._rows[rows[part][query, column]], queries[part][query]
             with np.errstate(all="ignore"):
-                length, products = np.linalg.norm(vectors, axis=1), np.einsum("nd,nd->n", q, vectors)
-                off = np.abs(scores[part][query, column] - products) / np.maximum(np.linalg.norm(q, axis=1), 1)
+                length, fresh = np.linalg.norm(vectors, axis=1), products(q, vectors)
+                off = np.abs(scores[part][query, column] - fresh) / np.maximum(np.linalg.norm(q, axis=1), 1)
             # What is not a number is not less than anything, and so is caught too.
             if not (np.all(np.abs(length - 1) < TOLERANCE) and np.all(off < tolerance)):
                 names = " or ".join(name for name in (self.manifest.vectors, self.manifest.graph) if name)
                 raise damaged(self.directory, f"{names} holds vectors that are not of unit length")
-            exact[part][query, column] = products
+            exact[part][query, column] = fresh
         return exact
 
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:

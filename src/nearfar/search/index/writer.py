@@ -22,10 +22,10 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.search.index.damage import CHECKED, checksum, damaged
-from nearfar.search.index.graphs import LISTED, build_graph, check_kind, has_graph, open_graph
 from nearfar.search.index.items import Item, read_table, row_of, to_item, to_parquet, without
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
-from nearfar.search.index.neighbours import recall_of
+from nearfar.search.kinds.graphs import EXACT, LISTED, build_graph, check_kind, has_graph, open_graph
+from nearfar.search.kinds.neighbours import recall_of
 
 COPY_BYTES = 1 << 24
 MOST_REMOVED, REMOVED_SHARE = 1000, 1 / 16
@@ -202,7 +202,7 @@ class IndexWriter:
             manifest.graph_head = head if path.stat().st_size > CHECKED else None
         else:
             files.write(path, build_graph(manifest.kind, vectors))
-            recall = recall_of(manifest.kind, vectors, open_graph(path))
+            recall = 1.0 if manifest.kind in EXACT else recall_of(manifest.kind, vectors, open_graph(path))
         manifest.graph_sum = checksum(path, manifest.graph_head)
         manifest.recall = round(recall, 4)
 

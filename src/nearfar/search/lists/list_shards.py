@@ -20,9 +20,10 @@ import torch
 from nearfar import console, files
 from nearfar.errors import UserError, need
 from nearfar.search.index.damage import checksum, file_fault, graph_fault
-from nearfar.search.index.graphs import open_graph, sample_of, trained_graph
-from nearfar.search.index.neighbours import neighbour_sample, recall_of
+from nearfar.search.kinds.graphs import open_graph, sample_of, trained_graph
+from nearfar.search.kinds.neighbours import neighbour_sample, recall_of
 from nearfar.search.lists.list_files import MadeLists, StoredLists, head_of, write_lists
+from nearfar.search.lists.stacked_vectors import StackedVectors
 
 BLOCK = 65_536
 SHARD = 8 * BLOCK
@@ -60,7 +61,7 @@ def build_lists(
         The bytes that the file has before its lists, and its recall@10, a sample of the vectors as queries.
 
     Raises:
-        UserError: the folder is a link, or the disk refuses.
+        UserError: a vector holds NaN or infinity, the folder is a link, or the disk refuses.
     """
     if folder.is_symlink():
         raise UserError(f"{folder} is a link, and what is written to an index must stay in its folder: remove the link")
@@ -106,6 +107,7 @@ class Shards:
         codes = np.empty((stop - start, self.trained.code_size), np.uint8)
         for first in range(start, stop, BLOCK):
             block = np.ascontiguousarray(self.vectors[first : min(first + BLOCK, stop)], np.float32)
+            check_finite(self.vectors, block, first)
             rows_sum = zlib.crc32(block.data, rows_sum)
             here = slice(first - start, first - start + len(block))
             cluster[here] = nearest_centres(block, self._centres)
@@ -124,7 +126,11 @@ class Shards:
             return trained
         faiss = need("faiss", "search")
         path, noted = self.folder / "trained.faiss", self.folder / "trained.json"
-        sample = zlib.crc32(sample_of(self.kind, self.vectors).data)
+        rows = sample_of(self.kind, self.vectors)
+        if not np.isfinite(rows).all():  # nothing can be learnt of them, and faiss would not say which
+            for first in range(0, len(self.vectors), BLOCK):
+                check_finite(self.vectors, self.vectors[first : first + BLOCK], first)
+        sample = zlib.crc32(rows.data)
         note = {"kind": self.kind, "count": len(self.vectors), "sample": sample, "faiss": faiss.__version__}
         known = read_note(noted)
         if file_fault(path, 1) is None and known == {**note, "file": checksum(path)}:
@@ -137,6 +143,18 @@ class Shards:
         files.write(path, faiss.serialize_index(learnt).tobytes())
         files.write(noted, json.dumps({**note, "file": checksum(path)}))
         return learnt
+
+
+def check_finite(vectors: Any, block: np.ndarray, first: int) -> None:
+    """Raise UserError that names the file and the row where a block `[n, D]` of `vectors`, whose first row is `first`
+    of all, holds what is no finite number."""
+    whole = np.isfinite(block).all(axis=1)
+    if not whole.all():
+        place = StackedVectors([vectors]).place_of if isinstance(vectors, np.ndarray) else vectors.place_of
+        raise UserError(
+            f"{place(first + int(whole.argmin()))}: the vector holds NaN or infinity, and cannot be compared: take it "
+            "out, or embed it anew"
+        )
 
 
 def read_note(path: Path) -> dict[str, Any]:

@@ -41,6 +41,13 @@ class StackedVectors:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def place_of(self, row: int) -> str:
+        """Where a row lies, in words: its file and its row there, and its row among all."""
+        number = int(np.searchsorted(self._ends, row, side="right")) - 1
+        array, own = self._arrays[number], row - int(self._ends[number])
+        name = array.filename if isinstance(array, np.memmap) else f"array {number}"
+        return f"{name}, row {own:,}" + (f" (row {row:,} of all)" if number else "")
+
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """`[n, D]` float32 of a slice without a step, or of row numbers."""
         if isinstance(rows, slice):

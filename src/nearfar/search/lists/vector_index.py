@@ -16,8 +16,8 @@ from nearfar.errors import UserError, at_least
 from nearfar.files import why
 from nearfar.locks import Lock
 from nearfar.search.index.damage import CHECKED, MOST, checksum, file_fault, graph_fault, rows_fault
-from nearfar.search.index.graphs import LISTED, check_count, kind_of, open_graph, training_sample
-from nearfar.search.index.neighbours import candidates, ordered, probing
+from nearfar.search.kinds.graphs import LISTED, check_count, kind_of, open_graph, training_sample
+from nearfar.search.kinds.neighbours import candidates, ordered, probing
 from nearfar.search.lists.list_files import StoredLists, head_of, trained_in, write_lists
 from nearfar.search.lists.list_shards import FOLDER, SHARD, build_lists
 from nearfar.search.lists.stacked_vectors import StackedVectors
@@ -91,7 +91,7 @@ class VectorIndex:
             folder: a new folder, or that of an index, which is replaced when the new one is whole.
             vectors: `[N, D]`, or a sequence of arrays `[n_i, D]`, of any floating point; of unit length, if scores are
                 to be cosines. They are compared as float32.
-            kind: "ivf-sq8", "ivf-pq" or "ivf" (`nearfar.search.index.graphs.KINDS`).
+            kind: "ivf-sq8", "ivf-pq" or "ivf" (`nearfar.search.kinds.graphs.KINDS`).
             shard: vectors a shard, a multiple of 65,536.
             like: the folder of an index whose centres and codes are taken over, so that both can be merged.
             progress: show a progress bar; None: within a command only.
@@ -100,8 +100,8 @@ class VectorIndex:
             The opened index, with its vectors.
 
         Raises:
-            UserError: no such kind, too few vectors for it, or `like` is of another kind or width; another process
-                builds there; the disk refuses.
+            UserError: no such kind, too few vectors for it, one that holds NaN or infinity, or `like` is of another
+                kind or width; another process builds there; the disk refuses.
         """
         folder, stacked = Path(folder), StackedVectors(vectors)
         if kind not in LISTED:

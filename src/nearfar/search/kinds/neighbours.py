@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import need
-from nearfar.search.index.exact import exact_search
-from nearfar.search.index.graphs import LISTED, QUANTISED, installed_faiss, training_sample
+from nearfar.search.kinds.exact import exact_search
+from nearfar.search.kinds.graphs import LISTED, QUANTISED, installed_faiss, training_sample
 
 FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
+FEW_HALVES = 4
+"""The same of a scan of `fp16`, which takes as long for each query as for the first."""
 LEAST_SHARE = 0.2
 """Of a filter that lets through less than this share of the vectors no graph is walked."""
 SCANNED = 100_000
 """So few vectors that a filter lets through are compared one by one in some milliseconds, and exactly."""
 MARGIN = 16
-"""Vectors that are fetched beyond those wanted, so that the order among equals does not depend on what found them."""
+"""Vectors that are fetched beyond those of use, so that the order among equals does not depend on what returned them,
+and an exact search is mostly certain at once."""
 MEASURED = 200
 """Vectors that recall is measured with."""
 
@@ -41,6 +44,8 @@ def neighbours(
     """Scores and rows `[Q, k]` of the best `k = min(top, N)` vectors, or of those `among` these rows, or else of those
     that are not `removed`, as the kind sees them; an approximate kind may find fewer for a query and fills up with row
     -1."""
+    if kind == "fp16" and len(queries) >= FEW_HALVES:
+        graph = None
     if among is not None:
         return neighbours_among(kind, vectors, graph, queries, top, among)
     if removed:

@@ -3,8 +3,8 @@
 `flat` and `exact` need nothing but the vectors, memory-mapped as they lie on disk. The others are faiss indexes in a
 file of their own, memory-mapped too: `hnsw` and `ivf` compare a few vectors, and pay from some hundred thousand
 on; `fp16`, `sq8`, `pq`, `ivf-sq8` and `ivf-pq` hold each vector in fewer bytes. What these find is compared anew by the
-vectors on disk, so scores are exact, and only what is not found at all is lost. The kinds of clusters (`LISTED`) are
-made shard by shard, see `nearfar.search.lists`.
+vectors on disk, so scores are exact, and only what is not found at all is lost: by `fp16` nothing. The kinds of
+clusters (`LISTED`) are made shard by shard, see `nearfar.search.lists`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ KINDS = {
     "exact": "exact, by a matrix product in blocks; needs no faiss",
     "hnsw": "approximate: a graph of neighbours; fastest, and twice the vectors' size on disk",
     "ivf": "approximate: clusters of vectors; quick to build",
-    "fp16": "half the memory: numbers of 2 bytes",
+    "fp16": "exact: half of the bytes are read, numbers of 2 bytes",
     "sq8": "a quarter of the memory: numbers of 1 byte",
     "pq": "a 16th of the memory or less: codes learnt from the vectors",
     "ivf-sq8": "a quarter of the memory, in clusters, of which a few are compared: for millions",
     "ivf-pq": "the same with the codes of pq",
 }
+EXACT = ("flat", "exact", "fp16")
+"""Kinds that miss nothing, see `nearfar.search.kinds.certain`."""
 LISTED = ("ivf", "ivf-sq8", "ivf-pq")
 """Kinds that keep the vectors in lists, one a cluster."""
 LEAST = {"pq": 1000, "ivf-pq": 1000}
 """Vectors from which codes can be learnt: with fewer the codes are little but the vectors themselves."""
 QUANTISED = {"fp16": 1, "sq8": 2, "pq": 10, "ivf-sq8": 2, "ivf-pq": 10}
-"""Kinds whose scores are not exact, with the candidates a hit that are compared anew by the vectors."""
+"""Kinds whose codes are shorter than the vectors, with the candidates a hit that are compared anew by the vectors."""
 SAMPLE, MOST_SAMPLED = 20_000, 250_000
 """Vectors that codes are learnt from, and the most that centres are, but for 40 a cluster."""
 
