@@ -79,7 +79,7 @@ class Records:
 
     def _search(self, queries: int) -> float:
         rows = self.read("search_limits")["rows"]
-        of = [row for row in rows if row["variant"] == "nearfar" and row["case"][:2] == ["search", queries]]
+        of = [row for row in rows if row["variant"] == "nearfar flat" and row["case"][:2] == ["search", queries]]
         return float(of[0]["cpu_s"])
 
     def index(self) -> dict[str, Any] | None:

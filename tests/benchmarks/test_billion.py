@@ -40,9 +40,9 @@ def records(tmp_path, tables):
         },
         "search_limits": {
             "rows": [
-                {"case": ["search", 1, 1_000_000, 256], "variant": "nearfar", "cpu_s": 0.1},
+                {"case": ["search", 1, 1_000_000, 256], "variant": "nearfar flat", "cpu_s": 0.1},
                 {"case": ["search", 1000, 100_000, 512], "variant": "one product", "cpu_s": 9.0},
-                {"case": ["search", 1000, 100_000, 512], "variant": "nearfar", "cpu_s": 1.0},
+                {"case": ["search", 1000, 100_000, 512], "variant": "nearfar flat", "cpu_s": 1.0},
             ]
         },
     }

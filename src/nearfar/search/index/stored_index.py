@@ -17,7 +17,6 @@ from nearfar.search.index.damage import checksum, damaged, graph_fault, rows_fau
 from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, sounds, to_item, without
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
-from nearfar.search.index.writer import IndexWriter
 from nearfar.search.kinds.certain import certain_search, products
 from nearfar.search.kinds.graphs import EXACT, QUANTISED, installed_faiss, open_graph
 from nearfar.search.kinds.neighbours import neighbours
@@ -189,6 +188,8 @@ class Index:
     def remove(self, keys: Iterable[str]) -> Index:
         """The index without these items, on disk and as returned; `self` stays what it was. No search returns them any
         more; the files hold them until they are written anew, see `compact`. Raises KeyError for an unknown key."""
+        from nearfar.search.index.writer import IndexWriter  # no query needs it
+
         with IndexWriter.extend(self.directory) as writer:
             for key in keys:
                 writer.remove(key)
@@ -204,6 +205,8 @@ class Index:
     def compact(self) -> Index:
         """The index, its files written anew without what was taken out, on disk and as returned; `self` stays what it
         was."""
+        from nearfar.search.index.writer import IndexWriter
+
         with IndexWriter.extend(self.directory) as writer:
             writer.compact()
         return Index(self.directory)
