@@ -1,10 +1,10 @@
-"""Small changes of a large index: take one item out, or open it and commit nothing, beside copying its vectors.
+"""What a large index costs: take one item out, open it and commit nothing, extend it, write it anew, search it.
 
     .venv/bin/python benchmarks/index_changes.py                    # 200,000 items of 256 numbers
 
 Each round changes the index in a process of its own, which has imported nearfar and pyarrow before the clock starts.
-Memory is how far that process grows at most. `compact` writes all files anew, which is what a removal costs where rows
-may not stay behind; copying the vectors' file is what the disk takes for that alone.
+Memory is how far that process grows at most, without pages of mapped files. `compact` writes all files anew, which is
+what a removal costs where rows may not stay behind; copying the vectors' file is what the disk takes for that alone.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from _measure import peak_of, spread
+from _measure import peak_of, spread, status_of
 from nearfar import files
 
 RESULTS = Path(__file__).parent / "results" / "index_changes.json"
 COPY = "copy the vectors"
-CHANGES = ("remove one", "commit nothing", "compact", COPY)
+OPEN, EXTEND = "open and search", "extend by 1,000"
+CHANGES = (OPEN, "remove one", "commit nothing", EXTEND, "compact", COPY)
+MORE = 1000
 
 
 def main() -> None:
@@ -66,19 +69,22 @@ def main() -> None:
 
 def fill(index: Path, count: int, dim: int) -> None:
     """An index of drawn vectors, with a path and a caption for each."""
-    from nearfar.search.index.items import Item
     from nearfar.search.index.writer import IndexWriter
 
     rng = np.random.default_rng(0)
     with IndexWriter.create(index, model="m", dim=dim, probe=[]) as writer:
         for number in range(count):
             vector = rng.standard_normal(dim, dtype=np.float32)
-            path = f"/photos/{number // 1000}/{number}.jpg"
-            item = Item(
-                key=str(number), stamp=f"{number}:1", source="photos", row=-1, path=path, captions=(f"photo {number}",)
-            )
-            writer.put(item, vector / np.linalg.norm(vector))
+            writer.put(drawn_item(str(number)), vector / np.linalg.norm(vector))
         writer.commit(final=True)
+
+
+def drawn_item(key: str) -> Any:
+    """An item with a path and a caption."""
+    from nearfar.search.index.items import Item
+
+    path = f"/photos/{key[:3]}/{key}.jpg"
+    return Item(key=key, stamp=f"{key}:1", source="photos", row=-1, path=path, captions=(f"photo {key}",))
 
 
 def changed(name: str, index: Path, key: str) -> dict[str, float]:
@@ -91,12 +97,20 @@ def changed(name: str, index: Path, key: str) -> dict[str, float]:
     fill(small, 64, 8)  # whatever is imported late is imported now
     Index(small).remove(["1"])
     before = load_manifest(index)
+    units = np.eye(before.dim, dtype=np.float32)
 
     def run() -> None:
         if name == COPY:
             shutil.copyfile(index / before.vectors, index.parent / "copy")
             return
+        if name == OPEN:
+            opened = Index(index)
+            opened.hits(*(part[0] for part in opened.search(units[0])))
+            return
         with IndexWriter.extend(index) as writer:
+            if name == EXTEND:
+                for number in range(MORE):
+                    writer.put(drawn_item(f"{key}-{number}"), units[number % before.dim])
             if name == "remove one":
                 writer.remove(key)
             writer.compact() if name == "compact" else writer.commit(final=True)
@@ -108,8 +122,10 @@ def changed(name: str, index: Path, key: str) -> dict[str, float]:
         run()
         times.update(cpu_s=time.process_time() - cpu, clock_s=time.perf_counter() - clock)
 
-    grown = peak_of(timed)
-    if load_manifest(index).held != before.held - (name == "remove one"):
+    mapped = status_of("RssFile")
+    grown = peak_of(timed) - (status_of("RssFile") - mapped)
+    difference = {"remove one": -1, EXTEND: MORE}.get(name, 0)
+    if load_manifest(index).held != before.held + difference:
         raise SystemExit(f"{name}: the index does not hold what it should: not recorded")
     return {**times, "bytes": max(0, grown)}
 

@@ -40,7 +40,8 @@ def test_index_changes(run, tmp_path):
     out = tmp_path / "made" / "changes.json"
     output = run("index_changes", "--count", 100, "--dim", 8, "--rounds", 2, "--output", out)
     rows = {row["change"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["remove one", "commit nothing", "compact", "copy the vectors"]
+    changes = ["open and search", "remove one", "commit nothing", "extend by 1,000", "compact", "copy the vectors"]
+    assert list(rows) == changes
     assert all(len(row[field]) == 2 for row in rows.values() for field in ("cpu_s", "clock_s", "bytes"))
     assert out.with_suffix(".md").read_text() in output
 

@@ -10,7 +10,7 @@ from nearfar.embedding.blocks.block_records import BlockPlan
 from nearfar.models import load
 from nearfar.search import Index
 from nearfar.search.index import block_vectors
-from nearfar.search.index.block_vectors import held_items, vectors_by_blocks
+from nearfar.search.index.block_vectors import vectors_by_blocks
 
 SMALL = ["--batch-size", "2"]
 
@@ -30,7 +30,8 @@ def test_blocks_make_the_same_index(kind, model, tmp_path, request):
         np.testing.assert_allclose(blocks.vectors, whole.vectors, atol=1e-6)
     else:
         assert np.array_equal(blocks.vectors, whole.vectors)
-    assert held_items(tmp_path / "blocks") == held_items(tmp_path / "whole")
+    rows = np.arange(len(whole))
+    assert blocks.table.records(rows) == whole.table.records(rows)
     pictures = [
         next(folder.glob("pictures-*.bin")).read_bytes() for folder in (tmp_path / "whole", tmp_path / "blocks")
     ]

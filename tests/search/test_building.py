@@ -144,7 +144,7 @@ def test_what_was_not_committed_is_gone_and_leaves_no_trace(encoder, photos, tmp
     before = sorted(p.name for p in (tmp_path / "index").iterdir())
     size = (tmp_path / "index" / index.manifest.vectors).stat().st_size
     with IndexWriter.extend(tmp_path / "index") as writer:
-        item = next(iter(writer.items.values()))
+        item = next(writer.items.in_order())
         writer.put(item, np.ones(7, "f4"))
         writer.remove(item.key)
     (tmp_path / "index" / "vectors-99.f32").write_bytes(b"left by a killed writer")

@@ -142,7 +142,7 @@ def test_an_older_reader_is_told_by_the_format(tmp_path):
 
 def test_nothing_is_written_and_no_item_is_read_where_nothing_happened(tmp_path, monkeypatch):
     filled(tmp_path / "index")
-    monkeypatch.setattr("nearfar.search.index.writer.read_table", None)
+    monkeypatch.setattr("nearfar.search.index.writer.ItemStore", None)
     before = (tmp_path / "index" / "manifest.json").stat().st_mtime_ns
     with IndexWriter.extend(tmp_path / "index") as writer:
         writer.commit(final=True)

@@ -7,6 +7,7 @@ what the index keeps of each. `build` then reads all records as ever, and asks h
 from __future__ import annotations
 
 import json
+from bisect import bisect
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from nearfar.embedding.embed_source import shared_sides
 from nearfar.errors import UserError, at_least
 from nearfar.models.video.frame_mean import for_videos
 from nearfar.search.index.building import BatchIndexer, cut_alike, read
-from nearfar.search.index.items import Item, read_table, to_item
+from nearfar.search.index.digests import Digests
+from nearfar.search.index.item_store import ItemStore
+from nearfar.search.index.items import Item
 from nearfar.search.index.manifest import NAME, load_manifest
 from nearfar.search.index.records import as_moving
 
@@ -66,17 +69,16 @@ class BlockVectors:
         self.encoder = for_videos(cut_alike(load_planned(made_of), Path(job.index), made_of.dim), self.source)
         shared = shared_sides(self.encoder, self.source)
         self.side = next(side for side in ("image", "video", "audio", "text") if side in shared)
-        self.known = {key: item for key, item in held_items(Path(job.index)).items() if item.source == job.name}
+        self.known = known_items(Path(job.index))
 
     def __call__(self, number: int) -> BlockResult:
         """Embed one block and write it; nothing of it is there before it is whole."""
         made_of, out, skipped = self.job.made_of, Path(self.job.out), Skipped()
         part = self.source.select(made_of.plan.range_of(number))
-        collected = _Collected(dict(self.known))
+        collected = _Collected(self.known)
         indexer = BatchIndexer(
             self.encoder,
             collected,
-            {*self.known},
             self.side,
             batch_size=made_of.batch_size,
             checkpoint=float("inf"),
@@ -102,20 +104,20 @@ class BlockVectors:
 class _Collected:
     """What stands in for the index's writer: it collects what is put in."""
 
-    def __init__(self, items: dict[str, Item]) -> None:
-        self.items = items
+    def __init__(self, known: ItemStore | None) -> None:
+        self.items = _BlockItems(known)
         self.words: list[tuple[str, str]] = []
         self.vectors: list[np.ndarray] = []
         self.pictures: list[bytes | None] = []
 
     def put(self, item: Item, vector: np.ndarray, picture: bytes | None = None) -> None:
-        self.items[item.key] = item
+        self.refresh(item)
         self.words.append((item.key, item.stamp))
         self.vectors.append(vector)
         self.pictures.append(picture)
 
     def refresh(self, item: Item) -> None:
-        """Captions and the rest are the index's to take in."""
+        self.items.new[item.key] = item
 
     def save(self, path: Path) -> None:
         """One safetensors file: `vectors` `[n, D]` float32, `pictures`, all bytes that are kept, and `words`, JSON of
@@ -132,6 +134,26 @@ class _Collected:
         files.write(path, save(content))
 
 
+class _BlockItems:
+    """The items of a block, beside those that the index holds, as `ItemStore` answers of them."""
+
+    def __init__(self, known: ItemStore | None) -> None:
+        self._known = known
+        self.new: dict[str, Item] = {}
+
+    def __getitem__(self, key: str) -> Item:
+        return self.new[key]
+
+    def is_new(self, key: str) -> bool:
+        return key in self.new
+
+    def known(self, item: Item) -> bool:
+        return self._known is not None and self._known.known(item)
+
+    def unchanged(self, item: Item) -> bool:
+        return self._known is not None and self._known.unchanged(item)
+
+
 class StoredVectors:
     """What blocks hold, by key and stamp: `stored(item)` is its vector `[D]` float32 and the bytes to keep, or None.
 
@@ -142,17 +164,20 @@ class StoredVectors:
 
     def __init__(self, folder: Path, count: int) -> None:
         self._folder = folder
-        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        self._places, self._ends = Digests(), [0]
         self._open: tuple[int, Mapping[str, Any]] | None = None
         for number in range(count):
-            for row, (key, stamp) in enumerate(self._words(number)["items"]):
-                self._places.setdefault((key, stamp), (number, row))
+            words = self._words(number)["items"]
+            for row, each in enumerate(words, self._ends[-1]):
+                self._places.setdefault("\0".join(each), row)
+            self._ends.append(self._ends[-1] + len(words))
 
     def __call__(self, item: Item) -> tuple[Tensor, bytes | None] | None:
-        place = self._places.get((item.key, item.stamp))
+        place = self._places.get(f"{item.key}\0{item.stamp}")
         if place is None:
             return None
-        number, row = place
+        number = bisect(self._ends, place) - 1
+        row = place - self._ends[number]
         block = self._block(number)
         first, last = block["ends"][row], block["ends"][row + 1]
         kept = None if block["lengths"][row] < 0 else block["pictures"][first:last].tobytes()
@@ -218,9 +243,9 @@ def vectors_by_blocks(
     return StoredVectors(folder, len(made_of.plan))
 
 
-def held_items(index: Path) -> dict[str, Item]:
-    """The items of the index in a folder, by key; none where there is none."""
+def known_items(index: Path) -> ItemStore | None:
+    """The items of the index in a folder; None where there is none."""
     if not (index / NAME).exists():
-        return {}
+        return None
     manifest = load_manifest(index)
-    return {item.key: item for item in map(to_item, read_table(index, manifest).to_pylist())} if manifest.items else {}
+    return ItemStore(index, manifest, manifest.removed)

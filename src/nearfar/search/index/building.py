@@ -24,6 +24,7 @@ from nearfar.embedding.embed_source import embed_images, embed_media, embed_text
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import as_stored, shortened
 from nearfar.models.video.frame_mean import for_videos
+from nearfar.search.index.digests import Digests
 from nearfar.search.index.identity import check_model, fingerprint
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import plain_row
@@ -119,12 +120,11 @@ def build(
         source = checked(source, columns, name=name)
         others = {other: names for other, names in writer.manifest.kept.items() if other != name}
         writer.manifest.kept = {**others, name: columns} if columns else others
-        known = {key for key, item in writer.items.items() if item.source == name}
         source = as_moving(source)
         reader = for_videos(encoder, source)
         shared = shared_sides(reader, source)
         side = next(name for name in ("image", "video", "audio", "text") if name in shared)
-        indexer = BatchIndexer(reader, writer, known, side, batch_size=batch_size, checkpoint=checkpoint, stored=stored)
+        indexer = BatchIndexer(reader, writer, side, batch_size=batch_size, checkpoint=checkpoint, stored=stored)
         read_count = reported = 0
         with ThreadPoolExecutor(max(1, threads)) as pool, console.progress(f"indexing {name}", total, progress) as step:
             for read_count, items in read(source, name, pool, skipped, side, columns, count=4 * batch_size):
@@ -134,12 +134,10 @@ def build(
                 reported = read_count
             indexer.flush(pool, skipped)
             skipped.check(read_count, limit=max_skipped, name=name, total=read_count)
-        if not indexer.keys:
+        if not indexer.taken:
             noun = {"image": "picture"}.get(side, side)
             raise UserError(f"{name} holds no {noun} that can be indexed:\n{skipped.reasons(5)}")
-        for key in known - indexer.keys:
-            writer.remove(key)
-        indexer.counts |= {"removed": len(known - indexer.keys), "skipped": skipped.count}
+        indexer.counts |= {"removed": writer.items.remove_old(name), "skipped": skipped.count}
         writer.manifest.sources[name] = indexer.counts
         writer.commit(final=True)
     return Index(out)
@@ -181,7 +179,6 @@ class BatchIndexer:
         self,
         encoder: Any,
         writer: Any,
-        known: set[str],
         side: str,
         *,
         batch_size: int,
@@ -189,12 +186,12 @@ class BatchIndexer:
         stored: Stored | None = None,
     ) -> None:
         self.stored = stored
-        self.encoder, self.writer, self.known, self.side = encoder, writer, known, side
+        self.encoder, self.writer, self.side = encoder, writer, side
         self.batch_size, self.checkpoint = batch_size, checkpoint
-        self.keys: set[str] = set()
+        self.taken = False
         self.counts: dict[str, int | str] = {"added": 0, "updated": 0, "unchanged": 0}
         self._waiting: dict[str, UnreadItem] = {}
-        self._first_of_bytes: dict[str, str] = {}
+        self._first_of_bytes = Digests()
         self._committed = time.monotonic()
 
     def take(self, items: list[UnreadItem], pool: ThreadPoolExecutor, skipped: Skipped) -> None:
@@ -202,15 +199,16 @@ class BatchIndexer:
         for one in items:
             key = one.item.key
             if one.by_place:  # rows of a table with the same bytes are one picture, as those of the same path are
-                key = self._first_of_bytes.setdefault(one.item.stamp, key)
+                place = self._first_of_bytes.setdefault(one.item.stamp, int(key.rpartition(":")[2]))
+                key = f"{one.item.source}:{place}"
                 one = replace(one, item=replace(one.item, key=key))
             if key in self._waiting:
                 self._waiting[key] = UnreadItem(self._joined(self._waiting[key].item, one.item), one.image)
-            elif key in self.keys:
+            elif self.writer.items.is_new(key):
                 self.writer.refresh(self._joined(self.writer.items[key], one.item))
-            elif key in self.known and self.writer.items[key].stamp == one.item.stamp:
+            elif self.writer.items.unchanged(one.item):
                 self.writer.refresh(one.item)
-                self.keys.add(key)
+                self.taken = True
                 self._count("unchanged")
             else:
                 self._waiting[key] = one
@@ -247,9 +245,9 @@ class BatchIndexer:
             stored |= {item.key: (vector, kept) for (item, _, kept), vector in made}
         for item in (one.item for one in batch if one.item.key in stored):
             vector, kept = stored[item.key]
+            self._count("updated" if self.writer.items.known(item) else "added")
             self.writer.put(item, vector.numpy(), kept)
-            self.keys.add(item.key)
-            self._count("updated" if item.key in self.known else "added")
+            self.taken = True
         if time.monotonic() - self._committed > self.checkpoint:
             self.writer.commit(final=False)
             self._committed = time.monotonic()

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+COLUMNS = ("path", "length", "offset", "source")
+"""What is read of the items to count them."""
+
+
 def counts(table: pa.Table, pictures: np.ndarray) -> dict[str, int]:
     """How many pictures, videos, sounds and texts there are, without those of which there are none.
 
     Args:
-        table: the items, as `nearfar.search.index.items.read_table` gives them.
+        table: these `COLUMNS` of the items.
         pictures: the bytes of the index's picture file, uint8 `[B]`.
     """
     import pyarrow as pa
@@ -51,9 +55,10 @@ def total(mask: pa.ChunkedArray) -> int:
 def of_kind(table: pa.Table, pictures: np.ndarray, is_kind: Callable[[bytes], bool]) -> int:
     """How many items of which bytes are kept are videos, or sounds. All of a source are, or none, so that one of each
     source is looked at and no more of the file is read."""
-    sources = table["source"].to_pylist()
+    import pyarrow.compute as pc
+
     count = 0
-    for source in set(sources):
-        offset = table["offset"][sources.index(source)].as_py()
-        count += sources.count(source) if is_kind(pictures[offset : offset + MOVING].tobytes()) else 0
+    for each in pc.value_counts(table["source"]).to_pylist() if len(table) else []:
+        offset = table["offset"][pc.index(table["source"], each["values"]).as_py()].as_py()
+        count += each["counts"] if is_kind(pictures[offset : offset + MOVING].tobytes()) else 0
     return count

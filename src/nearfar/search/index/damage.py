@@ -7,6 +7,7 @@ bounds; tables and graphs fit the vectors. A fault is text that ends the sentenc
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,36 +55,44 @@ def checksum(path: Path, head: int | None = None) -> int:
     return total if head is None else zlib.crc32(path.stat().st_size.to_bytes(8, "little"), total)
 
 
-def table_fault(table: pa.Table, expected: pa.Schema, manifest: Manifest) -> str | None:
-    """What is wrong with the items."""
+def table_fault(tables: Iterable[pa.Table], written: pa.Schema, expected: pa.Schema, manifest: Manifest) -> str | None:
+    """What is wrong with the items, which come as tables of some rows each, of the schema that they were `written`
+    in."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not pa.schema([*table.schema][: len(expected)]).equals(expected):
+    if not pa.schema([*written][: len(expected)]).equals(expected):
         return f"{manifest.items} has other columns than nearfar writes"
-    if len(table) != manifest.count:
-        return f"{manifest.items} holds {len(table)} items for {manifest.count} vectors"
-    table.validate(full=True)  # raises for text that is not UTF-8, and for lists that do not fit
-    if fault := kept_fault(table, table.schema.names[len(expected) :]):
-        return f"{manifest.items} {fault}"
-    for name in ("key", "stamp", "source", "row", "offset", "length"):
-        if table[name].null_count:
-            return f"{manifest.items} has an item without {name}"
-    if pc.list_flatten(table["captions"]).null_count:
-        return f"{manifest.items} has a caption that is empty"
-    # Through DLPack: `to_numpy` of a column imports pandas where it is installed, which takes longer than a query.
-    columns = (table[name].combine_chunks() for name in ("row", "offset", "length"))
-    rows, offsets, lengths = (np.asarray(np.from_dlpack(column), np.int64) for column in columns)
-    if not np.array_equal(rows, np.arange(manifest.count)):
-        return f"{manifest.items} does not list its items in the order of their vectors"
-    if manifest.count:
-        least = min(offsets.min(), lengths.min())
-        # Both bounds first: their sum could be too large a number.
-        if least < 0 or max(offsets.max(), lengths.max()) > MOST or (offsets + lengths).max() > manifest.picture_bytes:
-            return f"{manifest.items} names pictures outside {manifest.pictures}"
-        if pc.count_distinct(table["key"]).as_py() != manifest.count:
-            return f"{manifest.items} has two items of one key"
-    return None
+    count = 0
+    for table in tables:
+        table.validate(full=True)  # raises for text that is not UTF-8, and for lists that do not fit
+        if fault := kept_fault(table, table.schema.names[len(expected) :]):
+            return f"{manifest.items} {fault}"
+        for name in ("key", "stamp", "source", "row", "offset", "length"):
+            if table[name].null_count:
+                return f"{manifest.items} has an item without {name}"
+        if pc.list_flatten(table["captions"]).null_count:
+            return f"{manifest.items} has a caption that is empty"
+        # Through DLPack: `to_numpy` of a column imports pandas where it is installed, which takes longer than a query.
+        columns = (table[name].combine_chunks() for name in ("row", "offset", "length"))
+        rows, offsets, lengths = (np.asarray(np.from_dlpack(column), np.int64) for column in columns)
+        if not np.array_equal(rows, np.arange(count, count + len(table))):
+            return f"{manifest.items} does not list its items in the order of their vectors"
+        if len(table):
+            least = min(offsets.min(), lengths.min())
+            most = max(offsets.max(), lengths.max())
+            # Both bounds first: their sum could be too large a number.
+            if least < 0 or most > MOST or (offsets + lengths).max() > manifest.picture_bytes:
+                return f"{manifest.items} names pictures outside {manifest.pictures}"
+        count += len(table)
+    return f"{manifest.items} holds {count} items for {manifest.count} vectors" if count != manifest.count else None
+
+
+def keys_fault(keys: pa.ChunkedArray, manifest: Manifest) -> str | None:
+    """What is wrong with the items' keys."""
+    import pyarrow.compute as pc
+
+    return f"{manifest.items} has two items of one key" if pc.count_distinct(keys).as_py() != len(keys) else None
 
 
 def graph_fault(graph: Any, name: str, *, count: int, dim: int, rows: bool = True) -> str | None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nearfar.errors import UserError
 from nearfar.files import why
-from nearfar.search.index.damage import damaged, table_fault
-from nearfar.search.index.kept import kept_of, to_columns
+from nearfar.search.index.damage import damaged
+from nearfar.search.index.kept import kept_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +22,8 @@ if TYPE_CHECKING:
 
 KEYS_READ = 1 << 14
 """Keys that are read at a time to find one."""
+GROUP = 1 << 12
+"""Items of a row group: so many are read to give one back, and are written at a time."""
 MOVING = 32
 """Bytes at the beginning of a picture by which `moves` knows an animation."""
 
@@ -185,55 +183,6 @@ ADDED = ("id", "sample", "shard")
 """Columns that an index of the first versions does not have."""
 
 
-def to_parquet(items: list[Item], kept: Iterable[str]) -> bytes:
-    """The items as the bytes of a Parquet file: the columns of `schema`, and those of these names that are kept."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    own = schema()
-    columns = {name: pa.array([getattr(item, name) for item in items], own.field(name).type) for name in own.names}
-    columns |= to_columns([item.kept for item in items], kept)
-    sink = io.BytesIO()
-    # In groups, so that who looks for one key holds no more than a group of them.
-    pq.write_table(pa.table(columns), sink, compression="zstd", write_page_checksum=True, row_group_size=KEYS_READ)
-    return sink.getvalue()
-
-
-def read_table(directory: Path, manifest: Manifest) -> pa.Table:
-    """The items of an index, one row a vector, in the vectors' order, those included that were taken out since: the
-    columns of `schema`, and the kept ones. Raises UserError when they are damaged."""
-    if not manifest.items:
-        return schema().empty_table()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = directory / manifest.items
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = with_added(file.read())
-        fault = table_fault(table, schema(), manifest)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        fault = f"{path} cannot be read ({why(error, 'its content is damaged')})"
-    if fault:
-        raise damaged(directory, fault)
-    return table
-
-
-def without(table: pa.Table, removed: list[int]) -> pa.Table:
-    """The table without these rows, ascending: pieces of it, none of them copied.
-
-    >>> import pyarrow as pa
-    >>> without(pa.table({"key": ["a", "b", "c", "d"]}), [0, 2])["key"].to_pylist()
-    ['b', 'd']
-    """
-    import pyarrow as pa
-
-    if not removed:
-        return table
-    pieces = [table.slice(a + 1, b - a - 1) for a, b in pairwise([-1, *removed, len(table)]) if b - a > 1]
-    return pa.concat_tables([table.slice(0, 0), *pieces])
-
-
 def row_of(directory: Path, manifest: Manifest, key: str) -> int:
     """The row of the item of this key, of which no more than all keys are read. Raises KeyError for an unknown key, and
     UserError when the keys are damaged."""
@@ -260,26 +209,20 @@ def row_of(directory: Path, manifest: Manifest, key: str) -> int:
     return row
 
 
-def rows_of(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The items of these numbers `[K]`, as their values by column.
-
-    Row numbers come to Arrow as a buffer: where it makes an array of numpy's it imports pandas, which takes longer than
-    a query.
-    """
-    import pyarrow as pa
-
-    numbers = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
-    records: list[dict[str, Any]] = table.take(numbers).to_pylist()
-    return records
+def added(stored: pa.Schema) -> pa.Schema:
+    """A schema with the columns that were added since the first versions, where it has none of them."""
+    if stored.names == [name for name in schema().names if name not in ADDED]:
+        for name in ADDED:
+            stored = stored.append(schema().field(name))
+    return stored
 
 
 def with_added(table: pa.Table) -> pa.Table:
     """The table with the columns that were added since the first versions, empty where it has none of them."""
     import pyarrow as pa
 
-    if table.schema.names == [name for name in schema().names if name not in ADDED]:
-        for name in ADDED:
-            table = table.append_column(name, pa.nulls(len(table), schema().field(name).type))
+    for one in [*added(table.schema)][len(table.schema) :]:
+        table = table.append_column(one, pa.nulls(len(table), one.type))
     return table
 
 

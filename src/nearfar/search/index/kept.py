@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KEPT, JSON = "kept:", "json:"
+EXACT_INTEGERS = 2**53
+"""Up to here every whole number is a number in floating point, too."""
 
 
 def plain(value: Any) -> Any:
@@ -62,25 +64,92 @@ def plain_row(values: Mapping[str, Any], columns: Iterable[str]) -> dict[str, An
     return row
 
 
-def to_columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, pa.Array]:
-    """The kept values of items as the columns of a table.
+class KeptTypes:
+    """How the columns of these names are stored, by their values, of which some come at a time.
 
-    >>> [*to_columns([{"a": 1, "b": 1}, {"a": None, "b": "x"}], ["a", "b"])]
+    >>> types = KeptTypes(["a", "b"])
+    >>> types.add([{"a": 1, "b": 1}])
+    >>> types.add([{"a": None, "b": "x"}])
+    >>> types.columns()
+    {'a': DataType(int64), 'b': None}
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        import pyarrow as pa
+
+        self._types: dict[str, pa.DataType | None] = {name: pa.null() for name in names}
+        self._largest = dict.fromkeys(self._types, 0)
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the values of some rows into account."""
+        for name, type_ in self._types.items():
+            if type_ is not None:
+                values = [row.get(name) for row in rows]
+                self._types[name] = both(type_, type_of(values))
+                whole = (abs(x) for value in values for x in flat(value) if isinstance(x, int))
+                self._largest[name] = max(self._largest[name], *whole, 0)
+
+    def columns(self) -> dict[str, pa.DataType | None]:
+        """The type of each column, None of one that is stored as JSON."""
+        import pyarrow as pa
+
+        kinds = {}
+        for name, type_ in self._types.items():
+            number = type_ is not None and (type_.value_type if pa.types.is_list(type_) else type_) == pa.float64()
+            kinds[name] = None if number and self._largest[name] > EXACT_INTEGERS else type_
+        return kinds
+
+
+def type_of(values: Sequence[Any]) -> pa.DataType | None:
+    """The type that these values of a column have in common, None where they have none that a column may have."""
+    import pyarrow as pa
+
+    try:
+        type_ = pa.array(values).type
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return None
+    mixed = pa.types.is_float64(type_.value_type if pa.types.is_list(type_) else type_) and any(
+        isinstance(x, bool) for value in values for x in flat(value)
+    )
+    whole = is_one_kind(type_) or (pa.types.is_list(type_) and pa.types.is_null(type_.value_type))
+    return None if mixed or not whole or any(isinstance(value, dict) for value in values) else type_
+
+
+def both(one: pa.DataType | None, other: pa.DataType | None) -> pa.DataType | None:
+    """The type of values of both types, None where there is none."""
+    import pyarrow as pa
+
+    if one is None or other is None or one == other:
+        return one if one == other else None
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        value = both(one.value_type, other.value_type)
+        return None if value is None else pa.list_(value)
+    return pa.float64() if {one, other} == {pa.int64(), pa.float64()} else None
+
+
+def flat(value: Any) -> Sequence[Any]:
+    """The numbers of a list, or the one that a value is."""
+    return value if isinstance(value, list) else (value,)
+
+
+def to_columns(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType | None]) -> dict[str, pa.Array]:
+    """The kept values of items as the columns of a table, of the types that `KeptTypes` says.
+
+    >>> [*to_columns([{"a": 1, "b": 1}, {"a": None, "b": "x"}], {"a": __import__("pyarrow").int64(), "b": None})]
     ['kept:a', 'json:b']
     """
     import pyarrow as pa
 
     columns = {}
-    for name in names:
+    for name, type_ in types.items():
         values = [row.get(name) for row in rows]
-        try:
-            array = pa.array(values)
-            if not is_one_kind(array.type) or any(isinstance(value, dict) for value in values):
-                raise pa.ArrowInvalid
-            columns[KEPT + name] = array
-        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        if type_ is None:
             written = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
             columns[JSON + name] = pa.array(written, pa.string())
+        else:
+            columns[KEPT + name] = pa.array(values, type_)
     return columns
 
 

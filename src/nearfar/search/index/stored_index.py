@@ -14,7 +14,8 @@ import numpy as np
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.search.index.damage import checksum, damaged, graph_fault, rows_fault
-from nearfar.search.index.items import MOVING, Hit, moves, read_table, rows_of, sounds, to_item, without
+from nearfar.search.index.item_table import ItemTable
+from nearfar.search.index.items import MOVING, Hit, moves, sounds, to_item
 from nearfar.search.index.kept import kinds_of
 from nearfar.search.index.manifest import Manifest, load_manifest
 from nearfar.search.kinds.certain import certain_search, products
@@ -39,8 +40,7 @@ class Index:
         self.directory = Path(directory)
         self.manifest: Manifest = load_manifest(self.directory)
         self._rows = self._map_vectors()  # of the items that were taken out, too
-        self._items = read_table(self.directory, self.manifest)
-        self._leave_out(self.manifest.removed)
+        self.table = ItemTable(self.directory, self.manifest)
         self.graph = self._open_graph()
         self._pictures = self._map_pictures()
         installed_faiss()  # imported now, not within the time of the first search
@@ -78,9 +78,9 @@ class Index:
     @property
     def counts(self) -> dict[str, int]:
         """How many things it holds of each kind that there is: {"picture": 3, "video": 1, "text": 2}."""
-        from nearfar.search.index.counting import counts
+        from nearfar.search.index.counting import COLUMNS, counts
 
-        return counts(self.table, self._pictures)
+        return counts(self.table.columns(COLUMNS), self._pictures)
 
     @property
     def bytes_per_vector(self) -> int:
@@ -174,7 +174,7 @@ class Index:
     def hits(self, scores: Iterable[float], rows: Iterable[int]) -> list[Hit]:
         """Scores and rows of one query as hits, best first."""
         scored_rows = [(float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
-        records = rows_of(self.table, np.array([row for _, row in scored_rows], np.int64))
+        records = self.table.records(np.array([row for _, row in scored_rows], np.int64))
         return [
             self._hit(rank, score, values)
             for rank, ((score, _), values) in enumerate(zip(scored_rows, records, strict=True), 1)
@@ -182,8 +182,11 @@ class Index:
 
     def labels(self) -> list[str]:
         """The distinct label names of the items; where there are none, their distinct first captions. Sorted."""
-        names = set(self.table["label_name"].drop_null().to_pylist())
-        return sorted(names or {captions[0] for captions in self.table["captions"].to_pylist() if captions})
+        names = set(self.table["label_name"].unique().drop_null().to_pylist())
+        if not names:
+            for batch in self.table["captions"].chunks:
+                names |= {captions[0] for captions in batch.to_pylist() if captions}
+        return sorted(names)
 
     def remove(self, keys: Iterable[str]) -> Index:
         """The index without these items, on disk and as returned; `self` stays what it was. No search returns them any
@@ -199,7 +202,7 @@ class Index:
             return Index(self.directory)
         smaller = copy(self)  # of the same files: nothing is read again
         smaller.manifest = after
-        smaller._leave_out(after.removed)
+        smaller.table = self.table.without(after.removed)
         return smaller
 
     def compact(self) -> Index:
@@ -211,10 +214,10 @@ class Index:
             writer.compact()
         return Index(self.directory)
 
-    def _leave_out(self, removed: list[int]) -> None:
-        """Take the rows of the files that hold an item for the index's rows."""
-        self.table = without(self._items, removed)
-        self._live = np.delete(np.arange(self.manifest.count), removed) if removed else None
+    @property
+    def _live(self) -> np.ndarray | None:
+        """The rows of the files that hold an item; None where all do."""
+        return self.table.live
 
     def _hit(self, rank: int, score: float, values: dict[str, Any]) -> Hit:
         item = to_item(values)

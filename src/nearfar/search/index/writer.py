@@ -22,7 +22,9 @@ from nearfar import files
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.search.index.damage import CHECKED, checksum, damaged
-from nearfar.search.index.items import Item, read_table, row_of, to_item, to_parquet, without
+from nearfar.search.index.item_file import write_items
+from nearfar.search.index.item_store import ItemStore
+from nearfar.search.index.items import Item, row_of
 from nearfar.search.index.manifest import NAME, Manifest, load_manifest, sync_directory
 from nearfar.search.kinds.graphs import EXACT, LISTED, build_graph, check_kind, has_graph, open_graph
 from nearfar.search.kinds.neighbours import recall_of
@@ -42,7 +44,7 @@ class IndexWriter:
         self.rows = manifest.count
         self._lock = lock
         self._committed = deepcopy(manifest)
-        self._items: dict[str, Item] | None = None if manifest.items else {}
+        self._items: ItemStore | None = None
         self._removed: list[int] = []
         self._sweep()
         self._vectors, self._pictures = self._open_files()
@@ -91,17 +93,17 @@ class IndexWriter:
 
     def close(self) -> None:
         """Let go of the files; what was not committed is gone."""
-        for file in (self._vectors, self._pictures):
+        for file in (self._vectors, self._pictures, self._items):
             with suppress(OSError):  # a full disk refuses what was not committed
-                file.close()
+                if file is not None:
+                    file.close()
         self._lock.release()
 
     @property
-    def items(self) -> dict[str, Item]:
+    def items(self) -> ItemStore:
         """Every item by its key. Read where it is needed first: taking an item out does not need it."""
         if self._items is None:
-            table = without(read_table(self.directory, self.manifest), sorted([*self.manifest.removed, *self._removed]))
-            self._items = {item.key: item for item in map(to_item, table.to_pylist())}
+            self._items = ItemStore(self.directory, self.manifest, [*self.manifest.removed, *self._removed])
         return self._items
 
     def put(self, item: Item, vector: np.ndarray, picture: bytes | None = None) -> None:
@@ -116,18 +118,17 @@ class IndexWriter:
                 offset, length = self._pictures.tell(), len(picture)
                 self._pictures.write(picture)
             self._vectors.write(vector.tobytes())
-        self.items[item.key] = replace(item, row=self.rows, offset=offset, length=length)
+        self.items.put(item, offset, length)
         self.rows += 1
 
     def refresh(self, item: Item) -> None:
         """Take over captions, labels and the rest of an item whose picture has not changed."""
-        known = self.items[item.key]
-        self.items[item.key] = replace(item, row=known.row, offset=known.offset, length=known.length)
+        self.items.refresh(item)
 
     def remove(self, key: str) -> None:
         """Take an item out. Raises KeyError for an unknown key."""
         if self._items is not None:
-            del self._items[key]
+            self._items.remove(key)
         elif (row := row_of(self.directory, self.manifest, key)) in self._removed:
             raise KeyError(key)
         else:
@@ -173,11 +174,11 @@ class IndexWriter:
         before = self.manifest
         size = self._pictures.tell()
         manifest = replace(before, serial=before.serial + 1, count=self.rows, picture_bytes=size, removed=[])
-        items = sorted(self.items.values(), key=lambda item: item.row)
+        items = self.items
         if len(items) < self.rows:
             items = self._compact(items, manifest)
         manifest.items = f"items-{manifest.serial}.parquet"
-        files.write(self.directory / manifest.items, to_parquet(items, manifest.kept_columns))
+        write_items(self.directory / manifest.items, items.in_order, manifest.kept_columns)
         manifest.graph = manifest.graph_sum = manifest.graph_head = manifest.recall = None
         if final and has_graph(manifest.kind, manifest.count):
             manifest.graph = f"{manifest.kind}-{manifest.serial}.faiss"
@@ -206,31 +207,28 @@ class IndexWriter:
         manifest.graph_sum = checksum(path, manifest.graph_head)
         manifest.recall = round(recall, 4)
 
-    def _compact(self, items: list[Item], manifest: Manifest) -> list[Item]:
+    def _compact(self, items: ItemStore, manifest: Manifest) -> ItemStore:
         """Copy the rows and pictures still in use to new files; returns the items as they lie there."""
         manifest.vectors = f"vectors-{manifest.serial}.f32"
         manifest.pictures = f"pictures-{manifest.serial}.bin"
         manifest.count = len(items)
-        self._copy_vectors([item.row for item in items], self.directory / manifest.vectors)
-        moved, offset = [], 0
+        self._copy_vectors(items.live_rows(), self.directory / manifest.vectors)
         with (
             (self.directory / self.manifest.pictures).open("rb") as old,
             (self.directory / manifest.pictures).open("xb") as new,
         ):
-            for row, item in enumerate(items):
-                old.seek(item.offset)
-                new.write(old.read(item.length))
-                moved.append(replace(item, row=row, offset=offset if item.length else 0))
-                offset += item.length
+            for offset, length in items.pictures():
+                old.seek(offset)
+                new.write(old.read(length))
             new.flush()
             os.fsync(new.fileno())
-        manifest.picture_bytes = offset
-        return moved
+            manifest.picture_bytes = new.tell()
+        return items.compacted()
 
-    def _copy_vectors(self, rows: list[int], path: Path) -> None:
+    def _copy_vectors(self, rows: np.ndarray, path: Path) -> None:
         block = max(1, COPY_BYTES // (4 * self.manifest.dim))
         with path.open("xb") as new:
-            if rows:
+            if len(rows):
                 old = np.memmap(
                     self.directory / self.manifest.vectors, "<f4", mode="r", shape=(self.rows, self.manifest.dim)
                 )
@@ -239,11 +237,11 @@ class IndexWriter:
             new.flush()
             os.fsync(new.fileno())
 
-    def _take_over(self, manifest: Manifest, items: list[Item]) -> None:
+    def _take_over(self, manifest: Manifest, items: ItemStore) -> None:
         moved = manifest.vectors != self.manifest.vectors
         self.manifest, self.rows, self._committed, self._removed = manifest, manifest.count, deepcopy(manifest), []
+        self._items = items
         if moved:
-            self._items = {item.key: item for item in items}
             self._vectors.close()
             self._pictures.close()
             self._vectors, self._pictures = self._open_files()

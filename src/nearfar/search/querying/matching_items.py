@@ -13,6 +13,8 @@ from nearfar.search.querying.where import Both, Comparison, Condition, Not, pars
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nearfar.search.index.item_table import ItemTable
+
 OWN = {
     "caption": "captions",
     "label": "label_name",
@@ -23,12 +25,12 @@ OWN = {
 FUNCTIONS = {"=": "equal", "!=": "not_equal", "<": "less", "<=": "less_equal", ">": "greater", ">=": "greater_equal"}
 
 
-def matching_rows(table: pa.Table, where: str) -> np.ndarray:
+def matching_rows(table: ItemTable | pa.Table, where: str) -> np.ndarray:
     """The numbers of the items for which a filter holds, ascending. A comparison with null is neither true nor false,
     and neither is its opposite: such an item is let through by `is null` alone.
 
     Args:
-        table: the items of an index, `Index.table`.
+        table: the items of an index, `Index.table`, of which the columns that the filter names are read.
         where: conditions over kept columns and those of OWN; `nearfar.search.querying.where` has the grammar.
 
     Raises:
@@ -40,13 +42,13 @@ def matching_rows(table: pa.Table, where: str) -> np.ndarray:
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
 
 
-def filter_columns(table: pa.Table) -> list[str]:
+def filter_columns(table: ItemTable | pa.Table) -> list[str]:
     """Names of the columns that a filter over these items may use."""
     kept = [name.partition(":")[2] for name in table.schema.names if ":" in name]
     return list(dict.fromkeys([*kept, *OWN]))
 
 
-def _mask(table: pa.Table, condition: Condition) -> Any:
+def _mask(table: ItemTable | pa.Table, condition: Condition) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -68,7 +70,7 @@ def _mask(table: pa.Table, condition: Condition) -> Any:
     return _compared(FUNCTIONS[condition.operator], column, condition.value)
 
 
-def _column(table: pa.Table, condition: Comparison) -> tuple[Any, bool]:
+def _column(table: ItemTable | pa.Table, condition: Comparison) -> tuple[Any, bool]:
     """The column that a comparison names, in one piece, and whether it is captions: text, though stored as a list."""
     import pyarrow.compute as pc
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from shlex import quote
 
+import numpy as np
+
 from nearfar.search.index.stored_index import Index
 
 LONGEST = 40
@@ -15,11 +17,12 @@ def search_commands(index: Index, *, by: str = "text") -> list[str]:
     """Lines that search an index and open its page: by the caption of an item, or by its picture (`by="image"`), where
     one has a caption, or a file."""
     where = f"--index {quote(str(index.directory))}"
-    items = index.table.slice(0, 1000)
+    items = index.table.records(np.arange(min(1000, len(index))))
     if by == "image":
-        queries = (f"--image {quote(path)}" for path in items["path"].to_pylist() if path)
+        queries = (f"--image {quote(path)}" for item in items if (path := item["path"]))
     else:
-        queries = (quote(words(texts[0])) for texts in items["captions"].to_pylist() if texts and words(texts[0]))
+        captions = (item["captions"] for item in items if item["captions"])
+        queries = (quote(words(texts[0])) for texts in captions if words(texts[0]))
     return [*(f"nearfar search {query} {where}" for query in islice(queries, 1)), f"nearfar serve {where}"]
 
 
