@@ -16,6 +16,7 @@ from nearfar.search.index.items import Item
 from nearfar.search.index.writer import IndexWriter
 from nearfar.search.kinds import graphs
 from nearfar.search.kinds.exact import exact_search
+from nearfar.search.kinds.neighbours import neighbour_sample, recall_of
 from nearfar.search.lists import list_shards, vector_index
 from nearfar.search.lists.list_files import MadeLists, StoredLists, write_lists
 from nearfar.search.lists.list_shards import Shards, build_lists
@@ -325,12 +326,31 @@ def test_a_folder_keeps_its_index_until_the_next_one_is_whole(copy, monkeypatch)
     assert len(old.search(QUERIES)[1]) == 40, "what is open stays open"
 
 
-def test_a_search_compares_as_few_lists_as_find_enough(tmp_path, monkeypatch):
-    probes = []
-    for enough in (0.5, 2.0):
-        monkeypatch.setattr(list_shards, "ENOUGH", enough)
-        monkeypatch.setattr(graphs, "clusters_of", lambda count: 120)
-        index = VectorIndex.build(tmp_path / str(enough), VECTORS)
-        probes.append((index.probes, index.recall))
-    assert [count for count, _ in probes] == [8, 15], "no more than an eighth of all"
-    assert probes[0][1] <= probes[1][1]
+@pytest.mark.parametrize("kind", ["ivf", "ivf-sq8", "ivf-pq"])
+def test_a_search_compares_as_few_lists_as_find_enough(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(graphs, "clusters_of", lambda count: 120)
+    spread = np.random.default_rng(2).standard_normal((COUNT, DIM))
+    spread = (spread / np.linalg.norm(spread, axis=1, keepdims=True)).astype("f4")
+    tried, chosen = list_shards.steps(120), {}
+    for recall in (0.3, 0.8, 0.95):
+        index = VectorIndex.build(tmp_path / f"{recall}", spread, kind=kind, recall=recall)
+        assert index.recall >= recall
+        own, right = neighbour_sample(spread)
+        for probes in (index.probes, tried[max(0, tried.index(index.probes) - 1)]):
+            index.graph.nprobe = probes
+            measured = recall_of(kind, spread, index.graph, (own, right))
+            chosen.setdefault(recall, []).append((probes, measured))
+        assert VectorIndex(tmp_path / f"{recall}").recall == pytest.approx(chosen[recall][0][1], abs=1e-4)
+    assert chosen[0.3][0][0] == 8
+    for recall in (0.8, 0.95):
+        (probes, reached), (fewer, short) = chosen[recall]
+        assert (fewer < probes, reached >= recall, short < recall) == (True, True, True)
+    with pytest.raises(UserError, match=r"above 0 and at most 1, not 1\.5"):
+        VectorIndex.build(tmp_path / "more", spread, recall=1.5)
+
+
+def test_where_no_lists_find_enough_as_few_come_near_to_all(tmp_path, monkeypatch):
+    shares = {8: 0.5, 12: 0.8, 16: 0.895, 24: 0.9, 32: 0.9, 38: 0.9}
+    monkeypatch.setattr(list_shards, "recall_of", lambda kind, vectors, graph, sample: shares[graph.nprobe])
+    index = VectorIndex.build(tmp_path / "index", VECTORS)
+    assert (index.probes, index.recall) == (16, 0.895)

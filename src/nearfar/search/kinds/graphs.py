@@ -104,7 +104,7 @@ def trained_graph(kind: str, vectors: np.ndarray) -> Any:
             learnt.min_points_per_centroid = 1  # faiss would print a warning; `check_count` has its own bound
     index.train(sample_of(kind, vectors))
     if kind in LISTED:
-        index.nprobe = max(1 if kind == "ivf" else min(8, clusters), clusters // 8)
+        index.nprobe = max(min(8, clusters), clusters // 8)  # until as many are chosen as find enough
     return index
 
 

@@ -30,8 +30,11 @@ SHARD = 8 * BLOCK
 """Vectors a shard: 128 MiB of codes of one byte for 256 numbers."""
 COMPARED = 4096
 """Vectors that are compared with all centres at a time."""
-ENOUGH = 0.99
-"""Recall@10 from which on `ivf-sq8` compares no more lists."""
+ENOUGH, NEARLY = 0.95, 0.01
+"""Recall@10 from which on a search compares no more lists; where no number of lists finds as much, so near to what all
+lists find it is enough."""
+LEAST_PROBES = 8
+"""Lists that a search compares in any case, so that a few hits more than ten are among them."""
 FOLDER = ".shards"
 """Where the shards lie within an index until they are merged."""
 
@@ -44,6 +47,7 @@ def build_lists(
     *,
     shard: int = SHARD,
     trained: Any = None,
+    enough: float = ENOUGH,
     progress: bool | None = None,
 ) -> tuple[int, float]:
     """Make the faiss file of a kind of `LISTED`.
@@ -55,6 +59,7 @@ def build_lists(
         folder: keeps what is finished; it is gone when the file is there.
         shard: vectors a shard, a multiple of 65,536.
         trained: an empty faiss index that has learnt already. Default: one that learns from a sample of `vectors`.
+        enough: recall@10 that a search is to have: it compares as few lists as reach it.
         progress: show a progress bar; None: within a command only.
 
     Returns:
@@ -70,7 +75,7 @@ def build_lists(
         for number in range(shards.count):
             step(shards.make(number))
     head = write_lists(path, shards.trained, [StoredLists(shards.file(n), shards.trained) for n in range(shards.count)])
-    recall = choose_probes(kind, vectors, path, shards.trained)
+    recall = choose_probes(kind, vectors, path, shards.trained, enough)
     shutil.rmtree(folder)
     return head, recall
 
@@ -189,22 +194,32 @@ def codes_of(trained: Any, block: np.ndarray, cluster: np.ndarray) -> np.ndarray
     return codes
 
 
-def choose_probes(kind: str, vectors: Any, path: Path, trained: Any) -> float:
-    """The recall@10 of a file of lists. Before, of `ivf-sq8`, the file learns how many lists a search compares: as few
-    as find `ENOUGH`, and no more than an eighth of all, of which the other kinds always compare so many."""
-    sample = neighbour_sample(vectors)
+def choose_probes(kind: str, vectors: Any, path: Path, trained: Any, enough: float = ENOUGH) -> float:
+    """Have the file of lists say how many of them a search compares: as few as find `enough` of the ten neighbours of a
+    sample. Returns the recall@10 that they find."""
+    sample, tried = neighbour_sample(vectors), {}
     graph = open_graph(path)
-    most = graph.nprobe
-    tried = [most]
-    if kind == "ivf-sq8":
-        tried = [*(n for n in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if n < most), most]
-    for probes in tried:
+    before = graph.nprobe
+    for probes in steps(graph.nlist):
         graph.nprobe = probes
-        if (recall := recall_of(kind, vectors, graph, sample)) >= ENOUGH:
+        tried[probes] = recall_of(kind, vectors, graph, sample)
+        if tried[probes] >= enough:
             break
     del graph  # no system writes to a file that is mapped
-    if probes != most:
-        trained.nprobe = probes
+    most = max(tried.values())
+    chosen = next(probes for probes, recall in tried.items() if recall >= (enough if most >= enough else most - NEARLY))
+    if chosen != before:
+        trained.nprobe = chosen
         with files.writing(path), path.open("r+b") as file:
             file.write(head_of(trained, len(vectors)))
-    return recall
+    return tried[chosen]
+
+
+def steps(lists: int) -> list[int]:
+    """How many lists are tried, of so many.
+
+    >>> steps(5), steps(40)
+    ([5], [8, 12, 16, 24, 32, 40])
+    """
+    doubled = [LEAST_PROBES << power for power in range(lists.bit_length())]
+    return [*(n for each in doubled for n in (each, each + each // 2) if n < lists), lists]

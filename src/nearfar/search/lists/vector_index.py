@@ -19,7 +19,7 @@ from nearfar.search.index.damage import CHECKED, MOST, checksum, file_fault, gra
 from nearfar.search.kinds.graphs import LISTED, check_count, kind_of, open_graph, training_sample
 from nearfar.search.kinds.neighbours import candidates, ordered, probing
 from nearfar.search.lists.list_files import StoredLists, head_of, trained_in, write_lists
-from nearfar.search.lists.list_shards import FOLDER, SHARD, build_lists
+from nearfar.search.lists.list_shards import ENOUGH, FOLDER, SHARD, build_lists
 from nearfar.search.lists.stacked_vectors import StackedVectors
 
 NAME = "vectors.json"
@@ -82,6 +82,7 @@ class VectorIndex:
         kind: str = "ivf-sq8",
         shard: int = SHARD,
         like: Path | str | None = None,
+        recall: float = ENOUGH,
         progress: bool | None = None,
     ) -> VectorIndex:
         """Make an index of vectors, by a sample that is learnt from and shard by shard; memory is needed for a shard. A
@@ -94,16 +95,20 @@ class VectorIndex:
             kind: "ivf-sq8", "ivf-pq" or "ivf" (`nearfar.search.kinds.graphs.KINDS`).
             shard: vectors a shard, a multiple of 65,536.
             like: the folder of an index whose centres and codes are taken over, so that both can be merged.
+            recall: recall@10 that a search is to have. It compares as few lists as reach that with a sample of the
+                vectors as queries; where none does, as few as come within 0.01 of what all lists find.
             progress: show a progress bar; None: within a command only.
 
         Returns:
             The opened index, with its vectors.
 
         Raises:
-            UserError: no such kind, too few vectors for it, one that holds NaN or infinity, or `like` is of another
-                kind or width; another process builds there; the disk refuses.
+            UserError: no such kind, `recall` is no share, too few vectors for the kind, one that holds NaN or infinity,
+                or `like` is of another kind or width; another process builds there; the disk refuses.
         """
         folder, stacked = Path(folder), StackedVectors(vectors)
+        if not 0 < recall <= 1:
+            raise UserError(f"the recall of a search is above 0 and at most 1, not {recall!r}")
         if kind not in LISTED:
             raise UserError(f"no kind of lists is called {kind!r}: choose {', '.join(LISTED)}")
         trained = None
@@ -114,7 +119,10 @@ class VectorIndex:
         lock = Lock(folder, "building the index")
         try:
             path = next_file(folder, kind)
-            made = build_lists(kind, stacked, path, folder / FOLDER, shard=shard, trained=trained, progress=progress)
+            shards = folder / FOLDER
+            made = build_lists(
+                kind, stacked, path, shards, shard=shard, trained=trained, enough=recall, progress=progress
+            )
             write_about(path, *made, stacked)
         finally:
             lock.release()
