@@ -70,12 +70,12 @@ def right(vectors, queries, top):
 @pytest.mark.parametrize("queries", [1, 3, 5, 25])
 def test_the_same_rows_as_comparing_all(tmp_path, case, queries):
     vectors = CASES[case](1500, 1)
-    asked = np.concatenate([vectors[700:701], drawn(queries, 2, vectors.shape[1])])[:queries]
+    queried = np.concatenate([vectors[700:701], drawn(queries, 2, vectors.shape[1])])[:queries]
     for kind in EXACT:
         index = filled(tmp_path / kind, kind, vectors)
         for top in (1, 10, 40, 2000):
-            scores, rows = index.search(asked, top)
-            expected_scores, expected = right(vectors, asked, top)
+            scores, rows = index.search(queried, top)
+            expected_scores, expected = right(vectors, queried, top)
             np.testing.assert_array_equal(rows, expected, err_msg=f"{kind} {top}")
             np.testing.assert_array_equal(scores, expected_scores)
 
@@ -87,9 +87,9 @@ def test_the_same_rows_as_comparing_all(tmp_path, case, queries):
 )  # fmt: skip
 def test_any_index_and_queries_of_any_length(tmp_path_factory, case, count, queries, top, seed, length):
     vectors = CASES[case](count, seed)
-    asked = (length * drawn(queries, seed + 1, vectors.shape[1])).astype("f4")
+    queried = (length * drawn(queries, seed + 1, vectors.shape[1])).astype("f4")
     index = filled(tmp_path_factory.mktemp("any") / "index", "fp16", vectors)
-    np.testing.assert_array_equal(index.search(asked, top)[1], right(vectors, asked, top)[1])
+    np.testing.assert_array_equal(index.search(queried, top)[1], right(vectors, queried, top)[1])
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -100,12 +100,12 @@ def test_beside_what_was_removed_and_among_what_a_filter_lets_through(tmp_path, 
     vectors = np.concatenate([CASES["near-equal"](500, 3), CASES["a few, many times"](700, 4)])
     gone = [0, 3, 499, 640, 641, 1199]
     left = np.setdiff1d(np.arange(1200), gone)
-    asked = np.concatenate([vectors[:1], vectors[-1:], drawn(queries, 5)])
+    queried = np.concatenate([vectors[:1], vectors[-1:], drawn(queries, 5)])
     index = filled(tmp_path / "index", kind, vectors, gone)
-    np.testing.assert_array_equal(index.search(asked, 33)[1], right(vectors[left], asked, 33)[1])
+    np.testing.assert_array_equal(index.search(queried, 33)[1], right(vectors[left], queried, 33)[1])
     among = matching_rows(index.table, "id < 900 and not id in [7, 8]")
-    expected = among[right(vectors[left][among], asked, 33)[1]]
-    np.testing.assert_array_equal(index.search(asked, 33, among=among)[1], expected)
+    expected = among[right(vectors[left][among], queried, 33)[1]]
+    np.testing.assert_array_equal(index.search(queried, 33, among=among)[1], expected)
 
 
 def test_more_are_fetched_only_where_it_is_not_certain(tmp_path, monkeypatch):
@@ -121,13 +121,13 @@ def test_more_are_fetched_only_where_it_is_not_certain(tmp_path, monkeypatch):
     vectors = np.concatenate([drawn(3000, 6), copies])
     index = filled(tmp_path / "index", "fp16", vectors)
     apart, close = drawn(1, 9), copies[:1]
-    for asked, expected in (
+    for queried, expected in (
         (apart, [(1, 26)]),
         (close, [(1, 26), (1, 104)]),
         (np.concatenate([apart, close]), [(2, 26), (1, 104)]),
     ):
         counts.clear()
-        index.search(asked, 10)
+        index.search(queried, 10)
         assert counts == expected, "a hundred copies: the next one is far below"
     counts.clear()
     monkeypatch.setattr(certain, "MOST_FETCHED", 100)
@@ -142,14 +142,14 @@ def test_no_scan_is_off_by_more_than_the_bound(tmp_path, kind, dim):
     vectors = np.concatenate([drawn(300, 1, dim), np.tile(halfway(300), (1, dim // 16)) / np.sqrt(dim / 16)]).astype(
         "f4"
     )
-    asked = np.concatenate([drawn(20, 2, dim), unit(np.ones((1, dim)))])
+    queried = np.concatenate([drawn(20, 2, dim), unit(np.ones((1, dim)))])
     graph = None
     if kind == "fp16":
         (tmp_path / "graph").write_bytes(build_graph(kind, vectors))
         graph = open_graph(tmp_path / "graph")
-    bound = certain.scan_error(kind, asked)
+    bound = certain.scan_error(kind, queried)
     furthest = 0.0
-    for query, most in zip(asked, bound, strict=True):
+    for query, most in zip(queried, bound, strict=True):
         scores, rows = neighbours.neighbours(kind, vectors, graph, query[None], 600)
         real = vectors[rows[0]].astype(np.float64) @ query.astype(np.float64)
         furthest = max(furthest, np.abs(scores[0] - real).max() / most)
