@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from nearfar.errors import need
-from nearfar.search.kinds.exact import exact_search
 from nearfar.search.kinds.graphs import LISTED, QUANTISED, installed_faiss, training_sample
 
 FEW = 20
@@ -25,6 +24,15 @@ MARGIN = 16
 and an exact search is mostly certain at once."""
 MEASURED = 200
 """Vectors that recall is measured with."""
+
+
+def by_product(
+    queries: np.ndarray, vectors: np.ndarray, top: int, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `exact_search`, which is imported where it is used: a query of an index that faiss scans does without."""
+    from nearfar.search.kinds.exact import exact_search
+
+    return exact_search(queries, vectors, top, among=among)
 
 
 def candidates(kind: str, top: int) -> int:
@@ -55,7 +63,7 @@ def neighbours(
         return graph.search(queries, top, params=breadth(kind, graph, top))
     if kind == "flat" and len(queries) < FEW and (faiss := installed_faiss()) is not None:
         return faiss.knn(queries, np.asarray(vectors), top, metric=faiss.METRIC_INNER_PRODUCT)
-    return exact_search(queries, vectors, top)
+    return by_product(queries, vectors, top)
 
 
 def neighbours_among(
@@ -67,11 +75,11 @@ def neighbours_among(
     if not top:
         return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     if graph is None or kind == "pq" or len(among) < max(SCANNED, LEAST_SHARE * len(vectors)):
-        return exact_search(queries, vectors, top, among=among)
+        return by_product(queries, vectors, top, among=among)
     params = breadth(kind, graph, top, selector(among, len(vectors)), len(vectors) / len(among))
     scores, rows = graph.search(queries, top, params=params)
     if (short := (rows < 0).any(axis=1)).any():
-        scores[short], rows[short] = exact_search(queries[short], vectors, top, among=among)
+        scores[short], rows[short] = by_product(queries[short], vectors, top, among=among)
     return scores, rows
 
 
@@ -125,7 +133,7 @@ def neighbour_sample(vectors: np.ndarray, top: int = 10) -> tuple[np.ndarray, np
     """What recall is measured with: `MEASURED` of the vectors, and the rows `[Q, k]` of their exact neighbours,
     themselves included."""
     queries = training_sample(vectors, MEASURED)
-    return queries, exact_search(queries, vectors, min(top + 1, len(vectors)))[1]
+    return queries, by_product(queries, vectors, min(top + 1, len(vectors)))[1]
 
 
 def recall_of(kind: str, vectors: np.ndarray, graph: Any, sample: tuple[np.ndarray, np.ndarray] | None = None) -> float:
