@@ -104,7 +104,7 @@ def of_sentence_transformers(folder: Path) -> Iterator[Comparison]:
 
 def of_search(folder: Path) -> Iterator[Comparison]:
     rows = read(folder, "search_limits")["rows"]
-    own = {tuple(row["case"]): row for row in rows if row["variant"] == "nearfar"}
+    own = {tuple(row["case"]): row for row in rows if row["variant"] == "nearfar flat"}
     for row in rows:
         if row["variant"].startswith("faiss"):
             task, queries, count, dim = row["case"]
