@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from _measure import peak_of, spread, status_of
+from _measure import private_peak_of, spread
 from nearfar import files
 
 RESULTS = Path(__file__).parent / "results" / "index_changes.json"
@@ -122,12 +122,11 @@ def changed(name: str, index: Path, key: str) -> dict[str, float]:
         run()
         times.update(cpu_s=time.process_time() - cpu, clock_s=time.perf_counter() - clock)
 
-    mapped = status_of("RssFile")
-    grown = peak_of(timed) - (status_of("RssFile") - mapped)
+    grown = private_peak_of(timed)
     difference = {"remove one": -1, EXTEND: MORE}.get(name, 0)
     if load_manifest(index).held != before.held + difference:
         raise SystemExit(f"{name}: the index does not hold what it should: not recorded")
-    return {**times, "bytes": max(0, grown)}
+    return {**times, "bytes": grown}
 
 
 def in_a_process(name: str, index: Path, key: str) -> dict[str, float]:

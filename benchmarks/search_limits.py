@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from _measure import interleave, peak_of, ratios, spread, status_of
+from _measure import interleave, peak_of, private_peak_of, ratios, spread
 from nearfar import files
 from nearfar.evaluation.measures.retrieval_ranks import rank
 from nearfar.search import Index
@@ -66,8 +66,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows += compared(case, options.rounds, Path(folder))
             if case == cases[0]:
-                variants = [row["variant"] for row in rows]
-                memory += [{"case": case, "variant": each, "bytes": in_a_process(folder, each)} for each in variants]
+                memory += [{"case": case, "variant": each, "bytes": in_a_process(folder, each)} for each in KINDS]
     memory.append({"case": largest, "variant": "nearfar", "bytes": in_a_process("", "ranks")})
     report = {
         "torch": torch.__version__,
@@ -206,11 +205,14 @@ def in_a_process(folder: str, variant: object) -> int:
 
 
 def grown(folder: Path, variant: str) -> int:
-    """Bytes by which a search makes the process grow; the pages of the mapped file are the system's."""
-    run = searches(folder)[variant]
-    run()  # what it holds is there
-    before = status_of("RssFile")
-    return max(0, peak_of(run) - (status_of("RssFile") - before))
+    """Bytes by which opening an index and the first search in it make a process grow that has searched a small one,
+    without the pages of mapped files, which are the system's."""
+    with tempfile.TemporaryDirectory() as small:
+        q = np.load(folder / "queries.npy")
+        write_index(Path(small) / KINDS[variant], KINDS[variant], unit(1000, q.shape[1], seed=2))
+        np.save(Path(small) / "queries.npy", q)
+        searches(Path(small))[variant]()
+    return private_peak_of(searches(folder)[variant])
 
 
 def grown_by_ranks(count: int, dim: int) -> int:
