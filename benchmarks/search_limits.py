@@ -55,7 +55,7 @@ def main() -> None:
     largest = ("ranks", options.rank_memory, options.rank_memory, options.ranks[1])
     if options.memory:
         folder, variant = options.memory
-        print(grown(Path(folder), variant) if folder else grown_by_ranks(*largest[2:]))
+        print(*(grown(Path(folder), variant) if folder else [grown_by_ranks(*largest[2:])]))
         return
     cases: list[Case] = [("search", 1, *options.one)]
     cases += [("search", queries, *options.many) for queries in options.queries]
@@ -66,8 +66,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows += compared(case, options.rounds, Path(folder))
             if case == cases[0]:
-                memory += [{"case": case, "variant": each, "bytes": in_a_process(folder, each)} for each in KINDS]
-    memory.append({"case": largest, "variant": "nearfar", "bytes": in_a_process("", "ranks")})
+                memory += memory_of(case, folder)
+    memory.append({"case": largest, "variant": "nearfar", "bytes": in_a_process("", "ranks")[0]})
     report = {
         "torch": torch.__version__,
         "threads": options.threads,
@@ -199,20 +199,31 @@ def check_ranks(q: torch.Tensor, keys: torch.Tensor) -> None:
         raise SystemExit("ranks differ from float64: not timed")
 
 
-def in_a_process(folder: str, variant: object) -> int:
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory", folder, str(variant)]
-    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def memory_of(case: Case, folder: str) -> list[dict[str, object]]:
+    """Of each kind what opening takes, and what a search takes then, in a process of its own."""
+    return [
+        {"case": list(case), "variant": f"{name}, {what}", "bytes": taken}
+        for name in KINDS
+        for what, taken in zip(("opening", "a search"), in_a_process(folder, name), strict=True)
+    ]
 
 
-def grown(folder: Path, variant: str) -> int:
-    """Bytes by which opening an index and the first search in it make a process grow that has searched a small one,
-    without the pages of mapped files, which are the system's."""
+def in_a_process(folder: str, variant: str) -> list[int]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory", folder, variant]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [*map(int, printed.split())]
+
+
+def grown(folder: Path, variant: str) -> tuple[int, int]:
+    """Bytes by which opening an index makes a process grow that has searched a small one, and by which the first search
+    does, without the pages of mapped files, which are the system's."""
+    q, kind = np.load(folder / "queries.npy"), KINDS[variant]
     with tempfile.TemporaryDirectory() as small:
-        q = np.load(folder / "queries.npy")
-        write_index(Path(small) / KINDS[variant], KINDS[variant], unit(1000, q.shape[1], seed=2))
-        np.save(Path(small) / "queries.npy", q)
-        searches(Path(small))[variant]()
-    return private_peak_of(searches(folder)[variant])
+        write_index(Path(small) / kind, kind, unit(1000, q.shape[1], seed=2))
+        Index(Path(small) / kind).search(q, TOP)
+    opened: list[Index] = []
+    opening = private_peak_of(lambda: opened.append(Index(folder / kind)))
+    return opening, private_peak_of(lambda: opened[0].search(q, TOP))
 
 
 def grown_by_ranks(count: int, dim: int) -> int:

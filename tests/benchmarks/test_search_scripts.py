@@ -30,8 +30,7 @@ def test_search_limits(run, tmp_path):
     assert [row["case"] for row in report["rows"] if row["variant"] == "one product"] == cases
     assert [row["case"] for row in report["rows"] if row["variant"] == "nearfar fp16"] == cases[:3]
     assert [row["variant"] for row in report["memory"]] == [
-        "one product", "one product, torch.mm", "the bytes, summed", "nearfar flat", "nearfar fp16",
-        "faiss IndexFlatIP", "nearfar",
+        "nearfar flat, opening", "nearfar flat, a search", "nearfar fp16, opening", "nearfar fp16, a search", "nearfar",
     ]  # fmt: skip
     assert out.with_suffix(".md").read_text() in output
 
