@@ -66,5 +66,5 @@ def test_a_runtime_that_reads_whatever_is_named_opens_nothing(folder, monkeypatc
     if opens:
         assert onnx_folder._runtime().__version__ == version
     else:
-        with pytest.raises(UserError, match=r'reads files outside .* pip install "onnxruntime>=1\.24"'):
+        with pytest.raises(UserError, match=r"reads files outside .* pip install 'onnxruntime>=1\.24'"):
             onnx_folder._runtime()

@@ -161,6 +161,6 @@ def _runtime() -> Any:
     if tuple(int(part) for part in runtime.__version__.split(".")[:2]) < OLDEST:
         raise UserError(
             f"onnxruntime {runtime.__version__} reads files outside a model's folder where the model names them, and "
-            f'opens none here: pip install "onnxruntime>={OLDEST[0]}.{OLDEST[1]}"'
+            f"opens none here: pip install 'onnxruntime>={OLDEST[0]}.{OLDEST[1]}'"
         )
     return runtime
