@@ -3,7 +3,9 @@
 import copy
 import json
 import pickle
+import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -51,6 +53,7 @@ def test_texts_of_every_length_are_embedded_alike(twin, exported_model, texts):
     np.testing.assert_allclose(twin.encode(written, batch_size=1), own, atol=1e-5)
     assert twin.encode("ship").shape == (16,)
     assert twin.encode([]).shape == (0, 16)
+    assert {value.shape for value in twin.tokenize([]).values()} == {(0, 0)}
     assert twin.encode_text(twin.tokenize([])).shape == (0, 16)
 
 
@@ -82,6 +85,24 @@ def test_a_model_without_a_temperature(copied, texts, twin):
     made = nearfar.load(copied)
     assert made.temperature is None
     np.testing.assert_array_equal(made.encode(texts), twin.encode(texts))
+
+
+def test_a_model_with_a_bias(copied):
+    changed(copied, bias=-10.5)
+    assert nearfar.load(copied).bias == -10.5
+
+
+def test_texts_are_padded_with_the_token_that_the_constants_state(copied):
+    changed(copied, text={"max_length": 40, "pad_id": 7})
+    tokens = nearfar.load(copied).tokenize(["ship", "a red fox and a ship"])
+    padded = tokens["attention_mask"] == 0
+    assert padded[0].any()
+    assert tokens["input_ids"][padded].eq(7).all()
+
+
+def test_pixels_in_any_precision_are_taken(twin, pictures):
+    pixels = twin.preprocess(pictures[:2])
+    assert torch.equal(twin.encode_image(pixels.double()), twin.encode_image(pixels))
 
 
 def test_a_folder_of_an_earlier_export_opens(copied, texts, twin):
@@ -158,10 +179,20 @@ def test_inputs_that_do_not_fit_are_refused(twin):
         twin.tokenize("ship")
     with pytest.raises(UserError, match=r"pixels \(1, 3, 31, 32\), and this model takes \(B, 3, 32, 32\)"):
         twin.encode_image(torch.zeros(1, 3, 31, 32))
+    with pytest.raises(UserError, match=r"pixels \(1, 3, 32, 31\), and this model takes \(B, 3, 32, 32\)"):
+        twin.encode_image(torch.zeros(1, 3, 32, 31))
     with pytest.raises(UserError, match="41 tokens, and this model takes 40 at most"):
         twin.encode_text({name: torch.ones(1, 41).long() for name in ("input_ids", "attention_mask")})
     with pytest.raises(UserError, match=r"text\.onnx does not run .its operations do not go with these inputs"):
         twin.encode_text({name: torch.full((1, 4), 10**6) for name in ("input_ids", "attention_mask")})
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (2, 15), (2, 16, 1)])
+def test_a_tower_that_gives_other_numbers_than_it_states_is_refused(twin, monkeypatch, shape):
+    other = types.SimpleNamespace(run=lambda *_: [np.ones(shape, np.float32)])
+    monkeypatch.setitem(twin._towers, "text", other)
+    with pytest.raises(UserError, match=rf"text\.onnx gives {re.escape(str(shape))} numbers for 2 inputs: copy it"):
+        twin.encode_text(twin.tokenize(["ship", "fox"]))
 
 
 def test_a_missing_package_names_the_extra(exported, monkeypatch):
@@ -190,7 +221,10 @@ def test_a_file_that_is_missing_or_damaged_is_named(copied, name):
         ({"pixels": {"size": 32, "fit": "stretch"}}, "does not say how pictures and texts are prepared"),
         ({"pixels": {"mean": [0, 0, 0]}}, "does not say how pictures and texts are prepared"),
         ({"text": {"pad_id": 0}}, "does not say how pictures and texts are prepared"),
+        ({"pixels": {"size": 32, "mean": [0.5, 0.5]}}, "pixels.mean is \\[0.5, 0.5\\], which it cannot be"),
         ({"text": {"max_length": 0}}, "text.max_length is 0, which it cannot be"),
+        ({"text": {"max_length": 40, "pad_id": -1}}, "text.pad_id is -1, which it cannot be"),
+        ({"text": {"max_length": 40, "truncate": True}}, "unknown key 'text.truncate'"),
         ({"network": "mine:Net"}, "unknown key 'network'"),
         ({"tokenizer_sum": "0" * 64}, "tokenizer.json is not the tokenizer that the towers were exported with"),
         ([], "holds a list, not an object"),
@@ -202,6 +236,20 @@ def test_constants_that_cannot_be_are_named(copied, values, sentence):
     else:
         (copied / "preprocess.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=sentence):
+        nearfar.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("{}", "has no 'embed_dim'"),
+        ('{"embed_dim": 16}', "has no 'pixels'"),
+        ('{"temperature": ' + "[" * 100_000 + "]" * 100_000 + "}", r"is not valid JSON \(.*\): copy it from where"),
+    ],
+)
+def test_constants_of_no_model_are_named(copied, written, sentence):
+    (copied / "preprocess.json").write_text(written)
+    with pytest.raises(UserError, match=rf"preprocess\.json {sentence}"):
         nearfar.load(copied)
 
 

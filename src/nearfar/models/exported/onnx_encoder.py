@@ -130,7 +130,7 @@ class OnnxTextEncoder(OnnxEncoder):
             raise UserError("tokenize takes a list of texts, not one text: write [text]")
         encoded = self._words.encode_batch([readable(text) if isinstance(text, str) else text for text in texts])
         pairs = {"input_ids": [each.ids for each in encoded], "attention_mask": [e.attention_mask for e in encoded]}
-        return Tokens({name: torch.tensor(rows or [[]] * len(encoded)).long() for name, rows in pairs.items()})
+        return Tokens({name: torch.tensor(rows or [[]]).long()[: len(rows)] for name, rows in pairs.items()})
 
     def encode_text(self, tokens: Mapping[str, Tensor], normalize: bool = False) -> Tensor:
         """Unit embeddings `[B, embed_dim]` float32 of a dict of tokens `[B, L]` int64, whatever `normalize` says.
