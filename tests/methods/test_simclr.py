@@ -8,7 +8,7 @@ import torch
 from methods.image_batches import APART, PAIR, TOGETHER, Identity, Normed, batch, encoder
 from nearfar.errors import UserError
 from nearfar.methods import SimCLR, SupCon
-from nearfar.methods.parts.view_projections import apart, spread, together
+from nearfar.methods.parts.view_projections import apart, spread, spread_of_unit, together
 from oracles import contrastive as oracle
 
 
@@ -92,3 +92,12 @@ def test_spread_is_0_in_a_point_and_1_on_the_whole_sphere():
     assert spread(torch.ones(9, 4)).item() == 0
     rows = torch.cat([torch.eye(64), -torch.eye(64)])
     assert spread(rows).item() == pytest.approx(1)
+
+
+def test_spread_is_the_standard_deviation_of_the_unit_rows_of_the_batch_itself():
+    rows = torch.randn(5, 3, dtype=torch.float64)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    expected = (((unit - unit.mean(0)) ** 2).sum(0) / 5).sqrt().mean() * 3**0.5
+    for made in (spread(7 * rows.requires_grad_()), spread_of_unit(unit.requires_grad_())):
+        torch.testing.assert_close(made.double(), expected, rtol=1e-6, atol=0)
+        assert not made.requires_grad

@@ -119,3 +119,10 @@ def test_two_processes_keep_the_queue_of_one(counts):
     for state in run(push, 2, features, ids, counts):
         for name, value in alone.state_dict().items():
             assert torch.equal(torch.as_tensor(state[name]), value), name
+
+
+def test_two_processes_refuse_the_same_by_the_sample_of_either():
+    features = torch.ones(4, 3)
+    features[2, 1] = torch.nan
+    with pytest.raises(UserError, match="features of samples 12 are NaN or infinite, and would stay in the queue"):
+        run(push, 2, features, torch.arange(10, 14), [1, 3])

@@ -40,12 +40,20 @@ def subnormal(count, seed=0):
     return unit(np.concatenate([np.ones((count, 1)), 10 ** rng.uniform(-9, -4.5, (count, DIM - 1))], 1))
 
 
+def one_apart(count, seed=0):
+    """One that a query may be near to, among others that no scan can tell from each other."""
+    vectors = unit(drawn(1, seed) + 3e-8 * drawn(count, seed))
+    vectors[min(700, count - 1)] = drawn(1, seed + 2)
+    return vectors
+
+
 CASES = {
     "random": lambda n, seed: drawn(n, seed),
     "a few, many times": lambda n, seed: drawn(3, seed)[np.random.default_rng(seed).integers(0, 3, n)],
     "all the same": lambda n, seed: drawn(1, seed).repeat(n, 0),
     "near-equal": lambda n, seed: unit(drawn(1, seed) + 1e-5 * np.random.default_rng(seed).standard_normal((n, DIM))),
     "nearer than float32": lambda n, seed: unit(drawn(1, seed) + 3e-8 * drawn(n, seed)),
+    "one apart": one_apart,
     "halfway": halfway,
     "subnormal": subnormal,
 }
@@ -129,11 +137,12 @@ def test_more_are_fetched_only_where_it_is_not_certain(tmp_path, monkeypatch):
         counts.clear()
         index.search(queried, 10)
         assert counts == expected, "a hundred copies: the next one is far below"
-    counts.clear()
     monkeypatch.setattr(certain, "MOST_FETCHED", 100)
-    monkeypatch.setattr(certain, "COMPARED", 4 * DIM * 999)
-    np.testing.assert_array_equal(index.search(close, 10)[1], [np.arange(3000, 3010)])
-    assert counts == [(1, 26)], "then all are compared"
+    for block in (7, 999):
+        counts.clear()
+        monkeypatch.setattr(certain, "COMPARED", 4 * DIM * block)
+        np.testing.assert_array_equal(index.search(close, 10)[1], [np.arange(3000, 3010)])
+        assert counts == [(1, 26)], "then all are compared"
 
 
 @pytest.mark.parametrize("dim", [16, 384])
@@ -156,6 +165,26 @@ def test_no_scan_is_off_by_more_than_the_bound(tmp_path, kind, dim):
     assert furthest <= 1
     if kind == "fp16":
         assert furthest > 0.3, "the bound is one that rounding comes near to"
+
+
+def test_the_bound_is_that_of_its_sums_and_of_numbers_of_11_bits():
+    """At 2^14 dimensions D u is 2^-10, so a sum is off by 1/1023 of the lengths; float16 by 2^-11 of them, and by 2^-25
+    times the root of D, which is 2^7; and products that are too small by 2^-125 in all D of them."""
+    dim = 2**14
+    queries = np.zeros((2, dim), "f4")
+    queries[0, 5] = 8.0
+    sums, halves = 1 / 1023, 2**-11 + 2**-18
+    expected = {"flat": 2 * sums, "exact": 2 * sums, "fp16": 2 * sums + halves * (1 + sums)}
+    for kind, relative in expected.items():
+        bound = certain.scan_error(kind, queries)
+        np.testing.assert_allclose(bound, [certain.LONGEST * 8 * relative, 2**14 * 2.0**-125], rtol=1e-12)
+
+
+def test_a_vector_that_can_be_as_good_as_the_last_hit_is_looked_for():
+    query, scores = np.eye(4, dtype="f4")[:1], np.array([[0.9, 0.5]], "f4")
+    as_good = scores[:, 1] + certain.scan_error("fp16", query)
+    assert not certain.enough("fp16", query, scores, scores, as_good), "it would come first, if its row is lower"
+    assert certain.enough("fp16", query, scores, scores, np.nextafter(as_good, 1))
 
 
 def test_a_scan_that_is_off_by_more_than_it_can_be_proves_nothing():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearfar.search import Index
-from nearfar.search.index import item_file, item_store, item_table, items
+from nearfar.search.index import digests, item_file, item_store, item_table, items
 from nearfar.search.index.digests import Digests
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import KeptTypes, to_columns
@@ -135,6 +135,36 @@ def test_what_was_put_taken_over_and_taken_out_is_there_in_the_order_of_the_rows
     assert pq.ParquetFile(next(folder.glob("items-*"))).num_row_groups == -(-len(expected) // 50)
 
 
+def test_row_groups_are_held_while_they_fit_the_last_used_ones(tmp_path, small_groups, monkeypatch):
+    index = filled(tmp_path / "index", range(200))
+    table, read = index.table, []
+    whole = table._file
+
+    class Watched:
+        def read_row_group(self, number, **settings):
+            read.append(number)
+            return whole.read_row_group(number, **settings)
+
+    table._file = Watched()
+    size = table._group(0).nbytes
+    monkeypatch.setattr(item_table, "HELD", int(2.5 * size))
+    read.clear()
+    for row, expected in ((60, [1]), (7, []), (120, [2]), (8, []), (61, [1]), (121, [2])):
+        read.clear()
+        assert [record["id"] for record in table.records(np.array([row]))] == [row]
+        assert read == expected, row
+    monkeypatch.setattr(item_table, "HELD", 0)
+    some = np.array([199, 0, 60, 199, 1, 149, 150])
+    for _ in range(2):
+        assert [record["id"] for record in table.records(some)] == some.tolist()
+        assert len(table._held) == 1, "one is held, however large"
+
+
+def test_stamps_and_texts_of_odd_characters_are_told_apart():
+    assert len({item_store.stamp_number(str(number)) for number in range(10_000)}) == 10_000
+    assert len({digests.digest(text) for text in ("caf\udce9", "caf\udcea", "caf?", "caf\ufffd")}) == 4
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.integers(-3, 3) | st.floats(-5, 5)
     | st.text(max_size=2),
@@ -168,18 +198,30 @@ def test_a_whole_number_beyond_floating_point_is_not_rounded():
     assert types.columns() == {"a": None}
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 99)), max_size=200))
-def test_digests_are_a_dict(pairs):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nearfar.search.index.digests.FEW", 5)
+def alike(text):
+    """A digest whose first half many texts have, and whose last half some have."""
+    low, high = divmod(int(text), 3)
+    return high.to_bytes(8, "little") + (low % 7).to_bytes(4, "little") + (low // 7).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("made_by", [digests.digest, alike])
+@pytest.mark.parametrize("count", [0, 1, 3, 20, 100, 200])
+def test_digests_are_a_dict(made_by, count, monkeypatch):
+    monkeypatch.setattr(digests, "FEW", 5)
+    monkeypatch.setattr(digests, "digest", made_by)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
         made, expected = Digests(), {}
-        for key, number in pairs:
-            made[str(key)] = expected[str(key)] = number
+        for key, number in zip(rng.integers(0, 41, count).tolist(), rng.integers(0, 100, count).tolist(), strict=True):
+            if number % 3:
+                made[str(key)] = expected[str(key)] = number
+            else:
+                assert made.setdefault(str(key), number) == expected.setdefault(str(key), number)
+            assert len(made._new) <= max(5, len(made._sorted) // 8)
         assert {str(k): made.get(str(k)) for k in range(42)} == {str(k): expected.get(str(k)) for k in range(42)}
         numbers = np.arange(100)
         numbers[::2] = -1
-        numbers[1::2] += 1000
+        numbers[1::2] -= 1
         other = made.renumbered(numbers)
-        assert all(other.get(k) == (n + 1000 if n % 2 else None) for k, n in expected.items())
+        assert all(other.get(k) == (n - 1 if n % 2 else None) for k, n in expected.items())
         assert all(made.get(k) == n for k, n in expected.items()), "the old one stays as it was"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nearfar
+from nearfar.embedding.blocks.embed_blocks import weights_digest
 from nearfar.errors import UserError
 from nearfar.models.exported import onnx_folder
 
@@ -48,6 +49,16 @@ def test_weights_beside_the_tower_are_read(folder):
     pixels = np.array([[2.0, 3.0, 5.0]], np.float32).reshape(1, 3, 1, 1)
     vectors = model.encode_image(torch.from_numpy(pixels))
     np.testing.assert_array_equal(vectors, [[2.0, 3.0, 5.0, 0.0]])
+
+
+def test_weights_beside_a_tower_tell_it_from_another(folder):
+    """What was embedded by one must not be taken for the other's."""
+    write_tower(folder, "image.onnx.data")
+    digests = []
+    for numbers in (NUMBERS, 2 * NUMBERS, NUMBERS):
+        (folder / "image.onnx.data").write_bytes(numbers.tobytes())
+        digests.append(weights_digest(nearfar.load(folder)))
+    assert digests[0] == digests[2] != digests[1]
 
 
 @pytest.mark.parametrize("how", ["above", "absolute", "linked"])
