@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,8 @@ import nearfar
 from nearfar.data import load_image
 from nearfar.evaluation import Embeddings
 from nearfar.search import Index, query
+from nearfar.search.index.items import Item
+from nearfar.search.index.writer import IndexWriter
 from nearfar.training import recipe
 
 SAVED = Path(__file__).parent / "saved" / "version_0_1"
@@ -39,6 +42,22 @@ def test_an_index_is_searched_as_before(tmp_path):
     index = Index(shutil.copytree(SAVED / "pictures.index", tmp_path / "pictures.index"))
     hits = query(index, nearfar.load(SAVED / "run"), text="a thing", top=3)
     assert [Path(hit.path).name for hit in hits] == EXPECTED["hits"]
+
+
+def test_an_index_is_added_to(tmp_path):
+    """It has no column of ids yet."""
+    folder = shutil.copytree(SAVED / "pictures.index", tmp_path / "pictures.index")
+    before = Index(folder)
+    old = before.table.records(np.arange(len(before)))
+    assert [record["id"] for record in old] == before.table["id"].to_pylist() == [None] * len(before)
+    with IndexWriter.extend(folder) as writer:
+        writer.put(Item(key="photos:new", stamp="", source="photos", row=-1, id=7), np.array(before.vectors[0]))
+        writer.commit(final=True)
+    after = Index(folder)
+    records = after.table.records(np.arange(len(after)))
+    assert records[:-1] == old
+    assert after.table["id"].to_pylist() == [*[None] * len(before), 7]
+    np.testing.assert_array_equal(after.vectors, np.array(before.vectors)[[*range(len(before)), 0]])
 
 
 def test_embeddings_open():

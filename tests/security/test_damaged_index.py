@@ -305,6 +305,20 @@ def test_chance_damage_gives_right_results_or_a_sentence(copy, pattern):
     assert refused >= 20
 
 
+def test_a_letter_that_changed_in_a_page_of_the_items_is_seen(tmp_path):
+    """By the sum of the page alone: what is compressed there reads as well as before."""
+    build(ColourEncoder(), Records([{"image": png(draw("red", "disc")), "text": "a zebra"}]), tmp_path / "index")
+    path = next((tmp_path / "index").glob("items-*"))
+    group, content = pq.ParquetFile(path).metadata.row_group(0), path.read_bytes()
+    columns = (group.column(number) for number in range(group.num_columns))
+    column = next(each for each in columns if each.path_in_schema == "captions.list.element")
+    place = content.index(b"zebra", column.dictionary_page_offset, column.data_page_offset)
+    path.write_bytes(content[:place] + b"Z" + content[place + 1 :])
+    assert pq.ParquetFile(path).read(columns=["captions"]).to_pylist() == [{"captions": ["a Zebra"]}]
+    with pytest.raises(UserError, match=REMEDY):
+        Index(tmp_path / "index")
+
+
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
 def test_chance_damage_of_a_graph_never_reaches_faiss(copy, kind):
     where = copy(kind)

@@ -112,8 +112,7 @@ class ItemTable:
         if self._file is not None:
             with self._reading():
                 for batch in self._file.iter_batches(GROUP, columns=columns, use_threads=False):
-                    table = pa.Table.from_batches([batch])
-                    yield table if columns else with_added(table)
+                    yield pa.Table.from_batches([batch])
 
     def _group(self, number: int) -> pa.Table:
         with self._lock, self._reading():
