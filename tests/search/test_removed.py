@@ -135,8 +135,8 @@ def test_an_older_reader_is_told_by_the_format(tmp_path):
     path = tmp_path / "index" / "manifest.json"
     values = json.loads(path.read_text())
     assert (values["format"], values["removed"]) == (2, [5])
-    path.write_text(json.dumps({**values, "format": 4}))
-    with pytest.raises(UserError, match="index format 4, this nearfar reads 1 to 3"):
+    path.write_text(json.dumps({**values, "format": 5}))
+    with pytest.raises(UserError, match="index format 5, this nearfar reads 1 to 4"):
         Index(tmp_path / "index")
 
 

@@ -21,6 +21,7 @@ def index(
     split: str | None = None,
     keep: str | None = None,
     kind: Literal["flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-sq8", "ivf-pq"] | None = None,
+    recall: float | None = None,
     dim: int | None = None,
     batch_size: int = 64,
     max_skipped: float = 0.1,
@@ -43,6 +44,8 @@ def index(
             run over this source; --keep "" keeps none any more.
         kind: flat (exact, the default), exact (needs no faiss), hnsw or ivf (approximate, for large indexes), fp16,
             sq8, pq (less memory a vector), ivf-sq8 or ivf-pq (the same for millions; docs/search.md has the figures).
+        recall: the share of the ten nearest that ivf, ivf-sq8 and ivf-pq aim to find, by comparing as many clusters as
+            that takes: --recall 0.99. Left out: as at the last run, or 0.95.
         dim: keep only the first so many numbers of each embedding; queries of this index are cut alike.
         batch_size: pictures at a time.
         max_skipped: share of unusable pictures above which this stops.
@@ -60,13 +63,14 @@ def index(
     from nearfar.models import load
     from nearfar.models.shorter import doubt_of
     from nearfar.search.index.block_vectors import FOLDER, vectors_by_blocks
-    from nearfar.search.index.building import build
+    from nearfar.search.index.building import build, check_chosen
     from nearfar.search.querying.next_searches import search_commands
     from nearfar.search.querying.open_index import resolve
 
     records = with_remark(open_source(source, split=split, max_skipped=max_skipped, **of(dict(columns))))
     name = readable(resolve(source) + (f":{split}" if split else ""))
     skipped, before = Skipped(), kept_before(out, name)
+    check_chosen(out, kind, recall, len(records) if hasattr(records, "__len__") else None)
     encoder = load(model)
     if doubt := doubt_of(encoder, dim):
         print(doubt, file=sys.stderr)
@@ -93,6 +97,7 @@ def index(
         model=resolve(model),
         name=name,
         kind=kind,
+        recall=recall,
         keep=None if keep is None else [column.strip() for column in keep.split(",") if column.strip()],
         dim=dim,
         batch_size=batch_size,

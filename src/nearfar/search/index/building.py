@@ -41,7 +41,7 @@ from nearfar.search.index.records import (
 )
 from nearfar.search.index.stored_index import Index
 from nearfar.search.index.writer import IndexWriter
-from nearfar.search.kinds.graphs import check_count, check_kind
+from nearfar.search.kinds.graphs import LISTED, check_count, check_kind, check_recall
 
 Stored = Callable[[Item], tuple[Tensor, bytes | None] | None]
 """The vector `[D]` float32 of an item and the bytes that the index keeps of it, where they were made before."""
@@ -57,6 +57,7 @@ def build(
     model: str | None = None,
     name: str | None = None,
     kind: str | None = None,
+    recall: float | None = None,
     keep: Sequence[str] | None = None,
     dim: int | None = None,
     batch_size: int = 64,
@@ -84,6 +85,8 @@ def build(
         kind: "flat", "exact", "hnsw", "ivf", "fp16", "sq8", "pq", "ivf-sq8" or "ivf-pq"
                 (`nearfar.search.kinds.graphs.KINDS`).
             Default: as it is, or "flat".
+        recall: recall@10 that a search of the kinds "ivf", "ivf-sq8" and "ivf-pq" is to have (see
+            `nearfar.search.VectorIndex.build`). Default: as it is, or 0.95.
         keep: columns of the source whose values (numbers, texts, flags, lists, null) stay with its items and come back
             with hits; where rows share a picture, those of the first that has one. Default: as this source was indexed
             before, or none.
@@ -102,20 +105,23 @@ def build(
 
     Raises:
         UserError: the index was made with another model or is being written, the source is empty or has no column of
-            `keep`, or too few records for the kind, too many pictures are unusable.
+            `keep`, or too few records for the kind, `recall` is no share or the kind has none, too many pictures are
+            unusable.
     """
     at_least(1, batch_size=batch_size)
     name = readable(name or getattr(source, "name", "source"))
     total = len(source) if hasattr(source, "__len__") else None
     if total == 0:
         raise UserError(f"{name} is empty: there is nothing to index, and the index was left as it is")
-    if kind is not None and total is not None:
-        before = load_manifest(out).held if (Path(out) / NAME).exists() else 0
-        check_count(check_kind(kind), before + total)
+    check_chosen(Path(out), kind, recall, total)
     skipped = Skipped() if skipped is None else skipped
     source = checked(source, keep or [], name=name)
     encoder = cut_alike(encoder, Path(out), dim)
     with open_writer(encoder, Path(out), model=model, kind=kind) as writer:
+        if recall is not None:
+            writer.manifest.target_recall = recall
+        elif writer.manifest.kind not in LISTED:  # it was of another kind before
+            writer.manifest.target_recall = None
         columns = list(dict.fromkeys(writer.manifest.kept.get(name, []) if keep is None else keep))
         source = checked(source, columns, name=name)
         others = {other: names for other, names in writer.manifest.kept.items() if other != name}
@@ -141,6 +147,18 @@ def build(
         writer.manifest.sources[name] = indexer.counts
         writer.commit(final=True)
     return Index(out)
+
+
+def check_chosen(out: Path, kind: str | None, recall: float | None, total: int | None) -> None:
+    """Raise UserError where the index in `out` cannot be of this kind, with so many items more, or aim at this
+    recall."""
+    before = load_manifest(out) if (out / NAME).exists() else None
+    if kind is not None:
+        check_kind(kind)
+        if total is not None:
+            check_count(kind, (before.held if before else 0) + total)
+    if recall is not None:
+        check_recall(kind or (before.kind if before else "flat"), recall)
 
 
 def cut_alike(encoder: Any, out: Path, dim: int | None) -> Any:

@@ -26,7 +26,9 @@ REMOVING = 2
 would find them."""
 LARGE = 3
 """The format of an index whose faiss file is too large to be read when it is opened."""
-FORMATS = (FORMAT, REMOVING, LARGE)
+AIMING = 4
+"""The format of an index that says what recall its next build is to aim at."""
+FORMATS = (FORMAT, REMOVING, LARGE, AIMING)
 NAME = "manifest.json"
 REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
 WIDEST = 2**20
@@ -45,9 +47,9 @@ class Manifest:
     """`vectors` holds `count` rows of `dim` little-endian float32 numbers, `pictures` the bytes of pictures that are
     no files, `items` the Parquet table, `graph` the faiss index where the kind has one, with the checksum `graph_sum`:
     faiss trusts what it reads. Of a large file of lists it is the checksum of the first `graph_head` bytes. `recall` is
-    its recall@10. `removed` are the rows, ascending, whose items were taken out since those files were written. `probe`
-    is how the model saw the probe picture and the probe sentence (see `identity`). `kept` names the columns that each
-    source keeps."""
+    its recall@10, `target_recall` the one that its lists were to reach, where it was named. `removed` are the rows,
+    ascending, whose items were taken out since those files were written. `probe` is how the model saw the probe picture
+    and the probe sentence (see `identity`). `kept` names the columns that each source keeps."""
 
     model: str
     dim: int
@@ -63,6 +65,7 @@ class Manifest:
     graph_sum: int | None = None
     graph_head: int | None = None
     recall: float | None = None
+    target_recall: float | None = None
     removed: list[int] = field(default_factory=list)
     sources: dict[str, dict[str, int | str]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
@@ -86,11 +89,12 @@ class Manifest:
     def save(self, directory: Path) -> None:
         """Make this manifest the index's own, atomically."""
         fitting = LARGE if self.graph_head is not None else REMOVING if self.removed else FORMAT
-        values = asdict(self) | {"format": fitting}
+        values = asdict(self) | {"format": fitting if self.target_recall is None else AIMING}
         if not self.removed:
             del values["removed"]
-        if self.graph_head is None:
-            del values["graph_head"]
+        for name in ("graph_head", "target_recall"):
+            if values[name] is None:
+                del values[name]
         files.write(directory / NAME, json.dumps(values, indent=1, ensure_ascii=False))
 
 
@@ -110,7 +114,7 @@ def load_manifest(directory: Path | str) -> Manifest:
     if isinstance(values, dict) and set(values) >= REQUIRED and values.get("format", FORMAT) not in FORMATS:
         raise UserError(
             f"{directory} was written in index format {str(values['format'])[:20]}, this nearfar reads {FORMAT} to "
-            f"{LARGE}: index again"
+            f"{AIMING}: index again"
         )
     if fault := manifest_fault(values):
         raise damaged(directory, fault)
@@ -161,9 +165,10 @@ def manifest_fault(values: Any) -> str | None:
         return f"graph in manifest.json is {_short(values['graph'])}, which is of another kind than the index"
     if values.get("graph") and values.get("kind") in QUANTISED and values.get("graph_sum") is None:
         return "graph_sum in manifest.json is None, not a checksum"
-    recall = values.get("recall")
-    if recall is not None and not (type(recall) in (int, float) and 0 <= recall <= 1):
-        return f"recall in manifest.json is {_short(recall)}, not a share"
+    for key in ("recall", "target_recall"):
+        share = values.get(key)
+        if share is not None and not (type(share) in (int, float) and 0 <= share <= 1):
+            return f"{key} in manifest.json is {_short(share)}, not a share"
     probe = values["probe"]
     if not (isinstance(probe, list) and all(map(_is_vector, probe))):
         return "probe in manifest.json is not vectors of numbers"

@@ -197,9 +197,10 @@ class IndexWriter:
         """Write the faiss file of an index, and say in its manifest what it is."""
         path = self.directory / str(manifest.graph)
         if manifest.kind in LISTED:
-            from nearfar.search.lists.list_shards import FOLDER, build_lists  # no query needs it
+            from nearfar.search.lists.list_shards import ENOUGH, FOLDER, build_lists  # no query needs it
 
-            head, recall = build_lists(manifest.kind, vectors, path, self.directory / FOLDER)
+            enough = ENOUGH if manifest.target_recall is None else manifest.target_recall
+            head, recall = build_lists(manifest.kind, vectors, path, self.directory / FOLDER, enough=enough)
             manifest.graph_head = head if path.stat().st_size > CHECKED else None
         else:
             files.write(path, build_graph(manifest.kind, vectors))

@@ -58,6 +58,18 @@ def check_count(kind: str, count: int) -> None:
         )
 
 
+def check_recall(kind: str, recall: float) -> float:
+    """`recall` if a search of this kind can aim at it, else a UserError."""
+    if kind not in LISTED:
+        raise UserError(
+            f"a recall to aim at is for the kinds {', '.join(LISTED)}, which compare as many lists as reach it, and "
+            f"this index is of the kind {kind}: leave --recall out, or choose --kind ivf"
+        )
+    if not 0 < recall <= 1:  # nor is NaN
+        raise UserError(f"the recall of a search is above 0 and at most 1, not {recall!r}")
+    return recall
+
+
 def has_graph(kind: str, count: int) -> bool:
     """Whether an index of this kind and size keeps a faiss index beside the vectors."""
     return kind not in ("flat", "exact") and count >= LEAST.get(kind, 1)

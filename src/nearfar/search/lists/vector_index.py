@@ -16,7 +16,7 @@ from nearfar.errors import UserError, at_least
 from nearfar.files import why
 from nearfar.locks import Lock
 from nearfar.search.index.damage import CHECKED, MOST, checksum, file_fault, graph_fault, rows_fault
-from nearfar.search.kinds.graphs import LISTED, check_count, kind_of, open_graph, training_sample
+from nearfar.search.kinds.graphs import LISTED, check_count, check_recall, kind_of, open_graph, training_sample
 from nearfar.search.kinds.neighbours import candidates, ordered, probing
 from nearfar.search.lists.list_files import StoredLists, head_of, trained_in, write_lists
 from nearfar.search.lists.list_shards import ENOUGH, FOLDER, SHARD, build_lists
@@ -107,10 +107,9 @@ class VectorIndex:
                 or `like` is of another kind or width; another process builds there; the disk refuses.
         """
         folder, stacked = Path(folder), StackedVectors(vectors)
-        if not 0 < recall <= 1:
-            raise UserError(f"the recall of a search is above 0 and at most 1, not {recall!r}")
         if kind not in LISTED:
             raise UserError(f"no kind of lists is called {kind!r}: choose {', '.join(LISTED)}")
+        check_recall(kind, recall)
         trained = None
         if like is None:
             check_count(kind, len(stacked))
