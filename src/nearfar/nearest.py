@@ -11,6 +11,8 @@ TILE = 2048
 """Queries and candidates whose scores are held at a time."""
 GROUP = 64
 """Neighbouring candidates of which only the best score is looked at first."""
+MANY = 2
+"""Where more than one in so many groups holds a score of use, whole rows of scores are gone through."""
 FEW = 20
 """So few queries are the short side of their product with a block."""
 
@@ -53,21 +55,48 @@ def best_of(query: Tensor, candidates: Iterable[tuple[int, Tensor]], k: int) -> 
     for start, block in candidates:
         score, buffer = scores_of(query, block, buffer)
         groups = grouped(score)
-        if best.shape[1] == k and k:  # full: only what beats the last one counts, as its equals have lower rows
-            better = (groups.amax(1) > best[:, -1]).nonzero().squeeze(1)
-            if len(better) == 0:
-                continue
-        else:
-            better = torch.arange(len(query))
-        part = slice(None) if len(better) == len(query) else better
-        value, place = best_in(score[part], groups[part], k)
-        value, place = torch.cat([best[part], value], 1), torch.cat([rows[part], place + start], 1)
-        value, kept = value.sort(dim=1, descending=True, stable=True)
-        if best.shape[1] < k:  # all queries are here
-            best, rows = value[:, :k].contiguous(), place.gather(1, kept)[:, :k].contiguous()
-        else:
-            best[part], rows[part] = value[:, :k], place.gather(1, kept)[:, :k]
+        if best.shape[1] < k or not k:
+            value, place = best_in(score, groups, k)
+            best, rows = merged(best, rows, value, place + start, k)
+            continue
+        better, value, place = beyond(score, groups, best[:, -1], k)
+        if len(better):
+            best[better], rows[better] = merged(best[better], rows[better], value, place + start, k)
     return best, rows
+
+
+def merged(best: Tensor, rows: Tensor, value: Tensor, place: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` best of both, where those of equal scores come in the order of their rows, `best` first."""
+    value, order = torch.cat([best, value], 1).sort(dim=1, descending=True, stable=True)
+    place = torch.cat([rows, place], 1).gather(1, order[:, :k])
+    return value[:, :k].contiguous(), place
+
+
+def beyond(score: Tensor, groups: Tensor, least: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of scores `[Q, n]` those above `least` `[Q]`: an equal one has a higher row than what is there already.
+
+    Returns the queries `[B]` that have any, and for each `[B, C]` values and places, in the order of their places or of
+    their values, of equal ones the first, filled up with minus infinity. After the first blocks few groups hold one.
+    """
+    count = score.shape[1]
+    query, group = (groups > least[:, None]).nonzero().unbind(1)
+    if count < GROUP or MANY * len(query) * GROUP > score.numel():
+        better = query.unique_consecutive()
+        part = slice(None) if len(better) == len(score) else better
+        return better, *best_in(score[part], groups[part], k)
+    first = (group * GROUP).clamp(max=count - GROUP)  # the last group may be short: some of the one before are read too
+    value = score.flatten().unfold(0, GROUP, 1)[query * count + first]
+    above = (value > least[query, None]).flatten().nonzero().squeeze(1)
+    place = first[above // GROUP] + above % GROUP
+    own = place // GROUP == group[above // GROUP]
+    above, place = above[own], place[own]
+    better, counts = query[above // GROUP].unique_consecutive(return_counts=True)
+    column = torch.arange(len(above)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    at = torch.arange(len(better)).repeat_interleave(counts), column
+    shape = len(better), int(counts.max()) if len(counts) else 0
+    values, places = score.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.long)
+    values[at], places[at] = value.flatten()[above], place
+    return better, values, places
 
 
 def scores_of(query: Tensor, block: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:

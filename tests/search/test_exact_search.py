@@ -65,6 +65,31 @@ def test_among_thousands_of_equals_the_first_are_taken_for_one_query_and_for_man
         assert scores.tolist() == [[1, 1, 1, 0, 0, 0]] * queries
 
 
+@pytest.mark.parametrize("block", [63, 64, 200, 1000, 1024])
+@pytest.mark.parametrize("queries", [1, 7, 40])
+def test_few_of_the_later_scores_are_sorted_and_no_hit_is_missed(block, queries, monkeypatch):
+    rng = np.random.default_rng(block)
+    q = rng.integers(-9, 10, (queries, 5)).astype("f4")  # whole numbers: products are exact, and many are equal
+    k = rng.integers(-9, 10, (6007, 5)).astype("f4")
+    whole = []
+    best_in = nearest.best_in
+    monkeypatch.setattr(nearest, "best_in", lambda score, *rest: whole.append(len(score)) or best_in(score, *rest))
+    scores, rows = exact_search(q, k, 6, block=block)
+    order = np.argsort(-(q @ k.T), axis=1, kind="stable")[:, :6]
+    assert (rows == order).all()
+    assert (scores == np.take_along_axis(q @ k.T, order, 1)).all()
+    if block >= 200:  # of whole rows no more are gone through than those of a few blocks
+        assert sum(whole) <= queries * (2 + 6007 / block / 3)
+
+
+def test_rising_scores_which_always_beat_what_is_there():
+    keys = np.arange(1.0, 3001)[:, None].astype("f4")
+    for block in (60, 64, 130):
+        scores, rows = exact_search(np.ones((3, 1), "f4"), keys, 5, block=block)
+        assert rows.tolist() == [[2999, 2998, 2997, 2996, 2995]] * 3
+        assert (scores == rows + 1).all()
+
+
 def test_keys_mapped_from_disk_are_not_copied_and_nothing_is_warned(tmp_path, monkeypatch, recwarn):
     keys = np.random.default_rng(0).standard_normal((70_000, 8)).astype("f4")
     keys.tofile(tmp_path / "v")
