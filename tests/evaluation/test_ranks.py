@@ -178,14 +178,18 @@ def test_a_query_without_a_right_candidate_is_marked():
     assert ranks.hit(2).tolist() == [1.0, 0.0]
 
 
+def elements(tensor):
+    return tensor.untyped_storage().nbytes() // tensor.element_size()
+
+
 class Largest(TorchDispatchMode):
-    """The largest tensor that any operation gives."""
+    """The largest tensor that any operation gives, by the memory it lies in: a view takes none of its own."""
 
     numel = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        self.numel = max([self.numel, *(elements(t) for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
         return out
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nearfar.errors import UserError
 from nearfar.search import Index
-from nearfar.search.index import digests, item_file, item_store, item_table, items
+from nearfar.search.index import damage, digests, item_file, item_store, item_table, items
 from nearfar.search.index.digests import Digests
 from nearfar.search.index.items import Item
 from nearfar.search.index.kept import KeptTypes, to_columns
@@ -92,6 +93,31 @@ def test_memory_grows_by_some_numbers_a_vector(tmp_path, small_groups, monkeypat
     assert grown["extended"] < 200
     assert grown["refreshed"] < 200
     assert grown["opened"] < 20
+
+
+def rewritten(index, change):
+    """The index's items with other keys, in row groups of 50."""
+    path = index.directory / index.manifest.items
+    table = pq.read_table(path)
+    keys = change(table["key"].to_pylist())
+    pq.write_table(table.set_column(0, "key", pa.array(keys)), path, row_group_size=50, write_page_checksum=True)
+    return index.directory
+
+
+def test_two_items_of_one_key_are_damage_wherever_they_lie(tmp_path, small_groups):
+    index = filled(tmp_path / "index", range(170))
+    with pytest.raises(UserError, match=r"items-1\.parquet has two items of one key"):
+        Index(rewritten(index, lambda keys: [*keys[:-1], keys[3]]))
+    with pytest.raises(UserError, match="has two items of one key"):
+        Index(rewritten(index, lambda keys: [keys[1], *keys[1:-1], "other"]))
+
+
+def test_keys_of_one_hash_are_no_fault(tmp_path, small_groups, monkeypatch):
+    index = filled(tmp_path / "index", range(170))
+    monkeypatch.setattr(damage, "hash", lambda key: int(key[-1]) - 1, raising=False)
+    assert len(Index(index.directory)) == 170
+    with pytest.raises(UserError, match="has two items of one key"):
+        Index(rewritten(index, lambda keys: [*keys[:-1], keys[3]]))
 
 
 def test_what_was_put_taken_over_and_taken_out_is_there_in_the_order_of_the_rows(tmp_path, small_groups):

@@ -7,7 +7,8 @@ bounds; tables and graphs fit the vectors. A fault is text that ends the sentenc
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +89,45 @@ def table_fault(tables: Iterable[pa.Table], written: pa.Schema, expected: pa.Sch
     return f"{manifest.items} holds {count} items for {manifest.count} vectors" if count != manifest.count else None
 
 
-def keys_fault(keys: pa.ChunkedArray, manifest: Manifest) -> str | None:
-    """What is wrong with the items' keys."""
-    import pyarrow.compute as pc
+class KeyCheck:
+    """Whether each item has a key of its own, with 8 bytes an item in memory and not the keys themselves: of each key
+    as it passes a number is noted, Python's hash; where two numbers are equal, their keys are compared.
 
-    return f"{manifest.items} has two items of one key" if pc.count_distinct(keys).as_py() != len(keys) else None
+    >>> import pyarrow as pa
+    >>> check = KeyCheck()
+    >>> _ = [*check.noting([pa.table({"key": ["a", "b"]}), pa.table({"key": ["c"]})])]
+    >>> check.repeated().tolist()
+    []
+    """
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def noting(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same tables; the keys of each are noted when the next one is taken, after it was checked itself."""
+        for table in tables:
+            yield table
+            self._numbers.extend(map(hash, table["key"].to_pylist()))
+
+    def repeated(self) -> np.ndarray:
+        """The numbers `[n]` int64 that were noted more than once."""
+        numbers = np.frombuffer(self._numbers, np.int64)
+        numbers.sort()  # where they lie
+        return np.unique(numbers[1:][numbers[1:] == numbers[:-1]])
+
+    def fault(self, tables: Callable[[Sequence[str]], Iterable[pa.Table]], manifest: Manifest) -> str | None:
+        """What is wrong with the keys; of some columns `tables` gives the items again."""
+        suspected = set(self.repeated().tolist())
+        if not suspected:
+            return None
+        seen: set[str] = set()
+        for table in tables(["key"]):
+            for key in table["key"].to_pylist():
+                if hash(key) in suspected:
+                    if key in seen:
+                        return f"{manifest.items} has two items of one key"
+                    seen.add(key)
+        return None
 
 
 def graph_fault(graph: Any, name: str, *, count: int, dim: int, rows: bool = True) -> str | None:

@@ -54,7 +54,7 @@ class ItemStore:
         self._log = ItemLog(directory)
         self._places = Digests()
         self._sources: dict[str, int] = {}
-        table = ItemTable(directory, manifest)
+        table = ItemTable(directory, manifest, in_order=True)
         self._table = table.without([])
         self.count = manifest.count
         self._rows = np.zeros(self.count, ROW)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nearfar.errors import UserError
 from nearfar.files import why
-from nearfar.search.index.damage import damaged, keys_fault, table_fault
+from nearfar.search.index.damage import KeyCheck, damaged, table_fault
 from nearfar.search.index.items import GROUP, added, schema, with_added
 
 if TYPE_CHECKING:
@@ -32,15 +32,17 @@ class ItemTable:
     Args:
         directory: the index.
         manifest: what it is; the rows that it has `removed` are left out.
+        in_order: items will be read in the order of their rows, so that no more than one row group is kept.
 
     Raises:
         UserError: the items are damaged; all are read and checked, a row group at a time.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, *, in_order: bool = False) -> None:
         self._file: Any = None
         self._directory, self._name, self._count = directory, manifest.items, manifest.count
         self._lock = Lock()  # a file of Parquet is read by one thread at a time
+        self._in_order = in_order
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
         with self._reading():
             self._open(manifest)
@@ -57,9 +59,9 @@ class ItemTable:
         self.schema = added(self._file.schema_arrow)
         sizes = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
         self._ends = np.cumsum([0, *sizes])
-        fault = table_fault(self.batches(), self.schema, schema(), manifest)
-        fault = fault or keys_fault(self._file.read(columns=["key"])["key"], manifest)
-        if fault:
+        keys = KeyCheck()
+        fault = table_fault(keys.noting(self.batches()), self.schema, schema(), manifest)
+        if fault or (fault := keys.fault(self.batches, manifest)):
             raise damaged(self._directory, fault)
 
     def _left(self, removed: Sequence[int]) -> NDArray[np.int64] | None:
@@ -119,7 +121,7 @@ class ItemTable:
             if number not in self._held:
                 self._held[number] = with_added(self._file.read_row_group(number, use_threads=False))
             self._held.move_to_end(number)
-            while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > HELD:
+            while len(self._held) > 1 and (self._in_order or sum(table.nbytes for table in self._held.values()) > HELD):
                 self._held.popitem(last=False)
             return self._held[number]
 
