@@ -61,7 +61,8 @@ class ItemTable:
         self._ends = np.cumsum([0, *sizes])
         keys = KeyCheck()
         fault = table_fault(keys.noting(self.batches()), self.schema, schema(), manifest)
-        if fault or (fault := keys.fault(self.batches, manifest)):
+        fault = fault or keys.fault(self.batches, manifest)
+        if fault:
             raise damaged(self._directory, fault)
 
     def _left(self, removed: Sequence[int]) -> NDArray[np.int64] | None:
@@ -121,7 +122,8 @@ class ItemTable:
             if number not in self._held:
                 self._held[number] = with_added(self._file.read_row_group(number, use_threads=False))
             self._held.move_to_end(number)
-            while len(self._held) > 1 and (self._in_order or sum(table.nbytes for table in self._held.values()) > HELD):
+            most = 0 if self._in_order else HELD
+            while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > most:
                 self._held.popitem(last=False)
             return self._held[number]
 
