@@ -120,13 +120,13 @@ class KeyCheck:
         suspected = set(self.repeated().tolist())
         if not suspected:
             return None
-        seen: set[str] = set()
+        passed: set[str] = set()
         for table in tables(["key"]):
             for key in table["key"].to_pylist():
                 if hash(key) in suspected:
-                    if key in seen:
+                    if key in passed:
                         return f"{manifest.items} has two items of one key"
-                    seen.add(key)
+                    passed.add(key)
         return None
 
 
