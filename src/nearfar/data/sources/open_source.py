@@ -20,6 +20,7 @@ UNDERSTOOD = """what is understood:
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
   world/commands                             spoken commands with words and intents, made by flite (apt install flite)
+  world/fashion                              Fashion-MNIST, clothes (apt install dataset-fashion-mnist)
   world/video                                short videos: a thing that moves, grows, shrinks, turns
   SOURCE + SOURCE                            both, one after the other, such as 'world/emoji + photos/'
   FOLDER                                     images, with captions in .txt files, or folders as classes
@@ -53,6 +54,7 @@ WORLD = {
     "words": "nearfar.data.world",
     "topics": "nearfar.data.world",
     "commands": "nearfar.data.sound.spoken_commands",
+    "fashion": "nearfar.data.pictures.fashion",
 }
 
 PREFIXES = ("hub:", "videos:", "sounds:", "genome:")
