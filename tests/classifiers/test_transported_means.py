@@ -143,6 +143,10 @@ def test_mistakes_are_sentences():
         (lambda: OpTA(prior=[1, 1]).fit(x, y).predict(q), "masses of the classes must be 3 numbers"),
         (lambda: OpTA(prior="relaxed").fit(x * np.nan, y).predict(q), "some are NaN or infinite"),
         (lambda: opta(X, Y[:, :1]), r"must be \[..., N, D\] and \[..., M, D\]"),
+        (lambda: opta(X, Y[:0]), "2 prototypes onto 0 queries"),
+        (lambda: opta(X[:0], Y), "0 prototypes onto 4 queries"),
+        (lambda: opta(X, Y, passes=-1), "passes=-1 must be 0 or more"),
+        (lambda: opta(X, Y, mix=1.5), r"mix=1.5 a share in \[0, 1\]"),
     ):
         with pytest.raises(UserError, match=message):
             make()

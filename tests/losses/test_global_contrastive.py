@@ -320,12 +320,28 @@ class TestModule:
         criterion(a, b, torch.tensor([0, 1, 2]), index_b=torch.tensor([5, 4, 3])).backward()
         assert criterion.visits.nonzero().tolist() == [[0, 0], [0, 1], [0, 2], [1, 3], [1, 4], [1, 5]]
 
+    @pytest.mark.parametrize("modalities", [1, 2])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_a_batch_that_is_not_finite_leaves_nothing(self, modalities, bad):
+        a, b = vectors(3)
+        criterion = self.criterion(modalities=modalities)
+        criterion(a.requires_grad_(), b, torch.tensor([0, 1, 2])).backward()
+        before = {name: value.clone() for name, value in criterion.state_dict().items()}
+        broken = a.detach().clone()
+        broken[1, 0] = bad
+        loss = criterion(broken.requires_grad_(), b, torch.tensor([2, 1, 4]))
+        loss.backward()
+        assert loss.isnan()
+        assert all(torch.equal(value, before[name]) for name, value in criterion.state_dict().items())
+
     def test_bad_input_is_named(self):
         a, b = vectors(3)
         criterion = self.criterion(modalities=1)
+        with pytest.raises(UserError, match="count the 10 samples from 0 to 9, and holds -1"):
+            criterion(a, b, torch.tensor([1, -1, 2]))
         with pytest.raises(UserError, match="index names a sample twice"):
             criterion(a, b, torch.tensor([1, 1, 2]))
-        with pytest.raises(UserError, match="count the 10 samples from 0, not reach 10"):
+        with pytest.raises(UserError, match="count the 10 samples from 0 to 9, and holds 10"):
             criterion(a, b, torch.tensor([1, 10, 2]))
         with pytest.raises(UserError, match="index must hold one integer a row"):
             criterion(a, b, torch.ones(3))

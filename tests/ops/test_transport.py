@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,9 @@ from scipy.optimize import linprog
 
 from nearfar.errors import UserError
 from nearfar.ops import transport_plan
+
+POT = json.loads((Path(__file__).parent / "released" / "pot.json").read_text())
+"""What POT gave for costs and masses that are made here, too; its origin and version stand there."""
 
 
 def by_scaling(cost, rows, columns, epsilon, iterations=200_000):
@@ -45,6 +51,16 @@ def test_the_plan_of_plain_scaling_in_float64(n, m, seed, epsilon):
     torch.testing.assert_close(
         plan, torch.from_numpy(by_scaling(cost.numpy(), even(n), even(m), epsilon)), atol=1e-7, rtol=0
     )
+
+
+@pytest.mark.parametrize("case", POT["cases"], ids=lambda case: f"{case['n']} x {case['m']}, {case['epsilon']}")
+def test_the_plans_of_pot(case):
+    n, m = case["n"], case["m"]
+    cost = (torch.sin(1.7 * torch.arange(n * m).double() + n + 0.1 * m).view(n, m) + 1) / 2
+    rows, columns = (1.5 + torch.sin(2.3 * torch.arange(size).double() + phase) for size, phase in ((n, 0.3), (m, 0.7)))
+    given = {} if case["even"] else {"rows": rows, "columns": columns}
+    plan = transport_plan(cost, epsilon=case["epsilon"], **given)
+    torch.testing.assert_close(plan, torch.tensor(case["plan"], dtype=torch.float64), atol=2e-9, rtol=0)
 
 
 def test_a_plan_of_another_package():
@@ -106,6 +122,7 @@ def test_mistakes_are_sentences():
         (lambda: transport_plan(cost[0]), r"finite costs \[..., N, M\]"),
         (lambda: transport_plan(cost * torch.nan), "finite costs"),
         (lambda: transport_plan(cost[:0]), "at least one row and column"),
+        (lambda: transport_plan(cost.long()), r"\[2, 3\] of torch.int64"),
         (lambda: transport_plan(cost, epsilon=0), "epsilon=0: must be above 0"),
         (lambda: transport_plan(cost, rows=torch.ones(3)), "masses of the rows must be 2 numbers"),
         (lambda: transport_plan(cost, rows=torch.tensor([1.0, -1.0])), "none below 0"),

@@ -48,7 +48,8 @@ def opta(
         queries.
 
     Raises:
-        UserError: shapes that do not fit, values that are not finite, or a prior of other numbers.
+        UserError: shapes that do not fit, no prototypes or queries, values that are not finite, settings out of their
+            range, or a prior of other numbers.
 
     >>> near = torch.tensor([[0.0, 1.0], [0.2, 1.0], [2.0, 1.0], [2.2, 1.0]])
     >>> opta(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), near, passes=2).round(decimals=4)
@@ -59,6 +60,12 @@ def opta(
         raise UserError(
             f"prototypes {list(prototypes.shape)} and queries {list(queries.shape)} must be [..., N, D] and [..., M, D]"
         )
+    if not prototypes.shape[-2] or not queries.shape[-2]:
+        raise UserError(
+            f"OpTA moves {prototypes.shape[-2]} prototypes onto {queries.shape[-2]} queries: give one of each"
+        )
+    if passes < 0 or not 0 <= mix <= 1:
+        raise UserError(f"OpTA: passes={passes} must be 0 or more, and mix={mix} a share in [0, 1]")
     if not (bool(prototypes.isfinite().all()) and bool(queries.isfinite().all())):
         raise UserError("OpTA needs finite features: some are NaN or infinite")
     start, query = prototypes.double(), queries.double()

@@ -214,8 +214,9 @@ class GlobalContrastive(nn.Module):
     iSogCLR (arXiv 2305.11965), which finds a temperature for each sample. Normalises the embeddings itself.
 
     It is called with the samples' numbers, and keeps of each a moving average in buffers; they are brought up to date
-    when the gradient arrives, so that a pass without `backward` leaves nothing. With a rule, `temperatures` says how
-    common each sample is: common ones get a high one.
+    when the gradient arrives, so that a pass without `backward` leaves nothing, nor does a batch whose loss is NaN or
+    infinite. With a rule, `temperatures` says how common each sample is: common ones get a high one. In a loop of
+    several processes give it the rows and numbers of all: each process then keeps the same.
 
     Args:
         samples: how many there are; `index` counts them from 0.
@@ -328,16 +329,19 @@ class GlobalContrastive(nn.Module):
 
     @torch.no_grad()
     def _keep(self, numbers: list[Tensor], out: GlobalContrast) -> None:
+        good = out.loss.isfinite()  # what one bad batch left would stay for ever
         for side, (rows, state) in enumerate(zip(numbers, out.states, strict=True)):
             for name, value in zip(_BUFFERS, state, strict=True):
-                self.get_buffer(name)[side, rows] = value.to(self.get_buffer(name))
-        self.objective.copy_(out.objective)
+                kept = self.get_buffer(name)
+                kept[side, rows] = torch.where(good, value.to(kept), kept[side, rows])
+        self.objective.copy_(torch.where(good, out.objective, self.objective))
 
     def _numbers(self, index: Tensor, name: str, count: int) -> Tensor:
         index = inputs.group_ids(index, count, name).long()
         samples = self.visits.shape[1]
-        if count and not 0 <= int(index.min()) <= int(index.max()) < samples:
-            raise UserError(f"{name} must count the {samples:,} samples from 0, not reach {int(index.max()):,}")
+        if count and not 0 <= (least := int(index.min())) <= (most := int(index.max())) < samples:
+            wrong = least if least < 0 else most
+            raise UserError(f"{name} must count the {samples:,} samples from 0 to {samples - 1:,}, and holds {wrong:,}")
         if len(index.unique()) < count:
             raise UserError(f"{name} names a sample twice: what is kept of it would be that of either")
         return index

@@ -76,5 +76,5 @@ def refuse_ring(backend: str, loss: str) -> None:
     if backend == "ring":
         raise UserError(
             f"{loss} needs all rows in one process, and backend='ring' would give another loss: gather the embeddings "
-            "of all ranks, and use backend='auto'"
+            "of all ranks (with their gradient: torch.distributed.nn.functional.all_gather), and use backend='auto'"
         )

@@ -38,14 +38,18 @@ def transport_plan(
         The plan, in the dtype of `cost`; computed in float64.
 
     Raises:
-        UserError: a cost that is no matrix or not finite, masses that do not fit it, or an epsilon that is not above 0.
+        UserError: a cost that is no matrix, holds integers or is not finite, masses that do not fit it, or an epsilon
+            that is not above 0.
 
     >>> plan = transport_plan(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), epsilon=0.5)
     >>> plan.sum(0), plan.sum(1)
     (tensor([0.5000, 0.5000]), tensor([0.5000, 0.5000]))
     """
-    if cost.ndim < 2 or not cost.numel() or not bool(cost.isfinite().all()):
-        raise UserError(f"transport takes finite costs [..., N, M] of at least one row and column: {list(cost.shape)}")
+    if cost.ndim < 2 or not cost.numel() or not cost.is_floating_point() or not bool(cost.isfinite().all()):
+        raise UserError(
+            "transport takes finite costs [..., N, M], floating point, of at least one row and column: "
+            f"{list(cost.shape)} of {cost.dtype}"
+        )
     if not epsilon > 0:
         raise UserError(f"epsilon={epsilon}: must be above 0")
     r = masses(rows, cost.shape[:-1], cost, "rows")
@@ -79,14 +83,16 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 10) -> 
         iterations: pairs of scalings, at least 1.
 
     Raises:
-        UserError: scores that are no matrix, or a setting out of its range.
+        UserError: scores that are no matrix, integers or not finite, or a setting out of its range.
 
     >>> sinkhorn(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), epsilon=0.5).round(decimals=4)
     tensor([[0.8022, 0.1978],
             [0.1978, 0.8022]])
     """
-    if scores.ndim != 2:
-        raise UserError(f"sinkhorn takes scores [B, P]; these are {list(scores.shape)}")
+    if scores.ndim != 2 or not scores.is_floating_point() or not bool(scores.isfinite().all()):
+        raise UserError(
+            f"sinkhorn takes finite floating-point scores [B, P]; these are {list(scores.shape)} of {scores.dtype}"
+        )
     if not epsilon > 0 or iterations < 1:
         raise UserError(f"sinkhorn: epsilon={epsilon} must be above 0, and iterations={iterations} at least 1")
     log = scores.double() / epsilon
