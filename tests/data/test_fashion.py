@@ -55,6 +55,8 @@ def test_it_trains_as_other_pictures_do(tmp_path):
     batch = next(iter(loader))
     assert batch["views"].shape == (2, 4, 3, 32, 32)
     assert batch["label"].tolist() == [place % 10 for place in batch["index"].tolist()]
+    assert source.first(3).ids() == [0, 1, 2]
+    assert source.select([5, 4])[0]["label"] == 5
 
 
 def test_without_the_package_it_says_what_to_do(tmp_path, monkeypatch):

@@ -160,6 +160,21 @@ def test_first_and_second_visit():
     assert second.states[0].log_mean[0].exp().item() == pytest.approx(0.9)
 
 
+def test_gamma_falls_along_half_a_cosine_of_each_sample_s_visits():
+    """From 1 at the first visit to 0.2 at the fourth and later ones, whatever was visited beside it."""
+    a, b = vectors(4)
+    states = fresh(4, 0.3)
+    states[0].visits[:] = torch.tensor([0.0, 1.0, 2.0, 5.0])
+    states[0].log_mean[:] = torch.tensor([7.0, 0.5, 0.5, 0.5])
+    now = global_contrastive(a, b, states, gamma=1.0).states[0].log_mean.exp()
+    after = global_contrastive(a, b, states, gamma=0.2, gamma_visits=3).states[0].log_mean.exp()
+    weight = torch.tensor([1.0, 0.2 + 0.8 * 0.75, 0.2 + 0.8 * 0.25, 0.2]).to(now)
+    before = torch.tensor([0.0, 1.0, 1.0, 1.0]).to(now) * math.exp(0.5)
+    torch.testing.assert_close(after, (1 - weight) * before + weight * now)
+    with pytest.raises(UserError, match="gamma_visits=-1"):
+        global_contrastive(a, b, states, gamma_visits=-1)
+
+
 def test_batches_that_mix_known_and_new_samples():
     a, b = vectors(4)
     state = fresh(4, sides=1)[0]

@@ -10,6 +10,16 @@ from nearfar.losses import GlobalContrastive
 from nearfar.losses.individual_temperature import TemperatureRule, best_temperature, kl_to_uniform
 
 
+def test_a_step_that_falls_along_a_quarter_of_a_cosine_of_the_visits():
+    rule = TemperatureRule(lr=0.1, share=1.0, visits=3, bounds=(0.01, 9.0))
+    visited = torch.tensor([0.0, 1.0, 2.0, 3.0, 8.0])
+    tau, slope = rule.step(torch.full((5,), 0.5), torch.zeros(5), torch.ones(5), visited)
+    assert tau.tolist() == pytest.approx([0.4, 0.5 - 0.05 * math.sqrt(3), 0.45, 0.5, 0.5], abs=1e-6)
+    assert slope.tolist() == [1.0] * 5
+    with pytest.raises(UserError, match="visits=0"):
+        TemperatureRule(visits=0)
+
+
 @pytest.mark.parametrize(
     ("rho", "ties", "tau"),
     [

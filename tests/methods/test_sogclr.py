@@ -97,6 +97,26 @@ def test_only_a_step_that_was_taken_changes_the_tables():
     assert all(torch.equal(value, before[name]) for name, value in tables(method).items())
 
 
+def test_its_epochs_are_each_sample_s_visits():
+    """The schedules of gamma and of the temperatures' step reach the loss, and begin anew for no sample on resume."""
+    settings = {"gamma": 0.2, "gamma_epochs": 3, "temperature_epochs": 2}
+    method, plain = made(**settings), made(gamma=0.2)
+    assert method.rule.visits == 2
+    for epoch in range(4):
+        data, tau = batch([0, 10, 20, 30], epoch), method.states.tables[0].temperature.clone()
+        if epoch == 2:
+            saved = copy.deepcopy(method.state_dict())
+            method = made(**settings)
+            method.load_state_dict(saved)
+        step(method, data)
+        step(plain, data)
+        assert torch.equal(method.states.tables[0].temperature, tau) == (epoch >= 2)
+    log_mean, its_own = (each.states.tables[0].log_mean[:4] for each in (method, plain))
+    assert (log_mean - its_own).abs().min() > 1e-4
+    with pytest.raises(UserError, match="gamma_epochs=-1"):
+        made(gamma_epochs=-1)
+
+
 def test_a_run_that_goes_on_ends_with_the_same_bits():
     whole = made()
     batches = [batch([0, 10, 20, 70], 1), batch([70, 30, 40, 0], 2), batch([50, 60, 10, 20], 3)]

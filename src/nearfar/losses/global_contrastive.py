@@ -73,6 +73,7 @@ def global_contrastive(
     states: tuple[SampleState, ...],
     *,
     gamma: float = 0.8,
+    gamma_visits: int = 0,
     rule: TemperatureRule | None = None,
     inner: Inner = "differences",
     directions: Directions = "sum",
@@ -101,8 +102,7 @@ def global_contrastive(
     check_pair(a, b)
     check_options(directions, 0.0)
     refuse_ring(backend, "GlobalContrastive")
-    if not 0 < gamma <= 1:
-        raise UserError(f"gamma={gamma}: the weight of the new mean must be in (0, 1]")
+    check_gamma(gamma, gamma_visits)
     if inner not in get_args(Inner):
         raise UserError(f"inner must be one of {', '.join(get_args(Inner))}, not {inner!r}")
     if len(states) not in (1, 2) or any(value.shape != a.shape[:1] for state in states for value in state):
@@ -114,7 +114,7 @@ def global_contrastive(
     alike = a.new_ones(len(a)) if group is None else _group_sizes(group).to(a.dtype)
     anchors_of, negatives = (_of_two, len(a) - alike) if len(states) == 2 else (_of_one, 2 * (len(a) - alike))
     sides = [
-        _side(anchors, state, positive, negatives, gamma, 0.0 if rule is None else rule.rho, inner)
+        _side(anchors, state, positive, negatives, (gamma, gamma_visits), 0.0 if rule is None else rule.rho, inner)
         for anchors, state in anchors_of(a, b, states, group, backend)
     ]
     if len(states) == 2:
@@ -125,6 +125,21 @@ def global_contrastive(
     loss = weight * torch.stack([side.loss.sum() for side in sides]).sum()
     objective = weight * torch.stack([side.objective.sum() for side in sides]).sum()
     return GlobalContrast(loss.to(a.dtype), objective.to(a.dtype), after)
+
+
+def check_gamma(gamma: float, over: int, setting: str = "gamma_visits") -> None:
+    """Raise a UserError for a weight that is none, or a number of visits below 0, which `setting` holds."""
+    if not 0 < gamma <= 1:
+        raise UserError(f"gamma={gamma}: the weight of the new mean must be in (0, 1]")
+    if over < 0:
+        raise UserError(f"{setting}={over}: over how many visits of a sample gamma falls, 0 or more")
+
+
+def _new_weight(visits: Tensor, gamma: float, over: int) -> Tensor:
+    """The weight `[B]` of each sample's new mean: `gamma`, or from 1 down to it along half a cosine of its visits."""
+    if not over:
+        return torch.full_like(visits, gamma)
+    return gamma + (1 - gamma) * (1 + torch.cos(math.pi * (visits / over).clamp(max=1))) / 2
 
 
 def _of_two(
@@ -162,7 +177,7 @@ def _side(
     state: SampleState,
     positive: Tensor,
     negatives: Tensor,
-    gamma: float,
+    gamma: tuple[float, int],
     rho: float,
     inner: Inner,
 ) -> _Side:
@@ -172,10 +187,9 @@ def _side(
     log_sum, mean_logit = anchors.log_sum.masked_fill(~counts, 0.0) - shift, anchors.mean_logit - shift.detach()
     now = log_sum.detach() - log_negatives
     log_g = torch.logaddexp(now, -log_negatives.to(now)) if inner == "with_positive" else now
-    log_mean = log_g
-    if gamma < 1:
-        moved = torch.logaddexp(before + math.log(1 - gamma), log_g + math.log(gamma))
-        log_mean = torch.where(state.visits > 0, moved, log_g)
+    new = _new_weight(state.visits.to(before), *gamma)
+    moved = torch.logaddexp(before + (1 - new).log(), log_g + new.log())
+    log_mean = torch.where((state.visits > 0) & (new < 1), moved, log_g)
     weight = (now - log_mean).exp()  # sum_j w_ij / m: 1 where s_i is the mean of this batch alone
     loss = tau * weight * (mean_logit + log_sum - log_sum.detach())
     if inner == "similarities":
@@ -198,7 +212,7 @@ def _next(state: SampleState, sides: list[_Side], rule: TemperatureRule | None) 
     temperature, slope = state.temperature, state.slope
     if rule is not None:
         derivative = torch.stack([side.derivative for side in sides]).mean(0).to(slope)
-        temperature, slope = rule.step(temperature, slope, derivative)
+        temperature, slope = rule.step(temperature, slope, derivative, state.visits)
     after = SampleState(log_mean.to(state.log_mean), state.visits + 1, temperature, slope)
     return SampleState(*(torch.where(counts, new, old) for new, old in zip(after, state, strict=True)))
 
@@ -225,6 +239,8 @@ class GlobalContrastive(nn.Module):
             them as they are: SogCLR.
         gamma: weight of the new mean in the moving average, in (0, 1]; 1 keeps nothing: the plain contrast of the
             batch. (paper's code: 0.8)
+        gamma_visits: gamma falls from 1 to `gamma` along half a cosine over so many visits of a sample, an epoch each
+            (LibAUC: half of all epochs); 0: it is `gamma` from the second visit on (paper's code).
         modalities: 2 for image and text, each a side of its own with its own state; 1 for two views of one thing.
         inner: what the mean is over. "differences" to the positive, over the negatives (paper); "with_positive" adds
             the positive's 0 to the sum (authors' code for two modalities); "similarities" alone (their code for one).
@@ -281,6 +297,7 @@ class GlobalContrastive(nn.Module):
         *,
         rule: TemperatureRule | None = None,
         gamma: float = 0.8,
+        gamma_visits: int = 0,
         modalities: int = 2,
         inner: Inner = "differences",
         directions: Directions = "sum",
@@ -291,7 +308,9 @@ class GlobalContrastive(nn.Module):
             raise UserError(f"samples={samples}, modalities={modalities}: at least one sample, and 1 or 2 modalities")
         if rule is not None:
             rule.require_reachable((samples - 1) * (3 - modalities), f"{samples:,} samples")
-        self.rule, self.gamma, self.inner, self.directions, self.backend = rule, gamma, inner, directions, backend
+        check_gamma(gamma, gamma_visits)
+        self.rule, self.gamma, self.gamma_visits = rule, gamma, gamma_visits
+        self.inner, self.directions, self.backend = inner, directions, backend
         for name, value in zip(_BUFFERS, SampleState.fresh(samples, temperature), strict=True):
             self.register_buffer(name, value.repeat(modalities, 1))
         self.register_buffer("objective", torch.zeros(()))
@@ -317,6 +336,7 @@ class GlobalContrastive(nn.Module):
             b,
             states,
             gamma=self.gamma,
+            gamma_visits=self.gamma_visits,
             rule=self.rule,
             inner=self.inner,
             directions=self.directions,

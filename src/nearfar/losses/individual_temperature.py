@@ -31,6 +31,8 @@ class TemperatureRule:
         share: weight of the new derivative in its moving average, beta; 1 keeps nothing of the older ones.
         clip: derivatives are kept within plus and minus this; None leaves them.
         bounds: of a temperature.
+        visits: the step falls to 0 along a quarter of a cosine over so many visits of a sample, an epoch each (an
+            option of the paper's code); None: it stays as it is.
 
     Raises:
         UserError: a value out of its range.
@@ -45,6 +47,7 @@ class TemperatureRule:
     share: float = 0.9
     clip: float | None = 5.0
     bounds: tuple[float, float] = (0.05, 1.0)
+    visits: int | None = None
 
     def __post_init__(self) -> None:
         if not self.rho > 0:
@@ -57,14 +60,22 @@ class TemperatureRule:
             raise UserError(f"clip={self.clip}: must be above 0, or None")
         if not 0 < self.bounds[0] <= self.bounds[1]:
             raise UserError(f"bounds={self.bounds}: two temperatures above 0, the lower one first")
+        if self.visits is not None and self.visits < 1:
+            raise UserError(f"visits={self.visits}: over how many visits the step falls, at least 1, or None")
 
-    def step(self, temperature: Tensor, slope: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, temperature: Tensor, slope: Tensor, derivative: Tensor, visited: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The next temperature and the next moving average of its derivative, from `temperature`, `slope` and the new
-        `derivative`, each `[B]`, floating point, without gradient. NaN stays NaN."""
+        `derivative`, and with `visits` how often each was `visited` before, each `[B]`, floating point, without
+        gradient. NaN stays NaN."""
         if self.clip is not None:
             derivative = derivative.clamp(-self.clip, self.clip)
         slope = (1 - self.share) * slope + self.share * derivative
-        return (temperature - self.lr * slope).clamp(*self.bounds), slope
+        step = self.lr * slope
+        if self.visits is not None and visited is not None:
+            step = step * torch.cos(math.pi / 2 * (visited / self.visits).clamp(max=1)).clamp(min=0)
+        return (temperature - step).clamp(*self.bounds), slope
 
     def require_reachable(self, negatives: int, data: str) -> None:
         """Refuse a ball that no anchor with so many `negatives` in `data` can fill: every temperature would run to its

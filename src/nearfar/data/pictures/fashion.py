@@ -73,7 +73,7 @@ class _Clothes(Source):
     classes = CLASSES
 
     def __init__(self, pixels: NDArray[Any], labels: NDArray[Any], first: int, *, name: str) -> None:
-        self.pixels, self.labels, self.first, self.name = pixels, labels, first, name
+        self.pixels, self.labels, self.begin, self.name = pixels, labels, first, name
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,7 +81,7 @@ class _Clothes(Source):
     def record(self, index: int) -> Record:
         label = int(self.labels[index])
         picture = Image.fromarray(self.pixels[index])
-        return {"image": picture, "text": CLASSES[label], "label": label, "index": self.first + index}
+        return {"image": picture, "text": CLASSES[label], "label": label, "index": self.begin + index}
 
 
 def _part(folder: Path, name: str) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.data.batches.data_info import DataInfo
-from nearfar.errors import UserError
 from nearfar.losses.functional import global_contrastive
-from nearfar.losses.global_contrastive import Inner, SampleState
+from nearfar.losses.global_contrastive import Inner, SampleState, check_gamma
 from nearfar.losses.individual_temperature import TemperatureRule
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.parts.pairs import embed_pairs
@@ -33,6 +32,8 @@ class SogCLR(EmbeddingMethod):
         temperature: tau of every sample (paper: 0.1 for pictures alone, 0.01 for pairs).
         gamma: weight of a batch's own mean in a sample's moving average (paper's code: 0.8). The smaller, the nearer to
             the mean over all data, and the staler.
+        gamma_epochs: gamma falls from 1 to `gamma` over so many epochs, half a cosine (LibAUC: half of all); 0: it does
+            not (paper's code).
         inner: "differences" (paper), "with_positive" (authors' code for pairs) or "similarities" (their code for
             pictures); see `nearfar.losses.GlobalContrastive`.
         exclude_duplicates: leave samples of one `group` out of each other's negatives.
@@ -65,17 +66,19 @@ class SogCLR(EmbeddingMethod):
         *,
         temperature: float = 0.1,
         gamma: float = 0.8,
+        gamma_epochs: int = 0,
         inner: Inner = "differences",
         exclude_duplicates: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < gamma <= 1:
-            raise UserError(f"gamma={gamma}: the weight of the new mean must be in (0, 1]")
+        check_gamma(gamma, gamma_epochs, "gamma_epochs")
         self.model = model
         self.pairs = hasattr(model, "encode_text")
         self.views, self.n_views, self.validation_views = (None, 1, "none") if self.pairs else ("moco", 2, None)
         self.exclude_duplicates = exclude_duplicates
-        self.states = SampleStates(2 if self.pairs else 1, temperature, gamma=gamma, rule=self.rule, inner=inner)
+        # A sample is visited once an epoch.
+        settings: dict[str, Any] = {"gamma": gamma, "gamma_visits": gamma_epochs, "rule": self.rule, "inner": inner}
+        self.states = SampleStates(2 if self.pairs else 1, temperature, **settings)
 
     def begin(self, data: DataInfo) -> None:
         super().begin(data)
@@ -115,9 +118,13 @@ class ISogCLR(SogCLR):
         model: the encoder to train; `.model` is what to evaluate and save. One with `encode_text` is trained on pairs.
         temperature: where each sample's starts (paper: 0.1 for pictures alone, 0.01 for pairs).
         gamma: weight of a batch's own mean in a sample's moving average (paper's code: 0.8).
+        gamma_epochs: gamma falls from 1 to `gamma` over so many epochs, half a cosine (LibAUC: half of all); 0: it does
+            not (paper's code).
         rho: size of the ball of distributions over an anchor's negatives, below log(m / k) for k of m negatives tied at
             the top. 0.1 to 0.5 on small data; 6 to 8 for millions of pairs.
         temperature_lr: step of a temperature, eta (paper's code: 0.03).
+        temperature_epochs: that step falls to 0 over so many epochs, a quarter of a cosine (an option of the paper's
+            code); None: it stays.
         share: weight of the new derivative, beta (paper's code: 0.5 to 0.9).
         clip: derivatives are kept within plus and minus this (paper's code: 3 for pictures alone, 5 for pairs).
         bounds: of a temperature (paper's code: 0.05 and 1, for pairs 0.005 and 1).
@@ -142,17 +149,27 @@ class ISogCLR(SogCLR):
         *,
         temperature: float = 0.1,
         gamma: float = 0.8,
+        gamma_epochs: int = 0,
         rho: float = 0.3,
         temperature_lr: float = 0.03,
+        temperature_epochs: int | None = None,
         share: float = 0.9,
         clip: float | None = 3.0,
         bounds: tuple[float, float] = (0.05, 1.0),
         inner: Inner = "differences",
         exclude_duplicates: bool = False,
     ) -> None:
-        self.rule = TemperatureRule(rho=rho, lr=temperature_lr, share=share, clip=clip, bounds=(bounds[0], bounds[1]))
+        limits = (bounds[0], bounds[1])
+        self.rule = TemperatureRule(
+            rho=rho, lr=temperature_lr, share=share, clip=clip, bounds=limits, visits=temperature_epochs
+        )
         super().__init__(
-            model, temperature=temperature, gamma=gamma, inner=inner, exclude_duplicates=exclude_duplicates
+            model,
+            temperature=temperature,
+            gamma=gamma,
+            gamma_epochs=gamma_epochs,
+            inner=inner,
+            exclude_duplicates=exclude_duplicates,
         )
 
 
