@@ -58,8 +58,8 @@ def test_the_plans_of_pot(case):
     n, m = case["n"], case["m"]
     cost = (torch.sin(1.7 * torch.arange(n * m).double() + n + 0.1 * m).view(n, m) + 1) / 2
     rows, columns = (1.5 + torch.sin(2.3 * torch.arange(size).double() + phase) for size, phase in ((n, 0.3), (m, 0.7)))
-    given = {} if case["even"] else {"rows": rows, "columns": columns}
-    plan = transport_plan(cost, epsilon=case["epsilon"], **given)
+    margins = {} if case["even"] else {"rows": rows, "columns": columns}
+    plan = transport_plan(cost, epsilon=case["epsilon"], **margins)
     torch.testing.assert_close(plan, torch.tensor(case["plan"], dtype=torch.float64), atol=2e-9, rtol=0)
 
 
