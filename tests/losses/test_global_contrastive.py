@@ -164,13 +164,11 @@ def test_gamma_falls_along_half_a_cosine_of_each_sample_s_visits():
     """From 1 at the first visit to 0.2 at the fourth and later ones, whatever was visited beside it."""
     a, b = vectors(4)
     states = fresh(4, 0.3)
-    states[0].visits[:] = torch.tensor([0.0, 1.0, 2.0, 5.0])
-    states[0].log_mean[:] = torch.tensor([7.0, 0.5, 0.5, 0.5])
-    now = global_contrastive(a, b, states, gamma=1.0).states[0].log_mean.exp()
-    after = global_contrastive(a, b, states, gamma=0.2, gamma_visits=3).states[0].log_mean.exp()
-    weight = torch.tensor([1.0, 0.2 + 0.8 * 0.75, 0.2 + 0.8 * 0.25, 0.2]).to(now)
-    before = torch.tensor([0.0, 1.0, 1.0, 1.0]).to(now) * math.exp(0.5)
-    torch.testing.assert_close(after, (1 - weight) * before + weight * now)
+    states[0].visits[:], states[0].log_mean[:] = torch.tensor([[0.0, 1.0, 2.0, 5.0], [7.0, 0.5, 0.5, 0.5]])
+    settings = ({"gamma": 1.0}, {"gamma": 0.2, "gamma_visits": 3})
+    now, after = (global_contrastive(a, b, states, **each).states[0].log_mean.exp() for each in settings)
+    weight = torch.tensor([1.0, 0.8, 0.4, 0.2]).to(now)
+    torch.testing.assert_close(after, (1 - weight) * math.exp(0.5) + weight * now)
     with pytest.raises(UserError, match="gamma_visits=-1"):
         global_contrastive(a, b, states, gamma_visits=-1)
 
@@ -342,9 +340,8 @@ class TestModule:
         criterion = self.criterion(modalities=modalities)
         criterion(a.requires_grad_(), b, torch.tensor([0, 1, 2])).backward()
         before = {name: value.clone() for name, value in criterion.state_dict().items()}
-        broken = a.detach().clone()
-        broken[1, 0] = bad
-        loss = criterion(broken.requires_grad_(), b, torch.tensor([2, 1, 4]))
+        broken = a.detach().index_fill(0, torch.tensor([1]), bad).requires_grad_()
+        loss = criterion(broken, b, torch.tensor([2, 1, 4]))
         loss.backward()
         assert loss.isnan()
         assert all(torch.equal(value, before[name]) for name, value in criterion.state_dict().items())
