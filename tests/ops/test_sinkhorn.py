@@ -33,9 +33,8 @@ def test_nothing_overflows(scale, epsilon):
 
 
 def test_mistakes_are_sentences():
-    for bad in (SCORES * torch.nan, SCORES.long()):
-        with pytest.raises(UserError, match=r"finite floating-point scores \[B, P\]; these are \[4, 2\]"):
-            sinkhorn(bad)
+    with pytest.raises(UserError, match=r"floating-point scores \[B, P\]; these are \[4, 2\] of torch.int64"):
+        sinkhorn(SCORES.long())
     with pytest.raises(UserError, match=r"scores \[B, P\]; these are \[4\]"):
         sinkhorn(SCORES[:, 0])
     with pytest.raises(UserError, match="epsilon=0 must be above 0"):

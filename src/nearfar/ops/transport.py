@@ -83,15 +83,15 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 10) -> 
         iterations: pairs of scalings, at least 1.
 
     Raises:
-        UserError: scores that are no matrix, integers or not finite, or a setting out of its range.
+        UserError: scores that are no matrix, or integers, or a setting out of its range. NaN gives NaN.
 
     >>> sinkhorn(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), epsilon=0.5).round(decimals=4)
     tensor([[0.8022, 0.1978],
             [0.1978, 0.8022]])
     """
-    if scores.ndim != 2 or not scores.is_floating_point() or not bool(scores.isfinite().all()):
+    if scores.ndim != 2 or not scores.is_floating_point():
         raise UserError(
-            f"sinkhorn takes finite floating-point scores [B, P]; these are {list(scores.shape)} of {scores.dtype}"
+            f"sinkhorn takes floating-point scores [B, P]; these are {list(scores.shape)} of {scores.dtype}"
         )
     if not epsilon > 0 or iterations < 1:
         raise UserError(f"sinkhorn: epsilon={epsilon} must be above 0, and iterations={iterations} at least 1")
