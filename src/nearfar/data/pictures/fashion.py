@@ -6,6 +6,7 @@ The Debian package `dataset-fashion-mnist` holds it (MIT licence); nothing of it
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from functools import lru_cache
@@ -40,6 +41,9 @@ PARTS = {"train": ("train",), "val": ("train",), "test": ("t10k",), "all": ("tra
 
 HELD_OUT = 12
 """One in so many pictures of the training file are `val`: the last 5,000 of 60,000."""
+
+LARGEST = 1 << 26
+"""Bytes of a file; the training pictures are 47 million. A damaged head may say more than there is memory."""
 
 
 def fashion(split: str = "train", *, folder: str | os.PathLike[str] | None = None) -> Source:
@@ -116,8 +120,8 @@ def _read(file: str, written: int) -> NDArray[Any]:
             head = opened.read(4)
             axes = head[3] if head[:3] == b"\0\0\x08" and len(head) == 4 else 0
             shape = np.frombuffer(opened.read(4 * axes), ">u4").astype(int).tolist()
-            count = int(np.prod(shape)) if axes and len(shape) == axes else 0
-            values = np.frombuffer(opened.read(count + 1), np.uint8)
+            count = math.prod(shape) if len(shape) == axes else 0
+            values = np.frombuffer(opened.read(min(count, LARGEST) + 1), np.uint8)
     except (OSError, EOFError, zlib.error, ValueError):
         raise UserError(f"{file} cannot be read to its end: install dataset-fashion-mnist anew") from None
     if not axes or len(values) != count:
