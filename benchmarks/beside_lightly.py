@@ -6,13 +6,16 @@ examples write it. Runs in the comparison environment, which `make compare` make
 The views are made before, so that what is timed is the method: towers, loss, slow copy, queue and optimiser. Batch norm
 sees each view by itself in both.
 
-What is measured was settled before any of it was: each library trains in a process of its own, so that neither works in
-the memory that the other left, both with the settings of `nearfar.machine.prepare`. They take turns in blocks of 4
-steps, and the first one changes; what one block takes of the processor and of the clock is divided by what the same
-block takes of the other, for 60 blocks of each of 3 seeds, after 8 steps that do not count. The figure is the median of
-these 180 quotients, and its 95 % interval that of 10,000 samples of the blocks with replacement: on a quiet machine
-within 1 % to both sides, so that it tells 2 %. A method is ahead where the interval is above 1, behind where it is
-below, and level where it holds 1.
+Steps of nearfar are taken twice: by the optimiser that `nearfar train` makes, torch's fused AdamW, and by the plain one
+that lightly's examples make, which is `nearfar, plain optimiser`: there the methods alone differ.
+
+What is measured was settled before any of it was: each learner trains in a process of its own, so that none works in
+the memory that another left, all with the settings of `nearfar.machine.prepare`. They take turns in blocks of 4 steps,
+and the first one changes; what one block takes of lightly is divided by what the same block takes of nearfar, for 30
+blocks of each of 8 seeds, after 8 steps that do not count. Processes differ by one to two percent from the first step
+to the last, where their memory happens to lie; so each seed counts once, as the median of its blocks, and the figure is
+the mean of these 8 with its 95 % interval by Student's t. A method is ahead where the interval is above 1, behind where
+it is below, and level where it holds 1.
 """
 
 from __future__ import annotations
@@ -21,16 +24,17 @@ import argparse
 import copy
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from typing import Any
 
-import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from _shim import import_torchvision
@@ -41,31 +45,36 @@ from nearfar.evaluation import embed, knn
 from nearfar.methods import find
 from nearfar.models import image_encoder
 from nearfar.models.image.projector import MLP
+from nearfar.training.config import TrainConfig
+from nearfar.training.loop.optim import build_optimizer
 
 RECORD = Path(__file__).parent / "results" / "beside_lightly.json"
 TEMPERATURE, QUEUE, MOMENTUM, HIDDEN, OUT = 0.2, 1024, 0.98, 256, 64
-WARM_UP, BLOCK, SAMPLES = 8, 4, 10_000
+RATE, DECAY = 2e-3, 0.01
+WARM_UP, BLOCK = 8, 4
 VIEWS = {"simclr": "simclr-half", "moco": "simclr-half", "byol": "byol-half"}
-LIBRARIES = ("nearfar", "lightly")
+PLAIN = "nearfar, plain optimiser"
+LEARNERS = ("nearfar", PLAIN, "lightly")
 CLOCKS = ("cpu_s", "wall_s")
 Step = Callable[[Tensor], Tensor]
 Blocks = dict[str, dict[str, list[float]]]
-"""Seconds of each block, by library and clock."""
+"""Seconds of each block, by learner and clock."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=list(VIEWS), choices=list(VIEWS))
-    parser.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} steps, of each seed")
+    parser.add_argument("--blocks", type=int, default=30, help=f"of {BLOCK} steps, of each seed")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--output", type=Path, default=RECORD)
     args = parser.parse_args()
+    load = os.getloadavg()[0]
     machine.prepare()  # what the processes of both libraries inherit
     for name in args.methods:
         record = joined(args.output, compared(name, args))
         record |= {"blocks": args.blocks, "steps_a_block": BLOCK, "warm_up": WARM_UP, "batch": args.batch}
-        record |= {"torch": torch.__version__, "lightly": version("lightly")}
+        record |= {"torch": torch.__version__, "lightly": version("lightly"), "load": load}
         files.write(args.output, json.dumps(record, indent=1) + "\n")
         files.write(args.output.with_suffix(".md"), as_markdown(record))
     print(as_markdown(record))
@@ -73,51 +82,55 @@ def main() -> None:
 
 def compared(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """The quotients of all blocks, images a second of each block, and the neighbours' accuracy of each seed."""
-    images: dict[str, list[float]] = {library: [] for library in LIBRARIES}
-    quotients: dict[str, list[float]] = {clock: [] for clock in CLOCKS}
-    accuracy: dict[str, list[float]] = {library: [] for library in LIBRARIES}
+    images: dict[str, list[float]] = {learner: [] for learner in LEARNERS}
+    accuracy: dict[str, list[float]] = {learner: [] for learner in LEARNERS}
+    quotients: dict[str, dict[str, list[list[float]]]] = {
+        learner: {clock: [] for clock in CLOCKS} for learner in LEARNERS[:-1]
+    }
     for seed in args.seeds:
         taken, hits = in_turn(name, args.blocks, args.batch, seed)
-        for library in LIBRARIES:
-            images[library] += [BLOCK * args.batch / seconds for seconds in taken[library]["cpu_s"]]
-            accuracy[library].append(hits[library])
-        for clock in CLOCKS:
-            pairs = zip(taken["lightly"][clock], taken["nearfar"][clock], strict=True)
-            quotients[clock] += [theirs / ours for theirs, ours in pairs]
+        for learner in LEARNERS:
+            images[learner] += [BLOCK * args.batch / seconds for seconds in taken[learner]["cpu_s"]]
+            accuracy[learner].append(hits[learner])
+        for learner, clocks in quotients.items():
+            for clock, seeds in clocks.items():
+                pairs = zip(taken["lightly"][clock], taken[learner][clock], strict=True)
+                seeds.append([theirs / ours for theirs, ours in pairs])
     row = {"method": name, "seeds": args.seeds, "knn": accuracy}
-    row["images_per_cpu_s"] = {library: median(rates) for library, rates in images.items()}
-    for clock, values in quotients.items():
-        low, high = interval(values)
-        row[f"{clock}_to_lightly"] = {"median": median(values), "low": low, "high": high, "blocks": values}
+    row["images_per_cpu_s"] = {learner: median(rates) for learner, rates in images.items()}
+    row["to_lightly"] = {
+        learner: {clock: figure(seeds) for clock, seeds in clocks.items()} for learner, clocks in quotients.items()
+    }
     return row
 
 
 def in_turn(name: str, blocks: int, batch: int, seed: int) -> tuple[Blocks, dict[str, float]]:
-    """What each block took of each library, each in its process, and the accuracy of each after all blocks."""
+    """What each block took of each learner, each in its process, and the accuracy of each after all blocks."""
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Connection] = {}
-    for library in LIBRARIES:
-        ends[library], other = context.Pipe()
-        arguments = (other, library, name, blocks, batch, seed)
+    for learner in LEARNERS:
+        ends[learner], other = context.Pipe()
+        arguments = (other, learner, name, blocks, batch, seed)
         context.Process(target=train, args=arguments, daemon=True).start()
         other.close()  # so that the end of the process ends the wait for it
     for end in ends.values():
         end.recv()  # it is ready
-    taken: Blocks = {library: {clock: [] for clock in CLOCKS} for library in LIBRARIES}
+    taken: Blocks = {learner: {clock: [] for clock in CLOCKS} for learner in LEARNERS}
     for place in range(blocks):
-        for library in LIBRARIES if place % 2 else reversed(LIBRARIES):
-            ends[library].send(None)
-            for clock, seconds in zip(CLOCKS, ends[library].recv(), strict=True):
-                taken[library][clock].append(seconds)
-    return taken, {library: end.recv() for library, end in ends.items()}
+        first = place % len(LEARNERS)
+        for learner in (*LEARNERS[first:], *LEARNERS[:first]):
+            ends[learner].send(None)
+            for clock, seconds in zip(CLOCKS, ends[learner].recv(), strict=True):
+                taken[learner][clock].append(seconds)
+    return taken, {learner: end.recv() for learner, end in ends.items()}
 
 
-def train(turn: Connection, library: str, name: str, blocks: int, batch: int, seed: int) -> None:
-    """The process of a library: a block of steps whenever it is its turn, then the neighbours' accuracy."""
+def train(turn: Connection, who: str, name: str, blocks: int, batch: int, seed: int) -> None:
+    """The process of a learner: a block of steps whenever it is its turn, then the neighbours' accuracy."""
     import_torchvision()  # before transformers looks for it
     torch.set_num_threads(1)
     batches = iter(views(name, WARM_UP + blocks * BLOCK, batch, seed))
-    model, step = learner(library, name, seed, WARM_UP + blocks * BLOCK)
+    model, step = learner(who, name, seed, WARM_UP + blocks * BLOCK)
     for _ in range(WARM_UP):
         step(next(batches))
     turn.send(None)
@@ -130,11 +143,13 @@ def train(turn: Connection, library: str, name: str, blocks: int, batch: int, se
     turn.send(knn(embed(model.eval(), world.emoji("val", tags=False), captions=0))["top1"])
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """95 % of the medians of samples of the values, drawn with replacement."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(SAMPLES, len(values)))
-    low, high = np.quantile(np.median(np.asarray(values)[drawn], axis=1), [0.025, 0.975])
-    return float(low), float(high)
+def figure(seeds: list[list[float]]) -> dict[str, Any]:
+    """The mean of the seeds' medians, and its 95 % interval by Student's t; of one seed alone there is none."""
+    medians = [median(blocks) for blocks in seeds]
+    middle, width = mean(medians), 0.0
+    if len(seeds) > 1:
+        width = float(student.ppf(0.975, len(seeds) - 1)) * stdev(medians) / len(seeds) ** 0.5
+    return {"mean": middle, "low": middle - width, "high": middle + width, "blocks": seeds}
 
 
 def joined(path: Path, row: dict[str, Any]) -> dict[str, Any]:
@@ -158,18 +173,19 @@ def views(name: str, steps: int, batch: int, seed: int) -> list[Tensor]:
     return made
 
 
-def learner(library: str, name: str, seed: int, steps: int) -> tuple[Any, Step]:
+def learner(who: str, name: str, seed: int, steps: int) -> tuple[Any, Step]:
     """A model of the seed's weights, and what takes a step of a method on two views and returns the loss."""
     torch.manual_seed(seed)
     norm = "hidden" if name == "byol" else "none"
     model = image_encoder("micro-resnet", projector={"layers": 2, "hidden": HIDDEN, "out": OUT, "norm": norm})
     predictor = MLP(OUT, layers=2, hidden=HIDDEN, out=OUT, norm="hidden")
     model.train()
-    made = _nearfar(name, model, predictor, steps) if library == "nearfar" else _lightly(name, model, predictor, steps)
-    return model, made
+    if who == "lightly":
+        return model, _lightly(name, model, predictor, steps)
+    return model, _nearfar(name, model, predictor, steps, plain=who == PLAIN)
 
 
-def _nearfar(name: str, model: Any, predictor: MLP, steps: int) -> Step:
+def _nearfar(name: str, model: Any, predictor: MLP, steps: int, plain: bool) -> Step:
     settings: dict[str, Any] = {
         "simclr": {"temperature": TEMPERATURE, "normalise": "apart"},
         "moco": {"temperature": TEMPERATURE, "momentum": MOMENTUM, "queue_size": QUEUE},
@@ -180,7 +196,12 @@ def _nearfar(name: str, model: Any, predictor: MLP, steps: int) -> Step:
         method.predictor.load_state_dict(predictor.state_dict())
     method.begin(DataInfo(steps=steps))
     method.train()
-    optimizer = torch.optim.AdamW([weight for weight in method.parameters() if weight.requires_grad], lr=2e-3)
+    weights = [weight for weight in method.parameters() if weight.requires_grad]
+    optimizer = (
+        torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+        if plain
+        else build_optimizer(method, TrainConfig(lr=RATE, weight_decay=DECAY))
+    )
     count = 0
 
     def step(batch: Tensor) -> Tensor:
@@ -207,7 +228,7 @@ def _lightly(name: str, model: Any, predictor: MLP, steps: int) -> Step:
     bank = (QUEUE, OUT) if name == "moco" else 0
     contrast, cosine = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=bank), NegativeCosineSimilarity()
     trained = [*model.parameters(), *(predictor.parameters() if name == "byol" else ())]
-    optimizer = torch.optim.AdamW(trained, lr=2e-3)
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY)
     count = 0
 
     def loss_of(first: Tensor, second: Tensor) -> Tensor:
@@ -237,25 +258,29 @@ def as_markdown(record: dict[str, Any]) -> str:
     lines = [
         f"{len(record['rows'][0]['seeds'])} seeds of {record['blocks']} blocks of {record['steps_a_block']} steps, "
         f"{record['batch']} pictures in two views, micro-resnet, float32, 1 thread, torch {record['torch']}, "
-        f"lightly {record['lightly']}.",
+        f"lightly {record['lightly']}, load average {record['load']:.1f}.",
         "",
-        "| method | library | images a CPU second | to lightly, CPU | to lightly, clock | kNN on validation emojis |",
+        "| method | learner | images a CPU second | to lightly, CPU | to lightly, clock | kNN on validation emojis |",
         "|:--|:--|--:|--:|--:|--:|",
     ]
     for row in record["rows"]:
-        for library in LIBRARIES:
-            beside = [quotient(row[f"{clock}_to_lightly"]) if library == "nearfar" else "1" for clock in CLOCKS]
-            hits = row["knn"][library]
+        for learner in LEARNERS:
+            beside = [row["to_lightly"][learner][clock] for clock in CLOCKS] if learner != "lightly" else []
+            cells = [quotient(each) for each in beside] or ["1"] * len(CLOCKS)
+            hits = row["knn"][learner]
             lines.append(
-                f"| {row['method']} | {library} | {row['images_per_cpu_s'][library]:.0f} | {' | '.join(beside)} | "
+                f"| {row['method']} | {learner} | {row['images_per_cpu_s'][learner]:.0f} | {' | '.join(cells)} | "
                 f"{mean(hits):.3f} ({min(hits):.3f} to {max(hits):.3f}) |"
             )
-    caption = "Median over blocks and its 95 % interval; of neighbours the mean over seeds, the lowest and the highest."
+    caption = (
+        "Mean over the seeds' medians and its 95 % interval; of neighbours the mean over seeds, the lowest and the "
+        "highest. The load average is that before the run."
+    )
     return "\n".join([*lines, "", caption, "", "    .venv-compare/bin/python benchmarks/beside_lightly.py", ""])
 
 
-def quotient(of_blocks: dict[str, Any]) -> str:
-    return f"{of_blocks['median']:.3f} ({of_blocks['low']:.3f} to {of_blocks['high']:.3f})"
+def quotient(of_seeds: dict[str, Any]) -> str:
+    return f"{of_seeds['mean']:.3f} ({of_seeds['low']:.3f} to {of_seeds['high']:.3f})"
 
 
 if __name__ == "__main__":

@@ -61,24 +61,25 @@ def test_byol_takes_the_same_steps(script):
     """Ours counts twice the sum of both cosine distances, theirs minus the mean of both cosines. The first step alone:
     from the second on lightly's slow copy is one update behind."""
     batch = script.views("byol", 1, 8, seed=0)[0]
-    (_, ours), (_, theirs) = (script.learner(library, "byol", 0, 10) for library in script.LIBRARIES)
-    assert ours(batch).item() == pytest.approx(4 * (1 + theirs(batch).item()), rel=1e-4)
+    ours, plain, theirs = (script.learner(who, "byol", 0, 10)[1](batch).item() for who in script.LEARNERS)
+    assert ours == plain == pytest.approx(4 * (1 + theirs), rel=1e-4)
 
 
 def test_simclr_takes_the_same_steps_where_batch_norm_sees_each_view_by_itself(script):
     """Our default, and the released code's, sends both views through together: `normalise="apart"` is lightly's way."""
     batches = script.views("simclr", 3, 8, seed=0)
-    (_, ours), (_, theirs) = (script.learner(library, "simclr", 0, 10) for library in script.LIBRARIES)
-    assert [ours(batch).item() for batch in batches] == pytest.approx(
-        [theirs(batch).item() for batch in batches], rel=1e-3
-    )
+    steps = [script.learner(who, "simclr", 0, 10)[1] for who in script.LEARNERS]
+    ours, plain, theirs = ([step(batch).item() for batch in batches] for step in steps)
+    assert ours == pytest.approx(plain, rel=1e-3)
+    assert plain == pytest.approx(theirs, rel=1e-3)
 
 
-def test_the_interval_of_a_median(script):
-    low, high = script.interval([1.0] * 50 + [1.1] * 60)
-    assert low < 1.1 == high
-    wide, narrow = (script.interval([1 + 0.01 * (i % 7) for i in range(n)]) for n in (14, 700))
-    assert wide[0] < narrow[0] == 1.03 == narrow[1] < wide[1]
+def test_a_figure_counts_each_seed_once(script):
+    """Of medians 1, 2 and 6: mean 3, standard deviation sqrt(7), and t of two degrees of freedom is 4.3027."""
+    figure = script.figure([[1.0, 1.0, 9.0], [2.0], [6.0, 6.0, 6.0, 0.0]])
+    width = 4.302653 * 7**0.5 / 3**0.5
+    assert [figure[key] for key in ("low", "mean", "high")] == pytest.approx([3 - width, 3, 3 + width])
+    assert script.figure([[0.9, 1.1]])["low"] == script.figure([[0.9, 1.1]])["high"] == 1.0
 
 
 @pytest.mark.timeout(300)
@@ -90,7 +91,7 @@ def test_beside_lightly(script, tmp_path, monkeypatch, capsys):
     script.main()
     rows = json.loads(out.read_text())["rows"]
     assert [row["method"] for row in rows] == ["moco"]
-    assert all(row["images_per_cpu_s"][library] > 0 for row in rows for library in script.LIBRARIES)
-    for clock in script.CLOCKS:
-        assert all(len(row[f"{clock}_to_lightly"]["blocks"]) == 2 for row in rows)
+    assert all(row["images_per_cpu_s"][who] > 0 for row in rows for who in script.LEARNERS)
+    for clocks in (clocks for row in rows for clocks in row["to_lightly"].values()):
+        assert all(len(blocks) == 2 for clock in script.CLOCKS for blocks in clocks[clock]["blocks"])
     assert out.with_suffix(".md").read_text() in capsys.readouterr().out

@@ -29,7 +29,8 @@ def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
     if config.optimizer == "lars":
         return Lars(groups, lr=config.lr, momentum=config.betas[0])
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], nesterov=config.betas[0] > 0)
+        momentum = config.betas[0]
+        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
