@@ -1,5 +1,5 @@
 """One matrix product by the libraries that torch brings: `torch.mm` in float32 (MKL on x86), oneDNN's float32 product,
-and bfloat16, on one thread and on all; and the loss by either library in float32.
+and bfloat16, on one thread and on all; the loss by either library in float32; and a tower of MiniLM's size.
 
     .venv/bin/python benchmarks/product_libraries.py
 
@@ -14,15 +14,18 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import BertConfig, BertModel
 
 from _measure import interleave, ratios, spread
 from nearfar import files
 from nearfar.losses.functional import info_nce
-from nearfar.ops.tiling.float_products import VARIABLE, library
+from nearfar.models.towers.linear_layers import Library, linear_layers
+from nearfar.ops.tiling.float_products import VARIABLE, has_onednn, library
 from nearfar.ops.tiling.half_products import wide_product
 
 RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--pairs", type=int, default=4096, help="of the loss")
+    parser.add_argument("--texts", type=int, default=32, help="of 64 tokens, for the tower")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     threads = sorted({1, os.cpu_count() or 1})
@@ -51,6 +55,8 @@ def main() -> None:
         "rows": [row for count in threads for row in measured(options.n, options.d, count, options.rounds)],
         "pairs": options.pairs,
         "losses": [row for count in threads for row in of_losses(options.pairs, options.d, count, options.rounds)],
+        "texts": options.texts,
+        "towers": [row for count in threads for row in of_tower(options.texts, count, options.rounds)],
     }
     files.write(options.output, json.dumps(report, indent=1) + "\n")
     files.write(options.output.with_suffix(".md"), as_markdown(report))
@@ -139,6 +145,41 @@ def loss_by(name: str, a: Tensor, b: Tensor) -> Callable[[], None]:
     return run
 
 
+def of_tower(texts: int, threads: int, rounds: int) -> list[dict[str, object]]:
+    """Forward and backward of a transformer of MiniLM's size, its linear layers by either library: times as multiples
+    of torch's own, and the error of all gradients against float64."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(2)
+    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    tower = BertModel(BertConfig(**shape), add_pooling_layer=False).eval()  # no dropout
+    tokens = torch.randint(1000, 30000, (texts, 64))
+
+    def run(library: Library) -> None:
+        tower.zero_grad()
+        with linear_layers(tower, library):
+            tower(tokens).last_hidden_state[:, 0].square().sum().backward()
+
+    def gradients(library: Library) -> Tensor:
+        run(library)
+        return torch.cat([weight.grad.double().flatten() for weight in tower.parameters() if weight.grad is not None])
+
+    libraries: list[Library] = ["torch", "onednn"] if has_onednn() else ["torch"]
+    timings = interleave({name: partial(run, name) for name in libraries}, "torch", rounds)
+    computed = {name: gradients(name) for name in libraries}
+    tower.double()
+    exact = gradients("torch")
+    return [
+        {
+            "threads": threads,
+            "library": name,
+            "cpu": ratios(timings[name].cpu_rounds, timings["torch"].cpu_rounds),
+            "clock": ratios(timings[name].wall_rounds, timings["torch"].wall_rounds),
+            "error": float((computed[name] - exact).norm() / exact.norm()),
+        }
+        for name in libraries
+    ]
+
+
 def as_markdown(report: dict) -> str:
     lines = [
         "{n} x {d} by {d} x {n}, {rounds} rounds, torch {torch}, load average {load:.1f}.".format(**report),
@@ -159,6 +200,19 @@ def as_markdown(report: dict) -> str:
     ]
     for row in report["losses"]:
         lines.append(f"| {row['threads']} | {row['run']} | {spread(row['cpu'])} | {spread(row['clock'])} |")
+    if "towers" in report:
+        lines += [
+            "",
+            "A transformer of MiniLM's size, forward and backward, {texts} texts of 64 tokens.".format(**report),
+            "",
+        ]
+        lines += [
+            "| threads | linear layers | to torch's, CPU | on the clock | error of the gradients |",
+            "|--:|:--|--:|--:|--:|",
+        ]
+        for row in report["towers"]:
+            times = f"{spread(row['cpu'])} | {spread(row['clock'])}"
+            lines.append(f"| {row['threads']} | {row['library']} | {times} | {row['error']:.0e} |")
     return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 

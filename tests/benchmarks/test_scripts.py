@@ -220,7 +220,7 @@ def test_training_loop(run, tmp_path):
 
 def test_product_libraries(run, tmp_path):
     out = tmp_path / "made" / "products.json"
-    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--pairs", 64, "--output", out)
+    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--pairs", 64, "--texts", 2, "--output", out)
     report = json.loads(out.read_text())
     rows = report["rows"]
     assert report["chosen"] in ("torch", "onednn")
@@ -229,6 +229,7 @@ def test_product_libraries(run, tmp_path):
     errors = {row["product"]: row["error"] for row in rows}
     assert errors["torch.mm, float32"] < 1e-6 < 1e-4 < errors["torch.mm, bfloat16"]
     assert errors["nearfar, bfloat16 to float32"] < 2e-5
+    assert all(row["error"] < 1e-5 for row in report["towers"])
     assert out.with_suffix(".md").read_text() in output
 
 

@@ -13,7 +13,7 @@ from nearfar.losses import functional
 from nearfar.ops.tiling import float_products
 from nearfar.ops.tiling.float_products import LEAST, VARIABLE, add_mm, library, mm
 
-needs_onednn = pytest.mark.skipif(not float_products._has_onednn(), reason="torch was built without oneDNN")
+needs_onednn = pytest.mark.skipif(not float_products.has_onednn(), reason="torch was built without oneDNN")
 N, D, M = 320, 288, 256
 """Large enough for oneDNN."""
 
@@ -31,13 +31,13 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """oneDNN is what multiplies; the shapes of its products, as they come."""
     monkeypatch.setenv(VARIABLE, "onednn")
     shapes: list[tuple[int, ...]] = []
-    by_onednn = float_products._by_onednn
+    by_onednn = float_products.onednn_mm
 
     def noted(a: Tensor, b: Tensor) -> Tensor:
         shapes.append((*a.shape, b.shape[1]))
         return by_onednn(a, b)
 
-    monkeypatch.setattr(float_products, "_by_onednn", noted)
+    monkeypatch.setattr(float_products, "onednn_mm", noted)
     return shapes
 
 
@@ -84,7 +84,7 @@ def test_small_products_and_those_of_other_types_are_torchs(onednn: list[tuple[i
 @needs_onednn
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "sigmoid"])
-def test_losses_by_onednn_are_those_of_float64(name: str, threads: int, onednn: list[tuple[int, ...]]) -> None:
+def test_lossesonednn_mm_are_those_of_float64(name: str, threads: int, onednn: list[tuple[int, ...]]) -> None:
     q, k = (torch.nn.functional.normalize(drawn(1536, size), dim=1)[:, :64] for size in (96, 97))
 
     def computed(dtype: torch.dtype) -> list[Tensor]:
@@ -143,7 +143,7 @@ def test_it_is_chosen_where_mkl_leaves_half_of_the_processor(
         run()
         return share if calls else 1.0
 
-    monkeypatch.setattr(float_products, "_by_onednn", lambda a, b: calls.append(1))
+    monkeypatch.setattr(float_products, "onednn_mm", lambda a, b: calls.append(1))
     monkeypatch.setattr(float_products, "_fastest", seconds)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
@@ -157,7 +157,7 @@ def test_the_variable_decides_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert library() == "torch"
     library.cache_clear()
     monkeypatch.setenv(VARIABLE, "onednn")
-    monkeypatch.setattr(float_products, "_has_onednn", lambda: False)
+    monkeypatch.setattr(float_products, "has_onednn", lambda: False)
     assert library() == "torch"  # where torch has no oneDNN
     library.cache_clear()
     monkeypatch.setenv(VARIABLE, "mkl")

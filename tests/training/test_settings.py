@@ -27,6 +27,7 @@ WRONG = {
     "clip_norm": [0, -1.0, float("inf")],
     "ema": [0, 1, -0.5, 1.5, float("nan")],
     "precision": ["fp8", "float16", None],
+    "linear_layers": ["mkl", None],
     "seed": [-1, 0.5, 2**32],
     "workers": [-1, 0.5],
     "log_every": [0],

@@ -62,6 +62,9 @@ class TrainConfig:
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Autocast while embedding. `auto` follows `accelerate launch --mixed_precision`, else takes bf16 on a GPU that has
     it and float32 everywhere else."""
+    linear_layers: Literal["torch", "onednn"] = "torch"
+    """Which library multiplies in linear layers, in float32 on a CPU: `onednn` is as exact, and faster where torch's
+    own, MKL, leaves AVX-512 unused (AMD); elsewhere it may be slower (`benchmarks/product_libraries.py` times both)."""
     seed: int = 0
     """All chance depends on it: weights, order, captions, augmentation."""
     device: str | None = None

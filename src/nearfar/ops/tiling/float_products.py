@@ -28,14 +28,14 @@ for the choice to be the same in each process of a machine."""
 def mm(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
     """`a @ b` of [N, D] and [D, M] in `out` [N, M], never under autocast."""
     if _is_onednn(a, b):
-        return out.copy_(_by_onednn(a, b))
+        return out.copy_(onednn_mm(a, b))
     return torch.mm(a, b, out=out)
 
 
 def add_mm(total: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
     """`total` [N, M] plus `alpha * a @ b`, in place."""
     if _is_onednn(a, b):
-        return total.add_(_by_onednn(a, b), alpha=alpha)
+        return total.add_(onednn_mm(a, b), alpha=alpha)
     return total.addmm_(a, b, alpha=alpha)
 
 
@@ -53,8 +53,8 @@ def library() -> str:
     if choice not in ("auto", "torch", "onednn"):
         raise UserError(f"{VARIABLE} is {choice!r} in the environment, but must be auto, torch or onednn")
     if choice == "auto":
-        return "onednn" if _has_onednn() and _mkl_leaves_half() and _onednn_is_faster() else "torch"
-    return choice if _has_onednn() else "torch"
+        return "onednn" if has_onednn() and _mkl_leaves_half() and _onednn_is_faster() else "torch"
+    return choice if has_onednn() else "torch"
 
 
 def _is_onednn(a: Tensor, b: Tensor) -> bool:
@@ -62,15 +62,15 @@ def _is_onednn(a: Tensor, b: Tensor) -> bool:
     return large and a.dtype == torch.float32 and a.device.type == "cpu" and library() == "onednn"
 
 
-def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b` in memory of its own. The operator is the one that `torch.compile` puts in place of linear layers; with
-    gaps between the rows of the second factor it falls back to plain loops."""
+def onednn_mm(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` of float32 [N, D] and [D, M], in memory of its own. The operator is the one that `torch.compile` puts in
+    place of linear layers; with gaps between the rows of the second factor it falls back to plain loops."""
     b = b if b.is_contiguous() or b.t().is_contiguous() else b.contiguous()
     product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
     return product
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -82,7 +82,7 @@ def _mkl_leaves_half() -> bool:
 
 def _onednn_is_faster() -> bool:
     a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
-    return CLEARLY * _fastest(lambda: torch.mm(a, b)) >= _fastest(lambda: _by_onednn(a, b))
+    return CLEARLY * _fastest(lambda: torch.mm(a, b)) >= _fastest(lambda: onednn_mm(a, b))
 
 
 def _fastest(run: Callable[[], object]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import size
 from nearfar.methods.base import Batch
+from nearfar.models.towers.linear_layers import linear_layers
 from nearfar.training.loop import guard
 from nearfar.training.loop.gradients import KeptGraphs, backward, total_norm
 from nearfar.training.loop.log import LogRow
@@ -46,18 +47,21 @@ class OptimizerStep:
         set_lr(run.optimizer, run.step, self.steps, self.config)
         run.optimizer.zero_grad(set_to_none=True)
         shares = shares_of(used, self.parameters[0].device)
-        outputs = [
-            backward(
-                method,
-                batch,
-                chunk=self.config.chunk,
-                autocast=self.autocast(),
-                scale=partial(self._scale, share=share),
-                seed=self.config.seed * 1_000_003 + run.step,
-                graphs=self.graphs,
-            )
-            for batch, share in zip(used, shares, strict=True)
-        ]
+        with linear_layers(
+            method, self.config.linear_layers
+        ):  # in the backward pass, too: some blocks compute again there
+            outputs = [
+                backward(
+                    method,
+                    batch,
+                    chunk=self.config.chunk,
+                    autocast=self.autocast(),
+                    scale=partial(self._scale, share=share),
+                    seed=self.config.seed * 1_000_003 + run.step,
+                    graphs=self.graphs,
+                )
+                for batch, share in zip(used, shares, strict=True)
+            ]
         processes.average_gradients(self.parameters)
         scalars = processes.mean({name: _mean([o[name] for o in outputs], shares) for name in outputs[0]})
         norm, taken = self._update(used, scalars)

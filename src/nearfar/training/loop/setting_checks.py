@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nearfar import distributed as processes
 from nearfar.errors import UserError
 from nearfar.methods.base import EmbeddingMethod, Method
+from nearfar.ops.tiling.float_products import has_onednn
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.log import check_trackers
 
@@ -21,9 +22,12 @@ def check_run(config: TrainConfig, *, validated: bool) -> None:
     """Settings that this machine, or a run without validation, cannot follow.
 
     Raises:
-        UserError: a tracker that is not installed, a figure to monitor where nothing is measured.
+        UserError: a tracker that is not installed, a library that torch was built without, a figure to monitor where
+            nothing is measured.
     """
     check_trackers(config.trackers)
+    if config.linear_layers == "onednn" and not has_onednn():
+        raise UserError("training.linear_layers is 'onednn', which this torch was built without: leave it out.")
     if config.monitor != TrainConfig.monitor and not validated:
         raise UserError(
             f"training.monitor is {config.monitor!r}, but there is nothing to measure it on: name validation data "
