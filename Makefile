@@ -27,7 +27,7 @@ demo: .venv/.demo
 	$(BIN)/nearfar demo
 
 test: .venv/.ok
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 3 --dist worksteal
 
 test-slow: .venv/.ok
 	$(BIN)/pytest -q -m slow
