@@ -50,7 +50,7 @@ from nearfar.training.loop.optim import build_optimizer
 
 RECORD = Path(__file__).parent / "results" / "beside_lightly.json"
 TEMPERATURE, QUEUE, MOMENTUM, HIDDEN, OUT = 0.2, 1024, 0.98, 256, 64
-RATE, DECAY = 2e-3, 0.01
+RATE, DECAY, BETAS = 2e-3, 0.01, (0.9, 0.999)  # the last two as in torch
 WARM_UP, BLOCK = 8, 4
 VIEWS = {"simclr": "simclr-half", "moco": "simclr-half", "byol": "byol-half"}
 PLAIN = "nearfar, plain optimiser"
@@ -198,9 +198,9 @@ def _nearfar(name: str, model: Any, predictor: MLP, steps: int, plain: bool) -> 
     method.train()
     weights = [weight for weight in method.parameters() if weight.requires_grad]
     optimizer = (
-        torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY)
+        torch.optim.AdamW(weights, lr=RATE, weight_decay=DECAY, betas=BETAS)
         if plain
-        else build_optimizer(method, TrainConfig(lr=RATE, weight_decay=DECAY))
+        else build_optimizer(method, TrainConfig(lr=RATE, weight_decay=DECAY, betas=BETAS))
     )
     count = 0
 
@@ -228,7 +228,7 @@ def _lightly(name: str, model: Any, predictor: MLP, steps: int) -> Step:
     bank = (QUEUE, OUT) if name == "moco" else 0
     contrast, cosine = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=bank), NegativeCosineSimilarity()
     trained = [*model.parameters(), *(predictor.parameters() if name == "byol" else ())]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=DECAY, betas=BETAS)
     count = 0
 
     def loss_of(first: Tensor, second: Tensor) -> Tensor:
