@@ -1,7 +1,10 @@
 """One matrix product by the libraries that torch brings: `torch.mm` in float32 (MKL on x86), oneDNN's float32 product,
-and bfloat16, on one thread and on all; the loss by either library in float32; and a tower of MiniLM's size.
+bfloat16, and numpy's OpenBLAS, on one thread and on all; the loss by either of torch's libraries in float32; a tower of
+MiniLM's size; and the products of an exact search, block by block.
 
     .venv/bin/python benchmarks/product_libraries.py
+
+numpy needs scikit-learn's threadpoolctl here, as it has threads of its own.
 
 All run in turn within each round; times are multiples of `torch.mm` in float32 on as many threads, errors are relative
 to float64 (of the bfloat16 products, to float64 of the rounded vectors).
@@ -17,7 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
@@ -30,6 +35,7 @@ from nearfar.ops.tiling.half_products import wide_product
 
 RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
 MM = "torch.mm, float32"
+QUERIES, KEYS, BLOCKS = 1000, 32_768, (1024, 4096)
 
 
 def main() -> None:
@@ -54,6 +60,7 @@ def main() -> None:
         "chosen": library(),
         "rows": [row for count in threads for row in measured(options.n, options.d, count, options.rounds)],
         "pairs": options.pairs,
+        "search": [row for count in threads for row in of_search(options.d, count, options.rounds)],
         "losses": [row for count in threads for row in of_losses(options.pairs, options.d, count, options.rounds)],
         "texts": options.texts,
         "towers": [row for count in threads for row in of_tower(options.texts, count, options.rounds)],
@@ -74,7 +81,7 @@ def is_vector(name: str) -> bool:
 
 
 def measured(n: int, d: int, threads: int, rounds: int) -> list[dict[str, object]]:
-    torch.set_num_threads(threads)
+    set_threads(threads)
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
     half = a.bfloat16(), b.bfloat16()
@@ -94,9 +101,16 @@ def measured(n: int, d: int, threads: int, rounds: int) -> list[dict[str, object
     ]
 
 
+def set_threads(count: int) -> None:
+    """Have torch and numpy use so many."""
+    torch.set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
+
+
 def in_float32(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
     out = torch.empty(len(a), len(b))
     products: dict[str, Callable[[], Tensor]] = {MM: lambda: torch.mm(a, b.T, out=out)}
+    products["numpy, float32"] = lambda: torch.from_numpy(np.matmul(a.numpy(), b.numpy().T, out=out.numpy()))
     if torch.backends.mkldnn.is_available():
         linear = torch.ops.mkldnn._linear_pointwise
         products["oneDNN, float32"] = lambda: linear(a, b, None, "none", [], "")
@@ -114,11 +128,11 @@ def in_bfloat16(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 def of_losses(n: int, d: int, threads: int, rounds: int) -> list[dict[str, object]]:
     """InfoNCE in both directions by either library, and the product of all pairs, as multiples of `torch.mm`'s."""
-    torch.set_num_threads(threads)
+    set_threads(threads)
     generator = torch.Generator().manual_seed(1)
     a, b = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1) for _ in range(2))
     runs: dict[str, Callable[[], object]] = {f"the product, {name}": run for name, run in in_float32(a, b).items()}
-    if len(runs) > 1:
+    if torch.backends.mkldnn.is_available():
         runs |= {f"the loss, by {name}": loss_by(name, a, b) for name in ("torch", "onednn")}
     timings = interleave(runs, f"the product, {MM}", rounds)
     yardstick = timings[f"the product, {MM}"]
@@ -130,6 +144,33 @@ def of_losses(n: int, d: int, threads: int, rounds: int) -> list[dict[str, objec
             "clock": ratios(timings[name].wall_rounds, yardstick.wall_rounds),
         }
         for name in runs
+    ]
+
+
+def of_search(d: int, threads: int, rounds: int) -> list[dict[str, object]]:
+    """All scores of some queries, by `torch.mm` at once, and by it and numpy block by block of the keys."""
+    set_threads(threads)
+    generator = torch.Generator().manual_seed(2)
+    q, keys = (torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1) for n in (QUERIES, KEYS))
+    whole, left = torch.empty(QUERIES, KEYS), q.numpy()
+    outs = {block: torch.empty(QUERIES, block) for block in BLOCKS}
+
+    def by_torch(block: int) -> None:
+        for part in keys.split(block):
+            torch.mm(q, part.T, out=outs[block])
+
+    def by_numpy(block: int) -> None:
+        for part in keys.split(block):
+            np.matmul(left, part.numpy().T, out=outs[block].numpy())
+
+    runs: dict[str, Callable[[], object]] = {"torch.mm at once": lambda: torch.mm(q, keys.T, out=whole)}
+    for block in BLOCKS:
+        runs[f"torch.mm, blocks of {block:,}"] = partial(by_torch, block)
+        runs[f"numpy, blocks of {block:,}"] = partial(by_numpy, block)
+    timings = interleave(runs, "torch.mm at once", rounds)
+    return [
+        {"threads": threads, "run": name, "cpu": ratios(timing.cpu_rounds, timings["torch.mm at once"].cpu_rounds)}
+        for name, timing in timings.items()
     ]
 
 
@@ -148,7 +189,7 @@ def loss_by(name: str, a: Tensor, b: Tensor) -> Callable[[], None]:
 def of_tower(texts: int, threads: int, rounds: int) -> list[dict[str, object]]:
     """Forward and backward of a transformer of MiniLM's size, its linear layers by either library: times as multiples
     of torch's own, and the error of all gradients against float64."""
-    torch.set_num_threads(threads)
+    set_threads(threads)
     torch.manual_seed(2)
     shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     tower = BertModel(BertConfig(**shape), add_pooling_layer=False).eval()  # no dropout
@@ -200,19 +241,24 @@ def as_markdown(report: dict) -> str:
     ]
     for row in report["losses"]:
         lines.append(f"| {row['threads']} | {row['run']} | {spread(row['cpu'])} | {spread(row['clock'])} |")
-    if "towers" in report:
-        lines += [
-            "",
-            "A transformer of MiniLM's size, forward and backward, {texts} texts of 64 tokens.".format(**report),
-            "",
-        ]
-        lines += [
-            "| threads | linear layers | to torch's, CPU | on the clock | error of the gradients |",
-            "|--:|:--|--:|--:|--:|",
-        ]
-        for row in report["towers"]:
-            times = f"{spread(row['cpu'])} | {spread(row['clock'])}"
-            lines.append(f"| {row['threads']} | {row['library']} | {times} | {row['error']:.0e} |")
+    lines += [
+        "",
+        "A transformer of MiniLM's size, forward and backward, {texts} texts of 64 tokens.".format(**report),
+        "",
+        "| threads | linear layers | to torch's, CPU | on the clock | error of the gradients |",
+        "|--:|:--|--:|--:|--:|",
+    ]
+    for row in report["towers"]:
+        times = f"{spread(row['cpu'])} | {spread(row['clock'])}"
+        lines.append(f"| {row['threads']} | {row['library']} | {times} | {row['error']:.0e} |")
+    lines += [
+        "",
+        f"All scores of {QUERIES:,} queries among {KEYS:,} keys of {report['d']} numbers.",
+        "",
+        "| threads | run | CPU, to torch.mm at once |",
+        "|--:|:--|--:|",
+    ]
+    lines += [f"| {row['threads']} | {row['run']} | {spread(row['cpu'])} |" for row in report["search"]]
     return "\n".join([*lines, "", f"    {report['command']}", ""])
 
 
