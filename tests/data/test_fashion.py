@@ -75,15 +75,28 @@ def test_without_the_package_it_says_what_to_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("images-idx3", gzip.compress(idx(np.zeros((24, 28, 28))))[:60], "cannot be read to its end"),
-        ("images-idx3", b"not packed", "cannot be read to its end"),
-        ("images-idx3", gzip.compress(idx(np.zeros((24, 28, 28)))[:-1]), "no whole IDX file"),
-        ("images-idx3", gzip.compress(idx(np.zeros((24, 28, 28))) + b"x"), "no whole IDX file"),
-        ("images-idx3", gzip.compress(b"\0\0\x0d\x03" + bytes(20)), "no whole IDX file"),
-        ("images-idx3", gzip.compress(b""), "no whole IDX file"),
-        ("images-idx3", gzip.compress(idx(np.zeros((23, 28, 28)))), r"pictures \[23, 28, 28\].*labels \[24\]"),
-        ("images-idx3", gzip.compress(idx(np.zeros(24))), r"pictures \[24\]"),
-        ("labels-idx1", gzip.compress(idx(np.full(24, 10))), "has a label 10"),
+        pytest.param(
+            "images-idx3", gzip.compress(idx(np.zeros((24, 28, 28))))[:60], "cannot be read to its end", id="cut off"
+        ),
+        pytest.param("images-idx3", b"not packed", "cannot be read to its end", id="not packed"),
+        pytest.param(
+            "images-idx3", gzip.compress(idx(np.zeros((24, 28, 28)))[:-1]), "no whole IDX file", id="a byte too few"
+        ),
+        pytest.param(
+            "images-idx3", gzip.compress(idx(np.zeros((24, 28, 28))) + b"x"), "no whole IDX file", id="a byte too many"
+        ),
+        pytest.param(
+            "images-idx3", gzip.compress(b"\0\0\x0d\x03" + bytes(20)), "no whole IDX file", id="of another type"
+        ),
+        pytest.param("images-idx3", gzip.compress(b""), "no whole IDX file", id="empty"),
+        pytest.param(
+            "images-idx3",
+            gzip.compress(idx(np.zeros((23, 28, 28)))),
+            r"pictures \[23, 28, 28\].*labels \[24\]",
+            id="a picture too few",
+        ),
+        pytest.param("images-idx3", gzip.compress(idx(np.zeros(24))), r"pictures \[24\]", id="without sides"),
+        pytest.param("labels-idx1", gzip.compress(idx(np.full(24, 10))), "has a label 10", id="an unknown class"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, file, content, message):
