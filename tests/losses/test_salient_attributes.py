@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.losses import salient_attributes as module
-from nearfar.losses.common_salient import gaussian_uniformity
-from nearfar.losses.salient_attributes import salient_attributes
+from nearfar.losses import common_salient as module
+from nearfar.losses.common_salient import gaussian_uniformity, salient_attributes
 
 TARGET = torch.tensor([0, 1, 1, 0, 1, 1, 1, 0, 1])
 

@@ -47,9 +47,8 @@ class OptimizerStep:
         set_lr(run.optimizer, run.step, self.steps, self.config)
         run.optimizer.zero_grad(set_to_none=True)
         shares = shares_of(used, self.parameters[0].device)
-        with linear_layers(
-            method, self.config.linear_layers
-        ):  # in the backward pass, too: some blocks compute again there
+        # Around the backward pass, too: checkpointed blocks compute again there.
+        with linear_layers(method, self.config.linear_layers):
             outputs = [
                 backward(
                     method,
