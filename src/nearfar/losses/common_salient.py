@@ -178,8 +178,8 @@ def salient_attributes(
     width: float = 0.025,
     backend: str = "auto",
 ) -> Tensor:
-    """The salient term of samples whose attributes are known (top of this module). It takes the place of `sepclr_terms`' salient
-    and infoless ones. Memory is linear in N.
+    """The salient term of samples whose attributes are known (top of this module). It takes the place of
+    `sepclr_terms`' salient and infoless ones. Memory is linear in N.
 
     Args:
         salient: `[N, K]`, floating point, N >= 2: salient rows of one view; not normalised.
