@@ -35,7 +35,7 @@ ALLOWED = {
     "methods": {"ops", "losses", "models", "data"},
     "decoding": {"ops", "data"},
     "embedding": {"ops", "data", "models"},
-    "prompting": set(),
+    "prompting": {"embedding"},
     "classifiers": {"ops", "data", "embedding", "prompting"},
     "evaluation": {"ops", "data", "losses", "embedding", "prompting", "classifiers"},
     "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers"},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from nearfar import files, lookup
 from nearfar.errors import UserError
 from nearfar.prompting.prompt_templates import templates as sentences_of
+from nearfar.prompting.text_files import read_texts
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class ClassTexts:
         sentences: for each class one or more sentences; classes may have different numbers of them.
 
     Raises:
-        UserError: no classes, a name twice, or a class without a sentence.
+        UserError: no classes, or a class without a sentence.
 
     >>> ClassTexts.of(["cat", "dog"], "a photo of a {}").sentences
     (('a photo of a cat',), ('a photo of a dog',))
@@ -58,6 +63,36 @@ class ClassTexts:
         return cls(
             tuple(sentences), tuple((own,) if isinstance(own, str) else tuple(own) for own in sentences.values())
         )
+
+    @classmethod
+    def load(cls, path: str | Path) -> ClassTexts:
+        """The classes of a JSON or YAML file: names with a text or a list of texts each, as `save` writes them, as
+        `nearfar prompts` does, and as descriptions of classes are published (CuPL).
+
+        Raises:
+            UserError: the file cannot be read, or holds something else.
+        """
+        return cls.from_sentences(read_texts(path))
+
+    def save(self, path: str | Path) -> Path:
+        """Write a JSON file that people can read and `load` opens again: a class after the other, a line a sentence."""
+        return files.write(path, json.dumps(dict(self), ensure_ascii=False, indent=1) + "\n")
+
+    def for_names(self, names: Sequence[str], *, where: str = "") -> ClassTexts:
+        """These classes, in this order.
+
+        Raises:
+            UserError: a name that is not among the classes; `where` is what the message begins with.
+
+        >>> ClassTexts.of(["cat", "dog"], "a {}").for_names(["dog"]).texts
+        ['a dog']
+        """
+        own: dict[str, Any] = dict(self)
+        if missing := [name for name in names if name not in own]:
+            others = f" and {len(missing) - 1} more classes" if len(missing) > 1 else ""
+            near = lookup.near(missing[0], own)
+            raise UserError(f"{where}no texts for the class {missing[0]!r}{others}.{near} Add what is missing")
+        return ClassTexts(tuple(names), tuple(own[name] for name in names))
 
     @property
     def texts(self) -> list[str]:
