@@ -24,6 +24,7 @@ COMMANDS = {
     "index": "Make, or extend, a search index of a folder or table.",
     "search": "Search an index by text, by image, or by both.",
     "serve": "Open the search page.",
+    "prompts": "Search texts of classes for a frozen model, on a few labelled pictures.",
     "generate": "Generate text by contrastive search.",
     "papers": "List the papers: what is in, where it lives, the verdict of its reproduction.",
     "reproduce": "Run a paper's reproduction and compute its verdict.",

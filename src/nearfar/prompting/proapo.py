@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nearfar import files, lookup
-from nearfar.embedding.text_bank import TextBank
+from nearfar.embedding.embed_source import embed_texts
+from nearfar.embedding.text_bank import PROBE, TextBank
 from nearfar.errors import UserError
 from nearfar.locks import Lock
 from nearfar.prompting.class_texts import ClassTexts
@@ -218,7 +219,8 @@ class ProAPO:
             "library": [list(library.names), library.all_templates, [library.items(name) for name in library.names]],
             "join": library.join,
         }
-        probe = scorer.features[[0, -1]][:, :8]
+        probe = scorer.features[[0, -1]]
+        probe = torch.cat([probe, embed_texts(self.encoder, [PROBE], progress=False).to(probe)])[:, :8]
         digest = blake2b(json.dumps(settings).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
         return {"digest": digest, "features": [[round(x, 4) for x in row] for row in probe.tolist()]}
 
@@ -227,7 +229,7 @@ def _numbers(labels: Tensor | Sequence[int] | Sequence[str], names: Sequence[str
     """Labels `[N]` int64 by name or number."""
     if isinstance(labels, Tensor):
         return labels
-    listed = list(labels)
+    listed: list[Any] = list(labels)
     if any(isinstance(label, str) for label in listed):
         lookup.check("class", [str(label) for label in listed], names, where="labels: ")
         place = {name: i for i, name in enumerate(names)}

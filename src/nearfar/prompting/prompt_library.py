@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nearfar import lookup
 from nearfar.errors import UserError
@@ -81,20 +81,23 @@ class PromptLibrary:
         held = read_mapping(path)
         if not set(held) <= set(KEYS):
             held = {"descriptions": held}
-        by_class: dict[str, dict[str, tuple[str, ...]]] = {}
+        by_class: dict[str, Any] = {}
         for key in ("descriptions", "labels"):
             own = held.get(key) or {}
             if not isinstance(own, Mapping):
                 raise UserError(f"{path}, {key!r}: map each class to its texts, as {{'cat': ['it purrs']}}")
             by_class[key] = {str(name): checked_texts(texts, f"{path}, {name!r}") for name, texts in own.items()}
-        lists = {key: checked_texts(held[key], f"{path}, {key!r}") for key in ("templates", "types") if held.get(key)}
+        templates, types = (
+            checked_texts(held[key], f"{path}, {key!r}") if held.get(key) else usual
+            for key, usual in (("templates", BASE), ("types", ()))
+        )
         if not isinstance(held.get("join", " "), str):
             raise UserError(f"{path}, 'join': write the text between a sentence and a description")
-        return cls(tuple(names), **lists, **by_class, join=held.get("join", " "))
+        return cls(tuple(names), templates, types, **by_class, join=held.get("join", " "))
 
     @classmethod
     def from_captions(cls, names: Sequence[str], captions: Iterable[tuple[str, str]]) -> PromptLibrary:
-        """A library whose descriptions are captions of each class's pictures.
+        """A library whose descriptions are captions of each class's pictures, joined by a comma.
 
         Args:
             names: the classes.
@@ -108,7 +111,7 @@ class PromptLibrary:
         for name, caption in captions:
             if caption.strip() and caption.strip().lower() != name.lower():
                 own[name][caption.strip()] = None
-        return cls(tuple(names), descriptions={name: tuple(texts) for name, texts in own.items() if texts})
+        return cls(tuple(names), descriptions={name: tuple(texts) for name, texts in own.items() if texts}, join=", ")
 
     @property
     def all_templates(self) -> tuple[str, ...]:

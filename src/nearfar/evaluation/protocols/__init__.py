@@ -40,7 +40,7 @@ _ROWS = (
         abilities=("encode_text",),
         usual=True,
         named_classes=True,
-        flags={"--templates": "templates", "--candidates": "candidates"},
+        flags={"--templates": "templates", "--class-texts": "texts", "--candidates": "candidates"},
         headlines={"top1": "zero-shot top 1"},
     ),
     Protocol(

@@ -47,7 +47,7 @@ class Protocol:
     >>> PROTOCOLS["retrieval"].needed_columns, PROTOCOLS["retrieval"].needed_abilities
     (('image', 'text'), ('encode_image', 'encode_text'))
     >>> [option.name for option in PROTOCOLS["zero_shot"].options]
-    ['classes', 'templates', 'candidates', 'ks']
+    ['classes', 'templates', 'texts', 'candidates', 'ks']
     """
 
     name: str

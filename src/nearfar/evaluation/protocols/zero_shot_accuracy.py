@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from nearfar.errors import UserError
 from nearfar.evaluation.measures.bootstrap import mean_interval
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank
+from nearfar.prompting.class_texts import ClassTexts
 from nearfar.prompting.prompt_templates import templates as sentences
 
 
@@ -27,6 +29,7 @@ def zero_shot(
     *,
     classes: Sequence[str] | None = None,
     templates: str | Sequence[str] = "short",
+    texts: str | Path | ClassTexts | None = None,
     candidates: Literal["present", "all"] = "present",
     ks: Sequence[int] = (1, 5),
     seed: int = 0,
@@ -39,6 +42,8 @@ def zero_shot(
         source: data with labels, or its `Embeddings`.
         classes: the name of each label; default: those of the data.
         templates: `"name"`, `"short"` (7 sentences), `"full"` (80), or sentences of your own with `{}` in them.
+        texts: sentences of each class in the place of names in templates: a JSON or YAML file of them by class, as
+            `nearfar prompts` writes it, or `ClassTexts`. Classes are known by their names.
         candidates: the classes to choose from: those that the data holds images of, or all that have a name.
         ks: the k of the accuracies.
         seed: of the bootstrap over images (whole groups, where the data has them).
@@ -49,7 +54,7 @@ def zero_shot(
         them `by["domain"]`; top-1 `by["class"]`. Images without a label are left out.
 
     Raises:
-        UserError: the data has no labels, or its classes no names.
+        UserError: the data has no labels, its classes no names, or one of them no texts.
     """
     data = source if isinstance(source, Embeddings) else embed(encoder, source, batch_size=batch_size, captions=0)
     label, names = labelled(data), list(classes or data.classes or ())
@@ -60,7 +65,8 @@ def zero_shot(
     kept = (label >= 0).nonzero().flatten()
     ids = label[kept].unique() if candidates == "present" else torch.arange(len(names))
     chosen = [names[i] for i in ids.tolist()]
-    prototypes = class_prototypes(encoder, chosen, templates=templates, batch_size=batch_size)
+    by_class = _texts_of(chosen, texts, templates)
+    prototypes = class_prototypes(encoder, by_class, batch_size=batch_size)
     ranks = rank(normalize(data.image[kept], dim=1), prototypes, label[kept], ids)
     part = data.select(kept)
     assert part.label is not None
@@ -74,13 +80,31 @@ def zero_shot(
             for name, rows in by_name(part.label, names).items()
         },
     }
-    details = {"classes": len(chosen), "candidates": candidates, "templates": list(sentences(templates))}
+    details: dict[str, Any] = {"classes": len(chosen), "candidates": candidates}
+    if texts is None:
+        details["templates"] = list(sentences(templates))
+    else:
+        details |= {
+            "texts": "ClassTexts" if isinstance(texts, ClassTexts) else str(texts),
+            "sentences": len(by_class.texts),
+        }
     return Result(
         "zero_shot",
         accuracies(ranks, part.label, part.image_group, ks=ks, seed=seed),
         {kind: parts for kind, parts in by.items() if parts},
         details,
     )
+
+
+def _texts_of(
+    names: Sequence[str], texts: str | Path | ClassTexts | None, templates: str | Sequence[str]
+) -> ClassTexts:
+    """The sentences of these classes."""
+    if texts is None:
+        return ClassTexts.of(names, templates)
+    where = "" if isinstance(texts, ClassTexts) else f"{texts}: "
+    held = texts if isinstance(texts, ClassTexts) else ClassTexts.load(texts)
+    return held.for_names(names, where=where)
 
 
 def accuracies(
