@@ -46,6 +46,7 @@ ALLOWED = {
     "models/__init__.py": "names of the table _HOME",
     "models/language/__init__.py": "names of the table _HOME",
     "models/model_folder.py": "a class of the table MODELS",
+    "prompting/__init__.py": "names of the table _HOME",
     "reproductions/__init__.py": "slugs of the table of papers",
     "search/__init__.py": "names of the table _LAZY",
     "trust.py": "nearfar's own modules, and those that the command line or the calling program names as trusted",

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import join
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
@@ -82,9 +83,6 @@ def prompts(
     held = f"{len(chosen.all_templates):,} templates, descriptions of {chosen.described:,} classes"
     console.print(f"{len(drawn):,} pictures of {len(chosen.names):,} classes; {held}", markup=False)
     encoder = load(model)
-    work = files.folder(out / "search")
-    plan = {"data": data, "split": split, "model": model, "shots": shots, "seed": seed, **of(dict(columns))}
-    shown = kept_embeddings(work / "pictures.safetensors", plan, encoder, drawn, reading)
     search = ProAPO(
         encoder,
         fitness=fitness,
@@ -93,6 +91,9 @@ def prompts(
         seed=seed,
         batch_size=batch_size,
     )
+    work = files.folder(out / "search")
+    plan = {"data": data, "split": split, "model": model, "shots": shots, "seed": seed, **of(dict(columns))}
+    shown = kept_embeddings(work / "pictures.safetensors", plan, encoder, drawn, reading)
     place = {name: i for i, name in enumerate(chosen.names)}
     numbers = [place[source.classes[label]] for label in shown.label.tolist()]  # type: ignore[union-attr, index]
     search.fit(shown.image, numbers, chosen, folder=work)
@@ -108,12 +109,10 @@ def prompts(
     shutil.rmtree(work, ignore_errors=True)
     console.print(accuracy_table(search, results))
     console.print(f"{search.scored_:,} candidates scored; the report: {report}", markup=False)
-    where = f"--on {test or data}"
-    console.print(
-        f"written to {out / 'prompts.json'}: nearfar evaluate {model} {where} --protocols zero_shot --class-texts "
-        f"{out / 'prompts.json'}",
-        markup=False,
-    )
+    part = test_split if test else split
+    where = [model, "--on", test or data, *(["--split", part] if part else [])]
+    words = ["nearfar", "evaluate", *where, "--protocols", "zero_shot", "--class-texts", str(out / "prompts.json")]
+    console.print(f"written to {out / 'prompts.json'}; to take it: {join(words)}", markup=False)
 
 
 def labelled_pictures(data: str, split: str | None, max_skipped: float, columns: Mapping[str, Any]) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     """What a JSON or YAML file holds, by name.
 
     Raises:
-        UserError: there is no such file, it has another ending, cannot be read, holds no names at its top, or a name
-            that YAML reads as a number or a truth value.
+        UserError: there is no such file, it has another ending, cannot be read, holds no names at its top, one twice,
+            or one that YAML reads as a number or a truth value.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -30,7 +30,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not there: name a file that maps each class to its texts")
     try:
         content = path.read_text("utf-8-sig")
-        held = json.loads(content) if path.suffix.lower() == ".json" else _yaml(path, content)
+        held = _json(path, content) if path.suffix.lower() == ".json" else _yaml(path, content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {files.why(error, 'it cannot be read')}") from error
     if not isinstance(held, Mapping):
@@ -70,13 +70,35 @@ def checked_texts(texts: Any, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.strip() for text in listed))
 
 
+def _json(path: Path, content: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _check_once(path, [name for name, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(content, object_pairs_hook=once)
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    """A name that stands twice would lose the texts of its first place without a word."""
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise UserError(f"{path}: the name {twice!r} stands there twice: put its texts in one list")
+
+
 def _yaml(path: Path, content: str) -> Any:
     import yaml
 
+    loader = yaml.SafeLoader(content)
     try:
-        # The loader in C, where it is there: libraries have tens of thousands of lines.
-        return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        node = loader.get_single_node()
+        maps = [node, *(value for _, value in node.value)] if isinstance(node, yaml.MappingNode) else []
+        for each in maps:
+            if isinstance(each, yaml.MappingNode):
+                _check_once(path, [str(key.value) for key, _ in each.value])
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" from line {mark.line + 1} on" if mark else ""
         raise UserError(f"{path}: it is no YAML{place}: mend it there") from error
+    finally:
+        loader.dispose()
