@@ -153,6 +153,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("cless", "consert", "masked_language"): "they read the words of texts, and here a name is one vector",
     ("dito", "detection"): "they read regions of pictures",
     ("xclip",): "it reads videos",
+    ("vl2v", "TargetAlignment"): "they learn from another model, and here there is none",
     ("coconut", "transcription"): "they read sounds",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",
     ("relational",): "it reads phrases and how the things that they name are related",

@@ -32,7 +32,7 @@ ALLOWED = {
     "losses": {"ops"},
     "models": {"ops", "data"},
     "data": {"ops"},
-    "methods": {"ops", "losses", "models", "data"},
+    "methods": {"ops", "losses", "models", "data", "prompting"},
     "decoding": {"ops", "data"},
     "embedding": {"ops", "data", "models"},
     "prompting": {"embedding"},

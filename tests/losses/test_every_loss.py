@@ -60,6 +60,7 @@ FORMS = {
     ),
     "alignment": lambda a, b: F.alignment(a, b),
     "alignment, alpha 1": lambda a, b: F.alignment(a, b, alpha=1.0),
+    "target alignment": lambda a, b: F.target_alignment(a, b, b.roll(1, 0), image_weight=0.3),
     "uniformity": lambda a, b: F.uniformity(torch.cat([a, b])),
     "global to local": lambda a, b: F.global_local_info_nce(a, torch.stack([a, b], 1)),
     "global to local, padded": lambda a, b: F.global_local_info_nce(
@@ -164,6 +165,7 @@ TWINS = {
     "rehearsal_contrastive_loss": (losses.RehearsalContrastive(), lambda f, a, b: f(a, b, LABEL, LABEL < 5)),
     "supervised_cross_modal_loss": (losses.SupervisedCrossModal(), lambda f, a, b: f(a, b, LABEL)),
     "supcon": (losses.SupCon(), lambda f, a, b: f(torch.cat([a, b]), LABEL.repeat(2))),
+    "target_alignment": (losses.TargetAlignment(), lambda f, a, b: f(a, b, b.roll(1, 0))),
     "uniformity": (losses.AlignmentUniformity(), lambda f, a, b: f(a, a)),
 }
 """Each function, the module whose defaults are its own, and a call of either with all that they take."""
@@ -195,8 +197,8 @@ TEMPERED = [
     for name, module in MODULES.items()
     if "temperature" in inspect.signature(module).parameters and name not in STATEFUL
 ]
-PLAIN = {"AlignmentUniformity", "MarginRanking", "PairwiseViews", "PixelConsistency", "SepCLRLoss", "SimCTGLoss"}
-"""They have no temperature."""
+PLAIN = {f"{name}Loss" for name in ("SepCLR", "SimCTG")} | {"AlignmentUniformity", "MarginRanking", "PairwiseViews"}
+PLAIN |= {"PixelConsistency", "TargetAlignment"}  # which have no temperature
 VIEWED = lambda f, z, **more: f([z, z.roll(1, 1)], **more)  # noqa: E731
 SIX = {
     "FirstViewInfoNCE": VIEWED,
@@ -268,7 +270,7 @@ def test_wrong_shapes_are_one_kind_of_error_and_name_the_argument(name):
     """Every tensor that the function takes, one after the other, in a shape that fits nothing."""
     good = {
         **dict.fromkeys(("a", "b", "z", "g", "q", "k", "teacher_q", "negatives_a", "negatives_b"), vectors()[0][:6]),
-        "teacher": vectors()[1][:6],
+        **dict.fromkeys(("teacher", "student", "image", "text"), vectors()[1][:6]),
         "is_memory": torch.arange(6) < 4,
         "negatives": vectors()[0][:6],
         **dict.fromkeys(

@@ -60,6 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "transcription": {"smoothing": 0.1},
     "relational": {"trained_layers": 1},
     "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
+    "vl2v": {"stage": "together", "image_weight": 0.3},
     "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
     "xclip": {"mixup": 0.0, "cutmix": 0.0, "temperature": 0.5},  # each process mixes its own part
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
@@ -132,7 +133,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone: dict[str, Any] = {key: {} for key in ("detection", "dito", "xclip", "two_stream", "relational")}
+        alone: dict[str, Any] = {k: {} for k in ("detection", "dito", "vl2v", "xclip", "two_stream", "relational")}
         alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},
@@ -194,6 +195,7 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "label": torch.arange(N) % 3,
         "weight": torch.linspace(0.5, 1.5, N),
         "image": views[0],
+        "teacher_image": views[1, :, 0, :2].flatten(1)[:, :8],
         "views": views,
         "text": model.tokenize(texts),
         "negative_count": torch.arange(N) % 2,

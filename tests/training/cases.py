@@ -113,6 +113,10 @@ def viewed(loss, e, d):
     return loss([e["image"], e["text"], e["hard"][::2]])
 
 
+def targeted(loss, e, d):
+    return loss(e["image"], e["text"].detach(), e["hard"][::2].detach())
+
+
 def mapped(loss, e, d):
     """Each embedding's first numbers as a map of two cells."""
     y, k = (e[side][:, :4].unflatten(1, (2, 2)) for side in ("image", "text"))
@@ -161,6 +165,7 @@ CASES = {
     "MarginRanking, all": Case(lambda: Objective(losses.MarginRanking(0.3, against="mean"), named)),
     "SepCLRLoss": Case(lambda: Objective(losses.SepCLRLoss(beta_salient=3.0, beta_infoless=2.0), separated)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
+    "TargetAlignment": Case(lambda: Objective(losses.TargetAlignment(0.3), targeted), chunk=3),
     "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),
     "SoftTargetInfoNCE": Case(lambda: Objective(losses.SoftTargetInfoNCE(0.3), soft)),
 }

@@ -2,7 +2,7 @@
 `nearfar.losses.functional`. They say what is near and what is far; `nearfar.ops` makes it fast."""
 
 from nearfar.losses import functional
-from nearfar.losses.alignment_uniformity import AlignmentUniformity
+from nearfar.losses.alignment_uniformity import AlignmentUniformity, TargetAlignment
 from nearfar.losses.binary_nce import BinaryNCE
 from nearfar.losses.common_salient import SepCLRLoss
 from nearfar.losses.first_view import FirstViewInfoNCE
@@ -48,6 +48,7 @@ __all__ = [
     "SoftTargetInfoNCE",
     "SupCon",
     "SupervisedCrossModal",
+    "TargetAlignment",
     "Temperature",
     "functional",
 ]

@@ -1,5 +1,5 @@
 """Alignment and uniformity on the sphere (arXiv 2005.10242): the two things a contrastive loss trades against each
-other, as losses of their own."""
+other, as losses of their own; and alignment with the fixed targets of a teacher (arXiv 2310.08255)."""
 
 from __future__ import annotations
 
@@ -146,3 +146,90 @@ class AlignmentUniformity(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         spread = uniformity(a, t=self.t, backend=self.backend) + uniformity(b, t=self.t, backend=self.backend)
         return alignment(a, b, alpha=self.alpha) + self.weight * spread / 2
+
+
+def target_alignment(
+    student: Tensor, image: Tensor | None, text: Tensor | None, *, image_weight: float = 0.5
+) -> Tensor:
+    """Alignment of a student with a teacher's embeddings of the picture and of its class; see
+    :class:`TargetAlignment`.
+
+    Takes `student`, `image` and `text`, each `[N, D]`, floating point; a target of weight 0 may be None. Returns a
+    scalar.
+
+    Raises:
+        UserError: shapes that do not pair up, a weight outside 0 to 1, or a target with a weight that is None.
+
+    Example (half way between two targets at a right angle, the best there is):
+        >>> image, text = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> round(target_alignment(image + text, image, text).item(), 6)
+        -0.707107
+    """
+    if not 0 <= image_weight <= 1:
+        raise UserError(f"image_weight must be from 0 to 1, got {image_weight}")
+    check_rows(student=student)
+    phi, cosines = unit(student), []
+    for name, target, weight in (("image", image, image_weight), ("text", text, 1 - image_weight)):
+        if weight == 0:
+            continue
+        if target is None:
+            raise UserError(f"{name} is None, and its weight is {weight}: give the teacher's embeddings [N, D]")
+        check_rows(**{name: target})
+        if target.shape != student.shape:
+            raise UserError(
+                f"student and {name} must have one shape, got {tuple(student.shape)} and {tuple(target.shape)}: row i "
+                "of one is the target of row i of the other"
+            )
+        cosines.append(weight * (phi * unit(target.detach())).sum(1))
+    return -sum(cosines[1:], cosines[0]).mean()
+
+
+class TargetAlignment(nn.Module):
+    """Alignment of a student with two fixed targets, a teacher's embedding of the picture and that of its class as text
+    (VL2V-ADiP, arXiv 2310.08255).
+
+        L = - mean over samples of [ w cos(phi, I) + (1 - w) cos(phi, T) ]
+
+    Normalises all embeddings itself. Targets are constants. There are no negatives, no temperature and no terms across
+    samples: any batch size will do, and a batch in parts gives the same mean. It is at least `-|w I + (1 - w) T|`, of
+    unit vectors I and T, where phi points along that sum.
+
+    Args:
+        image_weight: w, the share of the teacher's picture (paper: 0.5 for new domains; 0.1 for new pictures of the
+            domain that was trained on). 1 needs no classes, 0 no pictures of the teacher.
+
+    Inputs:
+        | input | shape | what it is |
+        |---|---|---|
+        | `student` | `[N, D]`, floating point | what is trained, in the teacher's space |
+        | `image` | `[N, D]`, floating point | the teacher's embeddings of the same pictures; None where w is 0 |
+        | `text` | `[N, D]`, floating point | the teacher's embeddings of the pictures' classes; None where w is 1 |
+
+    Returns:
+        A scalar, float32 (float64 from float64), in [-1, 1].
+
+    Raises:
+        UserError: shapes that do not pair up, a weight outside 0 to 1, or a target with a weight that is None.
+
+    Relations:
+        - Twice this and 2 is `w alignment(phi, I) + (1 - w) alignment(phi, T)`, of alpha 2.
+        - Targets that come from the student's own slow copy, and a predictor before phi, make BYOL of it.
+
+    Variants:
+        - distillation of pictures alone: `TargetAlignment(image_weight=1.0)`
+        - class names alone: `TargetAlignment(image_weight=0.0)`
+
+    Example:
+        >>> phi, image, text = torch.randn(3, 4, 8)
+        >>> TargetAlignment()(phi, image, text).shape
+        torch.Size([])
+    """
+
+    def __init__(self, image_weight: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= image_weight <= 1:
+            raise UserError(f"image_weight must be from 0 to 1, got {image_weight}")
+        self.image_weight = image_weight
+
+    def forward(self, student: Tensor, image: Tensor | None, text: Tensor | None) -> Tensor:
+        return target_alignment(student, image, text, image_weight=self.image_weight)

@@ -1,6 +1,6 @@
 """Every loss as a pure function of tensors."""
 
-from nearfar.losses.alignment_uniformity import alignment, uniformity
+from nearfar.losses.alignment_uniformity import alignment, target_alignment, uniformity
 from nearfar.losses.binary_nce import binary_nce
 from nearfar.losses.common_salient import sepclr
 from nearfar.losses.first_view import first_view_info_nce
@@ -43,5 +43,6 @@ __all__ = [
     "soft_target_info_nce",
     "supcon",
     "supervised_cross_modal_loss",
+    "target_alignment",
     "uniformity",
 ]

@@ -46,6 +46,7 @@ METHODS = {
     "supcon": "nearfar.methods.image.supervised:SupCon",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
     "transcription": "nearfar.methods.speech.transcription:Transcription",
+    "vl2v": "nearfar.methods.image_text.vl2v:VL2V",
     "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
     "two_stream": "nearfar.methods.text.two_stream:TwoStreamGrounding",
     "within_clusters": "nearfar.methods.image.within_clusters:WithinClusters",

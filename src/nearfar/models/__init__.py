@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nearfar.models.concat_encoder import ConcatDualEncoder, ConcatImageEncoder, concatenated
     from nearfar.models.detection.detector import Detector, detector
     from nearfar.models.dual.dual_encoder import DualEncoder
+    from nearfar.models.dual.student import student_encoder
     from nearfar.models.fusion.answer_decoder import AnswerDecoder, answer_loss, rank_answers
     from nearfar.models.fusion.attention_maps import ground
     from nearfar.models.fusion.fusion_answerer import FusionAnswerer
@@ -88,6 +89,7 @@ _HOME = {
     "shortened": "shorter",
     "sound_encoder": "sound.sound_encoder",
     "sound_transcriber": "sound.sound_transcriber",
+    "student_encoder": "dual.student",
     "text_encoder": "language.text_model",
     "video_encoder": "video.video_encoder",
     "whitened_encoder": "language.whitening_transform",
@@ -103,6 +105,7 @@ MAKERS = {
     "search_encoder": "nearfar.models.grounded.search_encoder:search_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
     "sound_transcriber": "nearfar.models.sound.sound_transcriber:sound_transcriber",
+    "student_encoder": "nearfar.models.dual.student:student_encoder",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
     "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
 }
@@ -155,6 +158,7 @@ __all__ = [
     "shortened",
     "sound_encoder",
     "sound_transcriber",
+    "student_encoder",
     "text_encoder",
     "video_encoder",
     "whitened_encoder",

@@ -79,11 +79,12 @@ def mix_clips(clips: Tensor, targets: Tensor, *, mixup_alpha: float, cutmix_alph
     partner = torch.randperm(len(clips)).to(clips.device)
     if not cut:
         return mixup(clips, targets, share, partner)
-    return cutmix(clips, targets, _box(share, *clips.shape[-2:]), partner)
+    return cutmix(clips, targets, draw_box(share, *clips.shape[-2:]), partner)
 
 
-def _box(share: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """A rectangle of about `1 - share` of the area around a random pixel, cut at the edges."""
+def draw_box(share: float, height: int, width: int) -> tuple[int, int, int, int]:
+    """A rectangle of about `1 - share` of the area around a random pixel, cut at the edges: its left, top, right and
+    bottom in pixels, drawn with torch's own random numbers."""
     side = math.sqrt(1 - share)
     x, y = int(torch.randint(width, ()).item()), int(torch.randint(height, ()).item())
     half_x, half_y = int(width * side) // 2, int(height * side) // 2

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from nearfar.modes import evaluating
 
+AT_ONCE = 512
+"""Texts that go through the tower together: classes put into many templates are thousands."""
+
 
 class FrozenTexts:
     """Embeddings of texts that are kept until the tokens are others, or the frozen weights are written or moved.
@@ -40,6 +43,8 @@ class FrozenTexts:
             exact = torch.autocast(device.type, enabled=False)
             # Not under inference mode: what is made there cannot be trained with later.
             with evaluating(model), torch.inference_mode(False), torch.no_grad(), exact:
-                self._embeddings = model.encode_text({name: ids.to(device) for name, ids in tokens.items()})
+                parts = zip(*(ids.to(device).split(AT_ONCE) for ids in tokens.values()), strict=True)
+                encoded = [model.encode_text(dict(zip(tokens, part, strict=True))) for part in parts]
+                self._embeddings = encoded[0] if len(encoded) == 1 else torch.cat(encoded)
             self._tokens, self._weights = {name: ids.clone() for name, ids in tokens.items()}, weights
         return self._embeddings

@@ -1,0 +1,95 @@
+"""Class names as fixed vectors of an image-text model: what a student is pulled to, and what it predicts by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nearfar.data.batches.data_info import DataInfo
+from nearfar.errors import UserError
+from nearfar.methods.video.frozen_texts import FrozenTexts
+from nearfar.prompting.class_texts import ClassTexts
+from nearfar.prompting.prompt_templates import templates as sentences
+
+
+class ClassBank:
+    """One unit vector a class: the mean, over templates, of the unit embeddings of its sentences, scaled to unit length
+    again. A frozen text tower embeds them once, as `FrozenTexts` does.
+
+    Args:
+        templates: what a name is put into, as for `nearfar.prompting.templates`.
+        classes: the name of each label; None: those of the training data, by `begin`.
+        user: who needs the names, in messages.
+
+    Underscores in names become spaces (`desk_lamp`), as folders often hold them.
+
+    Raises:
+        UserError: a template without a place for the name, the same name twice.
+
+    >>> bank = ClassBank("a photo of a {}", ["desk_lamp", "mug"])
+    >>> bank.texts.sentences
+    (('a photo of a desk lamp',), ('a photo of a mug',))
+    """
+
+    def __init__(
+        self, templates: str | Sequence[str], classes: Sequence[str] | None = None, *, user: str = "this method"
+    ) -> None:
+        self.templates, self.user = sentences(templates), user
+        self.texts: ClassTexts | None = None
+        self._frozen = FrozenTexts()
+        self._tokens: Any = None
+        if classes is not None:
+            self.name(classes)
+
+    def name(self, classes: Sequence[str]) -> None:
+        """Take these names, one a label."""
+        names = [each.replace("_", " ") for each in classes]
+        if twice := sorted({each for each in names if names.count(each) > 1}):
+            raise UserError(f"two classes are called {twice[0]!r}: texts cannot tell them apart, so give each its own")
+        self.texts, self._tokens = ClassTexts.of(names, self.templates), None
+
+    def begin(self, data: DataInfo) -> None:
+        """Take the names of the training data, where none were set.
+
+        Raises:
+            UserError: the data name no classes.
+        """
+        if self.texts is None:
+            if not data.classes:
+                raise UserError(
+                    f"{data.name} names no classes, which {self.user} learns by: set method.classes, or take data with "
+                    "class folders or a column of labels"
+                )
+            self.name(data.classes)
+
+    def __call__(self, model: Any) -> Tensor:
+        """The classes' unit vectors `[C, D]`, float32 or wider, by `model.tokenize` and `model.encode_text`.
+
+        Raises:
+            UserError: no names yet.
+        """
+        if self.texts is None:
+            raise UserError(f"{self.user} knows no class names yet: set classes, or call begin with the data's first")
+        if self._tokens is None:
+            self._tokens = model.tokenize(self.texts.texts)
+        embedded = self._frozen(model, self._tokens)
+        unit = F.normalize(embedded.to(torch.promote_types(embedded.dtype, torch.float32)), dim=1)
+        return F.normalize(unit.unflatten(0, (len(self.texts), -1)).mean(1), dim=1)
+
+    def checked(self, label: Tensor) -> Tensor:
+        """Labels `[B]` int64, each of which has a name.
+
+        Raises:
+            UserError: one has none; a negative label is that of a picture whose class is not known.
+        """
+        count = len(self.texts or ())
+        if (unknown := label[(label < 0) | (label >= count)]).numel():
+            raise UserError(
+                f"a picture has the label {int(unknown[0])}, and there are names for 0 to {count - 1}: leave such "
+                "pictures out, or set method.classes"
+            )
+        return label
