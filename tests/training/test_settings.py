@@ -26,6 +26,7 @@ WRONG = {
     "min_lr": [-1e-5, 1.0],
     "clip_norm": [0, -1.0, float("inf")],
     "ema": [0, 1, -0.5, 1.5, float("nan")],
+    "swad": [0, True, ""],
     "precision": ["fp8", "float16", None],
     "linear_layers": ["mkl", None],
     "seed": [-1, 0.5, 2**32],

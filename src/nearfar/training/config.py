@@ -59,6 +59,12 @@ class TrainConfig:
     """Largest L2 norm of the gradient; None leaves it as it is."""
     ema: float | None = None
     """Decay of a moving average of the weights (0.999, say), which then is what is validated and saved as the model."""
+    swad: str | None = None
+    """Average the weights of all steps in the valley of this validation figure, `val_cross_entropy` say (SWAD, arXiv
+    2102.08604), and end the run where the valley ends. Validations (`eval_every`) are of the weights as they are: the
+    valley begins at the first whose figure is the least of 3 in a row, and ends when 6 in a row lie above 1.3 times the
+    mean of those 3. The average is saved as the model; checkpoints, the best among them, hold the weights as they were.
+    Keeps up to 8 copies of what is trained."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """Autocast while embedding. `auto` follows `accelerate launch --mixed_precision`, else takes bf16 on a GPU that has
     it and float32 everywhere else."""
@@ -101,6 +107,8 @@ class TrainConfig:
             elif not isinstance(value, Iterable):
                 raise UserError(f"training.{name} must be a list, not {value!r}: write [a, b].")
             object.__setattr__(self, name, tuple(value))
+        if self.swad is not None and not (isinstance(self.swad, str) and self.swad):
+            raise UserError(f"training.swad must be the name of a figure, not {self.swad!r}: val_cross_entropy, say.")
         ranges.check("training", ranges.TRAINING, vars(self), get_type_hints(type(self)))
         if len(self.betas) != 2:
             raise UserError(f"training.betas must be two numbers, not {list(self.betas)}: 0.9 and 0.98, say.")

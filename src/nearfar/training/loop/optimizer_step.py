@@ -69,6 +69,8 @@ class OptimizerStep:
             method.after_step(run.step)
             if run.average:
                 run.average.update(method)
+            if run.dense:
+                run.dense.update(method)
         values = dict(zip(scalars, torch.stack(list(scalars.values())).tolist(), strict=True))
         lr = run.optimizer.param_groups[0]["lr"]
         return {"step": run.step, "epoch": epoch, **values, "grad_norm": norm, "lr": lr}

@@ -13,6 +13,7 @@ from nearfar.methods.base import EmbeddingMethod, Method
 from nearfar.ops.tiling.float_products import has_onednn
 from nearfar.training.config import TrainConfig
 from nearfar.training.loop.log import check_trackers
+from nearfar.training.state import sharding
 
 if TYPE_CHECKING:
     from nearfar.training.recipe.sections import EvaluationConfig
@@ -26,6 +27,7 @@ def check_run(config: TrainConfig, *, validated: bool) -> None:
             nothing is measured.
     """
     check_trackers(config.trackers)
+    check_swad(config, validated=validated)
     if config.linear_layers == "onednn" and not has_onednn():
         raise UserError("training.linear_layers is 'onednn', which this torch was built without: leave it out.")
     if config.monitor != TrainConfig.monitor and not validated:
@@ -33,6 +35,21 @@ def check_run(config: TrainConfig, *, validated: bool) -> None:
             f"training.monitor is {config.monitor!r}, but there is nothing to measure it on: name validation data "
             "(validation=..., in a recipe data.validation), or leave training.monitor out."
         )
+
+
+def check_swad(config: TrainConfig, *, validated: bool) -> None:
+    """Raise a `UserError` where the valley of a figure is looked for and nothing is validated, or other weights are to
+    be the model's."""
+    if config.swad is None:
+        return
+    where = f"training.swad is {config.swad!r}"
+    if not validated:
+        raise UserError(f"{where}, but there are no validation data to find the valley by: name some, or leave it out.")
+    if config.ema or config.final == "best":
+        other = "training.ema" if config.ema else "training.final: best"
+        raise UserError(f"{where}, and so is {other}: both say which weights the model gets, so leave one of them out.")
+    if sharding.enabled():
+        raise UserError(f"{where}: it averages whole weights, which are split over the processes here: leave it out.")
 
 
 def check_final(config: TrainConfig, *, validated: bool, out: bool) -> None:

@@ -28,6 +28,7 @@ from nearfar.training.loop.run import Run
 from nearfar.training.loop.run_folder import alone, open_folder
 from nearfar.training.loop.validation import Validation, validate
 from nearfar.training.state import random_state, sharding
+from nearfar.training.state.dense_average import DenseAverage
 from nearfar.training.state.endless_batches import EndlessBatches
 from nearfar.training.state.frozen_weights import FrozenWeights
 from nearfar.training.state.moving_average import MovingAverage
@@ -127,6 +128,7 @@ class TrainingLoop:
             build_optimizer(method, config),
             grad_scaler(self.device, config.precision),
             MovingAverage(method, config.ema) if config.ema else None,
+            dense=DenseAverage(config.swad) if config.swad else None,
         )
         self.take_step = OptimizerStep(self.state, steps=self.steps, out=out)
         self.refresh = refresher(method, loader, config)
@@ -135,6 +137,7 @@ class TrainingLoop:
         self.checkpoints = Checkpoints(out / "checkpoints", config.keep) if out else None
         if out and self.checkpoints and (latest := open_folder(out, self.checkpoints, resume=resume)):
             self.state.restore(latest)
+            self._end_with_the_valley()
         if out and processes.is_main() and not sharding.enabled():
             self.state.frozen = FrozenWeights(method)
         self.log = TrainingLog(out, config, self.steps)
@@ -201,15 +204,23 @@ class TrainingLoop:
         state, name = self.state, self.config.monitor
         figures = validate(self.method, self.validation, state.average)
         self.log.row({"step": state.step, "epoch": state.batches.epoch, **figures})
-        if name not in figures:
-            if name == TrainConfig.monitor:
-                return False
-            raise UserError(f"training.monitor is {name!r}, but validation gave only {', '.join(sorted(figures))}.")
+        if state.dense:
+            _check_figure(figures, state.dense.figure, "swad")
+            state.dense.check(figures[state.dense.figure])
+            self._end_with_the_valley()
+        if name not in figures and name == TrainConfig.monitor:
+            return False
+        _check_figure(figures, name, "monitor")
         value = -figures[name] if name.endswith("loss") else figures[name]
         if state.best is not None and value <= state.best:
             return False
         state.best, state.best_step = value, state.step
         return True
+
+    def _end_with_the_valley(self) -> None:
+        """Let the step that a valley ended with be the run's last one."""
+        if self.state.dense and self.state.dense.ended:
+            self.steps = self.state.step
 
     def _finish(self) -> Run:
         """Put the averaged weights, or the best ones, in place, save the model, write the report, say what was
@@ -217,6 +228,8 @@ class TrainingLoop:
         state, config = self.state, self.config
         if state.average:
             state.average.put_in(self.method)
+        if state.dense and not state.dense.put_in(self.method):
+            self.log.say(f"note: {config.swad} was in no valley yet, so the model has the weights of the last step.")
         if config.final == "best" and self.checkpoints:
             load_weights(self.checkpoints.folder / "best", self.method)
         self.method.eval()
@@ -236,3 +249,9 @@ class TrainingLoop:
         if skipped:
             self.log.say(str(skipped))
         return run
+
+
+def _check_figure(figures: dict[str, float], name: str, setting: str) -> None:
+    """Raise a `UserError` where validation gave no figure of the name that a setting holds."""
+    if name not in figures:
+        raise UserError(f"training.{setting} is {name!r}, but validation gave only {', '.join(sorted(figures))}.")

@@ -29,7 +29,7 @@ from nearfar.methods.base import Method
 from nearfar.training.loop.run_folder import alone
 from nearfar.training.stages.columns_file import Part
 from nearfar.training.stages.joined_columns import join
-from nearfar.training.state import run_checkpoint, sharding
+from nearfar.training.state import dense_average, run_checkpoint, sharding
 
 MARK = "stage.json"
 PREVIOUS, BEST = "previous", "previous/best"
@@ -122,7 +122,10 @@ class FinishedStage:
     def restore(self, method: Method, *, best: bool = False) -> Method:
         """Put the weights and buffers that this stage's method ended with, or had at its best checkpoint, averaged
         where it kept a moving average, into `method`, which is made as it was."""
-        run_checkpoint.load_weights(self._checkpoint(best=best), method)
+        folder = self._checkpoint(best=best)
+        run_checkpoint.load_weights(folder, method)
+        if not best:
+            dense_average.put_in_from(folder, method)
         return method
 
     def join(self, source: Any, names: Mapping[str, str], *, part: Part = "training") -> Any:

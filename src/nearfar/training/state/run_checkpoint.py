@@ -208,6 +208,11 @@ def _load(path: Path) -> Any:
     return torch.load(path, weights_only=True, map_location="cpu")
 
 
+def load_optimizer(folder: Path) -> dict[str, Any]:
+    """The optimiser's part of a whole checkpoint."""
+    return dict(_load(folder / "optimizer.pt"))
+
+
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Put a checkpoint's weights and buffers into `module`, the averaged weights where it has some, as the run's model
     has them."""

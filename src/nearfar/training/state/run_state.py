@@ -14,6 +14,7 @@ from nearfar import distributed as processes
 from nearfar.methods.base import Method
 from nearfar.training.config import TrainConfig
 from nearfar.training.state import random_state, run_checkpoint, sharding
+from nearfar.training.state.dense_average import DenseAverage
 from nearfar.training.state.endless_batches import EndlessBatches
 from nearfar.training.state.frozen_weights import FrozenWeights
 from nearfar.training.state.moving_average import MovingAverage
@@ -37,6 +38,8 @@ class RunState:
     best: float | None = None
     """The best monitored figure so far; of a loss, its negative."""
     best_step: int | None = None
+    dense: DenseAverage | None = None
+    """The average of SWAD, where the run keeps one."""
     frozen: FrozenWeights | None = None
     """What the method does not train, as it was when the run began or went on."""
     seconds: float = 0.0
@@ -63,6 +66,7 @@ class RunState:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict() if self.scaler else None,
                 "average_updates": self.average.updates if self.average else 0,
+                "dense": self.dense.state_dict() if self.dense else None,
             },
             "process": {"batches": self.batches.state_dict(), "random": random_state.state_dict()},
             "progress": progress,
@@ -91,6 +95,8 @@ class RunState:
         if self.average and state["average"] is not None:
             sharding.load_tensors(self.average.average, state["average"])
             self.average.updates = state["optimizer"]["average_updates"]
+        if self.dense and state["optimizer"].get("dense"):
+            self.dense.load_state_dict(state["optimizer"]["dense"], next(self.method.parameters()).device)
         if self.scaler and state["optimizer"]["scaler"]:
             self.scaler.load_state_dict(state["optimizer"]["scaler"])
         self.batches.load_state_dict(state["process"]["batches"])
