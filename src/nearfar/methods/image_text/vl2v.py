@@ -192,9 +192,17 @@ class VL2V(Method):
 
 
 def mixed(pixels: Tensor, label: Tensor, alpha: float) -> tuple[Tensor, float, Tensor]:
-    """Each picture with a rectangle of another one of the batch (cutmix, arXiv 1905.04899): pixels `[B, 3, H, W]`, the
-    share of them that is each picture's own, exactly, and the others' labels `[B]` int64. Drawn with torch's own random
-    numbers, one rectangle for all."""
+    """Each picture with a rectangle of another one of the batch (cutmix, arXiv 1905.04899), drawn with torch's own
+    random numbers, the same rectangle for all.
+
+    Args:
+        pixels: `[B, 3, H, W]`, floating point.
+        label: `[B]` int64.
+        alpha: both numbers of the Beta distribution that the share is drawn from.
+
+    Returns:
+        Mixed pixels, the share of them that is each picture's own, exactly, and the label `[B]` of the other.
+    """
     partner = torch.randperm(len(pixels)).to(pixels.device)
     box = draw_box(torch.distributions.Beta(alpha, alpha).sample().item(), *pixels.shape[-2:])
     left, top, right, bottom = box
