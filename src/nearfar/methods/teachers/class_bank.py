@@ -1,4 +1,5 @@
-"""Class names as fixed vectors of an image-text model: what a student is pulled to, and what it predicts by."""
+"""Class names as fixed vectors of an image-text model: what a student is pulled to, and what it predicts by
+(VL2V-ADiP, arXiv 2310.08255; several templates as CLIP's, arXiv 2103.00020)."""
 
 from __future__ import annotations
 
@@ -81,7 +82,7 @@ class ClassBank:
         return F.normalize(unit.unflatten(0, (len(self.texts), -1)).mean(1), dim=1)
 
     def checked(self, label: Tensor) -> Tensor:
-        """Labels `[B]` int64, each of which has a name.
+        """The labels, each of which has a name: `label` `[B]` int64.
 
         Raises:
             UserError: one has none; a negative label is that of a picture whose class is not known.

@@ -1,4 +1,5 @@
-"""An image-text model that teaches and is not trained: nothing of it is read but the embeddings that it returns."""
+"""An image-text model that teaches and is not trained: nothing of it is read but the embeddings that it returns
+(VL2V-ADiP, arXiv 2310.08255)."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class FrozenTeacher(nn.Module):
         return self.model.encode_image(self.prepared(pixels, student))
 
     def prepared(self, pixels: Tensor, student: Any) -> Tensor:
-        """Pixels `[B, 3, H, W]`, floating point, made for `student`, as this teacher takes them `[B, 3, S, S]`."""
+        """As this teacher takes them, `[B, 3, S, S]`, `pixels` `[B, 3, H, W]`, floating point, made for `student`."""
         if pixels.ndim != 4:
             raise UserError(
                 f"the teacher reads pictures [B, 3, H, W], and these are {list(pixels.shape)}: features that were read "
