@@ -58,6 +58,7 @@ class DenseAverage:
     >>> round(average.threshold, 6), average.valley.steps  # the third figure, 3, lies above 1.3 times the mean, 2
     (2.6, 2)
     >>> average.put_in(module)
+    True
     >>> module.weight.item()
     2.0
     """
