@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nearfar.classifiers import ZeroShotClassifier, class_prototypes
+from nearfar.embedding.text_bank import TextBank
 from nearfar.errors import UserError
 from nearfar.prompting import ClassTexts, GroupSearch, ProAPO, PromptLibrary, SearchSize, draw_shots
 from nearfar.prompting.class_groups import confused_groups
@@ -91,6 +92,16 @@ def test_every_text_is_encoded_once():
     encoder = world.Words()
     fitted(encoder=encoder)
     assert len(encoder.read) == len(set(encoder.read))
+
+
+def test_a_bank_is_shared_by_searches(search):
+    encoder = world.Words()
+    bank = TextBank(encoder)
+    x, y = world.images(N, 1)
+    first = ProAPO(encoder, **SMALL).fit(x, y, world.library(N), bank=bank)
+    again = ProAPO(encoder, **SMALL).fit(x, y, world.library(N), bank=bank)
+    assert (first.encoded_, again.encoded_) == (len(encoder.read), 0)
+    assert first.texts_ == again.texts_ == search.texts_
 
 
 def test_names_through_one_template_are_plain_zero_shot():

@@ -111,6 +111,7 @@ class ProAPO:
         library: PromptLibrary,
         *,
         folder: str | Path | None = None,
+        bank: TextBank | None = None,
         after: Callable[[HistoryRow], None] = lambda row: None,
     ) -> Self:
         """Search. Only these images are looked at: keep those that you measure on out of them.
@@ -120,6 +121,7 @@ class ProAPO:
             labels: of each its class, by name or by its place in `library.names`.
             library: what texts are made of.
             folder: keeps scores and embeddings of texts, so that a search that was killed goes on there.
+            bank: embeddings of texts that several searches share; a new one where none is named.
             after: is called after each generation.
 
         Raises:
@@ -140,7 +142,8 @@ class ProAPO:
             if folder is not None:
                 _check_plan(Path(folder), self._plan(scorer, library))
             kept = None if folder is None else Path(folder)
-            bank = TextBank(self.encoder, folder=kept and kept / "texts", batch_size=self.batch_size)
+            if bank is None:
+                bank = TextBank(self.encoder, folder=kept and kept / "texts", batch_size=self.batch_size)
             self._search(scorer, library, bank, ScoreLog(kept and kept / "scores.jsonl"), after)
         finally:
             if lock is not None:
@@ -156,6 +159,7 @@ class ProAPO:
         after: Callable[[HistoryRow], None],
     ) -> None:
         self.history_: list[HistoryRow] = []
+        before = bank.encoded
 
         def note(row: HistoryRow) -> None:
             self.history_.append(row)
@@ -200,7 +204,7 @@ class ProAPO:
             state = search_descriptions(items, scorer, search=self.descriptions, after=note_group, **searching)
             self._compare(CHOSEN, items, state, scorer)
             self.texts_ = self.compared_[CHOSEN]
-        self.scored_, self.encoded_ = log.computed, bank.encoded
+        self.scored_, self.encoded_ = log.computed, bank.encoded - before
 
     def _compare(self, name: str, items: ClassItems, state: State, scorer: ShotScorer) -> None:
         self.compared_[name] = items.texts(state)
