@@ -242,6 +242,13 @@ PAPERS = (
         "ProAPO: Progressively Automatic Prompt Optimization for Visual Classification",
         "2502.19844",
         "image-text",
+        home=(
+            "nearfar.prompting.proapo",
+            "nearfar.prompting.template_search",
+            "nearfar.prompting.description_search",
+            "nearfar.prompting.set_search",
+            "nearfar.prompting.prompt_fitness",
+        ),
     ),
     Paper(
         "ritual",
