@@ -33,7 +33,7 @@ OURS, FLOAT32, PEER = "nearfar", "nearfar in float32", "open_clip ClipLoss"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, nargs="+", default=[4096, 8192])
-    parser.add_argument("--d", type=int, nargs="+", default=[512])
+    parser.add_argument("--d", type=int, nargs="+", default=[512, 768])
     parser.add_argument("--scale", type=float, nargs="+", default=[14.3, 100.0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

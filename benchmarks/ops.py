@@ -42,7 +42,7 @@ SCALES = {"sigmoid": (10.0,), "InfoNCE, both directions": (14.3, 100.0)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, nargs="+", default=[1024, 4096, 8192])
-    parser.add_argument("--d", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--d", type=int, nargs="+", default=[128, 512, 768])
     parser.add_argument("--form", nargs="+", default=list(FORMULA), choices=list(FORMULA))
     parser.add_argument("--rounds", type=int, default=3, help="in each process")
     parser.add_argument("--processes", type=int, default=3)

@@ -4,7 +4,8 @@ dense autograd while that fits; and steps of recipe `clip` on one process and on
     python benchmarks/scaling.py            # 10 minutes on two cores; also draws docs/assets/scaling.svg
 
 One thread a process. Time is CPU seconds of all processes, the best of the rounds; memory is how far the process grows
-at most. The slope is of a straight line through the logarithms from 4,096 pairs on: 2 for the square, 1 for linear.
+at most. The slope is of a straight line through the logarithms, that of the loss from 4,096 pairs on: 2 for the square,
+1 for linear.
 """
 
 from __future__ import annotations
@@ -150,34 +151,45 @@ def timed(run: Callable[[], object], rounds: int) -> dict[str, float]:
     return {"cpu_s": min(cpu for cpu, _ in spent), "clock_s": min(clock for _, clock in spent)}
 
 
-def slope(rows: list[dict[str, Any]], name: str) -> float | None:
-    """Of the logarithm of a figure over that of the size, by least squares; None of fewer than two sizes."""
-    straight = [row for row in rows if row["size"] >= STRAIGHT_FROM and row[name] > 0]
+def slope(rows: list[dict[str, Any]], name: str, size: str = "size", least: int = STRAIGHT_FROM) -> float | None:
+    """Of the logarithm of a figure over that of the size, by least squares, from the size `least` on; None of fewer
+    than two sizes."""
+    straight = [row for row in rows if row[size] >= least and row[name] > 0]
     if len(straight) < 2:
         return None
-    return float(np.polyfit(*(np.log([row[key] for row in straight]) for key in ("size", name)), 1)[0])
+    return float(np.polyfit(*(np.log([row[key] for row in straight]) for key in (size, name)), 1)[0])
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Time and memory over the number of pairs, on logarithmic axes, as an SVG."""
+    """Time and memory of the loss over the number of pairs, and the time of a training step over the batch, on
+    logarithmic axes, as an SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     grey = "#7c8590"  # readable on a light and on a dark page
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), grey)
     with rc_context({**ink, "svg.hashsalt": "scaling", "font.size": 9}):
-        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        figure = Figure(figsize=(11, 3.4), layout="constrained")
         figure.patch.set_alpha(0)
-        panels = figure.subplots(1, 2)
-        for axes, name, title, unit in zip(
-            panels, ("cpu_s", "bytes"), ("CPU seconds of all", "memory of a process, MiB"), (1, 2**20), strict=True
-        ):
+        panels = figure.subplots(1, 3)
+        for axes in panels:
             axes.patch.set_alpha(0)
+        titles = ("CPU seconds of all", "memory of a process, MiB")
+        for axes, name, title, unit in zip(panels[:2], ("cpu_s", "bytes"), titles, (1, 2**20), strict=True):
             for variant, colour in COLOURS.items():
                 rows = [row for row in record["loss"] if row["variant"] == variant]
                 axes.loglog(*([row["size"] for row in rows], [row[name] / unit for row in rows]), "o-", color=colour)
             axes.set(title=title, xlabel="pairs")
         panels[0].legend(list(COLOURS), frameon=False)
+        for processes, variant in enumerate((ONE, TWO), start=1):
+            rows = [row for row in record["training"] if row["processes"] == processes]
+            for name, line in (("cpu_s", "o-"), ("clock_s", "o--")):
+                panels[2].loglog(*([row[key] for row in rows] for key in ("batch", name)), line, color=COLOURS[variant])
+        panels[2].set(title="a training step, CPU seconds of all\n(dashed: on the clock)", xlabel="batch")
+        panels[2].xaxis.set_minor_locator(NullLocator())
+        batches = sorted({row["batch"] for row in record["training"]})
+        panels[2].set_xticks(batches, [str(batch) for batch in batches])
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
 
@@ -203,9 +215,13 @@ def as_markdown(record: dict[str, Any]) -> str:
         "| batch | CPU seconds, one process | two, together | ratio | on the clock, one | two | ratio |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for one, two in zip(record["training"][::2], record["training"][1::2], strict=True):
+    both = record["training"][::2], record["training"][1::2]
+    for one, two in zip(*both, strict=True):
         cells = [f"{a[n]:.2f} | {b[n]:.2f} | {b[n] / a[n]:.2f}" for n in ("cpu_s", "clock_s") for a, b in [(one, two)]]
         lines.append(f"| {one['batch']} | {cells[0]} | {cells[1]} |")
+    slopes = [slope(rows, name, "batch", 1) for name in ("cpu_s", "clock_s") for rows in both]
+    if None not in slopes:
+        lines.append("| slope | {:.2f} | {:.2f} | | {:.2f} | {:.2f} | |".format(*slopes))
     return "\n".join([*lines, "", "    python benchmarks/scaling.py", ""])
 
 

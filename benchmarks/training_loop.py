@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/training_loop.py
 
 Batches are made before, once for all, so that what is timed is the loop: gradients, clipping, optimiser, log. The
-recipe embeds in chunks. All run in turn within each round, from the same weights.
+recipe embeds in chunks. All run in turn within each round, from the same weights; before that the gradient of a batch
+by chunks is compared with that of the whole batch in float64.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import torch
 
 from _measure import interleave, ratios, spread
 from nearfar import files, train
+from nearfar.training.loop.gradients import KeptGraphs, backward
 from nearfar.training.recipe import load
 
 RESULTS = Path(__file__).parent / "results" / "training_loop.json"
+MOST_OFF = 1e-4
+"""The difference of the gradient in float32, through all layers, from that in float64, by their norms."""
 BARE, OURS, ONE = "bare loop", "nearfar", "nearfar, one chunk's graph kept"
 
 
@@ -40,6 +44,7 @@ def main() -> None:
     recipe = load("clip", ["training.workers=0", "data.validation=null", *options.set])
     config, built = recipe.training, recipe.build()
     batches = list(islice(built.loader, options.steps))
+    check(built.method, batches[0], config.chunk)
     runs = {
         BARE: lambda: bare(copy.deepcopy(built.method), batches, config),
         OURS: lambda: ours(copy.deepcopy(built.method), batches, config),
@@ -68,6 +73,33 @@ def main() -> None:
     files.write(options.output, json.dumps(report, indent=1) + "\n")
     files.write(options.output.with_suffix(".md"), as_markdown(report))
     print(as_markdown(report))
+
+
+def check(method: Any, batch: Any, chunk: int | None) -> None:
+    """Stop unless chunks, kept and embedded twice, give the gradient of the whole batch in float64."""
+    exact = copy.deepcopy(method).eval().double()
+    exact(
+        {
+            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in batch.items()
+        }
+    )["loss"].backward()
+    for budget in (0, 1 << 40):
+        ours = copy.deepcopy(method).eval()
+        graphs = KeptGraphs(budget)
+        for _ in range(2):  # how large a graph is, the first one shows
+            ours.zero_grad()
+            backward(ours, batch, chunk=chunk, graphs=graphs)
+        expected = whole_gradient(exact)
+        off = float((whole_gradient(ours) - expected).norm() / expected.norm())
+        if off > MOST_OFF:
+            raise SystemExit(f"the gradient is off by {off:.1e} from float64: not timed")
+
+
+def whole_gradient(method: Any) -> torch.Tensor:
+    """That of all weights, as one vector in float64: of some, as the biases of attention's keys, it is nothing but
+    rounding."""
+    return torch.cat([p.grad.double().flatten() for p in method.parameters() if p.grad is not None])
 
 
 def bare(method: Any, batches: list[Any], config: Any) -> None:

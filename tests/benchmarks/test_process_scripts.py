@@ -72,3 +72,19 @@ def test_the_slope_of_a_square_is_two(monkeypatch):
     rows = [{"size": size, "cpu_s": 3e-9 * size**2} for size in (1024, 4096, 16384)]
     assert scaling.slope(rows, "cpu_s") == pytest.approx(2)
     assert scaling.slope(rows[:2], "cpu_s") is None
+    assert scaling.slope(rows[:2], "cpu_s", least=1) == pytest.approx(2)
+
+
+def test_the_record_of_scaling_states_the_slopes(monkeypatch):
+    """Of the loss over all sizes that are asked for, and of training on one process and on two."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    scaling = importlib.import_module("scaling")
+    record = json.loads((SCRIPTS / "results" / "scaling.json").read_text())
+    sizes = {row["size"] for row in record["loss"] if row["variant"] == scaling.TWO}
+    assert sizes == {1024 << step for step in range(7)}
+    assert {row["processes"] for row in record["training"]} == {1, 2}
+    table = scaling.as_markdown(record)
+    assert table == (SCRIPTS / "results" / "scaling.md").read_text()
+    slopes = [line for line in table.splitlines() if "slope |" in line]
+    assert len(slopes) == 4
+    assert slopes[-1].startswith("| slope | ")

@@ -275,6 +275,7 @@ def test_demo_probe(run, tmp_path):
 
 def test_decoding(tmp_path, monkeypatch, capsys):
     """All of it but the language models, in whose place stands a tiny one."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     spec = importlib.util.spec_from_file_location("decoding_script", SCRIPTS / "decoding.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -286,7 +287,11 @@ def test_decoding(tmp_path, monkeypatch, capsys):
     assert "copying / ours, k=4" in capsys.readouterr().out
     rows = json.loads(out.read_text())["models"]["random, 30M"]
     assert [(row["prompt"], row["batch"]) for row in rows] == [(32, 2), (512, 2)]
+    assert rows[0]["arms"]["greedy"]["cpu_to_greedy"] == [1.0]
     assert len(out.with_suffix(".md").read_text().splitlines()) == 4 + 2 * 2 * 4
+    ids = torch.randint(3, 64, (1, 8), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(SystemExit, match="ours k=4 writes other tokens than float64: not timed"):
+        script.check(tiny_llama(), {"ours k=4": lambda ids, steps: ids}, ids, 2)
 
 
 def test_released_decoding(run, tmp_path, monkeypatch):

@@ -87,9 +87,9 @@ def planned(folder, count, rows):
 
 
 def test_planning_knows_shards_and_no_rows(tmp_path):
-    """Shards cost some bytes a name, a hundred times as many rows nothing."""
-    seconds, most = planned(tmp_path / "many", 1000, 12)
-    assert most < 1000 * 1000
+    """A hundred million rows in ten thousand shards: some bytes a name, and nothing a row."""
+    seconds, most = planned(tmp_path / "many", 10_000, 10_000)
+    assert most < 10_000 * 400
     assert seconds < 20
     few, long = planned(tmp_path / "few", 20, 1000)[1], planned(tmp_path / "long", 20, 100_000)[1]
     assert long < few + 100_000

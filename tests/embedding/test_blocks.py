@@ -11,8 +11,9 @@ from nearfar.data import Records, open_source
 from nearfar.embedding import Embeddings, embed, embed_blocks, load_blocks
 from nearfar.embedding.blocks.block_folder import finished
 from nearfar.embedding.blocks.block_records import BlockPlan
-from nearfar.embedding.blocks.embed_blocks import BlockEmbedder
+from nearfar.embedding.blocks.embed_blocks import BlockEmbedder, open_for_blocks
 from nearfar.embedding.blocks.ray_workers import RayWorkers
+from nearfar.embedding.blocks.source_stamp import source_stamp
 from nearfar.errors import UserError
 from nearfar.models import load
 
@@ -123,6 +124,21 @@ def test_a_plan_of_a_hundred_million_rows_takes_no_memory():
     assert len(plan) == 24_415
     assert plan.range_of(24_414) == range(99_999_744, 100_000_000)
     assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    tracemalloc.stop()
+
+
+def test_a_plan_of_ten_thousand_shards_takes_some_bytes_a_name(shards, tmp_path):
+    """Tar shards are opened, stamped and planned by their names: the samples in them are not looked at."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(10_000):
+        (folder / f"{number:04}.tar").hardlink_to(shards.with_name("0.tar"))
+    spec = str(folder / "{0000..9999}.tar")
+    tracemalloc.start()
+    plan = BlockPlan.of(open_for_blocks(spec, {}), block=4096, batch_size=64)
+    source_stamp(spec, {})
+    assert len(plan) == 10_000
+    assert tracemalloc.get_traced_memory()[1] < 10_000 * 400
     tracemalloc.stop()
 
 

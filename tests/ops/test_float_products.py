@@ -84,7 +84,7 @@ def test_small_products_and_those_of_other_types_are_torchs(onednn: list[tuple[i
 @needs_onednn
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["info_nce", "nt_xent", "sigmoid"])
-def test_lossesonednn_mm_are_those_of_float64(name: str, threads: int, onednn: list[tuple[int, ...]]) -> None:
+def test_losses_are_those_of_float64(name: str, threads: int, onednn: list[tuple[int, ...]]) -> None:
     q, k = (torch.nn.functional.normalize(drawn(1536, size), dim=1)[:, :64] for size in (96, 97))
 
     def computed(dtype: torch.dtype) -> list[Tensor]:

@@ -92,6 +92,29 @@ def test_frozen_weights_that_are_missing_are_named(tmp_path):
         train(WithTower(), loader(), out=tmp_path, steps=2, resume=True, **QUIET)
 
 
+@pytest.mark.parametrize("change", ["another weight", "another name", "cut"])
+def test_frozen_weights_are_those_of_their_fingerprint(tmp_path, change):
+    """Neither a run that goes on nor one that takes the weights alone reads others."""
+    from safetensors.torch import load_file, save_file
+
+    train(WithTower(), loader(), out=tmp_path, steps=1, **QUIET)
+    (path,) = (tmp_path / "checkpoints/frozen").iterdir()
+    weights = load_file(path)
+    if change == "another weight":
+        weights["tower.weight"][7, 7] += 1e-6
+    if change == "another name":
+        weights["tower.bias2"] = weights.pop("tower.bias")
+    save_file(weights, path)
+    if change == "cut":
+        path.write_bytes(path.read_bytes()[:-8])
+    for read in (
+        lambda: train(WithTower(), loader(), out=tmp_path, steps=2, resume=True, **QUIET),
+        lambda: run_checkpoint.weights(tmp_path / "checkpoints/last"),
+    ):
+        with pytest.raises(UserError, match=rf"{path.name} does not hold the weights that it was named by: put this"):
+            read()
+
+
 def test_what_counts_as_frozen(monkeypatch):
     module = nn.ModuleDict({"a": nn.Linear(2, 2).requires_grad_(False), "b": nn.Linear(2, 2)})
     assert FrozenWeights(module).unchanged(module) == {}, "too little to be apart"

@@ -35,8 +35,10 @@ def exact_search(
     Returns:
         scores `[Q, min(top, N)]` float32, descending, and rows `[Q, min(top, N)]` int64.
 
-    Of equal scores the lower row comes first. Keys in float32 whose rows lie one after the other are not copied, mapped
-    from a disk or not.
+    Of equal scores the lower row comes first. They are sums in float32 as the product gives them, whose last digit can
+    depend on where a row lies and how many queries there are: the same key twice may score apart by it. An `Index`
+    compares what was returned anew, in one way, so that its hits do not depend on that. Keys in float32 whose rows lie
+    one after the other are not copied, mapped from a disk or not.
 
     >>> scores, rows = exact_search(np.eye(2, dtype="f4"), np.array([[1, 0], [0, 2], [3, 0]], "f4"), 2)
     >>> rows.tolist(), scores.tolist()

@@ -11,6 +11,7 @@ none, and moves.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
+from nearfar.errors import UserError
 
 FOLDER = "frozen"
 LEAST = 1 << 20
@@ -94,3 +96,24 @@ def write(path: Path, tensors: Mapping[str, Tensor], save: Callable[[Mapping[str
         files.folder(path.parent)
         with files.whole(path) as temporary:
             save(tensors, temporary)
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The frozen weights in a file, by name.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: they are not those that the fingerprint in its name was made of.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "missing", str(path))
+    try:
+        weights = load_file(path)
+    except SafetensorError:
+        weights = {}
+    if fingerprint({name: digest(value) for name, value in weights.items()}) != path.stem:
+        raise UserError(f"{path} does not hold the weights that it was named by: put this run's own file there")
+    return weights

@@ -182,9 +182,7 @@ def _load_whole(folder: Path) -> dict[str, Any]:
     average, frozen = folder / "average.safetensors", frozen_weights.named_in(folder)
     method = load_file(folder / "method.safetensors")
     if frozen is not None:
-        if not (path := frozen_weights.path_of(folder, frozen)).is_file():
-            raise FileNotFoundError(errno.ENOENT, "missing", str(path))
-        method |= load_file(path)
+        method |= frozen_weights.read(frozen_weights.path_of(folder, frozen))
     return {
         "method": {name.replace(*RENAMED): value for name, value in method.items()},
         "average": load_file(average) if average.exists() else None,
@@ -239,6 +237,8 @@ def weights(folder: Path, like: Mapping[str, Mapping[str, Tensor]] | None = None
 
     try:
         parts = shards.load(folder, like or {}) if (folder / shards.FOLDER).is_dir() else _load_whole(folder)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{folder} is damaged or no whole checkpoint: remove it, and the run goes on from the one before."
