@@ -15,6 +15,7 @@ PAGES = [
     "docs/losses.md",
     "docs/models_out.md",
     "docs/extend.md",
+    "docs/new_domains.md",
     "docs/video.md",
     "docs/sound.md",
     "docs/tutorials/your_own_pairs.md",

@@ -32,7 +32,12 @@ _PACKAGE_OF_STYLE = {"openmoji-line": "openmoji"}
 
 
 def emoji(
-    split: str = "train", *, styles: Sequence[str] | None = None, language: str = "en", tags: bool = True
+    split: str = "train",
+    *,
+    styles: Sequence[str] | None = None,
+    language: str = "en",
+    tags: bool = True,
+    subjects: bool = False,
 ) -> Source:
     """The emojis of a split, one record for each concept and style, the styles of a concept next to one another.
 
@@ -41,6 +46,8 @@ def emoji(
         styles: some of `STYLES`; by default all five.
         language: one of `LANGUAGES`; concepts without a name in it are left out.
         tags: adds captions made of the tags after the name.
+        subjects: takes for classes the 97 subjects that Unicode files concepts under (`animal mammal`), the same in
+            every split, in place of the concepts themselves.
 
     `classes` are the names of the split's concepts and `label` counts them; `group` is the concept's number in the
     whole world, equal in every style, split and language; `domain` the style's place in `STYLES`, whichever were chosen
@@ -56,7 +63,7 @@ def emoji(
     chosen = [_known(style, STYLES, "style") for style in (STYLES if styles is None else styles)]
     named = names(_known(language, LANGUAGES, "language"))
     members = [c for c, concept in enumerate(concepts()) if _in_split(concept, split) and c in named]
-    return EmojiSource(members, chosen, language=language, tags=tags, split=split)
+    return EmojiSource(members, chosen, language=language, tags=tags, split=split, subjects=subjects)
 
 
 def clipart(split: str = "train", *, clean: bool = False) -> Source:
@@ -112,7 +119,7 @@ def topics(split: str = "train", *, language: str = "en") -> Source:
     ('sauropod, brachiosaurus, brontosaurus, dinosaur, diplodocus', 'animal reptile', 'animals nature')
     """
     named = _words(_known(language, LANGUAGES, "language"))
-    subjects = sorted({concept["subcategory"].replace("-", " ") for concept in concepts()})
+    subjects = _subjects()
     records = []
     for c, concept in enumerate(concepts()):
         if _in_split(concept, split) and c in named:
@@ -185,11 +192,14 @@ class EmojiSource(Source):
     )
     domains = STYLES
 
-    def __init__(self, members: list[int], styles: list[str], *, language: str, tags: bool, split: str) -> None:
+    def __init__(
+        self, members: list[int], styles: list[str], *, language: str, tags: bool, split: str, subjects: bool = False
+    ) -> None:
         self.members, self.styles, self.language, self.tags = members, styles, language, tags
         self.name = f"world/emoji:{split}" + ("" if language == "en" else f":{language}")
         named = names(language)
-        self.classes = [named[concept] for concept in members]
+        self.subjects = _subjects() if subjects else None
+        self.classes = self.subjects or [named[concept] for concept in members]
 
     def __len__(self) -> int:
         return len(self.members) * len(self.styles)
@@ -198,6 +208,8 @@ class EmojiSource(Source):
         label, style_number = divmod(index, len(self.styles))
         number, style = self.members[label], self.styles[style_number]
         concept, words = concepts()[number], _words(self.language)[number]
+        if self.subjects:
+            label = self.subjects.index(concept["subcategory"].replace("-", " "))
         return {
             "index": number * len(STYLES) + STYLES.index(style),
             "image": picture(number, style),
@@ -290,6 +302,11 @@ def _words(language: str) -> dict[int, dict[str, Any]]:
     table = _table("emoji_names")
     rows = table.filter(compute.equal(table["language"], _known(language, LANGUAGES, "language"))).to_pylist()
     return {row["concept"]: row for row in rows}
+
+
+@lru_cache(maxsize=1)
+def _subjects() -> list[str]:
+    return sorted({concept["subcategory"].replace("-", " ") for concept in concepts()})
 
 
 @lru_cache(maxsize=1)

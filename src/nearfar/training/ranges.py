@@ -61,6 +61,7 @@ DATA = {
     "limit": _count("or leave it out to use all records", optional=True),
     "hard_images": _count("or leave it out to draw whole batches", optional=True),
     "per_class": _count("or leave it out to draw batches over all data", least=2, optional=True),
+    "per_domain": _count("or leave it out to draw batches over all data", optional=True),
     "n_views": _count("1, say, or leave it to the method", optional=True),
     "small_views": _count("0 takes none", least=0, optional=True),
     "small_size": _count("or leave it out for 96 in 224", optional=True),

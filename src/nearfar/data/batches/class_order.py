@@ -22,8 +22,10 @@ class ClassOrder(SourceOrder):
     drawn anew. One that has fewer than `per_class` shows some twice; samples of a negative label are left out.
 
     Args:
-        labels: the class of each record of the source, in its order.
+        labels: the class of each record of the source, in its order; or its domain, for batches that hold as much of
+            each domain as of the others (`ClassOrder.of(source, 32, key="domain")`).
         per_class: samples of a class in a batch.
+        called: what the labels are of, in messages.
 
     Raises:
         UserError: on reading a stream, a source of another size, no labelled record, a batch that `per_class` does not
@@ -36,30 +38,35 @@ class ClassOrder(SourceOrder):
     tensor([0, 0])
     """
 
-    def __init__(self, labels: list[int], per_class: int) -> None:
-        self.per_class, self.labels = per_class, labels
+    def __init__(self, labels: list[int], per_class: int, *, called: str = "classes") -> None:
+        self.per_class, self.labels, self.called = per_class, labels, called
         self.members: dict[int, list[int]] = {}
         for place, label in enumerate(labels):
             if label >= 0:
                 self.members.setdefault(label, []).append(place)
 
     @classmethod
-    def of(cls, source: Any, per_class: int) -> ClassOrder:
-        """By the `label` of the records of `source`; a record that cannot be read, or has none, has no class.
+    def of(cls, source: Any, per_class: int, *, key: str = "label") -> ClassOrder:
+        """By the `label` (or another `key`, `domain` say) of the records of `source`; a record that cannot be read, or
+        has none, has no class.
 
         Raises:
             UserError: a stream, or no record with a label.
         """
+        called = {"label": "classes"}.get(key, f"{key}s")
         if not isinstance(source, Source):
-            raise UserError(f"{source.name} is a stream: classes are drawn from data that can be read by number")
-        labels = [_label(source, place) for place in range(len(source))]
+            raise UserError(f"{source.name} is a stream: {called} are drawn from data that can be read by number")
+        labels = [_label(source, place, key) for place in range(len(source))]
         if max(labels, default=-1) < 0:
-            raise UserError(f"{source.name} has no labels, by which to draw several samples of a class")
-        return cls(labels, per_class)
+            each = {"label": "class"}.get(key, key)
+            raise UserError(f"{source.name} has no {key}s, by which to draw several samples of a {each}")
+        return cls(labels, per_class, called=called)
 
     def check(self, plan: OrderPlan) -> None:
         if isinstance(plan.source, Stream):
-            raise UserError(f"{plan.source.name} is a stream: classes are drawn from data that can be read by number")
+            raise UserError(
+                f"{plan.source.name} is a stream: {self.called} are drawn from data that can be read by number"
+            )
         if len(self.labels) != len(plan.source):
             raise UserError(
                 f"{len(self.labels)} labels do not fit {plan.source.name}, which has {len(plan.source)} records"
@@ -69,7 +76,7 @@ class ClassOrder(SourceOrder):
             raise UserError(f"a batch of {count} samples does not divide into {self.per_class} of each class")
         if len(self.members) < (needed := count // self.per_class):
             raise UserError(
-                f"{plan.source.name} has {len(self.members)} classes, and a batch of {count} samples with "
+                f"{plan.source.name} has {len(self.members)} {self.called}, and a batch of {count} samples with "
                 f"{self.per_class} of each needs {needed}: lower the batch size, or raise the samples of a class"
             )
 
@@ -108,9 +115,9 @@ class ClassOrder(SourceOrder):
         return candidate
 
 
-def _label(source: Source, place: int) -> int:
+def _label(source: Source, place: int, key: str) -> int:
     try:
-        label = source[place].get("label")
+        label = source[place].get(key)
     except BadRecord:
         return -1
     return label if isinstance(label, int) else -1

@@ -94,6 +94,10 @@ def assemble(
         from nearfar.data import ClassOrder
 
         order = ClassOrder.of(source, per_class)
+    elif (per_domain := recipe.data.per_domain) is not None:
+        from nearfar.data import ClassOrder
+
+        order = ClassOrder.of(source, per_domain, key="domain")
     loader = batches_of(recipe, method, source, {**options, "order": order, "fields": fields}, training=True)
     validated_by = {"order": cluster_order(recipe, validated_on, training=False), "fields": fields_of(validated_on)}
     validation = validation_of(recipe, method, validated_on, options | validated_by)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
 from nearfar import files
+from nearfar.data.batches.left_out_domain import leave_domain_out
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
 from nearfar.evaluation.needs import missing_in_model, missing_in_source
@@ -78,6 +79,12 @@ def open_data(recipe: Recipe) -> OpenedData:
     check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
     if source is None:
         source = open_spec("data.train", data.train, limit=data.limit, max_skipped=most)
+    if data.leave_out is not None:
+        source, left_out = leave_domain_out(source, data.leave_out)
+        held_out = left_out if held_out is None else held_out
+        if data.share is None and validated_on is not None and data.leave_out in (validated_on.domains or ()):
+            validated_on = leave_domain_out(validated_on, data.leave_out)[0]
+        check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
     if data.share is not None:
         source, validated_on = without_share(source, data.share)
     changed = None

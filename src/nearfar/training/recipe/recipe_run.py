@@ -123,7 +123,7 @@ class AssembledRun:
             embeddings=embeddings,
             options=settings.options,
         )
-        share = None if settings.data else self.recipe.data.share
+        share = None if settings.data or self.recipe.data.leave_out else self.recipe.data.share
         about = None if share is None else f"the {100 * share:g} % of the data held out of training"
         run.measured_on = (about or self.held_out.name) if embeddings is None else whose(embeddings, about)
         run.remarks = list(warnings(run.results))

@@ -56,6 +56,12 @@ class DataConfig:
     per_class: int | None = None
     """Make each batch of that many samples of each of its classes, by the records' `label`; by default it is drawn
     over all data."""
+    per_domain: int | None = None
+    """Make each batch of that many samples of each of its domains, by the records' `domain`: with as many domains as
+    `training.batch_size` holds of them, of all."""
+    leave_out: str | None = None
+    """The name of a domain that is neither trained nor validated on. Where `evaluation.data` names nothing else, it is
+    what is measured on."""
     views: str | None = None
     """Augmentation, a preset of `nearfar.data.pictures.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
@@ -99,7 +105,7 @@ class DataConfig:
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
-        fills = ("clusters", "per_class", "hard_images", "task")
+        fills = ("clusters", "per_class", "per_domain", "hard_images", "task")
         if len(chosen := [name for name in fills if getattr(self, name) is not None]) > 1:
             raise UserError(f"data.{chosen[0]} and data.{chosen[1]} both fill the batches: leave one of them out.")
         if self.caption is not None:
@@ -122,7 +128,7 @@ class DataConfig:
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
         own = ("train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order")
-        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class", "task")
+        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class", "per_domain", "task", "leave_out")
         return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
 

@@ -73,6 +73,8 @@ class RecipeStage:
         if (model := recipe.model.get("load")) in (PREVIOUS, BEST):
             model_folder = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
             recipe = replace(recipe, model={**recipe.model, "load": str(model_folder)})
+        if before and recipe.model.get("teacher") == PREVIOUS:
+            recipe = replace(recipe, model={**recipe.model, "teacher": str(before[-1].folder / "model")})
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
         columns = {
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"
@@ -235,6 +237,8 @@ def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[
             f"model.load: {model!r} is the model of the stage before, and {reason}: make a model, or name a folder "
             f"(./{PREVIOUS}, where it is called so)."
         )
+    if recipe.model.get("teacher") == PREVIOUS and not before:
+        raise UserError(f"model.teacher: {PREVIOUS!r} is the model of the stage before, and {reason}: name a folder.")
     if model == BEST and not before[-1].recipe.data.validation:
         name = before[-1].name
         raise UserError(f"model.load: {BEST!r}, and the stage {name!r} has no data.validation to find the best by.")
