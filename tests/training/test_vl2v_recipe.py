@@ -1,14 +1,18 @@
 """The recipes of VL2V, from folders of pictures to a model that is searched with: stages, columns, domains."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import nearfar
+from nearfar.cli import main
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.data.pictures.views import PRESETS
 from nearfar.errors import UserError
+from nearfar.evaluation import load_results
 from nearfar.models import create, load
 from nearfar.training.recipe import load as load_recipe
 
@@ -114,6 +118,29 @@ def test_the_teacher_may_be_asked_for_every_view(folders, tmp_path):
     teacher, student = load(folders / "teacher"), run.model
     moved = {n.split(".")[0] for n, v in student.state_dict().items() if not torch.equal(v, teacher.state_dict()[n])}
     assert moved == {"image", "image_projection"}
+
+
+def test_each_domain_is_left_out_in_turn(folders, tmp_path, capsys):
+    values = settings(folders) | {"training.epochs": 1, "data.leave_out": None, "training.progress": False}
+    words = [f"{key}={'null' if value is None else value}" for key, value in values.items()]
+    path = tmp_path / "plain.yaml"
+    path.write_text(
+        f"model: {{load: {folders / 'teacher'}}}\nmethod: {{name: vl2v, stage: together, image_weight: 0.0}}\n"
+        "evaluation: {protocols: [zero_shot]}\n"
+    )
+    main(["train", str(path), *words, "--each-domain-out", "--out", str(tmp_path / "runs")])
+    printed = capsys.readouterr().out
+    figures = json.loads((tmp_path / "runs" / "domains.json").read_text())
+    assert list(figures) == [*DOMAINS, "mean"]
+    for domain in DOMAINS:
+        result = load_results(tmp_path / "runs" / domain / "results.json")["zero_shot"]
+        assert result.metrics["top1"].n == 18
+        assert figures[domain]["zero_shot/top1"] == result["top1"]
+        assert domain in printed
+    mean = sum(figures[domain]["zero_shot/top1"] for domain in DOMAINS) / 3
+    assert figures["mean"]["zero_shot/top1"] == pytest.approx(mean)
+    with pytest.raises(SystemExit, match=r"two or more are needed|names no domains"):
+        main(["train", str(path), *words[1:], f"data.train={folders / 'art'}/", "--each-domain-out", "--out", "x"])
 
 
 def test_a_teacher_of_the_stage_before_needs_one(tmp_path):

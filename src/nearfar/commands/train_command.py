@@ -28,6 +28,9 @@ def train(arguments: Sequence[str]) -> None:
     from nearfar import distributed as processes
     from nearfar.training.recipe import load
 
+    if args.each_domain_out:
+        each_domain_out(args)
+        return
     recipe = load(args.resume or args.recipe, settings, trust=args.trust)
     out = args.resume or args.out or Path("runs") / recipe.name
     processes.start(recipe.device)
@@ -60,6 +63,23 @@ def train(arguments: Sequence[str]) -> None:
                 console.print(f"{written}: {out / written}", markup=False, soft_wrap=True)
 
 
+def each_domain_out(args: Any) -> None:
+    """Run the recipe once for each domain, and print the table of all."""
+    from nearfar import distributed as processes
+    from nearfar.training.stages.left_out_runs import FILE, as_table, run_each_left_out
+
+    if args.recipe is None or args.dry_run:
+        parser().error("--each-domain-out runs a recipe: name one, with --out where its runs lie or are to lie")
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    figures = run_each_left_out(args.recipe, out, args.setting, trust=args.trust, resume=out.exists())
+    if processes.is_main():
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        console.print(as_table(figures))
+        console.print(f"{FILE}: {out / FILE}", markup=False, soft_wrap=True)
+
+
 # A recipe's settings are words of their own, key=value, not flags.
 train.raw = True  # type: ignore[attr-defined]
 
@@ -83,6 +103,12 @@ def parser() -> Flags:
         metavar="MODULE",
         help="run code of this module, an installed one or a file here, where the recipe names it (method.name: "
         "my_module:Mine); may be given several times",
+    )
+    flags.add_argument(
+        "--each-domain-out",
+        action="store_true",
+        help="run it once for each domain of its data, left out of training and measured on; stopped runs in the same "
+        "--out go on",
     )
     flags.add_argument("--dry-run", action="store_true", help="check and print the resolved recipe, and stop")
     return flags
