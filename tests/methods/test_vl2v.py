@@ -1,6 +1,7 @@
 """VL2V (arXiv 2310.08255): what each stage trains, what the loss is, where the teacher's embeddings come from."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def teacher():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.ndim > 1 else 1)  # else all texts of so small a model are nearly one
+    model.pixels = replace(model.pixels, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))  # none of the student's
     return model.freeze("text", "text_projection")
 
 
@@ -148,6 +150,21 @@ def test_templates_are_averaged_as_unit_vectors(teacher):
     torch.testing.assert_close(bank(teacher).detach(), F.normalize(one + other, dim=1).detach())
     torch.testing.assert_close(ClassBank(["a {}"], ["boat"])(teacher), ClassBank(["a {}", "a {}"], ["boat"])(teacher))
     torch.testing.assert_close(ClassBank("a {}", ["boat"])(teacher).norm(dim=1).detach(), torch.ones(1))
+
+
+def test_a_longer_embedding_of_a_sentence_weighs_no_more():
+    class Texts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rows = torch.nn.Parameter(torch.tensor([[10.0, 0.0], [0.0, 1.0]]), requires_grad=False)
+
+        def tokenize(self, texts):
+            return {"input_ids": torch.arange(len(texts))}
+
+        def encode_text(self, tokens):
+            return self.rows[tokens["input_ids"]]
+
+    torch.testing.assert_close(ClassBank(["a {}", "the {}"], ["boat"])(Texts()), torch.full((1, 2), 0.5**0.5))
 
 
 def test_many_sentences_are_embedded_a_part_at_a_time(teacher, monkeypatch):
