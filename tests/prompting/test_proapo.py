@@ -180,6 +180,41 @@ def test_a_group_changes_its_own_classes_and_is_never_worse():
     assert all(after)  # a class that loses its last item keeps what it has
 
 
+def names_in(templates, **settings):
+    """A search of templates for six names whose pictures are the names themselves."""
+    n, encoder = 6, world.Words()
+    x = torch.stack([world.vector(name) for name in world.classes(n)])
+    scorer = ShotScorer(x, torch.arange(n), classes=n, temperature=0.05)
+
+    def embed(texts):
+        vectors = encoder.tokenize(texts)
+        return vectors / vectors.norm(dim=1, keepdim=True)
+
+    return search_templates(embed, scorer, world.classes(n), templates, **settings)
+
+
+def test_templates_that_err_more_than_the_plain_one_are_left_out():
+    others = [f"other{i}{{}}" for i in range(5)]  # one word with the name, which the pictures know nothing of
+    assert names_in(["{}", *others], size=SearchSize(1)).kept == 1
+    assert names_in([*others, "{}"], size=SearchSize(1)).kept == 6
+
+
+def test_the_plain_template_is_never_lost():
+    """Where no draw hits it, either."""
+    for seed in range(4):
+        stage = names_in(["{}", "so {}", "oh {}", "ah {}"], size=SearchSize(0, parents=1), seed=seed)
+        assert stage.templates == ("{}",)
+
+
+def test_a_class_that_a_candidate_leaves_empty_keeps_what_it_has(monkeypatch):
+    items, scorer, _ = scene()
+    state, one = items.all_described(), items.of_class[1][2]
+    monkeypatch.setattr("nearfar.prompting.description_search.evolve", lambda *_, **__: {frozenset({one}): 1.0})
+    after = search_group(items, scorer, state, [1, 4], size=SearchSize(1))
+    assert after[1] == (one,)
+    assert after[:1] + after[2:] == state[:1] + state[2:]
+
+
 def test_the_best_start_is_one_of_those_tried():
     items, scorer, _ = scene()
     assert best_start(items, scorer, 0, seed=0) == items.named()
@@ -216,6 +251,9 @@ def test_classes_without_images_or_descriptions_are_left_alone():
     items = ClassItems(some, ["{}"], lambda texts: encoder.tokenize(texts))
     scorer = ShotScorer(x[kept], y[kept], classes=N, temperature=0.05)
     assert not {3, 4} & {c for group in groups_of(items, scorer, items.named()) for c in group}
+    for c in range(N):
+        without = ShotScorer(x[y != c], y[y != c], classes=N, temperature=0.05)
+        assert c not in {other for group in groups_of(items, without, items.all_described()) for other in group}
     search = ProAPO(world.Words(), **SMALL).fit(x[kept], y[kept], some)
     assert search.texts_.names == library.names
 
