@@ -5,7 +5,9 @@ BIN = .venv/bin
 .PHONY: demo test test-slow starter mutate lint types doctest docs compare bench clean
 
 # Environments hold the tested versions, from constraints.txt. What pip would compile ahead, Python compiles when it is
-# first imported: most of it never is.
+# first imported: most of it never is. It must be let keep that: images of containers often forbid it, and then every
+# one of the many processes of the tests compiles torch and transformers anew, for 15 s.
+export PYTHONDONTWRITEBYTECODE =
 PIP = pip install -q --disable-pip-version-check --no-compile
 .venv/.torch: constraints.txt
 	$(PYTHON) -m venv .venv
