@@ -111,7 +111,8 @@ def owner_of(module: str, plain: set[str]) -> str:
 
 
 def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    """The environment, with one thread, in which Python keeps what it compiles, as it does unless it is forbidden."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _spent() -> float:
