@@ -18,6 +18,8 @@ BLOCK_BYTES = 1 << 22
 """Size of the buffer for scores, and of a block of keys that has to be copied: 4 MiB, which stay in a core's reach."""
 ROWS = 65536
 """Keys a block, at most."""
+QUERIES = 1024
+"""Queries at a time: of more, a block of 4 MiB of scores would be so few keys that its product is slow."""
 
 
 def exact_search(
@@ -26,7 +28,7 @@ def exact_search(
     """The `top` keys of greatest inner product with each query.
 
     Args:
-        queries: `[Q, D]` float32.
+        queries: `[Q, D]` float32; of more than 1,024 so many at a time.
         keys: `[N, D]` float32; may be memory-mapped.
         top: how many a query; fewer are returned when there are fewer keys.
         block: keys a block. Default: as many as give 4 MiB of scores, and no more than 65,536.
@@ -48,6 +50,10 @@ def exact_search(
         raise ValueError(f"queries and keys must be [Q, D] and [N, D] of one D, not {queries.shape} and {keys.shape}")
     if top < 1:
         raise ValueError(f"top must be at least 1, not {top}")
+    if len(queries) > QUERIES:
+        parts = (queries[start : start + QUERIES] for start in range(0, len(queries), QUERIES))
+        results = [exact_search(part, keys, top, block=block, among=among) for part in parts]
+        return np.concatenate([scores for scores, _ in results]), np.concatenate([rows for _, rows in results])
     count = len(keys) if among is None else len(among)
     q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
     block = block or max(1, min(ROWS, BLOCK_BYTES // (4 * max(q.shape[0], 1))))

@@ -13,6 +13,8 @@ from nearfar.search.kinds.graphs import LISTED, QUANTISED, installed_faiss, trai
 
 FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
+MANY = 128_000
+"""So many numbers of queries, and faiss multiplies matrices as well, by a library of its own: either may be faster."""
 FEW_HALVES = 4
 """The same of a scan of `fp16`, which takes as long for each query as for the first."""
 LEAST_SHARE = 0.2
@@ -63,8 +65,19 @@ def neighbours(
     top = min(top, len(vectors))
     if graph is not None:
         return graph.search(queries, top, params=breadth(kind, graph, top))
-    if kind == "flat" and len(queries) < FEW and (faiss := installed_faiss()) is not None:
+    if kind == "exact" or (faiss := installed_faiss()) is None:
+        return by_product(queries, vectors, top)
+
+    def by_faiss(queries: np.ndarray, vectors: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         return faiss.knn(queries, np.asarray(vectors), top, metric=faiss.METRIC_INNER_PRODUCT)
+
+    if kind == "flat" and len(queries) < FEW:
+        return by_faiss(queries, vectors, top)
+    if queries.size >= MANY:
+        from nearfar.search.kinds.faster_scan import BLOCK, LEAST, faster_scan
+
+        if len(vectors) >= LEAST and top <= BLOCK:
+            return faster_scan((by_product, by_faiss), queries, vectors, top)
     return by_product(queries, vectors, top)
 
 
