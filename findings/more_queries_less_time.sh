@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv env
-env/bin/pip install -q faiss-cpu==1.15.1 numpy
+env/bin/pip install -q faiss-cpu==1.15.1 numpy==2.4.6
 OMP_NUM_THREADS=1 env/bin/python - <<'PYTHON'
 import time
 
