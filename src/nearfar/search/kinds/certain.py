@@ -16,7 +16,8 @@ from collections.abc import Callable
 import numpy as np
 
 from nearfar.search.kinds.graphs import EXACT
-from nearfar.search.kinds.neighbours import candidates, ordered
+from nearfar.search.kinds.hit_order import ordered
+from nearfar.search.kinds.neighbours import candidates
 
 Scored = tuple[np.ndarray, np.ndarray]
 """Scores `[Q, C]` float32 and rows `[Q, C]` int64."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nearfar.search.kinds.neighbours import ordered
+from nearfar.search.kinds.hit_order import ordered
 
 BLOCK = 4096
 """Vectors that are scanned at a turn."""

@@ -137,13 +137,6 @@ def selector(rows: np.ndarray, count: int, *, others: bool = False) -> Any:
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
-def ordered(scores: np.ndarray, rows: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `top` best of candidates `[Q, C]`. The same order whatever found them, and however many queries came at once:
-    of equal scores the first row."""
-    order = np.lexsort((rows, -scores), axis=1)[:, :top]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
-
-
 def neighbour_sample(vectors: np.ndarray, top: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """What recall is measured with: `MEASURED` of the vectors, and the rows `[Q, k]` of their exact neighbours,
     themselves included."""

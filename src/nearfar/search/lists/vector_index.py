@@ -17,7 +17,8 @@ from nearfar.files import why
 from nearfar.locks import Lock
 from nearfar.search.index.damage import CHECKED, MOST, checksum, file_fault, graph_fault, rows_fault
 from nearfar.search.kinds.graphs import LISTED, check_count, check_recall, kind_of, open_graph, training_sample
-from nearfar.search.kinds.neighbours import candidates, ordered, probing
+from nearfar.search.kinds.hit_order import ordered
+from nearfar.search.kinds.neighbours import candidates, probing
 from nearfar.search.lists.list_files import StoredLists, head_of, trained_in, write_lists
 from nearfar.search.lists.list_shards import ENOUGH, FOLDER, SHARD, build_lists
 from nearfar.search.lists.stacked_vectors import StackedVectors
