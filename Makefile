@@ -51,7 +51,7 @@ types: .venv/.ok
 	$(BIN)/mypy
 
 doctest: .venv/.ok
-	$(BIN)/pytest -q -n 2 --doctest-modules src/nearfar
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --doctest-modules src/nearfar
 
 docs: .venv/.ok
 	$(BIN)/mkdocs build --strict

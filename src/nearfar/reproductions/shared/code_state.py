@@ -35,8 +35,8 @@ def commit() -> str:
 def loaded() -> dict[str, str]:
     """Files of nearfar that this process has loaded and that make figures, each with a digest of its text. What was
     imported is the whole of it, however it was named: methods and models are found by name."""
-    paths = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    files = {path.resolve().relative_to(ROOT).as_posix(): path for path in paths if _inside(path)}
+    paths = {file for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    files = {name: Path(file) for file in paths if (name := _name_inside(str(file), ROOT)) is not None}
     return {name: digest(path) for name, path in sorted(files.items()) if counts(name)}
 
 
@@ -59,5 +59,11 @@ def changed(record: Mapping[str, Any]) -> tuple[int, int] | None:
     return max((sum(text not in now for text in files.values()), len(files)) for files in record["code"].values())
 
 
-def _inside(path: Path) -> bool:
-    return path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(ROOT)
+@cache
+def _name_inside(file: str, root: Path) -> str | None:
+    """The name in the package of a module's file; None for one of elsewhere, as most of some thousand are. A module
+    does not move while it is loaded, and to follow all links of each takes half a second."""
+    path = Path(file)
+    if path.suffix != ".py" or not path.is_file() or not (path := path.resolve()).is_relative_to(root):
+        return None
+    return path.relative_to(root).as_posix()
