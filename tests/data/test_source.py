@@ -97,7 +97,8 @@ def test_an_option_goes_to_the_parts_of_the_world_that_have_it():
     both = open_source("world/emoji+clipart", split="val", styles=["noto"], clean=True)
     assert len(both) == len(world.emoji("val", styles=["noto"])) + len(world.clipart("val", clean=True))
     with pytest.raises(
-        UserError, match=r"no option 'style'\. Did you mean 'styles'\? There are: styles, language, tags, subjects, clean"
+        UserError,
+        match=r"no option 'style'\. Did you mean 'styles'\? There are: styles, language, tags, subjects, clean",
     ):
         open_source("world/emoji+clipart", style=["noto"])
 
