@@ -55,3 +55,8 @@ def test_a_query_imports_what_it_uses(world, tmp_path):
     assert "pandas" not in modules, "it takes a second, and pyarrow imports it by itself in some of its functions"
     assert [name for name in modules if any(name == room or name.startswith(f"{room}.") for room in NOT_NEEDED)] == []
     assert len(modules) <= MOST
+    command[-1] = "--top=3"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    shown, imported = done.stdout.rsplit("\n", 2)[:2]
+    assert "8 pictures" in shown, "the items are counted for people"
+    assert "pandas" not in json.loads(imported)

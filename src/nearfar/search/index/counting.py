@@ -57,8 +57,11 @@ def of_kind(table: pa.Table, pictures: np.ndarray, is_kind: Callable[[bytes], bo
     source is looked at and no more of the file is read."""
     import pyarrow.compute as pc
 
+    if not len(table):
+        return 0
+    sources = pc.value_counts(table["source"])
+    first = pc.index_in(sources.field("values"), value_set=table["source"].combine_chunks())  # `index` imports pandas
     count = 0
-    for each in pc.value_counts(table["source"]).to_pylist() if len(table) else []:
-        offset = table["offset"][pc.index(table["source"], each["values"]).as_py()].as_py()
-        count += each["counts"] if is_kind(pictures[offset : offset + MOVING].tobytes()) else 0
+    for offset, items in zip(table["offset"].take(first).to_pylist(), sources.field("counts").to_pylist(), strict=True):
+        count += items if is_kind(pictures[offset : offset + MOVING].tobytes()) else 0
     return count
