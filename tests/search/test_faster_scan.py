@@ -58,6 +58,17 @@ def test_one_slow_start_does_not_decide():
     assert calls == [faster_scan.BLOCK, faster_scan.BLOCK, faster_scan.BLOCK]
 
 
+def test_a_row_that_is_not_there_stays_so():
+    """faiss fills up with -1 where vectors are not numbers."""
+    scores = iter(range(-9, 0))  # the later part's are the best
+
+    def scan(some, part, top):
+        return np.full((len(some), top), next(scores), "f4"), np.full((len(some), top), -1)
+
+    _, rows = faster_scan.faster_scan([scan, scan], whole(0, 3, 4), whole(1, 5 * faster_scan.BLOCK, 4), 2)
+    assert (rows == -1).all()
+
+
 def test_many_queries_of_a_flat_index_are_scanned_by_either_library(monkeypatch):
     for name, value in {"BLOCK": 512, "LEAST": 4096}.items():
         monkeypatch.setattr(faster_scan, name, value)

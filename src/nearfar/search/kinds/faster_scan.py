@@ -50,10 +50,15 @@ def faster_scan(
             began = time.perf_counter()
             scores, rows = scan(queries, vectors[start : start + BLOCK], top)
             taken[number] = min(taken[number], time.perf_counter() - began)
-            parts.append((scores, rows + start))
+            parts.append((scores, counted_from(start, rows)))
             start += BLOCK
     scores, rows = scans[taken.index(min(taken))](queries, vectors[start:], top)
-    parts.append((scores, start + rows))
+    parts.append((scores, counted_from(start, rows)))
     return ordered(
         np.concatenate([scores for scores, _ in parts], 1), np.concatenate([rows for _, rows in parts], 1), top
     )
+
+
+def counted_from(start: int, rows: np.ndarray) -> np.ndarray:
+    """Rows of a part as rows of all vectors; -1, where a scan came upon too few numbers (a damaged file), stays."""
+    return np.where(rows < 0, rows, rows + start)
