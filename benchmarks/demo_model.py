@@ -50,6 +50,11 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         f"+ {heads} heads": ONE | {"model": MLP | {"image": DEEP, "image_heads": heads}, "lr": 3e-3, "caption": 0.5}
         for heads in (2, 3, 4, 6)
     },
+    **{
+        f"+ 4 heads, in {epochs} epochs": ONE
+        | {"model": MLP | {"image": DEEP, "image_heads": 4}, "lr": 3e-3, "caption": 0.5, "epochs": epochs}
+        for epochs in (10, 8)
+    },
 }
 METRICS = ["text_to_image_R@1", "text_to_image_R@10", "text_to_image_MRR", "image_to_text_R@1", "image_to_text_R@10"]
 

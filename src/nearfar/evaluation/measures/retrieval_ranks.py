@@ -116,6 +116,7 @@ def rank(
     group, candidate_code = _codes(query_group, candidate_group)
     above, below = best[:, None] + tie, best[:, None] - tie
     buffer, yes = query.new_empty(min(tile, len(query)) * min(tile, len(candidate))), query.new_empty(STRIP * tile)
+    ones = query.new_ones(tile)
     for rows in console.track(_slices(len(query), tile), "ranking, by block"):
         for columns in _slices(len(candidate), tile):
             shape = rows.stop - rows.start, columns.stop - columns.start
@@ -125,9 +126,9 @@ def rank(
                 part, of = score[strip], slice(rows.start + strip.start, rows.start + strip.stop)
                 if some_right:
                     part.masked_fill_(group[of, None] == candidate_code[None, columns], -torch.inf)
-                ones = yes[: part.numel()].view(part.shape)
-                better[of] += _count(torch.gt(part, above[of], out=ones))
-                at_least[of] += _count(torch.ge(part, below[of], out=ones))
+                flags = yes[: part.numel()].view(part.shape)
+                better[of] += _count(torch.gt(part, above[of], out=flags), ones)
+                at_least[of] += _count(torch.ge(part, below[of], out=flags), ones)
     return _ranks(better, at_least - better, tied_right, right, len(candidate))
 
 
@@ -162,10 +163,11 @@ def _codes(query_group: Tensor, candidate_group: Tensor) -> tuple[Tensor, Tensor
     return code[: len(query_group)], code[len(query_group) :]
 
 
-def _count(yes: Tensor) -> Tensor:
-    """How many are 1 in each row of zeros and ones in floating point: a tenth of the time that truth values take, and
-    exact, as a row of a block is far shorter than the 2 ** 24 up to which float32 counts."""
-    return yes.sum(dim=1).long()
+def _count(flags: Tensor, ones: Tensor) -> Tensor:
+    """How many are 1 in each row of zeros and ones in floating point, by a product with ones: half of the time of a
+    sum, a twentieth of that of truth values, and exact, as a row of a block is far shorter than the 2 ** 24 up to which
+    float32 counts."""
+    return torch.mv(flags, ones[: flags.shape[1]]).long()
 
 
 def _best_right(
