@@ -270,7 +270,7 @@ def test_captions_change_from_epoch_to_epoch_or_stay_first():
     assert 0.6 < sum("number" in text for each in (first, second) for text in each.values()) / 128 < 0.9
     assert first != second
     for wrong in ("last", 1.5):
-        with pytest.raises(UserError, match="choose 'first', 'random', or a share"):
+        with pytest.raises(UserError, match="choose 'first', 'random', 'turn', or a share"):
             loader(Records(records(4)), caption=wrong)
 
 

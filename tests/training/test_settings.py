@@ -109,7 +109,7 @@ def test_a_figure_that_nobody_measures():
         ("data.views=clop", r"data\.views: no views 'clop'\. Did you mean 'clip'\? There are: none, mirror, clip"),
         ("data.precompute=[none,clop]", r"data\.precompute: no views 'clop'"),
         ("data.precompute=[]", r"data\.precompute is empty"),
-        ("data.caption=1.5", r"caption 1\.5: choose 'first', 'random', or a share"),
+        ("data.caption=1.5", r"caption 1\.5: choose 'first', 'random', 'turn', or a share"),
         (
             "evaluation.protocols=[retreival]",
             r"evaluation\.protocols: no protocol 'retreival'. Did you mean 'retrieval'",

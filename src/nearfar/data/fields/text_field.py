@@ -41,8 +41,8 @@ class TextField(Field):
 
     Args:
         tokens: how texts become tokens, or what else a batch holds of them.
-        caption: take one of a record's captions at `random`, another each epoch, or always its `first`; a number such
-            as 0.5 takes the first so often, and else one at random.
+        caption: take one of a record's captions at `random`, another each epoch, always its `first`, or each in `turn`,
+            epoch after epoch; a number such as 0.5 takes the first so often, and else one at random.
         key: of the record and of the batch: "text", or "text2" for the second text of a pair.
     """
 

@@ -85,7 +85,8 @@ def usual_fields(
         small_views, small_size: further views, small crops of each picture, and their side; see `ImageField`.
         max_length: tokens a caption is cut to (default: what the tokenizer says).
         pad_to: pad to a fixed length.
-        caption: one of a record's captions at `random`, always its `first`, or the share of draws that take the first.
+        caption: one of a record's captions at `random`, always its `first`, each in `turn`, epoch after epoch, or the
+            share of draws that take the first.
         negatives: hard negative captions a sample, by default as many as the first record has.
         answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
             is unusable.

@@ -73,7 +73,8 @@ class DataConfig:
     negatives: int | None = None
     """Hard negative captions drawn for each sample; by default those that the method needs."""
     caption: str | float | None = None
-    """Which of a record's captions: `random`, `first`, or a number: the share of draws that take the first."""
+    """Which of a record's captions: `random`, `first`, `turn` (each once in as many epochs as it has
+    captions), or a number: the share of draws that take the first."""
     text_views: str | None = None
     """Make two views of each text, for methods on pairs of texts, such as `simcse`: a preset of
     `nearfar.data.texts.text_views`. Texts of validation stay as they are."""
