@@ -289,7 +289,7 @@ def test_unknown_command_lists_the_commands():
 
 
 def test_every_command_module_is_listed():
-    modules = {p.stem.removesuffix("_command") for p in (SOURCE / "commands").glob("*.py")} - {"__init__"}
+    modules = {p.stem.removesuffix("_command") for p in (SOURCE / "commands").rglob("*.py")} - {"__init__"}
     assert modules == set(cli.COMMANDS)
 
 

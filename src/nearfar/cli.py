@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Measure a model: retrieval, zero-shot, probes, geometry, compositionality.",
     "embed": "Embed a source of images and texts to a file, or block by block, on one machine or many.",
     "curate": "Keep the good pairs of a source: by rules, by scores, each picture or caption once.",
+    "caption": "Give labelled pictures captions: of the descriptions of their class those that fit each best.",
     "export": "Write a model for others: ONNX files, or a folder for sentence-transformers.",
     "index": "Make, or extend, a search index of a folder or table.",
     "search": "Search an index by text, by image, or by both.",
@@ -31,10 +32,14 @@ COMMANDS = {
     "recipes": "List the recipes, or copy one out to edit.",
 }
 
+ROOMS = dict.fromkeys(("caption", "prompts"), "nearfar.commands.class_texts")
+"""Where commands stand that are not in `nearfar.commands` itself."""
+
 
 def load(command: str) -> Callable[..., Any]:
     """The function behind a command; imports that command's module only."""
-    return getattr(import_module(f"nearfar.commands.{command}_command"), command)
+    room = ROOMS.get(command, "nearfar.commands")
+    return getattr(import_module(f"{room}.{command}_command"), command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

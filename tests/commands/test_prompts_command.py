@@ -125,7 +125,7 @@ def test_a_run_that_was_killed_goes_on(folder, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nearfar.commands.prompts_command.measured", killed)
+        patch.setattr("nearfar.commands.class_texts.prompts_command.measured", killed)
         with pytest.raises(SystemExit):
             cli.main([*arguments, "--out", "p"])
     assert (folder / "p" / "search" / "scores.jsonl").is_file()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class KeptPairs(Source):
 
         tables = [_table(path) for path in paths]
         self.source, self._kept = source, pyarrow.concat_tables(tables).combine_chunks()
-        self.name, self.columns = f"{source.name}, curated", source.columns
+        self.name, self.columns = f"{source.name}, curated", _columns(source, [self._kept])
         self.classes, self.domains, self._skipped = source.classes, source.domains, source.skipped
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class KeptStream(Stream):
                 f"{stream.name} has {stream.parts:,} shards, and {len(paths):,} were curated: curate it anew"
             )
         self.stream, self._paths, self.parts = stream, paths, stream.parts
-        self.name, self.columns = f"{stream.name}, curated", stream.columns
+        self.name, self.columns = f"{stream.name}, curated", _columns(stream, map(_table, paths))
         self.classes, self.domains, self._skipped = stream.classes, stream.domains, stream.skipped
 
     def read(self, part: int, skip: int = 0) -> Iterator[Record]:
@@ -83,6 +83,13 @@ class KeptStream(Stream):
                 return
             if place in texts:
                 yield _with_text(with_id(record, place), texts[place])
+
+
+def _columns(source: Source | Stream, tables: Iterable[Any]) -> Sequence[str]:
+    """The columns of the data, and `text` where captions were given to pictures that had none."""
+    columns = list(source.columns)
+    first = next((table for table in tables if len(table)), None) if "text" not in columns else None
+    return columns if first is None or first["text"].null_count == len(first) else [*columns, "text"]
 
 
 def _with_text(record: Record, text: list[str] | None) -> Record:

@@ -10,16 +10,13 @@ curated.json written last: which of these is the result, and of which data
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nearfar import files
 from nearfar.data.mining.filters import AltTextFilter
-from nearfar.data.mining.kept_pairs import FORMAT, NAME
 from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.blocks.block_folder import MadeOf
 from nearfar.embedding.blocks.block_records import BlockPlan
@@ -33,9 +30,9 @@ from nearfar.embedding.blocks.embed_blocks import (
     run_job,
 )
 from nearfar.embedding.blocks.ray_workers import connection
-from nearfar.embedding.blocks.source_stamp import are_shards, source_stamp
+from nearfar.embedding.blocks.source_stamp import source_stamp
 from nearfar.embedding.curation.filter_block import CountJob, FilterJob, write_outliers
-from nearfar.embedding.curation.kept_blocks import Of
+from nearfar.embedding.curation.kept_blocks import Of, end_curation, reopen_curation
 from nearfar.embedding.curation.near_block import NearJob
 from nearfar.embedding.embeddings import MEDIA
 from nearfar.errors import UserError, at_least
@@ -109,7 +106,7 @@ def curate(
         plan=BlockPlan.of(opened, block=block, batch_size=batch_size),
         batch_size=batch_size,
     )
-    (out / NAME).unlink(missing_ok=True)
+    reopen_curation(out)
     rules = None if alt_text is None else asdict(alt_text)
 
     def run(job: Job, doing: str) -> None:
@@ -149,15 +146,7 @@ def curate(
                 stage = replace(made_of, settings=dict(settings))
                 run(NearJob(stage, str(out / of), str(embedded), str(out / result), of, near), f"finding near {of} of")
                 result = of
-    content = {
-        "format": FORMAT,
-        "source": source,
-        "options": options,
-        "streaming": are_shards(source),
-        "stage": result,
-        "blocks": len(made_of.plan),
-    }
-    files.write(out / NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    end_curation(out, made_of, result)
     return _report(runs)
 
 

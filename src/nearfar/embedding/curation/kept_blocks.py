@@ -8,6 +8,7 @@ dropped-000003.parquet    place, id, text (null where the whole record goes), wh
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -17,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nearfar import files
-from nearfar.embedding.blocks.block_folder import stem
+from nearfar.data.mining.kept_pairs import FORMAT, NAME
+from nearfar.embedding.blocks.block_folder import MadeOf, stem
+from nearfar.embedding.blocks.source_stamp import are_shards
 
 Of = Literal["pictures", "captions"]
 
@@ -98,3 +101,22 @@ def chosen(folder: Path, number: int, of: Of) -> tuple[np.ndarray, np.ndarray]:
 
 def _kept(folder: Path, number: int) -> Path:
     return stem(folder, number).with_suffix(".parquet")
+
+
+def reopen_curation(out: Path) -> None:
+    """Take back that a folder is a source, until `end_curation` says so again."""
+    (out / NAME).unlink(missing_ok=True)
+
+
+def end_curation(out: Path, made_of: MadeOf, stage: str) -> None:
+    """Make a folder a source, for `nearfar.data.open_source`: the records whose places and captions the blocks of the
+    stage hold, of the data that `made_of` names."""
+    content = {
+        "format": FORMAT,
+        "source": made_of.source,
+        "options": made_of.options,
+        "streaming": are_shards(made_of.source),
+        "stage": stage,
+        "blocks": len(made_of.plan),
+    }
+    files.write(out / NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
