@@ -112,6 +112,23 @@ VALUES = {
         "training.min_lr": 0.0,
         "training.clip_norm": None,
     },
+    "gist-paper": {  # the paper, and contrastive_training_clip.py of emu1729/GIST
+        "data.views": "gist",
+        "data.caption": "turn",
+        "model.load": "openai/clip-vit-large-patch14-336",
+        "method.name": "clip",
+        "method.exclude_duplicates": False,
+        "training.epochs": 40 * 4,  # of a picture with one of its captions
+        "training.batch_size": 20,
+        "training.optimizer": "adamw",
+        "training.lr": 1e-6,
+        "training.betas": (0.9, 0.98),
+        "training.eps": 1e-6,
+        "training.weight_decay": 1e-3,
+        "training.schedule": "constant",
+        "training.warmup": 0.0,
+        "training.clip_norm": None,
+    },
     "negclip-paper": {  # the paper, and the defaults of vinid/neg_clip
         "data.views": "clip",
         "data.hard_captions": True,
