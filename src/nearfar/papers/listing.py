@@ -163,6 +163,12 @@ PAPERS = (
         "GIST: Generating Image-Specific Text for Fine-grained Object Classification",
         "2307.11315",
         "image-text",
+        home=(
+            "nearfar.prompting.image_texts.match_texts",
+            "nearfar.prompting.image_texts.class_descriptions",
+            "nearfar.prompting.image_texts.caption_source",
+        ),
+        recipes=("gist", "gist-paper"),
     ),
     Paper(
         "hydra",
