@@ -43,6 +43,7 @@ def match_texts(image: Tensor, label: Tensor, text_of_class: Sequence[Tensor], *
     Raises:
         UserError: `top` below 1, shapes that do not fit together, or a label that is the number of no class.
 
+    >>> import torch
     >>> eye = torch.eye(3)
     >>> match_texts(eye[:2], torch.tensor([1, 0]), [eye, torch.stack([eye[1], eye[0] + eye[1]])], top=2).texts
     [[1, 0], [1, 0]]

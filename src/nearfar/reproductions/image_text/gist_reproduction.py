@@ -301,7 +301,7 @@ reproduction = Reproduction(
     pilot=0,
     grid=Grid(
         [f"{arm}, {words}" for words in SHOTS for arm in TUNED],
-        {"lr": [1e-4, 1e-3], "steps": [50, 300]},
+        {"lr": [3e-4, 1e-3, 3e-3], "steps": [100]},
         validated,
         "top-1 in the style of validation",
     ),
@@ -311,7 +311,7 @@ reproduction = Reproduction(
         "emojis of one subject in the place of sexes of one bird; their names and keywords in the place of sentences "
         "by a language model, so that nothing had to be shortened. A logistic regression in the place of 1,000 epochs "
         "of gradient descent. Batches of 20 in which a picture comes once, as the house makes them; in the released "
-        "code a picture's rows may meet. Rate and steps of each arm and number of shots were chosen on all looks in "
+        "code a picture's rows may meet. The rate of each arm and number of shots was chosen on all looks in "
         "one style, on a seed of its own, as the paper keeps the whole validation split for few shots; the test is "
         "another style."
     ),
