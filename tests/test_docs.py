@@ -18,6 +18,7 @@ PAGES = [
     "docs/new_domains.md",
     "docs/video.md",
     "docs/sound.md",
+    "docs/vision_language.md",
     "docs/tutorials/your_own_pairs.md",
     "docs/tutorials/a_new_objective.md",
 ]

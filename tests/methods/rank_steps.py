@@ -25,6 +25,7 @@ from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.sound.sound_transcriber import sound_transcriber
 from nearfar.models.video.video_encoder import video_encoder
+from nearfar.models.vlm.vlm_maker import vision_language_model
 from nearfar.training.loop.gradients import backward
 
 N, STEPS = 8, 2
@@ -37,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "albef": MOMENTUM,
     "align": {"exclude_duplicates": True},
     "answering": {"momentum": 0.8, "ramp_steps": 2},
+    "captioning": {},
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
@@ -146,6 +148,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "cless":
         bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
+    if name == "captioning":
+        model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
     if name == "xclip":
         model = video_encoder(model, frames=2)
     if name in ("coconut", "transcription"):

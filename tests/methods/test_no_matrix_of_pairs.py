@@ -375,7 +375,8 @@ def test_a_step_of_coconut():
 
 
 def test_every_method_is_looked_at():
-    """`answering`, `entailment`, `detection`, `transcription` and `vl2v` compare no samples with one another."""
+    """`answering`, `entailment`, `detection`, `transcription`, `captioning` and `vl2v` compare no samples with one
+    another."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
     texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "consert", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
@@ -386,6 +387,7 @@ def test_every_method_is_looked_at():
         "pixpro",
         "coconut",
         "transcription",
+        "captioning",
         "dito",
         "detection",
         "within_clusters",

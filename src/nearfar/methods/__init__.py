@@ -20,6 +20,7 @@ METHODS = {
     "beclr": "nearfar.methods.image.beclr:BECLR",
     "byol": "nearfar.methods.image.byol:BYOL",
     "cless": "nearfar.methods.text.cless:CLESS",
+    "captioning": "nearfar.methods.lvlm.captioning:Captioning",
     "clip": "nearfar.methods.image_text.clip:CLIP",
     "coconut": "nearfar.methods.speech.coconut:COCONUT",
     "consert": "nearfar.methods.text.consert:ConSERT",

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from nearfar.models.sound.sound_transcriber import SoundTranscriber, sound_transcriber
     from nearfar.models.video.frame_mean import FrameMean
     from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
+    from nearfar.models.vlm.vision_language_model import VisionLanguageModel
+    from nearfar.models.vlm.vlm_maker import vision_language_model
 
 _HOME = {
     "AnswerDecoder": "fusion.answer_decoder",
@@ -70,6 +72,7 @@ _HOME = {
     "SoundEncoder": "sound.sound_encoder",
     "SoundTranscriber": "sound.sound_transcriber",
     "VideoEncoder": "video.video_encoder",
+    "VisionLanguageModel": "vlm.vision_language_model",
     "WhiteningTransform": "language.whitening_transform",
     "answer_loss": "fusion.answer_decoder",
     "common_salient": "image.common_salient_encoder",
@@ -92,6 +95,7 @@ _HOME = {
     "student_encoder": "dual.student",
     "text_encoder": "language.text_model",
     "video_encoder": "video.video_encoder",
+    "vision_language_model": "vlm.vlm_maker",
     "whitened_encoder": "language.whitening_transform",
 }
 MAKERS = {
@@ -108,6 +112,7 @@ MAKERS = {
     "student_encoder": "nearfar.models.dual.student:student_encoder",
     "text_encoder": "nearfar.models.language.text_model:text_encoder",
     "video_encoder": "nearfar.models.video.video_encoder:video_encoder",
+    "vision_language_model": "nearfar.models.vlm.vlm_maker:vision_language_model",
 }
 """What a recipe's `model.make` may name beside modules that the user trusts: its name -> where it lives."""
 
@@ -139,6 +144,7 @@ __all__ = [
     "SoundEncoder",
     "SoundTranscriber",
     "VideoEncoder",
+    "VisionLanguageModel",
     "WhiteningTransform",
     "answer_loss",
     "common_salient",
@@ -161,6 +167,7 @@ __all__ = [
     "student_encoder",
     "text_encoder",
     "video_encoder",
+    "vision_language_model",
     "whitened_encoder",
 ]
 

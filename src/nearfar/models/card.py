@@ -84,6 +84,13 @@ OF_VIDEOS = _Use(
     "videos/",
     '"a dog jumps"',
 )
+OF_CAPTIONS = _Use(
+    "Captions of pictures, and pictures as vectors",
+    "image-to-text, image-captioning, vision-language",
+    'caption(model.preprocess([Image.open("car.png")]))',
+    "pictures/",
+    "--image car.png",
+)
 OF_SOUNDS = _Use(
     "Sounds and texts in one space",
     "contrastive, audio-text, retrieval",
@@ -136,10 +143,15 @@ def own_use(model: Any) -> str:
     page = OWN_USE.format(example=uses.example, things=uses.things, query=uses.query)
     if "Path" in uses.example:
         page = page.replace("import nearfar\n", "from pathlib import Path\n\nimport nearfar\n")
+    if "Image" in uses.example:
+        page = page.replace("import nearfar\n", "from PIL import Image\n\nimport nearfar\n")
+        page = page.replace("vectors =", "texts =")
     return page
 
 
 def _use_of(model: Any) -> _Use:
+    if hasattr(model, "caption"):
+        return OF_CAPTIONS
     if hasattr(model, "encode_audio"):
         return OF_SOUNDS
     if hasattr(model, "encode_video"):
@@ -166,7 +178,8 @@ def parts_of(model: Any) -> dict[str, str]:
         if hasattr(tower, "spec"):
             listed[f"{side} tower"] = _tower(tower.spec, _millions(tower))
     if hasattr(model, "lm"):
-        listed["language model"] = _tower({"config": vars(model.lm.config)}, _millions(model), type(model.lm).__name__)
+        spec = {"config": vars(model.lm.config)}
+        listed["language model"] = _tower(spec, _millions(model.lm), type(model.lm).__name__)
     size = sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     listed["parameters"] = f"{_millions(model)}, {size:,.0f} MB in {dtype}"

@@ -132,6 +132,13 @@ SEARCH: dict[str, Check] = {
     "dropout": lambda value: value == 0 or between(0, 1)(value),
 }
 """What the heads of a model for search are made of."""
+VLM: dict[str, Check] = {
+    "projector": text,
+    "read": lambda value: value in ("cells", "summary"),
+    "pool": absent_or(lambda value: type(value) is int and 0 < value < 2**8),
+    "prompt": text,
+}
+"""What stands between the image tower and the words of a vision-language model."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -155,6 +162,8 @@ KEYS: dict[str, Check] = {
     "common": mapping,
     "pair": mapping,
     "encoder": mapping,
+    "language": mapping,
+    "vlm": lambda value: _all(value, VLM),
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),
@@ -203,14 +212,14 @@ def check_config(config: Mapping[str, Any], made: type, file: Path, *, weights: 
     check_values(config, KEYS, file)
     if foreign := [key for key in NEEDED if key in config and key not in needed]:
         raise UserError(f"{file} has {foreign[0]!r}, which a {made.__name__} has not: {REMEDY}")
-    sides = [side for side in ("image", "text") if side in needed]
+    sides = [side for side in ("image", "text", "language") if side in needed]
     for side in sides:
         check_values(config[side], TOWER, file, f"{side}.")
     check_values(config.get("pixels", {}), PIXELS, file, "pixels.")
     _check_adapters(config.get("adapters", {}), file)
-    unknown = [part for part in config.get("frozen", []) if part not in PARTS]
-    if unknown:
-        raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(PARTS)}")
+    parts = getattr(made, "FREEZABLE", PARTS)
+    if unknown := [part for part in config.get("frozen", []) if part not in parts]:
+        raise UserError(f"{file}: frozen has {_short(unknown[0])}: choose among {', '.join(parts)}")
     for side in sides:
         check_spec(config[side].get("spec"), file, f"{side}.spec.", most_layers=_tensors(weights))
     for part, inner in getattr(made, "MODELS_WITHIN", {}).items():

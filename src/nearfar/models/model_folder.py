@@ -49,6 +49,7 @@ MODELS = {
     "SoundTranscriber": "nearfar.models.sound.sound_transcriber",
     "TextEncoder": "nearfar.models.language.text_model",
     "VideoEncoder": "nearfar.models.video.video_encoder",
+    "VisionLanguageModel": "nearfar.models.vlm.vision_language_model",
 }
 """The classes that can be saved, by name: each has `config()`, `from_config(config, tokenizer)` and, where it reads
 texts, `tokenizer`."""
@@ -131,7 +132,7 @@ def read(folder: str | Path) -> Any:
     made = getattr(import_module(MODELS[name]), name)
     check_config(config, made, file, weights=sorted(folder.glob(f"*/{WEIGHTS}" if layout == "towers" else WEIGHTS)))
     words = folder / kind.tokenizer if kind else folder
-    tokenizer = read_tokenizer(words, tokens) if hasattr(made, "encode_text") else None
+    tokenizer = read_tokenizer(words, tokens) if hasattr(made, "tokenize") else None
     try:
         model = made.from_config(config, tokenizer)
     except UserError as error:

@@ -139,6 +139,15 @@ _ROWS = (
         headlines={"top1": "class of a sound, top 1", "wer": "word error rate"},
     ),
     Protocol(
+        "captioning",
+        "captions that a model writes: exact, F1 of words, and what the likelihood of a caption gains by its picture",
+        "nearfar.evaluation.language.caption_accuracy:captioning",
+        takes=("encoder", "source"),
+        columns=("image", "text"),
+        abilities=("caption", "likelihoods"),
+        headlines={"exact": "captions, exact", "token_f1": "captions, F1 of words", "gain": "gain by the picture"},
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",

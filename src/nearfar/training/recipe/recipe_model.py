@@ -120,6 +120,8 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
         return settings.get("text") is None or isinstance(settings["text"], Mapping)
     if settings.get("make") == "sound_transcriber":
         return True
+    if settings.get("make") == "vision_language_model":
+        return settings.get("language", "tiny") in SIZES
     if settings.get("make") in MAKERS:
         name = settings.get("name")
         return isinstance(name, Mapping) or name in SIZES

@@ -1,0 +1,347 @@
+"""A picture's tokens before the words of a causal language model: an image tower, a projector, a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nearfar.errors import UserError, at_least
+from nearfar.models import model_folder
+from nearfar.models.dual.projection import projection
+from nearfar.models.hub import push_to_hub
+from nearfar.models.mixed_inputs import encode
+from nearfar.models.towers import backbones
+from nearfar.models.towers.pixels import Pixels, PreparesPictures
+from nearfar.models.towers.tokens import Tokens, check_words, tokenize, with_padding
+from nearfar.models.towers.tower import ImageTower
+from nearfar.models.vlm import word_sequences
+from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
+from nearfar.models.vlm.word_sequences import WordSequences
+from nearfar.modes import evaluating
+
+Read = Literal["cells", "summary"]
+PARTS = ("image", "projector", "lm")
+"""Parts that can be frozen."""
+
+
+class CaptionLikelihoods(NamedTuple):
+    """The log-likelihood of each token of captions, `[B, T]` float32 or wider, 0 where `mask` `[B, T]` bool says that
+    there is none: after the end, and in the prompt."""
+
+    log_likelihood: Tensor
+    mask: Tensor
+
+
+class VisionLanguageModel(PreparesPictures, nn.Module):
+    """A causal language model that reads a picture and then words. `nearfar.models.vision_language_model` makes one.
+
+        [ picture token 1 ... P ]  begin  prompt  caption  end
+
+    The picture's tokens are what the projector makes of the image tower's cells, or of its summary. Neither they nor
+    the prompt are targets. It writes captions, and says how likely they are. Of pictures alone it is an encoder, too:
+    `encode_image` is the mean of a picture's tokens, as the language model reads them.
+
+    Args:
+        image: the tower.
+        lm: a causal language model of transformers.
+        tokenizer: the language model's.
+        pixels: how pictures are prepared for the tower.
+        projector: "linear", "linear-no-bias" or "mlp" (two layers with GELU), from the tower's width to the language
+            model's.
+        read: "cells" of the tower's grid, row by row, or its "summary", which is one token.
+        pool: average the grid to `pool` by `pool` cells first; None takes all.
+        prompt: stands before each caption, in training and in writing.
+        max_length: tokens that a caption is cut to, with those that begin and end it.
+
+    Attributes:
+        image_size, mean, std: what `preprocess` makes of pictures.
+        picture_length: the number of a picture's tokens.
+        embed_dim: width of the language model, and of `encode_image`.
+
+    Raises:
+        UserError: a setting out of its range, a tokenizer that does not fit, or too few positions.
+    """
+
+    encode = encode
+    push_to_hub = push_to_hub
+
+    NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "vlm", "frozen")
+    """What its saved config must have."""
+
+    FREEZABLE: ClassVar[tuple[str, ...]] = PARTS
+    """Which parts its saved config may call frozen."""
+
+    def __init__(
+        self,
+        image: ImageTower,
+        lm: Any,
+        *,
+        tokenizer: Any,
+        pixels: Pixels,
+        projector: str = "mlp",
+        read: Read = "cells",
+        pool: int | None = None,
+        prompt: str = "",
+        max_length: int = 64,
+    ) -> None:
+        super().__init__()
+        if read not in ("cells", "summary"):
+            raise UserError(f"read={read!r}: choose 'cells' or 'summary'")
+        if pool is not None and read == "summary":
+            raise UserError("a summary is one token: leave pool out, or read 'cells'")
+        if projector == "none":
+            raise UserError("projector='none': the language model needs one, 'linear' or 'mlp'")
+        at_least(1, pool=1 if pool is None else pool)
+        at_least(3, max_length=max_length)
+        check_words(with_padding(tokenizer))
+        word_sequences.ends_of(tokenizer)
+        vocabulary = lm.get_input_embeddings().num_embeddings
+        if len(tokenizer) > vocabulary:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens and the language model {vocabulary}: take its own tokenizer"
+            )
+        if image.patch_size is not None:
+            raise UserError("an image tower of pictures of any shape gives no fixed number of cells: take another")
+        if read == "cells":
+            image.pool_by("mean")  # nothing reads another summary
+        self.image, self.lm, self.tokenizer, self.pixels = image, lm, tokenizer, pixels
+        self.projector = projection(projector, image.width, self.embed_dim, side="image")
+        self.made_of: dict[str, Any] = {"projector": projector, "read": read, "pool": pool}
+        self.prompt, self.max_length = prompt, max_length
+        self.frozen: tuple[str, ...] = ()
+        self._check_length(len(word_sequences.prompts_of(tokenizer, prompt, 1)[0]) + max_length)
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.lm.get_input_embeddings().embedding_dim)
+
+    @property
+    def picture_length(self) -> int:
+        if self.made_of["read"] == "summary":
+            return 1
+        pool = self.made_of["pool"]
+        return self.image.patches if pool is None else pool**2
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.get_input_embeddings().weight.device
+
+    def picture_tokens(self, pixels: Tensor) -> Tensor:
+        """The tokens `[B, P, W]` of pixels `[B, 3, S, S]` float32, as the language model reads them, in the weights'
+        dtype.
+
+        Raises:
+            UserError: pixels of another shape than the tower takes, or a tower without a grid where it is pooled.
+        """
+        self.image.check_pixels(pixels)
+        pixels = pixels.to(self.device)
+        pool = self.made_of["pool"]
+        if pool is not None:
+            cells = F.adaptive_avg_pool2d(self.image.encode_image_map(pixels), pool).flatten(2).mT
+        else:
+            tokens = self.image(pixels)
+            cells = tokens[:, :1] if self.made_of["read"] == "summary" else tokens[:, 1:]
+        return self.projector(cells)
+
+    def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
+        """The mean `[B, W]` of the tokens of pixels `[B, 3, S, S]` float32, in the weights' dtype; of unit length with
+        `normalize=True`."""
+        embedding = self.picture_tokens(pixels).mean(1)
+        return F.normalize(embedding, dim=-1) if normalize else embedding
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """`input_ids` and `attention_mask` `[B, L]` long of captions, cut at `max_length`, padded on the right to the
+        longest."""
+        return tokenize(self.tokenizer, texts, self.max_length)
+
+    def sequences(self, tokens: Mapping[str, Tensor], prompt: str | Sequence[str] | None = None) -> WordSequences:
+        """Begin, prompt, caption and end of each row, on the model's device, of captions' tokens `[B, L]` int64.
+
+        Args:
+            tokens: as `tokenize` or a loader makes them, with or without tokens of begin and end.
+            prompt: one for all, or one for each; None: the model's own.
+        """
+        captions = word_sequences.words_of(self.tokenizer, tokens)
+        prompts = word_sequences.prompts_of(self.tokenizer, self.prompt if prompt is None else prompt, len(captions))
+        words = word_sequences.with_captions(self.tokenizer, prompts, captions)
+        self._check_length(words.ids.shape[1])
+        return WordSequences(*(each.to(self.device) for each in words))
+
+    def logits(self, pixels: Tensor | None, words: WordSequences) -> Tensor:
+        """Logits `[B, L - 1, V]` of each token of `words` after the first, in the weights' dtype, given all before it:
+        row by row those of `words.ids[:, 1:]`.
+
+        Args:
+            pixels: `[B, 3, S, S]` float32; None: no picture, the words alone.
+            words: as `sequences` makes them.
+        """
+        length = words.ids.shape[1]
+        inputs, mask = self._inputs(pixels, words)
+        kept = {"logits_to_keep": length} if "logits_to_keep" in signature(self.lm.forward).parameters else {}
+        out = self.lm(inputs_embeds=inputs, attention_mask=mask, use_cache=False, **kept)
+        return out.logits[:, -length:][:, :-1]
+
+    def likelihoods(
+        self, pixels: Tensor | None, tokens: Mapping[str, Tensor], prompt: str | Sequence[str] | None = None
+    ) -> CaptionLikelihoods:
+        """The log-likelihood of each token of captions, and of their ends, given the pictures; with a gradient.
+
+        Args:
+            pixels: `[B, 3, S, S]` float32; None: no picture.
+            tokens: the captions', `[B, L]` int64.
+            prompt: one for all, or one for each; None: the model's own.
+
+        >>> from nearfar.data import train_tokenizer
+        >>> from nearfar.models import vision_language_model
+        >>> model = vision_language_model("tiny", tokenizer=train_tokenizer(["a red fox"], 300)).eval()
+        >>> scores = model.likelihoods(torch.rand(2, 3, 64, 64), model.tokenize(["a red fox", "a fox"]))
+        >>> scores.log_likelihood.shape == scores.mask.shape, bool((scores.log_likelihood <= 0).all())
+        (True, True)
+        """
+        words = self.sequences(tokens, prompt)
+        targets = words.targets[:, 1:]
+        return CaptionLikelihoods(token_log_likelihoods(self.logits(pixels, words), targets), targets >= 0)
+
+    def caption(
+        self,
+        pixels: Tensor,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """What the model writes of each picture, in evaluation mode: the likeliest token at each place, to the end.
+
+        Args:
+            pixels: `[B, 3, S, S]` float32, as `preprocess` makes them.
+            prompt: what to go on from, one for all, or one for each; None: the model's own.
+            max_tokens: so many at most; by default `max_length`.
+            seed: of drawn tokens; None: from PyTorch's own state.
+            options: of `generate` in transformers: `do_sample=True` with `temperature`, `top_p` or `top_k` draws
+                tokens, `num_beams` searches.
+
+        Raises:
+            UserError: no room for so many tokens, or another number of prompts than pictures.
+
+        >>> from nearfar.data import train_tokenizer
+        >>> from nearfar.models import vision_language_model
+        >>> model = vision_language_model("tiny", tokenizer=train_tokenizer(["a red fox"], 300))
+        >>> len(model.caption(torch.rand(2, 3, 64, 64), max_tokens=4))
+        2
+        """
+        most = self.max_length if max_tokens is None else max_tokens
+        at_least(1, max_tokens=most)
+        if not len(pixels):
+            return []
+        prompts = word_sequences.prompts_of(self.tokenizer, self.prompt if prompt is None else prompt, len(pixels))
+        words = word_sequences.to_continue(self.tokenizer, prompts)
+        self._check_length(words.ids.shape[1] + most)
+        words = WordSequences(*(each.to(self.device) for each in words))
+        with evaluating(self), torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            inputs, mask = self._inputs(pixels, words)
+            ids = self.lm.generate(
+                inputs_embeds=inputs,
+                attention_mask=mask,
+                max_new_tokens=most,
+                **{"do_sample": False, **options},
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=word_sequences.ends_of(self.tokenizer)[1],
+            )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> CaptionLikelihoods:
+        """As `likelihoods` with the model's own prompt."""
+        return self.likelihoods(pixels, tokens)
+
+    def _inputs(self, pixels: Tensor | None, words: WordSequences) -> tuple[Tensor, Tensor]:
+        """Embeddings `[B, P + L, W]` of pictures and words, and their mask. Where rows of words are padded on the left
+        the padding stands before the picture, as positions are counted from the first token that is none."""
+        embedded = self.lm.get_input_embeddings()(words.ids)
+        if pixels is None:
+            return embedded, words.mask
+        pictures = self.picture_tokens(pixels).to(embedded.dtype)
+        count = pictures.shape[1]
+        inputs = torch.cat([pictures, embedded], dim=1)
+        mask = torch.cat([words.mask.new_ones(len(pictures), count), words.mask], dim=1)
+        pads = (words.mask.cumsum(1) == 0).sum(1, keepdim=True)
+        if not pads.any():
+            return inputs, mask
+        place = torch.arange(inputs.shape[1], device=inputs.device)
+        moved = torch.where(place < pads, count + place, torch.where(place < pads + count, place - pads, place))
+        return inputs.gather(1, moved[..., None].expand_as(inputs)), mask.gather(1, moved)
+
+    def _check_length(self, words: int) -> None:
+        positions = getattr(self.lm.config, "max_position_embeddings", None)
+        if positions is not None and self.picture_length + words > positions:
+            raise UserError(
+                f"{self.picture_length} tokens of a picture and {words} of words are more than the {positions} "
+                "positions of the language model: average the picture's (pool=4), or lower max_length"
+            )
+
+    def freeze(self, *parts: str) -> Self:
+        """Stop training the named parts, "image", "projector" or "lm": no gradient, and evaluation mode for good."""
+        for part in parts:
+            self._part(part).requires_grad_(False)
+        self.frozen = tuple(p for p in PARTS if p in {*self.frozen, *parts})
+        return self.train(self.training)
+
+    def unfreeze(self, *parts: str) -> Self:
+        """Train the named parts again; without names, all."""
+        for part in parts or PARTS:
+            self._part(part).requires_grad_(True)
+        self.frozen = tuple(p for p in self.frozen if parts and p not in parts)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            self._part(part).eval()
+        return self
+
+    def _part(self, name: str) -> nn.Module:
+        if name not in PARTS:
+            raise UserError(f"no part {name!r}: choose among {', '.join(PARTS)}")
+        return getattr(self, name)
+
+    def config(self) -> dict[str, Any]:
+        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
+        tower = {"spec": self.image.spec, "image_size": self.image.image_size, "pooling": self.image.pooling}
+        return {
+            "image": tower,
+            "pixels": {**vars(self.pixels), "mean": list(self.mean), "std": list(self.std)},
+            "language": {"spec": backbones.spec_of(self.lm)},
+            "vlm": {**self.made_of, "prompt": self.prompt},
+            "max_length": self.max_length,
+            "frozen": list(self.frozen),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
+        """A model of this shape with fresh weights, frozen parts frozen."""
+        fields = dict(config)
+        image, language, made_of, frozen = (fields.pop(name) for name in ("image", "language", "vlm", "frozen"))
+        model = cls(
+            ImageTower(backbones.rebuild(image["spec"]), **image),
+            backbones.rebuild(language["spec"]),
+            tokenizer=tokenizer,
+            pixels=Pixels(**fields.pop("pixels")),
+            **made_of,
+            **fields,
+        )
+        return model.freeze(*frozen)
+
+    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
+        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
+
+        `state_dict` gives the weights where the module does not hold them all (sharded training).
+        """
+        return model_folder.write(folder, self, state_dict or self.state_dict())
