@@ -103,6 +103,7 @@ FORMS = {
     ),
     "NSPT, as printed": lambda a, b: F.rehearsal_contrastive_loss(a, b, LABEL % 4, LABEL < 5, denominator="literal"),
     "two modalities": lambda a, b: F.supervised_cross_modal_loss(a, b, LABEL),
+    "plausible labels": lambda a, b: F.vision_language_alignment(a, b, b, torch.arange(24) * (LABEL % 2), top_k=4),
     "SimCTG": lambda a, b: F.simctg_loss(torch.stack([a, b]), margin=0.9),
 }
 
@@ -135,10 +136,7 @@ TWINS = {
         losses.MatchmapInfoNCE(),
         lambda f, a, b: f(parts(a), parts(b), mask=LABEL[:, None] > torch.arange(4), group=LABEL),
     ),
-    "margin_ranking": (
-        losses.MarginRanking(),
-        lambda f, a, b: f(a, b, positive=NAMED, q_group=LABEL, k_group=LABEL),
-    ),
+    "margin_ranking": (losses.MarginRanking(), lambda f, a, b: f(a, b, positive=NAMED, q_group=LABEL, k_group=LABEL)),
     "mv_dhel": (
         losses.MVDHEL(),
         lambda f, a, b: f([a, b], mask=(LABEL + torch.arange(2)[:, None]) % 4 > 0, group=LABEL),
@@ -167,6 +165,7 @@ TWINS = {
     "supcon": (losses.SupCon(), lambda f, a, b: f(torch.cat([a, b]), LABEL.repeat(2))),
     "target_alignment": (losses.TargetAlignment(), lambda f, a, b: f(a, b, b.roll(1, 0))),
     "uniformity": (losses.AlignmentUniformity(), lambda f, a, b: f(a, a)),
+    "vision_language_alignment": (losses.VisionLanguageAlignment(), lambda f, a, b: f(a, b, b.roll(1, 0)[:9])),
 }
 """Each function, the module whose defaults are its own, and a call of either with all that they take."""
 DENSE = {
@@ -216,6 +215,7 @@ SIX = {
     ),
     "SupervisedCrossModal": lambda f, z, **more: f(z, z.roll(1, 1), torch.arange(len(z)) // 2, **more),
     "SupCon": lambda f, z, **more: f(z, torch.arange(len(z)) // 2, **more),
+    "VisionLanguageAlignment": lambda f, z, **more: f(z, z.roll(1, 1), z.roll(1, 0), **more),
 }
 """How a loss is called with vectors `[6, D]`, where not as `(a, b)`."""
 

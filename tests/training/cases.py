@@ -117,6 +117,10 @@ def targeted(loss, e, d):
     return loss(e["image"], e["text"].detach(), e["hard"][::2].detach())
 
 
+def plausible(loss, e, d):
+    return loss(e["image"], e["text"].detach(), e["hard"][::2])
+
+
 def mapped(loss, e, d):
     """Each embedding's first numbers as a map of two cells."""
     y, k = (e[side][:, :4].unflatten(1, (2, 2)) for side in ("image", "text"))
@@ -166,6 +170,9 @@ CASES = {
     "SepCLRLoss": Case(lambda: Objective(losses.SepCLRLoss(beta_salient=3.0, beta_infoless=2.0), separated)),
     "AlignmentUniformity": Case(lambda: Objective(losses.AlignmentUniformity(), pair)),
     "TargetAlignment": Case(lambda: Objective(losses.TargetAlignment(0.3), targeted), chunk=3),
+    "VisionLanguageAlignment": Case(
+        lambda: Objective(losses.VisionLanguageAlignment(0.3, top_k=3), plausible), chunk=3
+    ),
     "SimCTGLoss": Case(lambda: Objective(losses.SimCTGLoss(), sequence)),
     "SoftTargetInfoNCE": Case(lambda: Objective(losses.SoftTargetInfoNCE(0.3), soft)),
 }

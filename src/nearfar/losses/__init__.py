@@ -22,6 +22,7 @@ from nearfar.losses.simctg_loss import SimCTGLoss
 from nearfar.losses.soft_target import SoftTargetInfoNCE
 from nearfar.losses.supcon import RehearsalContrastive, SupCon, SupervisedCrossModal
 from nearfar.losses.temperature import Temperature
+from nearfar.losses.vision_language import VisionLanguageAlignment
 
 __all__ = [
     "MVDHEL",
@@ -50,5 +51,6 @@ __all__ = [
     "SupervisedCrossModal",
     "TargetAlignment",
     "Temperature",
+    "VisionLanguageAlignment",
     "functional",
 ]

@@ -18,6 +18,7 @@ from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.simctg_loss import simctg_loss
 from nearfar.losses.soft_target import soft_target_info_nce
 from nearfar.losses.supcon import rehearsal_contrastive_loss, supcon, supervised_cross_modal_loss
+from nearfar.losses.vision_language import vision_language_alignment
 
 __all__ = [
     "alignment",
@@ -45,4 +46,5 @@ __all__ = [
     "supervised_cross_modal_loss",
     "target_alignment",
     "uniformity",
+    "vision_language_alignment",
 ]
