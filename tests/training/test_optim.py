@@ -32,6 +32,15 @@ def test_schedules_fall_to_their_floor(schedule):
     assert actual[-1] == pytest.approx(floor)
 
 
+def test_steps_fall_to_a_tenth_after_each_third():
+    """30 and 60 of 90 epochs, and never a fourth time; the warm-up is no part of the thirds."""
+    config = TrainConfig(schedule="steps", warmup=0)
+    factors = [lr_factor(step, 90, config) for step in (0, 29, 30, 59, 60, 89, 90)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
+    warmed = TrainConfig(schedule="steps", warmup=2)
+    assert [lr_factor(step, 8, warmed) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_lamb_is_its_algorithm(decay):
     """Algorithm 2 of arXiv 1904.00962, five steps in float64."""

@@ -49,8 +49,9 @@ class TrainConfig:
     """How slowly the means of the gradient and of its square move."""
     eps: float = 1e-8
     """Added to the root of the mean square that gradients are divided by."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """From `lr` after the warm-up to `min_lr` at the last step."""
+    schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"
+    """From `lr` after the warm-up to `min_lr` at the last step; `steps` falls to a tenth after each third, 30 and 60 of
+    90 epochs."""
     warmup: float = 0.05
     """Steps of linear warm-up from 0, no more than the run has; below 1, a share of all steps."""
     min_lr: float = 0.0

@@ -101,6 +101,7 @@ PRESETS = {
         crop=(0.7, 1.0), flip=0.5, jitter=(0.3, 0.3, 0.3, 0.3), jitter_chance=1.0, grey=0.1, canvas=0.7**-0.5
     ),
     "gist": ViewPreset(crop=(0.08, 1.0), flip=0.5, canvas=1.5),
+    "distill-ood": ViewPreset(crop=(0.08, 1.0), flip=0.5, canvas=256 / 224),
     "albef": ViewPreset(crop=(0.2, 1.0), flip=0.5, randaugment=(2, 7), canvas=1.5),
     "tcl": ViewPreset(
         crop=(0.2, 1.0),
@@ -117,14 +118,14 @@ PRESETS |= {f"{name}-fine": replace(PRESETS[name], crop=(0.5, 1.0)) for name in 
 # Of a picture of one thing, 32 or 64 pixels a side, a crop of a tenth shows nothing that tells it from another.
 PRESETS |= {
     f"{name}-half": replace(PRESETS[name], crop=(0.5, 1.0), small_crop=(0.25, 0.5))
-    for name in ("simclr", "swav", "moco", "byol", "beclr")
+    for name in ("simclr", "swav", "moco", "byol", "beclr", "distill-ood")
 }
 """`none` is for evaluation: resize and centre crop; `mirror` is its mirror image. `clip` (open_clip), `align`
 (2102.05918), `simclr` (2002.05709), `swav` (2006.09882), `moco` (version 2, 2003.04297), `byol` (2006.07733), `sepclr`
 (2402.11928), `hydra` (2410.18200), `beclr` (2402.02444), `x-clip` (2208.02816), `domainbed` (2007.01434), `gist`
-(2307.11315), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are theirs for fine-tuning.
-`simclr-half`, `swav-half`, `moco-half`, `byol-half` and `beclr-half` keep half of a picture at least, for small ones of
-one thing, such as the embedded world's."""
+(2307.11315), `distill-ood` (2307.03135), `albef` (2107.07651), `tcl` (2202.10401); `albef-fine` and `tcl-fine` are
+theirs for fine-tuning. `simclr-half`, `swav-half`, `moco-half`, `byol-half`, `beclr-half` and `distill-ood-half` keep
+half of a picture at least, for small ones of one thing, such as the embedded world's."""
 
 SMALL_SHARE = 96 / 224
 """The side of SwAV's small views (arXiv 2006.09882) beside the large ones'."""

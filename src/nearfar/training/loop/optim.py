@@ -51,6 +51,8 @@ def lr_factor(step: int, steps: int, config: TrainConfig, peak: float | None = N
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
     if config.schedule == "linear":
         return floor + (1 - floor) * (1 - share)
+    if config.schedule == "steps":
+        return 0.1 ** min(2, 3 * (step - warmup) // max(1, steps - warmup))
     return 1.0
 
 
