@@ -4,7 +4,7 @@ import pytest
 
 from nearfar.data.sources.source import Records, Stream
 from nearfar.errors import UserError
-from nearfar.evaluation import PROTOCOLS, evaluate
+from nearfar.evaluation import PROTOCOLS, embed, evaluate
 from nearfar.evaluation.needs import missing_in_model, missing_in_source
 
 
@@ -65,7 +65,8 @@ def test_what_is_refused_is_what_fails(protocol, kind, reads, make_encoder, colo
         monkeypatch.delattr(make_encoder, "encode_text")
     refused = missing_in_source(protocol, source) or missing_in_model(protocol, encoder, source)
     if refused is None:
-        assert list(evaluate(encoder, source, [protocol], options=OPTIONS)) == [protocol]
+        taught = {"teacher": embed(encoder, source), "k": 2} if protocol == "agreement" else {}
+        assert list(evaluate(encoder, source, [protocol], options=OPTIONS | {"agreement": taught})) == [protocol]
     else:
         with pytest.raises((UserError, AttributeError, KeyError)):
             evaluate(encoder, source, [protocol], options=OPTIONS)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.measures.paired_images import paired_images
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
+    from nearfar.evaluation.measures.teacher_agreement import agreement
     from nearfar.evaluation.protocols import PROTOCOLS, Protocol, register
     from nearfar.evaluation.protocols.answer_accuracy import answering
     from nearfar.evaluation.protocols.entailment_accuracy import entailment
@@ -41,6 +42,7 @@ _HOME = {
     "TEMPLATES": "nearfar.prompting.prompt_templates",
     "USUAL": "nearfar.evaluation.run_protocols",
     "ZeroShotClassifier": "nearfar.classifiers.zero_shot",
+    "agreement": "nearfar.evaluation.measures.teacher_agreement",
     "answering": "nearfar.evaluation.protocols.answer_accuracy",
     "class_prototypes": "nearfar.classifiers.zero_shot",
     "embed": "nearfar.embedding.embed_source",
@@ -79,6 +81,7 @@ __all__ = [
     "Ranks",
     "Result",
     "ZeroShotClassifier",
+    "agreement",
     "answering",
     "class_prototypes",
     "embed",

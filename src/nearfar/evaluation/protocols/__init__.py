@@ -62,6 +62,15 @@ _ROWS = (
         headlines={"top1": "linear probe top 1"},
     ),
     Protocol(
+        "agreement",
+        "does a student embed pictures as its teacher does? (cosine, shared neighbours)",
+        "nearfar.evaluation.measures.teacher_agreement:agreement",
+        takes=("embeddings",),
+        sides=("image",),
+        flags={"--teacher": "teacher"},
+        headlines={"neighbours": "neighbours shared with the teacher", "cosine": "cosine with the teacher"},
+    ),
+    Protocol(
         "few_shot",
         "episodes of a few classes with a few examples each; class means as they are, and moved onto the queries",
         f"{HERE}.few_shot_accuracy:few_shot",
