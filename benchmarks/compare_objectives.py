@@ -153,7 +153,9 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("cless", "consert", "masked_language"): "they read the words of texts, and here a name is one vector",
     ("dito", "detection"): "they read regions of pictures",
     ("xclip",): "it reads videos",
-    ("vl2v", "TargetAlignment"): "they learn from another model, and here there is none",
+    ("vl2v", "distill_ood", "TargetAlignment", "VisionLanguageAlignment"): (
+        "they learn from another model, and here there is none"
+    ),
     ("coconut", "transcription"): "they read sounds",
     ("captioning",): "it writes captions, word by word, and here a name is one vector",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",

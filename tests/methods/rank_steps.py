@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
     "consert": {"second": "adversarial"},
     "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
+    "distill_ood": {"top_k": 2, "captions": 0.5, "distance": 0.3},
     "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
@@ -135,7 +136,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        alone: dict[str, Any] = {k: {} for k in ("detection", "dito", "vl2v", "xclip", "two_stream", "relational")}
+        without = ("detection", "dito", "distill_ood", "vl2v", "xclip", "two_stream", "relational")
+        alone: dict[str, Any] = {each: {} for each in without}
         alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
             image=vit | calm | {"hidden_size": 16, "patch_size": 4},

@@ -25,6 +25,7 @@ METHODS = {
     "coconut": "nearfar.methods.speech.coconut:COCONUT",
     "consert": "nearfar.methods.text.consert:ConSERT",
     "detection": "nearfar.methods.detection.detection:Detection",
+    "distill_ood": "nearfar.methods.image_text.distill_ood:DistillOOD",
     "dito": "nearfar.methods.detection.dito:DITO",
     "ensemble": "nearfar.methods.image_text.ensemble:Ensemble",
     "entailment": "nearfar.methods.image_text.entailment:Entailment",

@@ -65,6 +65,36 @@ class ClassTexts:
         )
 
     @classmethod
+    def described(
+        cls,
+        descriptions: Mapping[str, str | Sequence[str]],
+        template: str = "a photo of {name} . {description}",
+    ) -> ClassTexts:
+        """A sentence a description, with the class's name in it (arXiv 2307.03135). Underscores in names become spaces.
+
+        Args:
+            descriptions: one or more descriptions of each class, by its name.
+            template: holds `{name}` and `{description}`.
+
+        Raises:
+            UserError: a template without one of them, or a class without a description.
+
+        >>> ClassTexts.described({"desk_lamp": "it has a long arm"}).texts
+        ['a photo of desk lamp . it has a long arm']
+        """
+        if missing := [place for place in ("{name}", "{description}") if place not in template]:
+            raise UserError(f"the template {template!r} has no {missing[0]}: write where it goes")
+        by_class = {name: (own,) if isinstance(own, str) else tuple(own) for name, own in descriptions.items()}
+        return cls.from_sentences(
+            {
+                name: tuple(
+                    template.replace("{name}", name.replace("_", " ")).replace("{description}", text) for text in own
+                )
+                for name, own in by_class.items()
+            }
+        )
+
+    @classmethod
     def load(cls, path: str | Path) -> ClassTexts:
         """The classes of a JSON or YAML file: names with a text or a list of texts each, as `save` writes them, as
         `nearfar prompts` does, and as descriptions of classes are published (CuPL).
