@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from nearfar.errors import UserError
 from nearfar.losses import VisionLanguageAlignment
+from nearfar.losses.alignment_uniformity import feature_distance
 from nearfar.losses.functional import alignment, info_nce, soft_target_info_nce, vision_language_alignment
-from nearfar.losses.vision_language import cosine_classification, feature_distance
+from nearfar.losses.soft_target import cosine_classification
 
 STUDENT = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
 TEACHER = torch.eye(2, dtype=torch.float64)

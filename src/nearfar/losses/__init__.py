@@ -19,10 +19,9 @@ from nearfar.losses.pixel_consistency import PixelConsistency
 from nearfar.losses.poly_view import PairwiseViews, PolyView
 from nearfar.losses.sigmoid import SigmoidLoss
 from nearfar.losses.simctg_loss import SimCTGLoss
-from nearfar.losses.soft_target import SoftTargetInfoNCE
+from nearfar.losses.soft_target import SoftTargetInfoNCE, VisionLanguageAlignment
 from nearfar.losses.supcon import RehearsalContrastive, SupCon, SupervisedCrossModal
 from nearfar.losses.temperature import Temperature
-from nearfar.losses.vision_language import VisionLanguageAlignment
 
 __all__ = [
     "MVDHEL",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nearfar import ops
 from nearfar.errors import UserError
-from nearfar.losses.groups import check_pair, check_rows, refuse_ring, unit
+from nearfar.losses.groups import check_pair, check_rows, check_teacher, lifted, refuse_ring, unit
 
 
 def alignment(a: Tensor, b: Tensor, *, alpha: float = 2.0) -> Tensor:
@@ -146,6 +146,32 @@ class AlignmentUniformity(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         spread = uniformity(a, t=self.t, backend=self.backend) + uniformity(b, t=self.t, backend=self.backend)
         return alignment(a, b, alpha=self.alpha) + self.weight * spread / 2
+
+
+def feature_distance(student: Tensor, teacher: Tensor, *, normalise: bool = True) -> Tensor:
+    """How far a student's embeddings lie from its teacher's (arXiv 2307.03135): the mean of `|o - t|^2`, summed over D.
+
+    Args:
+        student: `[N, D]`, floating point.
+        teacher: `[N, D]`, floating point; a constant.
+        normalise: both to unit length, where it is 2 - 2 cos. Otherwise it is `log(1 + mean |o - t|^2 / 10)`, as the
+            distance of raw embeddings would outweigh all other terms.
+
+    Returns:
+        A scalar, float32 (float64 from float64).
+
+    Raises:
+        UserError: shapes that do not pair up.
+
+    Example:
+        >>> student, teacher = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.eye(2)
+        >>> round(feature_distance(student, teacher).item(), 6)
+        0.2
+    """
+    check_teacher(student, teacher)
+    if normalise:
+        return alignment(student, teacher.detach())
+    return torch.log1p((lifted(student) - lifted(teacher.detach())).square().sum(1).mean() / 10)
 
 
 def target_alignment(

@@ -16,9 +16,8 @@ from nearfar.losses.pixel_consistency import pixel_consistency
 from nearfar.losses.poly_view import pairwise_views, poly_view
 from nearfar.losses.sigmoid import sigmoid_loss
 from nearfar.losses.simctg_loss import simctg_loss
-from nearfar.losses.soft_target import soft_target_info_nce
+from nearfar.losses.soft_target import soft_target_info_nce, vision_language_alignment
 from nearfar.losses.supcon import rehearsal_contrastive_loss, supcon, supervised_cross_modal_loss
-from nearfar.losses.vision_language import vision_language_alignment
 
 __all__ = [
     "alignment",

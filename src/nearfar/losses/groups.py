@@ -71,6 +71,16 @@ def check_pair(a: Tensor, b: Tensor) -> None:
         )
 
 
+def check_teacher(student: Tensor, teacher: Tensor) -> None:
+    """Raise a UserError unless `student` and `teacher` are `[N, D]` of one shape, floating point."""
+    check_rows(student=student, teacher=teacher)
+    if teacher.shape != student.shape:
+        raise UserError(
+            f"student and teacher must have one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}: row i of "
+            "both is one picture"
+        )
+
+
 def refuse_ring(backend: str, loss: str) -> None:
     """Raise a UserError where a rank's part of the batch would silently give another loss."""
     if backend == "ring":

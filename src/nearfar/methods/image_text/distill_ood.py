@@ -13,13 +13,9 @@ from torch.nn import functional as F
 
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
+from nearfar.losses.alignment_uniformity import feature_distance
 from nearfar.losses.infonce import info_nce
-from nearfar.losses.vision_language import (
-    check_top_k,
-    cosine_classification,
-    feature_distance,
-    vision_language_alignment,
-)
+from nearfar.losses.soft_target import check_top_k, cosine_classification, vision_language_alignment
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.teachers.class_bank import ClassBank
 from nearfar.methods.teachers.frozen_teacher import FrozenTeacher
