@@ -140,6 +140,13 @@ PAPERS = (
         "Distilling Large Vision-Language Model with Out-of-Distribution Generalizability",
         "2307.03135",
         "image-text",
+        home=(
+            "nearfar.methods.image_text.distill_ood",
+            "nearfar.losses.soft_target",
+            "nearfar.methods.teachers.class_bank",
+            "nearfar.evaluation.measures.teacher_agreement",
+        ),
+        recipes=("distill-ood", "distill-ood-paper"),
     ),
     Paper(
         "dito",
