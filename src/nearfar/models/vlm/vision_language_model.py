@@ -263,8 +263,8 @@ class VisionLanguageModel(PreparesPictures, nn.Module):
         return self.likelihoods(pixels, tokens)
 
     def _inputs(self, pixels: Tensor | None, words: WordSequences) -> tuple[Tensor, Tensor]:
-        """Embeddings `[B, P + L, W]` of pictures and words, and their mask. Where rows of words are padded on the left
-        the padding stands before the picture, as positions are counted from the first token that is none."""
+        """Embeddings `[B, P + L, W]` of pictures and words, and their mask. Padding on the left of the words stands
+        behind the picture: it is not attended to, and `generate` counts positions without it."""
         embedded = self.lm.get_input_embeddings()(words.ids)
         if pixels is None:
             return embedded, words.mask
@@ -272,12 +272,7 @@ class VisionLanguageModel(PreparesPictures, nn.Module):
         count = pictures.shape[1]
         inputs = torch.cat([pictures, embedded], dim=1)
         mask = torch.cat([words.mask.new_ones(len(pictures), count), words.mask], dim=1)
-        pads = (words.mask.cumsum(1) == 0).sum(1, keepdim=True)
-        if not pads.any():
-            return inputs, mask
-        place = torch.arange(inputs.shape[1], device=inputs.device)
-        moved = torch.where(place < pads, count + place, torch.where(place < pads + count, place - pads, place))
-        return inputs.gather(1, moved[..., None].expand_as(inputs)), mask.gather(1, moved)
+        return inputs, mask
 
     def _check_length(self, words: int) -> None:
         positions = getattr(self.lm.config, "max_position_embeddings", None)
