@@ -141,6 +141,7 @@ def test_a_picture_of_the_same_size_and_colours_is_handed_on(teacher):
     assert frozen.prepared(pixels, teacher) is pixels
     assert not any(p.requires_grad for p in frozen.parameters())
     assert not frozen.train().model.training
+    assert any(p.requires_grad for p in teacher.image.parameters()), "the user's own model stays as it is"
 
 
 def test_templates_are_averaged_as_unit_vectors(teacher):
@@ -202,6 +203,33 @@ def test_cutmix_weighs_the_classes_by_the_pixels_that_each_has(student, teacher)
     phi, image, texts = student.encode_image(mixture), method.teacher.embed(mixture, student), method.bank(student)
     one, two = (target_alignment(phi, image, texts[label]) for label in (made["label"], other))
     torch.testing.assert_close(loss, share * one + (1 - share) * two)
+
+
+def test_the_rectangle_keeps_its_place_and_the_second_label_is_its_own():
+    pixels, label = torch.rand(4, 3, 9, 9), torch.arange(4)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        mixture, _, other = mixed(pixels, label, 1.0)
+        own = mixture == pixels
+        torch.testing.assert_close(mixture, torch.where(own, pixels, pixels[other]), rtol=0, atol=0)
+
+
+def test_a_mixture_counts_for_each_class_by_its_pixels_and_as_a_hit_by_the_larger_part(student, teacher, monkeypatch):
+    method, made = VL2V(student, teacher=teacher, classes=NAMES, cutmix=1.0).train(), batch()
+    monkeypatch.setattr(method, "_student", lambda pixels: method.bank(student)[made["label"]])
+    larger = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        out = method(made)
+        torch.manual_seed(seed)
+        mixture, share, other = mixed(made["image"], made["label"], 1.0)
+        expected = 1.0 if share >= 0.5 else (other == made["label"]).float().mean()
+        assert out["accuracy"] == expected
+        texts, image = method.bank(student), method.teacher.embed(mixture, student)
+        one, two = (target_alignment(texts[made["label"]], image, texts[label]) for label in (made["label"], other))
+        torch.testing.assert_close(out["loss"], share * one + (1 - share) * two)
+        larger.add(share >= 0.5)
+    assert larger == {True, False}
 
 
 def test_from_records_with_class_names_and_domains(student, teacher):

@@ -73,6 +73,8 @@ def test_the_tower_of_a_saved_model_is_copied(teacher, saved, tmp_path):
         assert all(parameter.requires_grad for parameter in student.image.parameters())
         with torch.no_grad():
             assert torch.equal(student.eval().image(pixels), other.eval().image(pixels))
+    frozen = student_encoder(teacher, image=deepcopy(teacher).freeze("image"))
+    assert all(parameter.requires_grad for parameter in frozen.image.parameters())
     larger = student_encoder(teacher, image=other, image_size=96)
     assert (larger.image_size, other.image_size) == (96, pixels.shape[-1])
 

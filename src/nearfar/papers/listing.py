@@ -322,6 +322,16 @@ PAPERS = (
         "Distilling from Vision-Language Models for Improved OOD Generalization in Vision Tasks",
         "2310.08255",
         "image-text",
+        home=(
+            "nearfar.methods.image_text.vl2v",
+            "nearfar.methods.teachers.frozen_teacher",
+            "nearfar.methods.teachers.class_bank",
+            "nearfar.losses.alignment_uniformity",
+            "nearfar.models.dual.student",
+            "nearfar.data.batches.left_out_domain",
+            "nearfar.training.state.dense_average",
+        ),
+        recipes=("vl2v-adip", "vl2v-adip-paper", "vl2v-sd-paper"),
     ),
     Paper(
         "vladva",
