@@ -60,7 +60,7 @@ def test_a_seed_measures_what_the_claims_compare(small):
         if "top1" in metrics and arm != "chance":
             assert len(metrics["top1"].values) == len(gist.world().looks)
             assert (metrics["top3"].values >= metrics["top1"].values).all()
-    assert 0 <= gist.validated("GIST, 1 shot", QUICK, 1000) <= 1
+    assert 0 <= gist.validated("GIST, 5 shots", QUICK, 1000) <= 1
 
 
 def test_what_is_drawn(small):
