@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import join
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
@@ -95,7 +96,9 @@ def caption(
     for cut, called, use in long:
         if cut:
             what = f"{len(cut):,} {called} are longer than {model} reads, and their end is not {use}"
-            console.print(f"{what}, such as {cut[0]!r}; all in {out / CUT}", markup=False)
+            console.print(
+                f"{what}, such as {shorten(cut[0], 80, placeholder=' ...')!r}; all in {out / CUT}", markup=False
+            )
     if listed := report.skipped.listed_in(out / "skipped.txt"):
         console.print(listed, markup=False)
     console.print(f"{report.made:,} blocks made, {report.there:,} were there", markup=False)
