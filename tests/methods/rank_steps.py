@@ -61,6 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "supcon": {},
     "sogclr": {"temperature": 0.2},
     "transcription": {"smoothing": 0.1},
+    "prior": {"alpha": 0.5},
     "relational": {"trained_layers": 1},
     "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
     "vl2v": {"stage": "together", "image_weight": 0.3},
@@ -150,8 +151,10 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "cless":
         bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
-    if name == "captioning":
+    if name in ("captioning", "prior"):
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
+    if name == "prior":
+        settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}
     if name == "xclip":
         model = video_encoder(model, frames=2)
     if name in ("coconut", "transcription"):

@@ -37,6 +37,7 @@ METHODS = {
     "multiview": "nearfar.methods.image.multiview:MultiView",
     "negclip": "nearfar.methods.image_text.negclip:NegCLIP",
     "pixpro": "nearfar.methods.image.pixpro:PixPro",
+    "prior": "nearfar.methods.lvlm.prior:PRIOR",
     "relational": "nearfar.methods.text.relational:RelationalGrounding",
     "sepclr": "nearfar.methods.image.sepclr:SepCLR",
     "siglip": "nearfar.methods.image_text.siglip:SigLIP",

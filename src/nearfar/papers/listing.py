@@ -248,6 +248,14 @@ PAPERS = (
         "Prioritizing Image-Related Tokens Enhances Vision-Language Pre-Training",
         "2505.08971",
         "vision-language models",
+        home=(
+            "nearfar.methods.lvlm.prior",
+            "nearfar.methods.lvlm.token_weights",
+            "nearfar.methods.lvlm.reference_scorer",
+            "nearfar.methods.lvlm.captioning",
+            "nearfar.models.vlm.vision_language_model",
+        ),
+        recipes=("prior", "prior-paper"),
     ),
     Paper(
         "proapo",

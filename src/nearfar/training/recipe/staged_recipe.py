@@ -75,6 +75,8 @@ class RecipeStage:
             recipe = replace(recipe, model={**recipe.model, "load": str(model_folder)})
         if before and recipe.model.get("teacher") == PREVIOUS:
             recipe = replace(recipe, model={**recipe.model, "teacher": str(before[-1].folder / "model")})
+        if before and recipe.method.get("reference") == PREVIOUS:
+            recipe = replace(recipe, method={**recipe.method, "reference": str(before[-1].folder / "model")})
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
         columns = {
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"
@@ -239,6 +241,8 @@ def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[
         )
     if recipe.model.get("teacher") == PREVIOUS and not before:
         raise UserError(f"model.teacher: {PREVIOUS!r} is the model of the stage before, and {reason}: name a folder.")
+    if recipe.method.get("reference") == PREVIOUS and not before:
+        raise UserError(f"method.reference: {PREVIOUS!r} is the model of the stage before, and {reason}: name one.")
     if model == BEST and not before[-1].recipe.data.validation:
         name = before[-1].name
         raise UserError(f"model.load: {BEST!r}, and the stage {name!r} has no data.validation to find the best by.")

@@ -1,0 +1,1 @@
+"""Reproductions of papers on vision-language models."""

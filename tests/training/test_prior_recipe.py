@@ -1,0 +1,60 @@
+"""The recipe of PRIOR: a reference on the captions alone, then the model that writes them, in the same vocabulary."""
+
+import pytest
+import torch
+import yaml
+
+import nearfar
+from nearfar.errors import UserError
+from nearfar.evaluation import load_results
+from nearfar.training.recipe import load
+
+SCENES = {"spec": "world/scenes", "vocabulary": "shapes", "size": 32, "n": 24}
+VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+QUICK = {
+    "data.train": SCENES,
+    "data.validation": {**SCENES, "split": "val", "n": 8},
+    "training.batch_size": 8,
+    "training.report": False,
+    "training.progress": False,
+    "stages.captions.model.image": VIT | {"intermediate_size": 32},
+    "stages.captions.model.image_size": 32,
+    "stages.captions.model.pool": 2,
+    "stages.captions.training.steps": 2,
+    "stages.captions.evaluation.data": {**SCENES, "split": "test", "n": 8},
+}
+
+
+def test_the_reference_of_the_first_stage_weighs_the_tokens_of_the_second(tmp_path):
+    out = tmp_path / "run"
+    load("prior", QUICK).run(out)
+    reference, model = nearfar.load(out / "1-reference" / "model"), nearfar.load(out / "model")
+    assert reference.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    assert set(load_results(out / "2-captions" / "results.json")) == {"captioning"}
+    pixels = torch.zeros(1, 3, 32, 32)
+    assert len(model.caption(pixels, max_tokens=3)) == 1
+    kept = yaml.safe_load((out / "config.yaml").read_text())
+    assert kept["stages"][1]["method"]["reference"] == "previous"
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path):
+    load("prior", QUICK).run(tmp_path / "whole")
+    load("prior", {**QUICK, "stages.captions.training.steps": 1, "training.save_every": 1}).run(tmp_path / "short")
+    load("prior", QUICK).run(tmp_path / "again", resume=True)
+    one, other = (nearfar.load(tmp_path / name / "model").state_dict() for name in ("whole", "again"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_previous_needs_a_stage_before(tmp_path):
+    path = tmp_path / "alone.yaml"
+    values = {"model": {"make": "vision_language_model"}, "method": {"name": "prior", "reference": "previous"}}
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=r"method\.reference: 'previous' is the model of the stage before"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["prior", "prior-paper"])
+def test_recipes_have_the_paper_s_alpha_and_a_reference_of_words_alone(name):
+    first, second = (stage.recipe for stage in load(name).stages)
+    assert (first.method["name"], first.method["weight"]) == ("simctg", 0.0)
+    assert (second.method["alpha"], second.method["reference"]) == (1.0, "previous")
