@@ -201,10 +201,10 @@ reproduction = Reproduction(
     grid=Grid(TUNED, {"lr": [1e-3, 3e-3]}, validated, VISUAL),
     config=CONFIG,
     note=(
-        "A ViT of 2 layers and a language model of 2 layers, 64 numbers wide, on 2,000 pictures of 32 pixels, 400 steps; "
-        "the paper's models and data were not readable to those who wrote this. Each reference sees half of the captions "
-        "in 60 steps. Attributes written: colour and name of the thing, chance 1/8. Arms with numbers: each caption ends "
-        "in a number at random, which no picture and no text can tell; their learning rates are those of the same arms "
-        "without. By hand: words of the picture weigh ten times as much as others."
+        "A ViT and a language model of 2 layers of 64 numbers each, on 2,000 pictures of 32 pixels; the paper's models "
+        "and data were not readable to those who wrote this. Each reference is trained on half of the captions. "
+        "Attributes written: colour and name of the thing, chance 1/8. With numbers: each caption ends in a number "
+        "at random, which no picture and no text can tell; their learning rates are those of the same arms without. By "
+        "hand: words of the picture weigh ten times as much as others."
     ),
 )
