@@ -18,7 +18,7 @@ from torch import Tensor
 DATA: dict[str, Any] = {
     "size": 32,
     "make": {"vocabulary": "shapes", "objects": 1, "ground": "varied"},
-    "scenes": {"train": 2000, "val": 200, "test": 400},
+    "scenes": {"train": 2000, "val": 200, "test": 300},
     "wrong": 0.1,
 }
 VIT: dict[str, Any] = {

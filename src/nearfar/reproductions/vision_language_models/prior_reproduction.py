@@ -24,11 +24,11 @@ from nearfar.reproductions.vision_language_models import captioned_sprites as se
 CONFIG: dict[str, Any] = {
     "data": setup.DATA,
     "model": {"image": setup.VIT, "language": setup.LANGUAGE, "projector": "mlp"},
-    "training": {"steps": 400, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.01},
+    "training": {"steps": 200, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.01},
     "reference": {"steps": 60, "batch_size": 32, "lr": 3e-3, "warmup": 0.1, "folds": 2},
     "by hand": {"visual": 1.0, "other": 0.1},
 }
-TUNED = ("NTP", "PRIOR", "PRIOR, alpha 2", "shuffled weights", "weights by hand")
+TUNED = ("NTP", "PRIOR", "shuffled weights", "weights by hand")
 NOISY = {"NTP, numbers": "NTP", "PRIOR, numbers": "PRIOR"}
 """Arms whose captions end in a number at random, with the learning rate of another."""
 VISUAL, ABSENT, LIKELIHOOD = "attributes written", "absent things", "likelihood of visual words"
@@ -65,7 +65,7 @@ def run(seed: int, chosen: dict[str, dict[str, Any]]) -> Arms:
             arms[arm] = measured(model, "test")
             if arm == "NTP":
                 arms["NTP, another's picture"] = {VISUAL: measured(model, "test", shift=1)[VISUAL]}
-            if arm.startswith("PRIOR") and arm != "PRIOR, alpha 2":
+            if arm.startswith("PRIOR"):
                 arms[arm]["weights find visual words"] = visual_auc(scorers, noise=noise)
     return arms
 
@@ -103,7 +103,7 @@ def trained(arm: str, seed: int, scorers: list[Any], *, lr: float, noise: bool =
         method: Any = (Captioning if arm == "NTP" else ByHand)(model)
     else:
         kind = Shuffled if arm == "shuffled weights" else PRIOR
-        method = kind(model, reference=scorers, alpha=2.0 if arm == "PRIOR, alpha 2" else 1.0)
+        method = kind(model, reference=scorers)
     own = dict(CONFIG["training"])
     batches = setup.CaptionBatches(scenes, list(range(len(scenes.words))), own["steps"], own.pop("batch_size"), seed)
     nearfar.train(method, batches, seed=seed, lr=lr, progress=False, report=False, **own)
@@ -196,9 +196,9 @@ reproduction = Reproduction(
             margin=-0.05,
         ),
     ],
-    seeds=range(10, 15),
+    seeds=range(10, 14),
     pilot=0,
-    grid=Grid(TUNED, {"lr": [1e-3, 3e-3]}, validated, VISUAL),
+    grid=Grid(TUNED, {"lr": [3e-3, 6e-3]}, validated, VISUAL),
     config=CONFIG,
     note=(
         "A ViT and a language model of 2 layers of 64 numbers each, on 2,000 pictures of 32 pixels; the paper's models "
