@@ -62,6 +62,7 @@ class PRIOR(Captioning):
         self.reference = ReferenceScorer(reference, model.tokenizer)
 
     def token_weights(self, batch: Batch, mask: Tensor) -> Tensor:
+        """PRIOR's weight of each token `[B, T]`, floating point, where `mask` `[B, T]` bool says that there is one."""
         score, own = self.reference.score(batch["text"], batch.get("index"))
         weights = prior_token_weights(score, own, alpha=self.alpha)
         if own.sum() != mask.sum():

@@ -96,7 +96,7 @@ class ReferenceScorer(nn.Module):
 
     def weights(self, tokens: Mapping[str, Tensor], *, alpha: float = 1.0, index: Tensor | None = None) -> Tensor:
         """PRIOR's weights of the captions' tokens `[B, L]` int64 and their ends: `[B, T]` float32 or wider, see
-        `prior_token_weights`."""
+        `prior_token_weights`. `index` `[B]` int64 is needed where there are several references."""
         return prior_token_weights(*self.score(tokens, index), alpha=alpha)
 
     def highlighted(self, texts: Sequence[str], *, alpha: float = 1.0) -> list[list[tuple[str, float]]]:
