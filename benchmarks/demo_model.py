@@ -1,7 +1,7 @@
 """Which model should `nearfar demo` train? Candidates for its heads, measured on the val split of the world.
 
     OMP_NUM_THREADS=2 python benchmarks/demo_model.py --out benchmarks/results/demo_model.json
-    OMP_NUM_THREADS=2 python benchmarks/demo_model.py --quick    # does it run? one seed, an epoch, 600 pictures
+    OMP_NUM_THREADS=2 python benchmarks/demo_model.py --quick    # does it run? one seed, an epoch, 200 pictures
 
 The frozen towers run once; every candidate then trains its heads on the same features, for each seed, as the demo does.
 Test concepts play no part. Figures are means over the styles of the query "its name" among the 151 val concepts.
@@ -72,9 +72,9 @@ def main() -> None:
         options.cache,
         ("world/emoji+clipart", {"styles": TRAINED_STYLES}, ("none", "mirror")),
         ("world/emoji", {"split": "val"}, ("none",)),
-        first=600 if options.quick else None,
+        first=200 if options.quick else None,
     )
-    seeds, change = (options.seeds[:1], {"epochs": 1}) if options.quick else (options.seeds, {})
+    seeds, change = (options.seeds[:1], {"epochs": 1, "batch_size": 64}) if options.quick else (options.seeds, {})
     rows: dict[str, Any] = {}
     for name in options.only:
         began = time.process_time()
@@ -147,7 +147,7 @@ def measure(candidate: dict[str, Any], seed: int, features: dict[str, Any], val:
     data = FeatureLoader(
         Features(features["records"], image, geometry, features["text"]),
         captions_only(kept),
-        batch_size=512,
+        batch_size=candidate.get("batch_size", 512),
         caption=candidate.get("caption"),
         seed=seed,
         name="train",
