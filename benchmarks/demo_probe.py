@@ -22,7 +22,7 @@ import torch
 from demo_model import CANDIDATES, METRICS, TRAINED_STYLES, measure, read
 from nearfar.data import world
 
-PLAIN, DEMO = "linear heads on both sides", "+ 4 heads"
+PLAIN, DEMO = "linear heads on both sides", "+ 4 heads, in 10 epochs"
 SHOWN = {DEMO: "the demo's model"}
 HELD_OUT = 319
 
