@@ -18,7 +18,7 @@ from nearfar.losses.infonce import info_nce
 from nearfar.losses.soft_target import check_top_k, cosine_classification, vision_language_alignment
 from nearfar.methods.base import Batch, EmbeddingMethod
 from nearfar.methods.teachers.class_bank import ClassBank
-from nearfar.methods.teachers.frozen_teacher import FrozenTeacher
+from nearfar.methods.teachers.frozen_teacher import FrozenTeacher, teacher_embeddings
 from nearfar.prompting.class_texts import ClassTexts
 
 
@@ -142,7 +142,10 @@ class DistillOOD(EmbeddingMethod):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         pixels = batch["image"]
-        embeddings = {"student": self.model.encode_image(pixels), "teacher": self._taught(batch, pixels)}
+        embeddings = {
+            "student": self.model.encode_image(pixels),
+            "teacher": teacher_embeddings(self.teacher, batch, pixels, self.model, method="distill_ood"),
+        }
         if self.captions:
             with torch.no_grad():
                 embeddings["caption"] = self.model.encode_text(batch["text"])
@@ -188,20 +191,3 @@ class DistillOOD(EmbeddingMethod):
             return vision_language_alignment(student, teacher, texts, read, temperature=tau, top_k=self.top_k)
         assert caption is not None
         return info_nce(student, caption, temperature=self.caption_temperature, symmetric=False, group=label)
-
-    def _taught(self, batch: Batch, pixels: Tensor) -> Tensor:
-        """The teacher's embeddings `[B, D]`."""
-        if self.teacher is not None:
-            return self.teacher.embed(pixels, self.model)
-        if "teacher_image" not in batch:
-            raise UserError(
-                "distill_ood has no teacher to ask, and these data no column 'teacher_image': set method.teacher, or "
-                "join what a stage before kept of the teacher (keep: {teacher_image: image}) with data.columns"
-            )
-        taught: Tensor = batch["teacher_image"]
-        if taught.shape[1] != self.model.embed_dim:
-            raise UserError(
-                f"the column 'teacher_image' is {taught.shape[1]} wide and the student's embeddings "
-                f"{self.model.embed_dim}: make the student of the same teacher"
-            )
-        return taught

@@ -16,7 +16,7 @@ from nearfar.errors import UserError
 from nearfar.losses.alignment_uniformity import TargetAlignment
 from nearfar.methods.base import Batch, Method
 from nearfar.methods.teachers.class_bank import ClassBank
-from nearfar.methods.teachers.frozen_teacher import FrozenTeacher
+from nearfar.methods.teachers.frozen_teacher import FrozenTeacher, teacher_embeddings
 from nearfar.methods.video.clip_mixing import draw_box
 from nearfar.modes import evaluating
 
@@ -161,20 +161,7 @@ class VL2V(Method):
         """The teacher's embeddings `[B, D]` of the pictures that the student gets."""
         if self.loss.image_weight == 0:
             return None
-        if self.teacher is not None:
-            return self.teacher.embed(pixels, self.model)
-        if "teacher_image" not in batch:
-            raise UserError(
-                "vl2v has no teacher to ask, and these data no column 'teacher_image': set method.teacher, or join "
-                "what a stage before kept of the teacher (keep: {teacher_image: image}) with data.columns"
-            )
-        target: Tensor = batch["teacher_image"]
-        if target.shape[1] != self.model.embed_dim:
-            raise UserError(
-                f"the column 'teacher_image' is {target.shape[1]} wide and the student's embeddings "
-                f"{self.model.embed_dim}: make the student of the same teacher"
-            )
-        return target
+        return teacher_embeddings(self.teacher, batch, pixels, self.model, method="vl2v")
 
     def _check_texts(self) -> None:
         """The student must have the teacher's text side: it would be pulled to two places that have no relation."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Self
 
@@ -67,6 +68,34 @@ class FrozenTeacher(nn.Module):
         if size is not None and pixels.shape[-2:] != (size, size):
             pixels = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False)
         return pixels
+
+
+def teacher_embeddings(
+    teacher: FrozenTeacher | None, batch: Mapping[str, Any], pixels: Tensor, student: Any, *, method: str
+) -> Tensor:
+    """The teacher's embeddings `[B, D]`, floating point, of pixels `[B, 3, H, W]` that were made for `student`: of the
+    teacher itself, or of the batch's column `teacher_image`, where a stage before kept them.
+
+    Args:
+        method: its name, for what is wrong.
+
+    Raises:
+        UserError: neither is there, or the column is not as wide as the student's embeddings.
+    """
+    if teacher is not None:
+        return teacher.embed(pixels, student)
+    if "teacher_image" not in batch:
+        raise UserError(
+            f"{method} has no teacher to ask, and these data no column 'teacher_image': set method.teacher, or "
+            "join what a stage before kept of the teacher (keep: {teacher_image: image}) with data.columns"
+        )
+    column: Tensor = batch["teacher_image"]
+    if column.shape[1] != student.embed_dim:
+        raise UserError(
+            f"the column 'teacher_image' is {column.shape[1]} wide and the student's embeddings "
+            f"{student.embed_dim}: make the student of the same teacher"
+        )
+    return column
 
 
 def normalisation(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,12 @@ from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_tokenizer, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower, TextTower
 from nearfar.models.weight_files import load_part, write_weights
+from nearfar.modes import Freezable
 
 ADAPTERS = "adapters.json"
 
 
-class DualEncoder(PreparesPictures, nn.Module):
+class DualEncoder(PreparesPictures, Freezable):
     """Two towers and their projections into one space of `embed_dim` numbers. `nearfar.models.create` makes one.
 
     Embeddings are as the projections give them unless `normalize=True`: losses normalise for themselves.
@@ -43,6 +44,8 @@ class DualEncoder(PreparesPictures, nn.Module):
 
     encode = encode
     push_to_hub = push_to_hub
+
+    FREEZABLE: ClassVar[tuple[str, ...]] = PARTS
 
     def __init__(
         self,
@@ -184,29 +187,6 @@ class DualEncoder(PreparesPictures, nn.Module):
         self.pixels = self.pixels.resized(image_size)
         return self
 
-    def freeze(self, *parts: str) -> Self:
-        """Stop training the named `PARTS`: no gradient, and evaluation mode for good, whatever `train()` says.
-
-        `freeze("image")` is locked-image tuning: the pretrained image tower teaches the text tower.
-        """
-        for part in parts:
-            self._part(part).requires_grad_(False)
-        self.frozen = tuple(p for p in PARTS if p in {*self.frozen, *parts})
-        return self.train(self.training)
-
-    def unfreeze(self, *parts: str) -> Self:
-        """Train the named parts again; without names, all."""
-        for part in parts or PARTS:
-            self._part(part).requires_grad_(True)
-        self.frozen = tuple(p for p in self.frozen if parts and p not in parts)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for part in self.frozen:
-            getattr(self, part).eval()
-        return self
-
     def add_lora(
         self,
         *towers: str,
@@ -248,11 +228,6 @@ class DualEncoder(PreparesPictures, nn.Module):
             raise UserError(f"image_heads={count} with image_projection={kind!r}: heads are one or more projections")
         heads = [projection(kind, width, embed_dim, side="image", dropout=drop) for _ in range(count)]
         return heads[0] if count == 1 else ProjectionHeads(heads)
-
-    def _part(self, name: str) -> nn.Module:
-        if name not in PARTS:
-            raise UserError(f"no part {name!r}: choose among {', '.join(PARTS)}")
-        return getattr(self, name)
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from. Adapters that

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nearfar.errors import UserError, at_least
@@ -23,11 +23,9 @@ from nearfar.models.towers.tower import ImageTower
 from nearfar.models.vlm import word_sequences
 from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
 from nearfar.models.vlm.word_sequences import WordSequences
-from nearfar.modes import evaluating
+from nearfar.modes import Freezable, evaluating
 
 Read = Literal["cells", "summary"]
-PARTS = ("image", "projector", "lm")
-"""Parts that can be frozen."""
 
 
 class CaptionLikelihoods(NamedTuple):
@@ -38,7 +36,7 @@ class CaptionLikelihoods(NamedTuple):
     mask: Tensor
 
 
-class VisionLanguageModel(PreparesPictures, nn.Module):
+class VisionLanguageModel(PreparesPictures, Freezable):
     """A causal language model that reads a picture and then words. `nearfar.models.vision_language_model` makes one.
 
         [ picture token 1 ... P ]  begin  prompt  caption  end
@@ -74,8 +72,7 @@ class VisionLanguageModel(PreparesPictures, nn.Module):
     NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "vlm", "frozen")
     """What its saved config must have."""
 
-    FREEZABLE: ClassVar[tuple[str, ...]] = PARTS
-    """Which parts its saved config may call frozen."""
+    FREEZABLE: ClassVar[tuple[str, ...]] = ("image", "projector", "lm")
 
     def __init__(
         self,
@@ -281,31 +278,6 @@ class VisionLanguageModel(PreparesPictures, nn.Module):
                 f"{self.picture_length} tokens of a picture and {words} of words are more than the {positions} "
                 "positions of the language model: average the picture's (pool=4), or lower max_length"
             )
-
-    def freeze(self, *parts: str) -> Self:
-        """Stop training the named parts, "image", "projector" or "lm": no gradient, and evaluation mode for good."""
-        for part in parts:
-            self._part(part).requires_grad_(False)
-        self.frozen = tuple(p for p in PARTS if p in {*self.frozen, *parts})
-        return self.train(self.training)
-
-    def unfreeze(self, *parts: str) -> Self:
-        """Train the named parts again; without names, all."""
-        for part in parts or PARTS:
-            self._part(part).requires_grad_(True)
-        self.frozen = tuple(p for p in self.frozen if parts and p not in parts)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for part in self.frozen:
-            self._part(part).eval()
-        return self
-
-    def _part(self, name: str) -> nn.Module:
-        if name not in PARTS:
-            raise UserError(f"no part {name!r}: choose among {', '.join(PARTS)}")
-        return getattr(self, name)
 
     def config(self) -> dict[str, Any]:
         """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
