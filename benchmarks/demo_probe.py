@@ -22,8 +22,8 @@ import torch
 from demo_model import CANDIDATES, METRICS, TRAINED_STYLES, measure, read
 from nearfar.data import world
 
-PLAIN, DEMO = "linear heads on both sides", "+ 4 heads, in 10 epochs"
-SHOWN = {DEMO: "the demo's model"}
+PLAIN, DEMO = "linear heads on both sides", "+ 4 heads"
+SHOWN = {DEMO: "the demo's model, trained for 15 epochs"}
 HELD_OUT = 319
 
 
