@@ -88,7 +88,7 @@ def test_anchors_are_counted_where_they_are_used():
         ("=3", "'' is no setting"),
         ("lr=[1", "lr=.1, line 1 is not YAML.*not closed"),
         ("data.train={spec: a, spec: b}", "'spec' is given twice"),
-        ("schedule=step", "schedule must be one of cosine, linear, constant, not 'step'"),
+        ("schedule=step", "schedule must be one of cosine, linear, constant, steps, not 'step'"),
         ("evaluation.protocols=3", "protocols must be a list or null, not 3"),
         ("training.workers=true", "workers must be a whole number"),
         ("model.freeze=3", "freeze must be text or a list or null, not 3"),
