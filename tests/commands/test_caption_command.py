@@ -181,6 +181,10 @@ def test_captions_of_the_pictures_are_the_descriptions_by_default(folder, capsys
     assert len(open_source("c")) == 11
     with pytest.raises(SystemExit, match="no captions but the names of its classes: name a file of texts by class"):
         cli.main(["caption", "data", "--model", "w", "--out", "d"])
+    bare = [row for row in rows if "it is blue" not in row and "it is dark" not in row]
+    (folder / "t.csv").write_text("\n".join(bare), "utf-8")
+    with pytest.raises(SystemExit, match="no captions of 'cold' but this name: name a file of texts by class"):
+        cli.main(["caption", "t.csv", "--model", "w", "--out", "e"])
 
 
 @pytest.mark.parametrize(

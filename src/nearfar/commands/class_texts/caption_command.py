@@ -111,7 +111,7 @@ def own_captions(source: Any) -> ClassDescriptions:
     """The captions of each class's pictures as its descriptions, each once.
 
     Raises:
-        UserError: a stream, no classes, or no captions.
+        UserError: a stream, no classes, no captions, or a class of which there is none but its name.
     """
     from nearfar.data.sources.record_text import captions
     from nearfar.data.sources.source import Source
@@ -126,10 +126,11 @@ def own_captions(source: Any) -> ClassDescriptions:
         if label is not None and 0 <= label < len(source.classes):
             of_class = texts.setdefault(source.classes[label], {})
             of_class |= dict.fromkeys(without_name(captions(own), source.classes[label]))
-    described = {name: list(own) for name, own in texts.items() if own}
-    if not described:
+    if not any(texts.values()):
         raise UserError(f"{source.name} has no captions but the names of its classes: {remedy}")
-    return ClassDescriptions.of(described)
+    if bare := [name for name, own in texts.items() if not own]:
+        raise UserError(f"{source.name} has no captions of {bare[0]!r} but this name: {remedy}")
+    return ClassDescriptions.of({name: list(own) for name, own in texts.items()})
 
 
 def without_name(captions: Sequence[str], name: str) -> list[str]:
