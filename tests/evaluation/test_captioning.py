@@ -79,6 +79,10 @@ def test_what_is_needed():
     assert "writes no captions" in missing_in_model("captioning", torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match="photos holds no picture with a caption"):
         evaluate(Parrot(), photos((10, [])), ["captioning"])
+    with pytest.raises(UserError, match="limit is 0"):
+        evaluate(Parrot(), photos((10, "a dog")), ["captioning"], options={"captioning": {"limit": 0}})
+    with pytest.raises(UserError, match="retrieval cannot be measured: a Parrot does not embed pictures"):
+        evaluate(Parrot(), photos((10, "a dog")), ["retrieval"])  # which is no fault of the photos
 
 
 def test_broken_pictures_are_left_out():

@@ -56,6 +56,12 @@ def test_what_the_reference_knows_has_no_weight_and_where_it_knows_all_they_are_
     assert torch.equal(weights[1:], torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)], ids=str)
+def test_no_captions_and_no_tokens_have_no_weights(shape):
+    weights = prior_token_weights(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
+    assert weights.shape == shape
+
+
 def test_scaled_surprise_has_the_same_weights_and_ties_share_the_largest():
     surprise = torch.tensor([[0.02, 0.4, 0.4, 0.1]], dtype=torch.float64)
     mask = torch.ones(1, 4, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -108,14 +108,26 @@ def missing_in_model(protocol: str, model: Any, source: Any = None) -> str | Non
     'a Pictures does not embed texts'
     """
     row = lookup.find("protocol", protocol, PROTOCOLS)
-    for ability in map(partial(_or_others, row=row), row.needed_abilities):
-        if not any(hasattr(model, name) for name in ability.split("|")):
-            return f"a {type(model).__name__} {_missing_ability(ability)}"
+    if why := _unable(model, row, row.needed_abilities):
+        return why
     if source is not None and "image|text" in row.columns:
         try:
             shared_sides(model, source)
         except UserError as error:
             return str(error)
+    return None
+
+
+def unembedded_side(protocol: str, model: Any) -> str | None:
+    """Why a model gives no embeddings that a protocol could measure; None where nothing speaks against it."""
+    row = lookup.find("protocol", protocol, PROTOCOLS)
+    return _unable(model, row, [f"encode_{side}" for side in row.sides])
+
+
+def _unable(model: Any, row: Protocol, abilities: Iterable[str]) -> str | None:
+    for ability in map(partial(_or_others, row=row), abilities):
+        if not any(hasattr(model, name) for name in ability.split("|")):
+            return f"a {type(model).__name__} {_missing_ability(ability)}"
     return None
 
 

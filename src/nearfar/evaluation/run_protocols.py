@@ -11,8 +11,9 @@ from nearfar import console, lookup
 from nearfar.data.sources.skipped import Skipped
 from nearfar.embedding.embed_source import embed
 from nearfar.embedding.embeddings import Embeddings
+from nearfar.errors import UserError
 from nearfar.evaluation.measures.result import Result
-from nearfar.evaluation.needs import missing_in_embeddings
+from nearfar.evaluation.needs import missing_in_embeddings, unembedded_side
 from nearfar.evaluation.protocols import PROTOCOLS
 
 
@@ -92,7 +93,7 @@ def evaluate(
         A `Result` for each protocol, by name.
 
     Raises:
-        UserError: an unknown protocol or option, or data that lacks what a protocol needs.
+        UserError: an unknown protocol or option, or a model or data without what a protocol needs.
     """
     options = options or {}
     lookup.check("protocol", (*(protocols or ()), *options), PROTOCOLS)
@@ -104,6 +105,10 @@ def evaluate(
     if protocols is None:
         without = left_out(encoder, inputs.embeddings)
         protocols = [name for name in USUAL if name not in without]
+    elif embeddings is None and not isinstance(source, Embeddings):  # what the model lacks is no fault of the data
+        for name in protocols:
+            if why := unembedded_side(name, encoder):
+                raise UserError(f"{name} cannot be measured: {why}")
     with console.showing(progress):
         results = {name: PROTOCOLS[name].run(inputs, **options.get(name, {})) for name in protocols}
     if skipped is not None and "embeddings" in vars(inputs):

@@ -62,7 +62,7 @@ def captioning(
     Raises:
         UserError: no picture has a caption, or too many are broken.
     """
-    at_least(1, batch_size=batch_size)
+    at_least(1, batch_size=batch_size, limit=1 if limit is None else limit)
     data = as_source(source)
     rows, texts, groups = _captioned(data, limit)
     skipped, near = Skipped(), model.image_size

@@ -45,6 +45,8 @@ def prior_token_weights(
     surprise = (-torch.expm1(wide)).clamp(0, 1).masked_fill(~mask, 0)
     if not normalize:
         return (surprise**alpha).masked_fill(~mask, 0)
+    if not surprise.numel():
+        return surprise
     largest = surprise.amax(1, keepdim=True)
     even = largest < eps
     # Divided by the largest first, so that no power of large alpha underflows.

@@ -276,7 +276,7 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         if positions is not None and self.picture_length + words > positions:
             raise UserError(
                 f"{self.picture_length} tokens of a picture and {words} of words are more than the {positions} "
-                "positions of the language model: average the picture's (pool=4), or lower max_length"
+                "positions of the language model: average the picture's (pool=4), lower max_length or cut the prompt"
             )
 
     def config(self) -> dict[str, Any]:
