@@ -27,12 +27,16 @@ COMMANDS = {
     "serve": "Open the search page.",
     "prompts": "Search texts of classes for a frozen model, on a few labelled pictures.",
     "generate": "Generate text by contrastive search.",
+    "write": "Write captions of pictures, or answers to questions about them, by a vision-language model.",
     "papers": "List the papers: what is in, where it lives, the verdict of its reproduction.",
     "reproduce": "Run a paper's reproduction and compute its verdict.",
     "recipes": "List the recipes, or copy one out to edit.",
 }
 
-ROOMS = dict.fromkeys(("caption", "prompts"), "nearfar.commands.class_texts")
+ROOMS = {
+    **dict.fromkeys(("caption", "prompts"), "nearfar.commands.class_texts"),
+    "write": "nearfar.commands.pictured_texts",
+}
 """Where commands stand that are not in `nearfar.commands` itself."""
 
 

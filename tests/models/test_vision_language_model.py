@@ -130,6 +130,24 @@ def test_what_it_writes_with_a_cache_is_what_it_writes_without(model, pixels, pr
     assert written[1:] == model.caption(pixels[1:], prompt and prompt[1:], max_tokens=9)
 
 
+def test_what_writing_goes_on_from_is_picture_and_prompt(model, pixels):
+    prompts = ["a red", "", "two small dogs"]
+    inputs, mask = model.beginning(pixels, prompts)
+    lengths = [1 + len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
+    assert torch.equal(inputs[:, :16], model.picture_tokens(pixels))
+    for row, length in enumerate(lengths):
+        padding = max(lengths) - length
+        assert mask[row].tolist() == [1] * 16 + [0] * padding + [1] * length
+        alone, _ = model.beginning(pixels[row : row + 1], prompts[row])
+        torch.testing.assert_close(inputs[row, mask[row] > 0], alone[0])
+    words, words_mask = model.beginning(None, prompts)
+    assert torch.equal(words, inputs[:, 16:])
+    assert torch.equal(words_mask, mask[:, 16:])
+    assert model.beginning(None)[0].shape[0] == 1
+    assert torch.equal(model.beginning(pixels)[0], model.beginning(pixels, ["see:"] * 3)[0])
+
+
+
 def test_it_stops_at_the_end_token(pixels):
     model = made()
     with torch.no_grad():

@@ -7,9 +7,10 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nearfar import files, lookup
+from nearfar.commands.pictured_texts.write_command import Decoding, writer_under
 from nearfar.errors import UserError, at_least
 from nearfar.evaluation.protocols import PROTOCOLS, Protocol
 from nearfar.signatures import data_columns
@@ -32,6 +33,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
     options = protocol_options(args)
     check_used(options, args.protocols)
+    check_decoding(args)
     at_least(1, **{"--limit": args.limit, "--batch-size": args.batch_size})
     if args.json:
         files.place(args.json)
@@ -44,6 +46,8 @@ def evaluate(arguments: Sequence[str]) -> None:
             raise UserError(f"--limit is for data that can be counted, and {source.name} is a stream")
         source = source.first(args.limit)
     encoder = load(args.model)
+    if args.decoding is not None:
+        encoder = writer_under(args.decoding, encoder, args.model, seed=args.seed)
     if args.rerank is not None:
         as_fusion(encoder)
     embeddings, skipped = None, Skipped()
@@ -97,6 +101,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         console.print(f"re-ranking: {reranker.cost}", markup=False, soft_wrap=True)
     about = {name: getattr(args, name) for name in ("model", "split", "seed", "captions")}
     about["on"] = own or args.on or WORLD
+    about |= {} if args.decoding is None else {"decoding": args.decoding}
     if args.json:
         console.print(f"written to {save_results(results, args.json, **about)}", markup=False, soft_wrap=True)
     if args.report:
@@ -180,6 +185,11 @@ def parser() -> Flags:
         metavar="K",
         help="also retrieval where a fusion model (albef, tcl) re-ranks the first K of each query, with its cost",
     )
+    made.add_argument(
+        "--decoding",
+        choices=get_args(Decoding),
+        help=f"how a vision-language model writes, for {' and '.join(WRITTEN)}, as of `nearfar write` (default: plain)",
+    )
     made.add_argument("--batch-size", type=int, default=64, help="for embedding (default: %(default)s)")
     made.add_argument(
         "--max-skipped",
@@ -196,6 +206,10 @@ def parser() -> Flags:
 
 WORLD = "world/emoji"
 """What is measured on where no data are named."""
+
+
+WRITTEN = ("yes_no", "chair")
+"""Protocols that read what a model writes, and nothing else of it."""
 
 
 def own_data(args: Namespace, options: Mapping[str, Mapping[str, Any]]) -> str:
@@ -271,6 +285,12 @@ def check_used(options: Collection[str], protocols: Sequence[str] | None) -> Non
         raise UserError(
             f"{unused[0]} has settings here and is not measured: add it, --protocols {' '.join([*measured, unused[0]])}"
         )
+
+
+def check_decoding(args: Namespace) -> None:
+    """Raise a `UserError` where `--decoding` would do nothing."""
+    if args.decoding is not None and not (args.protocols and set(args.protocols) <= set(WRITTEN)):
+        raise UserError(f"--decoding is of what a model writes: name --protocols {' '.join(WRITTEN)}, or one of them")
 
 
 def setting(word: str) -> tuple[str, str, Any]:

@@ -277,6 +277,16 @@ PAPERS = (
         "RITUAL: Random Image Transformations as a Universal Anti-hallucination Lever in LVLMs",
         "2405.17821",
         "decoding",
+        home=(
+            "nearfar.decoding.conditions.condition_logits",
+            "nearfar.decoding.conditions.image_conditions",
+            "nearfar.decoding.conditions.condition_runs",
+            "nearfar.decoding.conditions.picture_transforms",
+            "nearfar.decoding.conditions.transform_selectors",
+            "nearfar.decoding.conditions.diffusion_noise",
+            "nearfar.evaluation.hallucination.yes_no_questions",
+            "nearfar.evaluation.hallucination.caption_objects",
+        ),
     ),
     Paper(
         "s-vco",

@@ -68,9 +68,9 @@ def solarise(images: Tensor, threshold: float = 0.5) -> Tensor:
     return torch.where(images >= threshold, 1 - images, images)
 
 
-def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, with a kernel of a tenth of the side (SimCLR's choice) and at least 3 pixels; the border is
-    mirrored. `sigma` `[B]`, in pixels.
+def blur(images: Tensor, sigma: Tensor, *, side: int | None = None) -> Tensor:
+    """Gaussian blur; the border is mirrored. `sigma` `[B]`, in pixels; `side` is that of the kernel, odd, by default a
+    tenth of the picture (SimCLR's choice) and at least 3 pixels.
 
     >>> point = torch.zeros(1, 1, 5, 5)
     >>> point[0, 0, 2, 2] = 1
@@ -78,7 +78,7 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     tensor([0.0000, 0.1238, 0.2042, 0.1238, 0.0000])
     """
     batch, channels, height, width = images.shape
-    side = max(3, width // 10 | 1)
+    side = max(3, width // 10 | 1) if side is None else side
     offsets = torch.arange(side, device=images.device, dtype=images.dtype) - side // 2
     weights = (-0.5 * (offsets / sigma.to(images.dtype)[:, None]) ** 2).softmax(1)  # normalised, and never 0 / 0
     weights = weights.repeat_interleave(channels, 0)

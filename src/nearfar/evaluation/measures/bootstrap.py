@@ -47,6 +47,34 @@ def mean_interval(
     return _percentiles(np.concatenate(means), level)
 
 
+def ratio_interval(
+    part: ArrayLike, whole: ArrayLike, *, cluster: ArrayLike | None = None, seed: int = 0, resamples: int = 1000
+) -> tuple[float, float]:
+    """The 95 % percentile interval of sum(part) / sum(whole), such as a precision. Samples whose sum of `whole` is 0
+    say nothing of it and are left out; NaN where all are.
+
+    Args:
+        part, whole: `[n]` counts, one row a query.
+        cluster, seed, resamples: as for `mean_interval`.
+
+    Returns:
+        Its ends, two floats.
+
+    >>> low, high = ratio_interval([1, 0] * 200, [2, 1] * 200)
+    >>> bool(0.28 < low < 1 / 3 < high < 0.38)
+    True
+    """
+    parts, wholes = (np.asarray(each, dtype=np.float64) for each in (part, whole))
+    member, count = clusters(cluster, len(parts))
+    sums = np.stack([np.bincount(member, column, count) for column in (parts, wholes)], axis=1)
+    drawn = np.concatenate([weights @ sums for weights in resample(count, resamples, seed)])
+    known = drawn[drawn[:, 1] > 0]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = _percentiles(known[:, 0] / known[:, 1], 0.95)
+    return float(low), float(high)
+
+
 def resample(count: int, resamples: int, seed: int, *, width: int | None = None) -> Iterator[NDArray[np.float64]]:
     """Blocks of `[b, count]`: how often each of `count` units is drawn in each resample. A block holds at most
     about `BLOCK` numbers of a row width `width` (default: `count`)."""

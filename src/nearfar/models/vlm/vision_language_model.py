@@ -237,14 +237,11 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         at_least(1, max_tokens=most)
         if not len(pixels):
             return []
-        prompts = word_sequences.prompts_of(self.tokenizer, self.prompt if prompt is None else prompt, len(pixels))
-        words = word_sequences.to_continue(self.tokenizer, prompts)
-        self._check_length(words.ids.shape[1] + most)
-        words = WordSequences(*(each.to(self.device) for each in words))
         with evaluating(self), torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            inputs, mask = self._inputs(pixels, words)
+            inputs, mask = self.beginning(pixels, prompt)
+            self._check_length(inputs.shape[1] - self.picture_length + most)
             ids = self.lm.generate(
                 inputs_embeds=inputs,
                 attention_mask=mask,
@@ -254,6 +251,23 @@ class VisionLanguageModel(PreparesPictures, Freezable):
                 eos_token_id=word_sequences.ends_of(self.tokenizer)[1],
             )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def beginning(self, pixels: Tensor | None, prompt: str | Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+        """What writing goes on from: embeddings `[B, P + L, W]` of pictures and prompts, in the weights' dtype, and
+        their mask `[B, P + L]` int64. Shorter prompts are padded on the left, behind the picture.
+
+        Args:
+            pixels: `[B, 3, S, S]` float32; None: no picture, prompts alone, and P is 0.
+            prompt: one for all pictures, or one for each; None: the model's own.
+
+        Raises:
+            UserError: another number of prompts than pictures.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        alone = 1 if isinstance(prompt, str) else len(prompt)
+        prompts = word_sequences.prompts_of(self.tokenizer, prompt, alone if pixels is None else len(pixels))
+        words = word_sequences.to_continue(self.tokenizer, prompts)
+        return self._inputs(pixels, WordSequences(*(each.to(self.device) for each in words)))
 
     def forward(self, pixels: Tensor, tokens: Mapping[str, Tensor]) -> CaptionLikelihoods:
         """As `likelihoods` with the model's own prompt."""

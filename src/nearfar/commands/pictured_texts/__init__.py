@@ -1,0 +1,1 @@
+"""The commands that write texts of pictures."""
