@@ -112,8 +112,18 @@ def test_several_texts_of_a_row_are_of_its_own_conditions(models, read):
     assert several.tolist() == expected.repeat_interleave(2, 0).tolist()
 
 
-def test_processors_come_after_the_logits_are_joined(models, read):
-    model, rule = models("llama"), RULES["two runs"]
+def test_processors_and_temperature_come_after_the_logits_are_joined(models, read):
+    model, rule, noted = models("llama"), RULES["two runs"], []
+
+    def note(ids, scores):
+        noted.append(scores.clone())
+        return scores
+
+    generated(model, read, rule, 1, logits_processor=[note], do_sample=True, temperature=5.0, suppress_tokens=[7])
+    with torch.no_grad():
+        own, positive = (model(**read[role]).logits[:, -1].float() for role in ("own", "positive"))
+    expected = rule(own, positive).index_fill(1, torch.tensor([7]), -torch.inf)
+    torch.testing.assert_close(noted[0], expected, rtol=1e-4, atol=1e-4)
     first = generated(model, read, rule, 1)
     other = generated(model, read, rule, 1, suppress_tokens=first[:, 0].tolist())
     assert not set(other[:, 0].tolist()) & set(first[:, 0].tolist())
@@ -179,3 +189,41 @@ def test_scores_keep_their_dtype(models, read):
     model = models("llama")  # in float64
     processor = ConditionProcessor(ConditionRule(), ConditionRun(model, read["positive"]), None)
     assert processor(torch.zeros(2, 0).long(), torch.zeros(2, 97)).dtype == torch.float32
+
+
+def test_a_model_of_transformers_that_reads_pictures():
+    """LLaVA's own class, tiny: another picture is added, no picture is subtracted."""
+    import transformers as hf
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = hf.LlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**shape, image_size=16, patch_size=8),
+        text_config=hf.LlamaConfig(**shape, vocab_size=97, pad_token_id=0, bos_token_id=1, eos_token_id=None),
+        image_token_index=96,
+        vision_feature_layer=-1,
+    )
+    torch.manual_seed(0)
+    model = hf.LlavaForConditionalGeneration(config).double().eval()
+    for weight in model.parameters():
+        if weight.ndim >= 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    ids = torch.tensor([[1, *[96] * 4, 5, 6]])
+    pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    own = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels[:1]}
+    positive = {**own, "pixel_values": pixels[1:]}
+    negative = {"input_ids": ids[:, [0, 5, 6]], "attention_mask": torch.ones(1, 3).long()}
+    rule = RULES["three runs, growing"]
+    written = torch.zeros(1, 0).long()
+    with torch.no_grad():
+        for step in range(6):
+            logits = []
+            for read in (own, positive, negative):
+                whole = torch.cat([read["input_ids"], written], 1)
+                rest = {name: each for name, each in read.items() if name == "pixel_values"}
+                logits.append(model(input_ids=whole, **rest, use_cache=False).logits[:, -1].float())
+            written = torch.cat([written, rule(*logits, step).argmax(-1)[:, None]], 1)
+        made = model.generate(
+            **own, custom_generate=condition_generate, rule=rule, positive=positive, negative=negative, do_sample=False,
+            max_new_tokens=6, pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+    assert made[:, 7:].tolist() == written.tolist()

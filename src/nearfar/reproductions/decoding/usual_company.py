@@ -82,7 +82,8 @@ def _scene(draw: Random, together: float) -> Scene:
     places = dict(zip(things, draw.sample(range(cells**2), len(things)), strict=True))
     for thing, place in places.items():
         side = draw.randrange(22, size // cells + 1)
-        left, top = (each * size // cells + draw.randrange(size // cells - side + 1) for each in (place % cells, place // cells))
+        corner = (place % cells, place // cells)
+        left, top = (each * size // cells + draw.randrange(size // cells - side + 1) for each in corner)
         cut = sprite(thing, draw.choice(DATA["styles"]), None, side)
         canvas.paste(cut.image, (left, top), cut.alpha)
     return Scene(canvas, places)
@@ -234,11 +235,11 @@ class LessonBatches:
 def encoded(pairs: list[tuple[str, str]]) -> dict[str, Any]:
     """Tokens of questions with their answers, and which targets `[B, L]` bool are of the answers or the ends."""
     made = tokenizer()([f"{question} {text}".strip() for question, text in pairs], padding=True, return_tensors="pt")
-    lengths = [len(tokenizer()(question, add_special_tokens=False)["input_ids"]) if question else 0 for question, _ in pairs]
+    words = [tokenizer()(question, add_special_tokens=False)["input_ids"] if question else [] for question, _ in pairs]
     places = torch.arange(made["input_ids"].shape[1] - 1)
     return {
         "text": {name: made[name] for name in ("input_ids", "attention_mask")},
-        "written": places >= torch.tensor(lengths)[:, None],
+        "written": places >= torch.tensor([len(each) for each in words])[:, None],
     }
 
 
