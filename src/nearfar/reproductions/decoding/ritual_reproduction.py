@@ -59,7 +59,7 @@ def run(seed: int) -> Arms:
         SAMPLING: measured(Plain(model), **drawn),
         "sampling at 0.25": measured(Plain(model), temperature=0.25, **drawn),
         GREEDY: measured(Plain(model)),
-        "greedy, another's picture": {ACCURACY: answered(Plain(model, shift=1))[ACCURACY]},
+        "greedy, another's picture": {ACCURACY: answered(Plain(model, shift=8))[ACCURACY]},
         "changed picture alone": measured(Changed(model, conditions(seed)["RITUAL"]), **drawn),
     }
     arms |= {name: measured(each.on(model), **drawn) for name, each in conditions(seed).items()}
@@ -84,7 +84,7 @@ def trained(seed: int) -> setup.CellsReader:
 
 
 class Plain:
-    """A model that reads the picture alone; with `shift` that of another scene."""
+    """A model that reads the picture alone; with a `shift` of more questions than a scene has that of another scene."""
 
     def __init__(self, model: setup.CellsReader, shift: int = 0) -> None:
         self.model, self.shift = model, shift
