@@ -169,8 +169,8 @@ class CellsReader(VisionLanguageModel):
     """A model whose frozen tower reads the same pixels once, whatever it writes of them."""
 
     def picture_tokens(self, pixels: Tensor) -> Tensor:
-        """Of pixels `[B, 3, S, S]`, or of cells `[B, P, D]` that are known, floating point."""
-        return self.projector(pixels if pixels.ndim == 3 else cells(pixels))
+        """Of pixels `[B, 3, S, S]`, or of cells `[B, 1, P, D]` that are known, floating point."""
+        return self.projector(pixels[:, 0] if pixels.shape[1] == 1 else cells(pixels))
 
 
 @torch.no_grad()
@@ -226,7 +226,7 @@ class LessonBatches:
             rows, order = order[: self.batch_size], order[self.batch_size :]
             chosen = [lessons()[row] for row in rows]
             yield {
-                "image": read[[number for number, _, _ in chosen]],
+                "image": read[[number for number, _, _ in chosen]][:, None],
                 **encoded([(question, text) for _, question, text in chosen]),
                 "index": torch.tensor(rows),
             }
