@@ -188,7 +188,7 @@ reproduction = Reproduction(
     note=(
         "A frozen ImageNet tower of 96 pixels, 9 tokens a picture, and a language model of 2 layers of 96 numbers, "
         "trained for some seconds; the paper's are LLaVA-1.5 and InstructBLIP. Test scenes and their questions are the "
-        "same for all seeds; a seed draws the model, the changes of pictures and the tokens. alpha, beta, the noise and "
+        "same for all seeds; a seed draws the model, changes of pictures and tokens. alpha, beta, the noise and "
         "the decay are the papers'. Answers are of one word, where M3ID's coefficient is 0: there it is sampling of "
         "plausible tokens, and no more."
     ),
