@@ -72,7 +72,10 @@ def test_caches_and_padding_change_nothing(models, read, name, kind):
 def test_embeddings_are_read_as_tokens_are(models, read):
     model = models("llama")
     embedded = {
-        role: {"inputs_embeds": model.get_input_embeddings()(each["input_ids"]), "attention_mask": each["attention_mask"]}
+        role: {
+            "inputs_embeds": model.get_input_embeddings()(each["input_ids"]),
+            "attention_mask": each["attention_mask"],
+        }
         for role, each in read.items()
     }
     rule = RULES["three runs"]
@@ -143,7 +146,9 @@ def test_without_conditions_it_is_what_generate_does(models, read):
     model = models("llama")
     own = read["own"]
     with torch.no_grad():
-        ids = model.generate(**own, custom_generate=condition_generate, do_sample=False, max_new_tokens=5, pad_token_id=0)
+        ids = model.generate(
+            **own, custom_generate=condition_generate, do_sample=False, max_new_tokens=5, pad_token_id=0
+        )
         plain = model.generate(**own, do_sample=False, max_new_tokens=5, pad_token_id=0)
     assert ids.equal(plain)
 

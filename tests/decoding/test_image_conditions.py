@@ -118,7 +118,9 @@ def test_the_model_chooses_the_change_it_is_surest_of(model, pictures):
                 each: entropy(model.lm(inputs_embeds=model.beginning(model.preprocess([one]), prompt)[0]).logits[:, -1])
                 for each, one in choices.items()
             }
-        assert name == min(doubts, key=lambda each: float(doubts[each])) == most_certain(model, picture, prompt, choices)
+        assert (
+            name == min(doubts, key=lambda each: float(doubts[each])) == most_certain(model, picture, prompt, choices)
+        )
         assert changed.tobytes() == choices[name].tobytes()
 
 
@@ -162,7 +164,7 @@ def test_calls_that_cannot_be_are_named(model, pictures):
         conditions.caption(model, pictures, ["a", "b"])
     with pytest.raises(UserError, match="more than the 512 positions"):
         conditions.caption(model, pictures, max_tokens=500)
-    with pytest.raises(UserError, match="no decoding 'rital'. Did you mean 'ritual'"):
+    with pytest.raises(UserError, match=r"no decoding 'rital'\. Did you mean 'ritual'"):
         ImageConditions.of("rital")
     with pytest.raises(UserError, match="step=1000"):
         ImageConditions(noise_step=1000)

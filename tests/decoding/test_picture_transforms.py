@@ -51,9 +51,10 @@ def test_flips_and_turns():
 
 def test_jitter_by_hand():
     one = Image.new("RGB", (4, 4), (100, 50, 0))
-    assert (array(made.colour_jitter(one, Chance(1.0, 1.0, 1.0, 0.0), 32)) == array(one)).all()
+    # By way of 8-bit hue, saturation and value a level may be lost.
+    assert np.abs(array(made.colour_jitter(one, Chance(1.0, 1.0, 1.0, 0.0), 32)) - array(one)).max() <= 1
     assert (array(made.colour_jitter(one, Chance(0.0, 1.0, 1.0, 0.0), 32)) == 0).all()
-    assert array(made.colour_jitter(one, Chance(2.0, 1.0, 1.0, 0.0), 32))[0, 0].tolist() == [200, 100, 0]
+    assert np.abs(array(made.colour_jitter(one, Chance(2.0, 1.0, 1.0, 0.0), 32))[0, 0] - [200, 100, 0]).max() <= 1
     grey = array(made.colour_jitter(one, Chance(1.0, 1.0, 0.0, 0.0), 32))[0, 0]
     assert len(set(grey.tolist())) == 1
     # A third of the circle: what was red is green.

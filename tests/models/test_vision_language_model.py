@@ -147,7 +147,6 @@ def test_what_writing_goes_on_from_is_picture_and_prompt(model, pixels):
     assert torch.equal(model.beginning(pixels)[0], model.beginning(pixels, ["see:"] * 3)[0])
 
 
-
 def test_it_stops_at_the_end_token(pixels):
     model = made()
     with torch.no_grad():

@@ -55,21 +55,21 @@ def test_questions_have_the_answers_that_the_scenes_have():
         places = scenes[each.scene].places
         kinds[each.kind, each.yes] += 1
         if each.kind == "position":
-            thing, side = each.text.removeprefix("is the ").removesuffix("?").split(" on the ")
+            side, thing = each.text.split()[2], each.text.split()[-1]
             column = places[thing] % 3
             assert column != 1
             assert each.yes == ((column == 0) == (side == "left"))
             continue
-        noun = each.text.removesuffix("?").split()[-1]
+        noun = each.text.split()[-1]
         assert each.yes == (noun in places)
         if not each.yes:
             assert (setup.PARTNER[noun] in places) == (each.kind == "adversarial")
     for kind in ("random", "popular", "adversarial"):
-        assert kinds[kind, True] == kinds[kind, False] > 50
+        assert kinds[kind, True] == kinds[kind, False] > 40
 
 
 def test_lessons_teach_answers_and_not_questions(small):
-    pairs = [("is there a key?", "yes"), ("", "there is a key and a door"), ("is the cat on the left?", "no")]
+    pairs = [("is there a key", "yes"), ("", "there is a key and a door"), ("on the left is there a cat", "no")]
     batch = setup.encoded(pairs)
     targets = batch["text"]["input_ids"][:, 1:]
     for (_, text), ids, mask, written in zip(
@@ -78,7 +78,7 @@ def test_lessons_teach_answers_and_not_questions(small):
         assert setup.tokenizer().decode(ids[written & (mask > 0)], skip_special_tokens=True).split() == text.split()
     # A prompt goes on as the lesson did.
     model = setup.reader(0)
-    prompt = model.tokenizer("is there a key?", add_special_tokens=False)["input_ids"]
+    prompt = model.tokenizer("is there a key", add_special_tokens=False)["input_ids"]
     assert batch["text"]["input_ids"][0, 1 : 1 + len(prompt)].tolist() == prompt
 
 

@@ -82,7 +82,15 @@ def write(
         options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
     skipped = Skipped()
     rows = written(
-        writer, data, prompt, limit, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped, seed=seed, **options
+        writer,
+        data,
+        prompt,
+        limit,
+        batch_size=batch_size,
+        skipped=skipped,
+        max_skipped=max_skipped,
+        seed=seed,
+        **options,
     )
     if out is None:
         for row in rows:

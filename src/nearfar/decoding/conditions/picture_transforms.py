@@ -39,18 +39,11 @@ def rotation(picture: Image.Image, chance: Random, size: int) -> Image.Image:
 def colour_jitter(picture: Image.Image, chance: Random, size: int) -> Image.Image:
     """Brightness, contrast and saturation times a factor from 0 to 2 each, the hue turned by up to half the circle, in
     an order of chance. It may leave a picture black, or grey."""
-    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
-        name: lambda each, kind=kind, factor=chance.uniform(0, 2): kind(each).enhance(factor)  # type: ignore[misc]
-        for name, kind in (
-            ("brightness", ImageEnhance.Brightness),
-            ("contrast", ImageEnhance.Contrast),
-            ("saturation", ImageEnhance.Color),
-        )
-    }
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    factors = [chance.uniform(0, 2) for _ in kinds]
     turn = chance.uniform(-0.5, 0.5)
-    changes["hue"] = lambda each: _turned_hue(each, turn)
-    for name in chance.sample(list(changes), len(changes)):
-        picture = changes[name](picture)
+    for place in chance.sample(range(len(kinds) + 1), len(kinds) + 1):
+        picture = kinds[place](picture).enhance(factors[place]) if place < len(kinds) else _turned_hue(picture, turn)
     return picture
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 from nearfar import files
 from nearfar.errors import UserError
 
-IRREGULAR = {
-    **{"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose"},
-    **{"feet": "foot", "teeth": "tooth", "oxen": "ox", "dice": "die"},
-}
+IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose"}
+IRREGULAR |= {"feet": "foot", "teeth": "tooth", "oxen": "ox", "dice": "die"}
 """Plurals that no ending gives away."""
 
 

@@ -22,7 +22,7 @@ from nearfar.reproductions.shared.per_query import PerQuery
 CONFIG: dict[str, Any] = {
     "data": setup.DATA,
     "model": {"image": setup.TOWER, "language": setup.LANGUAGE, "projector": "linear"},
-    "training": {"steps": 300, "batch_size": 64, "lr": 2e-3, "warmup": 0.1, "weight_decay": 0.01},
+    "training": {"steps": 400, "batch_size": 48, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.01},
     "ritual": {"alpha": 3.0, "beta": 0.1},
     "vcd": {"a": 1.0, "noise_step": 500},
     "m3id": {"decay": 0.02},
@@ -186,7 +186,7 @@ reproduction = Reproduction(
     pilot=0,
     config=CONFIG,
     note=(
-        "A frozen ImageNet tower of 96 pixels, 9 tokens a picture, and a language model of 2 layers of 96 numbers, "
+        "A frozen ImageNet tower of 96 pixels, 9 tokens a picture, and a language model of 2 layers of 64 numbers, "
         "trained for some seconds; the paper's are LLaVA-1.5 and InstructBLIP. Test scenes and their questions are the "
         "same for all seeds; a seed draws the model, changes of pictures and tokens. alpha, beta, the noise and "
         "the decay are the papers'. Answers are of one word, where M3ID's coefficient is 0: there it is sampling of "

@@ -32,9 +32,9 @@ DATA: dict[str, Any] = {
     "together": {"train": 0.85, "val": 0.5, "test": 0.5},
     "second_pair": 0.5,
     "styles": ["noto", "twemoji", "openmoji"],
-    "scenes": {"train": 1200, "val": 100, "test": 160},
+    "scenes": {"train": 1200, "val": 60, "test": 110},
 }
-LANGUAGE = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+LANGUAGE = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER = "efficientnet-lite0"
 PARTNER = {**dict(PAIRS), **{second: first for first, second in PAIRS}}
 NOUNS = sorted(PARTNER)
@@ -75,9 +75,7 @@ def _scene(draw: Random, together: float) -> Scene:
     pairs = [draw.choices(PAIRS, DATA["often"])[0]]
     if draw.random() < DATA["second_pair"]:
         pairs.append(draw.choice([pair for pair in PAIRS if pair != pairs[0]]))
-    things = [
-        thing for pair in pairs for thing in (pair if draw.random() < together else (draw.choice(pair),))
-    ]
+    things = [thing for pair in pairs for thing in (pair if draw.random() < together else (draw.choice(pair),))]
     canvas = Image.new("RGB", (size, size), tuple(draw.randrange(215, 256) for _ in range(3)))
     places = dict(zip(things, draw.sample(range(cells**2), len(things)), strict=True))
     for thing, place in places.items():
@@ -120,11 +118,11 @@ def _position(number: int, scene: Scene, draw: Random) -> list[Question]:
     if not sides:
         return []
     thing, side = draw.choice(list(sides)), draw.choice(("left", "right"))
-    return [Question(number, "position", f"is the {thing} on the {side}?", (sides[thing] == 0) == (side == "left"))]
+    return [Question(number, "position", f"on the {side} {is_there(thing)}", (sides[thing] == 0) == (side == "left"))]
 
 
 def is_there(noun: str) -> str:
-    return f"is there {with_article(noun)}?"
+    return f"is there {with_article(noun)}"
 
 
 def with_article(noun: str) -> str:
@@ -139,7 +137,8 @@ def lessons() -> list[tuple[int, str, str]]:
         draw = Random(f"lessons {number}")
         there, absent = list(scene.places), [noun for noun in NOUNS if noun not in scene.places]
         made += [(number, "", scene.caption)]
-        made += [(number, is_there(draw.choice(there)), "yes"), (number, is_there(draw.choice(absent)), "no")]
+        for nouns, answer in ((there, "yes"), (absent, "no")):
+            made += [(number, is_there(draw.choice(nouns)), answer) for _ in range(2)]
         made += [(number, each.text, "yes" if each.yes else "no") for each in _position(number, scene, draw)]
     return made
 
@@ -254,4 +253,3 @@ def training_cells() -> Tensor:
 def things_in(text: str) -> list[str]:
     """The things that a text names."""
     return [word for word in text.lower().split() if word in PARTNER]
-
