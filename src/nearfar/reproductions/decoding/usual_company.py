@@ -32,7 +32,7 @@ DATA: dict[str, Any] = {
     "together": {"train": 0.85, "val": 0.5, "test": 0.5},
     "second_pair": 0.5,
     "styles": ["noto", "twemoji", "openmoji"],
-    "scenes": {"train": 1200, "val": 60, "test": 110},
+    "scenes": {"train": 1200, "val": 40, "test": 70},
 }
 LANGUAGE = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER = "efficientnet-lite0"
