@@ -94,9 +94,12 @@ def test_one_picture_and_drawn_tokens(folder, capsys):
 
 def test_a_model_is_measured_as_it_writes(folder, tmp_path, capsys):
     out = tmp_path / "results.json"
-    words = ["evaluate", str(folder / "model"), "--on", str(folder / "questions.jsonl"), "--max-skipped", "0.5"]
-    cli.main([*words, "--protocols", "yes_no", "--decoding", "vcd", "--json", str(out)])
+    words = ["evaluate", str(folder / "model"), "--on", str(folder / "questions.jsonl")]
+    report = ["--json", str(out), "--report", str(tmp_path / "report")]
+    share = ["--options", "yes_no.max_skipped=0.5"]
+    cli.main([*words, "--protocols", "yes_no", "--decoding", "vcd", *share, *report])
     results = json.loads(out.read_text())
+    assert "yes or no, accuracy" in (tmp_path / "report" / "report.html").read_text()
     assert results["about"]["decoding"] == "vcd"
     assert results["results"]["yes_no"]["metrics"]["accuracy"]["n"] == 5
     with pytest.raises(SystemExit, match="--decoding is of what a model writes"):
