@@ -29,6 +29,7 @@ def ritual_logits(logits: Tensor, positive: Tensor, alpha: float = 3.0, *, norma
         alpha: weight of l+, at least 0 (paper: 3).
         normalise: keep the temperature (paper: False).
 
+    >>> import torch
     >>> ritual_logits(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 2.0]))
     tensor([2., 4., 6.])
     """
@@ -43,6 +44,7 @@ def vcd_logits(logits: Tensor, negative: Tensor, a: float = 1.0) -> Tensor:
         negative: l-, of the noisy picture, `[..., V]`, floating point.
         a: weight of the contrast, at least 0 (paper: 1).
 
+    >>> import torch
     >>> vcd_logits(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 2.0]))
     tensor([ 4.,  1., -2.])
     """
@@ -62,6 +64,7 @@ def m3id_logits(
         decay: how fast the picture is forgotten (paper: 0.02).
         max_coefficient: the largest coefficient; None: it grows without bound, 6.4 at 100 tokens, 19 at 150.
 
+    >>> import torch
     >>> logits, text_only = torch.tensor([2.0, 1.0]), torch.tensor([1.0, 1.0])
     >>> m3id_logits(logits, text_only, 0), m3id_logits(logits, text_only, 35)
     (tensor([2., 1.]), tensor([3.0138, 1.0000]))
@@ -81,6 +84,7 @@ def plausibility_mask(logits: Tensor, beta: float = 0.1) -> Tensor:
     Raises:
         UserError: `beta` out of its range.
 
+    >>> import torch
     >>> plausibility_mask(torch.tensor([3.0, 1.0, 0.0]))
     tensor([ True,  True, False])
     """
@@ -110,6 +114,7 @@ class ConditionRule:
     Raises:
         UserError: a setting out of its range.
 
+    >>> import torch
     >>> rule = ConditionRule()
     >>> rule(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 9.0]))
     tensor([3., 4., -inf])
