@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and settings; nothing is recorded")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     quick = options.quick
     steps, rounds, batches = (12, 3, [1]) if quick else (32, options.rounds, options.batch)
@@ -171,9 +171,9 @@ def main() -> None:
                 rows.append(compare(model, prompt=prompt, batch=batch, steps=steps, rounds=rounds))
                 show(name, rows[-1])
     if not quick:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(markdown(report))
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        options.output.with_suffix(".md").write_text(markdown(report))
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Which model should `nearfar demo` train? Candidates for its heads, measured on the val split of the world.
 
-    OMP_NUM_THREADS=2 python benchmarks/demo_model.py --out benchmarks/results/demo_model.json
+    OMP_NUM_THREADS=2 python benchmarks/demo_model.py --output benchmarks/results/demo_model.json
     OMP_NUM_THREADS=2 python benchmarks/demo_model.py --quick    # does it run? one seed, an epoch, 200 pictures
 
 The frozen towers run once; every candidate then trains its heads on the same features, for each seed, as the demo does.
@@ -66,7 +66,7 @@ def main() -> None:
     flags.add_argument("--only", nargs="+", default=list(CANDIDATES), choices=list(CANDIDATES), metavar="NAME")
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
     flags.add_argument("--quick", action="store_true", help="one seed, one epoch, few pictures; nothing is recorded")
-    flags.add_argument("--out", type=Path)
+    flags.add_argument("--output", type=Path)
     options = flags.parse_args()
     features, val = read(
         options.cache,
@@ -86,18 +86,18 @@ def main() -> None:
             f"{part} " + " ".join(map(_figure_words, rows[name][part].values())) for part in ("seen", "unseen")
         )
         print(f"{name:<32} {figures}  {rows[name]['cpu_seconds']:.0f} s", flush=True)
-    if options.out and not options.quick:
+    if options.output and not options.quick:
         write(
-            options.out,
+            options.output,
             {"seeds": options.seeds, "split": "val", "candidates": CANDIDATES, "rows": kept(options) | rows},
         )
 
 
 def kept(options: Namespace) -> dict[str, Any]:
     """Rows that `--out` holds from before, of candidates that are still the same, seeds included."""
-    if not options.out.exists():
+    if not options.output.exists():
         return {}
-    old = json.loads(options.out.read_text())
+    old = json.loads(options.output.read_text())
     same = old["seeds"] == options.seeds
     return {name: row for name, row in old["rows"].items() if same and old["candidates"][name] == CANDIDATES.get(name)}
 

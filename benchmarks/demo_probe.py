@@ -1,6 +1,6 @@
 """The demo's model beside linear heads on random splits of single emoji: variants of a concept fall on both sides.
 
-    OMP_NUM_THREADS=2 python benchmarks/demo_probe.py --out benchmarks/results/demo_probe.json
+    OMP_NUM_THREADS=2 python benchmarks/demo_probe.py --output benchmarks/results/demo_probe.json
 
 The world's own splits hold a concept out with all its variants ("cook", "man cook", "woman cook"), and clip art whose
 words name it. Whoever draws single emoji at random as held out tests an easier thing; figures of such a split can only
@@ -33,7 +33,7 @@ def main() -> None:
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the split and of training")
     flags.add_argument("--quick", action="store_true", help="one split, one epoch, 400 pictures; nothing is recorded")
     flags.add_argument("--cache", type=Path, help="keep the features in this file, and take them from it")
-    flags.add_argument("--out", type=Path)
+    flags.add_argument("--output", type=Path)
     options = flags.parse_args()
     first = 400 if options.quick else None
     (features,) = read(options.cache, ("world/emoji+clipart", {"split": "all"}, ("none",)), first=first)
@@ -44,10 +44,10 @@ def main() -> None:
         for name, runs in rows.items():
             runs.append(measure(CANDIDATES[name] | change, seed, train, test))
             print(f"seed {seed} {name:<34}", " ".join(f"{100 * runs[-1]['seen'][m]:.1f}" for m in METRICS), flush=True)
-    if options.out and not options.quick:
+    if options.output and not options.quick:
         document = {"seeds": options.seeds, "held_out": HELD_OUT, "rows": rows}
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(as_markdown(document))
+        options.output.write_text(json.dumps(document, indent=1) + "\n")
+        options.output.with_suffix(".md").write_text(as_markdown(document))
 
 
 def as_markdown(document: dict[str, Any]) -> str:

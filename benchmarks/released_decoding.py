@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -168,8 +168,8 @@ def main() -> None:
         worker.process.wait()
     setting = {"prompt": options.prompt, "tokens": options.steps, "rounds": options.rounds, "k": K, "alpha": ALPHA}
     setting |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "load_average": load}
-    options.out.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
-    options.out.with_suffix(".md").write_text(markdown(setting, spent))
+    options.output.write_text(json.dumps({**setting, "seconds": spent}, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(markdown(setting, spent))
     print(markdown(setting, spent))
 
 

@@ -1,7 +1,7 @@
 """Does augmentation starve the trainer? Images a CPU second of every preset, of kornia's generic pipeline with the same
 operations, and of the whole loader, beside a training step of a ViT-Ti/16; all interleaved in one run.
 
-    OMP_NUM_THREADS=1 python benchmarks/views.py --size 64 --batch 128 --rounds 5 --out views.json
+    OMP_NUM_THREADS=1 python benchmarks/views.py --size 64 --batch 128 --rounds 5 --output views.json
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
 
     size, batch = options.size, options.batch
@@ -60,10 +60,10 @@ def main() -> None:
         print(f"{name:<28} {images:>9.0f} images/s {images / trained:>8.1f} x the training step")
     for name in ("clip", "simclr", "moco"):
         print(f"{name}: {rate[f'views {name}'] / rate[f'kornia {name}']:.1f} times kornia's generic pipeline")
-    if options.out is not None:
+    if options.output is not None:
         facts = {"size": size, "batch": batch, "rounds": options.rounds, "threads": torch.get_num_threads()}
         facts |= {"load": os.getloadavg()[0], "torch": torch.__version__}
-        options.out.write_text(json.dumps(facts | {"images_per_cpu_second": rate}, indent=1) + "\n")
+        options.output.write_text(json.dumps(facts | {"images_per_cpu_second": rate}, indent=1) + "\n")
 
 
 def ours(name: str, size: int, batch: int) -> Step:

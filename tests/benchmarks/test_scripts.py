@@ -236,7 +236,7 @@ def test_product_libraries(run, tmp_path):
 
 def test_views(run, tmp_path):
     out = tmp_path / "views.json"
-    output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--out", out)
+    output = run("views", "--size", 32, "--batch", 4, "--rounds", 1, "--output", out)
     assert "times kornia's generic pipeline" in output
     assert all(rate > 0 for rate in json.loads(out.read_text())["images_per_cpu_second"].values())
 
@@ -258,7 +258,7 @@ def test_demo_model(run, tmp_path):
     """Its first candidate and its last, on a few pictures, from the towers and again from the kept features."""
     pytest.importorskip("efficientnet_lite_pytorch")
     names = ["linear heads on both sides", "+ the name in half of the draws"]
-    flags = ("--quick", "--cache", tmp_path / "features.pt", "--out", tmp_path / "out.json", "--only", *names)
+    flags = ("--quick", "--cache", tmp_path / "features.pt", "--output", tmp_path / "out.json", "--only", *names)
     output = run("demo_model", *flags)
     assert [line.partition("  ")[0] for line in output.splitlines() if " seen " in line] == names
     assert not (tmp_path / "out.json").exists()  # a quick look is no record
@@ -268,7 +268,7 @@ def test_demo_model(run, tmp_path):
 def test_demo_probe(run, tmp_path):
     """Both models on a random split of few pictures."""
     pytest.importorskip("efficientnet_lite_pytorch")
-    output = run("demo_probe", "--quick", "--out", tmp_path / "out.json")
+    output = run("demo_probe", "--quick", "--output", tmp_path / "out.json")
     assert len(output.splitlines()) == 2
     assert not (tmp_path / "out.json").exists()
 
@@ -282,7 +282,7 @@ def test_decoding(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "smollm", tiny_llama)
     monkeypatch.setattr(script, "random_model", tiny_llama)
     out = tmp_path / "made" / "decoding.json"
-    monkeypatch.setattr(sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--output", str(out)])
     script.main()
     assert "copying / ours, k=4" in capsys.readouterr().out
     rows = json.loads(out.read_text())["models"]["random, 30M"]
