@@ -106,3 +106,12 @@ def test_keys_mapped_from_disk_are_not_copied_and_nothing_is_warned(tmp_path, mo
     assert [start for start, _ in blocks] == [0, 65_536]
     assert all(np.shares_memory(block.numpy(), mapped) for _, block in blocks)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("numbers", [0, 1, 3, 100, 500, 1000, 1024, 40_000])
+def test_blocks_of_scores_keep_their_rows_in_line(numbers):
+    block = exact.keys_a_block(numbers)
+    assert block % nearest.GROUP == 0
+    assert nearest.GROUP <= block <= exact.ROWS
+    assert block == nearest.GROUP or 4 * block * numbers <= exact.BLOCK_BYTES
+    assert block == exact.ROWS or 4 * (block + nearest.GROUP) * numbers > exact.BLOCK_BYTES

@@ -12,14 +12,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from nearfar.nearest import best_of
+from nearfar.nearest import GROUP, best_of
 
-BLOCK_BYTES = 1 << 22
-"""Size of the buffer for scores, and of a block of keys that has to be copied: 4 MiB, which stay in a core's reach."""
+BLOCK_BYTES = 1 << 23
+"""Size of the buffer for scores, and of a block of keys that has to be copied: 8 MiB, which stay in a core's reach."""
 ROWS = 65536
 """Keys a block, at most."""
 QUERIES = 1024
-"""Queries at a time: of more, a block of 4 MiB of scores would be so few keys that its product is slow."""
+"""Queries at a time: of more, a block of 8 MiB of scores would be so few keys that its product is slow."""
 
 
 def exact_search(
@@ -31,7 +31,7 @@ def exact_search(
         queries: `[Q, D]` float32; of more than 1,024 so many at a time.
         keys: `[N, D]` float32; may be memory-mapped.
         top: how many a query; fewer are returned when there are fewer keys.
-        block: keys a block. Default: as many as give 4 MiB of scores, and no more than 65,536.
+        block: keys a block. Default: as many as give 8 MiB of scores, a multiple of 64, and no more than 65,536.
         among: `[M]` the rows to search, M > 0, ascending; N is M then. Default: all.
 
     Returns:
@@ -56,9 +56,9 @@ def exact_search(
         return np.concatenate([scores for scores, _ in results]), np.concatenate([rows for _, rows in results])
     count = len(keys) if among is None else len(among)
     q = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
-    block = block or max(1, min(ROWS, BLOCK_BYTES // (4 * max(q.shape[0], 1))))
+    block = block or keys_a_block(len(q))
     if among is not None:
-        block = max(1, min(block, BLOCK_BYTES // (4 * max(q.shape[1], 1))))
+        block = min(block, keys_a_block(q.shape[1]))  # they are copied
 
     def part(start: int) -> torch.Tensor:
         rows = slice(start, start + block) if among is None else among[start : start + block]
@@ -66,6 +66,12 @@ def exact_search(
 
     best, rows = best_of(q, ((start, part(start)) for start in range(0, count, block)), top)
     return best.numpy(), rows.numpy() if among is None else among[rows.numpy()]
+
+
+def keys_a_block(numbers: int) -> int:
+    """How many keys are taken at a time, with so many `numbers` for each. Rows of scores whose length is no multiple of
+    a few numbers begin anywhere in a line of the cache, and the product takes longer to write them."""
+    return max(GROUP, min(ROWS, BLOCK_BYTES // (4 * max(numbers, 1))) // GROUP * GROUP)
 
 
 def reading(array: np.ndarray) -> torch.Tensor:
