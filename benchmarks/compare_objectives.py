@@ -157,7 +157,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
         "they learn from another model, and here there is none"
     ),
     ("coconut", "transcription"): "they read sounds",
-    ("captioning", "prior"): "they write captions, word by word, and here a name is one vector",
+    ("captioning", "cg_vlm", "instruction", "prior"): "they write texts, word by word, and here a name is one vector",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",
     ("relational",): "it reads phrases and how the things that they name are related",
     ("RehearsalContrastive",): "its positives are of earlier tasks, and here there is one",

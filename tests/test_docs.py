@@ -16,6 +16,7 @@ PAGES = [
     "docs/models_out.md",
     "docs/extend.md",
     "docs/new_domains.md",
+    "docs/papers/cg-vlm.md",
     "docs/papers/distill-ood.md",
     "docs/video.md",
     "docs/sound.md",

@@ -21,6 +21,7 @@ COMMANDS = {
     "embed": "Embed a source of images and texts to a file, or block by block, on one machine or many.",
     "curate": "Keep the good pairs of a source: by rules, by scores, each picture or caption once.",
     "caption": "Give labelled pictures captions: of the descriptions of their class those that fit each best.",
+    "heatmap": "Draw where in a picture a vision-language model has put words.",
     "export": "Write a model for others: ONNX files, or a folder for sentence-transformers.",
     "index": "Make, or extend, a search index of a folder or table.",
     "search": "Search an index by text, by image, or by both.",
@@ -35,7 +36,7 @@ COMMANDS = {
 
 ROOMS = {
     **dict.fromkeys(("caption", "prompts"), "nearfar.commands.class_texts"),
-    "write": "nearfar.commands.pictured_texts",
+    **dict.fromkeys(("heatmap", "write"), "nearfar.commands.pictured_texts"),
 }
 """Where commands stand that are not in `nearfar.commands` itself."""
 

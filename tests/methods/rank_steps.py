@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "align": {"exclude_duplicates": True},
     "answering": {"momentum": 0.8, "ramp_steps": 2},
     "captioning": {},
+    "cg_vlm": {"contrast": 0.7, "pool": 2, "center": True, "learn_temperature": True},
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
@@ -48,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dito": {"boxes": [3, 2]},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
+    "instruction": {},
     "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
     "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
     "masked_language": {},
@@ -151,7 +153,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "cless":
         bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
-    if name in ("captioning", "prior"):
+    if name in ("captioning", "cg_vlm", "instruction", "prior"):
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
     if name == "prior":
         settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}

@@ -64,6 +64,15 @@ PAPERS = (
         "Contrastive Vision-Language Alignment Makes Efficient Instruction Learner",
         "2311.17945",
         "vision-language models",
+        home=(
+            "nearfar.methods.lvlm.cg_vlm",
+            "nearfar.methods.lvlm.patch_token_contrast",
+            "nearfar.methods.lvlm.instruction_tuning",
+            "nearfar.models.vlm.mean_cosines",
+            "nearfar.models.vlm.patch_word_space",
+            "nearfar.models.vlm.patch_word_heatmap",
+        ),
+        recipes=("cg-vlm", "cg-vlm-paper"),
     ),
     Paper(
         "close",

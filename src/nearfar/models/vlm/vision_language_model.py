@@ -21,11 +21,14 @@ from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_words, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower
 from nearfar.models.vlm import word_sequences
+from nearfar.models.vlm.candidate_answers import answer
+from nearfar.models.vlm.patch_word_heatmap import locate
 from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
 from nearfar.models.vlm.word_sequences import WordSequences
 from nearfar.modes import Freezable, evaluating
 
 Read = Literal["cells", "summary"]
+Prompt = str | Sequence[str] | Mapping[str, Tensor] | None
 
 
 class CaptionLikelihoods(NamedTuple):
@@ -66,7 +69,9 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         UserError: a setting out of its range, a tokenizer that does not fit, or too few positions.
     """
 
+    answer = answer
     encode = encode
+    locate = locate
     push_to_hub = push_to_hub
 
     NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "vlm", "frozen")
@@ -157,12 +162,12 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         longest."""
         return tokenize(self.tokenizer, texts, self.max_length)
 
-    def sequences(self, tokens: Mapping[str, Tensor], prompt: str | Sequence[str] | None = None) -> WordSequences:
+    def sequences(self, tokens: Mapping[str, Tensor], prompt: Prompt = None) -> WordSequences:
         """Begin, prompt, caption and end of each row, on the model's device, of captions' tokens `[B, L]` int64.
 
         Args:
             tokens: as `tokenize` or a loader makes them, with or without tokens of begin and end.
-            prompt: one for all, or one for each; None: the model's own.
+            prompt: one for all, or one for each, as texts or as tokens `[B, L]` int64; None: the model's own.
         """
         captions = word_sequences.words_of(self.tokenizer, tokens)
         prompts = word_sequences.prompts_of(self.tokenizer, self.prompt if prompt is None else prompt, len(captions))
@@ -175,7 +180,8 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         row by row those of `words.ids[:, 1:]`.
 
         Args:
-            pixels: `[B, 3, S, S]` float32; None: no picture, the words alone.
+            pixels: `[B, 3, S, S]` float32, or the `picture_tokens` `[B, P, W]` made of them; None: no picture, the
+                words alone.
             words: as `sequences` makes them.
         """
         length = words.ids.shape[1]
@@ -185,14 +191,14 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         return out.logits[:, -length:][:, :-1]
 
     def likelihoods(
-        self, pixels: Tensor | None, tokens: Mapping[str, Tensor], prompt: str | Sequence[str] | None = None
+        self, pixels: Tensor | None, tokens: Mapping[str, Tensor], prompt: Prompt = None
     ) -> CaptionLikelihoods:
         """The log-likelihood of each token of captions, and of their ends, given the pictures; with a gradient.
 
         Args:
-            pixels: `[B, 3, S, S]` float32; None: no picture.
+            pixels: `[B, 3, S, S]` float32, or the `picture_tokens` `[B, P, W]` made of them; None: no picture.
             tokens: the captions', `[B, L]` int64.
-            prompt: one for all, or one for each; None: the model's own.
+            prompt: one for all, or one for each, as texts or as tokens `[B, L]` int64; None: the model's own.
 
         >>> from nearfar.data import train_tokenizer
         >>> from nearfar.models import vision_language_model
@@ -279,7 +285,7 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         embedded = self.lm.get_input_embeddings()(words.ids)
         if pixels is None:
             return embedded, words.mask
-        pictures = self.picture_tokens(pixels).to(embedded.dtype)
+        pictures = (pixels if pixels.ndim == 3 else self.picture_tokens(pixels)).to(embedded.dtype)
         count = pictures.shape[1]
         inputs = torch.cat([pictures, embedded], dim=1)
         mask = torch.cat([words.mask.new_ones(len(pictures), count), words.mask], dim=1)

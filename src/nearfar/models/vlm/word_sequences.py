@@ -57,15 +57,20 @@ def words_of(tokenizer: Any, tokens: Mapping[str, Tensor]) -> list[list[int]]:
     return rows
 
 
-def prompts_of(tokenizer: Any, prompt: str | Sequence[str], count: int) -> list[list[int]]:
-    """The ids of one prompt for all `count` texts, or of one for each.
+def prompts_of(tokenizer: Any, prompt: str | Sequence[str] | Mapping[str, Tensor], count: int) -> list[list[int]]:
+    """The ids of one prompt for all `count` texts, or of one for each, as texts or as tokens `[B, L]` int64.
 
     Raises:
         UserError: another number of prompts than texts.
     """
-    prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+    if isinstance(prompt, Mapping):
+        prompts: list[Any] = words_of(tokenizer, prompt)
+    else:
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
     if len(prompts) != count:
         raise UserError(f"there are {len(prompts)} prompts for {count} pictures: give one for all, or one for each")
+    if isinstance(prompt, Mapping):
+        return prompts
     return [tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in prompts]
 
 

@@ -50,6 +50,8 @@ class StageSettings:
 
 
 STAGES = "stages"
+MADE_OF = ("teacher", "language")
+"""Settings of a model that is made of another, which may be that of the stage before."""
 PLAIN = ("name", "train")
 """What of a stage is no section."""
 Values = dict[str, dict[str, Any]]
@@ -73,8 +75,9 @@ class RecipeStage:
         if (model := recipe.model.get("load")) in (PREVIOUS, BEST):
             model_folder = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
             recipe = replace(recipe, model={**recipe.model, "load": str(model_folder)})
-        if before and recipe.model.get("teacher") == PREVIOUS:
-            recipe = replace(recipe, model={**recipe.model, "teacher": str(before[-1].folder / "model")})
+        for part in MADE_OF:
+            if before and recipe.model.get(part) == PREVIOUS:
+                recipe = replace(recipe, model={**recipe.model, part: str(before[-1].folder / "model")})
         if before and recipe.method.get("reference") == PREVIOUS:
             recipe = replace(recipe, method={**recipe.method, "reference": str(before[-1].folder / "model")})
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
@@ -239,8 +242,9 @@ def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[
             f"model.load: {model!r} is the model of the stage before, and {reason}: make a model, or name a folder "
             f"(./{PREVIOUS}, where it is called so)."
         )
-    if recipe.model.get("teacher") == PREVIOUS and not before:
-        raise UserError(f"model.teacher: {PREVIOUS!r} is the model of the stage before, and {reason}: name a folder.")
+    for part in MADE_OF:
+        if recipe.model.get(part) == PREVIOUS and not before:
+            raise UserError(f"model.{part}: {PREVIOUS!r} is the model of the stage before, and {reason}: name one.")
     if recipe.method.get("reference") == PREVIOUS and not before:
         raise UserError(f"method.reference: {PREVIOUS!r} is the model of the stage before, and {reason}: name one.")
     if model == BEST and not before[-1].recipe.data.validation:
