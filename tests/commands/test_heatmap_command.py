@@ -59,6 +59,6 @@ def test_all_maps_have_one_scale_and_must_be_one_a_word(tmp_path):
     picture = Image.new("RGB", (30, 20), "white")
     maps = np.arange(2 * 3 * 3, dtype=float).reshape(2, 3, 3)
     path = draw_word_heatmaps(picture, ["low", "high"], maps, (0, 0, 30, 20), tmp_path / "a.svg")
-    assert "low  8.00" in path.read_text("utf-8") or path.stat().st_size > 1000
+    assert path.read_text("utf-8").count("<image") >= 5, "the picture, and twice a grey one under its map"
     with pytest.raises(UserError, match="there are 1 words"):
         draw_word_heatmaps(picture, ["low"], maps, (0, 0, 30, 20), tmp_path / "a.png")

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from nearfar.errors import UserError
 from nearfar.reproductions.vision_language_models import cg_vlm_reproduction as cg_vlm
 from nearfar.reproductions.vision_language_models import questioned_scenes as setup
 
@@ -47,11 +48,11 @@ def test_arms_differ_in_the_projector_alone_and_see_the_same_batches(small):
 
 
 def test_a_larger_share_holds_the_smaller(small, monkeypatch):
-    rows_used = []
+    rows_used, model = [], setup.reader(cg_vlm.words(1), 1)
     monkeypatch.setattr(setup, "Batches", lambda kind, rows, *rest: rows_used.append(rows) or [])
     for share in (0.1, 1.0):
-        with pytest.raises(Exception, match="no batch"):
-            cg_vlm.answering(setup.reader(cg_vlm.words(1), 1), 1, share)
+        with pytest.raises(UserError, match="no batch"):
+            cg_vlm.answering(model, 1, share)
     assert (len(rows_used[-2]), len(rows_used[-1])) == (4, 40)
     assert rows_used[-1][:4] == rows_used[-2]
 

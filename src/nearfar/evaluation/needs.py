@@ -44,7 +44,7 @@ UNABLE = {
     "ground": "says nothing of how things are related: make one with nearfar.models.relation_encoder",
     "transcribe": "writes no words of sounds: train one with the method transcription or coconut",
     "caption": "writes no captions of pictures: train a vision_language_model with the method captioning",
-    "answer": "answers no questions: train one with the method 'answering'",
+    "answer": "answers no questions: train one with the method 'answering' or 'instruction'",
     "match_labels": "matches no labels: train a label_matcher with the method cless",
     "judge": "does not sort pairs into classes: train one with the method 'entailment'",
     "locate": "gives no maps of phrases: train one with the method albef or tcl",

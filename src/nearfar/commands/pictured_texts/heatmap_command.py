@@ -40,7 +40,7 @@ def heatmap(
     phrases, left_out = (listed(text) for text in (words, ignore))
     if not phrases:
         raise UserError("words are missing: name some, with commas between")
-    opened = load(model)
+    opened = load(str(model))
     if not isinstance(opened, VisionLanguageModel):
         raise UserError(f"{model} is a {type(opened).__name__}: name the folder of a vision_language_model")
     try:

@@ -53,7 +53,7 @@ def answering(
 
     Args:
         model: anything with `answer(pictures, questions, candidates, k=..., batch_size=...)` that gives an (answer,
-            probability) each: a `nearfar.models.FusionAnswerer`.
+            probability) each: a `nearfar.models.FusionAnswerer` or `VisionLanguageModel`.
         source: records with `image`, `text` (the question) and `answers`; those without answers are left out. Their
             `question_type` and `answer_type` break the figures down; without them the first word does.
         train: such records, or what `open_source` takes: for candidates and baselines. By default the training split of
@@ -78,7 +78,9 @@ def answering(
         UserError: a model that gives no answers, or data without questions and answers.
     """
     if not hasattr(model, "answer"):
-        raise UserError(f"a {type(model).__name__} answers no questions: train one with the method 'answering'")
+        raise UserError(
+            f"a {type(model).__name__} answers no questions: train one with the method 'answering' or 'instruction'"
+        )
     questions = _questions(source, limit)
     fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _questions(fitted, None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch importpictures: Sequence[Any] | Tensor
 
 from nearfar.errors import UserError, at_least
 from nearfar.models.vlm.word_sequences import ends_of, words_of

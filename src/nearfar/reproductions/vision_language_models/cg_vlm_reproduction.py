@@ -14,6 +14,7 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from nearfar.methods.lvlm.cg_vlm import CGVLM
@@ -55,7 +56,7 @@ def run(seed: int, chosen: dict[str, dict[str, Any]]) -> Arms:
             if (arm, name) == ("both", "all"):
                 arms["both, another's picture"] = {by_share(name): right(tuned, "test", shift=1)}
         curve = [arms[arm][by_share(name)] for name in CONFIG["shares"]]
-        arms[arm][AREA] = PerQuery(sum(each.values for each in curve) / len(curve), curve[0].group)
+        arms[arm][AREA] = PerQuery(np.mean([each.values for each in curve], axis=0), curve[0].group)
     whole = float(arms["generative"][by_share("all")])
     arms["both"][OF_THE_WHOLE] = float(arms["both"][by_share("a tenth")]) / max(whole, 1e-9)
     arms["generative"][OF_THE_WHOLE] = float(arms["generative"][by_share("a tenth")]) / max(whole, 1e-9)

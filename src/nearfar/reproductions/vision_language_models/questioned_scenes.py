@@ -49,12 +49,14 @@ class ReadsCells(VisionLanguageModel):
 @cache
 def scenes(kind: str, split: str) -> Scenes:
     """Those with "captions", or with "questions", of a split."""
-    from nearfar.data.scenes import questions, scenes
+    from nearfar.data.scenes import questions
+    from nearfar.data.scenes import scenes as described
 
     n, size = DATA[kind][split], DATA["size"]
-    make = questions if kind == "questions" else scenes
-    own = {"kinds": DATA["kinds"]} if kind == "questions" else {}
-    source = make(split, n=n, size=size, **DATA["make"], **own)
+    if kind == "questions":
+        source = questions(split, n=n, size=size, kinds=DATA["kinds"], **DATA["make"])
+    else:
+        source = described(split, n=n, size=size, **DATA["make"])
     pictures, texts, answers, things = [], [], [], []
     for record in source:
         pictures.append(record["image"])
