@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch importpictures: Sequence[Any] | Tensor
+from torch import Tensor
 
 from nearfar.errors import UserError, at_least
 from nearfar.models.vlm.word_sequences import ends_of, words_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def answer(
     model: VisionLanguageModel,
-    pictures: Sequence[object] | Tensor,
+    pictures: Sequence[Any] | Tensor,
     questions: Sequence[str],
     candidates: Sequence[str],
     *,
