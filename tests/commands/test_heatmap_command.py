@@ -1,5 +1,7 @@
 """`nearfar heatmap`: a drawing of where words are in a picture, and what is said of a model or a file that is none."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,10 @@ def test_all_maps_have_one_scale_and_must_be_one_a_word(tmp_path):
     picture = Image.new("RGB", (30, 20), "white")
     maps = np.arange(2 * 3 * 3, dtype=float).reshape(2, 3, 3)
     path = draw_word_heatmaps(picture, ["low", "high"], maps, (0, 0, 30, 20), tmp_path / "a.svg")
-    assert path.read_text("utf-8").count("<image") >= 5, "the picture, and twice a grey one under its map"
+    drawn = path.read_text("utf-8")
+    assert drawn.count("<image") == 4, "the picture, two maps over it, and their scale"
+    assert "<!-- low  8.00 -->" in drawn
+    scale = [float(number) for number in re.findall(r"<!-- ([0-9.]+) -->", drawn)]
+    assert max(scale) > 8, "it goes up to what the other map has"
     with pytest.raises(UserError, match="there are 1 words"):
         draw_word_heatmaps(picture, ["low"], maps, (0, 0, 30, 20), tmp_path / "a.png")
