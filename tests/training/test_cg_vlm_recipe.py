@@ -52,10 +52,10 @@ def test_each_stage_trains_its_part_of_the_model_before(whole):
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(whole, tmp_path):
-    short = {**QUICK, "stages.align.training.steps": 1, "training.save_every": 1}
+    short = {**QUICK, "stages.answer.training.steps": 1, "training.save_every": 1}
     load("cg-vlm", short).run(tmp_path / "again")
     load("cg-vlm", QUICK).run(tmp_path / "again", resume=True)
-    one, other = (nearfar.load(each / "2-align" / "model").state_dict() for each in (whole, tmp_path / "again"))
+    one, other = (nearfar.load(each / "model").state_dict() for each in (whole, tmp_path / "again"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
