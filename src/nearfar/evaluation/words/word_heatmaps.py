@@ -60,7 +60,7 @@ def draw_word_heatmaps(
         axes.set_axis_off()
     places[0].imshow(pixels)
     places[0].set_title("picture", fontsize=10)
-    drawn = None
+    drawn: Any = None
     for axes, word, heat in zip(places[1:], words, maps, strict=False):
         axes.imshow(grey)
         drawn = axes.imshow(

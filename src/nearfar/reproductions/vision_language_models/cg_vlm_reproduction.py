@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
     "answer": {"steps": 150, "batch_size": 32, "lr": 1e-3, "warmup": 0.1, "weight_decay": 0.01},
     "shares": {"a twentieth": 0.05, "a tenth": 0.1, "all": 1.0},
 }
-ALIGNED: dict[str, dict[str, float]] = {
+ALIGNED: dict[str, dict[str, Any]] = {
     "generative": {"contrast": 0.0},
     "contrastive only": {"generation": 0.0},
     "both": {},
