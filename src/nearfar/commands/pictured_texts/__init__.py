@@ -1,1 +1,1 @@
-"""The commands that write texts of pictures."""
+"""The commands that write texts of pictures, or look for them there."""
