@@ -47,10 +47,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
     "distill_ood": {"top_k": 2, "captions": 0.5, "distance": 0.3},
     "dito": {"boxes": [3, 2]},
+    "dpo": {"beta": 0.5, "anchor": 0.1},
     "ensemble": {"of": {"name": "negclip"}},
     "entailment": {"momentum": 0.8, "ramp_steps": 2},
     "instruction": {},
     "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
+    "image_dpo": {"beta": 0.5},
     "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
     "masked_language": {},
     "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
@@ -61,6 +63,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simcse": {"exclude_duplicates": True, "hard_negative_weight": 0.3, "masked_language": 0.5},
     "simctg": {},
     "supcon": {},
+    "svco": {"betas": [0.1, 0.2, 0.3, 0.4], "cache_reference": True},
     "sogclr": {"temperature": 0.2},
     "transcription": {"smoothing": 0.1},
     "prior": {"alpha": 0.5},
@@ -153,7 +156,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "cless":
         bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
-    if name in ("captioning", "cg_vlm", "instruction", "prior"):
+    if name in ("captioning", "cg_vlm", "instruction", "prior", "svco", "dpo", "image_dpo"):
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
     if name == "prior":
         settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}
@@ -207,6 +210,7 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "weight": torch.linspace(0.5, 1.5, N),
         "image": views[0],
         "teacher_image": views[1, :, 0, :2].flatten(1)[:, :8],
+        "image2": views[1],
         "views": views,
         "text": model.tokenize(texts),
         "negative_count": torch.arange(N) % 2,

@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
 STAGED = ("two-stages", "dito", "dito-paper", "mcl", "mcl-pairs", "mcl-paper", "coconut", "coconut-paper")
 STAGED += ("vl2v-adip", "vl2v-adip-paper", "distill-ood", "distill-ood-paper")
 STAGED += ("prior", "prior-paper", "cg-vlm", "cg-vlm-paper")
+STAGED += ("s-vco",)
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("simctg") and name not in STAGED])

@@ -24,11 +24,13 @@ CALLED = {
     "objects": "boxes of things",
     "mask": "masks",
     "image|text": "pictures and no texts",
+    "image2": "second pictures",
 }
 """What columns hold."""
 
 REMEDY = {
     "objects": "records need 'objects', a list of 'name' and 'box'",
+    "image2": "records need 'image2', a second picture, and 'text2', its text",
     "box|objects": "records need 'text' and 'box', or 'objects' with 'phrase' and 'box'",
 }
 """What to do about a missing column, where another name for it is not enough."""
@@ -45,6 +47,7 @@ UNABLE = {
     "transcribe": "writes no words of sounds: train one with the method transcription or coconut",
     "caption": "writes no captions of pictures: train a vision_language_model with the method captioning",
     "answer": "answers no questions: train one with the method 'answering' or 'instruction'",
+    "likelihoods": "does not say how likely a text is: train a vision_language_model with the method captioning",
     "match_labels": "matches no labels: train a label_matcher with the method cless",
     "judge": "does not sort pairs into classes: train one with the method 'entailment'",
     "locate": "gives no maps of phrases: train one with the method albef or tcl",

@@ -83,6 +83,9 @@ class Method(nn.Module, ABC):
     boxes: bool = False
     """Whether its batches hold boxes of things and what they are called. Read as `answers` is."""
 
+    picture_pairs: bool = False
+    """Whether its batches hold the second picture of each pair, and its text. Read as `answers` is."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for base in cls.__mro__:

@@ -244,6 +244,16 @@ _OTHERS = (
         "Symmetrical Visual Contrastive Optimization",
         "2502.13928",
         "vision-language models",
+        home=(
+            "nearfar.methods.lvlm.svco",
+            "nearfar.methods.lvlm.pair_losses",
+            "nearfar.methods.lvlm.preferences",
+            "nearfar.methods.lvlm.start_reference",
+            "nearfar.data.mining.contrast_pairs",
+            "nearfar.data.tables.picture_pairs",
+            "nearfar.evaluation.measures.visual_contrasts",
+        ),
+        recipes=("s-vco", "s-vco-paper"),
     ),
     Paper(
         "tcl",

@@ -3,6 +3,8 @@
 | key | shape and dtype | meaning |
 |---|---|---|
 | `image` | `[B, 3, H, W]` float | the picture, augmented and normalised as the model wants it (the first view) |
+| `image2` | `[B, 3, H, W]` float | the second picture of a pair, augmented as `image` is; its text is `text2` (`picture_pairs`) |
+| `prompt` | dict of `[B, L]` long | what stands before both texts of a pair of pictures, where the data have it |
 | `views` | `[V, B, 3, H, W]` float | all views, when `n_views` is above 1; `views[0]` is `image` |
 | `small_views` | `[M, B, 3, h, w]` float | small crops (multi-crop), where `small_views` is above 0 |
 | `geometry` | `[V, B, 3, 3]` float | maps source pixels, homogeneous, to the pixels of that view |
@@ -65,7 +67,7 @@ _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("negative_count", "negation_changed"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "label_key", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("boxes", "box_label"), BatchKey()),
+    **dict.fromkeys(("boxes", "box_label", "image2", "prompt"), BatchKey()),
     **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "label_text", "answers"), BatchKey(many=True)),

@@ -46,6 +46,7 @@ class FieldOptions(TypedDict, total=False):
     text_views: str | TextViewPreset | None
     label_texts: LabelTexts | None
     boxes: bool
+    picture_pairs: bool
     frame_choice: FrameChoice | None
 
 
@@ -70,6 +71,7 @@ def usual_fields(
     text_views: str | TextViewPreset | None = None,
     label_texts: LabelTexts | None = None,
     boxes: bool = False,
+    picture_pairs: bool = False,
     frame_choice: FrameChoice | None = None,
 ) -> list[Field]:
     """The fields that a loader of pictures, or videos, and texts has.
@@ -96,11 +98,13 @@ def usual_fields(
             `TextViewPreset`; goes with `text_pairs`.
         label_texts: which texts are labels of each text, its own words or others; see `LabelTextsField`.
         boxes: give the boxes of the things in each picture, and what they are called, by the source's classes.
+        picture_pairs: give the second picture of each pair, the record's `image2`, prepared as the first is, its text
+            `text2`, and their `prompt` where the source has one.
         frame_choice: read videos in the place of pictures, these frames of each; random ones in training (`shuffle`).
 
     Raises:
         UserError: negatives are wanted of a source without `negative_text`, or answers without a tokenizer; text views
-            of pairs, or where nothing reads pairs.
+            of pairs, or where nothing reads pairs; pairs of pictures of a source without them.
     """
     fields: list[Field] = []
     caption = check_caption(("random" if shuffle else "first") if caption is None else caption)
@@ -120,6 +124,13 @@ def usual_fields(
         raise UserError("answers=True needs a tokenizer: pass tokenizer=...")
     if boxes:
         fields.append(BoxesField(source.classes))
+    if picture_pairs:
+        check_picture_pairs(source)
+        if tokenizer is not None:
+            fields.append(TextField(tokens, caption=caption, key="text2"))
+            fields += [TextField(tokens, caption="first", key="prompt")] if "prompt" in source.columns else []
+        if image_size:
+            fields.append(ImageField(image_size, mean=mean, std=std, views=views, key="image2"))
     if image_size and frame_choice is not None:
         video = VideoField(image_size, frame_choice, mean=mean, std=std, views=views, random=shuffle, n_views=n_views)
         fields.append(video)
@@ -136,6 +147,20 @@ def usual_fields(
             )
         )
     return fields
+
+
+def check_picture_pairs(source: Source | Stream) -> None:
+    """Refuse data whose records are no pairs of pictures.
+
+    Raises:
+        UserError: there is no second picture, or no text of it.
+    """
+    for key, what in (("image2", "second picture"), ("text2", "text of a second picture")):
+        if key not in source.columns:
+            raise UserError(
+                f"{source.name} has no {what}, {key!r}, and pairs of pictures are to be read; its columns are: "
+                f"{', '.join(source.columns)}. Name the columns of the table image, image2, text and text2"
+            )
 
 
 def _check_text_views(source: Source | Stream, *, read: bool) -> None:

@@ -29,9 +29,10 @@ class ImageField(Field):
         small_views: further views of each picture, small crops of it (multi-crop, arXiv 2006.09882), made as `views`
             says but for the crop.
         small_size: side of the small views in pixels; None: 96 for each 224 of `size`.
+        key: of the record and of the batch: "image", or "image2" for the second picture of a pair, of which the
+            batch gets the first view alone, drawn as that of the first picture is.
     """
 
-    columns = ("image",)
     fixed = True  # the canvas; views are drawn in `collate`
 
     def __init__(
@@ -44,7 +45,9 @@ class ImageField(Field):
         n_views: int = 1,
         small_views: int = 0,
         small_size: int | None = None,
+        key: str = "image",
     ) -> None:
+        self.key, self.columns = key, (key,)
         self.views = Views(views, size=size, n_views=n_views, mean=mean, std=std)
         self.small: Views | None = None
         if small_views and self.views.preset.crop is not None:
@@ -55,6 +58,9 @@ class ImageField(Field):
                 mean=mean,
                 std=std,
             )
+        if key != "image":
+            self.keys = {key: BatchKey()}
+            return
         self.keys = {"image": BatchKey(), "geometry": BatchKey(axis=1), "picture_size": BatchKey()} | (
             {"views": BatchKey(axis=1)} if n_views > 1 else {}
         )
@@ -62,7 +68,7 @@ class ImageField(Field):
 
     def prepare(self, record: Record, chance: RecordChance) -> tuple[Tensor, tuple[int, int]]:
         """The canvas, uint8 `[3, S, S]`, and the original's width and height."""
-        image, size = decode(record.get("image"), near=self.views.canvas)
+        image, size = decode(record.get(self.key), near=self.views.canvas)
         pixels = resize(image, self.views.canvas, fit=self.views.preset.fit)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), size
 
@@ -74,6 +80,8 @@ class ImageField(Field):
             images = images.to(chance.device, non_blocking=True)
         sizes = torch.tensor([size for _, size in parts])
         views, matrices = self.views(images, draws, sizes=sizes)
+        if self.key != "image":
+            return {self.key: views[0]}
         pictures = {"image": views[0], "geometry": matrices, "picture_size": sizes.float()}
         pictures |= {"views": views} if self.views.n_views > 1 else {}
         if self.small is not None:

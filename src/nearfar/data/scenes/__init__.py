@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nearfar.data.scenes.contrasts import EDITS
+from nearfar.data.scenes.contrasts import ContrastSource as _ContrastSource
 from nearfar.data.scenes.layout import RELATIONS
 from nearfar.data.scenes.marks import MarkSource as _MarkSource
 from nearfar.data.scenes.motions import EVENTS, MOTIONS, ONLY_IN_TIME
@@ -27,6 +29,7 @@ __all__ = [
     "ATTRIBUTES",
     "BASIC",
     "COLOURS",
+    "EDITS",
     "EVENTS",
     "KINDS",
     "MOTIONS",
@@ -36,6 +39,7 @@ __all__ = [
     "STATEMENT_KINDS",
     "VERDICTS",
     "ScenePlan",
+    "contrasts",
     "marks",
     "questions",
     "scenes",
@@ -107,6 +111,56 @@ def scenes(
         ground=ground,
     )
     return _SceneSource(plan)
+
+
+def contrasts(
+    split: str = "train",
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    size: int = 64,
+    objects: int = 2,
+    edits: Sequence[str] = EDITS,
+    relations: Sequence[str] = RELATIONS,
+    vocabulary: str | Sequence[str] | None = None,
+    styles: Sequence[str] | None = None,
+    held_out_style: str | None = None,
+    ground: str = "white",
+) -> Source:
+    """`n` pairs of scenes of a split that differ in one thing, each scene with a text that is false of the other.
+
+    Args:
+        n, seed, size, objects, relations, vocabulary, styles, held_out_style, ground: as for `scenes`. Each thing has a
+            colour of its own.
+        edits: what may differ: the "colour" of a thing, the "thing" itself, or the "place", where the first two stand
+            in each other's. Where the splits share the nouns, a changed thing makes a pair of nouns of the split, too;
+            in val and test only where there is such a pair.
+
+    Returns:
+        records with `image`, `image2` (PIL), `text`, `text2`, `kind` (the edit), `objects`, `objects2` (as those of
+        `scenes`), `style`, `domain`, and a `group` of each pair's own.
+
+    Raises:
+        UserError: an argument that is not understood.
+
+    >>> pair = contrasts("train", vocabulary="shapes", edits=["colour"])[0]
+    >>> pair["kind"], pair["text"] == pair["text2"], pair["image"].size
+    ('colour', False, (64, 64))
+    """
+    plan = ScenePlan(
+        split=split,
+        n=_default(split) if n is None else n,
+        seed=seed,
+        size=size,
+        objects=objects,
+        attributes=(),
+        relations=tuple(relations),
+        vocabulary=vocabulary if vocabulary is None or isinstance(vocabulary, str) else tuple(vocabulary),
+        styles=tuple(styles or ()),
+        held_out_style=held_out_style,
+        ground=ground,
+    )
+    return _ContrastSource(plan, tuple(edits))
 
 
 def marks(

@@ -16,6 +16,7 @@ from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.data.sources.source import Record, Records, Source, concat
 from nearfar.data.tables.delimited import is_captions
 from nearfar.data.tables.encoding import REMEDY, decode_text
+from nearfar.data.tables.picture_pairs import PicturePairs
 from nearfar.data.tables.table_files import table
 from nearfar.errors import UserError
 
@@ -202,7 +203,9 @@ def _described(root: Path, tables: list[Path], files: list[Path], columns: Mappi
             name = os.path.relpath(first, file.parent)
             place = next((f.parent for f in files if f.name == os.path.basename(name) and f.suffix), None)
             source = table(file, root=place, **columns) if place is not None else source
-        named |= {os.path.realpath(image) for image, _ in source.pictures() if isinstance(image, str)}
+        pictures = [image for image, _ in source.pictures()]
+        pictures += source.second_pictures() if isinstance(source, PicturePairs) else []
+        named |= {os.path.realpath(image) for image in pictures if isinstance(image, str)}
         sources.append(source)
     joined = concat(*sources, name=root.name)
     by = f"{tables[0].name!r} does not name" if len(tables) == 1 else f"none of {len(tables)} tables names"

@@ -19,6 +19,7 @@ UNDERSTOOD = """what is understood:
   world/topics                               the same as single texts, with subjects as classes
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
+  world/contrasts                            pairs of scenes that differ in one thing, each with a text
   world/commands                             spoken commands with words and intents, made by flite (apt install flite)
   world/fashion                              Fashion-MNIST, clothes (apt install dataset-fashion-mnist)
   world/video                                short videos: a thing that moves, grows, shrinks, turns
@@ -49,6 +50,7 @@ WORLD = {
     "scenes": "nearfar.data.scenes",
     "questions": "nearfar.data.scenes",
     "marks": "nearfar.data.scenes",
+    "contrasts": "nearfar.data.scenes",
     "video": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",

@@ -10,6 +10,7 @@
 | `answers` | `str`, list of `str`, or `str` to count | answers to the question in `text`: one, or one an annotator |
 | `negative_text` | list of `str` | captions that nearly fit, but do not; in pairs of texts, texts unlike `text` |
 | `text2` | `str` or list of `str` | the other text of a pair, of which the first is `text` |
+| `image2` | as `image` | a picture that hardly differs from `image`, and contradicts `text`; `text2` is of it |
 | `score` | `float` | how alike the two texts of a pair are, as people say |
 | `weight` | `float` | how much the record counts |
 

@@ -16,6 +16,7 @@ from nearfar.data.tables.arrow import ArrowSource, ColumnRoles, find_roles, unde
 from nearfar.data.tables.delimited import names_of, picture_name, separated, zeros
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.data.tables.first_row import LOOKED_AT, top_row
+from nearfar.data.tables.picture_pairs import PicturePairs, pair_parts
 from nearfar.data.tables.picture_paths import folder_of
 from nearfar.errors import UserError
 from nearfar.files import why
@@ -61,6 +62,8 @@ def table(
             `answers` are those to the question in `text`; of several annotators in as many columns or in lists. Pairs
             of texts are known by the names of published ones (`nearfar.data.tables.pair_columns`): `sentence1`,
             `sentence2`, `score`; `anchor`, `positive`, `negative_1` ...
+            So are pairs of pictures: `image`, `image2`, `text`, `text2`, and `prompt`; see
+            `nearfar.data.tables.picture_pairs`.
         root: folder that paths of images start from, by default that of the table.
         cache_dir: where `datasets` keeps its copy.
 
@@ -91,8 +94,10 @@ def table(
     if kind == "csv":
         options = options | separated(file, options.get("sep", ","))
         header, first = _top(file, options)
+        parts = pair_parts(header, image=image, text=text)
+        named |= {role: parts[role] for role in ("image", "text") if parts}
         roles = find_roles(header, where=str(file), row=first, **named)
-        named["text"] = repeated(file, options, header, roles) if text is None else text
+        named["text"] = repeated(file, options, header, roles) if named["text"] is None else named["text"]
         roles = find_roles(header, where=str(file), row=first, **named)
         # As they are written: a caption "007" or "1.50" is not the number 7 or 1.5, nor is a path; a group's number
         # beside blanks would become a float, and large ones would be rounded to one.
@@ -104,6 +109,7 @@ def table(
             roles.group,
             *pairs.get("text2", ()),
             *pairs.get("negative_text", ()),
+            *parts.values(),
             *zeros(file, options, (roles.label, roles.domain)),
         )
         as_written: dict[str, Any] = {column: str for column in written if column is not None}
@@ -113,12 +119,15 @@ def table(
     rows = _rows(file, kind, options, cache_dir)
     raw = undecoded(rows)
     first = top_row([raw[place] for place in range(min(len(raw), LOOKED_AT))])
+    parts = pair_parts(rows.column_names, image=image, text=text)
+    named |= {role: parts[role] for role in ("image", "text") if parts}
     roles = find_roles(rows.column_names, where=str(file), row=first, **named)
     picture = first.get(roles.image) if roles.image is not None else None
     usual = folder_of(picture, file.parent) if isinstance(picture, str) else file.parent
-    source = ArrowSource(rows, roles, name=file.name, root=usual if root is None else root)
+    start = usual if root is None else root
+    source = ArrowSource(rows, roles, name=file.name, root=start)
     source.is_written = kind == "csv"
-    return source
+    return PicturePairs(source, parts, start) if parts else source
 
 
 def _starts_as_zip(file: Path) -> bool:

@@ -175,6 +175,15 @@ _ROWS = (
         headlines={"chair_s": "captions with a thing that is not there", "chair_i": "things named that are not there"},
     ),
     Protocol(
+        "contrasts",
+        "two pictures that hardly differ, with a text each: does each find its own, and is the picture what says so?",
+        "nearfar.evaluation.language.contrast_accuracy:contrasts",
+        takes=("encoder", "source"),
+        columns=("image", "text", "image2", "text2"),
+        abilities=("likelihoods",),
+        headlines={"paired_accuracy": "pairs of pictures, both right", "ordering": "likelihoods in order"},
+    ),
+    Protocol(
         "geometry",
         "the shape of the space: alignment, uniformity, effective rank, modality gap, collapse, hubs",
         f"{HERE}.geometry:geometry",

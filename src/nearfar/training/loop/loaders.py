@@ -64,6 +64,7 @@ def data_settings(method: Method) -> dict[str, Any]:
         "text_pairs": method.text_pairs or None,
         "label_texts": method.label_texts,
         "boxes": method.boxes or None,
+        "picture_pairs": method.picture_pairs or None,
     }
 
 
