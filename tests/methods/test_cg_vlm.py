@@ -97,6 +97,8 @@ def test_captions_of_the_same_words_are_no_negatives():
     assert len(bag_keys(drawn, torch.ones(4000, 6, dtype=torch.bool)).unique()) == len(distinct)
     linked = joined_groups(torch.tensor([5, 5, 6, 7, 8, 8]), torch.tensor([1, 2, 2, 3, 4, -4]), torch.arange(6))
     assert linked.tolist() == [0, 0, 0, 3, 4, 4]
+    chain = joined_groups(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 6, 6, 7]))
+    assert chain.tolist() == [0, 0, 0, 0], "the last is linked to the first by two others"
     patches, tokens = torch.randn(4, 4, 8), torch.randn(4, 3, 8)
     grouped = patch_token_contrastive_loss(patches, tokens, symmetric=False, group=torch.tensor([0, 0, 2, 3]))
     scores = token_patch_similarity(patches, tokens) / 0.07

@@ -134,7 +134,8 @@ def test_pointing_is_measured_by_the_protocol_of_grounding(model):
 
 @pytest.mark.parametrize("k", [1, 2, 128])
 def test_the_likeliest_candidate_is_chosen(model, pixels, k):
-    questions, candidates = ["a red car", "two small", "fish", "the"], ["red", "small dogs", "fish near a tree"]
+    questions = ["a red car", "two small", "fish", "the"]
+    candidates = ["red", "small dogs", "fish near a tree", "car", "two"]
     scores = torch.stack(
         [
             model.likelihoods(pixels, model.tokenize([option] * 4), questions).log_likelihood.sum(1)
