@@ -54,12 +54,6 @@ def test_questions_have_the_answers_that_the_scenes_have():
     for each in setup.questions("test"):
         places = scenes[each.scene].places
         kinds[each.kind, each.yes] += 1
-        if each.kind == "position":
-            side, thing = each.text.split()[2], each.text.split()[-1]
-            column = places[thing] % 3
-            assert column != 1
-            assert each.yes == ((column == 0) == (side == "left"))
-            continue
         noun = each.text.split()[-1]
         assert each.yes == (noun in places)
         if not each.yes:
@@ -69,7 +63,7 @@ def test_questions_have_the_answers_that_the_scenes_have():
 
 
 def test_lessons_teach_answers_and_not_questions(small):
-    pairs = [("is there a key", "yes"), ("", "there is a key and a door"), ("on the left is there a cat", "no")]
+    pairs = [("is there a key", "yes"), ("", "there is a key and a door"), ("is there a cat", "no")]
     batch = setup.encoded(pairs)
     targets = batch["text"]["input_ids"][:, 1:]
     for (_, text), ids, mask, written in zip(

@@ -116,16 +116,19 @@ def measured(writer: Any, **options: Any) -> dict[str, Any]:
 
 
 def answered(writer: Any, **options: Any) -> dict[str, Any]:
-    """Accuracy by question, of all kinds about things and of each; F1 and the share of "yes" over the former."""
+    """Accuracy by question, of all and of each kind; F1 and the share of "yes"."""
     scenes, posed = setup.company("test"), setup.questions("test")
     pixels = writer.preprocess([scenes[each.scene].picture for each in posed])
     texts = writer.caption(pixels, [each.text for each in posed], max_tokens=CONFIG["tokens"]["answer"], **options)
     said = [says_yes(text) for text in texts]
     right = [one == each.yes for one, each in zip(said, posed, strict=True)]
-    things = [place for place, each in enumerate(posed) if each.kind != "position"]
-    pope = pope_scores([said[place] for place in things], [posed[place].yes for place in things])
-    figures: dict[str, Any] = {ACCURACY: _by_scene(right, things), "F1": pope["f1"], "yes": pope["yes_ratio"]}
-    for kind in ("random", "popular", "adversarial", "position"):
+    pope = pope_scores(said, [each.yes for each in posed])
+    figures: dict[str, Any] = {
+        ACCURACY: _by_scene(right, list(range(len(posed)))),
+        "F1": pope["f1"],
+        "yes": pope["yes_ratio"],
+    }
+    for kind in ("random", "popular", "adversarial"):
         own = [place for place, each in enumerate(posed) if each.kind == kind]
         figures[kind] = _by_scene(right, own)
         figures[f"{kind}, denied"] = _share([right[place] for place in own if not posed[place].yes])
@@ -146,7 +149,7 @@ def described(writer: Any, **options: Any) -> dict[str, Any]:
     }
 
 
-SHOWN = (ACCURACY, "adversarial", "position", "F1", "yes", CHAIR_S, "CHAIR_I", "recall", "denied")
+SHOWN = (ACCURACY, "random", "popular", "adversarial", "F1", "yes", CHAIR_S, "CHAIR_I", "recall", "denied")
 """What is recorded."""
 
 
@@ -182,7 +185,7 @@ reproduction = Reproduction(
         Claim("RITUAL answers better than greedy decoding", "RITUAL", GREEDY, ACCURACY),
         Claim("greedy decoding gains by the changed picture", "RITUAL, greedy", GREEDY, ACCURACY),
     ],
-    seeds=range(10, 16),
+    seeds=range(10, 15),
     pilot=0,
     config=CONFIG,
     note=(

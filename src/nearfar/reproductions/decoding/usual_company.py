@@ -54,7 +54,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene, by its number. Its kind is POPE's, by the thing that is not there, or "position"."""
+    """A question about a scene, by its number. Its kind is POPE's, by the thing that is not there."""
 
     scene: int
     kind: str
@@ -89,8 +89,7 @@ def _scene(draw: Random, together: float) -> Scene:
 
 @cache
 def questions(split: str) -> list[Question]:
-    """POPE's: of each scene, for each kind, one about a thing that is not there and one about a thing that is; and one
-    about where a thing is."""
+    """POPE's: of each scene, for each kind, one about a thing that is not there and one about a thing that is."""
     common = {noun: DATA["often"][place] for place, pair in enumerate(PAIRS) for noun in pair}
     made = []
     for number, scene in enumerate(company(split)):
@@ -107,18 +106,7 @@ def questions(split: str) -> list[Question]:
             if nouns:
                 for noun, yes in ((draw.choice(nouns), False), (draw.choice(list(scene.places)), True)):
                     made.append(Question(number, kind, is_there(noun), yes))
-        made += _position(number, scene, draw)
     return made
-
-
-def _position(number: int, scene: Scene, draw: Random) -> list[Question]:
-    """Whether a thing at one of the sides is on the left, or on the right; none where all are in the middle."""
-    cells = DATA["cells"]
-    sides = {thing: place % cells for thing, place in scene.places.items() if place % cells in (0, cells - 1)}
-    if not sides:
-        return []
-    thing, side = draw.choice(list(sides)), draw.choice(("left", "right"))
-    return [Question(number, "position", f"on the {side} {is_there(thing)}", (sides[thing] == 0) == (side == "left"))]
 
 
 def is_there(noun: str) -> str:
@@ -136,10 +124,9 @@ def lessons() -> list[tuple[int, str, str]]:
     for number, scene in enumerate(company("train")):
         draw = Random(f"lessons {number}")
         there, absent = list(scene.places), [noun for noun in NOUNS if noun not in scene.places]
-        made += [(number, "", scene.caption)]
+        made += [(number, "", scene.caption)] * 2
         for nouns, answer in ((there, "yes"), (absent, "no")):
             made += [(number, is_there(draw.choice(nouns)), answer) for _ in range(2)]
-        made += [(number, each.text, "yes" if each.yes else "no") for each in _position(number, scene, draw)]
     return made
 
 
