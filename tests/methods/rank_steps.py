@@ -25,6 +25,7 @@ from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
 from nearfar.models.sound.sound_transcriber import sound_transcriber
 from nearfar.models.video.video_encoder import video_encoder
+from nearfar.models.vlm.lvlm_embedder import lvlm_embedder
 from nearfar.models.vlm.vlm_maker import vision_language_model
 from nearfar.training.loop.gradients import backward
 
@@ -70,6 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "relational": {"trained_layers": 1},
     "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
     "vl2v": {"stage": "together", "image_weight": 0.3},
+    "vladva": {"caption_weight": 0.5, "exclude_duplicates": True},
     "within_clusters": {"of": {"name": "clip", "exclude_duplicates": True}, "key": "label"},
     "xclip": {"mixup": 0.0, "cutmix": 0.0, "temperature": 0.5},  # each process mixes its own part
     "tcl": MOMENTUM | {"weights": (0.2, 0.2, 0.3, 0.3, 0, 0)},  # of the process's own part: see the other test
@@ -156,8 +158,10 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "cless":
         bert |= calm | {"hidden_size": 16, "max_position_embeddings": 32}
         model = label_matcher(bert, tokenizer=tokenizer, pooling="mean")
-    if name in ("captioning", "cg_vlm", "instruction", "prior", "svco", "dpo", "image_dpo"):
+    if name in ("captioning", "cg_vlm", "instruction", "prior", "svco", "dpo", "image_dpo", "vladva"):
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
+    if name == "vladva":
+        model = lvlm_embedder(model, image_prompt="a red", text_prompt="near a", rank=2)
     if name == "prior":
         settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}
     if name == "xclip":
@@ -213,6 +217,9 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "image2": views[1],
         "views": views,
         "text": model.tokenize(texts),
+        "long_text": model.tokenize([f"{text} and {text}" for text in reversed(texts)]),
+        "has_text": torch.tensor([1, 1, 0, 1, 1, 1, 1, 0]),
+        "has_long_text": torch.tensor([0, 1, 1, 1, 0, 0, 1, 1]),
         "negative_count": torch.arange(N) % 2,
         "text2": model.tokenize(TEXTS[: N // 2] * 2),
         "negative_text": model.tokenize([" ".join(reversed(each.split())) for each in texts]),

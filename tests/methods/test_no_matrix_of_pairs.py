@@ -376,9 +376,9 @@ def test_a_step_of_coconut():
 
 def test_every_method_is_looked_at():
     """`answering`, `entailment`, `detection`, `transcription`, `captioning`, `prior`, `instruction`, `svco`, `dpo`,
-    `image_dpo` and `vl2v` compare no samples with one another; the steps of `distill_ood` and `cg_vlm` are in files of
-    their own."""
-    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr"}
+    `image_dpo` and `vl2v` compare no samples with one another; the steps of `distill_ood`, `cg_vlm` and `vladva` are
+    in files of their own."""
+    pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "vladva"}
     texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "consert", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
     assert set(METHODS) == {

@@ -46,7 +46,8 @@ RAW = ("Traceback", "Union subtypes", "Parser key", "is not expected", "<class",
         ("search --top x", "--top must be a whole number, not 'x'"),
         (
             "evaluate m --s 3",
-            "'--s' is the beginning of --split, --shots, --selections, --sts-sets, --seed: write the flag out",
+            "'--s' is the beginning of --split, --shots, --selections, --sts-sets, --sugarcrepe, --seed: write the "
+            "flag out",
         ),
         ("export --onnx m", "--onnx must be true or false, not 'm'. Another word goes before the flag"),
         ("recipes cop", "action must be one of list, copy, not 'cop'. Did you mean 'copy'?"),

@@ -54,6 +54,7 @@ METHODS = {
     "svco": "nearfar.methods.lvlm.svco:SVCO",
     "tcl": "nearfar.methods.image_text.tcl:TCL",
     "transcription": "nearfar.methods.speech.transcription:Transcription",
+    "vladva": "nearfar.methods.lvlm.vladva:VladVA",
     "vl2v": "nearfar.methods.image_text.vl2v:VL2V",
     "whitenedcse": "nearfar.methods.text.whitened:WhitenedCSE",
     "two_stream": "nearfar.methods.text.two_stream:TwoStreamGrounding",

@@ -17,6 +17,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.texts.caption_lengths_field import CaptionLengths
 from nearfar.data.texts.label_texts_field import LabelTexts
 from nearfar.losses.temperature import Temperature
 from nearfar.methods.declarations import DeclaredBatch, check_attributes, check_reads
@@ -79,6 +80,9 @@ class Method(nn.Module, ABC):
 
     label_texts: LabelTexts | None = None
     """Which texts its batches hold as labels of each text. Read as `answers` is."""
+
+    caption_lengths: CaptionLengths | None = None
+    """Where its batches hold a short caption of each sample and a long one: which are short. Read as `answers` is."""
 
     boxes: bool = False
     """Whether its batches hold boxes of things and what they are called. Read as `answers` is."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nearfar.models.sound.sound_transcriber import SoundTranscriber, sound_transcriber
     from nearfar.models.video.frame_mean import FrameMean
     from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
+    from nearfar.models.vlm.lvlm_embedder import LVLMEmbedder, lvlm_embedder
     from nearfar.models.vlm.vision_language_model import VisionLanguageModel
     from nearfar.models.vlm.vlm_maker import vision_language_model
 
@@ -60,6 +61,7 @@ _HOME = {
     "FusionModel": "fusion.fusion_model",
     "GroundedEncoder": "grounded.grounded_encoder",
     "ImageEncoder": "image.image_encoder",
+    "LVLMEmbedder": "vlm.lvlm_embedder",
     "LabelMatcher": "language.label_matcher",
     "MaskedLanguageHead": "fusion.heads",
     "MatchScorer": "fusion.reranker",
@@ -84,6 +86,7 @@ _HOME = {
     "image_encoder": "image.image_encoder",
     "label_matcher": "language.label_matcher",
     "load": "loading",
+    "lvlm_embedder": "vlm.lvlm_embedder",
     "mask_tokens": "methods.parts.token_masking",
     "rank_answers": "fusion.answer_decoder",
     "relation_encoder": "grounded.relation_encoder",
@@ -105,6 +108,7 @@ MAKERS = {
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
+    "lvlm_embedder": "nearfar.models.vlm.lvlm_embedder:lvlm_embedder",
     "relation_encoder": "nearfar.models.grounded.relation_encoder:relation_encoder",
     "search_encoder": "nearfar.models.grounded.search_encoder:search_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
@@ -133,6 +137,7 @@ __all__ = [
     "FusionModel",
     "GroundedEncoder",
     "ImageEncoder",
+    "LVLMEmbedder",
     "LabelMatcher",
     "MaskedLanguageHead",
     "MatchScorer",
@@ -156,6 +161,7 @@ __all__ = [
     "image_encoder",
     "label_matcher",
     "load",
+    "lvlm_embedder",
     "mask_tokens",
     "rank_answers",
     "relation_encoder",

@@ -150,7 +150,7 @@ def own_use(model: Any) -> str:
 
 
 def _use_of(model: Any) -> _Use:
-    if hasattr(model, "caption"):
+    if hasattr(model, "caption") and not hasattr(model, "encode_text"):
         return OF_CAPTIONS
     if hasattr(model, "encode_audio"):
         return OF_SOUNDS

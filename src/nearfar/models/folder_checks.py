@@ -139,6 +139,12 @@ VLM: dict[str, Check] = {
     "prompt": text,
 }
 """What stands between the image tower and the words of a vision-language model."""
+EMBEDDER: dict[str, Check] = {
+    "text_prompt": text,
+    "base_prompt": text,
+    "adapters": absent_or(lambda value: _all(value, ADAPTER)),
+}
+"""What an embedder has beside its vision-language model."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -164,6 +170,7 @@ KEYS: dict[str, Check] = {
     "encoder": mapping,
     "language": mapping,
     "vlm": lambda value: _all(value, VLM),
+    "embedder": lambda value: _all(value, EMBEDDER),
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),

@@ -42,6 +42,7 @@ MODELS = {
     "FusionModel": "nearfar.models.fusion.fusion_model",
     "GroundedEncoder": "nearfar.models.grounded.grounded_encoder",
     "ImageEncoder": "nearfar.models.image.image_encoder",
+    "LVLMEmbedder": "nearfar.models.vlm.lvlm_embedder",
     "LabelMatcher": "nearfar.models.language.label_matcher",
     "RelationEncoder": "nearfar.models.grounded.relation_encoder",
     "SearchEncoder": "nearfar.models.grounded.search_encoder",

@@ -304,6 +304,15 @@ _OTHERS = (
         "Discriminative Fine-tuning of LVLMs",
         "2412.04378",
         "vision-language models",
+        home=(
+            "nearfar.methods.lvlm.vladva",
+            "nearfar.models.vlm.lvlm_embedder",
+            "nearfar.models.vlm.soft_prompt",
+            "nearfar.data.texts.caption_lengths_field",
+            "nearfar.evaluation.compositionality.sugarcrepe",
+            "nearfar.evaluation.compositionality.winoground",
+        ),
+        recipes=("vladva", "vladva-paper"),
     ),
     Paper(
         "whitenedcse",

@@ -20,6 +20,8 @@
 | `negative_count` | `[B]` long | how many of a sample's K are real, where samples have different numbers (`text_pairs`) |
 | `text2` | dict of `[B, L]` long | the second text of a pair, for methods on pairs of texts |
 | `negation_changed` | `[B]` long | 1 where a view of the text that leaves words out has other negations than the text (`text_views`) |
+| `long_text` | dict of `[B, L]` long | a long caption of each sample, where `text` is a short one (`caption_lengths`) |
+| `has_text`, `has_long_text` | `[B]` long | 0 where a sample has no short caption, or no long one, and an empty text stands there |
 | `label_text` | dict of `[B * K, L]` long | K texts that are labels of a sample, its own words among them; empty ones where it has fewer (`label_texts`) |
 | `label_key` | `[B, 64]` long | a number for each of a sample's labels, 0 where there are no more: which labels are the same |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
@@ -65,9 +67,9 @@ class BatchKey:
 _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
-    **dict.fromkeys(("negative_count", "negation_changed"), BatchKey(per_sample=True)),
+    **dict.fromkeys(("negative_count", "negation_changed", "has_text", "has_long_text"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "label_key", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("boxes", "box_label", "image2", "prompt"), BatchKey()),
+    **dict.fromkeys(("boxes", "box_label", "image2", "prompt", "long_text"), BatchKey()),
     **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "label_text", "answers"), BatchKey(many=True)),

@@ -66,8 +66,8 @@ class Loader:
         block: records of a `Stream` that are shuffled among themselves.
         device: where batches go. Pictures travel as bytes and are augmented there.
         usual: `image_size`, `mean`, `std`, `views`, `n_views`, `small_views`, `small_size` for pictures; `tokenizer`,
-            `max_length`, `pad_to`, `caption`, `negatives`, `answers`, `text_pairs`, `text_views`, `label_texts` for
-            texts; `boxes`; `picture_pairs`: see `nearfar.data.fields.usual.usual_fields`.
+            `max_length`, `pad_to`, `caption`, `caption_lengths`, `negatives`, `answers`, `text_pairs`, `text_views`,
+            `label_texts` for texts; `boxes`; `picture_pairs`: see `nearfar.data.fields.usual.usual_fields`.
 
     Raises:
         UserError: the source lacks what a field reads, the order does not fit it, two fields make one key, or too much

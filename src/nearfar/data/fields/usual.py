@@ -15,6 +15,7 @@ from nearfar.data.pictures.image_field import ImageField
 from nearfar.data.pictures.views import ViewPreset
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.source import Source, Stream
+from nearfar.data.texts.caption_lengths_field import CaptionLengths, CaptionLengthsField
 from nearfar.data.texts.label_texts_field import LabelTexts, LabelTextsField
 from nearfar.data.texts.text_views import TextViewPreset
 from nearfar.data.texts.text_views_field import TextViewsField
@@ -40,6 +41,7 @@ class FieldOptions(TypedDict, total=False):
     max_length: int | None
     pad_to: int | None
     caption: Caption | None
+    caption_lengths: CaptionLengths | None
     negatives: int | None
     answers: bool
     text_pairs: bool
@@ -65,6 +67,7 @@ def usual_fields(
     max_length: int | None = None,
     pad_to: int | None = None,
     caption: Caption | None = None,
+    caption_lengths: CaptionLengths | None = None,
     negatives: int | None = None,
     answers: bool = False,
     text_pairs: bool = False,
@@ -89,6 +92,7 @@ def usual_fields(
         pad_to: pad to a fixed length.
         caption: one of a record's captions at `random`, always its `first`, each in `turn`, epoch after epoch, or the
             share of draws that take the first.
+        caption_lengths: take a short caption and a long one of each record; see `CaptionLengthsField`.
         negatives: hard negative captions a sample, by default as many as the first record has.
         answers: give the answers of each question (the record's `text`) with their shares; a record without an answer
             is unusable.
@@ -114,6 +118,8 @@ def usual_fields(
     if tokenizer is not None:
         tokens = FieldTokenizer(tokenizer, max_length, pad_to)
         of_text = text_fields(tokens, caption=caption, negatives=count, answers=answers, ragged=text_pairs)
+        if caption_lengths is not None:
+            of_text[0] = CaptionLengthsField(tokens, caption_lengths, caption=caption)
         if text_views is not None:
             of_text[0] = TextViewsField(tokens, text_views, caption=caption)
         fields += of_text

@@ -24,6 +24,9 @@ _LAZY = {
     "order_probe": "probe",
     "scene_tasks": "scenes",
     "shuffle_patches": "perturb",
+    "strict_choice": "sugarcrepe",
+    "sugarcrepe_cases": "sugarcrepe",
+    "winoground_scores": "winoground",
 }
 __all__ = list(_LAZY)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def add(
 
 def is_adapted(module: nn.Module) -> bool:
     """Whether peft has put adapters beside a layer of `module`."""
-    return any(len(getattr(part, "lora_A", ())) for part in module.modules())
+    return any(map(is_adapter_layer, module.modules()))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -57,7 +58,7 @@ def settings_of(tower: nn.Module) -> dict[str, Any] | None:
     Raises:
         UserError: they are not of one kind, so that `add` could not put them in again.
     """
-    layers: dict[str, Any] = {name: part for name, part in tower.named_modules() if len(getattr(part, "lora_A", ()))}
+    layers: dict[str, Any] = {name: part for name, part in tower.named_modules() if is_adapter_layer(part)}
     if not layers:
         return None
     kinds = set()
@@ -103,3 +104,34 @@ def merge(tower: nn.Module) -> None:
             if isinstance(module, layer):
                 module.merge(safe_merge=True)
                 setattr(parent, name, module.get_base_layer())
+
+
+def remove(tower: nn.Module) -> None:
+    """Take every adapter of `tower` away: the layers are those that they stood beside, bit for bit."""
+    for parent in list(tower.modules()):
+        children: list[tuple[str, Any]] = list(parent.named_children())
+        for name, module in children:
+            if is_adapter_layer(module):
+                setattr(parent, name, module.get_base_layer())
+
+
+@contextmanager
+def disabled(tower: nn.Module) -> Iterator[None]:
+    """Within this context the adapters of `tower` add nothing."""
+    layers: list[Any] = [module for module in tower.modules() if is_adapter_layer(module)]
+    # peft has its own mind of what is trained when adapters come back.
+    trained = [(weight, weight.requires_grad) for layer in layers for weight in layer.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for weight, is_trained in trained:
+            weight.requires_grad_(is_trained)
+
+
+def is_adapter_layer(module: nn.Module) -> bool:
+    """Whether peft has put `module` in the place of a layer."""
+    return len(getattr(module, "lora_A", ())) > 0

@@ -84,7 +84,7 @@ def with_captions(tokenizer: Any, prompts: list[list[int]], captions: list[list[
     """
     begin, end = ends_of(tokenizer)
     rows = [[begin, *prompt, *caption, end] for prompt, caption in zip(prompts, captions, strict=True)]
-    ids, mask = _padded(rows, tokenizer.pad_token_id, left=False)
+    ids, mask = padded(rows, tokenizer.pad_token_id, left=False)
     place, first = torch.arange(ids.shape[1]), torch.tensor([[1 + len(prompt)] for prompt in prompts])
     written = (place >= first) & (mask > 0) if len(rows) else mask > 0
     return WordSequences(ids, mask, ids.where(written, IGNORED))
@@ -98,11 +98,12 @@ def to_continue(tokenizer: Any, prompts: list[list[int]]) -> WordSequences:
     [[1, 7, 8], [0, 0, 1]]
     """
     begin, _ = ends_of(tokenizer)
-    ids, mask = _padded([[begin, *prompt] for prompt in prompts], tokenizer.pad_token_id, left=True)
+    ids, mask = padded([[begin, *prompt] for prompt in prompts], tokenizer.pad_token_id, left=True)
     return WordSequences(ids, mask, torch.full_like(ids, IGNORED))
 
 
-def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Rows of ids as one tensor `[B, L]` int64, and its mask, padded on the left or on the right."""
     width = max(map(len, rows), default=0)
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros_like(ids)

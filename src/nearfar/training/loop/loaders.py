@@ -63,6 +63,7 @@ def data_settings(method: Method) -> dict[str, Any]:
         "captions": method.captions,
         "text_pairs": method.text_pairs or None,
         "label_texts": method.label_texts,
+        "caption_lengths": method.caption_lengths,
         "boxes": method.boxes or None,
         "picture_pairs": method.picture_pairs or None,
     }

@@ -50,7 +50,7 @@ class StageSettings:
 
 
 STAGES = "stages"
-MADE_OF = ("teacher", "language")
+MADE_OF = ("teacher", "language", "vlm")
 """Settings of a model that is made of another, which may be that of the stage before."""
 PLAIN = ("name", "train")
 """What of a stage is no section."""
