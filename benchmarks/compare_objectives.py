@@ -157,7 +157,9 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
         "they learn from another model, and here there is none"
     ),
     ("coconut", "transcription"): "they read sounds",
-    ("captioning", "cg_vlm", "instruction", "prior"): "they write texts, word by word, and here a name is one vector",
+    ("captioning", "cg_vlm", "close", "instruction", "prior"): (
+        "they write texts, word by word, and here a name is one vector"
+    ),
     ("svco", "dpo", "image_dpo"): "they read pairs of pictures that hardly differ, with a text each",
     ("vladva",): "it embeds texts with a language model, and here a name is one vector",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",

@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cg_vlm": {"contrast": 0.7, "pool": 2, "center": True, "learn_temperature": True},
     "cless": {"positives": 3, "negatives": 5},
     "clip": {"exclude_duplicates": True},
+    "close": {"targets": "others", "noise": 0.0},  # each process draws the noise of its own part
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
     "consert": {"second": "adversarial"},
     "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
@@ -144,7 +145,7 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        without = ("detection", "dito", "distill_ood", "vl2v", "xclip", "two_stream", "relational")
+        without = ("close", "detection", "dito", "distill_ood", "vl2v", "xclip", "two_stream", "relational")
         alone: dict[str, Any] = {each: {} for each in without}
         alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
@@ -164,6 +165,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         model = lvlm_embedder(model, image_prompt="a red", text_prompt="near a", rank=2)
     if name == "prior":
         settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}
+    if name == "close":
+        settings = settings | {"pair": model}
+        model = vision_language_model(model, "tiny", tokenizer=tokenizer, read="embedding", tokens=2)
     if name == "xclip":
         model = video_encoder(model, frames=2)
     if name in ("coconut", "transcription"):
@@ -224,6 +228,9 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "text2": model.tokenize(TEXTS[: N // 2] * 2),
         "negative_text": model.tokenize([" ".join(reversed(each.split())) for each in texts]),
         "answers": model.tokenize(ANSWERS),
+        "stand_in": views[0, :, 0, :2].flatten(1)[:, :8],
+        "targets": model.tokenize([part for text in texts for part in (text, text[:9])]),
+        "target_count": 1 + torch.arange(N) % 2,
         "answer_weight": torch.tensor(SHARES).roll(step, 0),
         **boxes(step),
     }

@@ -58,6 +58,7 @@ def read(tmp_path_factory):
         method |= {"of": {"name": "clip"}} if name in ("ensemble", "matryoshka", "within_clusters") else {}
         method |= {"dims": [8]} if name == "matryoshka" else {}
         method |= {"reference": "smollm2"} if name == "prior" else {}
+        method |= {"pair": "towers"} if name == "close" else {}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"model": {"preset": "tiny"}, "method": method}))
     return lambda recipe, setting, value: load(folder / f"{recipe}.yaml", {setting: value})
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nearfar.embedding.embed_source import embed, embed_images, embed_texts
     from nearfar.embedding.embeddings import Embeddings
     from nearfar.evaluation.dense.segmentation import segmentation
+    from nearfar.evaluation.measures.modality_gap import modality_gap
     from nearfar.evaluation.measures.paired_images import paired_images
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
@@ -57,6 +58,7 @@ _HOME = {
     "left_out": "nearfar.evaluation.run_protocols",
     "linear_probe": "nearfar.evaluation.protocols.probes",
     "load_results": "nearfar.evaluation.measures.result",
+    "modality_gap": "nearfar.evaluation.measures.modality_gap",
     "nearest": "nearfar.nearest",
     "paired_images": "nearfar.evaluation.measures.paired_images",
     "rank": "nearfar.evaluation.measures.retrieval_ranks",
@@ -96,6 +98,7 @@ __all__ = [
     "left_out",
     "linear_probe",
     "load_results",
+    "modality_gap",
     "nearest",
     "paired_images",
     "rank",

@@ -23,6 +23,7 @@ METHODS = {
     "captioning": "nearfar.methods.lvlm.captioning:Captioning",
     "cg_vlm": "nearfar.methods.lvlm.cg_vlm:CGVLM",
     "clip": "nearfar.methods.image_text.clip:CLIP",
+    "close": "nearfar.methods.lvlm.close:CLOSE",
     "coconut": "nearfar.methods.speech.coconut:COCONUT",
     "consert": "nearfar.methods.text.consert:ConSERT",
     "detection": "nearfar.methods.detection.detection:Detection",

@@ -17,6 +17,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from nearfar.data.batches.data_info import DataInfo
+from nearfar.data.fields.caption_choice import Caption
+from nearfar.data.fields.field import Field
 from nearfar.data.texts.caption_lengths_field import CaptionLengths
 from nearfar.data.texts.label_texts_field import LabelTexts
 from nearfar.losses.temperature import Temperature
@@ -70,6 +72,10 @@ class Method(nn.Module, ABC):
     answers: bool = False
     """Whether its batches hold the answers to the questions in `text`."""
 
+    pictures: bool = True
+    """Whether its batches hold pictures; a method that reads none trains on records without, though its model reads
+    them. Read as `answers` is."""
+
     captions: bool = True
     """Whether its batches hold the records' texts; a method that reads none trains on records without. Read as
     `answers` is."""
@@ -111,6 +117,12 @@ class Method(nn.Module, ABC):
         """Return `{"loss": scalar}` with a gradient, and any further detached scalars to log. Must not change state:
         an evaluation in the middle of training, or a second call in the same step, must leave nothing behind. What a
         queue is to get after the step waits in `nearfar.methods.parts.pending.Pending`."""
+
+    def fields(self, source: Any, training: bool, caption: Caption | None = None) -> list[Field]:
+        """Fields of its batches beside the usual ones, on the data `source`, in training and in validation; `caption`
+        is the data's own setting of which captions are taken, None the usual one. Read by
+        `training.loop.loaders.make_loader`. Here there are none."""
+        return []
 
     def before_step(self) -> None:
         """Forget what an earlier step left that was not taken. Called before the first forward pass of each step. Here

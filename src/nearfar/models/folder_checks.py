@@ -132,10 +132,17 @@ SEARCH: dict[str, Check] = {
     "dropout": lambda value: value == 0 or between(0, 1)(value),
 }
 """What the heads of a model for search are made of."""
+SPACE: dict[str, Check] = {
+    "image_projection": is_kind,
+    "embed_dim": lambda value: type(value) is int and 0 < value < 2**16,
+}
+"""What the embeddings are made by that a vision-language model may read."""
 VLM: dict[str, Check] = {
     "projector": text,
-    "read": lambda value: value in ("cells", "summary"),
+    "read": lambda value: value in ("cells", "summary", "embedding"),
     "pool": absent_or(lambda value: type(value) is int and 0 < value < 2**8),
+    "tokens": lambda value: type(value) is int and 0 < value < 2**8,
+    "space": lambda value: _all(value, SPACE) and value.keys() == SPACE.keys(),
     "prompt": text,
 }
 """What stands between the image tower and the words of a vision-language model."""

@@ -72,6 +72,16 @@ _OTHERS = (
         "I Can't Believe There's No Images! Learning Visual Tasks Using only Language Supervision",
         "2211.09778",
         "image-text",
+        home=(
+            "nearfar.methods.lvlm.close",
+            "nearfar.methods.lvlm.text_vectors",
+            "nearfar.data.texts.text_adapters",
+            "nearfar.data.texts.stand_in_field",
+            "nearfar.data.texts.frequent_phrases",
+            "nearfar.classifiers.text_trained",
+            "nearfar.evaluation.measures.modality_gap",
+        ),
+        recipes=("close", "close-texts", "close-paper"),
     ),
     Paper(
         "coconut",

@@ -26,6 +26,10 @@
 | `label_key` | `[B, 64]` long | a number for each of a sample's labels, 0 where there are no more: which labels are the same |
 | `answers` | dict of `[B * K, L]` long | K answers a question (the question is `text`), sample-major; empty ones where a question has fewer |
 | `answer_weight` | `[B, K]` float | each answer's share among those its question got; 0 for the empty ones |
+| `stand_in` | `[B, D]` float | unit vectors of texts that stand for pictures (`nearfar.methods.CLOSE`) |
+| `targets` | dict of `[B * K, L]` long | K texts that are to be written of a sample, sample-major; empty ones where it has fewer |
+| `target_count` | `[B]` long | how many of a sample's K are real |
+| `question` | list of B texts | what is asked of each sample |
 | `boxes`, `box_label` | `[B, M, 4]` float, `[B, M]` long | left, top, right and bottom of up to M things, in pixels of the picture itself, and the class of each, -1 where there are fewer |
 | `index` | `[B]` long | the record's stable id: its own `index`, or its place in the source where it has none |
 | `group` | `[B]` long | equal for samples that match one another (rows of one picture, one concept in five styles): never negatives of each other; see `nearfar.data.sources.record_groups` |
@@ -68,11 +72,12 @@ _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("negative_count", "negation_changed", "has_text", "has_long_text"), BatchKey(per_sample=True)),
+    **dict.fromkeys(("target_count",), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "label_key", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("boxes", "box_label", "image2", "prompt", "long_text"), BatchKey()),
+    **dict.fromkeys(("boxes", "box_label", "image2", "prompt", "long_text", "stand_in", "question"), BatchKey()),
     **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
-    **dict.fromkeys(("negative_text", "label_text", "answers"), BatchKey(many=True)),
+    **dict.fromkeys(("negative_text", "label_text", "answers", "targets"), BatchKey(many=True)),
 }
 
 

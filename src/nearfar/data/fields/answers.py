@@ -42,6 +42,18 @@ def answer_shares(answers: Any) -> dict[str, float]:
     return {text: count / total for text, count in counts.items()}
 
 
+def vqa_targets(answers: Any) -> list[str]:
+    """The answers that a model is to write, each by itself (CLOSE, arXiv 2211.09778): all that were given as often as
+    the one given most often, and all that were given three times or more; in the order of first mention.
+
+    >>> vqa_targets({"cat": 5, "dog": 3, "cow": 2}), vqa_targets({"cat": 2, "dog": 2, "cow": 1}), vqa_targets(None)
+    (['cat', 'dog'], ['cat', 'dog'], [])
+    """
+    counts = answer_counts(answers)
+    most = max(counts.values(), default=0.0)
+    return [text for text, count in counts.items() if count == most or count >= 3]
+
+
 def _texts_and_counts(answers: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(answers, Mapping):
         # A table's column of mappings has every key in every row, and no count where there was none.

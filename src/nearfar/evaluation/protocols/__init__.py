@@ -62,6 +62,16 @@ _ROWS = (
         headlines={"top1": "linear probe top 1"},
     ),
     Protocol(
+        "text_probe",
+        "classes by a classifier that was trained on texts alone, measured on pictures (CLOSE)",
+        "nearfar.evaluation.language.text_probe:text_probe",
+        takes=("encoder", "embeddings"),
+        sides=("image",),
+        columns=("label", "text"),
+        abilities=("encode_text",),
+        headlines={"top1": "text-trained probe top 1"},
+    ),
+    Protocol(
         "agreement",
         "does a student embed pictures as its teacher does? (cosine, shared neighbours)",
         "nearfar.evaluation.measures.teacher_agreement:agreement",

@@ -55,7 +55,11 @@ class Captioning(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         likelihood, mask = self.model.likelihoods(batch["image"], batch["text"])
-        weights = self.token_weights(batch, mask)
+        return self.losses(likelihood, mask, self.token_weights(batch, mask))
+
+    def losses(self, likelihood: Tensor, mask: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+        """What `forward` returns, of the log-likelihood of each token `[B, T]`, floating point, where `mask` `[B, T]`
+        bool says that there is one, and their `weights` `[B, T]`."""
         loss = weighted_next_token_loss(likelihood, mask, weights, reduction=self.reduction)
         plain = weighted_next_token_loss(likelihood.detach(), mask)
         if self.training:  # the mean over the tokens, or captions, of all processes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError, at_least
@@ -27,7 +27,7 @@ from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
 from nearfar.models.vlm.word_sequences import WordSequences
 from nearfar.modes import Freezable, evaluating
 
-Read = Literal["cells", "summary"]
+Read = Literal["cells", "summary", "embedding"]
 Prompt = str | Sequence[str] | Mapping[str, Tensor] | None
 
 
@@ -44,9 +44,10 @@ class VisionLanguageModel(PreparesPictures, Freezable):
 
         [ picture token 1 ... P ]  begin  prompt  caption  end
 
-    The picture's tokens are what the projector makes of the image tower's cells, or of its summary. Neither they nor
-    the prompt are targets. It writes captions, and says how likely they are. Of pictures alone it is an encoder, too:
-    `encode_image` is the mean of a picture's tokens, as the language model reads them.
+    The picture's tokens are what the projector makes of the image tower's cells, of its summary, or of its embedding by
+    a dual encoder, whose place the vector of a text may take (`nearfar.methods.CLOSE`). Neither they nor the prompt are
+    targets. It writes captions, and says how likely they are. Of pictures alone it is an encoder, too: `encode_image`
+    is the mean of a picture's tokens, as the language model reads them.
 
     Args:
         image: the tower.
@@ -55,8 +56,11 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         pixels: how pictures are prepared for the tower.
         projector: "linear", "linear-no-bias" or "mlp" (two layers with GELU), from the tower's width to the language
             model's.
-        read: "cells" of the tower's grid, row by row, or its "summary", which is one token.
+        read: "cells" of the tower's grid, row by row; its "summary", one vector; or its "embedding", the summary
+            through `head`, the image projection of a dual encoder, at unit length.
         pool: average the grid to `pool` by `pool` cells first; None takes all.
+        tokens: so many are made of a summary, or an embedding.
+        space: of `read="embedding"`: the `image_projection` and `embed_dim` of the dual encoder.
         prompt: stands before each caption, in training and in writing.
         max_length: tokens that a caption is cut to, with those that begin and end it.
 
@@ -77,7 +81,7 @@ class VisionLanguageModel(PreparesPictures, Freezable):
     NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "vlm", "frozen")
     """What its saved config must have."""
 
-    FREEZABLE: ClassVar[tuple[str, ...]] = ("image", "projector", "lm")
+    FREEZABLE: ClassVar[tuple[str, ...]] = ("image", "head", "projector", "lm")
 
     def __init__(
         self,
@@ -89,17 +93,26 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         projector: str = "mlp",
         read: Read = "cells",
         pool: int | None = None,
+        tokens: int = 1,
+        space: Mapping[str, Any] | None = None,
         prompt: str = "",
         max_length: int = 64,
     ) -> None:
         super().__init__()
-        if read not in ("cells", "summary"):
-            raise UserError(f"read={read!r}: choose 'cells' or 'summary'")
-        if pool is not None and read == "summary":
-            raise UserError("a summary is one token: leave pool out, or read 'cells'")
+        if read not in ("cells", "summary", "embedding"):
+            raise UserError(f"read={read!r}: choose 'cells', 'summary' or 'embedding'")
+        if pool is not None and read != "cells":
+            raise UserError(f"an image's {read} is one vector: leave pool out, or read 'cells'")
+        if tokens != 1 and read == "cells":
+            raise UserError("each cell is one token: leave tokens out, or read the 'summary'")
+        if (space is None) == (read == "embedding"):
+            raise UserError(
+                "read='embedding' and space, the image projection of a dual encoder, go together: give "
+                "nearfar.models.vision_language_model that encoder as its image"
+            )
         if projector == "none":
             raise UserError("projector='none': the language model needs one, 'linear' or 'mlp'")
-        at_least(1, pool=1 if pool is None else pool)
+        at_least(1, pool=1 if pool is None else pool, tokens=tokens)
         at_least(3, max_length=max_length)
         check_words(with_padding(tokenizer))
         word_sequences.ends_of(tokenizer)
@@ -113,8 +126,15 @@ class VisionLanguageModel(PreparesPictures, Freezable):
         if read == "cells":
             image.pool_by("mean")  # nothing reads another summary
         self.image, self.lm, self.tokenizer, self.pixels = image, lm, tokenizer, pixels
-        self.projector = projection(projector, image.width, self.embed_dim, side="image")
+        self.space = space
+        self.head: nn.Module = nn.Identity()
+        if space is not None:
+            self.head = projection(space["image_projection"], image.width, space["embed_dim"], side="image")
+        width = image.width if space is None else space["embed_dim"]
+        self.projector = projection(projector, width, tokens * self.embed_dim, side="image")
         self.made_of: dict[str, Any] = {"projector": projector, "read": read, "pool": pool}
+        self.made_of |= {"tokens": tokens} if tokens != 1 else {}
+        self.made_of |= {"space": dict(space)} if space is not None else {}
         self.prompt, self.max_length = prompt, max_length
         self.frozen: tuple[str, ...] = ()
         self._check_length(len(word_sequences.prompts_of(tokenizer, prompt, 1)[0]) + max_length)
@@ -125,8 +145,8 @@ class VisionLanguageModel(PreparesPictures, Freezable):
 
     @property
     def picture_length(self) -> int:
-        if self.made_of["read"] == "summary":
-            return 1
+        if self.made_of["read"] != "cells":
+            return self.made_of.get("tokens", 1)
         pool = self.made_of["pool"]
         return self.image.patches if pool is None else pool**2
 
@@ -136,20 +156,26 @@ class VisionLanguageModel(PreparesPictures, Freezable):
 
     def picture_tokens(self, pixels: Tensor) -> Tensor:
         """The tokens `[B, P, W]` of pixels `[B, 3, S, S]` float32, as the language model reads them, in the weights'
-        dtype.
+        dtype. Where embeddings are read, these may stand in the place of pixels: `[B, D]`, of unit length.
 
         Raises:
             UserError: pixels of another shape than the tower takes, or a tower without a grid where it is pooled.
         """
-        self.image.check_pixels(pixels)
         pixels = pixels.to(self.device)
+        if self.space is not None and pixels.ndim == 2:
+            pixels = pixels.to(self.lm.get_input_embeddings().weight.dtype)
+            return self.projector(pixels).unflatten(-1, (-1, self.embed_dim))
+        self.image.check_pixels(pixels)
         pool = self.made_of["pool"]
         if pool is not None:
-            cells = F.adaptive_avg_pool2d(self.image.encode_image_map(pixels), pool).flatten(2).mT
-        else:
-            tokens = self.image(pixels)
-            cells = tokens[:, :1] if self.made_of["read"] == "summary" else tokens[:, 1:]
-        return self.projector(cells)
+            return self.projector(F.adaptive_avg_pool2d(self.image.encode_image_map(pixels), pool).flatten(2).mT)
+        tokens = self.image(pixels)
+        if self.made_of["read"] == "cells":
+            return self.projector(tokens[:, 1:])
+        vector = self.head(tokens[:, 0])
+        if self.space is not None:
+            vector = F.normalize(vector.to(torch.promote_types(vector.dtype, torch.float32)), dim=-1).to(vector.dtype)
+        return self.projector(vector).unflatten(-1, (-1, self.embed_dim))
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
         """The mean `[B, W]` of the tokens of pixels `[B, 3, S, S]` float32, in the weights' dtype; of unit length with

@@ -9,8 +9,11 @@ from typing import Any
 
 from nearfar.errors import UserError, at_least
 from nearfar.models import model_folder
+from nearfar.models.dual.around_pair import open_pair
+from nearfar.models.dual.dual_encoder import DualEncoder
 from nearfar.models.image.image_presets import IMAGE_PRESETS
 from nearfar.models.language.model import SIZES, LanguageModel, language_model
+from nearfar.models.presets import PRESETS
 from nearfar.models.towers import backbones
 from nearfar.models.towers.pixels import Pixels
 from nearfar.models.towers.tower import ImageTower
@@ -25,6 +28,7 @@ def vision_language_model(
     projector: str = "mlp",
     read: Read = "cells",
     pool: int | None = None,
+    tokens: int = 1,
     prompt: str = "",
     max_length: int = 64,
     image_size: int | None = None,
@@ -41,8 +45,10 @@ def vision_language_model(
             a transformers folder or name; "tiny" or "small", from scratch.
         tokenizer: for a language model from scratch. A recipe learns one from the captions.
         projector: "linear", "linear-no-bias" or "mlp" (LLaVA 1.5, arXiv 2310.03744; the first LLaVA's was linear).
-        read: "cells" of the tower's grid, or its "summary" as one token.
+        read: "cells" of the tower's grid; its "summary", one vector; or its "embedding", where `image` is a trained
+            dual encoder, or the folder or name of one: its image side is copied, and frozen (CLOSE, arXiv 2211.09778).
         pool: average the grid to `pool` by `pool` cells.
+        tokens: so many are made of a summary, or an embedding (CLOSE: 4).
         prompt: stands before each caption.
         max_length: tokens that a caption is cut to.
         image_size: side of the pictures, where the tower's own is not to be taken.
@@ -58,14 +64,15 @@ def vision_language_model(
     (16, 128)
     """
     at_least(1, image_size=1 if image_size is None else image_size)
-    tower, pixels = _tower(image, image_size, pretrained)
+    pair = _dual_encoder(image, image_size) if read == "embedding" else None
+    tower, pixels = _tower(image, image_size, pretrained) if pair is None else (pair.image, pair.pixels)
     if isinstance(language, LanguageModel):
         words = deepcopy(language)
     else:
         if tokenizer is not None and language not in SIZES:
             raise UserError(f"{str(language)!r} keeps its own tokenizer: leave tokenizer out")
         words = language_model(language, tokenizer=tokenizer, seed=seed)
-    return VisionLanguageModel(
+    model = VisionLanguageModel(
         tower,
         words.lm,
         tokenizer=words.tokenizer,
@@ -73,9 +80,35 @@ def vision_language_model(
         projector=projector,
         read=read,
         pool=pool,
+        tokens=tokens,
+        space=None if pair is None else _space(pair),
         prompt=prompt,
         max_length=max_length,
     )
+    if pair is None:
+        return model
+    # Dropout in the encoder's own projection, which has no weights, is left out.
+    theirs = [*pair.image_projection.parameters(), *pair.image_projection.buffers()]
+    for mine, value in zip([*model.head.parameters(), *model.head.buffers()], theirs, strict=True):
+        mine.data.copy_(value.data)
+    return model.freeze("image", "head")
+
+
+def _dual_encoder(image: Any, image_size: int | None) -> DualEncoder:
+    """A copy of the dual encoder whose embeddings are read, adapters folded in."""
+    if isinstance(image, Mapping) or (isinstance(image, str) and (image in PRESETS or image in IMAGE_PRESETS)):
+        raise UserError(f"read='embedding' is of a trained dual encoder, and image={image!r} is none: name its folder")
+    pair = open_pair(image, "read='embedding' is of a dual encoder: give one as image", image_size=image_size)
+    if "image" in pair.adapters:
+        pair.merge_lora()
+    return pair
+
+
+def _space(pair: DualEncoder) -> dict[str, Any]:
+    """What the image projection is made of."""
+    made_of = pair.config()
+    kind, heads = made_of["image_projection"], made_of["image_heads"]
+    return {"image_projection": kind if heads == 1 else {"heads": heads, "of": kind}, "embed_dim": pair.embed_dim}
 
 
 def _tower(image: Any, image_size: int | None, pretrained: bool) -> tuple[ImageTower, Pixels]:

@@ -60,6 +60,8 @@ def data_settings(method: Method) -> dict[str, Any]:
         "n_views": method.n_views,
         "validation_views": method.validation_views,
         "answers": method.answers,
+        "pictures": method.pictures,
+        "method_fields": method.fields,
         "captions": method.captions,
         "text_pairs": method.text_pairs or None,
         "label_texts": method.label_texts,
@@ -74,7 +76,8 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     in order, with the preset `validation_views` ("none" by default, None: as in training) and texts as they are,
     otherwise. It has the usual
     fields that the model's attributes call for (`image_size`, `tokenizer` ...), and those that its `fields(training)`
-    returns, where it has such a method; with `captions=False` in the options no texts."""
+    returns, where it has such a method, as the method's own do (`method_fields`); with `captions=False` in the options
+    no texts, with `pictures=False` no pictures."""
     from nearfar.data import Loader
     from nearfar.data.fields.usual import settings_of
 
@@ -83,6 +86,8 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
     made_of = settings_of(model)
     if not options.pop("captions", True):
         made_of.pop("tokenizer", None)
+    if not options.pop("pictures", True):
+        made_of.pop("image_size", None)
     share = {"batch_size": mine, "rank": processes.rank(), "world_size": processes.world_size()}
     if not training:
         options.pop("text_views", None)  # texts are validated as they are
@@ -90,7 +95,8 @@ def make_loader(source: Any, model: Any, config: TrainConfig, *, training: bool,
         options |= {"shuffle": False, "drop_last": False} | ({} if plain is None else {"views": plain})
         share = {"batch_size": config.batch_size}
     own = model.fields(training) if hasattr(model, "fields") else []
-    fields = [*own, *options.pop("fields", [])]
+    of_method = options.pop("method_fields", lambda source, training, caption: [])
+    fields = [*own, *of_method(source, training, options.get("caption")), *options.pop("fields", [])]
     made_for = {"device": next(model.parameters()).device, "seed": config.seed, "workers": config.workers}
     return Loader(source, fields, **{**made_of, **made_for, **share, **options})
 

@@ -207,9 +207,12 @@ def batches_of(recipe: Recipe, method: Method, source: Any, options: dict[str, A
 
     options = {name: value for name, value in options.items() if value is not None and name not in OF_PIXELS}
     options.pop("captions", None)  # features are of pairs
+    if not options.pop("pictures", True):
+        raise UserError(f"recipe, data.precompute: {type(method).__name__} reads no pictures: leave it out.")
+    of_method = options.pop("method_fields")
     n_views = options.pop("n_views", 1)
     own = model.fields(training) if hasattr(model, "fields") else []
-    fields = [*own, *options.pop("fields", [])]
+    fields = [*own, *of_method(source, training, options.get("caption")), *options.pop("fields", [])]
     share: dict[str, Any] = {"batch_size": config.batch_size}  # every process measures all, as by `make_loader`
     if training:
         share = {"batch_size": share_of_batch(config), "rank": processes.rank(), "world_size": processes.world_size()}

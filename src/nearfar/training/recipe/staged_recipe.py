@@ -50,8 +50,11 @@ class StageSettings:
 
 
 STAGES = "stages"
-MADE_OF = ("teacher", "language", "vlm")
-"""Settings of a model that is made of another, which may be that of the stage before."""
+MODELS_BEFORE = (
+    *(("model", "image"), ("model", "language"), ("model", "teacher"), ("model", "vlm")),
+    *(("method", "pair"), ("method", "reference")),
+)
+"""Settings that `previous` makes the model of the stage before, beside `model.load`."""
 PLAIN = ("name", "train")
 """What of a stage is no section."""
 Values = dict[str, dict[str, Any]]
@@ -75,11 +78,11 @@ class RecipeStage:
         if (model := recipe.model.get("load")) in (PREVIOUS, BEST):
             model_folder = before[-1].folder / "model" if model == PREVIOUS else before[-1].save_best()
             recipe = replace(recipe, model={**recipe.model, "load": str(model_folder)})
-        for part in MADE_OF:
-            if before and recipe.model.get(part) == PREVIOUS:
-                recipe = replace(recipe, model={**recipe.model, part: str(before[-1].folder / "model")})
-        if before and recipe.method.get("reference") == PREVIOUS:
-            recipe = replace(recipe, method={**recipe.method, "reference": str(before[-1].folder / "model")})
+        for section, setting in MODELS_BEFORE:
+            values = getattr(recipe, section)
+            if before and values.get(setting) == PREVIOUS:
+                changed: dict[str, Any] = {section: {**values, setting: str(before[-1].folder / "model")}}
+                recipe = replace(recipe, **changed)
         named = {key: where.partition("/") for key, where in recipe.data.columns.items()}
         columns = {
             key: f"{folders[stage]}/{column}" if stage in folders else f"{stage}{slash}{column}"
@@ -242,11 +245,11 @@ def _check_links(recipe: Recipe, before: Sequence[RecipeStage], names: Sequence[
             f"model.load: {model!r} is the model of the stage before, and {reason}: make a model, or name a folder "
             f"(./{PREVIOUS}, where it is called so)."
         )
-    for part in MADE_OF:
-        if recipe.model.get(part) == PREVIOUS and not before:
-            raise UserError(f"model.{part}: {PREVIOUS!r} is the model of the stage before, and {reason}: name one.")
-    if recipe.method.get("reference") == PREVIOUS and not before:
-        raise UserError(f"method.reference: {PREVIOUS!r} is the model of the stage before, and {reason}: name one.")
+    for section, setting in MODELS_BEFORE:
+        if getattr(recipe, section).get(setting) == PREVIOUS and not before:
+            raise UserError(
+                f"{section}.{setting}: {PREVIOUS!r} is the model of the stage before, and {reason}: name one."
+            )
     if model == BEST and not before[-1].recipe.data.validation:
         name = before[-1].name
         raise UserError(f"model.load: {BEST!r}, and the stage {name!r} has no data.validation to find the best by.")
