@@ -7,6 +7,7 @@ import yaml
 import nearfar
 from nearfar.errors import UserError
 from nearfar.evaluation import load_results
+from nearfar.methods import CGVLM
 from nearfar.training.recipe import load
 
 SCENES = {"spec": "world/scenes", "vocabulary": "shapes", "size": 32, "n": 24}
@@ -51,10 +52,20 @@ def test_each_stage_trains_its_part_of_the_model_before(whole):
     assert kept["stages"][1]["model"]["language"] == "previous"
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_weights(whole, tmp_path):
-    short = {**QUICK, "stages.answer.training.steps": 1, "training.save_every": 1}
-    load("cg-vlm", short).run(tmp_path / "again")
-    load("cg-vlm", QUICK).run(tmp_path / "again", resume=True)
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(whole, tmp_path, monkeypatch):
+    """In the middle of the alignment, after a checkpoint."""
+
+    def stop(method, step):
+        if step == 2:
+            raise RuntimeError("stopped")
+
+    saving = {**QUICK, "training.save_every": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(CGVLM, "after_step", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            load("cg-vlm", saving).run(tmp_path / "again")
+    assert list((tmp_path / "again" / "2-align").rglob("*step*1*")), "a checkpoint"
+    load("cg-vlm", saving).run(tmp_path / "again", resume=True)
     one, other = (nearfar.load(each / "model").state_dict() for each in (whole, tmp_path / "again"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
