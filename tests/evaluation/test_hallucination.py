@@ -68,11 +68,12 @@ def test_chair_by_hand():
     ("text", "things"),
     [("Two puppies", ["dog"]), ("hot dogs", ["hot dog"]), ("a hot, dog", ["hot dog"]), ("hot-dog", ["hot dog"]),
      ("men, women & children", ["person"] * 3), ("knives and wolves", ["knife", "wolf"]), ("buses", ["bus"]),
-     ("the dog's man\u2019s", ["dog", "person"]), ("dogma", []), ("glasses", ["glass"]), ("geese", ["goose"])],
+     ("the dog's man\u2019s", ["dog", "person"]), ("dogma", []), ("glasses", ["glass"]), ("geese", ["goose"]),
+     ("a dog house", ["dog house"])],
 )  # fmt: skip
 def test_names_in_texts(text, things):
     table = {"dog": ["puppy"], "hot dog": [], "person": ["man", "woman", "child"], "knife": [], "wolf": [], "bus": []}
-    assert ObjectNames(table | {"glass": [], "goose": []}).mentions(text) == things
+    assert ObjectNames(table | {"glass": [], "goose": [], "dog house": []}).mentions(text) == things
 
 
 def test_files_of_names(tmp_path):
@@ -126,7 +127,7 @@ def question(shade, text, answer, kind=None, **more):
 QUESTIONS = photos(
     question(10, "a dog?", "yes", "random", group=1),
     question(10, "a cat?", "no", "adversarial", group=1),
-    question(20, "a dog?", ["No", "no", "yes"], "random", group=2),
+    question(20, "a dog?", ["yes", "No", "no"], "random", group=2),
     question(20, "a cat?", "Yes.", "adversarial", group=2),
     question(20, "how many?", "two", "count", group=2),
     question(20, "why?", [], group=2),

@@ -16,6 +16,7 @@ from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
 from nearfar.errors import UserError, at_least
 from nearfar.evaluation.hallucination.yes_no_scores import mme_score, pope_scores, says_yes
+from nearfar.evaluation.measures.answer_match import plain_counts
 from nearfar.evaluation.measures.bootstrap import ratio_interval
 from nearfar.evaluation.measures.result import Metric, Result
 from nearfar.evaluation.protocols.picture_batches import as_source, read_pictures
@@ -128,8 +129,9 @@ def _questions(data: Any, limit: int | None) -> tuple[list[_Question], int]:
 
 
 def _commonest(counts: Mapping[str, float]) -> str | None:
-    """The answer that was given most often, in lower case; None where there is none."""
-    return max(counts, key=lambda answer: counts[answer]).lower().strip(" .") if counts else None
+    """The answer that was given most often, whatever its case; None where there is none."""
+    plain = plain_counts(counts)
+    return max(plain, key=lambda answer: plain[answer]) if plain else None
 
 
 def _metrics(
