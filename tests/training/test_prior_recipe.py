@@ -7,6 +7,7 @@ import yaml
 import nearfar
 from nearfar.errors import UserError
 from nearfar.evaluation import load_results
+from nearfar.methods.lvlm.prior import PRIOR
 from nearfar.training.recipe import load
 
 SCENES = {"spec": "world/scenes", "vocabulary": "shapes", "size": 32, "n": 24}
@@ -37,11 +38,30 @@ def test_the_reference_of_the_first_stage_weighs_the_tokens_of_the_second(tmp_pa
     assert kept["stages"][1]["method"]["reference"] == "previous"
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_weights(tmp_path):
-    load("prior", QUICK).run(tmp_path / "whole")
-    load("prior", {**QUICK, "stages.captions.training.steps": 1, "training.save_every": 1}).run(tmp_path / "short")
-    load("prior", QUICK).run(tmp_path / "again", resume=True)
-    one, other = (nearfar.load(tmp_path / name / "model").state_dict() for name in ("whole", "again"))
+class Stop(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+    """Stopped in the second stage, after its first step."""
+    saving = {**QUICK, "training.save_every": 1}
+    load("prior", saving).run(tmp_path / "whole")
+    original = PRIOR.forward
+
+    def stopping(self, batch):
+        stopping.calls += 1
+        if stopping.calls == 2:
+            raise Stop
+        return original(self, batch)
+
+    stopping.calls = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(PRIOR, "forward", stopping)
+        with pytest.raises(Stop):
+            load("prior", saving).run(tmp_path / "stopped")
+    assert (tmp_path / "stopped" / "2-captions" / "checkpoints").is_dir()
+    load("prior", saving).run(tmp_path / "stopped", resume=True)
+    one, other = (nearfar.load(tmp_path / name / "model").state_dict() for name in ("whole", "stopped"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
