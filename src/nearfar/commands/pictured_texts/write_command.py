@@ -57,7 +57,7 @@ def write(
         seed: of drawn tokens and changed pictures.
     """
     from nearfar import files
-    from nearfar.console import with_remark
+    from nearfar.console import track, with_remark
     from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
     from nearfar.errors import UserError, at_least
@@ -96,7 +96,10 @@ def write(
         for row in rows:
             print(f"{row['image'] or row['row']}\t{' '.join(row['text'].split())}", flush=True)
     else:
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        total = len(data) if hasattr(data, "__len__") else None
+        if limit is not None:
+            total = limit if total is None else min(limit, total)
+        lines = [json.dumps(row, ensure_ascii=False) for row in track(rows, "writing", total=total)]
         files.write(out, "".join(f"{line}\n" for line in lines))
         print(f"{len(lines):,} texts written to {out}")
     if skipped:
