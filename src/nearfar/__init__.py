@@ -1,4 +1,4 @@
-"""nearfar: contrastive learning of images, text and video: losses, models, methods, evaluation, search and decoding.
+"""nearfar: contrastive learning of images, text, speech and video: losses, models, methods, evaluation, search, decoding.
 
 `import nearfar` stays near torch's own import time: what a name needs is imported when it is first used.
 """
