@@ -1,4 +1,4 @@
-"""nearfar: contrastive learning of images, text, speech and video: losses, models, methods, evaluation, search, decoding.
+"""nearfar: contrastive learning of images, text, speech, video: losses, models, methods, search, decoding, evaluation.
 
 `import nearfar` stays near torch's own import time: what a name needs is imported when it is first used.
 """

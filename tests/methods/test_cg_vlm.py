@@ -178,11 +178,11 @@ def test_a_mean_that_all_rows_share_hides_the_captions_until_it_is_subtracted(mo
 
 def test_words_that_say_nothing_can_be_left_out(model):
     batch = batch_of(model, ["a red car", "red car", "a tree", "fish"])
-    out = CGVLM(deepcopy(model), ignore=["a"]).embed(batch)
+    out = CGVLM(deepcopy(model), ignore=("a",)).embed(batch)
     torch.testing.assert_close(out["text"][0], out["text"][1])
     assert out["bag"][0] == out["bag"][1] != out["bag"][2]
     with pytest.raises(UserError, match=r"'zebra' is \d+ tokens here"):
-        CGVLM(deepcopy(model), ignore=["zebra"])
+        CGVLM(deepcopy(model), ignore=("zebra",))
 
 
 def test_a_step_makes_no_matrix_of_pairs(model):

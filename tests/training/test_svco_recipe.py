@@ -69,4 +69,4 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch
 def test_recipes_have_the_paper_s_betas(name):
     recipe = load(name)
     method = recipe.stages[-1].recipe.method if name == "s-vco" else recipe.method
-    assert (method["name"], method["betas"]) == ("svco", [0.1] * 4)
+    assert (method["name"], method["betas"]) == ("svco", (0.1,) * 4)

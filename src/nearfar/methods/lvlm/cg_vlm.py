@@ -3,7 +3,7 @@ picture tokens and words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,7 +82,7 @@ class CGVLM(EmbeddingMethod):
         learn_temperature: bool = False,
         symmetric: bool = True,
         center: bool = False,
-        ignore: Sequence[str] = (),
+        ignore: tuple[str, ...] = (),
         exclude_duplicates: bool = True,
     ) -> None:
         super().__init__()

@@ -3,7 +3,6 @@ picture that contradicts it; and the same with the parts of both pictures exchan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -64,7 +63,7 @@ class SVCO(PairContrast):
         self,
         model: Any,
         *,
-        betas: Sequence[float] = (0.1, 0.1, 0.1, 0.1),
+        betas: tuple[float, ...] = (0.1, 0.1, 0.1, 0.1),
         anchor: float = 0.0,
         cache_reference: bool = False,
     ) -> None:

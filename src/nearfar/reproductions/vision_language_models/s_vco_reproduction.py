@@ -92,7 +92,7 @@ def method_of(arm: str, model: Any) -> Any:
         return DPO(model, beta=beta)
     if arm.startswith("image DPO"):
         return ImageDPO(model, rejected="crop" if arm.endswith("crops") else "pair", beta=beta)
-    return SVCO(model, betas=[beta] * 4 if arm == "S-VCO" else [beta, beta, 0.0, 0.0])
+    return SVCO(model, betas=(beta,) * 4 if arm == "S-VCO" else (beta, beta, 0.0, 0.0))
 
 
 def measured(model: Any) -> dict[str, Any]:
