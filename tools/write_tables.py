@@ -4,8 +4,9 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers
 `papers to come` the list of the others, `claims` the claims of all recorded reproductions with their verdicts,
 `reproduction SLUG` the arms and claims of a recorded reproduction (`--check` leaves out how many files changed since),
 `settings PART` the settings of a recipe (`settings_tables.py`), `billion PART` what a billion pairs cost
-(`billion_tables.py`), `ahead` where a peer is faster (`ahead_tables.py`), `commands` the command line, `benchmark NAME`
-the Markdown that `benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of `tools/mutate.py`.
+(`billion_tables.py`), `ahead` where a peer is faster (`ahead_tables.py`), `targets` what was aimed at and what is
+reached (`target_tables.py`), `commands` the command line, `benchmark NAME` the Markdown that
+`benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of `tools/mutate.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import ahead_tables
 import billion_tables
 import settings_tables
+import target_tables
 from nearfar.cli import COMMANDS
 from nearfar.papers import PAPERS, as_lists, as_markdown
 from nearfar.reproductions.shared import record_file
@@ -43,6 +45,8 @@ def table(name: str, page: Path) -> str:
         return billion_tables.table(argument)
     if name == "ahead":
         return ahead_tables.table()
+    if name == "targets":
+        return target_tables.table()
     if kind == "settings":
         return settings_tables.table(argument)
     if kind == "commands":

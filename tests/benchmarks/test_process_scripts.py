@@ -1,7 +1,9 @@
 """The scripts of `benchmarks/` that start processes which talk to one another."""
 
 import importlib
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,29 @@ def test_the_record_of_scaling_states_the_slopes(monkeypatch):
     slopes = [line for line in table.splitlines() if "slope |" in line]
     assert len(slopes) == 4
     assert slopes[-1].startswith("| slope | ")
+
+
+def test_a_script_runs_beside_a_competitor(tmp_path, monkeypatch):
+    """With its settings, fewer rounds, and a record in the folder for it; what fails, fails the whole."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location("with_competitor", SCRIPTS / "with_competitor.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert all((SCRIPTS / f"{name}.py").is_file() for name in script.RUNS)
+    scripts = tmp_path / "benchmarks"
+    scripts.mkdir()
+    (scripts / "echo.py").write_text("import sys, pathlib; pathlib.Path(sys.argv[-1]).write_text(' '.join(sys.argv))")
+    (scripts / "fails.py").write_text("raise SystemExit('not timed')")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "RUNS", {"echo": ["--size", "3"], "fails": []})
+    out = tmp_path / "records"
+    monkeypatch.setattr(sys, "argv", ["with_competitor.py", "echo", "--rounds", "2", "--results", str(out)])
+    script.main()
+    command = "benchmarks/echo.py --size 3 --rounds 2 --output records/echo.json"
+    assert (out / "echo.json").read_text() == command
+    monkeypatch.setattr(sys, "argv", ["with_competitor.py", "fails", "--results", str(out)])
+    with pytest.raises(script.subprocess.CalledProcessError):
+        script.main()
+    monkeypatch.setattr(sys, "argv", ["with_competitor.py", "other", "--results", str(out)])
+    with pytest.raises(SystemExit):
+        script.main()
