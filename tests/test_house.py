@@ -283,6 +283,23 @@ def test_papers_fit_a_terminal_of_80_columns():
     assert f"All claims: {tally([claim for paper in PAPERS for claim in paper.claims])}" in " ".join(text.split())
 
 
+def test_a_paper_whose_claims_were_not_run_says_so(monkeypatch):
+    """In the place of a verdict, in each table of papers that are in, and nowhere else."""
+    from rich.console import Console
+
+    from nearfar.papers import as_markdown, as_table
+    from nearfar.papers.paper import Paper
+
+    recorded, coming = PAPERS[0], next(paper for paper in PAPERS if not paper.is_in)
+    assert recorded.verdict
+    assert "not re-run yet" not in as_markdown([recorded, coming])
+    monkeypatch.setattr(Paper, "claims", [])
+    assert as_markdown([recorded, coming]).count("| not re-run yet |") == 1
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(as_table([recorded, coming]))
+    assert console.export_text().count("not re-run yet") == 1
+
+
 def test_unknown_command_lists_the_commands():
     with pytest.raises(SystemExit, match="no command 'trian'"):
         cli.main(["trian"])

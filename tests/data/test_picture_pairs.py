@@ -1,6 +1,7 @@
 """Pairs of pictures that hardly differ: tables of them, generated scenes, batches, and the filter."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -176,6 +177,26 @@ def test_scenes_of_pairs_are_the_same_again_and_their_splits_share_no_pair_of_no
     assert not pairs[0] & pairs[1]
     single = contrasts("train", n=4, objects=1, edits=["colour", "thing"], vocabulary="shapes")
     assert all(len(record["objects"]) == 1 and record["text"] != record["text2"] for record in single)
+
+
+def test_training_shows_no_pair_of_nouns_of_another_split_though_few_are_its_own(monkeypatch):
+    """Of six nouns three pairs alone are of training, and one noun alone has two others beside it."""
+    own = [{"circle", "star"}, {"circle", "ring"}, {"heart", "square"}]
+
+    def pair_split(one, other):
+        return "train" if {one, other} in own else "test"
+
+    for module in ("contrasts", "scene_source"):
+        monkeypatch.setattr(import_module(f"nearfar.data.scenes.{module}"), "pair_split", pair_split)
+    names = ["circle", "star", "ring", "heart", "square", "cross"]
+    source = contrasts("train", n=20, vocabulary=names, edits=["thing"], size=32)
+    for record in source:
+        for key in ("objects", "objects2"):
+            assert {thing["name"] for thing in record[key]} in own[:2]
+    own.remove({"circle", "ring"})
+    with pytest.raises(UserError, match="no noun of these 6 is shown beside two others in training"):
+        contrasts("train", n=20, vocabulary=names, edits=["thing"], size=32)
+    assert contrasts("train", n=2, vocabulary=names, edits=["colour", "place"], size=32)[0]["kind"] != "thing"
 
 
 def test_scenes_of_pairs_that_cannot_be_are_named():

@@ -279,3 +279,18 @@ def test_videos_of_chosen_motions() -> None:
     assert {record["label"] for record in source} == {0, 1}
     with pytest.raises(UserError, match="no motion 'flying'"):
         video("train", motions=["flying"])
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("val", ["airplane", "balloon", "bell", "bicycle", "butterfly", "cactus"]),
+        ("test", ["airplane", "balloon", "bird", "camera", "castle", "chair"]),
+    ],
+)
+def test_nouns_of_which_a_split_has_no_pair_are_named(split, names):
+    """Else a scene were looked for without end. One thing a scene needs no pair."""
+    with pytest.raises(UserError, match=f"no two of these 6 are one of '{split}': name more nouns"):
+        scenes(split, n=2, vocabulary=names)
+    assert len(scenes("train", n=2, vocabulary=names)[0]["objects"]) == 2
+    assert len(scenes(split, n=2, vocabulary=names, objects=1)[1]["objects"]) == 1

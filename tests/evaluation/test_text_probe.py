@@ -132,6 +132,11 @@ def test_the_protocol_fits_captions_or_texts_of_ones_own():
     assert result["without_noise"] == pytest.approx(plain, abs=0.011)
     assert result["top1"] - result["without_noise"] > 0.2
     assert (result.details["texts"], result.details["classes"], result.metrics["top1"].n) == (600, CLASSES, 400)
+    mirrored = Embeddings(
+        data.image, label=CLASSES - 1 - data.label, classes=names[::-1]
+    )  # not in the alphabet's order
+    again = text_probe(Words(), mirrored, train=Records(records, classes=names), noise=2 / 768**0.5, steps=300)
+    assert again["top1"] == result["top1"]
     renamed = Records([record | {"label": CLASSES - 1 - record["label"]} for record in records], classes=names[::-1])
     assert text_probe(Words(), data, train=renamed, noise=2 / 768**0.5, steps=300)["top1"] == result["top1"]
 

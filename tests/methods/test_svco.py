@@ -12,6 +12,7 @@ from nearfar.data import Loader, Records, train_tokenizer
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
 from nearfar.methods import DPO, SVCO, ImageDPO
+from nearfar.methods.lvlm import preferences
 from nearfar.methods.lvlm.pair_losses import PairLikelihoods, dpo, image_dpo, svco
 from nearfar.methods.lvlm.preferences import cropped
 from nearfar.models import create, vision_language_model
@@ -198,6 +199,15 @@ def test_the_reference_is_read_once_a_sample(model, monkeypatch):
     torch.testing.assert_close(other(batch)["loss"], method(batch)["loss"])
 
 
+def test_a_batch_of_which_some_were_never_read_is_read_whole(model):
+    """What was never read passes for no known number."""
+    method, batch = begun(model, ids=(4, 7, 9, 5)), batch_of(model)
+    plain = SVCO(deepcopy(model)).train()
+    step(method, batch)
+    mixed = batch | {"index": torch.tensor([5, 7, 9])}
+    torch.testing.assert_close(method(mixed)["loss"], plain(batch)["loss"], rtol=1e-6, atol=1e-6)
+
+
 def test_what_is_kept_is_refused_for_other_pictures_and_texts(model):
     batch = batch_of(model)
     changes = {
@@ -265,6 +275,20 @@ def test_crops_are_the_same_for_model_and_reference_and_lie_within(model):
     assert 0.02 < (widths.max() / 2) <= 0.2**0.5 + 0.05
     assert across[:, 0, 0, 0].std() > 0.3, "somewhere else each time"
     torch.testing.assert_close(across, across[:, :1, :1].expand_as(across), rtol=0, atol=1e-5)
+
+
+def test_what_is_rejected_is_a_crop_of_the_text_s_own_picture(model, monkeypatch):
+    batch, method = batch_of(model), ImageDPO(model, rejected="crop").eval()
+    policies = []
+    loss_of = lambda policy, reference: policies.append(policy) or image_dpo(policy, reference)  # noqa: E731
+    monkeypatch.setattr(method, "loss_of", loss_of)
+    monkeypatch.setattr(preferences, "cropped", lambda pixels: pixels.flip(-1))  # stands for any change of each
+    method(batch)
+    pairs = zip(batch["image"].flip(-1), batch["image2"].flip(-1), TEXTS, OTHERS, strict=True)
+    expected = torch.tensor(
+        [[likelihood(model, one, text), likelihood(model, two, text2)] for one, two, text, text2 in pairs]
+    )
+    torch.testing.assert_close(policies[0].other, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_what_cannot_be_is_named(model):

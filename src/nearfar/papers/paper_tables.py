@@ -13,6 +13,9 @@ from nearfar.tally import tally
 if TYPE_CHECKING:
     from rich.table import Table
 
+UNRECORDED = "not re-run yet"
+"""In the place of a verdict: the reproduction is there, and no run of it is recorded."""
+
 
 def in_order(papers: Iterable[Paper]) -> list[Paper]:
     """Papers that are in come first; each part is in the order of `KINDS`, then by name.
@@ -31,7 +34,7 @@ def as_markdown(papers: Iterable[Paper], pages: str = "docs/papers/") -> str:
         if paper.is_in:
             name = f"[{paper.name}]({pages}{paper.slug}.md)"
             recipes = ", ".join(f"`{recipe}`" for recipe in paper.recipes)
-            cells = (paper.kind, name, _arxiv(paper), f"`{paper.home[0]}`", recipes, paper.verdict)
+            cells = (paper.kind, name, _arxiv(paper), f"`{paper.home[0]}`", recipes, paper.verdict or UNRECORDED)
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"All together: {_all_together(papers)}."])
 
@@ -75,7 +78,7 @@ def as_table(papers: Sequence[Paper]) -> Table:
             heading = "bold" if paper.is_in else "bold dim"
             table.add_row(paper.kind, "", "" if paper.is_in else "not in yet", style=heading)
         where = [paper.home[0].removeprefix("nearfar."), *paper.recipes] if paper.is_in else []
-        where += [f" {part}" for part in paper.verdict.split("; ") if part]
+        where += [f" {part}" for part in (paper.verdict or UNRECORDED).split("; ")] if paper.is_in else []
         style = None if paper.is_in else "dim"
         table.add_row(paper.slug, paper.arxiv, "\n".join(where), style=style)
     return table

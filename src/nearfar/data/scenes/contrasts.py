@@ -32,6 +32,11 @@ class ContrastSource(Source):
         self.plan, self.edits = plan, edits
         self.name = f"world/contrasts:{plan.split}"
         self.nouns = list(nouns(plan.vocabulary, plan.split))
+        if "thing" in edits and plan.split == "train" and plan.objects == 2 and not self._can_change_a_thing():
+            raise UserError(
+                f"contrasts: no noun of these {len(self.nouns)} is shown beside two others in training, so no thing "
+                "can be another one: name more nouns, or leave 'thing' out of edits"
+            )
 
     def __len__(self) -> int:
         return self.plan.n
@@ -83,6 +88,10 @@ class ContrastSource(Source):
             return None
         edited[number].name = draw.one(own or free)
         return edited
+
+    def _can_change_a_thing(self) -> bool:
+        """Whether a noun has two that the split shows beside it."""
+        return any(sum(self._is_own(one, other) for other in self.nouns if other != one) > 1 for one in self.nouns)
 
     def _is_own(self, one: str, other: str) -> bool:
         """Whether the split shows these nouns side by side."""

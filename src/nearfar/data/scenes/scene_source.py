@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -56,7 +57,12 @@ class ScenePlan:
             raise UserError("scenes: no relation left; 'inside' needs objects=2, and more things need another relation")
         if self.vocabulary == "shapes" and "turned" in self.attributes:
             raise UserError("scenes: most shapes look the same upside-down; leave out the attribute 'turned'")
-        nouns(self.vocabulary, self.split)
+        names = nouns(self.vocabulary, self.split)
+        if self.shared and self.objects > 1 and all(pair_split(*two) != self.split for two in combinations(names, 2)):
+            raise UserError(
+                f"vocabulary: each split shows pairs of nouns of its own, and no two of these {len(names)} are one of "
+                f"{self.split!r}: name more nouns"
+            )
         chosen_styles(self.styles, self.held_out_style, self.split)
 
     @property
