@@ -72,6 +72,17 @@ def test_captions_are_written_as_the_model_writes_them(folder, tmp_path, capsys)
     assert lines[0].startswith(rows[0]["image"])
 
 
+def test_pictures_of_a_folder_need_no_captions(folder, tmp_path, capsys):
+    """Nor a name that could be one; with a prompt that asks for the record's text they do."""
+    model, out = nearfar.load(folder / "model"), tmp_path / "out.jsonl"
+    words = ["write", str(folder / "model"), str(folder / "photos"), "--max-skipped", "0.5", "--max-tokens", "3"]
+    cli.main([*words, "--prompt", "a", "--out", str(out)])
+    assert "5 texts written to" in capsys.readouterr().out
+    assert {row["text"] for row in read(out)} == {*model.caption(model.preprocess(pictures(folder)), "a", max_tokens=3)}
+    with pytest.raises(SystemExit, match=r"no caption: a file's name such as 'p0.png'"):
+        cli.main([*words, "--prompt", "is it {}"])
+
+
 def test_questions_of_a_table_are_answered_with_conditions(folder, tmp_path):
     model, out = nearfar.load(folder / "model"), tmp_path / "out.jsonl"
     words = [str(folder / "model"), str(folder / "questions.jsonl"), "--out", str(out), "--limit", "3"]

@@ -74,7 +74,10 @@ def write(
         files.place(out)
     data: Any = _one_picture(source)
     if data is None:
-        data = with_remark(open_source(source, split=split, world_split="test", **of(dict(columns))))
+        named = of(dict(columns))
+        if "{}" not in (prompt or "") and "text" not in named:  # what is written of needs no text of its own
+            named = {"captions": "none", **named}
+        data = with_remark(open_source(source, split=split, world_split="test", **named))
     excluded = [name.strip() for name in exclude.split(",")] if exclude else []
     writer = writer_under(decoding, load(model), model, exclude=excluded, seed=seed)
     options: dict[str, Any] = {"max_tokens": max_tokens}
