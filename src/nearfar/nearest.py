@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 TILE = 2048
 """Queries and candidates whose scores are held at a time."""
@@ -15,6 +24,12 @@ MANY = 2
 """Where more than one in so many groups holds a score of use, whole rows of scores are gone through."""
 FEW = 20
 """So few queries are the short side of their product with a block."""
+FEWEST, LEAST = 6, 1 << 24
+"""Queries, and multiplications, below which scores are torch's to compute."""
+TIMED, REPEATS, CLEARLY = (128, 4096, 512), 5, 0.9
+"""What is timed: products of so many queries and keys of so many numbers, so often by each library, the fastest; numpy
+has to take this share of torch's time or less."""
+_ONE_AT_A_TIME = threading.Lock()  # the number of numpy's threads is one for the whole process
 
 
 def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
@@ -103,10 +118,57 @@ def scores_of(query: Tensor, block: Tensor, buffer: Tensor) -> tuple[Tensor, Ten
     """Inner products `[Q, n]`, and the buffer `[>= Q * n]` that they lie in, to be handed back with the next block."""
     size = len(query) * len(block)
     buffer = buffer if len(buffer) >= size else query.new_empty(size)
-    score = buffer[:size].view(len(query), len(block))
+    return score_product(query, block, buffer[:size].view(len(query), len(block))), buffer
+
+
+def score_product(query: Tensor, key: Tensor, out: Tensor) -> Tensor:
+    """`query @ key.T` of `[Q, D]` and `[N, D]`, in `out` `[Q, N]`; no derivative is taken. On processors of AMD, which
+    torch's MKL does not make the most of, numpy's OpenBLAS computes it if it is clearly faster, on torch's number of
+    threads. `NEARFAR_PRODUCTS=torch` in the environment leaves all to torch."""
+    large = len(query) >= FEWEST and len(query) * key.numel() >= LEAST
+    if large and _plain(query, key) and (threads := _numpy_threads()):
+        with _ONE_AT_A_TIME, threads.limit(limits=torch.get_num_threads()):
+            np.matmul(query.numpy(), key.numpy().T, out=out.numpy())
+        return out
     if 1 < len(query) < FEW:  # the product runs along the long side a third faster, and the copy is small
-        return score.copy_(torch.mm(block, query.T).T), buffer
-    return torch.mm(query, block.T, out=score), buffer
+        return out.copy_(torch.mm(key, query.T).T)
+    return torch.mm(query, key.T, out=out)
+
+
+def _plain(*tensors: Tensor) -> bool:
+    return all(x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad for x in tensors)
+
+
+@cache
+def _numpy_threads() -> ThreadpoolController | None:
+    """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster."""
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    if os.environ.get("NEARFAR_PRODUCTS") == "torch" or "AMD" not in str(able.get("cpu_name")):
+        return None
+    from threadpoolctl import ThreadpoolController
+
+    threads = ThreadpoolController().select(internal_api="openblas")
+    if not len(threads):
+        return None
+    with threads.limit(limits=torch.get_num_threads()):
+        return threads if _numpy_is_faster() else None
+
+
+def _numpy_is_faster() -> bool:
+    queries, keys, numbers = TIMED
+    q, k, out = torch.ones(queries, numbers), torch.ones(keys, numbers), torch.empty(queries, keys)
+    by_torch = _fastest(lambda: torch.mm(q, k.T, out=out))
+    return _fastest(lambda: np.matmul(q.numpy(), k.numpy().T, out=out.numpy())) <= CLEARLY * by_torch
+
+
+def _fastest(run: Callable[[], object]) -> float:
+    run()
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def grouped(score: Tensor) -> Tensor:

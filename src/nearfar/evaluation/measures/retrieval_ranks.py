@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar import console
+from nearfar.nearest import score_product
 
 TILE = 2048
 """Rows of queries and of candidates whose scores are held at a time: 16 MiB of float32."""
@@ -120,7 +121,7 @@ def rank(
     for rows in console.track(_slices(len(query), tile), "ranking, by block"):
         for columns in _slices(len(candidate), tile):
             shape = rows.stop - rows.start, columns.stop - columns.start
-            score = torch.mm(query[rows], candidate[columns].T, out=buffer[: shape[0] * shape[1]].view(shape))
+            score = score_product(query[rows], candidate[columns], buffer[: shape[0] * shape[1]].view(shape))
             some_right = bool(torch.isin(candidate_code[columns], group[rows]).any())
             for strip in _slices(shape[0], STRIP):  # which the passes over it find in the cache
                 part, of = score[strip], slice(rows.start + strip.start, rows.start + strip.stop)
