@@ -126,7 +126,7 @@ def score_product(query: Tensor, key: Tensor, out: Tensor) -> Tensor:
     torch's MKL does not make the most of, numpy's OpenBLAS computes it if it is clearly faster, on torch's number of
     threads. `NEARFAR_PRODUCTS=torch` in the environment leaves all to torch."""
     large = len(query) >= FEWEST and len(query) * key.numel() >= LEAST
-    if large and _plain(query, key) and (threads := _numpy_threads()):
+    if large and _plain(query, key) and (threads := numpy_threads()):
         with _ONE_AT_A_TIME, threads.limit(limits=torch.get_num_threads()):
             np.matmul(query.numpy(), key.numpy().T, out=out.numpy())
         return out
@@ -140,8 +140,8 @@ def _plain(*tensors: Tensor) -> bool:
 
 
 @cache
-def _numpy_threads() -> ThreadpoolController | None:
-    """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster."""
+def numpy_threads() -> ThreadpoolController | None:
+    """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster, and computes the scores."""
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
     if os.environ.get("NEARFAR_PRODUCTS") == "torch" or "AMD" not in str(able.get("cpu_name")):
         return None

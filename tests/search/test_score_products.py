@@ -25,9 +25,9 @@ def calls(monkeypatch):
         return product(*arguments, **options)
 
     monkeypatch.setattr(np, "matmul", watched)
-    nearest._numpy_threads.cache_clear()
+    nearest.numpy_threads.cache_clear()
     yield calls
-    nearest._numpy_threads.cache_clear()
+    nearest.numpy_threads.cache_clear()
 
 
 def vectors(count, dim=256, seed=0):
@@ -74,7 +74,7 @@ def test_search_and_ranks_are_the_same_by_either(calls, monkeypatch):
     by_numpy = nearest.nearest(query, key, 7)[1], rank(query, key, own, own).rank()
     assert len(calls) >= 2
     monkeypatch.setenv("NEARFAR_PRODUCTS", "torch")
-    nearest._numpy_threads.cache_clear()
+    nearest.numpy_threads.cache_clear()
     calls.clear()
     by_torch = nearest.nearest(query, key, 7)[1], rank(query, key, own, own).rank()
     assert calls == []
@@ -98,4 +98,23 @@ def test_it_has_to_be_clearly_faster(calls, monkeypatch, numpys, taken):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"}, raising=False)
     seconds = iter([1.0, numpys])
     monkeypatch.setattr(nearest, "_fastest", lambda run: next(seconds))
-    assert (nearest._numpy_threads() is not None) == taken
+    assert (nearest.numpy_threads() is not None) == taken
+
+
+@needs_openblas
+@pytest.mark.parametrize("choice", ["torch", "auto"])
+def test_numpy_s_product_takes_no_turns_with_faiss(calls, monkeypatch, choice):
+    pytest.importorskip("faiss")
+    from nearfar.search.kinds import faster_scan, neighbours
+
+    monkeypatch.setenv("NEARFAR_PRODUCTS", choice)
+    nearest.numpy_threads.cache_clear()
+    turns = []
+    plain = faster_scan.faster_scan
+    monkeypatch.setattr(faster_scan, "faster_scan", lambda *arguments: turns.append(1) or plain(*arguments))
+    query, key = vectors(2000, 64).float().numpy(), vectors(faster_scan.LEAST, 64, seed=1).float().numpy()
+    scores, rows = neighbours.neighbours("flat", key, None, query, 3)
+    assert (bool(turns), bool(calls)) == (choice == "torch", choice == "auto")
+    expected = np.sort(query[:5].astype(np.float64) @ key.T.astype(np.float64))[:, ::-1][:, :3]
+    np.testing.assert_allclose(scores[:5], expected, atol=1e-6)
+    assert rows.shape == (2000, 3)

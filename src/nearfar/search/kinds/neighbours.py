@@ -14,7 +14,8 @@ from nearfar.search.kinds.graphs import LISTED, QUANTISED, installed_faiss, trai
 FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
 MANY = 128_000
-"""So many numbers of queries, and faiss multiplies matrices as well, by a library of its own: either may be faster."""
+"""So many numbers of queries, and faiss multiplies matrices as well, by a library of its own: either may be faster than
+torch's product, but neither is than numpy's."""
 FEW_HALVES = 4
 """The same of a scan of `fp16`, which takes as long for each query as for the first."""
 LEAST_SHARE = 0.2
@@ -74,9 +75,10 @@ def neighbours(
     if kind == "flat" and len(queries) < FEW:
         return by_faiss(queries, vectors, top)
     if queries.size >= MANY:
+        from nearfar.nearest import numpy_threads
         from nearfar.search.kinds.faster_scan import BLOCK, LEAST, faster_scan
 
-        if len(vectors) >= LEAST and top <= BLOCK:
+        if len(vectors) >= LEAST and top <= BLOCK and numpy_threads() is None:
             return faster_scan((by_product, by_faiss), queries, vectors, top)
     return by_product(queries, vectors, top)
 
