@@ -30,7 +30,15 @@ def line_of(text, what):
 
 def test_every_target_has_its_quiet_record(tables):
     for target in tables.TARGETS:
-        assert tables.rounds_of(target, tables.RESULTS), target.what
+        assert tables.rounds_of(target, tables.RESULTS / f"{target.record}.json"), target.what
+
+
+def test_beside_a_competitor_one_record_stands_for_all_processors(tables, folder):
+    case = {"form": "InfoNCE, both directions", "n": 4096, "d": 512, "cpu_ratio": 5.5, "cpu_rounds": [2.0]}
+    rows = [case | {"variant": variant} for variant in ("nearfar", "open_clip ClipLoss")]
+    (folder / tables.BESIDE / "ops.json").write_text(json.dumps({"rows": rows}))
+    assert "| 5.50 |" in line_of(tables.table(folder), "symmetric InfoNCE, N 4096, D 512")
+    assert "| - |" in line_of(tables.table(folder), "symmetric InfoNCE, N 8192, D 512")
 
 
 def test_a_record_that_changes_changes_the_verdict(tables, folder):
