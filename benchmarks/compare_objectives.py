@@ -156,6 +156,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("vl2v", "distill_ood", "TargetAlignment", "VisionLanguageAlignment"): (
         "they learn from another model, and here there is none"
     ),
+    ("prompt_tuning", "ogen"): "they learn what stands around a class name, and here a name is one vector",
     ("coconut", "transcription"): "they read sounds",
     ("captioning", "cg_vlm", "close", "instruction", "prior"): (
         "they write texts, word by word, and here a name is one vector"

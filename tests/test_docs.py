@@ -18,6 +18,7 @@ PAGES = [
     "docs/new_domains.md",
     "docs/papers/cg-vlm.md",
     "docs/papers/distill-ood.md",
+    "docs/papers/ogen.md",
     "docs/video.md",
     "docs/sound.md",
     "docs/vision_language.md",

@@ -23,6 +23,7 @@ from nearfar.models.grounded.grounded_encoder import grounded_encoder
 from nearfar.models.grounded.relation_encoder import relation_encoder
 from nearfar.models.language.label_matcher import label_matcher
 from nearfar.models.language.model import language_model
+from nearfar.models.prompts.prompt_maker import prompted_encoder
 from nearfar.models.sound.sound_transcriber import sound_transcriber
 from nearfar.models.video.video_encoder import video_encoder
 from nearfar.models.vlm.lvlm_embedder import lvlm_embedder
@@ -68,6 +69,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "svco": {"betas": [0.1, 0.2, 0.3, 0.4], "cache_reference": True},
     "sogclr": {"temperature": 0.2},
     "transcription": {"smoothing": 0.1},
+    "ogen": {"unknown": ["the sea", "a tree"], "neighbours": 2, "warmup_share": 0.0, "steps": 4, "checkpoint_every": 1}
+    | {"dropout": 0.0},
+    "prompt_tuning": {},
     "prior": {"alpha": 0.5},
     "relational": {"trained_layers": 1},
     "two_stream": {"frozen_layers": 1, "exclude_duplicates": True, "train_image": True},
@@ -145,7 +149,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         vit = {"model_type": "vit", "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         bert = {"model_type": "bert", "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        without = ("close", "detection", "dito", "distill_ood", "vl2v", "xclip", "two_stream", "relational")
+        without = ("close", "detection", "dito", "distill_ood", "ogen", "prompt_tuning", "vl2v", "xclip")
+        without += ("two_stream", "relational")
         alone: dict[str, Any] = {each: {} for each in without}
         alone = (alone | {"ensemble": {"image_projection": "mlp", "image_heads": 2}}).get(name, {"text_layers": 1})
         model = create(
@@ -168,6 +173,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     if name == "close":
         settings = settings | {"pair": model}
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, read="embedding", tokens=2)
+    if name in ("ogen", "prompt_tuning"):
+        model = prompted_encoder(model, kind="coop" if name == "ogen" else "maple", context=2, depth=1)
     if name == "xclip":
         model = video_encoder(model, frames=2)
     if name in ("coconut", "transcription"):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from nearfar.models.language.whitening_transform import WhiteningTransform, whitened_encoder
     from nearfar.models.loading import load
     from nearfar.models.presets import PRESETS, create
+    from nearfar.models.prompts.prompt_maker import prompted_encoder
+    from nearfar.models.prompts.prompted_encoder import PromptedEncoder
     from nearfar.models.shorter import shortened
     from nearfar.models.sound.sound_encoder import SoundEncoder, sound_encoder
     from nearfar.models.sound.sound_transcriber import SoundTranscriber, sound_transcriber
@@ -68,6 +70,7 @@ _HOME = {
     "MatchingHead": "fusion.heads",
     "MomentumEncoder": "methods.parts.momentum_encoder",
     "PRESETS": "presets",
+    "PromptedEncoder": "prompts.prompted_encoder",
     "RelationEncoder": "grounded.relation_encoder",
     "Reranker": "fusion.reranker",
     "SearchEncoder": "grounded.search_encoder",
@@ -88,6 +91,7 @@ _HOME = {
     "load": "loading",
     "lvlm_embedder": "vlm.lvlm_embedder",
     "mask_tokens": "methods.parts.token_masking",
+    "prompted_encoder": "prompts.prompt_maker",
     "rank_answers": "fusion.answer_decoder",
     "relation_encoder": "grounded.relation_encoder",
     "rerank": "fusion.reranker",
@@ -109,6 +113,7 @@ MAKERS = {
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
     "lvlm_embedder": "nearfar.models.vlm.lvlm_embedder:lvlm_embedder",
+    "prompted_encoder": "nearfar.models.prompts.prompt_maker:prompted_encoder",
     "relation_encoder": "nearfar.models.grounded.relation_encoder:relation_encoder",
     "search_encoder": "nearfar.models.grounded.search_encoder:search_encoder",
     "sound_encoder": "nearfar.models.sound.sound_encoder:sound_encoder",
@@ -143,6 +148,7 @@ __all__ = [
     "MatchScorer",
     "MatchingHead",
     "MomentumEncoder",
+    "PromptedEncoder",
     "RelationEncoder",
     "Reranker",
     "SearchEncoder",
@@ -163,6 +169,7 @@ __all__ = [
     "load",
     "lvlm_embedder",
     "mask_tokens",
+    "prompted_encoder",
     "rank_answers",
     "relation_encoder",
     "rerank",

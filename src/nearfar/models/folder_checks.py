@@ -152,6 +152,17 @@ EMBEDDER: dict[str, Check] = {
     "adapters": absent_or(lambda value: _all(value, ADAPTER)),
 }
 """What an embedder has beside its vision-language model."""
+PROMPT: dict[str, Check] = {
+    "kind": lambda value: value in ("coop", "cocoop", "maple"),
+    "context": lambda value: type(value) is int and 0 < value < 2**10,
+    "position": lambda value: value in ("end", "middle", "front"),
+    "ending": text,
+    "class_names": absent_or(texts),
+    "hidden": absent_or(lambda value: type(value) is int and 0 < value < 2**14),
+    "depth": lambda value: type(value) is int and 0 < value < 2**8,
+    "base": absent_or(texts),
+}
+"""What a learned prompt is made of."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -178,6 +189,7 @@ KEYS: dict[str, Check] = {
     "language": mapping,
     "vlm": lambda value: _all(value, VLM),
     "embedder": lambda value: _all(value, EMBEDDER),
+    "prompt": lambda value: _all(value, PROMPT),
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),

@@ -44,6 +44,7 @@ MODELS = {
     "ImageEncoder": "nearfar.models.image.image_encoder",
     "LVLMEmbedder": "nearfar.models.vlm.lvlm_embedder",
     "LabelMatcher": "nearfar.models.language.label_matcher",
+    "PromptedEncoder": "nearfar.models.prompts.prompted_encoder",
     "RelationEncoder": "nearfar.models.grounded.relation_encoder",
     "SearchEncoder": "nearfar.models.grounded.search_encoder",
     "SoundEncoder": "nearfar.models.sound.sound_encoder",

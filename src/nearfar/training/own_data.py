@@ -56,7 +56,7 @@ def follow(values: Values, keys: Collection[str]) -> tuple[str, ...]:
         return ()
     if not any(_sets(key, "data.validation") for key in keys):
         data["validation"] = SHARE
-    for name in ("leave_out", "per_domain"):  # domains of the recipe's own data
+    for name in ("leave_out", "per_domain", "base_classes"):  # domains and classes of the recipe's own data
         if not any(_sets(key, f"data.{name}") for key in keys):
             data.pop(name, None)
     if not any(_sets(key, "evaluation.data") for key in keys):

@@ -78,6 +78,9 @@ SHARE = Range(
 )
 """Of `data.validation`, where it is a number."""
 
+SHARE_OF_CLASSES = Range(lambda value: 0 < value < 1, "a share between 0 and 1", "0.5, say, or name the classes")
+"""Of `data.base_classes`, likewise."""
+
 EVALUATION = {"captions": _count("0 for pictures alone, or leave it out to count all", least=0, optional=True)}
 """The same of `evaluation`."""
 

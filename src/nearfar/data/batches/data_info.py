@@ -26,6 +26,7 @@ class DataInfo:
 
     Attributes: `name`; `size`, the number of records, None of a stream and of plain batches; `columns`, the keys of a
     record; `classes` and `domains`, what the numbers in `label` and `domain` stand for, None where there are none;
+    `other_classes`, those that training leaves out (`nearfar.data.batches.base_classes`);
     `steps`, those of the run that is to come, None where they are not known.
 
     >>> from nearfar.data import Records
@@ -45,12 +46,14 @@ class DataInfo:
         ids: Callable[[], Iterable[int]] | None = None,
         columns: Sequence[str] = (),
         classes: Sequence[str] | None = None,
+        other_classes: Sequence[str] | None = None,
         domains: Sequence[str] | None = None,
         record: Callable[[int], Record] | None = None,
         steps: int | None = None,
     ) -> None:
         self.name, self.size, self.columns, self.steps = name, size, tuple(columns), steps
         self.classes = None if classes is None else list(classes)
+        self.other_classes = None if other_classes is None else list(other_classes)
         self.domains = None if domains is None else list(domains)
         self._ids, self._record = ids, record
 
@@ -63,7 +66,8 @@ class DataInfo:
         source = data if isinstance(data, Source | Stream) else getattr(data, "source", None)
         if not isinstance(source, Source | Stream):
             return cls()
-        details: dict[str, Any] = {"columns": source.columns, "classes": source.classes, "domains": source.domains}
+        named = ("columns", "classes", "other_classes", "domains")
+        details: dict[str, Any] = {name: getattr(source, name) for name in named}
         if isinstance(source, Stream):
             return cls(name=source.name, **details)
         return cls(name=source.name, size=len(source), ids=source.ids, record=source.record, **details)

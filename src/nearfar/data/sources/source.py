@@ -46,6 +46,8 @@ class Source(ABC):
     columns: Sequence[str] = ("image", "text")
     classes: list[str] | None = None
     domains: list[str] | None = None
+    other_classes: list[str] | None = None
+    """Classes of the data that it was made of, and has no record of (`nearfar.data.batches.base_classes`)."""
     remark: str | None = None
     """What whoever trains on it should know first."""
 
@@ -193,6 +195,8 @@ class Stream(ABC):
     columns: Sequence[str] = ("image", "text")
     classes: list[str] | None = None
     domains: list[str] | None = None
+    other_classes: list[str] | None = None
+    """Classes of the data that it was made of, and has no record of (`nearfar.data.batches.base_classes`)."""
     remark: str | None = None
     """What whoever reads it should know first."""
     parts: int = 1
@@ -260,6 +264,7 @@ class Selection(Source):
             raise IndexError(f"{source.name} has {len(source)} records, there is no number {outside[0]}")
         self.name = name or source.name
         self.columns, self.classes, self.domains = source.columns, source.classes, source.domains
+        self.other_classes = source.other_classes
         self.remark, self._skipped = source.remark, source.skipped if skipped is None else skipped
 
     def __len__(self) -> int:
@@ -293,6 +298,7 @@ class Mapped(Source):
     ) -> None:
         self.source, self.change = source, change
         self.name, self.classes, self.domains = source.name, source.classes, source.domains
+        self.other_classes = source.other_classes
         self.columns = columns if columns is not None else source.columns
         self.remark, self._skipped = source.remark, source.skipped
 

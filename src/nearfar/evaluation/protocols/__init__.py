@@ -44,6 +44,18 @@ _ROWS = (
         headlines={"top1": "zero-shot top 1"},
     ),
     Protocol(
+        "base_to_new",
+        "class names as classifiers of the classes trained on, and of the others, each among its own (CoOp, OGEN)",
+        "nearfar.evaluation.measures.base_and_new:base_to_new",
+        takes=("encoder", "embeddings"),
+        sides=("image",),
+        columns=("label",),
+        abilities=("encode_text",),
+        named_classes=True,
+        flags={"--base-names": "base"},
+        headlines={"base": "base classes", "new": "new classes", "harmonic_mean": "harmonic mean"},
+    ),
+    Protocol(
         "knn",
         "classes by the nearest labelled images",
         f"{HERE}.probes:knn",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearfar import distributed as processes
 from nearfar import files
+from nearfar.data.batches.base_classes import base_classes
 from nearfar.data.batches.left_out_domain import leave_domain_out
 from nearfar.data.sources.source import Source
 from nearfar.errors import UserError
@@ -85,6 +86,10 @@ def open_data(recipe: Recipe) -> OpenedData:
         if data.share is None and validated_on is not None and data.leave_out in (validated_on.domains or ()):
             validated_on = leave_domain_out(validated_on, data.leave_out)[0]
         check_evaluation(recipe.evaluation, data=held_out, validation=validated_on, joined=data.columns)
+    if data.base_classes is not None:
+        source = base_classes(source, data.base_classes)
+        if data.share is None and validated_on is not None:
+            validated_on = base_classes(validated_on, source.classes or ())
     if data.share is not None:
         source, validated_on = without_share(source, data.share)
     changed = None

@@ -13,7 +13,7 @@ from nearfar.methods.base import trained_part
 from nearfar.models.exported.onnx_encoder import refuse
 from nearfar.training.recipe.sections import MODEL_SETTINGS, OF_A_LOADED_MODEL, check_names, maker, named
 
-AROUND_A_PAIR = ("detector", "grounded_encoder", "relation_encoder", "video_encoder")
+AROUND_A_PAIR = ("detector", "grounded_encoder", "prompted_encoder", "relation_encoder", "video_encoder")
 """Makers of models around a dual encoder."""
 CORPUS = 200_000
 """Records of a stream that a vocabulary is learnt from."""

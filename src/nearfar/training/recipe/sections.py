@@ -62,6 +62,9 @@ class DataConfig:
     leave_out: str | None = None
     """The name of a domain that is neither trained nor validated on. Where `evaluation.data` names nothing else, it is
     what is measured on."""
+    base_classes: float | list[str] | None = None
+    """Train and validate on some classes alone: their names, or the share of the classes, from the first one on. The
+    methods on prompts (`ogen`) may take the names of the others; the protocol `base_to_new` measures on both."""
     views: str | None = None
     """Augmentation, a preset of `nearfar.data.pictures.views`; by default the method's own, else `clip`."""
     n_views: int | None = None
@@ -104,6 +107,8 @@ class DataConfig:
                 raise UserError("data.text_views and data.precompute do not go together: leave one of them out.")
         if isinstance(self.validation, int | float):
             ranges.check_number("data.validation", self.validation, ranges.SHARE)
+        if isinstance(self.base_classes, int | float):
+            ranges.check_number("data.base_classes", self.base_classes, ranges.SHARE_OF_CLASSES)
         if self.drop_without_hard and not self.hard_captions:
             raise UserError("data.drop_without_hard goes with data.hard_captions: true: set that, or leave it out.")
         fills = ("clusters", "per_class", "per_domain", "hard_images", "task")
@@ -130,6 +135,7 @@ class DataConfig:
         """The loader's part of the settings, without those left to it."""
         own = ("train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order")
         hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class", "per_domain", "task", "leave_out")
+        hard += ("base_classes",)
         return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
 
 

@@ -69,6 +69,7 @@ class WithColumns(Source):
         # The names of classes and domains are those of the numbers that stood there before.
         self.classes = None if "label" in columns else source.classes
         self.domains = None if "domain" in columns else source.domains
+        self.other_classes = None if "label" in columns else source.other_classes
 
     def __len__(self) -> int:
         return len(self.source)
