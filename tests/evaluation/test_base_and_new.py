@@ -18,10 +18,10 @@ class Corners:
     """Each name is a corner of a square; sentences are remembered."""
 
     def __init__(self):
-        self.asked = []
+        self.texts = []
 
     def tokenize(self, texts):
-        self.asked += texts
+        self.texts += texts
         return torch.tensor([next(xy for name, xy in CORNERS.items() if name in text) for text in texts]).float()
 
     def encode_text(self, tokens, normalize=False):
@@ -57,7 +57,7 @@ def test_each_kind_is_put_among_its_own_names():
     assert result["base"] == pytest.approx(2 / 3)
     assert result["new"] == pytest.approx(2 / 3)
     assert result["harmonic_mean"] == pytest.approx(2 / 3)
-    assert sorted(encoder.asked) == sorted(f"a photo of a {name}." for name in CORNERS)
+    assert sorted(encoder.texts) == sorted(f"a photo of a {name}." for name in CORNERS)
     assert [result.metrics[name].chance for name in ("base", "new", "harmonic_mean")] == [0.5, 0.5, 0.5]
     assert {name: each["top1"].value for name, each in result.by["class"].items()} == {
         "ant": 0.5,
@@ -74,7 +74,7 @@ def test_base_classes_by_name_and_pictures_without_a_label():
     encoder = Corners()
     made = data([*PICTURES, (1, 1)], [*LABELS, -1])
     result = base_to_new(encoder, made, base=["old_dog"], templates="{}")
-    assert encoder.asked.count("old dog") == 1
+    assert encoder.texts.count("old dog") == 1
     assert result["base"] == 1.0, "alone among its kind"
     assert result.metrics["new"].n == 4
     assert result["new"] == pytest.approx(3 / 4)
@@ -85,7 +85,7 @@ def test_a_model_with_a_prompt_says_what_it_was_trained_on_and_sees_the_picture(
     encoder = Prompted()
     result = base_to_new(encoder, data(PICTURES, LABELS))
     assert result.details["base"] == ["ant", "cow"]
-    assert sorted(encoder.asked) == sorted(CORNERS), "names alone"
+    assert sorted(encoder.texts) == sorted(CORNERS), "names alone"
     # Turned round: among ant and cow each picture is put on the wrong side but the third.
     assert result["base"] == pytest.approx(1 / 3)
     assert result["new"] == 0.0

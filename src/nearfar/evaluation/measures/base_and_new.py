@@ -30,6 +30,7 @@ def base_to_new(
     encoder: Any,
     embeddings: Embeddings,
     *,
+    classes: Sequence[str] | None = None,
     base: Sequence[str] | None = None,
     templates: str | Sequence[str] | None = None,
     seed: int = 0,
@@ -42,6 +43,7 @@ def base_to_new(
         encoder: embeds the class names; one with a learned prompt puts them into it, for each picture by itself where
             the prompt depends on the picture.
         embeddings: of the data, with labels and names of classes.
+        classes: the name of each label; default: those of the data.
         base: the names of the base classes; None: those that the model was trained on, where it says so, else the first
             half of the data's.
         templates: what names are put into; None: nothing beside a learned prompt, else "a photo of a {}.".
@@ -55,9 +57,12 @@ def base_to_new(
         UserError: no labels or names, a base class that the data has not, or no picture of one of both kinds.
     """
     embeddings.require("image", by="base_to_new")
-    if embeddings.label is None or not embeddings.classes:
+    called = list(classes or embeddings.classes or ())
+    if embeddings.label is None or not called:
         raise UserError(f"{embeddings.source} has no labels with names: use class folders, or name the column (label=)")
-    names = [name.replace("_", " ") for name in embeddings.classes]
+    names = [name.replace("_", " ") for name in called]
+    if int(embeddings.label.max()) >= len(names):
+        raise UserError(f"{embeddings.source} has a label {int(embeddings.label.max())}, and {len(names)} names of classes")
     known = _base(encoder, base, names, embeddings.source)
     is_base = torch.tensor([name in known for name in names])
     prompted = hasattr(encoder, "class_cosines")
@@ -88,7 +93,8 @@ def base_to_new(
         value = hit[rows].double()
         low, high = mean_interval(value.numpy(), seed=seed)
         chance = 1 / counts[0 if is_base[number] else 1]
-        by[names[number]] = {"top1": Metric(value.mean().item(), float(low[0]), float(high[0]), chance, len(value), "%")}
+        metric = Metric(value.mean().item(), float(low[0]), float(high[0]), chance, len(value), unit="%")
+        by[names[number]] = {"top1": metric}
     details = {"base": sorted(known), "new": counts[1], "templates": list(forms)}
     return Result("base_to_new", metrics, {"class": by}, details)
 

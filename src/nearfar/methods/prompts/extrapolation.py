@@ -13,7 +13,7 @@ Extrapolation = Literal["joint", "per_class", "released"]
 
 
 class Branch(NamedTuple):
-    """What is asked of the generator for each of B pictures, R embeddings each."""
+    """What the generator is to make for each of B pictures, R embeddings each."""
 
     query: Tensor
     """Names of the classes, `[N, Q, D]`; N times Q is B times R."""
@@ -99,8 +99,8 @@ def _from_neighbours(
 
 
 def of(texts: Tensor, numbers: Tensor) -> Tensor:
-    """Texts `[B, ..., D]` of the classes `numbers` `[B, ...]` int64, of texts `[C, D]`, or `[B, C, D]` where each picture
-    has its own."""
+    """Texts `[B, ..., D]` of the classes `numbers` `[B, ...]` int64: of `texts` `[C, D]`, floating point, or `[B, C, D]`
+    where each picture has its own."""
     if texts.ndim == 2:
         return texts[numbers]
     rows = torch.arange(len(texts), device=texts.device).view(-1, *[1] * (numbers.ndim - 1))
@@ -108,12 +108,13 @@ def of(texts: Tensor, numbers: Tensor) -> Tensor:
 
 
 def cosines(features: Tensor, texts: Tensor) -> Tensor:
-    """`[B, R, C]` of unit features `[B, R, D]` with unit texts `[C, D]` or `[B, C, D]`."""
+    """`[B, R, C]` of unit features `[B, R, D]` with unit texts `[C, D]` or `[B, C, D]`, floating point."""
     return features @ texts.transpose(-1, -2)
 
 
 def squared_distance(features: Tensor, target: Tensor) -> Tensor:
-    """The mean over rows of the squared distance: of unit vectors `2 - 2 cos`, and D times the mean squared error.
+    """The mean over rows of the squared distance of `features` and `target` `[..., D]`, floating point: of unit vectors
+    `2 - 2 cos`, and D times the mean squared error.
 
     >>> squared_distance(torch.eye(2), -torch.eye(2)).item()
     4.0

@@ -1,4 +1,5 @@
-"""The latest embeddings of pictures of each class, and which classes are neighbours by them (OGEN, arXiv 2401.15914)."""
+"""The latest embeddings of pictures of each class, and which classes are neighbours by them (OGEN, arXiv
+2401.15914)."""
 
 from __future__ import annotations
 
@@ -59,12 +60,12 @@ class FeatureBank(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """`[C, D]`: the mean of each class, 0 where it has none; not of unit length."""
+        """`[C, D]`, floating point: the mean of each class, 0 where it has none; not of unit length."""
         return (self.features * self.held[..., None]).sum(1) / self.written.clamp(1, self.shots)[:, None]
 
     @property
     def std(self) -> Tensor:
-        """`[C, D]`: the deviation of each class, number by number; 0 of a single one."""
+        """`[C, D]`, floating point: the deviation of each class, number by number; 0 of a single one."""
         away = (self.features - self.mean[:, None]) * self.held[..., None]
         return (away.square().sum(1) / self.written.clamp(1, self.shots)[:, None]).sqrt()
 

@@ -169,11 +169,11 @@ class PromptedEncoder(AroundPair):
         return self
 
     def tokenize(self, names: Sequence[str]) -> Tokens:
-        """Class names inside the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of
-        the vectors. Underscores in names become spaces.
+        """Class names inside the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of the
+        vectors. Underscores in names become spaces. Names that are too long are cut.
 
         Raises:
-            UserError: an empty name, one that is too long, or one without vectors of its own.
+            UserError: one name in the place of a list, or one without vectors of its own.
         """
         if isinstance(names, str):
             raise UserError("tokenize takes a list of names, not one name: write [name]")
