@@ -47,7 +47,7 @@ def data(pictures, labels, **more):
     return Embeddings(image, torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), label=label, classes=NAMES, **more)
 
 
-# Of base classes (ant, bee) two of three are right: the third lies nearest to "cow", which is not among them, then to bee.
+# Of base classes (ant, bee) two of three are right: the third lies nearest to "cow", which is not among them, then bee.
 PICTURES, LABELS = [(1, 0.1), (0.1, 1), (-1, 0.2), (-1, 0.1), (0.3, -1), (-1, -0.9)], [0, 1, 0, 2, 3, 3]
 
 
@@ -97,7 +97,7 @@ def test_the_interval_resamples_groups():
     rng = np.random.default_rng(0)
     labels = [0, 2] * 100
     right = rng.random(200) < 0.7
-    pictures = [((1, 0) if y == 0 else (-1, 0)) if ok else ((0, 1) if y == 0 else (0, -1)) for y, ok in zip(labels, right)]
+    pictures = [((1, 0) if y == 0 else (-1, 0)) if ok else ((0, 1) if y == 0 else (0, -1)) for y, ok in zip(labels, right, strict=True)]
     alone = base_to_new(Corners(), data(pictures, labels)).metrics["harmonic_mean"]
     assert 0.05 < alone.high - alone.low < 0.2
     groups = torch.arange(200) // 20

@@ -1,4 +1,4 @@
-"""OGEN (arXiv 2401.15914): its terms by the slow way, its two phases, the same as CoOp without them, kill and resume."""
+"""OGEN (arXiv 2401.15914): its terms by the slow way, its phases, CoOp without them to the bit, kill and resume."""
 
 import pytest
 import torch

@@ -62,7 +62,8 @@ def base_to_new(
         raise UserError(f"{embeddings.source} has no labels with names: use class folders, or name the column (label=)")
     names = [name.replace("_", " ") for name in called]
     if int(embeddings.label.max()) >= len(names):
-        raise UserError(f"{embeddings.source} has a label {int(embeddings.label.max())}, and {len(names)} names of classes")
+        most = int(embeddings.label.max())
+        raise UserError(f"{embeddings.source} has a label {most}, and there are {len(names)} names of classes")
     known = _base(encoder, base, names, embeddings.source)
     is_base = torch.tensor([name in known for name in names])
     prompted = hasattr(encoder, "class_cosines")

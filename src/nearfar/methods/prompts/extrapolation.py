@@ -99,8 +99,8 @@ def _from_neighbours(
 
 
 def of(texts: Tensor, numbers: Tensor) -> Tensor:
-    """Texts `[B, ..., D]` of the classes `numbers` `[B, ...]` int64: of `texts` `[C, D]`, floating point, or `[B, C, D]`
-    where each picture has its own."""
+    """Texts `[B, ..., D]` of the classes `numbers` `[B, ...]` int64: of `texts` `[C, D]`, floating point, or
+    `[B, C, D]` where each picture has its own."""
     if texts.ndim == 2:
         return texts[numbers]
     rows = torch.arange(len(texts), device=texts.device).view(-1, *[1] * (numbers.ndim - 1))

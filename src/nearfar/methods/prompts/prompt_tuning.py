@@ -107,8 +107,8 @@ class PromptTuning(EmbeddingMethod):
         return F.normalize(image, dim=-1), self.names.checked(batch["label"])
 
     def classified(self, image: Tensor, texts: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The loss of unit embeddings `image` `[B, D]` with labels `[B]` int64, by texts `[C, D]` or `[B, C, D]` in floating
-        point, and the accuracy."""
+        """The loss of unit embeddings `image` `[B, D]` with labels `[B]` int64, by texts `[C, D]` or `[B, C, D]` in
+        floating point, and the accuracy."""
         logits = cosines(image[:, None], texts.to(image))[:, 0] / self.temperature
         accuracy = (logits.detach().argmax(1) == label).to(image).mean()
         return {"loss": F.cross_entropy(logits, label), "accuracy": accuracy}

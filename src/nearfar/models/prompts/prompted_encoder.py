@@ -169,8 +169,8 @@ class PromptedEncoder(AroundPair):
         return self
 
     def tokenize(self, names: Sequence[str]) -> Tokens:
-        """Class names inside the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of the
-        vectors. Underscores in names become spaces. Names that are too long are cut.
+        """Class names inside the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of
+        the vectors. Underscores in names become spaces. Names that are too long are cut.
 
         Raises:
             UserError: one name in the place of a list, or one without vectors of its own.
