@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 
 CONFIG: dict[str, Any] = {
-    "pictures": {"model": "starter", "views": "gist", "n_views": 4, "held_out": "twemoji"},
+    "pictures": {"model": "starter", "views": "distill-ood-half", "n_views": 4, "held_out": "twemoji"},
     "styles": ["noto", "openmoji", "openmoji-line", "fluent-3d"],
     "text_tower": {"width": 128, "layers": 2, "steps": 800, "batch_size": 128, "lr": 1e-3, "vocabulary": 3000},
     "classes": {"pool": 300, "each": 80, "base": 0.5},
@@ -165,7 +165,7 @@ def pool() -> Pool:
     seeded = torch.Generator().manual_seed(0)
     parts = []
     for style in drawings[:-1]:
-        canvas = torch.from_numpy(np.stack([resize(each, round(1.5 * model.image_size)) for each in style]))
+        canvas = torch.from_numpy(np.stack([resize(each, round(views.preset.canvas * model.image_size)) for each in style]))
         canvas = canvas.movedim(3, 1)
         parts += [embedded(view) for view in views(canvas, views.draw(len(canvas), seeded))[0]]
     return Pool([record["name"] for record in records], torch.stack(parts, dim=1), tested)
