@@ -165,7 +165,7 @@ def pool() -> Pool:
     seeded = torch.Generator().manual_seed(0)
     parts = []
     for style in drawings[:-1]:
-        canvas = torch.from_numpy(np.stack([resize(each, round(views.preset.canvas * model.image_size)) for each in style]))
+        canvas = torch.from_numpy(np.stack([resize(each, views.canvas) for each in style]))
         canvas = canvas.movedim(3, 1)
         parts += [embedded(view) for view in views(canvas, views.draw(len(canvas), seeded))[0]]
     return Pool([record["name"] for record in records], torch.stack(parts, dim=1), tested)
