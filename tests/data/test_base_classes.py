@@ -13,7 +13,9 @@ NAMES = ["ant", "bee", "cow", "dog", "eel"]
 
 
 def source(labels=(0, 1, 2, 3, 4, 0, None)):
-    rows = [{"text": f"sample {i}", "index": 100 + i} | ({} if y is None else {"label": y}) for i, y in enumerate(labels)]
+    rows = [
+        {"text": f"sample {i}", "index": 100 + i} | ({} if y is None else {"label": y}) for i, y in enumerate(labels)
+    ]
     return Records(rows, name="animals", classes=NAMES)
 
 
@@ -48,7 +50,11 @@ def test_what_is_refused():
 
 
 def test_a_recipe_trains_and_validates_on_them_alone():
-    own = ["data.train={spec: world/emoji, subjects: true, split: test}", "data.base_classes=0.5", "data.precompute=null"]
+    own = [
+        "data.train={spec: world/emoji, subjects: true, split: test}",
+        "data.base_classes=0.5",
+        "data.precompute=null",
+    ]
     opened = open_data(load("ogen", [*own, "data.validation=0.2", "evaluation.data=null"]))
     assert len(opened.source.classes) == 48
     assert opened.source.classes == opened.validated_on.classes
@@ -57,7 +63,11 @@ def test_a_recipe_trains_and_validates_on_them_alone():
     opened = open_data(load("ogen", named))
     assert opened.source.classes == ["flag", "animal mammal"]
     assert opened.validated_on.classes == ["flag", "animal mammal"]
-    for value, words in {"1.5": "must be a share between 0 and 1", "0": "must be a share", "{a: 1}": "data: base_classes"}.items():
+    for value, words in {
+        "1.5": "must be a share between 0 and 1",
+        "0": "must be a share",
+        "{a: 1}": "data: base_classes",
+    }.items():
         with pytest.raises(UserError, match=words):
             load("ogen", [f"data.base_classes={value}"])
     assert load("ogen", ["data.train=photos/"]).data.base_classes is None

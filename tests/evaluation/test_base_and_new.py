@@ -97,7 +97,10 @@ def test_the_interval_resamples_groups():
     rng = np.random.default_rng(0)
     labels = [0, 2] * 100
     right = rng.random(200) < 0.7
-    pictures = [((1, 0) if y == 0 else (-1, 0)) if ok else ((0, 1) if y == 0 else (0, -1)) for y, ok in zip(labels, right, strict=True)]
+    pictures = [
+        ((1, 0) if y == 0 else (-1, 0)) if ok else ((0, 1) if y == 0 else (0, -1))
+        for y, ok in zip(labels, right, strict=True)
+    ]
     alone = base_to_new(Corners(), data(pictures, labels)).metrics["harmonic_mean"]
     assert 0.05 < alone.high - alone.low < 0.2
     groups = torch.arange(200) // 20

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models.prompted_pairs import ours
 from torch.nn import functional as F
 
 import nearfar
+from models.prompted_pairs import ours
 from nearfar.data import Records
 from nearfar.data.batches.base_classes import base_classes
 from nearfar.data.batches.data_info import DataInfo
@@ -264,7 +264,7 @@ def test_what_is_refused():
         with pytest.raises(UserError, match=words):
             ogen(**settings)
     method = OGEN(prompted_encoder(ours(embed_dim=16)), neighbours=4, steps=9)
-    with pytest.raises(UserError, match="4 neighbours of each class, and pets has 4 classes: .* at most 3"):
+    with pytest.raises(UserError, match=r"4 neighbours of each class, and pets has 4 classes: .* at most 3"):
         method.begin(DataInfo(name="pets", classes=BASE))
     without = OGEN(prompted_encoder(ours(embed_dim=16)), neighbours=2)
     with pytest.raises(UserError, match=r"must know how long it trains.*set method\.steps"):

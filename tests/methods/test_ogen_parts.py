@@ -216,9 +216,9 @@ def test_the_state_goes_on():
     assert second(torch.zeros(1)) == first(torch.zeros(1))
     nn.init.constant_(student.value, 4.0)
     second.push(1.0)
-    assert second(torch.zeros(1)).item() == pytest.approx(pushed([1, 2, 3, 4], m_min=2, m_max=4, decay=0.5)(
-        torch.zeros(1)
-    ).item())
+    assert second(torch.zeros(1)).item() == pytest.approx(
+        pushed([1, 2, 3, 4], m_min=2, m_max=4, decay=0.5)(torch.zeros(1)).item()
+    )
     bank, other = FeatureBank(2, classes=3, shots=2), FeatureBank(2, shots=2)
     bank.write(torch.eye(2), torch.tensor([1, 2]))
     other.load_state_dict(bank.state_dict())

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from models.prompted_pairs import NAMES, PAIRS, ours
 from torch.nn import functional as F
 
 import nearfar
+from models.prompted_pairs import NAMES, PAIRS, ours
 from nearfar.data import Records
 from nearfar.data.batches.data_info import DataInfo
 from nearfar.errors import UserError
@@ -38,9 +38,7 @@ def test_the_loss_by_the_slow_way(kind):
     torch.testing.assert_close(out["loss"], loss)
     assert out["accuracy"] == (logits.argmax(1) == made["label"]).double().mean()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for mine, slow in zip(
-        torch.autograd.grad(out["loss"], learned), torch.autograd.grad(loss, learned), strict=True
-    ):
+    for mine, slow in zip(torch.autograd.grad(out["loss"], learned), torch.autograd.grad(loss, learned), strict=True):
         torch.testing.assert_close(mine, slow, atol=1e-10, rtol=1e-6)
 
 

@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from models.prompted_pairs import BERT, NAMES, PAIRS, VIT, ours
 
+from models.prompted_pairs import BERT, NAMES, PAIRS, VIT, ours
 from nearfar.errors import UserError
 from nearfar.models import prompted_encoder
 from nearfar.models.video.frame_messages import layers_of
-
-
 
 
 def recorded(tower, run):

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models.prompted_pairs import NAMES, PAIRS, ours
 from torch.nn import functional as F
 
 import nearfar
+from models.prompted_pairs import NAMES, PAIRS, ours
 from nearfar.classifiers import ZeroShotClassifier, class_prototypes
 from nearfar.data.fields.text import train_tokenizer
 from nearfar.errors import UserError
@@ -44,7 +44,9 @@ def test_untrained_it_is_the_pair_with_the_template(pair):
             torch.testing.assert_close(own, by_hand, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("position", "sentence"), [("front", "red fox a photo of a."), ("middle", "a photo red fox of a.")])
+@pytest.mark.parametrize(
+    ("position", "sentence"), [("front", "red fox a photo of a."), ("middle", "a photo red fox of a.")]
+)
 def test_the_name_stands_where_it_is_put(pair, position, sentence):
     model = prompted_encoder(pair, position=position)
     if model.layout.count != 4:
@@ -163,7 +165,7 @@ def test_long_names_are_cut_as_texts_are_and_classes_refused():
     tokens = model.tokenize([long, "boat"])
     assert tokens["attention_mask"].sum(1).tolist()[0] == model.max_length == 40
     assert tokens["input_ids"][0, -1] == tokens["input_ids"][1][tokens["attention_mask"][1] == 1][-1], "the end stays"
-    with pytest.raises(UserError, match="has .* tokens, and beside 4 vectors the text tower reads"):
+    with pytest.raises(UserError, match=r"has .* tokens, and beside 4 vectors the text tower reads"):
         model.layout.check(["boat", long])
     with pytest.raises(UserError, match="a class is called ' '"):
         model.layout.check([" "])

@@ -152,5 +152,3 @@ def nearest_names(texts: Tensor, others: Tensor, k: int, known: Tensor | None = 
     if known is not None:
         cosines = cosines.masked_fill(~known, -torch.inf)
     return cosines.topk(k, dim=-1).indices
-
-

@@ -215,9 +215,7 @@ class OGEN(PromptTuning):
         counted = ("generation",) if warm else ("generation", "held_out", "neighbours", "unknown")
         if not any(self.weights[name] for name in counted) or int(self.bank.known.sum()) <= self.k:
             return {}
-        planned = branches(
-            self.bank, base, unknown, image, label, k=self.k, how=self.extrapolation, draw=self.draw
-        )
+        planned = branches(self.bank, base, unknown, image, label, k=self.k, how=self.extrapolation, draw=self.draw)
         terms = {"generation": image.new_zeros(())}
         with torch.autocast(image.device.type, enabled=False):  # attention that is trained overflows in half precision
             for name, branch in planned.items():

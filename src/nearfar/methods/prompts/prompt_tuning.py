@@ -53,9 +53,7 @@ class PromptTuning(EmbeddingMethod):
     captions = False
     user = "prompt_tuning"
 
-    def __init__(
-        self, model: Any, *, classes: Sequence[str] | None = None, temperature: float | None = None
-    ) -> None:
+    def __init__(self, model: Any, *, classes: Sequence[str] | None = None, temperature: float | None = None) -> None:
         super().__init__()
         if not (hasattr(model, "class_texts") and hasattr(model, "made_of")):
             raise UserError(

@@ -91,9 +91,7 @@ class PromptedEncoder(AroundPair):
             raise UserError(f"class_names gives each class vectors of its own, which {kind} has not: choose coop")
         self.pair = pair.requires_grad_(False)
         layer = embedding_layer(pair)
-        self.layout = PromptLayout(
-            pair.tokenize, context, position=position, ending=ending, longest=longest_of(pair)
-        )
+        self.layout = PromptLayout(pair.tokenize, context, position=position, ending=ending, longest=longest_of(pair))
         self.class_names = None if class_names is None else tuple(map(_plain, class_names))
         if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
             raise UserError("class_names holds a name twice: give each class its own")
@@ -169,7 +167,7 @@ class PromptedEncoder(AroundPair):
         return self
 
     def tokenize(self, names: Sequence[str]) -> Tokens:
-        """Class names inside the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of
+        """Class names in the prompt: `input_ids` and `attention_mask` `[C, L]` int64, and `places` `[C, n]` int64 of
         the vectors. Underscores in names become spaces. Names that are too long are cut.
 
         Raises:
