@@ -10,7 +10,7 @@ from toy import Pairs, Plain, batch, loader
 
 from nearfar import train
 from nearfar.training import TrainConfig
-from nearfar.training.loop.optim import Lamb, Lars, build_optimizer, lr_factor
+from nearfar.training.loop.optim import SGD, Lamb, Lars, build_optimizer, lr_factor
 from nearfar.training.loop.validation import validate
 from nearfar.training.state import random_state
 from nearfar.training.state.endless_batches import EndlessBatches
@@ -30,6 +30,27 @@ def test_schedules_fall_to_their_floor(schedule):
     expected = [0.5, 1.0, *(floor + (1 - floor) * fall[schedule](x) for x in shares)]
     assert actual == pytest.approx(expected)
     assert actual[-1] == pytest.approx(floor)
+
+
+def test_a_parameter_may_get_its_first_gradient_late():
+    """By torch's plain steps, one parameter at a time; those of all from the start are its own to the bit."""
+
+    def trained(make, begins):
+        weights = [nn.Parameter(torch.linspace(-1, 1, 5)) for _ in begins]
+        optimizer = make(weights, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+        for step in range(6):
+            for weight, first in zip(weights, begins, strict=True):
+                weight.grad = torch.linspace(0, step + 1, 5) if step >= first else None
+            optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    def fused(*args, **settings):
+        return SGD(*args, **settings, fused=True)
+
+    for ours, plain in zip(trained(fused, [0, 2, 4]), trained(torch.optim.SGD, [0, 2, 4]), strict=True):
+        torch.testing.assert_close(ours, plain)
+    whole = trained(lambda *args, **settings: torch.optim.SGD(*args, **settings, fused=True), [0, 0])
+    assert all(torch.equal(ours, own) for ours, own in zip(trained(fused, [0, 0]), whole, strict=True))
 
 
 def test_steps_fall_to_a_tenth_after_each_third():

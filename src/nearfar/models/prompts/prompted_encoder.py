@@ -249,16 +249,7 @@ class PromptedEncoder(AroundPair):
         return self
 
     def config(self) -> dict[str, Any]:
-        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from.
-
-        Raises:
-            UserError: the pair is open_clip's.
-        """
-        if isinstance(self.pair, OpenClipEncoder):
-            raise UserError(
-                "a prompt around an open_clip model is kept by itself: save_prompt(folder), and load_prompt(folder) on "
-                "the same model"
-            )
+        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
         return {"pair": self.pair.config(), "prompt": self.made_of()}
 
     def made_of(self) -> dict[str, Any]:
@@ -283,8 +274,11 @@ class PromptedEncoder(AroundPair):
     def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
         """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
 
-        `state_dict` gives the weights where the module does not hold them all (sharded training).
+        `state_dict` gives the weights where the module does not hold them all (sharded training). Around an open_clip
+        model, which is not ours to write, it is the prompt alone, as by `save_prompt`.
         """
+        if isinstance(self.pair, OpenClipEncoder):
+            return self.save_prompt(folder)
         return model_folder.write(folder, self, state_dict or self.state_dict())
 
     def save_prompt(self, folder: str | Path) -> Path:

@@ -30,8 +30,30 @@ def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
         return Lars(groups, lr=config.lr, momentum=config.betas[0])
     if config.optimizer == "sgd":
         momentum = config.betas[0]
-        return torch.optim.SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+        return SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+class SGD(torch.optim.SGD):
+    """torch's own, also for parameters that get their first gradient later than others: its fused step takes either no
+    momentum at all or that of every parameter. A momentum of 0 is what a first step starts from.
+
+    >>> first, later = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    >>> optimizer = SGD([first, later], lr=0.1, momentum=0.9, fused=True)
+    >>> first.sum().backward(); optimizer.step()
+    >>> later.sum().backward(); optimizer.step()
+    >>> round(later.item(), 6)
+    -0.1
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None] if group["momentum"] else []
+            late = [p for p in moved if self.state[p].get("momentum_buffer") is None]
+            if 0 < len(late) < len(moved):
+                for p in late:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return super().step(closure)
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig, peak: float | None = None) -> float:
