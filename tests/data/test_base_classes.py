@@ -59,7 +59,8 @@ def test_a_recipe_trains_and_validates_on_them_alone():
     assert len(opened.source.classes) == 48
     assert opened.source.classes == opened.validated_on.classes
     assert len(opened.source.other_classes) == 49
-    named = [*own[:1], "data.base_classes=[flag, animal mammal]", "data.validation={spec: world/emoji, subjects: true}"]
+    named = [*own[:1], "data.base_classes=[flag, animal mammal]", "training.batch_size=8"]
+    named.append("data.validation={spec: world/emoji, subjects: true}")
     opened = open_data(load("ogen", named))
     assert opened.source.classes == ["flag", "animal mammal"]
     assert opened.validated_on.classes == ["flag", "animal mammal"]

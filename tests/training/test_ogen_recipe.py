@@ -103,7 +103,7 @@ def test_names_that_are_not_those_of_the_test(folders, tmp_path, capsys):
 def test_pictures_are_read_once_where_they_have_captions(tmp_path, folders):
     own = settings(folders) | {"data.train": {"spec": "world/emoji", "subjects": True, "split": "test"}}
     own |= {"data.validation": None, "evaluation.data": None, "data.limit": 200, "training.steps": 3}
-    own |= {"training.monitor": "loss"}
+    own |= {"training.monitor": "val_loss"}
     built = load_recipe("ogen", own).build()
     assert next(iter(built.loader))["image"].shape == (8, 32)
     assert built.run(tmp_path / "run").history[-1]["loss"] > 0

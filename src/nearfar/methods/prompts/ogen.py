@@ -211,11 +211,12 @@ class OGEN(PromptTuning):
     def _terms(
         self, image: Tensor, label: Tensor, base: Tensor, unknown: Tensor | None, warm: bool
     ) -> dict[str, Tensor]:
-        """The terms of what is generated; none while too few classes have pictures, or where none counts."""
+        """The terms of what is generated; none while fewer than two classes have pictures, or where none counts."""
         counted = ("generation",) if warm else ("generation", "held_out", "neighbours", "unknown")
-        if not any(self.weights[name] for name in counted) or int(self.bank.known.sum()) <= self.k:
+        k = min(self.k, int(self.bank.known.sum()) - 1)  # fewer in the first steps
+        if k < 1 or not any(self.weights[name] for name in counted):
             return {}
-        planned = branches(self.bank, base, unknown, image, label, k=self.k, how=self.extrapolation, draw=self.draw)
+        planned = branches(self.bank, base, unknown, image, label, k=k, how=self.extrapolation, draw=self.draw)
         terms = {"generation": image.new_zeros(())}
         with torch.autocast(image.device.type, enabled=False):  # attention that is trained overflows in half precision
             for name, branch in planned.items():

@@ -305,6 +305,7 @@ reproduction = Reproduction(
         _claim("names of other classes than the test's do, too", OTHER, LONG, "new"),
     ],
     seeds=range(5),
+    pilot=0,
     config=CONFIG,
     note=(
         "The starter model's embeddings of emojis and a text tower of two layers, trained on the names and keywords of "
