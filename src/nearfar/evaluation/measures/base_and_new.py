@@ -73,7 +73,7 @@ def base_to_new(
     image = normalize(embeddings.image[kept].float(), dim=1)
     hit = torch.zeros(len(kept), dtype=torch.bool)
     for side in (True, False):
-        classes = (is_base == side).nonzero().flatten()
+        places = (is_base == side).nonzero().flatten()
         rows = (is_base[label] == side).nonzero().flatten()
         if not len(rows):
             kind = "base" if side else "new"
@@ -81,9 +81,9 @@ def base_to_new(
                 f"{embeddings.source} holds no picture of a {kind} class: name the base classes (--base-names), and "
                 "take data that hold others, too"
             )
-        own = [names[i] for i in classes.tolist()]
+        own = [names[i] for i in places.tolist()]
         scores = _cosines(encoder, image[rows], own, forms, batch_size)
-        hit[rows] = classes[scores.argmax(1)] == label[rows]
+        hit[rows] = places[scores.argmax(1)] == label[rows]
     group = embeddings.image_group[kept].numpy()
     of_base = is_base[label].numpy()
     counts = (int(is_base.sum()), int((~is_base).sum()))

@@ -193,7 +193,7 @@ class PromptedEncoder(AroundPair):
         with `normalize=True`."""
         if PLACES not in tokens:
             return self.pair.encode_text(tokens, normalize)
-        vectors = self.context
+        vectors: Tensor = self.context
         if self.class_names is not None:
             vectors = vectors[tokens["of_class"].to(vectors.device)]
         embedding = self._read(tokens, vectors)

@@ -133,10 +133,10 @@ class DataConfig:
 
     def loader_options(self) -> dict[str, Any]:
         """The loader's part of the settings, without those left to it."""
-        own = ("train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order")
-        hard = ("hard_captions", "drop_without_hard", "hard_images", "per_class", "per_domain", "task", "leave_out")
-        hard += ("base_classes",)
-        return {name: value for name, value in vars(self).items() if name not in own + hard and value is not None}
+        own = {"train", "validation", "limit", "columns", "precompute", "clusters", "small_clusters", "cluster_order"}
+        own |= {"hard_captions", "drop_without_hard", "hard_images", "per_class", "per_domain", "task", "leave_out"}
+        own.add("base_classes")
+        return {name: value for name, value in vars(self).items() if name not in own and value is not None}
 
 
 @dataclass(frozen=True)
