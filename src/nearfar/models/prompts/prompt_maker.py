@@ -42,6 +42,7 @@ def prompted_encoder(
     Raises:
         UserError: no such model, or settings that it cannot have.
 
+    >>> import torch
     >>> from nearfar.data import train_tokenizer
     >>> from nearfar.models import create
     >>> pair = create("tiny", tokenizer=train_tokenizer(["a photo of a red fox"] * 3, 300)).eval()

@@ -24,11 +24,11 @@ from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
 CONFIG: dict[str, Any] = {
     "pictures": {"model": "starter", "views": "distill-ood-half", "n_views": 4, "held_out": "twemoji"},
     "styles": ["noto", "openmoji", "openmoji-line", "fluent-3d"],
-    "text_tower": {"width": 128, "layers": 2, "steps": 800, "batch_size": 128, "lr": 1e-3, "vocabulary": 3000},
-    "classes": {"pool": 300, "each": 80, "base": 0.5},
+    "text_tower": {"width": 128, "layers": 2, "steps": 500, "batch_size": 128, "lr": 1e-3, "vocabulary": 3000},
+    "classes": {"pool": 240, "each": 80, "base": 0.5},
     "prompt": {"words": "a photo of a"},
     "training": {"batch_size": 32, "lr": 0.02, "weight_decay": 5e-4, "warmup": 0.02, "optimizer": "sgd"},
-    "steps": {"long": 1000, "short": 50},
+    "steps": {"long": 600, "short": 30},
     "noise": 0.5,
     "seed_of_the_model": 0,
 }
