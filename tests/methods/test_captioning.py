@@ -1,6 +1,7 @@
 """Next-token prediction on captions, its weights, and PRIOR's, with numbers worked out by hand."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -148,3 +149,18 @@ def test_the_logged_loss_is_without_weights_and_a_method_may_give_them(painted):
     last = [score[row, mask[row].sum() - 1] for row in (0, 1)]
     expected = -(last[0] * mask[0].sum() + last[1] * mask[1].sum()) / mask.sum()
     torch.testing.assert_close(ends["loss"], expected)
+
+
+def test_training_on_a_frozen_towers_features_is_training_on_pixels():
+    torch.manual_seed(0)
+    model = vision_language_model("tiny-vit", tokenizer=train_tokenizer(["a red car"], 300), pool=2).freeze("image")
+    pixels, words, trained = torch.rand(2, 3, 64, 64), model.tokenize(["a red car", "a car"]), []
+    with torch.no_grad():
+        features = model.eval().picture_features(pixels)
+    for pictures in (pixels, features):
+        own = deepcopy(model)
+        batches = [{"image": pictures, "text": words}]
+        nearfar.train(Captioning(own), batches, steps=3, lr=1e-2, progress=False, report=False)
+        trained.append(own.state_dict())
+    assert all(torch.equal(trained[1][name], value) for name, value in trained[0].items())
+    assert any(not torch.equal(trained[0][name], value) for name, value in model.state_dict().items())

@@ -180,6 +180,27 @@ def test_a_picture_is_read_as_cells_as_averaged_cells_or_as_a_summary(pixels):
     assert isinstance(made(projector="linear").projector, nn.Linear)
 
 
+@torch.no_grad()
+def test_features_that_were_made_once_stand_in_the_place_of_pixels(pixels):
+    for made_of, shape in (({}, (3, 16, 16)), ({"pool": 2}, (3, 4, 16)), ({"read": "summary", "tokens": 2}, (3, 16))):
+        model = made(**made_of)
+        features = model.picture_features(pixels)
+        assert features.shape == shape
+        assert torch.equal(model.picture_tokens(features), model.picture_tokens(pixels))
+        assert torch.equal(model.encode_image(features), model.encode_image(pixels))
+        half = model.picture_tokens(features.half())
+        torch.testing.assert_close(half, model.picture_tokens(features.half().float()), rtol=0, atol=0)
+        with pytest.raises(UserError, match=r"features \[B, .*16\] .*; these are \[3, .*15\]"):
+            model.picture_tokens(features[..., :15])
+        if features.ndim == 3:
+            with pytest.raises(UserError, match=r"these are \[3, 2, 16\]"):
+                model.picture_tokens(features[:, :2])
+    with pytest.raises(UserError, match=r"pixels are \[B, 3, 16, 16\] here .* these are \[3, 16, 16, 16, 1\]"):
+        made().picture_tokens(torch.zeros(3, 16, 16, 16, 1))
+    with pytest.raises(UserError, match=r"pixels are \[B, 3, 16, 16\] here .* these are \[3, 16, 15\]"):
+        made().picture_tokens(pixels[0, :, :, :15])
+
+
 def test_towers_and_language_models_that_are_there_become_parts_of_it(tmp_path):
     words = language_model("tiny", tokenizer=train_tokenizer(TEXTS, 300))
     words.save_pretrained(tmp_path / "words")

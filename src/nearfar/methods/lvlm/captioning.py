@@ -54,7 +54,7 @@ class Captioning(Method):
         self.model, self.reduction = model, reduction
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        likelihood, mask = self.model.likelihoods(batch["image"], batch["text"])
+        likelihood, mask = self.model.likelihoods(self.model.picture_tokens(batch["image"]), batch["text"])
         return self.losses(likelihood, mask, self.token_weights(batch, mask))
 
     def losses(self, likelihood: Tensor, mask: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:

@@ -154,28 +154,62 @@ class VisionLanguageModel(PreparesPictures, Freezable):
     def device(self) -> torch.device:
         return self.lm.get_input_embeddings().weight.device
 
-    def picture_tokens(self, pixels: Tensor) -> Tensor:
-        """The tokens `[B, P, W]` of pixels `[B, 3, S, S]` float32, as the language model reads them, in the weights'
-        dtype. Where embeddings are read, these may stand in the place of pixels: `[B, D]`, of unit length.
+    def picture_features(self, pixels: Tensor) -> Tensor:
+        """What the projector reads of pixels `[B, 3, S, S]` float32, in the weights' dtype: a grid's cells `[B, P, C]`,
+        or `[B, C]` where a summary or an embedding is read. Of a frozen tower they are always the same: made once, they
+        are trained on in the place of pixels.
 
         Raises:
             UserError: pixels of another shape than the tower takes, or a tower without a grid where it is pooled.
+
+        >>> from nearfar.data import train_tokenizer
+        >>> from nearfar.models import vision_language_model
+        >>> model = vision_language_model("tiny", tokenizer=train_tokenizer(["a red fox"], 300)).eval()
+        >>> pixels = torch.rand(2, 3, 64, 64)
+        >>> features = model.picture_features(pixels)
+        >>> torch.equal(model.picture_tokens(features), model.picture_tokens(pixels))
+        True
         """
         pixels = pixels.to(self.device)
-        if self.space is not None and pixels.ndim == 2:
-            pixels = pixels.to(self.lm.get_input_embeddings().weight.dtype)
-            return self.projector(pixels).unflatten(-1, (-1, self.embed_dim))
         self.image.check_pixels(pixels)
         pool = self.made_of["pool"]
         if pool is not None:
-            return self.projector(F.adaptive_avg_pool2d(self.image.encode_image_map(pixels), pool).flatten(2).mT)
+            return F.adaptive_avg_pool2d(self.image.encode_image_map(pixels), pool).flatten(2).mT
         tokens = self.image(pixels)
         if self.made_of["read"] == "cells":
-            return self.projector(tokens[:, 1:])
+            return tokens[:, 1:]
         vector = self.head(tokens[:, 0])
         if self.space is not None:
             vector = F.normalize(vector.to(torch.promote_types(vector.dtype, torch.float32)), dim=-1).to(vector.dtype)
-        return self.projector(vector).unflatten(-1, (-1, self.embed_dim))
+        return vector
+
+    def picture_tokens(self, pixels: Tensor) -> Tensor:
+        """The tokens `[B, P, W]` of pixels `[B, 3, S, S]` float32, as the language model reads them, in the weights'
+        dtype. `picture_features` may stand in the place of pixels, and where embeddings are read vectors `[B, C]` of
+        unit length.
+
+        Raises:
+            UserError: pixels of another shape than the tower takes, features of another than it makes, or a tower
+                without a grid where it is pooled.
+        """
+        of_cells = self.made_of["read"] == "cells"
+        if pixels.ndim == (3 if of_cells else 2):
+            features = self._checked_features(pixels).to(self.device, self.lm.get_input_embeddings().weight.dtype)
+        else:
+            features = self.picture_features(pixels)
+        tokens = self.projector(features)
+        return tokens if of_cells else tokens.unflatten(-1, (-1, self.embed_dim))
+
+    def _checked_features(self, features: Tensor) -> Tensor:
+        width = self.image.width if self.space is None else self.space["embed_dim"]
+        shape = [self.picture_length, width] if self.made_of["read"] == "cells" else [width]
+        if list(features.shape[1:]) != shape:
+            size, expected = self.image.image_size, ", ".join(map(str, ("B", *shape)))
+            raise UserError(
+                f"pixels are [B, 3, {size}, {size}] here (model.preprocess makes them), features [{expected}] "
+                f"(model.picture_features makes them); these are {list(features.shape)}"
+            )
+        return features
 
     def encode_image(self, pixels: Tensor, normalize: bool = False) -> Tensor:
         """The mean `[B, W]` of the tokens of pixels `[B, 3, S, S]` float32, in the weights' dtype; of unit length with
