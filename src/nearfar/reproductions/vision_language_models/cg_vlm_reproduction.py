@@ -2,10 +2,10 @@
 model learn from fewer questions than one that was aligned by captions alone.
 
 A frozen image tower and a frozen language model, which answers about texts, are joined by a linear projector. Each arm
-trains the projector for as many steps on the same captions in the same order, by another loss; then projector and
-language model learn to answer about pictures, on a fiftieth, a tenth and all of the questions, for the same number of
-steps. What differs between arms is the loss of the first stage and its learning rate, which is chosen for each arm by
-answers to validation questions.
+trains the projector in one pass over the same captions in the same order, by another loss; then projector and language
+model learn to answer about pictures, on a hundredth, a tenth and all of the questions, in as many steps. What differs
+between arms is the loss of the first stage and its learning rate, which is chosen for each arm by answers to validation
+questions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import torch
 from nearfar.methods.lvlm.cg_vlm import CGVLM
 from nearfar.methods.lvlm.instruction_tuning import InstructionTuning
 from nearfar.models.vlm.mean_cosines import token_patch_similarity
-from nearfar.models.vlm.patch_word_heatmap import patch_word_heatmap
 from nearfar.models.vlm.patch_word_space import word_rows
 from nearfar.reproductions.shared.choosing import Grid
 from nearfar.reproductions.shared.claims import Arms, Claim, Reproduction
@@ -31,10 +30,10 @@ from nearfar.reproductions.vision_language_models import questioned_scenes as se
 CONFIG: dict[str, Any] = {
     "data": setup.DATA,
     "model": {"image": setup.TOWER, "language": setup.LANGUAGE, "projector": "linear"},
-    "words": {"steps": 1500, "batch_size": 64, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.01, "seed": 0},
-    "align": {"steps": 400, "batch_size": 64, "warmup": 0.1, "weight_decay": 0.0},
-    "answer": {"steps": 300, "batch_size": 32, "lr": 1e-3, "warmup": 0.1, "weight_decay": 0.01},
-    "shares": {"a fiftieth": 0.02, "a tenth": 0.1, "all": 1.0},
+    "words": {"steps": 120, "batch_size": 32, "lr": 3e-3, "warmup": 0.1, "weight_decay": 0.01},
+    "align": {"steps": 31, "batch_size": 32, "warmup": 0.1, "weight_decay": 0.0},
+    "answer": {"steps": 60, "batch_size": 32, "lr": 1e-3, "warmup": 0.1, "weight_decay": 0.01},
+    "shares": {"a hundredth": 0.01, "a tenth": 0.1, "all": 1.0},
 }
 ALIGNED: dict[str, dict[str, Any]] = {
     "generative": {"contrast": 0.0},
@@ -42,21 +41,21 @@ ALIGNED: dict[str, dict[str, Any]] = {
     "both": {},
 }
 """Settings of the method `cg_vlm` in the first stage; tau is 0.07 and lambda 1."""
-AREA, OF_THE_WHOLE, LOCATED, RETRIEVED = "answers right", "share of the whole", "words located", "captions retrieved"
-PROBED, READ = "cells told apart", "answers about texts"
+AREA, OF_THE_WHOLE, RETRIEVED = "answers right", "share of the whole", "captions retrieved"
+PROBED, READ = "colours and shapes by a probe", "answers about texts"
 
 
 def run(seed: int, chosen: dict[str, dict[str, Any]]) -> Arms:
     """All arms on one seed, each with its own setting."""
     arms: Arms = {
         "the tower, probed": {PROBED: probed("test")},
-        "the language model": {READ: read("test")},
+        "the language model": {READ: read(seed, "test")},
         "the commonest answer": {by_share("all"): commonest("test")},
         "chance": {PROBED: 1 / 8, READ: 1 / 8},
     }
     for arm in ("no alignment", *ALIGNED):
         model = aligned(arm, seed, **chosen.get(arm, {"lr": 0.0}))
-        arms[arm] = {LOCATED: located(model), RETRIEVED: retrieved(model), by_share("none"): right(model, "test")}
+        arms[arm] = {RETRIEVED: retrieved(model), by_share("none"): right(model, "test")}
         for name, share in CONFIG["shares"].items():
             tuned = answering(model, seed, share)
             arms[arm][by_share(name)] = right(tuned, "test")
@@ -82,13 +81,13 @@ def validated(arm: str, setting: dict[str, Any], seed: int) -> float:
 
 
 @cache
-def words() -> setup.ReadsCells:
+def words(seed: int) -> setup.ReadsCells:
     """The language model, trained on texts alone: it reads captions, and answers about them or says them in other
-    words. One for all seeds, as pretrained ones are."""
+    words."""
     import nearfar
 
     own = dict(CONFIG["words"])
-    seed, size = own.pop("seed"), own.pop("batch_size")
+    size = own.pop("batch_size")
     model = setup.words_alone(100 + seed)
     model.unfreeze("lm").freeze("image", "projector")
     batches = setup.Batches("texts", list(range(setup.DATA["captions"]["train"])), own["steps"], size, seed)
@@ -101,7 +100,7 @@ def aligned(arm: str, seed: int, *, lr: float) -> setup.ReadsCells:
     """The model of an arm after the first stage."""
     import nearfar
 
-    model = setup.reader(words(), 200 + seed)
+    model = setup.reader(words(seed), 200 + seed)
     if arm in ALIGNED:
         own = dict(CONFIG["align"])
         rows = list(range(setup.DATA["captions"]["train"]))
@@ -136,17 +135,17 @@ def right(model: setup.ReadsCells, split: str, *, shift: int = 0) -> PerQuery:
     return _written(model, own, model.picture_tokens(cells))
 
 
-@cache
-@torch.no_grad()
-def read(split: str) -> PerQuery:
+def read(seed: int, split: str) -> PerQuery:
     """Of each question of a split whether the language model answers it after the scene's captions."""
     own = setup.scenes("questions", split)
     texts = torch.stack([setup.words_for_cells(captions) for captions in own.captions])
-    return _written(words(), own, words().picture_tokens(texts))
+    model = words(seed)  # trained here, the first time
+    with torch.no_grad():
+        return _written(model, own, model.picture_tokens(texts))
 
 
 def _written(model: setup.ReadsCells, own: setup.Scenes, before: torch.Tensor) -> PerQuery:
-    """Whether the answer to each question is what the model writes after its scene's own row of `before` `[N, P, W]`."""
+    """Whether each answer is what the model writes after its scene's row of `before` `[N, P, W]` and the question."""
     hits, of = list[float](), [number // 2 for number in range(len(own.questions))]
     for start in range(0, len(of), 100):
         part = own.questions[start : start + 100]
@@ -189,32 +188,15 @@ def probed(split: str) -> PerQuery:
 
 
 @torch.no_grad()
-def located(model: setup.ReadsCells) -> PerQuery:
-    """Of each thing of test scenes whether the map of its colour and name peaks within its box."""
-    own = setup.scenes("captions", "test")
-    hits, group = list[float](), list[int]()
-    for row, things in enumerate(own.things):
-        tokens = model.picture_tokens(setup.cells_of(own, [row])).expand(len(things), -1, -1)
-        maps = patch_word_heatmap(model, tokens, [f"{thing['colour']} {thing['name']}" for thing in things])
-        for heat, thing in zip(maps, things, strict=True):
-            left, top, over, below = (edge / setup.DATA["size"] for edge in thing["box"])
-            place = int(heat.argmax())
-            y, x = (place // heat.shape[1] + 0.5) / heat.shape[0], (place % heat.shape[1] + 0.5) / heat.shape[1]
-            hits.append(float(left <= x <= over and top <= y <= below))
-            group.append(row)
-    return PerQuery(hits, group)
-
-
-@torch.no_grad()
 def retrieved(model: setup.ReadsCells) -> PerQuery:
-    """Of each test scene whether the caption that scores highest has the words of its own."""
+    """Of each test scene whether the caption that scores highest names its colour and its shape."""
     own = setup.scenes("captions", "test")
     rows, texts = list(range(len(own.things))), [captions[0] for captions in own.captions]
     table, mask = word_rows(model, setup.tokens(texts))
     patches = model.picture_tokens(setup.cells_of(own, rows))
     best = token_patch_similarity(patches, table, token_mask=mask).argmax(1).tolist()
-    bags = [sorted(text.split()) for text in texts]
-    return PerQuery([float(bags[place] == bags[row]) for row, place in zip(rows, best, strict=True)], rows)
+    kinds = [(things[0]["colour"], things[0]["name"]) for things in own.things]
+    return PerQuery([float(kinds[place] == kinds[row]) for row, place in zip(rows, best, strict=True)], rows)
 
 
 reproduction = Reproduction(
@@ -273,7 +255,7 @@ reproduction = Reproduction(
             premise=True,
         ),
         Claim("with the contrast more answers are right, over all shares of the questions", "both", "generative", AREA),
-        Claim("it is so with a fiftieth of the questions", "both", "generative", by_share("a fiftieth")),
+        Claim("it is so with a hundredth of the questions", "both", "generative", by_share("a hundredth")),
         Claim(
             "with all questions it does at most three points worse",
             "both",
@@ -289,12 +271,17 @@ reproduction = Reproduction(
             constant=True,
         ),
         Claim("captions are needed beside the contrast", "both", "contrastive only", AREA),
-        Claim("places are nearer to their words", "both", "generative", LOCATED, floor="no alignment"),
         Claim("pictures are nearer to their captions", "both", "generative", RETRIEVED, floor="no alignment"),
     ],
     seeds=range(40, 46),
     pilot=0,
-    grid=Grid(tuple(ALIGNED), {"lr": [1e-3, 4e-3]}, validated, by_share("a tenth"), seeds=(2000,)),
+    grid=Grid(tuple(ALIGNED), {"lr": [4e-3, 1.2e-2]}, validated, by_share("a tenth"), seeds=(2000,)),
     config=CONFIG,
-    note="",
+    note=(
+        "EfficientNet-Lite0 with ImageNet's weights, frozen, 9 cells of a picture of 96 pixels, in 256 principal "
+        "directions; a language model of 2 layers of 64 numbers, trained to answer about captions that stand where a "
+        "picture's tokens will, and frozen in the first stage; a linear projector; 31 steps of 32 captions, 60 of 32 "
+        "questions. One coloured shape a scene; what colour is it, and what is it: chance 1/8. Answers are written, "
+        "and count where they are exact."
+    ),
 )

@@ -1,4 +1,4 @@
-"""Scenes of two coloured shapes with captions and questions; what a frozen tower sees of them, and a small language
+"""Scenes of a coloured shape with captions and questions; what a frozen tower sees of them, and a small language
 model that answers about texts.
 
 The tower, EfficientNet-Lite0 with ImageNet's weights, is never trained: each picture goes through it once, and models
@@ -20,27 +20,22 @@ from nearfar.models.vlm.patch_word_space import word_rows
 from nearfar.models.vlm.vision_language_model import VisionLanguageModel
 
 DATA: dict[str, Any] = {
-    "size": 128,
-    "make": {
-        "vocabulary": "shapes",
-        "objects": 2,
-        "relations": ["left of", "right of", "above", "below"],
-        "ground": "varied",
-    },
+    "size": 96,
+    "make": {"vocabulary": "shapes", "objects": 1, "ground": "varied"},
     "seeds": {"captions": 5, "questions": 6},
-    "captions": {"train": 2000, "test": 200},
-    "questions": {"train": 1500, "val": 150, "test": 300},
-    "directions": 128,
+    "captions": {"train": 1000, "test": 150},
+    "questions": {"train": 1000, "val": 150, "test": 200},
+    "directions": 256,
 }
 """Numbers are of scenes; to each of those with questions there are two."""
 TOWER = "efficientnet-lite0"
-LANGUAGE = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
+LANGUAGE = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4}
 Things = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Cells `[N, P, C]` float16 of N pictures; of each the captions that name both things with their colours, the
+    """Cells `[N, P, C]` float16 of N pictures; of each the captions that name its thing and its colour, the
     fullest first; two questions with their answers; and its things, as records have them."""
 
     cells: Tensor
@@ -71,7 +66,7 @@ def scenes(kind: str, split: str) -> Scenes:
         pictures.append(record["image"])
         captions.append([text for text in record["text"] if all(thing["colour"] in text for thing in own)])
         things.append([{name: thing[name] for name in ("name", "colour", "box")} for thing in own])
-        drawn = torch.randint(2, (2,), generator=torch.Generator().manual_seed(number)).tolist()
+        drawn = torch.randint(len(own), (2,), generator=torch.Generator().manual_seed(number)).tolist()
         questions += [questions_about(things[-1][which])[kind_of] for kind_of, which in enumerate(drawn)]
     return Scenes(_cells(pictures), captions, questions, things)
 
