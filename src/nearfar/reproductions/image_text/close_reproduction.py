@@ -10,11 +10,12 @@ over to another width by w sqrt(D).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar.classifiers.text_trained import TextTrained
@@ -44,7 +45,7 @@ CONFIG: dict[str, Any] = {
     "training": {"steps": 300, "batch_size": 64, "lr": 6e-3, "warmup": 0.1, "weight_decay": 0.0},
     "noise": {"same": 0.12, "classes": 0.08},
     "sweep": [0.25, 1.0, 10.0],
-    "fitted on": 400,
+    "fitted on": 800,
     "classifier": {"steps": 600, "batch_size": 256, "lr": 0.05},
     "penalties": [1e-5, 1e-4, 1e-3],
 }
@@ -169,7 +170,7 @@ def classified(train: Vectors, val: Vectors, test: Vectors) -> Arms:
     return arms
 
 
-def right(predicted: Sequence[Any], side: Vectors) -> PerQuery:
+def right(predicted: NDArray[Any], side: Vectors) -> PerQuery:
     """Of each concept whether its subject was predicted."""
     return PerQuery([float(one == truth) for one, truth in zip(predicted, side.subject, strict=True)], side.thing)
 
@@ -220,7 +221,7 @@ reproduction = Reproduction(
         "The starter model is MiniLM's sentences and heads on an ImageNet tower, trained on these emojis and their "
         "names; the paper's is CLIP ViT-L/14. What writes is a language model of 1 layer of 64 numbers, trained on "
         "some 900 captions; the paper's is T5-base, on COCO. Noise by w sqrt(D) as in the paper: 3.3 where a text is "
-        "written, 2.2 for the classifier. Map, shift and covariance are fitted by 400 pairs. Half way: the mean of no "
+        "written, 2.2 for the classifier. Map, shift and covariance are fitted by 800 pairs. Half way: the mean of no "
         "noise and of training on pictures, query by query. The penalty is the best of 3 on validation pictures, which "
         "no other arm reads. Another's: with the vector of another concept."
     ),
