@@ -162,7 +162,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
         "they write texts, word by word, and here a name is one vector"
     ),
     ("svco", "dpo", "image_dpo"): "they read pairs of pictures that hardly differ, with a text each",
-    ("vladva",): "it embeds texts with a language model, and here a name is one vector",
+    ("cosmo", "vladva"): "they embed texts with a language model, and here a name is one vector",
     ("two_stream", "MatchmapInfoNCE"): "words look for the cells of a map, and here one vector is each",
     ("relational",): "it reads phrases and how the things that they name are related",
     ("RehearsalContrastive",): "its positives are of earlier tasks, and here there is one",

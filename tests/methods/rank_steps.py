@@ -26,6 +26,7 @@ from nearfar.models.language.model import language_model
 from nearfar.models.prompts.prompt_maker import prompted_encoder
 from nearfar.models.sound.sound_transcriber import sound_transcriber
 from nearfar.models.video.video_encoder import video_encoder
+from nearfar.models.vlm.interleaved.interleaved_maker import interleaved_model
 from nearfar.models.vlm.lvlm_embedder import lvlm_embedder
 from nearfar.models.vlm.vlm_maker import vision_language_model
 from nearfar.training.loop.gradients import backward
@@ -47,6 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "close": {"targets": "others", "noise": 0.0},  # each process draws the noise of its own part
     "coconut": {"lambda_mm": 0.5, "temperature": 0.5},
     "consert": {"second": "adversarial"},
+    "cosmo": {"contrast": 0.5, "temperature": 0.5},
     "detection": {"base": ["left", "up"], "proposals": 8},  # all places and regions count, so that none is drawn
     "distill_ood": {"top_k": 2, "captions": 0.5, "distance": 0.3},
     "dito": {"boxes": [3, 2]},
@@ -168,6 +170,9 @@ def made(name: str, settings: dict[str, Any]) -> Method:
         model = vision_language_model(model, "tiny", tokenizer=tokenizer, pool=2)
     if name == "vladva":
         model = lvlm_embedder(model, image_prompt="a red", text_prompt="near a", rank=2)
+    if name == "cosmo":
+        shape = {"latents": 2, "depth": 1, "heads": 2, "head_width": 4, "embed_dim": 8, "max_length": 48}
+        model = interleaved_model(model, "tiny", tokenizer=tokenizer, **shape)
     if name == "prior":
         settings = settings | {"reference": language_model("tiny", tokenizer=tokenizer, seed=1)}
     if name == "close":
@@ -193,6 +198,8 @@ def made(name: str, settings: dict[str, Any]) -> Method:
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(3 if p.ndim > 1 else 1)  # else all embeddings of so small a model are nearly one
+        for gate in [p for key, p in model.named_parameters() if key.endswith("_gate")]:
+            gate.fill_(0.5)  # blocks that act
     method = find(name)(model, **settings).double().train()
     method.begin(DataInfo(size=4 * N, ids=lambda: range(4 * N), classes=["left", "right", "up"]))
     return method
@@ -218,6 +225,8 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         encoded = model.tokenizer(texts, padding=True, return_tensors="pt")
         return {"index": torch.arange(N), "text": {name: encoded[name] for name in ("input_ids", "attention_mask")}}
     views = torch.randn(2, N, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    if hasattr(model, "text_pooler"):
+        return documents(model, texts, views)
     return {
         "index": torch.arange(N) + N * step,
         "group": torch.tensor([0, 0, 1, 2, 3, 3, 0, 5]) + 3 * step,
@@ -240,6 +249,19 @@ def batch(method: Method, step: int) -> dict[str, Any]:
         "target_count": 1 + torch.arange(N) % 2,
         "answer_weight": torch.tensor(SHARES).roll(step, 0),
         **boxes(step),
+    }
+
+
+def documents(model: Any, texts: list[str], views: Tensor) -> dict[str, Any]:
+    """Pairs, and documents of two pictures; some processes have more of the one than others."""
+    paired = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1])
+    texts = [text if single else f"<visual>{text}<visual>{text}" for text, single in zip(texts, paired, strict=True)]
+    return {
+        "index": torch.arange(N),
+        "images": views.movedim(0, 1),
+        "image_count": 2 - paired,
+        "paired": paired,
+        "text": model.tokenize(texts),
     }
 
 

@@ -377,7 +377,7 @@ def test_a_step_of_coconut():
 def test_every_method_is_looked_at():
     """`answering`, `entailment`, `detection`, `transcription`, `captioning`, `close`, `prior`, `instruction`, `svco`,
     `dpo`, `image_dpo`, `vl2v`, `prompt_tuning` and `ogen` compare no samples with one another; the steps of
-    `distill_ood`, `cg_vlm` and `vladva` are in files of their own."""
+    `distill_ood`, `cg_vlm`, `cosmo` and `vladva` are in files of their own."""
     pairs = {"albef", "tcl", "align", "clip", "negclip", "siglip", "ensemble", "matryoshka", "sepclr", "vladva"}
     texts = {"two_stream", "relational", "simcse", "simctg", "whitenedcse", "cless", "consert", "masked_language"}
     views = {"beclr", "byol", "hydra", "moco", "simclr", "simsiam", "supcon", "multiview", "isogclr", "sogclr"}
@@ -387,7 +387,7 @@ def test_every_method_is_looked_at():
         *views,
         "pixpro",
         *("coconut", "transcription", "captioning", "close", "prior", "distill_ood", "cg_vlm", "instruction"),
-        *("svco", "dpo", "image_dpo", "ogen", "prompt_tuning"),
+        *("svco", "dpo", "image_dpo", "ogen", "prompt_tuning", "cosmo"),
         "dito",
         "detection",
         "within_clusters",

@@ -30,7 +30,7 @@ STAGED = ("two-stages", "dito", "dito-paper", "mcl", "mcl-pairs", "mcl-paper", "
 STAGED += ("vl2v-adip", "vl2v-adip-paper", "distill-ood", "distill-ood-paper")
 STAGED += ("prior", "prior-paper", "cg-vlm", "cg-vlm-paper", "close")
 STAGED += ("s-vco",)
-STAGED += ("prior", "prior-paper", "vladva", "vladva-paper")
+STAGED += ("prior", "prior-paper", "vladva", "vladva-paper", "cosmo")
 
 
 @pytest.mark.parametrize("name", [name for name in shipped() if not name.startswith("simctg") and name not in STAGED])

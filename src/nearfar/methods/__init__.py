@@ -26,6 +26,7 @@ METHODS = {
     "close": "nearfar.methods.lvlm.close:CLOSE",
     "coconut": "nearfar.methods.speech.coconut:COCONUT",
     "consert": "nearfar.methods.text.consert:ConSERT",
+    "cosmo": "nearfar.methods.lvlm.interleaved.cosmo:COSMO",
     "detection": "nearfar.methods.detection.detection:Detection",
     "distill_ood": "nearfar.methods.image_text.distill_ood:DistillOOD",
     "dito": "nearfar.methods.detection.dito:DITO",

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from nearfar.models.sound.sound_transcriber import SoundTranscriber, sound_transcriber
     from nearfar.models.video.frame_mean import FrameMean
     from nearfar.models.video.video_encoder import VideoEncoder, video_encoder
+    from nearfar.models.vlm.interleaved.interleaved_maker import interleaved_model
+    from nearfar.models.vlm.interleaved.interleaved_model import InterleavedModel
     from nearfar.models.vlm.lvlm_embedder import LVLMEmbedder, lvlm_embedder
     from nearfar.models.vlm.vision_language_model import VisionLanguageModel
     from nearfar.models.vlm.vlm_maker import vision_language_model
@@ -63,6 +65,7 @@ _HOME = {
     "FusionModel": "fusion.fusion_model",
     "GroundedEncoder": "grounded.grounded_encoder",
     "ImageEncoder": "image.image_encoder",
+    "InterleavedModel": "vlm.interleaved.interleaved_model",
     "LVLMEmbedder": "vlm.lvlm_embedder",
     "LabelMatcher": "language.label_matcher",
     "MaskedLanguageHead": "fusion.heads",
@@ -87,6 +90,7 @@ _HOME = {
     "ground": "fusion.attention_maps",
     "grounded_encoder": "grounded.grounded_encoder",
     "image_encoder": "image.image_encoder",
+    "interleaved_model": "vlm.interleaved.interleaved_maker",
     "label_matcher": "language.label_matcher",
     "load": "loading",
     "lvlm_embedder": "vlm.lvlm_embedder",
@@ -110,6 +114,7 @@ MAKERS = {
     "detector": "nearfar.models.detection.detector:detector",
     "grounded_encoder": "nearfar.models.grounded.grounded_encoder:grounded_encoder",
     "image_encoder": "nearfar.models.image.image_encoder:image_encoder",
+    "interleaved_model": "nearfar.models.vlm.interleaved.interleaved_maker:interleaved_model",
     "label_matcher": "nearfar.models.language.label_matcher:label_matcher",
     "language_model": "nearfar.models.language:language_model",
     "lvlm_embedder": "nearfar.models.vlm.lvlm_embedder:lvlm_embedder",
@@ -142,6 +147,7 @@ __all__ = [
     "FusionModel",
     "GroundedEncoder",
     "ImageEncoder",
+    "InterleavedModel",
     "LVLMEmbedder",
     "LabelMatcher",
     "MaskedLanguageHead",
@@ -165,6 +171,7 @@ __all__ = [
     "ground",
     "grounded_encoder",
     "image_encoder",
+    "interleaved_model",
     "label_matcher",
     "load",
     "lvlm_embedder",

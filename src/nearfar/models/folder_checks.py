@@ -163,6 +163,18 @@ PROMPT: dict[str, Check] = {
     "base": absent_or(texts),
 }
 """What a learned prompt is made of."""
+INTERLEAVED: dict[str, Check] = {
+    **dict.fromkeys(("unimodal_layers", "text_layers"), lambda value: type(value) is int and 0 <= value < 2**12),
+    **dict.fromkeys(("interval", "compress"), lambda value: type(value) is int and 0 < value < 2**12),
+    **dict.fromkeys(
+        ("latents", "depth", "heads", "head_width"), lambda value: type(value) is int and 0 < value < 2**12
+    ),
+    "embed_dim": lambda value: type(value) is int and 0 < value < 2**16,
+    "attend": lambda value: value in ("latest", "all"),
+    "attend_padding": flag,
+    "prompt": text,
+}
+"""What is added to the language model of an interleaved model."""
 LONGEST = ("mels", "window", "hop", "fft")
 KEYS: dict[str, Check] = {
     "image": mapping,
@@ -190,6 +202,7 @@ KEYS: dict[str, Check] = {
     "vlm": lambda value: _all(value, VLM),
     "embedder": lambda value: _all(value, EMBEDDER),
     "prompt": lambda value: _all(value, PROMPT),
+    "interleaved": lambda value: _all(value, INTERLEAVED),
     "hidden": whole(1),
     "video": lambda value: _all(value, VIDEO),
     "detector": lambda value: _all(value, DETECTOR),

@@ -42,6 +42,7 @@ MODELS = {
     "FusionModel": "nearfar.models.fusion.fusion_model",
     "GroundedEncoder": "nearfar.models.grounded.grounded_encoder",
     "ImageEncoder": "nearfar.models.image.image_encoder",
+    "InterleavedModel": "nearfar.models.vlm.interleaved.interleaved_model",
     "LVLMEmbedder": "nearfar.models.vlm.lvlm_embedder",
     "LabelMatcher": "nearfar.models.language.label_matcher",
     "PromptedEncoder": "nearfar.models.prompts.prompted_encoder",

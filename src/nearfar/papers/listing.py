@@ -144,6 +144,16 @@ _OTHERS = (
         "COSMO: COntrastive Streamlined MultimOdal Model with Interleaved Pre-Training",
         "2401.00849",
         "vision-language models",
+        home=(
+            "nearfar.methods.lvlm.interleaved.cosmo",
+            "nearfar.models.vlm.interleaved.interleaved_model",
+            "nearfar.models.vlm.interleaved.gated_block",
+            "nearfar.models.vlm.interleaved.perceiver",
+            "nearfar.models.vlm.interleaved.document_writing",
+            "nearfar.data.texts.documents_field",
+            "nearfar.data.scenes.documents",
+        ),
+        recipes=("cosmo", "cosmo-paper"),
     ),
     Paper(
         "distill-ood",

@@ -3,6 +3,8 @@
 | key | shape and dtype | meaning |
 |---|---|---|
 | `image` | `[B, 3, H, W]` float | the picture, augmented and normalised as the model wants it (the first view) |
+| `images`, `image_count` | `[B, T, 3, H, W]` float, `[B]` long | the pictures of each text in their order, and how many there are; the others are 0 (`nearfar.methods.COSMO`) |
+| `paired` | `[B]` long | 1 where a text is the caption of one picture, 0 where it is a document of several |
 | `image2` | `[B, 3, H, W]` float | the second picture of a pair, augmented as `image` is; its text is `text2` (`picture_pairs`) |
 | `prompt` | dict of `[B, L]` long | what stands before both texts of a pair of pictures, where the data have it |
 | `views` | `[V, B, 3, H, W]` float | all views, when `n_views` is above 1; `views[0]` is `image` |
@@ -72,9 +74,11 @@ _UNDECLARED = BatchKey()
 _KEYS = {
     **dict.fromkeys(("index", "group", "label", "domain", "weight", "has_negative"), BatchKey(per_sample=True)),
     **dict.fromkeys(("negative_count", "negation_changed", "has_text", "has_long_text"), BatchKey(per_sample=True)),
-    **dict.fromkeys(("target_count",), BatchKey(per_sample=True)),
+    **dict.fromkeys(("target_count", "image_count", "paired"), BatchKey(per_sample=True)),
     **dict.fromkeys(("image", "text", "text2", "label_key", "answer_weight", "picture_size"), BatchKey()),
-    **dict.fromkeys(("boxes", "box_label", "image2", "prompt", "long_text", "stand_in", "question"), BatchKey()),
+    **dict.fromkeys(
+        ("boxes", "box_label", "image2", "images", "prompt", "long_text", "stand_in", "question"), BatchKey()
+    ),
     **dict.fromkeys(("video", "frame_number", "frame_time", "audio"), BatchKey()),
     **dict.fromkeys(("views", "small_views", "geometry", "video_views"), BatchKey(axis=1)),
     **dict.fromkeys(("negative_text", "label_text", "answers", "targets"), BatchKey(many=True)),

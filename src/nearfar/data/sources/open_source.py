@@ -20,6 +20,7 @@ UNDERSTOOD = """what is understood:
   world/questions, world/statements          questions about scenes with answers, statements true or false
   world/marks                                emojis, every other one with a mark over it
   world/contrasts                            pairs of scenes that differ in one thing, each with a text
+  world/documents                            texts with pictures in them, scenes and captions in turn
   world/commands                             spoken commands with words and intents, made by flite (apt install flite)
   world/fashion                              Fashion-MNIST, clothes (apt install dataset-fashion-mnist)
   world/video                                short videos: a thing that moves, grows, shrinks, turns
@@ -51,6 +52,7 @@ WORLD = {
     "questions": "nearfar.data.scenes",
     "marks": "nearfar.data.scenes",
     "contrasts": "nearfar.data.scenes",
+    "documents": "nearfar.data.scenes.documents",
     "video": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",

@@ -14,6 +14,7 @@ from nearfar import files
 from nearfar.data.sources.source import Source
 from nearfar.data.tables.arrow import ArrowSource, ColumnRoles, find_roles, undecoded
 from nearfar.data.tables.delimited import names_of, picture_name, separated, zeros
+from nearfar.data.tables.document_columns import COLUMN, DocumentColumns, first_picture
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.data.tables.first_row import LOOKED_AT, top_row
 from nearfar.data.tables.picture_pairs import PicturePairs, pair_parts
@@ -63,7 +64,7 @@ def table(
             of texts are known by the names of published ones (`nearfar.data.tables.pair_columns`): `sentence1`,
             `sentence2`, `score`; `anchor`, `positive`, `negative_1` ...
             So are pairs of pictures: `image`, `image2`, `text`, `text2`, and `prompt`; see
-            `nearfar.data.tables.picture_pairs`.
+            `nearfar.data.tables.picture_pairs`. A column `images` of lists of paths is of texts with pictures in them.
         root: folder that paths of images start from, by default that of the table.
         cache_dir: where `datasets` keeps its copy.
 
@@ -122,11 +123,14 @@ def table(
     parts = pair_parts(rows.column_names, image=image, text=text)
     named |= {role: parts[role] for role in ("image", "text") if parts}
     roles = find_roles(rows.column_names, where=str(file), row=first, **named)
-    picture = first.get(roles.image) if roles.image is not None else None
+    documents = roles.image is None and COLUMN in rows.column_names
+    picture = first_picture(first) if documents else None if roles.image is None else first.get(roles.image)
     usual = folder_of(picture, file.parent) if isinstance(picture, str) else file.parent
     start = usual if root is None else root
     source = ArrowSource(rows, roles, name=file.name, root=start)
     source.is_written = kind == "csv"
+    if documents:
+        return DocumentColumns(source, start)
     return PicturePairs(source, parts, start) if parts else source
 
 

@@ -101,8 +101,14 @@ class ImageConditions:
                 `do_sample` the likeliest token of the joint logits is taken.
 
         Raises:
-            UserError: beams, no room for so many tokens, or another number of prompts than pictures.
+            UserError: beams, no room for so many tokens, another number of prompts than pictures, or a model that does
+                not read pictures before its words.
         """
+        if not hasattr(model, "beginning"):
+            raise UserError(
+                f"a {type(model).__name__} reads no pictures before its words, and writes under no conditions: leave "
+                "decoding out, or take a nearfar.models.vision_language_model"
+            )
         if not pictures:
             return []
         prompts = _prompts(model, pictures, prompt)

@@ -65,13 +65,8 @@ def vision_language_model(
     """
     at_least(1, image_size=1 if image_size is None else image_size)
     pair = _dual_encoder(image, image_size) if read == "embedding" else None
-    tower, pixels = _tower(image, image_size, pretrained) if pair is None else (pair.image, pair.pixels)
-    if isinstance(language, LanguageModel):
-        words = deepcopy(language)
-    else:
-        if tokenizer is not None and language not in SIZES:
-            raise UserError(f"{str(language)!r} keeps its own tokenizer: leave tokenizer out")
-        words = language_model(language, tokenizer=tokenizer, seed=seed)
+    tower, pixels = open_tower(image, image_size, pretrained) if pair is None else (pair.image, pair.pixels)
+    words = open_words(language, tokenizer, seed)
     model = VisionLanguageModel(
         tower,
         words.lm,
@@ -111,8 +106,17 @@ def _space(pair: DualEncoder) -> dict[str, Any]:
     return {"image_projection": kind if heads == 1 else {"heads": heads, "of": kind}, "embed_dim": pair.embed_dim}
 
 
-def _tower(image: Any, image_size: int | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
-    """The tower, and how pictures are prepared for it."""
+def open_words(language: Any, tokenizer: Any, seed: int) -> LanguageModel:
+    """The language model that `language` names, or a copy of the one that it is."""
+    if isinstance(language, LanguageModel):
+        return deepcopy(language)
+    if tokenizer is not None and language not in SIZES:
+        raise UserError(f"{str(language)!r} keeps its own tokenizer: leave tokenizer out")
+    return language_model(language, tokenizer=tokenizer, seed=seed)
+
+
+def open_tower(image: Any, image_size: int | None, pretrained: bool) -> tuple[ImageTower, Pixels]:
+    """The tower that `image` names or has, copied, and how pictures are prepared for it."""
     if isinstance(image, str) and image in IMAGE_PRESETS:
         preset = IMAGE_PRESETS[image]
         image, image_size = preset["image"], image_size or preset["image_size"]

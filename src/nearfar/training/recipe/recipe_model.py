@@ -120,7 +120,7 @@ def _needs_vocabulary(settings: Mapping[str, Any]) -> bool:
         return settings.get("text") is None or isinstance(settings["text"], Mapping)
     if settings.get("make") == "sound_transcriber":
         return True
-    if settings.get("make") == "vision_language_model":
+    if settings.get("make") in ("vision_language_model", "interleaved_model"):
         return settings.get("language", "tiny") in SIZES
     if settings.get("make") in MAKERS:
         name = settings.get("name")

@@ -1,0 +1,1 @@
+"""Methods on texts with pictures in them."""
