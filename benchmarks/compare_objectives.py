@@ -150,6 +150,7 @@ LEFT_OUT: dict[tuple[str, ...], str] = {
     ("sepclr", "SepCLRLoss"): "there is no background and no target set",
     ("simctg", "SimCTGLoss"): "it spreads the words of a text",
     ("whitenedcse",): "its views of a text are the dropout of a text encoder",
+    ("lexiclip",): "its two texts go through one encoder, and here a name is one vector",
     ("cless", "consert", "masked_language"): "they read the words of texts, and here a name is one vector",
     ("dito", "detection"): "they read regions of pictures",
     ("xclip",): "it reads videos",

@@ -29,6 +29,7 @@ COMMANDS = {
     "prompts": "Search texts of classes for a frozen model, on a few labelled pictures.",
     "generate": "Generate text by contrastive search.",
     "write": "Write captions of pictures, or answers to questions about them, by a vision-language model.",
+    "describe": "Write down what is in each picture, as data and as a text that is searched in its place.",
     "papers": "List the papers: what is in, where it lives, the verdict of its reproduction.",
     "reproduce": "Run a paper's reproduction and compute its verdict.",
     "recipes": "List the recipes, or copy one out to edit.",
@@ -36,7 +37,7 @@ COMMANDS = {
 
 ROOMS = {
     **dict.fromkeys(("caption", "prompts"), "nearfar.commands.class_texts"),
-    **dict.fromkeys(("heatmap", "write"), "nearfar.commands.pictured_texts"),
+    **dict.fromkeys(("describe", "heatmap", "write"), "nearfar.commands.pictured_texts"),
 }
 """Where commands stand that are not in `nearfar.commands` itself."""
 

@@ -146,6 +146,7 @@ def test_a_step_with_pairs_of_texts():
     text, text2, negative = torch.randn(3, B, 8)
     batch = {"text": text, "text2": text2, "negative_text": negative, "negative_count": torch.arange(B) % 2}
     step(find("simcse")(Points(), hard_negative_weight=0.5), batch)
+    step(find("lexiclip")(Points(), same_picture="joint"), batch | {"group": torch.arange(B) // 2})
 
 
 def test_a_step_with_labels():
@@ -384,6 +385,7 @@ def test_every_method_is_looked_at():
     assert set(METHODS) == {
         *pairs,
         *texts,
+        "lexiclip",
         *views,
         "pixpro",
         *("coconut", "transcription", "captioning", "close", "prior", "distill_ood", "cg_vlm", "instruction"),

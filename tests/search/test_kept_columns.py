@@ -194,7 +194,7 @@ def test_the_commands_keep_and_show_them(tmp_path, monkeypatch, capsys):
     cli.main(["search", "blue", "--index", str(tmp_path / "index"), "--json", "--top", "1"])
     hit = json.loads(capsys.readouterr().out)[0]
     assert (hit["id"], hit["kept"]) == (2, {"sku": "[b]", "price": 5.0})
-    with pytest.raises(SystemExit, match="no column 'prize' to keep; its columns are: text, sku, price"):
+    with pytest.raises(SystemExit, match="no column 'prize' to keep; its columns are: image, text, sku, price"):
         cli.main([*command, "--keep", "prize"])
     cli.main([*command, "--keep", ""])
     assert "no longer kept: sku, price" in capsys.readouterr().out

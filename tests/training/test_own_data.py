@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 STAGED = ("two-stages", "dito", "dito-paper", "mcl", "mcl-pairs", "mcl-paper", "coconut", "coconut-paper")
 STAGED += ("vl2v-adip", "vl2v-adip-paper", "distill-ood", "distill-ood-paper")
 STAGED += ("prior", "prior-paper", "cg-vlm", "cg-vlm-paper", "close")
-STAGED += ("s-vco",)
+STAGED += ("s-vco", "lexiclip", "lexiclip-paper")
 STAGED += ("prior", "prior-paper", "vladva", "vladva-paper", "cosmo")
 
 

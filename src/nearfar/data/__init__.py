@@ -24,6 +24,8 @@ _LAZY = {
     "Records": "sources.source",
     "Record": "sources.source",
     "concat": "sources.source",
+    "SceneDescription": "descriptions.scene_description",
+    "ObjectDescription": "descriptions.scene_description",
     "Skipped": "sources.skipped",
     "Loader": "batches.loader",
     "hold_out": "batches.held_out",

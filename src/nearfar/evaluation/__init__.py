@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nearfar.evaluation.dense.segmentation import segmentation
     from nearfar.evaluation.measures.modality_gap import modality_gap
     from nearfar.evaluation.measures.paired_images import paired_images
+    from nearfar.evaluation.measures.positive_ranks import positive_ranks, recall_at_k
     from nearfar.evaluation.measures.result import Metric, Result, load_results, save_results
     from nearfar.evaluation.measures.retrieval_ranks import Ranks, rank, rank_scores
     from nearfar.evaluation.measures.teacher_agreement import agreement
@@ -60,6 +61,8 @@ _HOME = {
     "load_results": "nearfar.evaluation.measures.result",
     "modality_gap": "nearfar.evaluation.measures.modality_gap",
     "nearest": "nearfar.nearest",
+    "positive_ranks": "nearfar.evaluation.measures.positive_ranks",
+    "recall_at_k": "nearfar.evaluation.measures.positive_ranks",
     "paired_images": "nearfar.evaluation.measures.paired_images",
     "rank": "nearfar.evaluation.measures.retrieval_ranks",
     "rank_metrics": "nearfar.evaluation.protocols.retrieval",
@@ -101,9 +104,11 @@ __all__ = [
     "modality_gap",
     "nearest",
     "paired_images",
+    "positive_ranks",
     "rank",
     "rank_metrics",
     "rank_scores",
+    "recall_at_k",
     "register",
     "reranked_retrieval",
     "retrieval",

@@ -37,6 +37,7 @@ METHODS = {
     "image_dpo": "nearfar.methods.lvlm.preferences:ImageDPO",
     "instruction": "nearfar.methods.lvlm.instruction_tuning:InstructionTuning",
     "isogclr": "nearfar.methods.image.sogclr:ISogCLR",
+    "lexiclip": "nearfar.methods.text.lexiclip:LexiCLIP",
     "masked_language": "nearfar.methods.text.masked_language:MaskedLanguage",
     "matryoshka": "nearfar.methods.image_text.nested_widths:Matryoshka",
     "moco": "nearfar.methods.image.moco:MoCo",

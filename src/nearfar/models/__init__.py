@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from nearfar.models.vlm.interleaved.interleaved_maker import interleaved_model
     from nearfar.models.vlm.interleaved.interleaved_model import InterleavedModel
     from nearfar.models.vlm.lvlm_embedder import LVLMEmbedder, lvlm_embedder
+    from nearfar.models.vlm.transformers_captioner import load_captioner
     from nearfar.models.vlm.vision_language_model import VisionLanguageModel
     from nearfar.models.vlm.vlm_maker import vision_language_model
 
@@ -93,6 +94,7 @@ _HOME = {
     "interleaved_model": "vlm.interleaved.interleaved_maker",
     "label_matcher": "language.label_matcher",
     "load": "loading",
+    "load_captioner": "vlm.transformers_captioner",
     "lvlm_embedder": "vlm.lvlm_embedder",
     "mask_tokens": "methods.parts.token_masking",
     "prompted_encoder": "prompts.prompt_maker",
@@ -174,6 +176,7 @@ __all__ = [
     "interleaved_model",
     "label_matcher",
     "load",
+    "load_captioner",
     "lvlm_embedder",
     "mask_tokens",
     "prompted_encoder",

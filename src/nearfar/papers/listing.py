@@ -204,6 +204,15 @@ _OTHERS = (
         "Vision-Free Retrieval: Rethinking Multimodal Search with Textual Scene Descriptions",
         "2509.19203",
         "image-text",
+        home=(
+            "nearfar.methods.text.lexiclip",
+            "nearfar.data.descriptions.describe_pictures",
+            "nearfar.data.descriptions.description_table",
+            "nearfar.data.descriptions.sub_queries",
+            "nearfar.models.vlm.transformers_captioner",
+            "nearfar.evaluation.compositionality.sugarcrepe_pp",
+        ),
+        recipes=("lexiclip", "lexiclip-paper"),
     ),
     Paper(
         "ogen",

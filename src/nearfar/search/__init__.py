@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nearfar.search.index.stored_index import Index
     from nearfar.search.kinds.exact import exact_search
     from nearfar.search.lists.vector_index import VectorIndex
+    from nearfar.search.querying.fused_scores import fused_with
     from nearfar.search.querying.labels import zero_shot_labels
     from nearfar.search.querying.many_queries import search_many
     from nearfar.search.querying.matching_items import matching_rows
@@ -35,6 +36,7 @@ _LAZY = {
     "build": "index.building",
     "compose_query": "querying.query",
     "exact_search": "kinds.exact",
+    "fused_with": "querying.fused_scores",
     "match_reranker": "querying.reranking",
     "matching_rows": "querying.matching_items",
     "query": "querying.query",
@@ -50,6 +52,7 @@ __all__ = [
     "build",
     "compose_query",
     "exact_search",
+    "fused_with",
     "match_reranker",
     "matching_rows",
     "query",

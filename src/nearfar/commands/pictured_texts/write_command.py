@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 from nearfar.signatures.data_columns import Columns, of
-
-if TYPE_CHECKING:
-    from nearfar.data.sources.skipped import Skipped
 
 Decoding = Literal["plain", "ritual", "ritual-plus", "vcd", "m3id", "ritual-vcd", "ritual-m3id"]
 
@@ -37,10 +34,11 @@ def write(
     """Write captions of pictures, or answers to questions about them, by a vision-language model.
 
     Each text is printed after its picture's file, or number. With --out they go to a table of picture, prompt and text
-    that every command opens.
+    that every command opens; a run that was stopped goes on where it was.
 
     Args:
-        model: a folder that nearfar saved: a vision-language model, or a run of one.
+        model: a vision-language model: a folder that nearfar saved, a run of one, or a folder or name of one of
+            transformers.
         source: pictures: a file, a folder, a table, .tar shards, hub:NAME or world/scenes.
         prompt: what to go on from; {} stands for the record's own text, such as a question. By default the model's own.
         decoding: against things that are not there: ritual adds what the model says of a randomly changed picture,
@@ -57,11 +55,9 @@ def write(
         seed: of drawn tokens and changed pictures.
     """
     from nearfar import files
-    from nearfar.console import track, with_remark
-    from nearfar.data import open_source
     from nearfar.data.sources.skipped import Skipped
     from nearfar.errors import UserError, at_least
-    from nearfar.models import load
+    from nearfar.models import load_captioner
 
     at_least(1, limit=limit, batch_size=batch_size, max_tokens=max_tokens)
     if temperature is not None and not temperature > 0:
@@ -72,38 +68,29 @@ def write(
         if out.suffix != ".jsonl":
             raise UserError(f"--out {out}: texts are written as .jsonl; name the file {out.stem}.jsonl")
         files.place(out)
-    data: Any = _one_picture(source)
-    if data is None:
-        named = of(dict(columns))
-        if "{}" not in (prompt or "") and "text" not in named:  # what is written of needs no text of its own
-            named = {"captions": "none", **named}
-        data = with_remark(open_source(source, split=split, world_split="test", **named))
+    data = open_pictures(source, split, of(dict(columns)), with_texts="{}" in (prompt or ""))
     excluded = [name.strip() for name in exclude.split(",")] if exclude else []
-    writer = writer_under(decoding, load(model), model, exclude=excluded, seed=seed)
+    writer = writer_under(decoding, load_captioner(model), model, exclude=excluded, seed=seed)
     options: dict[str, Any] = {"max_tokens": max_tokens}
     if temperature is not None:
         options |= {"do_sample": True, "temperature": temperature, "top_k": 0}
-    skipped = Skipped()
-    rows = written(
-        writer,
-        data,
-        prompt,
-        limit,
-        batch_size=batch_size,
-        skipped=skipped,
-        max_skipped=max_skipped,
-        seed=seed,
-        **options,
-    )
+    skipped, read = Skipped(), 0
+    options |= {"batch_size": batch_size, "seed": seed}
     if out is None:
-        for row in rows:
-            print(f"{row['image'] or row['row']}\t{' '.join(row['text'].split())}", flush=True)
+        for batch in batches(writer, data, prompt, limit, **options):
+            for row in batch.rows:
+                print(f"{row['image'] or row['row']}\t{' '.join(row['text'].split())}", flush=True)
+            read = batch.noted_in(skipped)
     else:
-        total = len(data) if hasattr(data, "__len__") else None
-        if limit is not None:
-            total = limit if total is None else min(limit, total)
-        lines = [json.dumps(row, ensure_ascii=False) for row in track(rows, "writing", total=total)]
+        settings = {"decoding": [decoding, excluded], "prompt": prompt, "limit": limit, **options}
+        made = list(resumed(out, settings | {"model": stamp_of_model(model)}, writer, data, prompt, limit, **options))
+        for batch in made:
+            read = batch.noted_in(skipped)
+    skipped.check(read, limit=max_skipped, name=data.name, total=read)
+    if out is not None:
+        lines = [json.dumps(row, ensure_ascii=False) for batch in made for row in batch.rows]
         files.write(out, "".join(f"{line}\n" for line in lines))
+        part_of(out).unlink()
         print(f"{len(lines):,} texts written to {out}")
     if skipped:
         print(skipped.listed_in(out.with_suffix(".skipped.txt")) if out else str(skipped), file=sys.stderr)
@@ -117,60 +104,144 @@ def writer_under(decoding: str, loaded: Any, called: str, *, exclude: Sequence[s
     """
     from nearfar.decoding import ImageConditions
     from nearfar.errors import UserError
+    from nearfar.models.vlm.transformers_captioner import TransformersCaptioner
 
     if not hasattr(loaded, "caption"):
         kind = type(loaded).__name__
         raise UserError(f"{called} holds a {kind}, which writes no captions: train one with `nearfar train captioning`")
-    return loaded if decoding == "plain" else ImageConditions.of(decoding, exclude=exclude, seed=seed).on(loaded)
+    if decoding == "plain":
+        return loaded
+    if isinstance(loaded, TransformersCaptioner):
+        raise UserError(
+            f"{called} is a model of transformers, and --decoding {decoding} needs one that nearfar saved: leave it out"
+        )
+    return ImageConditions.of(decoding, exclude=exclude, seed=seed).on(loaded)
 
 
-def written(
+class Batch(NamedTuple):
+    """The rows of some records, how many records were read so far, and of which of them nothing is written, and why."""
+
+    read: int
+    rows: list[dict[str, Any]]
+    problems: list[tuple[str, str]]
+
+    def noted_in(self, skipped: Any) -> int:
+        """Add the problems to those of a run; how many records were read."""
+        for problem in self.problems:
+            skipped.add(*problem)
+        return self.read
+
+
+def part_of(out: Path) -> Path:
+    """Where batches lie until a table is whole."""
+    return out.with_name(f"{out.name}.part")
+
+
+def stamp_of_model(model: str) -> str:
+    """A name, or of a folder what its files are."""
+    from nearfar.embedding.blocks.source_stamp import source_stamp
+
+    return source_stamp(model, {}) if Path(model).is_dir() else model
+
+
+def resumed(
+    out: Path,
+    settings: Mapping[str, Any],
+    writer: Any,
+    data: Any,
+    prompt: str | None,
+    limit: int | None,
+    **options: Any,
+) -> Iterator[Batch]:
+    """All batches of a table: those that an earlier run with these settings left beside it, of the same records, and
+    the others, each kept as soon as it is written."""
+    from nearfar import console
+    from nearfar.data.tables.appended_lines import AppendedLines
+
+    total = len(data) if hasattr(data, "__len__") else None
+    total = limit if total is None else total if limit is None else min(limit, total)
+    with AppendedLines(part_of(out), "writing") as part, console.progress("writing", total) as step:
+        if part.lines[:1] != [dict(settings)] or not _of_these(part.lines[1:], data, prompt):
+            if part.lines:
+                print(f"{part_of(out)} is of other settings or pictures: begun afresh", file=sys.stderr)
+            part.begin_afresh()
+            part.add(dict(settings))
+        start = 0
+        for line in list(part.lines[1:]):
+            batch = Batch(line["read"], line["rows"], [tuple(problem) for problem in line["problems"]])
+            step(batch.read - start)
+            start = batch.read
+            yield batch
+        for batch in batches(writer, data, prompt, limit, start=start, **options):
+            part.add(batch._asdict())
+            step(batch.read - start)
+            start = batch.read
+            yield batch
+
+
+def _of_these(lines: Sequence[Mapping[str, Any]], data: Any, prompt: str | None) -> bool:
+    """Whether rows that an earlier run wrote are of the records that are here now."""
+    rows = {row["row"]: row for line in lines for row in line["rows"]}
+    read = lines[-1]["read"] if lines else 0
+    count = 0
+    for place, record in enumerate(islice(data, read)):
+        count += 1
+        before = {key: value for key, value in rows.get(place, {}).items() if key != "text"}
+        if before and before != _about(place, record, prompt, data.name):
+            return False
+    return count == read
+
+
+def batches(
     writer: Any,
     data: Any,
     prompt: str | None,
     limit: int | None,
     *,
     batch_size: int,
-    skipped: Skipped,
-    max_skipped: float,
     seed: int,
+    start: int = 0,
     **options: Any,
-) -> Iterator[dict[str, Any]]:
-    """Of each record that has a picture: its number, the picture's file where it is one, the prompt where there is one,
-    and the text."""
+) -> Iterator[Batch]:
+    """Of each record from `start` on that has a picture: its number, the picture's file where it is one, the prompt
+    where there is one, and the text; `batch_size` pictures at a time."""
     from nearfar.data.pictures.images import BadImage, load_image
 
-    tried, batch = 0, list[tuple[dict[str, Any], Any]]()
+    read, waiting, problems = start, list[tuple[dict[str, Any], Any]](), list[tuple[str, str]]()
     for row, record in enumerate(islice(data, limit)):
-        tried += 1
-        image = record.get("image")
-        about: dict[str, Any] = {"row": row, "image": str(image) if isinstance(image, str | Path) else None}
-        if prompt is not None:
-            about["prompt"] = _filled(prompt, record, f"{data.name}, record {row}")
+        if row < start:
+            continue
+        read = row + 1
+        about = _about(row, record, prompt, data.name)
         try:
-            batch.append((about, load_image(image, near=writer.image_size)))
+            waiting.append((about, load_image(record.get("image"), near=writer.image_size)))
         except BadImage as error:
-            skipped.add(f"{data.name}, record {row}", str(error))
-        if len(batch) == batch_size:
-            yield from _texts(writer, batch, seed, options)
-            batch = []
-    if batch:
-        yield from _texts(writer, batch, seed, options)
-    skipped.check(tried, limit=max_skipped, name=data.name, total=tried)
+            problems.append((f"{data.name}, record {row}", str(error)))
+        if len(waiting) == batch_size:
+            yield Batch(read, _texts(writer, waiting, seed, options), problems)
+            waiting, problems = [], []
+    if waiting or problems:
+        yield Batch(read, _texts(writer, waiting, seed, options) if waiting else [], problems)
+
+
+def _about(row: int, record: Mapping[str, Any], prompt: str | None, name: str) -> dict[str, Any]:
+    """What a row says beside its text."""
+    image = record.get("image")
+    about: dict[str, Any] = {"row": row, "image": str(image) if isinstance(image, str | Path) else None}
+    return about if prompt is None else about | {"prompt": _filled(prompt, record, f"{name}, record {row}")}
 
 
 def _texts(
     writer: Any, batch: list[tuple[dict[str, Any], Any]], seed: int, options: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     pixels = writer.preprocess([picture for _, picture in batch])
     prompts = [about["prompt"] for about, _ in batch] if "prompt" in batch[0][0] else None
     # Each batch draws from a state of its own.
     texts = writer.caption(pixels, prompts, seed=seed + batch[0][0]["row"], **options)
-    for (about, _), text in zip(batch, texts, strict=True):
-        yield {**about, "text": text}
+    return [{**about, "text": text} for (about, _), text in zip(batch, texts, strict=True)]
 
 
-def _filled(prompt: str, record: dict[str, Any], where: str) -> str:
+def _filled(prompt: str, record: Mapping[str, Any], where: str) -> str:
     """The prompt with the record's first text in place of {}."""
     from nearfar.data.sources.record_text import captions
     from nearfar.errors import UserError
@@ -183,12 +254,16 @@ def _filled(prompt: str, record: dict[str, Any], where: str) -> str:
     return prompt.replace("{}", texts[0])
 
 
-def _one_picture(source: str) -> Any:
-    """A source of one picture where a picture's file is named; else None."""
-    from nearfar.data import Records
+def open_pictures(source: str, split: str | None, columns: dict[str, Any], *, with_texts: bool = False) -> Any:
+    """The pictures that a word names, one where it is a picture's file. What is written of needs no text of its own,
+    unless `with_texts` says so, or a column of them is named."""
+    from nearfar.console import with_remark
+    from nearfar.data import Records, open_source
     from nearfar.data.pictures.images import EXTENSIONS
 
     path = Path(source)
-    if path.suffix.lower() not in EXTENSIONS or not path.is_file():
-        return None
-    return Records([{"image": source}], name=source)
+    if path.suffix.lower() in EXTENSIONS and path.is_file():
+        return Records([{"image": source}], name=source)
+    if not with_texts and "text" not in columns:
+        columns = {"captions": "none", **columns}
+    return with_remark(open_source(source, split=split, world_split="test", **columns))

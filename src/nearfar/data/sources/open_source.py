@@ -21,6 +21,7 @@ UNDERSTOOD = """what is understood:
   world/marks                                emojis, every other one with a mark over it
   world/contrasts                            pairs of scenes that differ in one thing, each with a text
   world/documents                            texts with pictures in them, scenes and captions in turn
+  world/described                            queries about scenes with descriptions, texts alone
   world/commands                             spoken commands with words and intents, made by flite (apt install flite)
   world/fashion                              Fashion-MNIST, clothes (apt install dataset-fashion-mnist)
   world/video                                short videos: a thing that moves, grows, shrinks, turns
@@ -53,6 +54,7 @@ WORLD = {
     "marks": "nearfar.data.scenes",
     "contrasts": "nearfar.data.scenes",
     "documents": "nearfar.data.scenes.documents",
+    "described": "nearfar.data.scenes.described_scenes",
     "video": "nearfar.data.scenes",
     "statements": "nearfar.data.scenes",
     "words": "nearfar.data.world",

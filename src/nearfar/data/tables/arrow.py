@@ -175,8 +175,10 @@ class ArrowSource(Source):
 
     @property
     def column_names(self) -> list[str]:
-        """All columns of the data but the pictures, as the data name them."""
-        return [name for name in self._rows.column_names if name != self._reader.roles.image]
+        """All columns of the data but the pictures, as the data name them; paths of pictures are texts like others."""
+        features, image = self._rows.features, self._reader.roles.image
+        hidden = image is not None and getattr(features[image], "dtype", None) not in STRINGS
+        return [name for name in self._rows.column_names if not (hidden and name == image)]
 
     def cells(self, columns: Sequence[str]) -> Callable[[int], dict[str, Any]]:
         """A function from the number of a row to its values in some of `column_names`, names of classes for their

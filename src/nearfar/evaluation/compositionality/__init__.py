@@ -26,6 +26,7 @@ _LAZY = {
     "shuffle_patches": "perturb",
     "strict_choice": "sugarcrepe",
     "sugarcrepe_cases": "sugarcrepe",
+    "sugarcrepe_pp_scores": "sugarcrepe_pp",
     "winoground_scores": "winoground",
 }
 __all__ = list(_LAZY)

@@ -324,6 +324,17 @@ _ROWS = (
         headlines={"accuracy": "changed captions"},
     ),
     Protocol(
+        "sugarcrepe_pp",
+        "two true captions in other words and a false one, with the picture and without (SugarCrepe++)",
+        "nearfar.evaluation.compositionality.sugarcrepe_pp:sugarcrepe_pp",
+        takes=("encoder", "source"),
+        columns=("text", "negative_text"),
+        abilities=("encode_text",),
+        own_data="folder",
+        flags={"--sugarcrepe-pp": "folder"},
+        headlines={"both": "both true captions before the false one", "text": "true captions nearest to each other"},
+    ),
+    Protocol(
         "winoground",
         "two pictures, two captions of the same words: text, image and group score (Winoground)",
         "nearfar.evaluation.compositionality.winoground:winoground",
