@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from installed import needs
 from nearfar.data import train_tokenizer
 from nearfar.export.sentence_encoder import export_sentence_encoder
 from nearfar.losses.functional import first_view_info_nce
@@ -17,8 +18,7 @@ from nearfar.methods import SimCSE
 from nearfar.models import text_encoder
 from nearfar.training.loop.gradients import backward
 
-sentence_transformers = pytest.importorskip("sentence_transformers")
-losses = pytest.importorskip("sentence_transformers.losses")
+pytestmark = needs("sentence_transformers")
 
 NAMES = ["a red car", "two small dogs", "the old house", "a boat at sea", "one red fish", "a tall tower"]
 OTHERS = [
@@ -35,6 +35,8 @@ CALM = {"intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dr
 
 
 def their_loss(model):
+    from sentence_transformers import losses
+
     return losses.MultipleNegativesRankingLoss(model, scale=20.0)
 
 
@@ -49,7 +51,9 @@ def test_ten_steps_of_training(tmp_path):
     tokenizer = train_tokenizer([*NAMES, *OTHERS, *WRONG] * 9, 300)
     ours = text_encoder(BERT | CALM, tokenizer=tokenizer, pooling="mean").train()
     export_sentence_encoder(ours, tmp_path / "theirs")
-    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "theirs"), device="cpu").train()
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(tmp_path / "theirs"), device="cpu").train()
     method, loss = SimCSE(ours, head="none").train(), their_loss(theirs)
     batch = {"text": ours.tokenize(NAMES), "text2": ours.tokenize(OTHERS), "negative_text": ours.tokenize(WRONG)}
     batch["negative_count"] = torch.ones(6, dtype=torch.long)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import nearfar
+from installed import needs
 from nearfar.cli import main
 from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
@@ -18,7 +19,7 @@ from nearfar.models.card import card
 from nearfar.models.language import language_model, text_encoder
 from nearfar.models.towers.pixels import Pixels
 
-sentence_transformers = pytest.importorskip("sentence_transformers")
+pytestmark = needs("sentence_transformers")
 
 TEXTS = ["a red fox", "ship", "the blue cat on the mat, and a dog", "dog runs", "a red fox " * 40]
 BERT = {
@@ -53,8 +54,10 @@ def dual(tokenizer, **settings):
     return made.eval()
 
 
-def opened(folder):
-    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+def opened(folder, **options):
+    from sentence_transformers import SentenceTransformer  # seconds, which other tests need not wait for
+
+    return SentenceTransformer(str(folder), device="cpu", **options)
 
 
 def pictures():
@@ -65,7 +68,7 @@ def pictures():
 def same_pictures(folder, model):
     """By Pillow, as here: torchvision, which transformers prefers where it is, resizes to other last digits."""
     pil = {"backend": "pil"}
-    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu", processor_kwargs=pil)
+    theirs = opened(folder, processor_kwargs=pil)
     np.testing.assert_allclose(theirs.encode(pictures(), show_progress_bar=False), model.encode(pictures()), atol=1e-5)
 
 
@@ -142,6 +145,7 @@ def test_a_router_to_something_else_is_a_sentence(tokenizer, tmp_path):
 
 def test_the_dense_layers_of_sentence_transformers_give_the_same_numbers(tokenizer, tmp_path):
     """Written by that library itself, read here, and written again."""
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
     text_encoder(BERT, tokenizer=tokenizer).text.backbone.save_pretrained(tmp_path / "bert")
@@ -153,7 +157,7 @@ def test_the_dense_layers_of_sentence_transformers_give_the_same_numbers(tokeniz
         modules.Normalize(),
         modules.Dense(24, 8, bias=False, activation_function=torch.nn.GELU()),
     ]
-    sentence_transformers.SentenceTransformer(modules=layers, device="cpu").save_pretrained(str(tmp_path / "theirs"))
+    SentenceTransformer(modules=layers, device="cpu").save_pretrained(str(tmp_path / "theirs"))
     model = nearfar.load(tmp_path / "theirs")
     assert model.embed_dim == 8
     same(tmp_path / "theirs", model)
@@ -235,9 +239,7 @@ def test_a_clip_goes_out_whole_for_texts_and_pictures(end_is_last, tmp_path):
     noise = np.random.default_rng(0)
     pictures = [Image.fromarray(noise.integers(0, 256, (*side, 3), dtype=np.uint8)) for side in ((40, 60), (32, 32))]
     # Pillow, as here: torchvision, which transformers prefers where it is installed, resizes to other last digits.
-    theirs = sentence_transformers.SentenceTransformer(
-        str(tmp_path / "out"), device="cpu", processor_kwargs={"backend": "pil"}
-    )
+    theirs = opened(tmp_path / "out", processor_kwargs={"backend": "pil"})
     np.testing.assert_allclose(theirs.encode(pictures), model.encode(pictures), atol=1e-5)
     again = nearfar.load(tmp_path / "out")
     assert again.temperature == pytest.approx(0.05)

@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from installed import needs
 from nearfar.search import build
 from search.colours import ColourEncoder, draw, folder_source, png
 from search.visitors import Visitor, served
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 pytest.importorskip("httpx")
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from installed import needs
 from nearfar.search import build
 from search.colours import ColourEncoder, draw, folder_source, png
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 pytestmark = [
+    needs("gradio"),
     pytest.mark.browser,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
 ]
-pytest.importorskip("gradio")
 pytest.importorskip("selenium")
 
 

@@ -4,13 +4,14 @@ import re
 
 import pytest
 
+from installed import needs
 from nearfar.data.sources.source import Records
 from nearfar.search import build
 from nearfar.search.page.search_page import SearchService
 from nearfar.search.page.uploads import Uploads
 from search.colours import ColourEncoder, draw, png
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from installed import needs
 from nearfar.data.sources.source import Records
 from nearfar.search import build, query
 from nearfar.search.page.visitors import Password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 httpx = pytest.importorskip("httpx")
 
 COLOURS = ("red", "green", "blue", "yellow", "black")

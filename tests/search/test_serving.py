@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 
+from installed import needs
 from nearfar.search import build
 from nearfar.search.page.search_page import SearchService
 from nearfar.search.page.uploads import Uploads
 from search.colours import ColourEncoder, draw, folder_source, png
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 
 
 @pytest.fixture

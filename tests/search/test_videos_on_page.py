@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from data.video_files import turned, write
+from installed import needs
 from nearfar.data import open_source
 from nearfar.data.sources.source import Records, concat
 from nearfar.search import build, query
@@ -21,7 +22,7 @@ from search.colours import COLOURS, ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
 av = pytest.importorskip("av")
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 
 
 def frames(colour):

@@ -6,12 +6,13 @@ import time
 
 import pytest
 
+from installed import needs
 from nearfar.errors import UserError
 from nearfar.search.page.visitors import Password, VisitorCookies, WrongGuesses, password
 from search.colours import ColourEncoder, draw, png
 from search.visitors import Visitor, served
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 httpx = pytest.importorskip("httpx")
 
 CHOSEN = {"index": 0, "value": None}

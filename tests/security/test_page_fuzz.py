@@ -5,10 +5,11 @@ import random
 
 import pytest
 
+from installed import needs
 from search.colours import draw, png
 from search.visitors import Visitor, reference
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 pytest.importorskip("httpx")
 
 ODD = [

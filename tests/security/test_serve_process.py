@@ -8,12 +8,13 @@ import time
 
 import pytest
 
+from installed import needs
 from nearfar.search.page.serving import free_port, opened_to
 from nearfar.search.page.visitors import Password
 from search.colours import draw, png
 from search.visitors import Visitor
 
-pytest.importorskip("gradio")
+pytestmark = needs("gradio")
 httpx = pytest.importorskip("httpx")
 
 SERVE = """
