@@ -31,7 +31,7 @@ def small(monkeypatch):
     monkeypatch.setitem(ogen.CONFIG, "steps", {"long": 4, "short": 2})
     text = {"width": 16, "layers": 1, "steps": 2, "batch_size": 16, "lr": 1e-3, "vocabulary": 300}
     monkeypatch.setitem(ogen.CONFIG, "text_tower", text)
-    monkeypatch.setitem(ogen.CONFIG, "styles", ["noto", "openmoji"])
+    monkeypatch.setitem(ogen.CONFIG, "styles", {"model": ["noto"], "prompt": ["openmoji"]})
     monkeypatch.setattr("nearfar.load", lambda name: Colours(), raising=False)
     monkeypatch.setattr("nearfar.data.world.emoji", short_emoji(ogen))
     yield
