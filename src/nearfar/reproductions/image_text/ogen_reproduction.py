@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
     "text_tower": {"width": 128, "layers": 2, "steps": 200, "batch_size": 128, "lr": 2e-3, "vocabulary": 2000},
     "classes": {"pool": 200, "each": 80, "base": 0.5},
     "prompt": {"words": "a photo of a"},
-    "training": {"batch_size": 32, "lr": 0.5, "weight_decay": 5e-4, "warmup": 0.02, "optimizer": "sgd"},
+    "training": {"batch_size": 32, "lr": 0.05, "weight_decay": 5e-4, "warmup": 0.02, "optimizer": "sgd"},
     "steps": {"long": 300, "short": 30},
     "noise": 0.5,
     "seed_of_the_model": 0,
