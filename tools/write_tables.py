@@ -1,12 +1,12 @@
 """Write the tables that are generated from code and recorded runs into README and docs; `--check` only compares.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers that are in,
-`papers to come` the list of the others, `claims` the claims of all recorded reproductions with their verdicts,
-`reproduction SLUG` the arms and claims of a recorded reproduction (`--check` leaves out how many files changed since),
-`settings PART` the settings of a recipe (`settings_tables.py`), `billion PART` what a billion pairs cost
-(`billion_tables.py`), `ahead` where a peer is faster (`ahead_tables.py`), `targets` what was aimed at and what is
-reached (`target_tables.py`), `commands` the command line, `benchmark NAME` the Markdown that
-`benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run of `tools/mutate.py`.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Names: `papers` is the table of papers, `claims` the
+claims of all recorded reproductions with their verdicts, `reproduction SLUG` the arms and claims of a recorded
+reproduction (`--check` leaves out how many files changed since), `settings PART` the settings of a recipe
+(`settings_tables.py`), `billion PART` what a billion pairs cost (`billion_tables.py`), `ahead` where a peer is faster
+(`ahead_tables.py`), `targets` what was aimed at and what is reached (`target_tables.py`), `commands` the command
+line, `benchmark NAME` the Markdown that `benchmarks/results/NAME.md` holds, `mutants` the score of the recorded run
+of `tools/mutate.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import billion_tables
 import settings_tables
 import target_tables
 from nearfar.cli import COMMANDS
-from nearfar.papers import PAPERS, as_lists, as_markdown
+from nearfar.papers import PAPERS, as_markdown
 from nearfar.reproductions.shared import record_file
 from nearfar.reproductions.shared import result_tables as tables
 
@@ -35,8 +35,6 @@ MARK = re.compile(r"(<!-- table: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.D
 def table(name: str, page: Path) -> str:
     """The Markdown of one table, with links as seen from `page`."""
     kind, _, argument = name.partition(" ")
-    if name == "papers to come":
-        return as_lists(PAPERS)
     if kind == "papers":
         return as_markdown(PAPERS, Path(relpath(ROOT / "docs" / "papers", page.parent)).as_posix() + "/")
     if kind == "claims":

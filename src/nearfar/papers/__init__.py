@@ -3,9 +3,9 @@
 from nearfar import lookup
 from nearfar.papers.listing import PAPERS
 from nearfar.papers.paper import KINDS, Paper
-from nearfar.papers.paper_tables import as_json, as_lists, as_markdown, as_table, in_order
+from nearfar.papers.paper_tables import as_json, as_markdown, as_table, in_order
 
-__all__ = ["KINDS", "PAPERS", "Paper", "as_json", "as_lists", "as_markdown", "as_table", "find", "in_order"]
+__all__ = ["KINDS", "PAPERS", "Paper", "as_json", "as_markdown", "as_table", "find", "in_order"]
 
 
 def find(slug: str) -> Paper:

@@ -1,4 +1,4 @@
-"""The papers; one without `home` is not in yet. A test holds every name in them against the code."""
+"""The papers. A test holds every name in them against the code."""
 
 from nearfar.papers.image_papers import IMAGE_PAPERS
 from nearfar.papers.paper import Paper

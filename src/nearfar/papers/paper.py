@@ -23,14 +23,10 @@ class Paper:
     arxiv: str
     kind: str
     """One of `KINDS`."""
-    home: tuple[str, ...] = ()
+    home: tuple[str, ...]
     """Modules that hold the method, the paper's own file first."""
     recipes: tuple[str, ...] = ()
     """Names of recipes (`nearfar recipes`), the small one first."""
-
-    @property
-    def is_in(self) -> bool:
-        return bool(self.home)
 
     @property
     def verdict(self) -> str:
