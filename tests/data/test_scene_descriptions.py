@@ -70,6 +70,11 @@ def test_lists_that_are_no_whole_json_are_mended(kind):
     assert (parsed.description.scene, parsed.how, parsed.left_out) == ("a street", "repaired", 0)
 
 
+def test_commas_in_texts_stay():
+    parsed = parse_scene("a street", '[{"name": "sign", "attributes": ["[1,]"]}, ]')
+    assert (parsed.how, parsed.description.objects[0].phrase) == ("repaired", "[1,] sign")
+
+
 @pytest.mark.parametrize("objects", [LIST, f'{{"objects": {LIST}}}'], ids=["list", "object"])
 def test_strict_json_is_read_as_it_is(objects):
     assert parse_scene("a street", objects).how == "json"

@@ -59,7 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hydra": {"classes": 3, "gate_width": 4, "gate_hidden": 8, "gate": "gumbel", "gate_penalty": 0.1},
     "image_dpo": {"beta": 0.5},
     "isogclr": {"temperature": 0.2, "rho": 0.2, "exclude_duplicates": True},
-    "lexiclip": {"same_picture": "joint", "temperature": 0.5, "learn_temperature": True},
+    "lexiclip": {"same_picture": "joint", "temperature": 0.005, "learn_temperature": True},
     "masked_language": {},
     "matryoshka": {"of": {"name": "clip", "exclude_duplicates": True}, "dims": [2, 4]},
     "multiview": {"loss": "mv_info_nce", "exclude_duplicates": True},

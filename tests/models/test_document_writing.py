@@ -115,3 +115,19 @@ def test_what_cannot_be_written_is_named(model, pixels):
     ):
         with pytest.raises(UserError, match=words):
             call()
+
+
+def test_no_mark_is_written_for_a_picture_that_is_not_there(model, pixels):
+    """However likely it is."""
+    expected = model.complete(pixels[:1], ["<visual>a"], max_tokens=6)
+
+    def likely(module, arguments, out):
+        out.logits[..., model.mark_tokens.marks.picture] = 1e4
+        return out
+
+    handle = model.lm.register_forward_hook(likely)
+    try:
+        assert model.complete(pixels[:1], ["<visual>a"], max_tokens=6) == expected
+    finally:
+        handle.remove()
+    assert expected != [""]
