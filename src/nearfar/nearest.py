@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nearfar.machine import fastest
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -157,18 +158,9 @@ def numpy_threads() -> ThreadpoolController | None:
 def _numpy_is_faster() -> bool:
     queries, keys, numbers = TIMED
     q, k, out = torch.ones(queries, numbers), torch.ones(keys, numbers), torch.empty(queries, keys)
-    by_torch = _fastest(lambda: torch.mm(q, k.T, out=out))
-    return _fastest(lambda: np.matmul(q.numpy(), k.numpy().T, out=out.numpy())) <= CLEARLY * by_torch
-
-
-def _fastest(run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    by_torch = fastest(lambda: torch.mm(q, k.T, out=out), REPEATS)
+    by_numpy = fastest(lambda: np.matmul(q.numpy(), k.numpy().T, out=out.numpy()), REPEATS)
+    return by_numpy <= CLEARLY * by_torch
 
 
 def grouped(score: Tensor) -> Tensor:

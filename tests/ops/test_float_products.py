@@ -138,13 +138,13 @@ def test_it_is_chosen_where_mkl_leaves_half_of_the_processor(
 ) -> None:
     calls: list[int] = []
 
-    def seconds(run: Callable[[], object]) -> float:
+    def seconds(run: Callable[[], object], repeats: int) -> float:
         calls.clear()
         run()
         return share if calls else 1.0
 
     monkeypatch.setattr(float_products, "onednn_mm", lambda a, b: calls.append(1))
-    monkeypatch.setattr(float_products, "_fastest", seconds)
+    monkeypatch.setattr(float_products, "fastest", seconds)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert library() == expected
@@ -163,9 +163,3 @@ def test_the_variable_decides_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(VARIABLE, "mkl")
     with pytest.raises(UserError, match="NEARFAR_PRODUCTS is 'mkl' in the environment, but must be auto, torch or one"):
         library()
-
-
-def test_the_fastest_of_several_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    moments = iter([0.0, 5.0, 10.0, 12.0, 20.0, 24.0, 30.0, 37.0, 40.0, 43.0])
-    monkeypatch.setattr(float_products.time, "perf_counter", lambda: next(moments))
-    assert float_products._fastest(lambda: None) == 2.0

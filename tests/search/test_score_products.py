@@ -97,7 +97,7 @@ def test_it_has_to_be_clearly_faster(calls, monkeypatch, numpys, taken):
     monkeypatch.delenv("NEARFAR_PRODUCTS", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"}, raising=False)
     seconds = iter([1.0, numpys])
-    monkeypatch.setattr(nearest, "_fastest", lambda run: next(seconds))
+    monkeypatch.setattr(nearest, "fastest", lambda run, repeats: next(seconds))
     assert (nearest.numpy_threads() is not None) == taken
 
 

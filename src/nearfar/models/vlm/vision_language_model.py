@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError, at_least
-from nearfar.models import model_folder
 from nearfar.models.dual.projection import projection
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
-from nearfar.models.towers import backbones
 from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_words, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower
 from nearfar.models.vlm import word_sequences
 from nearfar.models.vlm.candidate_answers import answer
 from nearfar.models.vlm.patch_word_heatmap import locate
+from nearfar.models.vlm.saved_language_model import SavedLanguageModel
 from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
 from nearfar.models.vlm.word_sequences import WordSequences
-from nearfar.modes import Freezable, evaluating
+from nearfar.modes import evaluating
 
 Read = Literal["cells", "summary", "embedding"]
 Prompt = str | Sequence[str] | Mapping[str, Tensor] | None
@@ -39,7 +37,7 @@ class CaptionLikelihoods(NamedTuple):
     mask: Tensor
 
 
-class VisionLanguageModel(PreparesPictures, Freezable):
+class VisionLanguageModel(PreparesPictures, SavedLanguageModel):
     """A causal language model that reads a picture and then words. `nearfar.models.vision_language_model` makes one.
 
         [ picture token 1 ... P ]  begin  prompt  caption  end
@@ -80,6 +78,7 @@ class VisionLanguageModel(PreparesPictures, Freezable):
 
     NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "vlm", "frozen")
     """What its saved config must have."""
+    PART = "vlm"
 
     FREEZABLE: ClassVar[tuple[str, ...]] = ("image", "head", "projector", "lm")
 
@@ -358,37 +357,3 @@ class VisionLanguageModel(PreparesPictures, Freezable):
                 f"{self.picture_length} tokens of a picture and {words} of words are more than the {positions} "
                 "positions of the language model: average the picture's (pool=4), lower max_length or cut the prompt"
             )
-
-    def config(self) -> dict[str, Any]:
-        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
-        tower = {"spec": self.image.spec, "image_size": self.image.image_size, "pooling": self.image.pooling}
-        return {
-            "image": tower,
-            "pixels": {**vars(self.pixels), "mean": list(self.mean), "std": list(self.std)},
-            "language": {"spec": backbones.spec_of(self.lm)},
-            "vlm": {**self.made_of, "prompt": self.prompt},
-            "max_length": self.max_length,
-            "frozen": list(self.frozen),
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
-        """A model of this shape with fresh weights, frozen parts frozen."""
-        fields = dict(config)
-        image, language, made_of, frozen = (fields.pop(name) for name in ("image", "language", "vlm", "frozen"))
-        model = cls(
-            ImageTower(backbones.rebuild(image["spec"]), **image),
-            backbones.rebuild(language["spec"]),
-            tokenizer=tokenizer,
-            pixels=Pixels(**fields.pop("pixels")),
-            **made_of,
-            **fields,
-        )
-        return model.freeze(*frozen)
-
-    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
-
-        `state_dict` gives the weights where the module does not hold them all (sharded training).
-        """
-        return model_folder.write(folder, self, state_dict or self.state_dict())

@@ -7,14 +7,13 @@ run in another order there, and are as exact. Where MKL has all of the processor
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
+from nearfar.machine import fastest
 
 VARIABLE = "NEARFAR_PRODUCTS"
 """Environment variable: `torch` or `onednn` instead of what is chosen here, which is `auto`."""
@@ -82,14 +81,4 @@ def _mkl_leaves_half() -> bool:
 
 def _onednn_is_faster() -> bool:
     a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
-    return CLEARLY * _fastest(lambda: torch.mm(a, b)) >= _fastest(lambda: onednn_mm(a, b))
-
-
-def _fastest(run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return CLEARLY * fastest(lambda: torch.mm(a, b), REPEATS) >= fastest(lambda: onednn_mm(a, b), REPEATS)

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nearfar.errors import UserError, at_least
-from nearfar.models import model_folder
 from nearfar.models.hub import push_to_hub
 from nearfar.models.mixed_inputs import encode
-from nearfar.models.towers import backbones
 from nearfar.models.towers.pixels import Pixels, PreparesPictures
 from nearfar.models.towers.tokens import Tokens, check_words, tokenize, with_padding
 from nearfar.models.towers.tower import ImageTower
@@ -27,10 +24,10 @@ from nearfar.models.vlm.interleaved.document_rows import document_rows
 from nearfar.models.vlm.interleaved.gated_block import Attend, GatedCrossAttention, media_times
 from nearfar.models.vlm.interleaved.mark_tokens import MarkTokens, marks_of, with_marks
 from nearfar.models.vlm.interleaved.perceiver import PerceiverResampler, TextPooler
+from nearfar.models.vlm.saved_language_model import SavedLanguageModel
 from nearfar.models.vlm.token_likelihoods import token_log_likelihoods
 from nearfar.models.vlm.vision_language_model import CaptionLikelihoods, Prompt
 from nearfar.models.vlm.word_sequences import WordSequences
-from nearfar.modes import Freezable
 
 
 class EmbeddedDocuments(NamedTuple):
@@ -42,7 +39,7 @@ class EmbeddedDocuments(NamedTuple):
     likelihoods: CaptionLikelihoods
 
 
-class InterleavedModel(PreparesPictures, Freezable):
+class InterleavedModel(PreparesPictures, SavedLanguageModel):
     """A causal language model in two parts. `nearfar.models.interleaved_model` makes one.
 
         begin  <visual> words <|endofchunk|>  <visual> words <|endofchunk|> ...
@@ -89,6 +86,8 @@ class InterleavedModel(PreparesPictures, Freezable):
 
     NEEDED: ClassVar[tuple[str, ...]] = ("image", "pixels", "language", "interleaved", "frozen")
     """What its saved config must have."""
+    PART = "interleaved"
+    SETTINGS = ("max_length", "temperature")
 
     FREEZABLE: ClassVar[tuple[str, ...]] = (
         *("image", "resampler", "lm", "mark_tokens", "blocks"),
@@ -343,38 +342,3 @@ class InterleavedModel(PreparesPictures, Freezable):
                 f"{words} tokens are more than the {positions} positions of the language model: lower max_length, or "
                 "put fewer pictures with shorter texts into one document"
             )
-
-    def config(self) -> dict[str, Any]:
-        """Everything but weights and tokenizer, as plain data: what `from_config` builds the model from."""
-        tower = {"spec": self.image.spec, "image_size": self.image.image_size, "pooling": self.image.pooling}
-        return {
-            "image": tower,
-            "pixels": {**vars(self.pixels), "mean": list(self.mean), "std": list(self.std)},
-            "language": {"spec": backbones.spec_of(self.lm)},
-            "interleaved": {**self.made_of, "prompt": self.prompt},
-            "max_length": self.max_length,
-            "temperature": self.temperature,
-            "frozen": list(self.frozen),
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], tokenizer: Any) -> Self:
-        """A model of this shape with fresh weights, frozen parts frozen."""
-        fields = dict(config)
-        image, language, made_of, frozen = (fields.pop(name) for name in ("image", "language", "interleaved", "frozen"))
-        model = cls(
-            ImageTower(backbones.rebuild(image["spec"]), **image),
-            backbones.rebuild(language["spec"]),
-            tokenizer=tokenizer,
-            pixels=Pixels(**fields.pop("pixels")),
-            **made_of,
-            **fields,
-        )
-        return model.freeze(*frozen)
-
-    def save_pretrained(self, folder: str | Path, *, state_dict: Mapping[str, Tensor] | None = None) -> Path:
-        """Write `config.json`, `model.safetensors`, tokenizer and card to `folder`, each file whole or not at all.
-
-        `state_dict` gives the weights where the module does not hold them all (sharded training).
-        """
-        return model_folder.write(folder, self, state_dict or self.state_dict())
