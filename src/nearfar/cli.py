@@ -30,7 +30,7 @@ COMMANDS = {
     "generate": "Generate text by contrastive search.",
     "write": "Write captions of pictures, or answers to questions about them, by a vision-language model.",
     "describe": "Write down what is in each picture, as data and as a text that is searched in its place.",
-    "papers": "List the papers: what is in, where it lives, the verdict of its reproduction.",
+    "papers": "List the papers: where each lives, the verdict of its reproduction.",
     "reproduce": "Run a paper's reproduction and compute its verdict.",
     "recipes": "List the recipes, or copy one out to edit.",
 }
