@@ -110,12 +110,14 @@ def test_a_small_model_describes_every_picture(folder, tmp_path, capsys):
      ("--join middle", "not 'middle'"), ("--batch-size 0", "batch_size is 0"),
      ("--redact wrong.txt", "wrong.txt, line 2 is no regular expression from character 2"),
      ("--redact empty.txt", "empty.txt holds no regular expression"), ("--redact none.txt", "none.txt"),
+     ("--redact latin.txt", "latin.txt is not UTF-8 text: save it as UTF-8"),
      ("--encoder minilm --tokens 1", "tokens=1: an empty text has 2 already")],
 )  # fmt: skip
 def test_a_wrong_word_is_one_sentence(folder, tmp_path, monkeypatch, words, sentence, capsys, answers):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.txt").write_text("a\nab(c\n")
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     photos = str(folder / "photos")
     with pytest.raises(SystemExit) as stop:
         cli.main(["describe", str(folder / "model"), photos, "--max-skipped", "0.5", *words.split()])

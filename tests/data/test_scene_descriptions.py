@@ -182,3 +182,7 @@ def test_redaction_reaches_every_text():
     changed = SceneDescription("X1", (plate,)).mapped(lambda text: text.replace("X1", "-"))
     assert "X1" not in changed.to_json()
     assert changed.objects[0].other == {"-": ["-", {"a": "-"}], "b": 1}
+    nothing = SceneDescription("a street", (plate, ObjectDescription("car"))).mapped(
+        lambda text: text.replace("X1", "")
+    )
+    assert SceneDescription.from_json(nothing.to_json()).objects == (ObjectDescription("car"),)

@@ -76,9 +76,10 @@ def copy(tmp_path):
     pictures = {"image_0": "bright", "image_1": "dark"}
     lines = [
         {"caption_0": "red red red", "caption_1": "blue", "collapsed_tag": "Object", **pictures},
-        {"caption_0": "blue", "caption_1": "red red red", "collapsed_tag": "Both", **pictures},
+        {"caption_0": "blue", "caption_1": "red red red", "collapsed_tag": "Both", "note": "\u2028", **pictures},
     ]
-    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    written = (json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "examples.jsonl").write_text("\n".join(written) + "\n", "utf-8")
     return tmp_path
 
 

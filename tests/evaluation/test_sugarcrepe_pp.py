@@ -71,7 +71,8 @@ def test_a_picture_goes_before_its_text_where_the_model_sees():
 def test_published_files(tmp_path):
     row = {"filename": "a.png", "caption": "red cat", "caption2": "a cat, red", "negative_caption": "blue cat"}
     (tmp_path / "swap_attribute.json").write_text(json.dumps([row]))
-    (tmp_path / "replace_object.jsonl").write_text(json.dumps(row | {"negative_caption": "red cat"}) + "\n")
+    second = row | {"negative_caption": "red cat", "note": "\u2028"}
+    (tmp_path / "replace_object.jsonl").write_text(json.dumps(second, ensure_ascii=False) + "\n", "utf-8")
     alone = sugarcrepe_pp(Seeing(), None, folder=tmp_path)
     assert (set(alone.metrics), alone["text"]) == ({"text"}, 0.5)
     (tmp_path / "val2017").mkdir()

@@ -126,12 +126,16 @@ def redaction(file: Path) -> Callable[[str], str]:
     """
     from nearfar.errors import UserError
 
+    try:
+        lines = file.read_text("utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text: save it as UTF-8, a regular expression a line") from None
     expressions = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            expressions.append(re.compile(line))
+            expressions.append(re.compile(line.removesuffix("\r")))
         except re.error as error:
             raise UserError(f"{file}, line {number} is no regular expression from character {error.pos}") from None
     if not expressions:

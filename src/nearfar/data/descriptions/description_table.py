@@ -142,7 +142,10 @@ def edited_texts(out: Path) -> dict[str, tuple[str, str]]:
     if not out.exists():
         return {}
     held = {}
-    for number, line in enumerate(out.read_text("utf-8").splitlines(), 1):
+    # Texts may hold what `splitlines` takes for the end of a line.
+    for number, line in enumerate(out.read_text("utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             text, picture, written = row["text"], row["digest"], row["written"]

@@ -127,7 +127,7 @@ class SceneDescription:
 
     def mapped(self, change: Callable[[str], str]) -> SceneDescription:
         """The description with each of its texts changed, those of unknown keys, too: for names and numbers that must
-        not be stored.
+        not be stored. An object whose name becomes empty is left out.
 
         >>> SceneDescription("Ann waves").mapped(lambda text: text.replace("Ann", "someone"))
         SceneDescription(scene='someone waves', objects=())
@@ -152,7 +152,7 @@ class SceneDescription:
             )
             for each in self.objects
         ]
-        return SceneDescription(change(self.scene), tuple(objects))
+        return SceneDescription(change(self.scene), tuple(each for each in objects if each.name.strip()))
 
 
 NAMES = ("name", "object", "class", "label")

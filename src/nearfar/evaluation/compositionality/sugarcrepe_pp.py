@@ -194,7 +194,7 @@ def _rows(path: Path) -> list[Any]:
     text = path.read_text("utf-8")
     try:
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         held = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {files.json_fault(error)}") from None

@@ -126,7 +126,7 @@ def winoground_examples(folder: str | Path) -> list[TwoPairs]:
     path = Path(folder) / "examples.jsonl"
     if not path.is_file():
         raise UserError(f"{path}: no such file; the folder is to hold Winoground's examples.jsonl and images/")
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8").split("\n")  # texts may hold what `splitlines` takes for the end of one
     return [_example(line, f"{path}, line {n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()]
 
 
