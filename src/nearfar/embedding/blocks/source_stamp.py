@@ -36,26 +36,29 @@ def source_stamp(spec: str, options: Mapping[str, Any]) -> str:
         name = part if part.startswith("world/") else os.path.abspath(part)
         made.update(f"{name} {__version__ if part.startswith('world/') else ''}\n".encode("utf-8", "backslashreplace"))
         for path in _files_of(part):
-            status = path.stat()
+            status = os.stat(path)
             line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
             made.update(line.encode("utf-8", "backslashreplace"))
     return made.hexdigest()
 
 
-def _files_of(part: str) -> Iterator[Path]:
+def _files_of(part: str) -> Iterator[str]:
+    """The files behind a word, as strings: a `Path` of each would enter its name in Python's table of all names, which
+    grows with them."""
     where = part
     for prefix in ("videos:", "sounds:", "text:"):
         where = where.removeprefix(prefix)
     if are_shards(where):
-        yield from map(Path, expand(where))
+        yield from expand(where)
     elif where.lower().endswith(".parquet") and not os.path.exists(where):
-        yield from map(Path, expand(where, ending=".parquet"))
+        yield from expand(where, ending=".parquet")
     elif os.path.isfile(where):
-        yield Path(where)
+        yield where
     elif os.path.isdir(where):
         if (about := Path(where, "curated.json")).is_file():  # what was kept of other data
             for part in parts_of(json.loads(about.read_text("utf-8"))["source"]):
                 yield from _files_of(part)
         for folder, names, members in os.walk(where):
             names.sort()
-            yield from (Path(folder, name) for name in sorted(members) if Path(folder, name).is_file())
+            paths = (os.path.join(folder, name) for name in sorted(members))
+            yield from filter(os.path.isfile, paths)
