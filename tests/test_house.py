@@ -70,7 +70,8 @@ def executed(tree: ast.Module) -> list[ast.AST]:
     typing_only = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if isinstance(node, ast.If)
+        and any("TYPE_CHECKING" in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(node.test))
         for inner in ast.walk(node)
     }
     return [node for node in ast.walk(tree) if node not in typing_only]

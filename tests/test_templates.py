@@ -60,7 +60,10 @@ def test_no_markup_is_put_together_by_hand():
     """A tag stands in no f-string and no sum of strings: only in templates, and in `Markup`, whose `format` escapes."""
     blocks = []
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        text = path.read_text("utf-8")
+        if "</" not in re.sub(r"[\s'\"f]", "", text):  # however its strings are split
+            continue
+        for node in ast.walk(ast.parse(text)):
             joined = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add))
             if joined and re.search(r"</[a-z]", ast.unparse(node)):
                 blocks.append(f"{path.relative_to(SOURCE)}:{node.lineno}")

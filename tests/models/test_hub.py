@@ -22,13 +22,6 @@ for options in eval(sys.argv[2]):
         print(model.push_to_hub("me/mine", **options))
     except UserError as error:
         print(error)
-"""
-
-
-LOADED = """
-import sys
-import nearfar
-
 print(nearfar.load("me/mine").encode(["a red fox"]).tolist())
 """
 
@@ -107,15 +100,11 @@ def hub():
 
 
 def pushed(folder, calls, endpoint, home):
-    return child(endpoint, home, CHILD, str(folder), repr(calls))
-
-
-def child(endpoint, home, *arguments):
+    """What each call says in a process whose hub is at `endpoint`, and then what the pushed model embeds."""
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PATH": "/usr/bin:/bin"}
     environment |= {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    out = subprocess.run(
-        [sys.executable, "-c", *arguments], capture_output=True, text=True, timeout=240, env=environment
-    )
+    command = [sys.executable, "-c", CHILD, str(folder), repr(calls)]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert out.returncode == 0, out.stderr
     return out.stdout.splitlines()
 
@@ -132,7 +121,7 @@ def test_what_is_pushed_is_what_is_saved(model, hub, tmp_path):
         {},
         {"card": str(tmp_path / "none.md")},
     ]
-    said = pushed(folder, calls, endpoint, tmp_path / "home")
+    *said, by_name = pushed(folder, calls, endpoint, tmp_path / "home")
     assert said == [
         f"{endpoint}/me/mine/commit/1",
         "me/mine cannot be pushed: this token may not write there: make one with write access, or name a repository of "
@@ -147,15 +136,21 @@ def test_what_is_pushed_is_what_is_saved(model, hub, tmp_path):
         (tmp_path / "fetched" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / "fetched" / name).write_bytes(content)
     assert b"R@5 81.2" in hub.files["README.md"]
-    (by_name,) = child(endpoint, tmp_path / "elsewhere", LOADED)
     np.testing.assert_allclose(json.loads(by_name), model.encode(["a red fox"]), atol=1e-6)
     again = nearfar.load(tmp_path / "fetched")
     assert (again.encode(["a red fox"]) == model.encode(["a red fox"])).all()
 
 
-def test_no_network_is_a_sentence(model, tmp_path):
-    folder = model.save_pretrained(tmp_path / "model")
-    (said,) = pushed(folder, [{"token": "hf_write"}], "http://127.0.0.1:9", tmp_path / "home")
+def test_no_network_is_a_sentence(model, monkeypatch):
+    from huggingface_hub import constants
+
+    from nearfar.errors import UserError
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError) as refused:
+        model.push_to_hub("me/mine", token="hf_write")
+    said = str(refused.value)
     assert said.startswith("me/mine cannot be pushed: the hub cannot be reached: ")
     assert said.endswith(": check the network, or save_pretrained to a folder")
 
