@@ -30,7 +30,7 @@ from _measure import ratios, spread
 from nearfar.decoding import contrastive_search
 
 RESULTS = Path(__file__).parent / "results" / "decoding.json"
-ALPHA = 0.6
+ALPHA, TOKENS = 0.6, 32
 
 
 def copying_reference(model: Any, ids: Tensor, *, k: int, steps: int) -> Tensor:
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     quick = options.quick
-    steps, rounds, batches = (12, 3, [1]) if quick else (32, options.rounds, options.batch)
+    steps, rounds, batches = (12, 3, [1]) if quick else (TOKENS, options.rounds, options.batch)
     chosen = f" --rounds {rounds} --batch {' '.join(map(str, batches))}"
     report: dict[str, Any] = {
         "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py{chosen}",

@@ -93,7 +93,7 @@ def changed(name: str, index: Path, key: str) -> dict[str, float]:
     from nearfar.search.index.stored_index import Index
     from nearfar.search.index.writer import IndexWriter
 
-    small = index.parent / f"small {os.getpid()}"
+    small = index.parent / f"small {name} {key}"
     fill(small, 64, 8)  # whatever is imported late is imported now
     Index(small).remove(["1"])
     before = load_manifest(index)

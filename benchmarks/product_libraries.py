@@ -36,6 +36,7 @@ from nearfar.ops.tiling.half_products import wide_product
 RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
 MM = "torch.mm, float32"
 QUERIES, KEYS, BLOCKS = 1000, 32_768, (1024, 4096)
+TOWER = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
 def main() -> None:
@@ -191,8 +192,7 @@ def of_tower(texts: int, threads: int, rounds: int) -> list[dict[str, object]]:
     of torch's own, and the error of all gradients against float64."""
     set_threads(threads)
     torch.manual_seed(2)
-    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    tower = BertModel(BertConfig(**shape), add_pooling_layer=False).eval()  # no dropout
+    tower = BertModel(BertConfig(**TOWER), add_pooling_layer=False).eval()  # no dropout
     tokens = torch.randint(1000, 30000, (texts, 64))
 
     def run(library: Library) -> None:

@@ -20,6 +20,7 @@ def test_two_processes(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+@pytest.mark.slow
 def test_under_load(run, tmp_path):
     out = tmp_path / "made" / "load.json"
     small = ("--size", 64, "--dim", 16, "--passes", 2, "--threads", 1, "--rounds", 2, "--steps", 0)

@@ -218,9 +218,19 @@ def test_training_loop(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
-def test_product_libraries(run, tmp_path):
+def test_product_libraries(monkeypatch, tmp_path, capsys):
+    """All of it, of fewer keys and a tower of one layer."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("product_libraries")
+    monkeypatch.setattr(script, "KEYS", 4096)
+    monkeypatch.setattr(script, "TOWER", script.TOWER | {"num_hidden_layers": 1})
     out = tmp_path / "made" / "products.json"
-    output = run("product_libraries", "--n", 64, "--d", 16, "--rounds", 1, "--pairs", 64, "--texts", 2, "--output", out)
+    small = ["--n", "64", "--d", "16", "--rounds", "1", "--pairs", "64", "--texts", "2", "--output", str(out)]
+    monkeypatch.setattr(sys, "argv", ["product_libraries.py", *small])
+    threads = torch.get_num_threads()
+    script.main()
+    torch.set_num_threads(threads)
+    output = capsys.readouterr().out
     report = json.loads(out.read_text())
     rows = report["rows"]
     assert report["chosen"] in ("torch", "onednn")
@@ -254,6 +264,7 @@ def test_video_decoding(run, tmp_path):
     assert out.with_suffix(".md").read_text() in output
 
 
+@pytest.mark.slow  # `demo_probe` runs most of it
 def test_demo_model(run, tmp_path):
     """Its first candidate and its last, on a few pictures, from the towers and again from the kept features."""
     pytest.importorskip("efficientnet_lite_pytorch")
@@ -281,6 +292,7 @@ def test_decoding(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(script)
     monkeypatch.setattr(script, "smollm", tiny_llama)
     monkeypatch.setattr(script, "random_model", tiny_llama)
+    monkeypatch.setattr(script, "TOKENS", 4)
     out = tmp_path / "made" / "decoding.json"
     monkeypatch.setattr(sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--output", str(out)])
     script.main()
@@ -308,6 +320,7 @@ def test_released_decoding(run, tmp_path, monkeypatch):
         assert len(tokens) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SCRIPTS.parent / ".git").exists(), reason="compares two commits of a checkout")
 def test_revisions(run, tmp_path):
     out = tmp_path / "revisions.json"

@@ -73,8 +73,8 @@ def test_each_sampler_draws_from_its_own_set_of_tokens(monkeypatch):
     fixed = Fixed(model.lm.config.vocab_size)
     logits = fixed.probs.clamp_min(1e-30).log().float()
     model.lm.lm_head.register_forward_hook(lambda _, inputs, output: logits.expand_as(output))
-    monkeypatch.setitem(module.CONFIG, "new_tokens", 160)
-    tokens = model.tokenize_prompts(["a red car"] * 64)
+    monkeypatch.setitem(module.CONFIG, "new_tokens", 16)  # of many prompts: a step costs more than a row of it
+    tokens = model.tokenize_prompts(["a red car"] * 640)
     drawn = {}
     for name in ("top-k", "nucleus", "typical"):
         ids = module.decoders()[name](model.lm, tokens, 0)[:, tokens["input_ids"].shape[1] :]

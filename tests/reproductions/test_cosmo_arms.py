@@ -19,6 +19,8 @@ def small():
         patch.setitem(setup.DATA, "pairs", {"train": 40, "val": 6, "test": 8})
         for settings in (shown.WORDS, shown.TOWER, cosmo.CONFIG["training"]):
             patch.setitem(settings, "steps", 2)
+        for settings in (shown.WORDS, shown.TOWER):
+            patch.setitem(settings, "batch_size", 8)
         patch.setitem(cosmo.CONFIG, "batch", {"singles": 4, "documents": 3})
         for cached in CACHED:
             cached.cache_clear()

@@ -14,8 +14,9 @@ CACHED = (setup.company, setup.questions, setup.lessons, setup.tokenizer, setup.
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(setup.DATA, "scenes", {"train": 30, "val": 4, "test": 12})
-    monkeypatch.setitem(ritual.CONFIG["training"], "steps", 2)
+    monkeypatch.setitem(setup.DATA, "scenes", {"train": 30, "val": 4, "test": 6})
+    monkeypatch.setitem(ritual.CONFIG, "training", ritual.CONFIG["training"] | {"steps": 2, "batch_size": 8})
+    monkeypatch.setitem(ritual.CONFIG["tokens"], "caption", 8)
     for each in CACHED:
         each.cache_clear()
     yield

@@ -15,6 +15,8 @@ def small(monkeypatch):
     monkeypatch.setitem(setup.DATA, "pairs", {"train": 40, "val": 6, "test": 8})
     for part in ("captioning", "training", "dual encoder"):
         monkeypatch.setitem(vladva.CONFIG[part], "steps", 2)
+    for part in ("captioning", "training"):
+        monkeypatch.setitem(vladva.CONFIG[part], "batch_size", 8)
     for cached in (setup.pairs, vladva.base):
         cached.cache_clear()
     yield
