@@ -27,6 +27,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.usefixtures("no_drawings")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

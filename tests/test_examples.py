@@ -10,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("no_drawings")
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -126,6 +127,8 @@ def test_in_a_lightning_module(tmp_path, monkeypatch):
 
 
 def test_two_stages_go_on_where_they_stopped(tmp_path, monkeypatch):
+    # The stages' own reports are tested in tests/training/test_stages.py.
+    monkeypatch.setattr("nearfar.training.loop.finish.save_report", lambda *_, **__: None)
     output = run("two_stages", 2, tmp_path, monkeypatch)
     assert [stage.folder.name for stage in output["finished"]] == ["1-clip", "2-siglip"]
     assert all(0 <= recall <= 1 for recall in output["recalls"])

@@ -27,6 +27,7 @@ def folder(tmp_path):
     return made
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_train_evaluate_index_search(folder, tmp_path, capsys):
     recipe = tmp_path / "pictures.yaml"
     values = {

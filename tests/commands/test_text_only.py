@@ -22,6 +22,7 @@ def table(tmp_path):
     return lines, pairs
 
 
+@pytest.mark.usefixtures("no_drawings")
 def test_train_evaluate_index_search(table, tmp_path, capsys):
     lines, pairs = table
     recipe = tmp_path / "texts.yaml"
