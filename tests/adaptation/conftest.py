@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nearfar.adaptation import maps, trials
 from nearfar.data import train_tokenizer, world
 from nearfar.models import create
 
@@ -28,3 +29,10 @@ def small():
     names = [record["text"][0] for record in world.emoji("val", styles=["noto"], tags=False).first(60)]
     tokenizer = train_tokenizer(names, 300)
     return create("tiny", tokenizer=tokenizer, image_size=32, embed_dim=16).eval()
+
+
+@pytest.fixture
+def few_maps(monkeypatch, no_drawings):
+    """Maps and drawings take most of the time of an adaptation, and are not what is tested everywhere."""
+    monkeypatch.setattr(trials, "GAMMAS", (1.0,))
+    monkeypatch.setattr(maps, "PENALTIES", (0.1, 1.0))

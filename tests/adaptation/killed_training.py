@@ -3,7 +3,7 @@
 import sys
 import time
 
-from nearfar.adaptation import adapt, maps, trained_trials, training_plan
+from nearfar.adaptation import adapt, maps, trained_trials, training_plan, trials
 from nearfar.adaptation.training_plan import TrainSetting
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.training.state.run_state import RunState
@@ -11,7 +11,7 @@ from nearfar.training.state.run_state import RunState
 
 def go(data, model, out):
     """Adapt by adapters, eight steps of each training; a step takes half a second."""
-    maps.GAMMAS, maps.PENALTIES = (1.0,), (0.1, 1.0)
+    trials.GAMMAS, maps.PENALTIES = (1.0,), (0.1, 1.0)
     after_step, save = CLIP.after_step, RunState.save
 
     def slowly(self, step):

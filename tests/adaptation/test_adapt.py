@@ -20,6 +20,8 @@ from nearfar.embedding.embed_source import embed
 from nearfar.errors import UserError
 from nearfar.evaluation import load_results, retrieval
 
+few = pytest.mark.usefixtures("few_maps")
+
 
 @pytest.fixture(scope="module")
 def saved(small, tmp_path_factory):
@@ -116,12 +118,14 @@ def test_the_index_is_searched_with_the_model(run, capsys):
     assert ".png" in capsys.readouterr().out
 
 
+@few
 def test_the_adapted_model_can_be_adapted_again(run, emoji):
     out, _ = run
     again = nearfar.adapt(emoji, out / "model", share=0.3)
     assert again.before.metrics == load_results(out / "results.json")["retrieval"].metrics
 
 
+@few
 def test_what_is_printed_of_an_outcome_are_its_figures_and_no_layers(emoji, small):
     outcome = nearfar.adapt(emoji, small, share=0.3)
     head, *lines = repr(outcome).splitlines()
@@ -132,12 +136,14 @@ def test_what_is_printed_of_an_outcome_are_its_figures_and_no_layers(emoji, smal
     assert "Linear" not in repr(outcome)
 
 
+@few
 def test_the_same_data_give_the_same_model(emoji, small):
     first, second = (nearfar.adapt(emoji, small, share=0.3) for _ in range(2))
     assert first.tried == second.tried
     assert first.after == second.after
 
 
+@few
 def test_a_model_that_is_passed_in_stays_as_it_is(emoji, small):
     small.train()
     before = {name: value.clone() for name, value in small.state_dict().items()}
@@ -179,6 +185,7 @@ def test_a_map_that_makes_it_worse_is_not_kept(emoji, run):
     assert not nearfar.adapt(wrong, model, test=source, keep_worse=True).kept_start
 
 
+@few
 def test_several_captions_of_a_picture_and_rows_of_one_picture_are_the_same(emoji, small):
     source = open_source(emoji)
     objects = [{"image": record["image"], "text": [*record["text"], f"the {record['text'][0]}"]} for record in source]
@@ -189,6 +196,7 @@ def test_several_captions_of_a_picture_and_rows_of_one_picture_are_the_same(emoj
         assert one.score == pytest.approx(other.score, abs=1e-6)
 
 
+@few
 def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
     shutil.copytree(emoji, tmp_path / "photos")
     (tmp_path / "photos" / "03.png").write_bytes(b"no picture")
@@ -197,6 +205,7 @@ def test_broken_pictures_are_skipped_and_listed(emoji, small, tmp_path):
     assert "03.png" in (tmp_path / "run" / "skipped.txt").read_text("utf-8")
 
 
+@few
 def test_what_was_skipped_when_the_data_were_opened_is_listed_too(emoji, small, tmp_path):
     shutil.copytree(emoji, tmp_path / "photos")
     (tmp_path / "photos" / "03.png").write_bytes(b"no picture")
@@ -209,6 +218,7 @@ def test_what_was_skipped_when_the_data_were_opened_is_listed_too(emoji, small, 
     assert "03.png" in listed
 
 
+@few
 def test_what_is_skipped_of_the_data_measured_on_is_listed_with_their_name(emoji, small, tmp_path):
     shutil.copytree(emoji, tmp_path / "others")
     (tmp_path / "others" / "05.png").write_bytes(b"no picture")
@@ -219,6 +229,7 @@ def test_what_is_skipped_of_the_data_measured_on_is_listed_with_their_name(emoji
     assert "05.png" in listed
 
 
+@few
 def test_captions_that_are_names_of_files_are_told_of(emoji, small, tmp_path):
     said = []
     for row, file in enumerate(sorted(emoji.glob("*.png"))):
@@ -227,6 +238,7 @@ def test_captions_that_are_names_of_files_are_told_of(emoji, small, tmp_path):
     assert "names of the files are taken for captions" in " ".join(said)
 
 
+@few
 def test_a_folder_is_adapted_to_again_when_pairs_came(emoji, saved, tmp_path, capsys):
     """The model is another then, and so must be its index; what was skipped before is not told again."""
     photos, out = shutil.copytree(emoji, tmp_path / "photos"), tmp_path / "run"
@@ -275,6 +287,7 @@ def test_a_large_fold_is_ranked_in_part(emoji, small, monkeypatch):
     assert [(len(part.fit), len(part.held)) for part in parts] == [(45, 10)]
 
 
+@few
 def test_minutes_take_as_many_pairs_as_there_is_time_for(emoji, small, monkeypatch):
     from nearfar.adaptation import opened_inputs as inputs
 
@@ -326,6 +339,7 @@ def test_the_last_lines_run_as_they_are_printed(run, capsys):
     assert "nearfar evaluate" in said
 
 
+@few
 def test_what_is_broken_may_lie_in_the_share_held_out(emoji, small):
     """Few pairs are held out: one broken picture and one without a caption are more than a tenth of them, and are
     counted; of all pairs they are few."""

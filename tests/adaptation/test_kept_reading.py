@@ -20,6 +20,7 @@ from nearfar.errors import UserError
 from nearfar.evaluation import load_results
 from nearfar.models.dual.dual_encoder import DualEncoder
 
+pytestmark = pytest.mark.usefixtures("few_maps")
 HERE = Path(__file__).parent
 
 

@@ -37,7 +37,7 @@ def test_the_mark_changes_a_part_of_the_picture_and_lies_whole_within():
 
 
 def test_marks_and_things_are_independent_and_things_of_test_are_new():
-    train, test = (list(marks(split, n=3000, size=16)) for split in ("train", "test"))
+    train, test = (list(marks(split, n=n, size=16)) for split, n in (("train", 3000), ("test", 1000)))
     assert {r["name"] for r in train}.isdisjoint(r["name"] for r in test)
     counts = Counter((r["category"], r["mark"] == "plain") for r in train)
     for category in {r["category"] for r in train}:

@@ -16,13 +16,9 @@ from nearfar.adaptation import adapt
 from nearfar.embedding.blocks.embed_blocks import weights_digest
 from nearfar.embedding.embed_source import embeds
 from nearfar.errors import UserError
-from nearfar.export.onnx_towers import export_onnx
 from nearfar.models.exported import onnx_folder
 from nearfar.models.exported.onnx_encoder import OnnxDualEncoder, OnnxImageEncoder, OnnxTextEncoder
-from nearfar.models.image.image_encoder import ImageEncoder
-from nearfar.models.language.text_model import TextEncoder
 from nearfar.models.shorter import shortened
-from nearfar.models.towers.pixels import Pixels
 from nearfar.search.index.identity import fingerprint
 
 LENGTHS = [*range(1, 45), 300]
@@ -114,18 +110,17 @@ def test_a_folder_of_an_earlier_export_opens(copied, texts, twin):
     np.testing.assert_array_equal(made.encode(texts), twin.encode(texts))
 
 
-def test_models_of_one_side(exported_model, texts, pictures, tmp_path):
-    text = TextEncoder(exported_model.text, tokenizer=exported_model.tokenizer, max_length=12).eval()
-    image = ImageEncoder(exported_model.image, pixels=Pixels(32, fit="pad")).eval()
-    for model, kind, inputs in ((text, OnnxTextEncoder, texts), (image, OnnxImageEncoder, pictures)):
-        export_onnx(model, tmp_path / kind.__name__)
-        made = nearfar.load(tmp_path / kind.__name__)
+def test_models_of_one_side(exported, one_sided, texts, pictures):
+    twins = {}
+    for side, kind, inputs in (("text", OnnxTextEncoder, texts), ("image", OnnxImageEncoder, pictures)):
+        made, model = nearfar.load(exported.parent / f"{side}-onnx"), one_sided[side]
         assert type(made) is kind
         assert embeds(made) == embeds(model)
         np.testing.assert_allclose(made.encode(inputs), model.encode(inputs, normalize_embeddings=True), atol=1e-5)
-    assert nearfar.load(tmp_path / "OnnxTextEncoder").max_length == 12
+        twins[side] = made
+    assert twins["text"].max_length == 12
     with pytest.raises(UserError, match="input 0 is a picture, and a OnnxTextEncoder reads texts alone"):
-        nearfar.load(tmp_path / "OnnxTextEncoder").encode(pictures)
+        twins["text"].encode(pictures)
 
 
 def test_copies_open_the_files_anew(twin, texts):

@@ -33,10 +33,11 @@ def test_the_folder_holds_all_that_is_needed(exported):
 
 def test_the_command_prints_its_own_words_alone(export_command):
     done, out = export_command
-    image, text, where = done.stdout.splitlines()
+    image, text, where = done.stdout.splitlines()[:3]
     assert image.startswith("image tower: 3 probes, greatest difference ")
     assert text.startswith("text tower: 14 probes, greatest difference ")
     assert where == f"{out}: opset 18, batch and text length are free"
+    assert len(done.stdout.splitlines()) == 3 + 2 + 2, "of the model, and of two with one tower"
     assert done.stderr == ""
 
 
@@ -82,7 +83,7 @@ def test_the_example_runs_without_torch(exported, tmp_path, pictures):
         assert len(out) == 2 + 2 * compared
 
 
-def test_a_difference_is_refused_and_nothing_is_kept(exported_model, tmp_path, monkeypatch):
+def test_a_difference_is_refused_and_nothing_is_kept(exported_model, towers_are_there, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_towers, "CLOSE", -1.0)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "text.onnx").write_text("before")
