@@ -39,7 +39,8 @@ def test_arms_differ_by_their_losses_alone(small):
         without = coconut._tasks(arm, 3, {}, scale=0.0)
         assert torch.equal(weights(without[-1]), weights(models["ER"][-1])), "with weights 0 it is ER"
     for arm in coconut.FURTHER:
-        assert all(not torch.equal(weights(coconut._tasks(arm, 3, first, scale=1.0)[-1]), each) for each in last), arm
+        own = weights(coconut._tasks(arm, 3, first, scale=1.0)[-1])
+        assert all(not torch.equal(own, each) for each in last), arm
     figures = coconut._figures(models["ER"], 3, "val")
     assert figures.keys() == {"average accuracy", "last accuracy", "forgetting", "WER"}
 

@@ -26,7 +26,17 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def recipe(photos, tmp_path):
     """A recipe that runs in a moment."""
-    path = tmp_path / "squares.yaml"
+    return squares(photos, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lasting_recipe(photos, tmp_path_factory):
+    """The same, for a run that several tests of a file compare with."""
+    return squares(photos, tmp_path_factory.mktemp("recipe"))
+
+
+def squares(photos, folder):
+    path = folder / "squares.yaml"
     values = {
         "data": {"train": str(photos), "validation": str(photos), "views": "none", "max_skipped": 0.2},
         "model": {

@@ -15,7 +15,7 @@ from typing import Any
 
 PRELOAD = [
     *("torch.distributed", "accelerate", "safetensors.torch", "nearfar.training", "nearfar.losses"),
-    *("transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit"),
+    *("transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit", "sklearn.cluster"),
 ]
 
 

@@ -16,7 +16,7 @@ from nearfar.data import open_source, train_tokenizer
 from nearfar.methods.image_text.clip import CLIP
 from nearfar.models import create
 
-COUNT, STEPS = 26, 9
+COUNT, STEPS = 26, 7
 KINDS = ("folder", "csv", "jsonl", "parquet", "shards", "stream of shards", "dataset", "stream of a dataset")
 WORDS = ("red", "green", "blue", "white", "black")
 
@@ -80,8 +80,8 @@ def method() -> CLIP:
 
 
 def trained(root: str, kind: str, out: str, stop: int, workers: int) -> tuple[dict, int]:
-    """Train `STEPS` steps, 2.5 epochs; with `stop`, stop after that step and go on. Final weights, and what was
-    skipped."""
+    """Train `STEPS` steps, into the third epoch; with `stop`, stop after that step and go on. Final weights, and what
+    was skipped."""
     torch.set_num_threads(1)
     common: dict[str, Any] = {
         "out": out,

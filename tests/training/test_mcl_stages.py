@@ -27,6 +27,17 @@ STAGES = ("1-zero", "2-one", "3-two")
 
 @pytest.fixture
 def staged(recipe):
+    return in_stages(recipe)
+
+
+@pytest.fixture(scope="module")
+def whole(lasting_recipe):
+    """A run from start to end: its folder, and its stages."""
+    folder = lasting_recipe.with_name("run")
+    return folder, load(in_stages(lasting_recipe)).run(folder)
+
+
+def in_stages(recipe):
     """The recipe of squares in three stages: two of CLIP on pure batches after a plain one."""
     values = yaml.safe_load(recipe.read_text())
     model = values.pop("model")
@@ -64,9 +75,8 @@ def test_validation_of_few_records_that_share_no_cluster_is_of_all_of_them(stage
     assert not capsys.readouterr().out
 
 
-def test_the_stages_are_those_of_the_paper(staged, tmp_path):
-    out = tmp_path / "run"
-    zero, one, _ = load(staged).run(out)
+def test_the_stages_are_those_of_the_paper(whole):
+    out, (zero, one, _) = whole
     model = nearfar.load(out)
     assert type(model) is ConcatDualEncoder
     assert model.embed_dim == 3 * 16
@@ -99,10 +109,9 @@ def test_the_stages_are_those_of_the_paper(staged, tmp_path):
     assert all(len(set(batch["cluster"].tolist())) == 1 for batch in pure)
 
 
-def test_killed_at_any_moment(staged, tmp_path):
+def test_killed_at_any_moment(staged, whole, tmp_path):
     """SIGKILL in stages and between them: before, in, and after the clusters are written."""
     out, draw = tmp_path / "run", random.Random(7)
-    run_recipe(staged, tmp_path / "whole")
     for _ in range(4):
         process = ranks.server().Process(target=run_recipe, args=(staged, out))
         process.start()
@@ -115,11 +124,11 @@ def test_killed_at_any_moment(staged, tmp_path):
         assert process.exitcode in (0, -signal.SIGKILL)
     load(out).run(out, resume=True)
     for stage in STAGES:
-        assert (out / stage / KEPT).read_bytes() == (tmp_path / "whole" / stage / KEPT).read_bytes()
-    assert (out / "model/model.safetensors").read_bytes() == (tmp_path / "whole/model/model.safetensors").read_bytes()
+        assert (out / stage / KEPT).read_bytes() == (whole[0] / stage / KEPT).read_bytes()
+    assert (out / "model/model.safetensors").read_bytes() == (whole[0] / "model/model.safetensors").read_bytes()
 
 
-def test_stopped_before_the_clusters_are_written(staged, tmp_path, monkeypatch):
+def test_stopped_before_the_clusters_are_written(staged, whole, tmp_path, monkeypatch):
     """The stage is trained, its columns are not there: they are computed on resume, and the rest is the same."""
     from nearfar.training.stages import columns
 
@@ -129,7 +138,6 @@ def test_stopped_before_the_clusters_are_written(staged, tmp_path, monkeypatch):
     def stop(*args, **options):
         raise Stop
 
-    run_recipe(staged, tmp_path / "whole")
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(columns, "write", stop)
@@ -138,7 +146,7 @@ def test_stopped_before_the_clusters_are_written(staged, tmp_path, monkeypatch):
     assert not (out / "1-zero" / "columns.parquet").exists()
     run_recipe(staged, out)
     for name in ("1-zero/columns.parquet", "2-one/columns.parquet", f"3-two/{KEPT}"):
-        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (out / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 def test_on_two_processes(staged, tmp_path):
@@ -183,16 +191,15 @@ def test_the_shipped_recipes_run(name, tmp_path):
             assert not torch.equal(part.text_projection.weight, first.text_projection.weight)
 
 
-def test_a_stage_that_trains_nothing(staged, photos, tmp_path):
+def test_a_stage_that_trains_nothing(staged, whole, photos, tmp_path):
     """A pretrained model is stage 0 as it is: measured, saved and clustered."""
-    load(staged).run(tmp_path / "first")
     values = yaml.safe_load(staged.read_text())
-    values["stages"][0] |= {"model": {"load": str(tmp_path / "first/1-zero")}, "train": False}
+    values["stages"][0] |= {"model": {"load": str(whole[0] / "1-zero")}, "train": False}
     values["stages"][0]["evaluation"] = {"data": str(photos), "protocols": ["geometry"]}
     path = staged.with_name("base.yaml")
     path.write_text("# From a base.\n" + yaml.safe_dump(values))
     zero, *_ = load(path).run(tmp_path / "run")
-    before = nearfar.load(tmp_path / "first/1-zero").state_dict()
+    before = nearfar.load(whole[0] / "1-zero").state_dict()
     assert all(torch.equal(value, before[name]) for name, value in zero.model.state_dict().items())
     assert "geometry" in zero.results
     # It is trained on the base's clusters, which are those of the run before.

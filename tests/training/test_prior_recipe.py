@@ -26,15 +26,20 @@ QUICK = {
 }
 
 
-def test_the_reference_of_the_first_stage_weighs_the_tokens_of_the_second(tmp_path):
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
     load("prior", QUICK).run(out)
-    reference, model = nearfar.load(out / "1-reference" / "model"), nearfar.load(out / "model")
+    return out
+
+
+def test_the_reference_of_the_first_stage_weighs_the_tokens_of_the_second(whole):
+    reference, model = nearfar.load(whole / "1-reference" / "model"), nearfar.load(whole / "model")
     assert reference.tokenizer.get_vocab() == model.tokenizer.get_vocab()
-    assert set(load_results(out / "2-captions" / "results.json")) == {"captioning"}
+    assert set(load_results(whole / "2-captions" / "results.json")) == {"captioning"}
     pixels = torch.zeros(1, 3, 32, 32)
     assert len(model.caption(pixels, max_tokens=3)) == 1
-    kept = yaml.safe_load((out / "config.yaml").read_text())
+    kept = yaml.safe_load((whole / "config.yaml").read_text())
     assert kept["stages"][1]["method"]["reference"] == "previous"
 
 
@@ -42,10 +47,9 @@ class Stop(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_weights(whole, tmp_path, monkeypatch):
     """Stopped in the second stage, after its first step."""
     saving = {**QUICK, "training.save_every": 1}
-    load("prior", saving).run(tmp_path / "whole")
     original = PRIOR.forward
 
     def stopping(self, batch):
@@ -61,7 +65,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch
             load("prior", saving).run(tmp_path / "stopped")
     assert (tmp_path / "stopped" / "2-captions" / "checkpoints").is_dir()
     load("prior", saving).run(tmp_path / "stopped", resume=True)
-    one, other = (nearfar.load(tmp_path / name / "model").state_dict() for name in ("whole", "stopped"))
+    one, other = (nearfar.load(each / "model").state_dict() for each in (whole, tmp_path / "stopped"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 

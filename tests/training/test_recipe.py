@@ -36,7 +36,7 @@ def test_one_run_from_start_to_end(recipe, tmp_path, capsys, monkeypatch):
 
     # From its own config.yaml the run is repeated to the bit, also when it stops half way and is resumed.
     again = tmp_path / "again"
-    load(out).run(again)
+    load(out, ["report=false"]).run(again)
     kept = "checkpoints/last/method.safetensors"
     assert (again / kept).read_bytes() == (out / kept).read_bytes()
 

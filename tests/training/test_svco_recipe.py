@@ -27,22 +27,26 @@ QUICK = {
 }
 
 
-def test_it_goes_on_from_the_model_that_writes(tmp_path):
-    out = tmp_path / "run"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
     load("s-vco", QUICK).run(out)
-    before, after = nearfar.load(out / "1-captions" / "model"), nearfar.load(out / "model")
+    return out
+
+
+def test_it_goes_on_from_the_model_that_writes(whole):
+    before, after = nearfar.load(whole / "1-captions" / "model"), nearfar.load(whole / "model")
     assert any(not torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
-    assert set(load_results(out / "2-contrast" / "results.json")) == {"captioning", "contrasts"}
+    assert set(load_results(whole / "2-contrast" / "results.json")) == {"captioning", "contrasts"}
 
 
 class Stop(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_weights(whole, tmp_path, monkeypatch):
     """Stopped in the second pass over the pairs, when the reference is read from what was kept of it."""
     saving = {**QUICK, "training.save_every": 1}
-    load("s-vco", saving).run(tmp_path / "whole")
     original = SVCO.after_step
 
     def after_step(self, step):
@@ -55,11 +59,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch
         with pytest.raises(Stop):
             load("s-vco", saving).run(tmp_path / "stopped")
     load("s-vco", saving).run(tmp_path / "stopped", resume=True)
-    one, other = (nearfar.load(tmp_path / name / "model").state_dict() for name in ("whole", "stopped"))
+    one, other = (nearfar.load(each / "model").state_dict() for each in (whole, tmp_path / "stopped"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     methods = [
-        load_file(tmp_path / name / "2-contrast" / "checkpoints" / "last" / "method.safetensors")
-        for name in ("whole", "stopped")
+        load_file(each / "2-contrast" / "checkpoints" / "last" / "method.safetensors")
+        for each in (whole, tmp_path / "stopped")
     ]
     assert not methods[0]["cache.likelihoods"].isnan().any(), "each pair was read once"
     assert all(torch.equal(value, methods[1][name]) for name, value in methods[0].items())
