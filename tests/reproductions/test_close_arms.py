@@ -1,6 +1,7 @@
 """CLOSE's reproduction at a tiny size: its concepts, its words, its arms, and what is measured."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,14 @@ def test_variants_of_a_thing_are_on_one_side(small):
     few = setup.of_large_subjects(sides["test"], sides["train"].take(range(9)))
     assert len(few.captions) == 0
     assert len(setup.of_large_subjects(sides["test"], sides["train"]).captions) == 16
+
+
+def test_a_thing_of_very_many_variants_is_on_no_side(small, monkeypatch, concepts):
+    many = setup.DATA["most_of_a_thing"] + 1
+    thing = [0] * many + list(range(1, 61 - many))
+    monkeypatch.setattr(setup, "vectors", lambda: replace(concepts, thing=thing))
+    setup.parts.cache_clear()
+    assert sorted(thing for side in setup.parts(0).values() for thing in side.thing) == list(range(1, 61 - many))
 
 
 def test_words_that_enough_captions_have_are_written(small):
