@@ -48,8 +48,9 @@ MADE = {
 OPTIONS = {
     "few_shot": {"ways": 2, "shots": 1, "queries": 1, "episodes": 5},
     "sentence_probe": {"outer_folds": 2, "inner_folds": 2, "cs": [1.0]},
+    "text_probe": {"steps": 5},
 }
-"""As many as the data hold."""
+"""As many as the data hold, and no more than it takes to see that it runs."""
 
 PREPARED = {"few_shot": lambda source: without(source, "group"), "sentence_probe": texts_that_differ}
 """Each colour is one thing, in two styles; an episode needs several things of a class, a fold two texts of it."""

@@ -88,7 +88,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn():
     from nearfar.classifiers.linear import fit_logistic
 
     text, label = space(2, "text", n=300)
-    probe = TextTrained(steps=3000, batch_size=300, lr=0.02, weight_decay=1e-3).fit(text, label)
+    probe = TextTrained(steps=1000, batch_size=300, lr=0.02, weight_decay=1e-3).fit(text, label)
     theirs = fit_logistic(text.astype(np.float32), label, 1 / (1e-3 * 300), 2000)
     image = space(2, "image", n=500)[0]
     assert (probe.predict(image) == theirs.predict(image.astype(np.float32))).mean() > 0.95
@@ -122,7 +122,8 @@ def test_the_protocol_fits_captions_or_texts_of_ones_own():
         {"text": " ".join(f"{x:.6f}" for x in row), "label": int(each)} for row, each in zip(text, of_text, strict=True)
     ]
     data = Embeddings(torch.tensor(image, dtype=torch.float32), label=torch.tensor(label), classes=names)
-    result = text_probe(Words(), data, train=Records(records, classes=names), noise=2 / 768**0.5, steps=300)
+    texts = Records(records, classes=names)
+    result = text_probe(Words(), data, train=texts, noise=2 / 768**0.5, steps=300)
     own = {"steps": 300, "seed": 0}
     noisy, plain = (
         TextTrained(adapter, **own).fit(np.round(text, 6), of_text).score(image, label)
@@ -135,10 +136,13 @@ def test_the_protocol_fits_captions_or_texts_of_ones_own():
     mirrored = Embeddings(
         data.image, label=CLASSES - 1 - data.label, classes=names[::-1]
     )  # not in the alphabet's order
-    again = text_probe(Words(), mirrored, train=Records(records, classes=names), noise=2 / 768**0.5, steps=300)
-    assert again["top1"] == result["top1"]
+    short = {"noise": 2 / 768**0.5, "steps": 20}
+    once, again = (
+        text_probe(Words(), each, train=Records(records, classes=names), **short) for each in (data, mirrored)
+    )
+    assert again["top1"] == once["top1"] > 0.4
     renamed = Records([record | {"label": CLASSES - 1 - record["label"]} for record in records], classes=names[::-1])
-    assert text_probe(Words(), data, train=renamed, noise=2 / 768**0.5, steps=300)["top1"] == result["top1"]
+    assert text_probe(Words(), data, train=renamed, **short)["top1"] == once["top1"]
 
 
 def test_without_texts_of_ones_own_the_captions_of_one_half_are_fitted():

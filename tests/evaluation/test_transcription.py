@@ -111,31 +111,29 @@ def writer():
     return model, model.preprocess_audio([(chance.normal(0, 0.1, 3000 + 400 * i), 16000) for i in range(6)])
 
 
-def scored(model, audio):
-    """All classes with all two words, and how likely each is of each sound, one after the other."""
+def likeliest(model, audio):
+    """Of each sound, what is likeliest of all classes with all two words, one after the other."""
     states, mask = model.encode(audio)
     end, words = model.tokenizer.sep_token_id, model.words
-    likely = [{} for _ in states]
+    best = [(-np.inf, ())] * len(states)
     with torch.no_grad():
         for label in range(model.classes):
             for first in range(words):
                 ids = torch.tensor([[model.tokenizer.cls_token_id, words + label, first]]).expand(len(states), -1)
                 logits = model.decode(states, mask, ids)
-                parts = [logits[:, 0, words:].log_softmax(-1)[:, label], logits[:, 1, :words].log_softmax(-1)[:, first]]
-                last = logits[:, 2, :words].log_softmax(-1)
-                for row in range(len(states)):
-                    so_far = float(parts[0][row] + parts[1][row])
-                    if first == end:
-                        likely[row][label, first] = so_far
-                    else:
-                        likely[row] |= {(label, first, w): so_far + float(last[row, w]) for w in range(words)}
-    return likely
+                so_far = logits[:, 0, words:].log_softmax(-1)[:, label].double()
+                so_far = so_far + logits[:, 1, :words].log_softmax(-1)[:, first]
+                last, word = logits[:, 2, :words].log_softmax(-1).max(-1)
+                written = [(label, first)] * len(states) if first == end else [(label, first, w) for w in word.tolist()]
+                scores = (so_far if first == end else so_far + last).tolist()
+                best = [max(*each) for each in zip(best, zip(scores, written, strict=True), strict=True)]
+    return [written for _, written in best]
 
 
 def test_wide_beams_find_the_likeliest_of_all(writer):
     model, audio = writer
     heard = model.transcribe(audio, beams=3 * model.words)
-    best = [max(each, key=each.get) for each in scored(model, audio)]
+    best = likeliest(model, audio)
     texts = model.tokenizer.batch_decode([list(each[1:]) for each in best], skip_special_tokens=True)
     assert [(each.label, each.text) for each in heard] == [(b[0], t.strip()) for b, t in zip(best, texts, strict=True)]
     assert heard != model.transcribe(audio), "another start: greedy must miss some of these"

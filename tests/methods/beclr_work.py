@@ -8,6 +8,12 @@ from nearfar import train
 from nearfar.methods import BECLR
 
 
+def trained_in_modes(out):
+    """By mode, what `trained` returns of a whole run, and of one that stops after five steps and goes on."""
+    modes = ("live", "official")
+    return {mode: [trained(f"{out}/{mode}-{stop}", mode, stop) for stop in (0, 5)] for mode in modes}
+
+
 def trained(out, mode, stop):
     """Two epochs of four global batches of 4; with `stop`, stop after that step and go on. The final state, and how
     many neighbours counted in each step."""

@@ -90,6 +90,20 @@ ELSEWHERE = {"beclr", "byol", "moco", "pixpro", "sepclr", "simsiam", "whitenedcs
 `test_pixpro`, `test_sepclr`; or that need dropout: `test_whitenedcse`."""
 
 
+def steps_in_worlds(folder: str) -> dict[str, Any]:
+    """What this process finds as one of four, and then as one of two with unequal parts, or alone: it starts and
+    imports once. `folder` is empty, and where each world meets."""
+    rank = distributed.rank()
+    actual: dict[str, Any] = {"four": steps_of_all(), "local terms of four": local_terms()}
+    torch.distributed.destroy_process_group()
+    world, place = (2, rank) if rank < 2 else (1, 0)
+    meeting = f"file://{folder}/{'two' if world == 2 else rank}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=place, world_size=world)
+    if world == 2:
+        return actual | {"unequal": steps_of_all([2, N - 2])}
+    return actual | ({"alone": steps_of_all()} if rank == 2 else {"local terms alone": local_terms()})
+
+
 def steps_of_all(counts: list[int] | None = None) -> dict[str, dict[str, Any]]:
     """By method, what `taken` finds; with `counts` of those whose loss goes by embeddings, on unequal parts."""
     assert SETTINGS.keys() | ELSEWHERE == METHODS.keys(), "add the new method to SETTINGS"

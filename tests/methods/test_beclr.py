@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
 
-from methods.beclr_work import trained
+from methods.beclr_work import trained_in_modes
 from methods.image_batches import Identity, batch, encoder, step
 from nearfar.errors import UserError
 from nearfar.losses.alignment_uniformity import view_uniformity
@@ -182,13 +182,18 @@ def test_it_goes_on_from_its_state_to_the_bit(mode):
     assert int(resumed.epochs) == 5
 
 
+@pytest.fixture(scope="module")
+def on_two(tmp_path_factory):
+    """What each of two processes ends with: they start once."""
+    return run(trained_in_modes, 2, str(tmp_path_factory.mktemp("runs")))
+
+
 @pytest.mark.parametrize("mode", ["live", "official"])
-def test_two_processes_keep_one_memory_and_resume_to_the_bit(mode, tmp_path):
-    (first, counts), (second, _) = run(trained, 2, str(tmp_path / "whole"), mode, 0)
+def test_two_processes_keep_one_memory_and_resume_to_the_bit(mode, on_two):
+    ((first, counts), (again, _)), ((second, _), _) = (each[mode] for each in on_two)
     assert counts[0] == 0
     assert counts[-1] == 2
     assert int(first["epochs"]) == 2
-    (again, _), _ = run(trained, 2, str(tmp_path / "part"), mode, 5)
     for key, value in first.items():
         if key.startswith(("teacher", "memories")):
             np.testing.assert_array_equal(second[key], value, err_msg=key)

@@ -1,5 +1,5 @@
-"""Steps of every method on 2 and 4 real processes are those of one process with the whole batch: gradients, logs, and
-the state after them (weights, queues, teachers, temperatures).
+"""Steps of every method on 4 real processes, and on 2 with unequal parts, are those of one process with the whole
+batch: gradients, logs, and the state after them (weights, queues, teachers, temperatures).
 
 Without dropout, and with what methods draw at random (ITM's negatives, the hidden words) fixed by sample: a process
 draws from its own part, and from its own random stream."""
@@ -7,7 +7,7 @@ draws from its own part, and from its own random stream."""
 import numpy as np
 import pytest
 
-from methods.rank_steps import SETTINGS, STEPS, N, local_terms, steps_of_all
+from methods.rank_steps import SETTINGS, STEPS, steps_in_worlds
 from nearfar.methods import find
 from nearfar.methods.base import EmbeddingMethod
 from training.ranks import run
@@ -16,31 +16,25 @@ BY_EMBEDDINGS = [name for name in SETTINGS if issubclass(find(name), EmbeddingMe
 
 
 @pytest.fixture(scope="module")
-def alone():
-    (actual,) = run(steps_of_all, 1)
-    return actual
-
-
-@pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
-def ranks(request):
-    """What each found, for all methods: the processes start once."""
-    return run(steps_of_all, request.param)
+def worlds(tmp_path_factory):
+    """What each process found, for all methods: four start, once."""
+    return run(steps_in_worlds, 4, str(tmp_path_factory.mktemp("worlds")))
 
 
 @pytest.fixture(scope="module")
-def unequal():
-    """The same where one process holds two samples and the other six."""
-    return run(steps_of_all, 2, [2, N - 2])
+def alone(worlds):
+    return worlds[2]["alone"]
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_steps_are_those_of_one_process(name, alone, ranks):
-    require_the_steps_of_one(name, alone, ranks)
+def test_steps_are_those_of_one_process(name, alone, worlds):
+    require_the_steps_of_one(name, alone, [each["four"] for each in worlds])
 
 
 @pytest.mark.parametrize("name", BY_EMBEDDINGS)
-def test_so_are_those_on_unequal_parts(name, alone, unequal):
-    require_the_steps_of_one(name, alone, unequal)
+def test_so_are_those_on_unequal_parts(name, alone, worlds):
+    """One process holds two samples, and another six."""
+    require_the_steps_of_one(name, alone, [each["unequal"] for each in worlds[:2]])
 
 
 def require_the_steps_of_one(name, alone, ranks):
@@ -69,10 +63,10 @@ def test_teachers_and_queues_have_moved(alone):
         assert np.abs(state[teacher] - state[student]).max() > 1e-6
 
 
-def test_local_terms_are_those_of_each_process_s_part():
+def test_local_terms_are_those_of_each_process_s_part(worlds):
     """TCL's contrast with local features takes its negatives from the process's own part, as the released code does:
     what 4 processes find is what one process finds in each quarter."""
-    (expected,) = run(local_terms, 1)
-    actual = [rank[0] for rank in run(local_terms, 4)]
+    expected = worlds[3]["local terms alone"]
+    actual = [each["local terms of four"][0] for each in worlds]
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
     assert np.count_nonzero(expected) >= 4, "those of parts that are no duplicates throughout"
