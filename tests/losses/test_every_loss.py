@@ -1,5 +1,5 @@
 """What every loss has in common: float32 or float64 from half precision, under autocast and from plain numbers; NaN
-shows; no graph breaks, in the last form of each; one signature. A loss that joins is held to it by a walk."""
+shows; no graph breaks; one signature. A loss that joins the package is held to it by walking the package."""
 
 import inspect
 import pkgutil
@@ -371,7 +371,12 @@ def test_half_precision_is_lifted_before_it_is_normalised(form, dtype):
     )
 
 
-@pytest.mark.parametrize("form", {form.partition(",")[0]: form for form in FORMS}.values())
+LAST = {form.partition(",")[0]: form for form in FORMS}.values()
+
+
+@pytest.mark.parametrize(
+    "form", [each if each in LAST else pytest.param(each, marks=pytest.mark.slow) for each in FORMS]
+)
 def test_compiles_without_a_graph_break(form):
     a, b = vectors()
     torch._dynamo.reset()
