@@ -190,17 +190,15 @@ def test_a_step_with_whitened_passes():
     step(find("whitenedcse")(points, groups=4, detach=False), {"text": torch.randn(B, 8)})
 
 
-@pytest.mark.parametrize(("inner", "clusters"), [("clip", 1), ("clip", 3), ("clip", B // 2), ("simclr", 3)])
-def test_a_step_within_clusters(inner, clusters):
+@pytest.mark.parametrize("clusters", [1, 3, B // 2])
+@pytest.mark.parametrize("name", ["clip", "simclr", "moco"])
+def test_a_step_within_clusters(name, clusters):
     views, cluster = torch.randn(2, B, 8), torch.arange(B) % clusters
     batch = {"views": views, "image": views[0], "text": views[1], "cluster": cluster}
-    step(find("within_clusters")(Points(), of={"name": inner}), batch)
-
-
-@pytest.mark.parametrize("clusters", [1, 3, B // 2])
-def test_a_step_with_a_queue_within_clusters(clusters):
-    batch = {"views": torch.randn(2, B, 8), "cluster": torch.arange(B) % clusters}
-    step(find("moco")(Points(), queue_size=B, within="cluster"), batch)
+    queue = {"queue_size": B, "within": "cluster"}
+    step(
+        find(name)(Points(), **queue) if name == "moco" else find("within_clusters")(Points(), of={"name": name}), batch
+    )
 
 
 @pytest.mark.parametrize("name", ["isogclr", "sogclr"])
