@@ -195,10 +195,8 @@ def test_a_step_with_whitened_passes():
 def test_a_step_within_clusters(name, clusters):
     views, cluster = torch.randn(2, B, 8), torch.arange(B) % clusters
     batch = {"views": views, "image": views[0], "text": views[1], "cluster": cluster}
-    queue = {"queue_size": B, "within": "cluster"}
-    step(
-        find(name)(Points(), **queue) if name == "moco" else find("within_clusters")(Points(), of={"name": name}), batch
-    )
+    settings = {"queue_size": B, "within": "cluster"} if name == "moco" else {"of": {"name": name}}
+    step(find("moco" if name == "moco" else "within_clusters")(Points(), **settings), batch)
 
 
 @pytest.mark.parametrize("name", ["isogclr", "sogclr"])
