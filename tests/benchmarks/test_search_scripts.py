@@ -67,3 +67,17 @@ def test_the_record_of_ten_million_vectors_keeps_within_four_gib():
     assert max(made["build_peak_bytes"], made["search_peak_bytes"]) < 4 * 2**30
     assert made["recall_when_built"] >= 0.99
     assert {row["probes"]: row["recall"] for row in made["searches"]}[128] > 0.95
+
+
+def test_profiles(run, tmp_path):
+    pytest.importorskip("faiss")
+    out = tmp_path / "made" / "profiles.json"
+    sizes = ("--loss", 64, 8, "--search", 9, 300, 8, "--ranks", 70, 8, "--tokens", 0)
+    output = run("profiles", *sizes, "--rounds", 1, "--output", out)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["what"].split()[0] for row in rows] == ["symmetric", "search", "ranks"]
+    for row in rows:
+        assert sum(row["parts"].values()) == pytest.approx(1)
+        assert row["parts"]["products of matrices"] > 0
+    assert rows[0]["beside"]["products of matrices"] > 0.5
+    assert out.with_suffix(".md").read_text() in output
