@@ -139,7 +139,7 @@ def parts(run: Callable[[], object]) -> dict[str, float]:
 def part_of(event: str) -> str:
     """The part that an event of the profiler belongs to."""
     name = event.removeprefix("aten::")
-    if name in MULTIPLY or event == "scores":
+    if name.rstrip("_") in MULTIPLY or event == "scores":
         return PRODUCTS
     return PYTHON if event == "run" or "::" not in event else f"`{name.split('::')[-1]}`"
 

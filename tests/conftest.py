@@ -1,6 +1,7 @@
 """One thread a worker, and a process that a test starts: on shared cores two threads are slower than one. Memory and
 waiting as commands have them."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,16 @@ torch.set_num_threads(1)
 # An operator whose results share memory is an error here, as where the variable CI is set, and not a warning.
 config.error_on_custom_op_aliasing = True
 sys.path.insert(0, str(Path(__file__).parent))  # `from oracles import ...`
+
+
+gc.disable()  # while tests are collected, of which nothing is garbage
+
+
+def pytest_collection_finish():
+    """Thousands of tests, and what they import, stay to the end. Left to the collector, they would be gone through
+    again and again, for a tenth of all time."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ TARGETS = [
     Target("ranks of 20,000 among 20,000", "products", 1.2, "search_limits", by_case(RANKS, "nearfar")),
     Target("ranks of 50,000 among 50,000", "MiB", 300, "search_limits", memory(MANY_RANKS, "nearfar"), beside=False),
     *(
-        Target(f"contrastive search, k = 4, {tokens} tokens", "of greedy", 1.2, "decoding", to_greedy(tokens))
+        Target(f"contrastive search, k = 4, {tokens} tokens", "of greedy", 1.2, "decoding_avx2", to_greedy(tokens))
         for tokens in (32, 512)
     ),
     *(

@@ -221,8 +221,8 @@ reproduction = Reproduction(
         "The starter model is MiniLM's sentences and heads on an ImageNet tower, trained on these emojis and their "
         "names; the paper's is CLIP ViT-L/14. What writes is a language model of 1 layer of 64 numbers, trained on "
         "some 680 captions; the paper's is T5-base, on COCO. Noise by w sqrt(D) as in the paper: 3.3 where a text is "
-        "written, 2.2 for the classifier. Map, shift and covariance are fitted by 800 pairs. Half way: the mean of no "
-        "noise and of training on pictures, query by query. The penalty is the best of 3 on validation pictures, which "
-        "no other arm reads. Another's: with the vector of another concept."
+        "written, 2.2 for the classifier. Map, shift and covariance are fitted by the pairs of training, fewer than "
+        "800. Half way: the mean of no noise and of training on pictures, query by query. The penalty is the best of "
+        "3 on validation pictures, which no other arm reads. Another's: with the vector of another concept."
     ),
 )
