@@ -72,7 +72,7 @@ def test_the_record_of_ten_million_vectors_keeps_within_four_gib():
 def test_profiles(run, tmp_path):
     pytest.importorskip("faiss")
     out = tmp_path / "made" / "profiles.json"
-    sizes = ("--loss", 64, 8, "--search", 9, 300, 8, "--ranks", 70, 8, "--tokens", 0)
+    sizes = ("--loss", 512, 64, "--search", 9, 300, 8, "--ranks", 70, 8, "--tokens", 0)
     output = run("profiles", *sizes, "--rounds", 1, "--output", out)
     rows = json.loads(out.read_text())["rows"]
     assert [row["what"].split()[0] for row in rows] == ["symmetric", "search", "ranks"]
