@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ def main() -> None:
         "torch": torch.__version__,
         "rounds": options.rounds,
         "load": os.getloadavg()[0],
-        "command": "python benchmarks/profiles.py",
+        "command": "python benchmarks/profiles.py" + "".join(f" {word}" for word in sys.argv[1:]),
         "rows": rows,
     }
     files.write(options.output, json.dumps(report, indent=1) + "\n")

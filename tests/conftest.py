@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # `from oracles import ...`
 gc.disable()  # while tests are collected, of which nothing is garbage
 
 
-def pytest_collection_finish():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
     """Thousands of tests, and what they import, stay to the end. Left to the collector, they would be gone through
     again and again, for a tenth of all time."""
     gc.freeze()
