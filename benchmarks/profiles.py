@@ -31,7 +31,7 @@ from search_limits import TOP, product_of, unit
 
 RESULTS = Path(__file__).parent / "results" / "profiles.json"
 PRODUCTS, PYTHON = "products of matrices", "Python, and what is not torch's"
-MULTIPLY = {"mm", "addmm", "bmm", "baddbmm", "linear", "mkldnn_linear_pointwise"}
+MULTIPLY = {"mm", "addmm", "bmm", "baddbmm", "linear", "_linear_pointwise"}  # the last one is oneDNN's
 OTHERS, LEAST = "all others", 0.03
 Case = tuple[str, Callable[[], object], str, Callable[[], object]]
 """What is run, and what it is compared with."""
@@ -139,10 +139,10 @@ def parts(run: Callable[[], object]) -> dict[str, float]:
 
 def part_of(event: str) -> str:
     """The part that an event of the profiler belongs to."""
-    name = event.removeprefix("aten::")
+    name = event.split("::")[-1]
     if name.rstrip("_") in MULTIPLY or event == "scores":
         return PRODUCTS
-    return PYTHON if event == "run" or "::" not in event else f"`{name.split('::')[-1]}`"
+    return PYTHON if event == "run" or "::" not in event else f"`{name}`"
 
 
 @contextmanager

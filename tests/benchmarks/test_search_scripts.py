@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nearfar.ops.tiling import float_products
+
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.timeout(900)  # processes of their own, on a machine that may be busy
 
@@ -71,8 +73,11 @@ def test_the_record_of_ten_million_vectors_keeps_within_four_gib():
     assert {row["probes"]: row["recall"] for row in made["searches"]}[128] > 0.95
 
 
-def test_profiles(run, tmp_path):
+@pytest.mark.parametrize("library", ["torch", "onednn"])
+def test_profiles(run, tmp_path, monkeypatch, library):
     pytest.importorskip("faiss")
+    monkeypatch.setattr(float_products, "library", lambda: library)
+    monkeypatch.setattr(float_products, "LEAST", 0)
     out = tmp_path / "made" / "profiles.json"
     sizes = ("--loss", 512, 64, "--search", 9, 300, 8, "--ranks", 70, 8, "--tokens", 0)
     output = run("profiles", *sizes, "--rounds", 1, "--output", out)
@@ -88,7 +93,7 @@ def test_profiles(run, tmp_path):
 def test_parts_of_a_profile(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     part_of = importlib.import_module("profiles").part_of
-    products = {part_of(event) for event in ("aten::mm", "aten::addmm_", "aten::bmm", "scores")}
+    products = {part_of(event) for event in ("aten::mm", "aten::addmm_", "mkldnn::_linear_pointwise", "scores")}
     assert products == {"products of matrices"}
     assert part_of("aten::mv") == "`mv`", "counting, by a product with ones"
     assert part_of("nearfar::partition") == "`partition`"
