@@ -31,7 +31,7 @@ from nearfar import files
 from nearfar.losses.functional import info_nce
 from nearfar.models.towers.linear_layers import Library, linear_layers
 from nearfar.ops.tiling.float_products import VARIABLE, has_onednn, library
-from nearfar.ops.tiling.half_products import wide_product
+from nearfar.ops.tiling.half_products import centred_product
 
 RESULTS = Path(__file__).parent / "results" / "product_libraries.json"
 MM = "torch.mm, float32"
@@ -120,10 +120,10 @@ def in_float32(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 def in_bfloat16(a: Tensor, b: Tensor) -> dict[str, Callable[[], Tensor]]:
     out = torch.empty(len(a), len(b))
-    rounded = [torch.empty(len(a), len(b), dtype=torch.bfloat16) for _ in range(2)]
+    rounded, centres = torch.empty(len(a), len(b), dtype=torch.bfloat16), torch.zeros(len(a))
     return {
-        "torch.mm, bfloat16": lambda: torch.mm(a, b.T, out=rounded[0]),
-        "nearfar, bfloat16 to float32": lambda: wide_product(a, b.T, rounded, out=out),
+        "torch.mm, bfloat16": lambda: torch.mm(a, b.T, out=rounded),
+        "nearfar, bfloat16 to float32": lambda: centred_product(a, b.T, centres, rounded, out=out),
     }
 
 

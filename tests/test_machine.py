@@ -143,9 +143,17 @@ def test_this_machine_has_memory_left():
     assert 1 << 20 < free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def test_the_fastest_of_several_runs_counts(monkeypatch):
-    moments = iter([0.0, 5.0, 10.0, 12.0, 20.0, 24.0])
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(moments))
+def test_the_fastest_of_several_runs_that_take_turns_counts(monkeypatch):
+    lasting, now = {"mine": iter([9.0, 5.0, 2.0, 4.0]), "other": iter([1.0, 8.0, 9.0, 4.0])}, [0.0]
     runs = []
-    assert machine.fastest(lambda: runs.append(1), 3) == 2.0
-    assert len(runs) == 4  # the first is not timed
+
+    def lasts(name):
+        def run():
+            runs.append(name)
+            now[0] += next(lasting[name])
+
+        return run
+
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
+    assert machine.time_share(lasts("mine"), lasts("other"), 3) == 0.5  # the first of each is not timed
+    assert runs == ["mine", "other"] * 4

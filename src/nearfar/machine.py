@@ -88,16 +88,17 @@ def _allocator_is_set() -> bool:
     return "malloc" in chosen or any(name.startswith("MALLOC_") for name in os.environ)
 
 
-def fastest(run: Callable[[], object], repeats: int) -> float:
-    """The seconds of the fastest of so many runs, behind one that begins threads and fills caches.
+def time_share(run: Callable[[], object], other: Callable[[], object], repeats: int) -> float:
+    """The seconds that `run` takes as a share of those of `other`: of each the fastest of so many runs, which take
+    turns, behind one that begins threads and fills caches. What slows the machine down for a while slows both.
 
-    >>> fastest(lambda: None, 3) < 1
+    >>> 0 < time_share(lambda: None, lambda: None, 3)
     True
     """
-    run()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    seconds: dict[Callable[[], object], list[float]] = {run: [], other: []}
+    for _ in range(1 + repeats):
+        for each, taken in seconds.items():
+            start = time.perf_counter()
+            each()
+            taken.append(time.perf_counter() - start)
+    return min(seconds[run][1:]) / min(seconds[other][1:])

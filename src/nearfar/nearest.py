@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.machine import fastest
+from nearfar.machine import time_share
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -27,7 +27,7 @@ FEW = 20
 """So few queries are the short side of their product with a block."""
 FEWEST, LEAST = 6, 1 << 24
 """Queries, and multiplications, below which scores are torch's to compute."""
-TIMED, REPEATS, CLEARLY = (128, 4096, 512), 5, 0.9
+TIMED, REPEATS, CLEARLY = (128, 4096, 512), 9, 0.9
 """What is timed: products of so many queries and keys of so many numbers, so often by each library, the fastest; numpy
 has to take this share of torch's time or less."""
 _ONE_AT_A_TIME = threading.Lock()  # the number of numpy's threads is one for the whole process
@@ -158,9 +158,11 @@ def numpy_threads() -> ThreadpoolController | None:
 def _numpy_is_faster() -> bool:
     queries, keys, numbers = TIMED
     q, k, out = torch.ones(queries, numbers), torch.ones(keys, numbers), torch.empty(queries, keys)
-    by_torch = fastest(lambda: torch.mm(q, k.T, out=out), REPEATS)
-    by_numpy = fastest(lambda: np.matmul(q.numpy(), k.numpy().T, out=out.numpy()), REPEATS)
-    return by_numpy <= CLEARLY * by_torch
+
+    def by_numpy() -> object:
+        return np.matmul(q.numpy(), k.numpy().T, out=out.numpy())
+
+    return time_share(by_numpy, lambda: torch.mm(q, k.T, out=out), REPEATS) <= CLEARLY
 
 
 def grouped(score: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ def test_threads_give_what_one_gives_and_the_same_bits_each_time(form, threads):
 def test_tiles_are_dealt(form, threads, monkeypatch):
     """Or the comparison above compares nothing."""
     at_work = set()
+    value_and_gradients(form)  # threads begin
     submit = ThreadPoolExecutor.submit
 
     def watched(pool, compute, index):

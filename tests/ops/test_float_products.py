@@ -138,16 +138,24 @@ def test_it_is_chosen_where_mkl_leaves_half_of_the_processor(
 ) -> None:
     calls: list[int] = []
 
-    def seconds(run: Callable[[], object], repeats: int) -> float:
-        calls.clear()
+    def timed(run: Callable[[], object], other: Callable[[], object], repeats: int) -> float:
+        other()
+        assert not calls
         run()
-        return share if calls else 1.0
+        assert calls == [1], "on one thread"
+        return share
 
-    monkeypatch.setattr(float_products, "onednn_mm", lambda a, b: calls.append(1))
-    monkeypatch.setattr(float_products, "fastest", seconds)
+    monkeypatch.setattr(float_products, "onednn_mm", lambda a, b: calls.append(torch.get_num_threads()))
+    monkeypatch.setattr(float_products, "time_share", timed)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    assert library() == expected
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert library() == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_the_variable_decides_or_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from nearfar import ops
 from nearfar.ops.tiling import half_products
-from nearfar.ops.tiling.half_products import half_pays, wide_product
+from nearfar.ops.tiling.half_products import centred_product, half_pays
+from nearfar.ops.tiling.tiles import LN2, LOG2E, Pairs
 
 AUTOCAST = {"device_type": "cpu", "dtype": torch.bfloat16}
 
@@ -108,14 +109,49 @@ def test_groups_leave_out_the_same_pairs():
     assert max(errors(actual, expected)) < 4e-3
 
 
-def test_the_product_is_exact_to_sixteen_bits():
+def test_a_product_keeps_the_digits_of_its_distance_from_the_centre():
     g = torch.Generator().manual_seed(0)
     a, b = (torch.randn(70, 40, generator=g).bfloat16() for _ in range(2))
-    rounded = [torch.empty(70, 70, dtype=torch.bfloat16) for _ in range(2)]
-    actual = wide_product(a, b.t(), rounded, out=torch.empty(70, 70))
     expected = a.double() @ b.double().t()
-    assert (actual - expected).abs().max() < 2**-15 * expected.abs().max()
-    assert (rounded[0] - expected).abs().max() > 2**-9 * expected.abs().max()  # what one product gives
+    centres = (expected[:, 0] + 0.1).bfloat16().float()  # each row's first product is near it
+    actual = centred_product(a, b.t(), centres, torch.empty(70, 70, dtype=torch.bfloat16), out=torch.empty(70, 70))
+    off, distance = (actual - expected).abs(), (expected - centres[:, None].double()).abs()
+    assert (off <= 2**-8 * distance + 1e-5).all()
+    assert off[:, 0].max() < 2**-9 < off.max()
+
+
+def spread(pairs):
+    """How far from their centres, in base 2, the logits lie that make up most of their row's sum."""
+    z = pairs.q.double() @ pairs.k.double().t() * pairs.scale[:, None].double() * LOG2E
+    hidden = torch.eye(len(z), dtype=bool)
+    if pairs.q_group is not None:
+        hidden |= pairs.q_group[:, None] == pairs.k_group
+    p = (z * LN2).masked_fill(hidden, -torch.inf).softmax(1)
+    return (p * (z - pairs.centres[:, None].double()).abs()).sum(1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("one_set", [False, True])
+def test_centres_lie_where_the_weight_of_a_row_lies(one_set, grouped):
+    """The own pair, and pairs that are left out, have far larger logits and no say."""
+    g = torch.Generator().manual_seed(0)
+    group = torch.arange(640) % 4
+    k = normalize(torch.randn(640, 32, generator=g) + 3 * grouped * torch.eye(32)[group])
+    ids = {"q_group": group, "k_group": group, "admit": "different"} if grouped else {}
+    own = None if one_set else torch.arange(640)
+    problem = Pairs(k, k, torch.full((640,), 50.0), own, one_set=one_set, half=True, **ids)
+    assert problem.centres.equal(problem.centres.bfloat16().float())
+    assert (problem.centres < 0.8 * 50 * LOG2E).all()  # where the own logit is
+    centred = spread(problem).median()
+    problem.__dict__["centres"] = torch.zeros(640)
+    assert 3 * centred < spread(problem).median()
+
+
+def test_rows_that_admit_no_key_have_a_centre():
+    group = torch.zeros(64, dtype=torch.int64)
+    q = normalize(torch.ones(64, 8) + torch.eye(64, 8))
+    problem = Pairs(q, q, torch.ones(64), q_group=group, k_group=group, admit="different", half=True)
+    assert problem.centres.equal(torch.zeros(64))
 
 
 def test_where_it_pays(monkeypatch):

@@ -96,8 +96,7 @@ def test_it_has_to_be_clearly_faster(calls, monkeypatch, numpys, taken):
     monkeypatch.undo()
     monkeypatch.delenv("NEARFAR_PRODUCTS", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"}, raising=False)
-    seconds = iter([1.0, numpys])
-    monkeypatch.setattr(nearest, "fastest", lambda run, repeats: next(seconds))
+    monkeypatch.setattr(nearest, "time_share", lambda numpy, torch, repeats: numpys)
     assert (nearest.numpy_threads() is not None) == taken
 
 

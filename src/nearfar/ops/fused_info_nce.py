@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.dealing import deal, each
-from nearfar.ops.tiling.half_products import add_product, half_pays
+from nearfar.ops.tiling.half_products import half_pays
 from nearfar.ops.tiling.kernels import finish_gradients, limit
 from nearfar.ops.tiling.one_pass import one_pass
 from nearfar.ops.tiling.one_tile import cross_entropy, is_one_tile
@@ -164,9 +164,9 @@ def _rows_kernel(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 g_own[tile.rows] = -wrong
                 share = (wrong / total.clamp_(min=torch.finfo(z.dtype).tiny)).to(z.dtype)[:, None]
                 z = pairs.rounded(tile, z)
-                add_product(dq[tile.rows], z, keys).mul_(share)
+                pairs.add_product(dq[tile.rows], z, keys).mul_(share)
                 if want_k:
-                    add_product(dks[index], z.t(), queries.mul_(share), alpha=LN2)
+                    pairs.add_product(dks[index], z.t(), queries.mul_(share), alpha=LN2)
 
     each(pairs, shares, compute)
     loss, dk = (reduce(Tensor.add_, sums) for sums in (losses, dks))

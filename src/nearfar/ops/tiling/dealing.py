@@ -55,11 +55,11 @@ def each(pairs: Pairs, shares: Sequence[list[Tile]], work: Callable[[int, Pairs,
     if len(shares) == 1:
         work(0, pairs, shares[0])
         return
-    inference = torch.is_inference_mode_enabled()
+    inference, hands = torch.is_inference_mode_enabled(), [pairs.hand() for _ in shares]
 
     def compute(index: int) -> None:
         with torch.inference_mode(inference), torch.no_grad():
-            work(index, pairs.hand(), shares[index])
+            work(index, hands[index], shares[index])
 
     futures = [_threads(len(shares)).submit(compute, index) for index in range(len(shares))]
     wait(futures)  # for all of them: they write to the same tensors

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.machine import fastest
+from nearfar.machine import time_share
 
 VARIABLE = "NEARFAR_PRODUCTS"
 """Environment variable: `torch` or `onednn` instead of what is chosen here, which is `auto`."""
 LEAST = 1 << 24
 """Multiplications below which a product is torch's: what a call of oneDNN costs beyond them would show."""
-SIDE, REPEATS, CLEARLY = 512, 5, 0.8
-"""What is timed: products of this side, so many of each library, the fastest; oneDNN has to take this share or less,
-for the choice to be the same in each process of a machine."""
+SIDE, REPEATS, CLEARLY = 512, 9, 0.8
+"""What is timed: products of this side, so many of each library, on one thread, as tiles are dealt to threads; oneDNN
+has to take this share or less, for the choice to be the same in each process of a machine."""
 
 
 def mm(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
@@ -80,5 +80,9 @@ def _mkl_leaves_half() -> bool:
 
 
 def _onednn_is_faster() -> bool:
-    a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
-    return CLEARLY * fastest(lambda: torch.mm(a, b), REPEATS) >= fastest(lambda: onednn_mm(a, b), REPEATS)
+    a, b, threads = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return time_share(lambda: onednn_mm(a, b), lambda: torch.mm(a, b), REPEATS) <= CLEARLY
+    finally:
+        torch.set_num_threads(threads)

@@ -1,8 +1,9 @@
 """Products of tiles in bfloat16 under `torch.autocast`, where the processor multiplies it several times faster.
 
-Vectors are rounded to bfloat16, sums are float32, and so are the logits: `torch.mm` of bfloat16 rounds its result to
-eight bits, 0.25 at a logit of 100, so what it rounded away is computed by a second product and added. Gradients add
-each tile's product, rounded, in float32. The own pairs never pass through here: they stay in float32.
+Vectors are rounded to bfloat16, sums are float32. `torch.mm` of bfloat16 rounds its result to eight bits, 0.25 at a
+logit of 100; so of a logit what is rounded is its distance from where the weight of its row lies, and logits that count
+are rounded by little. Gradients add each tile's product, rounded, in float32. The own pairs never pass through here:
+they stay in float32.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from nearfar.ops.tiling.float_products import add_mm
-
-STRIP = 64  # rows of a tile
 LEAST = 1 << 20  # pairs below which a loss takes milliseconds in float32 as well
 
 
@@ -38,21 +36,17 @@ def has_bfloat16() -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def wide_product(a: Tensor, b: Tensor, rounded: list[Tensor], *, out: Tensor) -> Tensor:
-    """`a @ b` of bfloat16 [N, D] and [D, M] in `out`, float32 [N, M]; `rounded` are two bfloat16 buffers [N, M].
+def centred_product(a: Tensor, b: Tensor, centres: Tensor, rounded: Tensor, *, out: Tensor) -> Tensor:
+    """`a @ b` of bfloat16 [N, D] and [D, M] in `out`, float32 [N, M]; `rounded` is a bfloat16 buffer [N, M].
 
-    The second product starts from minus the rounded first, so what it rounds is the first one's error."""
-    most, rest = rounded
-    torch.mm(a, b, out=most)
-    torch.addmm(most, a, b, beta=-1, out=rest)
-    for rows in range(0, len(out), STRIP):  # what is converted on the way stays in the cache
-        strip = slice(rows, rows + STRIP)
-        out[strip].copy_(most[strip]).add_(rest[strip])
-    return out
+    What is rounded to eight bits is the distance from `centres` [N], so that a product keeps the more digits, the
+    nearer to its row's centre it lies."""
+    torch.addmm(centres.neg()[:, None].bfloat16(), a, b, out=rounded)
+    return out.copy_(rounded).add_(centres[:, None])
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
-    """`total` [N, D] plus `alpha * a @ b`, in place; where `a` and `b` are bfloat16 their product comes rounded."""
-    if a.dtype == total.dtype:
-        return add_mm(total, a, b, alpha=alpha)
-    return total.add_(a @ b, alpha=alpha)
+def add_product(total: Tensor, a: Tensor, b: Tensor, rounded: Tensor, widened: Tensor, *, alpha: float) -> Tensor:
+    """`total` [N, D] plus `alpha * a @ b` of bfloat16, in place; the product comes rounded. The last two are buffers
+    [N, D], bfloat16 and float32: adding tensors of two types would ask for new memory, dearer than the sum."""
+    torch.mm(a, b, out=rounded)
+    return total.add_(widened.copy_(rounded), alpha=alpha)

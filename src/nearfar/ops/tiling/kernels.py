@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.tiling.dealing import deal, each
-from nearfar.ops.tiling.half_products import add_product
 from nearfar.ops.tiling.operators import PAIRS, operator, pairs_of
 from nearfar.ops.tiling.tiles import LN2, Pairs, Tile, own_logits, runs, wide
 
@@ -112,11 +111,11 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
             weights = _weights(z, shift, sides, out=tile.view(weights_buffer))
             weights = pairs.rounded(tile, weights)
             if want_q:
-                add_product(dq[tile.rows], weights, keys[tile.cols])
+                pairs.add_product(dq[tile.rows], weights, keys[tile.cols])
             if pairs.one_set and not tile.diagonal:
-                add_product(dq[tile.cols], weights.t(), keys[tile.rows])
+                pairs.add_product(dq[tile.cols], weights.t(), keys[tile.rows])
             elif len(dk):
-                add_product(dk[tile.cols], weights.t(), queries, alpha=LN2)
+                pairs.add_product(dk[tile.cols], weights.t(), queries, alpha=LN2)
 
     each(pairs, shares, compute)
     dq, dk = (reduce(Tensor.add_, sums) for sums in (dqs, dks))

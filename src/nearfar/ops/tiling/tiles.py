@@ -14,8 +14,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from nearfar.ops.tiling.float_products import mm
-from nearfar.ops.tiling.half_products import wide_product
+from nearfar.ops.tiling.float_products import add_mm, mm
+from nearfar.ops.tiling.half_products import add_product, centred_product
 
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
@@ -23,6 +23,7 @@ SIDE = 1024  # a tile of 1,024 x 1,024 floats is 4 MiB: the products run at full
 NARROW = 512  # columns of a tile on a CPU, of larger batches: the passes of each core then stay in its own cache
 STEP = 256  # tiles on the diagonal of one set
 RUN = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
+FEW = 64  # keys that say about where a query's logits lie
 KEEP_ALL_BELOW, KEEP_AT_MOST = 32 << 20, 64 << 20  # bytes of tiles kept when no budget is given: `usual_budget`
 
 
@@ -131,6 +132,8 @@ class Pairs:
         """The same pairs for another thread, with scratch of its own."""
         own = replace(self)
         own.__dict__["keys"] = self.keys
+        if self.half:
+            own.__dict__["centres"] = self.centres
         return own
 
     def walk(self, tiles: list[Tile] | None = None) -> Iterator[tuple[Tile, Tensor]]:
@@ -140,9 +143,12 @@ class Pairs:
         for tile in self.tiles if tiles is None else tiles:
             if tile.rows != rows:
                 rows = tile.rows
-                queries = self.q[rows] * (self.scale[rows, None] * LOG2E)
-                queries = queries.to(self.product_type)
+                queries = self.queries(rows)
             yield tile, queries
+
+    def queries(self, rows: slice) -> Tensor:
+        """Some queries, which carry the scale and log2(e), in the type in which tiles are multiplied."""
+        return (self.q[rows] * (self.scale[rows, None] * LOG2E)).to(self.product_type)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -155,12 +161,44 @@ class Pairs:
         return torch.bfloat16 if self.half else self.q.dtype
 
     @cached_property
-    def _half_scratch(self) -> tuple[Tensor, Tensor]:
-        return self.scratch().bfloat16(), self.scratch().bfloat16()
+    def _half_scratch(self) -> Tensor:
+        return self.scratch().bfloat16()
+
+    @cached_property
+    def centres(self) -> Tensor:
+        """About where the logits lie that make up most of a row's sum, in base 2, [N]: the mean of a few logits under
+        their softmax. Values are ones that bfloat16 holds."""
+        few = _few(len(self.k)).to(self.k.device)
+        k_group = None if self.k_group is None else self.k_group[few]
+        sample, keys = replace(self, k=self.k[few], k_group=k_group), self.keys[few].t()
+        centres = self.q.new_empty(len(self.q))
+        for rows in _cut(0, len(self.q), self.tile[0]):
+            z = (self.queries(rows) @ keys).to(centres.dtype)
+            own = rows if self.one_set else self.own_of(rows)
+            if own is not None:
+                own = torch.arange(own.start, own.stop, device=z.device) if isinstance(own, slice) else own
+                z.masked_fill_(own[:, None] == few, -math.inf)
+            admitted = sample.admitted(Tile(0, rows, slice(0, len(few)), 0))
+            if admitted is not None:
+                z.masked_fill_(~admitted, -math.inf)
+            centres[rows] = (torch.softmax(z * LN2, 1) * z).nansum(1)  # 0 where none of them counts
+        return centres.bfloat16().to(centres.dtype)
 
     def rounded(self, tile: Tile, values: Tensor) -> Tensor:
         """A tile's values in the type in which tiles are multiplied; good until the next tile."""
-        return tile.view(self._half_scratch[0]).copy_(values) if self.half else values
+        return tile.view(self._half_scratch).copy_(values) if self.half else values
+
+    def add_product(self, total: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
+        """`total` [R, D] plus `alpha * a @ b`, in place; `a` and `b` in the type in which tiles are multiplied."""
+        if not self.half:
+            return add_mm(total, a, b, alpha=alpha)
+        rounded, widened = (part[: total.numel()].view(total.shape) for part in self._gradient_scratch)
+        return add_product(total, a, b, rounded, widened, alpha=alpha)
+
+    @cached_property
+    def _gradient_scratch(self) -> tuple[Tensor, Tensor]:
+        size = max(min(self.tile[0], len(self.q)), min(self.tile[1], len(self.k))) * self.q.shape[1]
+        return self.keys.new_empty(size), self.q.new_empty(size)
 
     def scratch(self) -> Tensor:
         """A flat buffer for one tile."""
@@ -179,7 +217,7 @@ class Pairs:
         """The tile's logits in base 2, minus infinity where a pair does not count."""
         keys = self.keys[tile.cols].t()
         if self.half:
-            wide_product(queries, keys, [tile.view(part) for part in self._half_scratch], out=out)
+            centred_product(queries, keys, self.centres[tile.rows], tile.view(self._half_scratch), out=out)
         else:
             mm(queries, keys, out=out)
         if self.one_set and tile.diagonal:
@@ -227,6 +265,14 @@ class Pairs:
             return None
         same = self.q_group[tile.rows, None] == self.k_group[None, tile.cols]
         return same.to(self.q.dtype).mul_(-2.0).add_(1.0)
+
+
+def _few(size: int) -> Tensor:
+    """At most `FEW` places in `size`, spread evenly, but in no step with classes that take turns: multiples of the
+    golden ratio."""
+    if size <= FEW:
+        return torch.arange(size)
+    return (torch.arange(FEW, dtype=torch.float64) * ((5**0.5 - 1) / 2) % 1 * size).long()
 
 
 def wide(tensor: Tensor) -> torch.dtype:
