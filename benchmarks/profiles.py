@@ -23,9 +23,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from _measure import interleave, ratios, spread
-from nearfar import files, nearest
+from nearfar import files
 from nearfar.evaluation.measures import retrieval_ranks
 from nearfar.losses.functional import info_nce
+from nearfar.nearest import score_products, streamed
 from nearfar.search.kinds.exact import exact_search
 from search_limits import TOP, product_of, unit
 
@@ -148,7 +149,7 @@ def part_of(event: str) -> str:
 @contextmanager
 def scores_marked() -> Iterator[None]:
     """Products that numpy computes for nearfar, which torch's profiler does not see, as an event of their own."""
-    plain, holders = nearest.score_product, (nearest, retrieval_ranks)
+    plain, holders = score_products.score_product, (streamed, retrieval_ranks)
 
     def marked(*args: torch.Tensor) -> torch.Tensor:
         with record_function("scores"):

@@ -16,6 +16,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,15 @@ def _allocator_is_set() -> bool:
     """Whether the environment, the user's or that of a process that has called `prepare`, has settings of its own."""
     chosen = os.environ.get("LD_PRELOAD", "") + os.environ.get("GLIBC_TUNABLES", "")
     return "malloc" in chosen or any(name.startswith("MALLOC_") for name in os.environ)
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by instructions of its own."""
+    import torch
+
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def time_share(run: Callable[[], object], other: Callable[[], object], repeats: int) -> float:

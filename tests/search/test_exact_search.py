@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nearfar import nearest
+from nearfar.nearest import streamed
 from nearfar.search.kinds import exact
 from nearfar.search.kinds.exact import exact_search
 
@@ -72,8 +72,8 @@ def test_few_of_the_later_scores_are_sorted_and_no_hit_is_missed(block, queries,
     q = rng.integers(-9, 10, (queries, 5)).astype("f4")  # whole numbers: products are exact, and many are equal
     k = rng.integers(-9, 10, (6007, 5)).astype("f4")
     whole = []
-    best_in = nearest.best_in
-    monkeypatch.setattr(nearest, "best_in", lambda score, *rest: whole.append(len(score)) or best_in(score, *rest))
+    best_in = streamed.best_in
+    monkeypatch.setattr(streamed, "best_in", lambda score, *rest: whole.append(len(score)) or best_in(score, *rest))
     scores, rows = exact_search(q, k, 6, block=block)
     order = np.argsort(-(q @ k.T), axis=1, kind="stable")[:, :6]
     assert (rows == order).all()
@@ -98,7 +98,7 @@ def test_keys_mapped_from_disk_are_not_copied_and_nothing_is_warned(tmp_path, mo
 
     def watched(query, candidates, k):
         blocks.extend(candidates)
-        return nearest.best_of(query, blocks, k)
+        return streamed.best_of(query, blocks, k)
 
     monkeypatch.setattr(exact, "best_of", watched)
     _, rows = exact.exact_search(keys[:1], mapped, 1)
@@ -111,7 +111,7 @@ def test_keys_mapped_from_disk_are_not_copied_and_nothing_is_warned(tmp_path, mo
 @pytest.mark.parametrize("numbers", [0, 1, 3, 100, 500, 1000, 1024, 40_000])
 def test_blocks_of_scores_keep_their_rows_in_line(numbers):
     block = exact.keys_a_block(numbers)
-    assert block % nearest.GROUP == 0
-    assert nearest.GROUP <= block <= exact.ROWS
-    assert block == nearest.GROUP or 4 * block * numbers <= exact.BLOCK_BYTES
-    assert block == exact.ROWS or 4 * (block + nearest.GROUP) * numbers > exact.BLOCK_BYTES
+    assert block % streamed.GROUP == 0
+    assert streamed.GROUP <= block <= exact.ROWS
+    assert block == streamed.GROUP or 4 * block * numbers <= exact.BLOCK_BYTES
+    assert block == exact.ROWS or 4 * (block + streamed.GROUP) * numbers > exact.BLOCK_BYTES

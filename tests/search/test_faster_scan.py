@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from nearfar import nearest
+from nearfar.nearest import score_products
 from nearfar.search.kinds import exact, faster_scan, neighbours
 from nearfar.search.kinds.exact import exact_search
 
@@ -74,7 +74,7 @@ def test_many_queries_of_a_flat_index_are_scanned_by_either_library(monkeypatch)
     for name, value in {"BLOCK": 512, "LEAST": 4096}.items():
         monkeypatch.setattr(faster_scan, name, value)
     monkeypatch.setattr(neighbours, "MANY", 8000)
-    monkeypatch.setattr(nearest, "numpy_threads", lambda: None)
+    monkeypatch.setattr(score_products, "numpy_threads", lambda: None)
     queries, vectors = whole(2, 500, 16), whole(3, 4096, 16)
     best = -np.sort(-(queries @ vectors.T), axis=1)[:, :5]
     used = []

@@ -5,8 +5,8 @@ import pytest
 import torch
 from threadpoolctl import ThreadpoolController
 
-from nearfar import nearest
 from nearfar.evaluation.measures.retrieval_ranks import rank
+from nearfar.nearest import nearest, score_products
 
 OPENBLAS = bool(len(ThreadpoolController().select(internal_api="openblas")))
 needs_openblas = pytest.mark.skipif(not OPENBLAS, reason="this numpy multiplies by another library")
@@ -17,7 +17,7 @@ def calls(monkeypatch):
     """A processor of AMD on which numpy is faster, and on how many threads each of its products runs."""
     monkeypatch.delenv("NEARFAR_PRODUCTS", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"}, raising=False)
-    monkeypatch.setattr(nearest, "_numpy_is_faster", lambda: True)
+    monkeypatch.setattr(score_products, "_numpy_is_faster", lambda: True)
     product, threads, calls = np.matmul, ThreadpoolController().select(internal_api="openblas"), []
 
     def watched(*arguments, **options):
@@ -25,9 +25,9 @@ def calls(monkeypatch):
         return product(*arguments, **options)
 
     monkeypatch.setattr(np, "matmul", watched)
-    nearest.numpy_threads.cache_clear()
+    score_products.numpy_threads.cache_clear()
     yield calls
-    nearest.numpy_threads.cache_clear()
+    score_products.numpy_threads.cache_clear()
 
 
 def vectors(count, dim=256, seed=0):
@@ -40,7 +40,7 @@ def test_large_products_are_numpys_on_torchs_number_of_threads(calls):
     query, key = vectors(30), vectors(3000, seed=1)
     before = ThreadpoolController().select(internal_api="openblas")
     with before.limit(limits=2):
-        out = nearest.score_product(query.float(), key.float(), torch.empty(30, 3000))
+        out = score_products.score_product(query.float(), key.float(), torch.empty(30, 3000))
         assert {part["num_threads"] for part in before.info()} == {2}, "set back"
     assert calls == [{torch.get_num_threads()}]
     torch.testing.assert_close(out.double(), query @ key.T, atol=1e-6, rtol=0)
@@ -50,7 +50,7 @@ def test_large_products_are_numpys_on_torchs_number_of_threads(calls):
 @pytest.mark.parametrize("queries", [5, 6, 19, 20])
 def test_few_queries_are_torchs(calls, queries):
     query, key = vectors(queries), vectors(20_000, seed=1)
-    out = nearest.score_product(query.float(), key.float(), torch.empty(queries, 20_000))
+    out = score_products.score_product(query.float(), key.float(), torch.empty(queries, 20_000))
     assert len(calls) == (queries >= 6)
     torch.testing.assert_close(out.double(), query @ key.T, atol=1e-6, rtol=0)
 
@@ -58,11 +58,11 @@ def test_few_queries_are_torchs(calls, queries):
 @needs_openblas
 def test_what_numpy_cannot_multiply_is_torchs(calls):
     query, key = vectors(40), vectors(4000, seed=1)
-    nearest.score_product(query, key, torch.empty(40, 4000, dtype=torch.float64))
-    nearest.score_product(query.bfloat16(), key.bfloat16(), torch.empty(40, 4000, dtype=torch.bfloat16))
+    score_products.score_product(query, key, torch.empty(40, 4000, dtype=torch.float64))
+    score_products.score_product(query.bfloat16(), key.bfloat16(), torch.empty(40, 4000, dtype=torch.bfloat16))
     with torch.no_grad():
-        nearest.score_product(query.float().requires_grad_(), key.float(), torch.empty(40, 4000))
-    nearest.score_product(query[:, :8].float(), key[:, :8].float(), torch.empty(40, 4000))  # not worth it
+        score_products.score_product(query.float().requires_grad_(), key.float(), torch.empty(40, 4000))
+    score_products.score_product(query[:, :8].float(), key[:, :8].float(), torch.empty(40, 4000))  # not worth it
     assert calls == []
 
 
@@ -71,12 +71,12 @@ def test_search_and_ranks_are_the_same_by_either(calls, monkeypatch):
     query, key = vectors(900).float(), vectors(900, seed=1).float()
     key[:300] = query[:300] + 0.01 * key[:300]
     own = torch.arange(900)
-    by_numpy = nearest.nearest(query, key, 7)[1], rank(query, key, own, own).rank()
+    by_numpy = nearest(query, key, 7)[1], rank(query, key, own, own).rank()
     assert len(calls) >= 2
     monkeypatch.setenv("NEARFAR_PRODUCTS", "torch")
-    nearest.numpy_threads.cache_clear()
+    score_products.numpy_threads.cache_clear()
     calls.clear()
-    by_torch = nearest.nearest(query, key, 7)[1], rank(query, key, own, own).rank()
+    by_torch = nearest(query, key, 7)[1], rank(query, key, own, own).rank()
     assert calls == []
     assert torch.equal(by_numpy[0], by_torch[0])
     assert np.array_equal(by_numpy[1], by_torch[1])
@@ -86,7 +86,7 @@ def test_search_and_ranks_are_the_same_by_either(calls, monkeypatch):
 @pytest.mark.parametrize("other", ["GenuineIntel", "", None])
 def test_other_processors_keep_torchs(calls, monkeypatch, other):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {} if other is None else {"cpu_name": other})
-    nearest.score_product(vectors(40).float(), vectors(4000).float(), torch.empty(40, 4000))
+    score_products.score_product(vectors(40).float(), vectors(4000).float(), torch.empty(40, 4000))
     assert calls == []
 
 
@@ -96,8 +96,8 @@ def test_it_has_to_be_clearly_faster(calls, monkeypatch, numpys, taken):
     monkeypatch.undo()
     monkeypatch.delenv("NEARFAR_PRODUCTS", raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"}, raising=False)
-    monkeypatch.setattr(nearest, "time_share", lambda numpy, torch, repeats: numpys)
-    assert (nearest.numpy_threads() is not None) == taken
+    monkeypatch.setattr(score_products, "time_share", lambda numpy, torch, repeats: numpys)
+    assert (score_products.numpy_threads() is not None) == taken
 
 
 @needs_openblas
@@ -107,7 +107,7 @@ def test_numpy_s_product_takes_no_turns_with_faiss(calls, monkeypatch, choice):
     from nearfar.search.kinds import faster_scan, neighbours
 
     monkeypatch.setenv("NEARFAR_PRODUCTS", choice)
-    nearest.numpy_threads.cache_clear()
+    score_products.numpy_threads.cache_clear()
     turns = []
     plain = faster_scan.faster_scan
     monkeypatch.setattr(faster_scan, "faster_scan", lambda *arguments: turns.append(1) or plain(*arguments))

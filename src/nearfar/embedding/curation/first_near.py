@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from nearfar.nearest import TILE
+from nearfar.nearest.streamed import TILE
 
 EXACT = 1e-6
 """A cosine counts as `near` from so much below on: copies are near at 1, whatever rounding did to their length."""

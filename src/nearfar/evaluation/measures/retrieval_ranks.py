@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar import console
-from nearfar.nearest import score_product
+from nearfar.nearest.score_products import score_product
 
 TILE = 2048
 """Rows of queries and of candidates whose scores are held at a time: 16 MiB of float32."""

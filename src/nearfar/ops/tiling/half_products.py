@@ -8,10 +8,10 @@ they stay in float32.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
+
+from nearfar.machine import has_bfloat16
 
 LEAST = 1 << 20  # pairs below which a loss takes milliseconds in float32 as well
 
@@ -27,13 +27,6 @@ def half_pays(q: Tensor, k: Tensor) -> bool:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and has_bfloat16()
     )
-
-
-@cache
-def has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 by instructions of its own."""
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def centred_product(a: Tensor, b: Tensor, centres: Tensor, rounded: Tensor, *, out: Tensor) -> Tensor:

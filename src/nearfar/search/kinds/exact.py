@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from nearfar.nearest import GROUP, best_of
+from nearfar.nearest.streamed import GROUP, best_of
 
 BLOCK_BYTES = 1 << 24
 """Size of the buffer for scores, and of a block of keys that has to be copied: 16 MiB. Of twice that nothing is faster,

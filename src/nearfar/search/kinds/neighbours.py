@@ -15,7 +15,7 @@ FEW = 20
 """Below so many queries at once faiss's scan beats a matrix product; from there on the product wins."""
 MANY = 128_000
 """So many numbers of queries, and faiss multiplies matrices as well, by a library of its own: either may be faster than
-torch's product, but neither is than numpy's."""
+torch's product, but neither is than numpy's, or than rough scores."""
 FEW_HALVES = 4
 """The same of a scan of `fp16`, which takes as long for each query as for the first."""
 LEAST_SHARE = 0.2
@@ -75,10 +75,12 @@ def neighbours(
     if kind == "flat" and len(queries) < FEW:
         return by_faiss(queries, vectors, top)
     if queries.size >= MANY:
-        from nearfar.nearest import numpy_threads
+        from nearfar.nearest.rough_scores import rough_scores_pay
+        from nearfar.nearest.score_products import numpy_threads
         from nearfar.search.kinds.faster_scan import BLOCK, LEAST, faster_scan
 
-        if len(vectors) >= LEAST and top <= BLOCK and numpy_threads() is None:
+        large = len(vectors) >= LEAST and top <= BLOCK
+        if large and not rough_scores_pay(*queries.shape) and numpy_threads() is None:
             return faster_scan((by_product, by_faiss), queries, vectors, top)
     return by_product(queries, vectors, top)
 

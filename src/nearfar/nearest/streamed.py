@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Iterator
-from functools import cache
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.machine import time_share
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from nearfar.nearest.rough_scores import GIVE_UP, RoughScores
+from nearfar.nearest.score_products import score_product
 
 TILE = 2048
 """Queries and candidates whose scores are held at a time."""
@@ -23,14 +16,6 @@ GROUP = 64
 """Neighbouring candidates of which only the best score is looked at first."""
 MANY = 2
 """Where more than one in so many groups holds a score of use, whole rows of scores are gone through."""
-FEW = 20
-"""So few queries are the short side of their product with a block."""
-FEWEST, LEAST = 6, 1 << 24
-"""Queries, and multiplications, below which scores are torch's to compute."""
-TIMED, REPEATS, CLEARLY = (128, 4096, 512), 9, 0.9
-"""What is timed: products of so many queries and keys of so many numbers, so often by each library, the fastest; numpy
-has to take this share of torch's time or less."""
-_ONE_AT_A_TIME = threading.Lock()  # the number of numpy's threads is one for the whole process
 
 
 def nearest(query: Tensor, candidate: Tensor, k: int, *, tile: int = TILE) -> tuple[Tensor, Tensor]:
@@ -67,17 +52,30 @@ def best_of(query: Tensor, candidates: Iterable[tuple[int, Tensor]], k: int) -> 
     """The `k` best of candidates that come in blocks `(first row, [n, D])`, lowest rows first, read from a disk,
     say. Of equal scores the lower row comes first, wherever blocks end."""
     best, rows = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
-    buffer = query.new_empty(0)
+    buffer, rough = query.new_empty(0), RoughScores.where_they_pay(query)
     for start, block in candidates:
+        if rough is not None and k and best.shape[1] == k and rough.missed < GIVE_UP:
+            few = beyond_roughly(rough, block, best[:, -1])
+            if few is not None:
+                best, rows = with_better(best, rows, *by_query(*few), start)
+                continue
+            rough.missed += 1
         score, buffer = scores_of(query, block, buffer)
         groups = grouped(score)
         if best.shape[1] < k or not k:
             value, place = best_in(score, groups, k)
             best, rows = merged(best, rows, value, place + start, k)
             continue
-        better, value, place = beyond(score, groups, best[:, -1], k)
-        if len(better):
-            best[better], rows[better] = merged(best[better], rows[better], value, place + start, k)
+        best, rows = with_better(best, rows, *beyond(score, groups, best[:, -1], k), start)
+    return best, rows
+
+
+def with_better(
+    best: Tensor, rows: Tensor, better: Tensor, value: Tensor, place: Tensor, start: int
+) -> tuple[Tensor, Tensor]:
+    """Some queries' best with higher scores of the block that begins at row `start`."""
+    if len(better):
+        best[better], rows[better] = merged(best[better], rows[better], value, place + start, best.shape[1])
     return best, rows
 
 
@@ -94,24 +92,50 @@ def beyond(score: Tensor, groups: Tensor, least: Tensor, k: int) -> tuple[Tensor
     Returns the queries `[B]` that have any, and for each `[B, C]` values and places, in the order of their places or of
     their values, of equal ones the first, filled up with minus infinity. After the first blocks few groups hold one.
     """
+    few = above(score, groups, least)
+    if few is not None:
+        return by_query(*few)
+    better = (groups > least[:, None]).any(1).nonzero().squeeze(1)
+    part = slice(None) if len(better) == len(score) else better
+    return better, *best_in(score[part], groups[part], k)
+
+
+def beyond_roughly(rough: RoughScores, block: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The same of a block of keys, as `above` gives them, found by their rough scores."""
+    scored = rough.of(block, least)
+    few = None if scored is None else above(scored[0], grouped(scored[0]), scored[1])
+    if few is None:
+        return None
+    query, place, _ = few
+    value = rough.exactly(block, query, place)
+    higher = value > least[query]
+    return query[higher], place[higher], value[higher]
+
+
+def above(score: Tensor, groups: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The entries of `[Q, n]` above `least` `[Q]`: their queries, places and values, each `[P]`, in this order. None
+    where they are many."""
     count = score.shape[1]
     query, group = (groups > least[:, None]).nonzero().unbind(1)
     if count < GROUP or MANY * len(query) * GROUP > score.numel():
-        better = query.unique_consecutive()
-        part = slice(None) if len(better) == len(score) else better
-        return better, *best_in(score[part], groups[part], k)
+        return None
     first = (group * GROUP).clamp(max=count - GROUP)  # the last group may be short: some of the one before are read too
     value = score.flatten().unfold(0, GROUP, 1)[query * count + first]
-    above = (value > least[query, None]).flatten().nonzero().squeeze(1)
-    place = first[above // GROUP] + above % GROUP
-    own = place // GROUP == group[above // GROUP]
-    above, place = above[own], place[own]
-    better, counts = query[above // GROUP].unique_consecutive(return_counts=True)
-    column = torch.arange(len(above)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    entry = (value > least[query, None]).flatten().nonzero().squeeze(1)
+    place = first[entry // GROUP] + entry % GROUP
+    own = place // GROUP == group[entry // GROUP]
+    entry, place = entry[own], place[own]
+    return query[entry // GROUP], place, value.flatten()[entry]
+
+
+def by_query(query: Tensor, place: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries `[P]` in the order of their queries, as `beyond` gives them."""
+    better, counts = query.unique_consecutive(return_counts=True)
+    column = torch.arange(len(place)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
     at = torch.arange(len(better)).repeat_interleave(counts), column
     shape = len(better), int(counts.max()) if len(counts) else 0
-    values, places = score.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.long)
-    values[at], places[at] = value.flatten()[above], place
+    values, places = value.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.long)
+    values[at], places[at] = value, place
     return better, values, places
 
 
@@ -120,49 +144,6 @@ def scores_of(query: Tensor, block: Tensor, buffer: Tensor) -> tuple[Tensor, Ten
     size = len(query) * len(block)
     buffer = buffer if len(buffer) >= size else query.new_empty(size)
     return score_product(query, block, buffer[:size].view(len(query), len(block))), buffer
-
-
-def score_product(query: Tensor, key: Tensor, out: Tensor) -> Tensor:
-    """`query @ key.T` of `[Q, D]` and `[N, D]`, in `out` `[Q, N]`; no derivative is taken. On processors of AMD, which
-    torch's MKL does not make the most of, numpy's OpenBLAS computes it if it is clearly faster, on torch's number of
-    threads. `NEARFAR_PRODUCTS=torch` in the environment leaves all to torch."""
-    large = len(query) >= FEWEST and len(query) * key.numel() >= LEAST
-    if large and _plain(query, key) and (threads := numpy_threads()):
-        with _ONE_AT_A_TIME, threads.limit(limits=torch.get_num_threads()):
-            np.matmul(query.numpy(), key.numpy().T, out=out.numpy())
-        return out
-    if 1 < len(query) < FEW:  # the product runs along the long side a third faster, and the copy is small
-        return out.copy_(torch.mm(key, query.T).T)
-    return torch.mm(query, key.T, out=out)
-
-
-def _plain(*tensors: Tensor) -> bool:
-    return all(x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad for x in tensors)
-
-
-@cache
-def numpy_threads() -> ThreadpoolController | None:
-    """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster, and computes the scores."""
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
-    if os.environ.get("NEARFAR_PRODUCTS") == "torch" or "AMD" not in str(able.get("cpu_name")):
-        return None
-    from threadpoolctl import ThreadpoolController
-
-    threads = ThreadpoolController().select(internal_api="openblas")
-    if not len(threads):
-        return None
-    with threads.limit(limits=torch.get_num_threads()):
-        return threads if _numpy_is_faster() else None
-
-
-def _numpy_is_faster() -> bool:
-    queries, keys, numbers = TIMED
-    q, k, out = torch.ones(queries, numbers), torch.ones(keys, numbers), torch.empty(queries, keys)
-
-    def by_numpy() -> object:
-        return np.matmul(q.numpy(), k.numpy().T, out=out.numpy())
-
-    return time_share(by_numpy, lambda: torch.mm(q, k.T, out=out), REPEATS) <= CLEARLY
 
 
 def grouped(score: Tensor) -> Tensor:
