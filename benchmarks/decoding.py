@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from _measure import ratios, spread
 from nearfar.decoding import contrastive_search
 
 RESULTS = Path(__file__).parent / "results" / "decoding.json"
-ALPHA, TOKENS = 0.6, 32
+ALPHA = 0.6
 
 
 def copying_reference(model: Any, ids: Tensor, *, k: int, steps: int) -> Tensor:
@@ -149,15 +150,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and settings; nothing is recorded")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompt", type=int, nargs="+", default=[32, 512])
+    parser.add_argument("--tokens", type=int, default=32, help="that are written")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     quick = options.quick
-    steps, rounds, batches = (12, 3, [1]) if quick else (TOKENS, options.rounds, options.batch)
-    chosen = f" --rounds {rounds} --batch {' '.join(map(str, batches))}"
+    steps, rounds, batches = (12, 3, [1]) if quick else (options.tokens, options.rounds, options.batch)
     report: dict[str, Any] = {
-        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py{chosen}",
+        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/decoding.py " + " ".join(sys.argv[1:]),
         "load_average": os.getloadavg()[0],
         "rounds": rounds,
+        "tokens": steps,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
@@ -167,7 +170,7 @@ def main() -> None:
         model = make()
         rows = report["models"][name] = []
         for batch in batches:
-            for prompt in (32, 512):
+            for prompt in options.prompt:
                 rows.append(compare(model, prompt=prompt, batch=batch, steps=steps, rounds=rounds))
                 show(name, rows[-1])
     if not quick:
@@ -180,7 +183,7 @@ def markdown(report: dict[str, Any]) -> str:
     """The table that the docs hold."""
     lines = [
         f"`{report['command']}`, torch {report['torch']}, {report['threads']} threads, {report['rounds']} rounds, load "
-        f"average {report['load_average']:.1f}",
+        f"average {report['load_average']:.1f}; {report['tokens']} tokens are written",
         "",
         "| model | prompt | batch | method | CPU ms a step | to greedy, CPU | to greedy, wall | tokens/s | peak MiB |",
         "|:--|--:|--:|:--|--:|--:|--:|--:|--:|",

@@ -292,9 +292,10 @@ def test_decoding(tmp_path, monkeypatch, capsys):
     spec.loader.exec_module(script)
     monkeypatch.setattr(script, "smollm", tiny_llama)
     monkeypatch.setattr(script, "random_model", tiny_llama)
-    monkeypatch.setattr(script, "TOKENS", 4)
     out = tmp_path / "made" / "decoding.json"
-    monkeypatch.setattr(sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--output", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["decoding.py", "--rounds", "1", "--batch", "2", "--tokens", "4", "--output", str(out)]
+    )
     script.main()
     assert "copying / ours, k=4" in capsys.readouterr().out
     rows = json.loads(out.read_text())["models"]["random, 30M"]

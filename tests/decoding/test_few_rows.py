@@ -30,14 +30,16 @@ def test_it_is_the_layer_itself(bias, shape):
 def test_layers_are_changed_only_inside_the_block(two_threads):
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.bfloat16), nn.Linear(4, 4))
     mine = model[2].forward = lambda states: states  # somebody else's change stays
-    with few_rows(model):
+    with few_rows(model, 4, 9):
         assert "forward" in vars(model[0])
         assert "forward" not in vars(model[1]), "half precision is not MKL's"
         assert model[2].forward is mine
     assert "forward" not in vars(model[0])
     assert model[2].forward is mine
+    with few_rows(model, 9, 9):
+        assert "forward" not in vars(model[0]), "so many rows are multiplied in the usual order"
     torch.set_num_threads(1)
-    with few_rows(model):
+    with few_rows(model, 4, 9):
         assert "forward" not in vars(model[0])
 
 
@@ -66,6 +68,8 @@ def test_greedy_search_keeps_the_usual_products(two_threads, monkeypatch, k, alp
 
     model = GPT2LMHeadModel(GPT2Config(vocab_size=17, n_embd=8, n_layer=1, n_head=2, eos_token_id=None)).eval()
     entered = []
-    monkeypatch.setattr(nearfar.decoding.contrastive.loop, "few_rows", lambda model: entered.append(1) or nullcontext())
+    monkeypatch.setattr(
+        nearfar.decoding.contrastive.loop, "few_rows", lambda *args: entered.append(args[1:]) or nullcontext()
+    )
     contrastive_search(model, torch.tensor([[3, 4], [5, 6]]), k=k, alpha=alpha, max_new_tokens=2)
-    assert bool(entered) == reordered
+    assert entered == ([(8, 2)] if reordered else []), "two texts of four leaves, in two steps"
