@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,12 +34,32 @@ def score_product(query: Tensor, key: Tensor, out: Tensor) -> Tensor:
     threads. `NEARFAR_PRODUCTS=torch` in the environment leaves all to torch."""
     large = len(query) >= FEWEST and len(query) * key.numel() >= LEAST
     if large and _plain(query, key) and (threads := numpy_threads()):
-        with _ONE_AT_A_TIME, threads.limit(limits=torch.get_num_threads()):
-            np.matmul(query.numpy(), key.numpy().T, out=out.numpy())
-        return out
+        with _ONE_AT_A_TIME, threads.limit(limits=1):
+            return _by_numpy(query, key, out)
     if 1 < len(query) < FEW:  # the product runs along the long side a third faster, and the copy is small
         return out.copy_(torch.mm(key, query.T).T)
     return torch.mm(query, key.T, out=out)
+
+
+def _by_numpy(query: Tensor, key: Tensor, out: Tensor) -> Tensor:
+    """The product on torch's number of threads, each with a part of the longer side. OpenBLAS's own threads wait busily
+    for one another at the end of each of its steps: beside another process that computes they take most of their time
+    so."""
+    count, side = torch.get_num_threads(), int(len(key) > len(query))
+    step = -(-max(len(query), len(key)) // count)
+    queries, keys = (repeat(query), key.split(step)) if side else (query.split(step), repeat(key))
+    parts = list(zip(queries, keys, out.split(step, side), strict=False))
+    if len(parts) == 1:
+        _multiply(*parts[0])
+        return out
+    with ThreadPoolExecutor(len(parts)) as pool:
+        for done in [pool.submit(_multiply, *part) for part in parts]:
+            done.result()
+    return out
+
+
+def _multiply(query: Tensor, key: Tensor, out: Tensor) -> None:
+    np.matmul(query.numpy(), key.numpy().T, out=out.numpy())
 
 
 def _plain(*tensors: Tensor) -> bool:
@@ -55,15 +77,11 @@ def numpy_threads() -> ThreadpoolController | None:
     threads = ThreadpoolController().select(internal_api="openblas")
     if not len(threads):
         return None
-    with threads.limit(limits=torch.get_num_threads()):
+    with threads.limit(limits=1):
         return threads if _numpy_is_faster() else None
 
 
 def _numpy_is_faster() -> bool:
     queries, keys, numbers = TIMED
     q, k, out = torch.ones(queries, numbers), torch.ones(keys, numbers), torch.empty(queries, keys)
-
-    def by_numpy() -> object:
-        return np.matmul(q.numpy(), k.numpy().T, out=out.numpy())
-
-    return time_share(by_numpy, lambda: torch.mm(q, k.T, out=out), REPEATS) <= CLEARLY
+    return time_share(lambda: _by_numpy(q, k, out), lambda: torch.mm(q, k.T, out=out), REPEATS) <= CLEARLY
