@@ -1,7 +1,7 @@
 """Other benchmarks once more, while another process computes: the same ratios, beside a competitor.
 
-    .venv/bin/python benchmarks/with_competitor.py              # all of RUNS but `ops`; about 20 minutes on 2 cores
-    .venv-compare/bin/python benchmarks/with_competitor.py ops  # where open_clip is installed
+    .venv/bin/python benchmarks/with_competitor.py              # all but the losses; about 20 minutes on 2 cores
+    .venv-compare/bin/python benchmarks/with_competitor.py ops half_precision  # where open_clip is installed
 
 Each script runs as it is, but for fewer rounds, in a process of its own, from start to end beside the competitor of
 `under_load.py`: a process that multiplies matrices on one thread. Its record goes to
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "with_competitor"
 RUNS = {
     "ops": ["--form", "InfoNCE, both directions", "--n", "4096", "--d", "512", "768", "--processes", "1"],
+    "half_precision": ["--threads", "1", "--d", "512"],
     "search_limits": ["--rank-memory", "1000"],
     "first_epoch": [],
     "two_processes": [],
@@ -31,16 +32,19 @@ RUNS = {
     "training_loop": [],
 }
 """Of each script what it is started with, beside the number of rounds."""
+LOSSES = "ops", "half_precision"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"of {', '.join(RUNS)}; all but ops if none")
+    parser.add_argument(
+        "scripts", nargs="*", metavar="SCRIPT", help=f"of {', '.join(RUNS)}; all but the losses if none"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--competitor", type=int, default=1, help="threads of the competitor")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
     options = parser.parse_args()
-    scripts = options.scripts or [name for name in RUNS if name != "ops"]
+    scripts = options.scripts or [name for name in RUNS if name not in LOSSES]
     for name in scripts:
         if name not in RUNS:
             parser.error(f"no benchmark {name!r}; there are {', '.join(RUNS)}")
