@@ -26,6 +26,7 @@ from _measure import interleave, ratios, spread
 from nearfar import files
 from nearfar.evaluation.measures import retrieval_ranks
 from nearfar.losses.functional import info_nce
+from nearfar.machine import has_bfloat16
 from nearfar.nearest import score_products, streamed
 from nearfar.search.kinds.exact import exact_search
 from search_limits import TOP, product_of, unit
@@ -63,20 +64,25 @@ def main() -> None:
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     yield loss(*options.loss)
+    if has_bfloat16():
+        yield loss(*options.loss, in_half=True)
     yield search(*options.search)
     yield ranks(*options.ranks)
     if options.tokens:
         yield decoding(options.tokens)
 
 
-def loss(n: int, d: int) -> Case:
+def loss(n: int, d: int, *, in_half: bool = False) -> Case:
     query, key = (torch.from_numpy(unit(n, d, seed)).requires_grad_() for seed in (0, 1))
 
     def step() -> None:
         query.grad = key.grad = None
-        info_nce(query, key, temperature=0.07).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_half):
+            value = info_nce(query, key, temperature=0.07)
+        value.backward()
 
-    return f"symmetric InfoNCE, {n:,} x {d}", step, "one product", product_of(query.detach(), key.detach())
+    what = "symmetric InfoNCE under bfloat16 autocast" if in_half else "symmetric InfoNCE"
+    return f"{what}, {n:,} x {d}", step, "one product", product_of(query.detach(), key.detach())
 
 
 def search(count: int, keys: int, d: int) -> Case:

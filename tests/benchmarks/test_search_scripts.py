@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nearfar import machine
 from nearfar.ops.tiling import float_products
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -73,16 +74,17 @@ def test_the_record_of_ten_million_vectors_keeps_within_four_gib():
     assert {row["probes"]: row["recall"] for row in made["searches"]}[128] > 0.95
 
 
-@pytest.mark.parametrize("library", ["torch", "onednn"])
-def test_profiles(run, tmp_path, monkeypatch, library):
+@pytest.mark.parametrize(("library", "half"), [("torch", False), ("onednn", True)])
+def test_profiles(run, tmp_path, monkeypatch, library, half):
     pytest.importorskip("faiss")
+    monkeypatch.setattr(machine, "has_bfloat16", lambda: half)
     monkeypatch.setattr(float_products, "library", lambda: library)
     monkeypatch.setattr(float_products, "LEAST", 0)
     out = tmp_path / "made" / "profiles.json"
     sizes = ("--loss", 512, 64, "--search", 9, 300, 8, "--ranks", 70, 8, "--tokens", 0)
     output = run("profiles", *sizes, "--rounds", 1, "--output", out)
     rows = json.loads(out.read_text())["rows"]
-    assert [row["what"].split()[0] for row in rows] == ["symmetric", "search", "ranks"]
+    assert [row["what"].split()[0] for row in rows] == [*["symmetric"] * (1 + half), "search", "ranks"]
     for row in rows:
         assert sum(row["parts"].values()) == pytest.approx(1)
         assert row["parts"]["products of matrices"] > 0
