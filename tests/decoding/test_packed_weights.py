@@ -44,15 +44,26 @@ def test_it_is_the_layer_itself(bias, shape):
     torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_leaves_write_the_same_with_packed_weights(pays, monkeypatch):
-    model, prompt = llama(), torch.randint(3, 97, (1, 7))
-    calls = []
+@pytest.mark.parametrize(("rows", "few"), [(1, False), (2, True), (8, True), (9, False)])
+def test_few_rows_alone_are_onednns(monkeypatch, rows, few):
+    layer, calls = nn.Linear(33, 70), []
     plain = packing.packed_linear
     monkeypatch.setattr(module, "packed_linear", lambda *args: calls.append(args[0]) or plain(*args))
+    with torch.no_grad():
+        few_rows_linear(layer, torch.randn(rows, 33), packing.pack(layer.weight, 4))
+    assert bool(calls) == few
+
+
+def test_leaves_write_the_same_with_packed_weights(pays, monkeypatch):
+    model, prompt = llama(), torch.randint(3, 97, (1, 7))
+    calls, packed = [], []
+    plain, pack = packing.packed_linear, packing.packed_weights
+    monkeypatch.setattr(module, "packed_linear", lambda *args: calls.append(args[0]) or plain(*args))
+    monkeypatch.setattr(module, "packed_weights", lambda *args: packed.extend(args[0]) or pack(*args))
     arguments = {"k": 4, "alpha": 0.6, "max_new_tokens": 64}
     text = contrastive_search(model, prompt, **arguments)
     linear = [part for part in model.modules() if type(part) is nn.Linear]
-    assert {*calls} == {*linear} - {model.lm_head}
+    assert {*calls} == {*packed} == {*linear} - {model.lm_head}
     assert not any("forward" in vars(part) for part in linear)
     calls.clear()
     assert torch.equal(text, contrastive_search(model, prompt, strategy="copy", **arguments))

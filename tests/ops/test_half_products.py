@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, normalize
 from nearfar import ops
 from nearfar.ops.tiling import half_products
 from nearfar.ops.tiling.half_products import centred_product, half_pays
-from nearfar.ops.tiling.tiles import LN2, LOG2E, Pairs
+from nearfar.ops.tiling.tiles import LN2, LOG2E, Pairs, _few
 
 AUTOCAST = {"device_type": "cpu", "dtype": torch.bfloat16}
 
@@ -145,6 +145,15 @@ def test_centres_lie_where_the_weight_of_a_row_lies(one_set, grouped):
     centred = spread(problem).median()
     problem.__dict__["centres"] = torch.zeros(640)
     assert 3 * centred < spread(problem).median()
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 640, 4096, 100_003])
+def test_few_keys_are_of_all_classes_that_take_turns(size):
+    few = _few(size).tolist()
+    assert 0.85 * min(size, 64) <= len({*few}) <= len(few) == min(size, 64)
+    assert 0 <= min(few) <= max(few) < size
+    if size >= 640:
+        assert all({key % classes for key in few} == {*range(classes)} for classes in (2, 3, 4, 5, 8, 10))
 
 
 def test_rows_that_admit_no_key_have_a_centre():
