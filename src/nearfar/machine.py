@@ -89,12 +89,18 @@ def _allocator_is_set() -> bool:
     return "malloc" in chosen or any(name.startswith("MALLOC_") for name in os.environ)
 
 
+def processor() -> dict[str, object]:
+    """What torch says of this machine's processor, its name and instructions; nothing where its release cannot."""
+    import torch
+
+    abilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return abilities
+
+
 @cache
 def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 by instructions of its own."""
-    import torch
-
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    able = processor()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 

@@ -48,6 +48,7 @@ class RoughScores:
 
     @classmethod
     def where_they_pay(cls, query: Tensor) -> RoughScores | None:
+        """Those of queries `[Q, D]`, or None where they do not pay."""
         plain = query.dtype == torch.float32 and query.device.type == "cpu"
         return cls(query) if plain and rough_scores_pay(*query.shape) else None
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.machine import time_share
+from nearfar.machine import processor, time_share
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -69,7 +69,7 @@ def _plain(*tensors: Tensor) -> bool:
 @cache
 def numpy_threads() -> ThreadpoolController | None:
     """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster, and computes the scores."""
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    able = processor()
     if os.environ.get("NEARFAR_PRODUCTS") == "torch" or "AMD" not in str(able.get("cpu_name")):
         return None
     from threadpoolctl import ThreadpoolController

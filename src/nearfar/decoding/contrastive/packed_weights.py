@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nearfar.machine import free_memory, time_share
+from nearfar.machine import free_memory, processor, time_share
 from nearfar.ops.tiling.float_products import has_onednn
 
 STEPS = 64
@@ -67,5 +67,5 @@ def packed_linear(layer: nn.Linear, packed: Tensor, rows: Tensor) -> Tensor:
 
 def _can_pay() -> bool:
     """On other processors than AMD's MKL reads the weights as fast as they come."""
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    able = processor()
     return "AMD" in str(able.get("cpu_name")) and has_onednn() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.machine import time_share
+from nearfar.machine import processor, time_share
 
 VARIABLE = "NEARFAR_PRODUCTS"
 """Environment variable: `torch` or `onednn` instead of what is chosen here, which is `auto`."""
@@ -75,14 +75,16 @@ def has_onednn() -> bool:
 
 def _mkl_leaves_half() -> bool:
     """Whether this is a processor with AVX-512 that MKL does not use it on, as it is not Intel's."""
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # which older releases of torch lack
+    able = processor()
     return torch.backends.mkl.is_available() and bool(able.get("avx512_f")) and "AMD" in str(able.get("cpu_name"))
 
 
 def _onednn_is_faster() -> bool:
     a, b, threads = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE), torch.get_num_threads()
-    torch.set_num_threads(1)
+    if threads > 1:  # a thread that computes alone leaves the number be: it is the default of later threads, too
+        torch.set_num_threads(1)
     try:
         return time_share(lambda: onednn_mm(a, b), lambda: torch.mm(a, b), REPEATS) <= CLEARLY
     finally:
-        torch.set_num_threads(threads)
+        if threads > 1:
+            torch.set_num_threads(threads)
