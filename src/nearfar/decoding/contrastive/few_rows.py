@@ -1,12 +1,13 @@
-"""Products of a few rows with a layer's weights, shared out among threads on the CPU.
+"""Products of a few rows with a layer's weights on the CPU, at nearly the price of one.
 
-The k leaves of a step are a matrix of k rows. For `x W^T` with so few rows MKL keeps to one thread; the same product as
-`(W x^T)^T` it splits over the rows of W. Where `packed_weights` pay, oneDNN takes it instead.
+The k leaves of a step are a matrix of k rows. Where numba is installed, its kernels multiply them. Elsewhere they are
+shared out among threads: for `x W^T` with so few rows MKL keeps to one, but `(W x^T)^T` it splits over the rows of W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,40 +15,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.decoding.contrastive.packed_weights import packed_linear, packed_weights
+from nearfar.decoding.contrastive import row_kernels
 
-_FEW = 8  # above it the usual order is as fast
+WORTH_COMPILING = 32 << 20
+"""Bytes of weights below which a model is too small for kernels, whose compilation takes a second or two."""
+Product = Callable[[Tensor], Tensor]
+"""`states @ weight.T` of `[..., D]`, a few rows in all, and of a layer's `[M, D]`: `[..., M]`."""
 
 
-def few_rows_linear(layer: nn.Linear, states: Tensor, packed: Tensor | None = None) -> Tensor:
-    """`layer(states)` of any leading shape, by its weights or by the same `packed`."""
-    rows = states.numel() // states.shape[-1]
-    if not 1 < rows <= _FEW:
+def reordered(weight: Tensor, states: Tensor) -> Tensor:
+    """The product in the order that MKL shares out among threads."""
+    out = torch.mm(weight, states.reshape(-1, states.shape[-1]).t()).t()
+    return out.contiguous().view(*states.shape[:-1], len(weight))
+
+
+def few_rows_linear(layer: nn.Linear, product: Product, states: Tensor) -> Tensor:
+    """`layer(states)` of any leading shape, by `product` if it is of a few rows."""
+    rows = states.numel() // layer.in_features
+    if rows == 1 or rows > row_kernels.MOST or torch.is_autocast_enabled("cpu"):  # a prompt has more
         return nn.functional.linear(states, layer.weight, layer.bias)
-    shape = *states.shape[:-1], layer.out_features
-    if packed is not None:
-        return packed_linear(layer, packed, states.reshape(rows, -1)).view(shape)
-    out = torch.mm(layer.weight, states.reshape(rows, -1).t()).t().contiguous().view(shape)
+    out = product(states)
     return out if layer.bias is None else out + layer.bias
 
 
 @contextmanager
-def few_rows(model: Any, rows: int, steps: int) -> Iterator[None]:
-    """Use `few_rows_linear` inside the block for the model's linear layers on the CPU, for so many `rows` a step: with
-    packed weights where that pays over so many `steps`, else given threads to share the products. The head has one row
-    a text."""
-    layers = [layer for layer in model.modules() if _is_plain(layer)] if 1 < rows <= _FEW else []
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    packed = packed_weights([layer for layer in layers if layer is not head], rows, steps)
-    if torch.get_num_threads() == 1:
-        layers = list(packed)
-    for layer in layers:
-        layer.forward = partial(few_rows_linear, layer, packed=packed.get(layer))
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+def few_rows(model: Any, rows: int) -> Iterator[None]:
+    """Inside the block, the model's linear layers on the CPU are set for so many `rows` a step. The head has one row a
+    text."""
+    layers = [layer for layer in model.modules() if _is_plain(layer)] if 1 < rows <= row_kernels.MOST else []
+    exact = [layer for layer in layers if layer.weight.dtype == torch.float32 and layer.weight.is_contiguous()]
+    can_compile = row_kernels.has_numba() and sum(layer.weight.nbytes for layer in exact) >= WORTH_COMPILING
+    products: dict[Any, Product] = {}
+    if torch.get_num_threads() > 1:
+        products = {layer: partial(reordered, layer.weight) for layer in layers}
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # it starts those that it gets work for
+        if can_compile:
+            products |= {layer: row_kernels.RowProduct(layer.weight, threads) for layer in exact}
+        for layer, product in products.items():
+            layer.forward = partial(few_rows_linear, layer, product)
+        try:
+            yield
+        finally:
+            for layer in products:
+                del layer.forward
 
 
 def _is_plain(layer: Any) -> bool:

@@ -36,10 +36,11 @@ class GrowingTensor:
         assert self._data is not None
         return self._data.narrow(self.dim, start, self.length + extra - start)
 
-    def keep(self, choice: Tensor, among: int) -> None:
-        """Of the `among` positions after `length`, move the one named by `choice` `[B]` to the front and count it."""
+    def keep(self, choice: Tensor | int, among: int) -> None:
+        """Of the `among` positions after `length`, move the chosen one to the front and count it. `choice` names one
+        for each sequence, `[B]`, or one for all."""
         assert self._data is not None
-        if among > 1:
+        if isinstance(choice, Tensor):
             written = self._data.narrow(self.dim, self.length, among)
             shape = [1] * written.ndim
             shape[0] = len(choice)
@@ -49,6 +50,8 @@ class GrowingTensor:
                 .expand(*written.shape[: self.dim], 1, *written.shape[self.dim + 1 :])
             )
             self._data.narrow(self.dim, self.length, 1).copy_(written.gather(self.dim, index))
+        elif choice > 0:
+            self._data.select(self.dim, self.length).copy_(self._data.select(self.dim, self.length + choice))
         self.length += 1
 
     def _reserve(self, like: Tensor, stop: int) -> None:

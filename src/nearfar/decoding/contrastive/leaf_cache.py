@@ -36,12 +36,13 @@ class LeafCache(Cache):
 
     def settle(self) -> None:
         for layer in self.layers:
-            layer.leafing = False
+            layer.settle()
 
     def commit(self, choice: Tensor, among: int) -> None:
         """Keep leaf `choice` `[B]` of the `among` leaves that the last forward pass added."""
+        numbers = set(choice.tolist())
         for layer in self.layers:
-            layer.commit(choice, among)
+            layer.commit(choice if len(numbers) > 1 else next(iter(numbers)), among)
 
 
 class LeafLayer(CacheLayerMixin):
@@ -80,9 +81,12 @@ class LeafLayer(CacheLayerMixin):
         self._values.length += new
         return self._refresh()
 
-    def commit(self, choice: Tensor, among: int) -> None:
+    def commit(self, choice: Tensor | int, among: int) -> None:
         self._keys.keep(choice, among)
         self._values.keep(choice, among)
+
+    def settle(self) -> None:
+        self.leafing = False
         self._refresh()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

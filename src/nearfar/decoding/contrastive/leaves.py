@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.decoding.contrastive.attention import is_maskable
+from nearfar.decoding.contrastive.attention import is_maskable, mask_of_leaves
 from nearfar.decoding.contrastive.leaf_cache import LeafCache, attention_windows
 from nearfar.errors import UserError
 
@@ -81,7 +81,7 @@ class LeafStepper:
         return self.cache
 
     def _mask(self, among: int) -> Any:
-        """The leaves' attention mask `[B or 1, 1, k, length + k]`: one, or one a kind of layer where kinds differ."""
+        """The leaves' attention mask, of `[B or 1, 1, k, length + k]`: one, or one a kind of layer."""
         kinds = {layer.window: layer.window_start() for layer in self.cache.layers}
         if among == 1 and self.prefix is None and set(kinds) == {None}:
             return None  # one leaf sees everything there is: the case of greedy search
@@ -97,10 +97,8 @@ class LeafStepper:
             prefix = themselves.new_ones(1, among, self.cache.length - start)
         else:
             prefix = self.prefix[:, None, start:].expand(-1, among, -1)
-        mask = torch.cat([prefix, themselves.expand(len(prefix), -1, -1)], dim=-1)[:, None]
-        if self.model.config._attn_implementation == "eager":  # adds its mask to the scores
-            return torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, -torch.inf)
-        return mask
+        visible = torch.cat([prefix, themselves.expand(len(prefix), -1, -1)], dim=-1)[:, None]
+        return mask_of_leaves(self.model, visible)
 
 
 def refusal(model: Any) -> str | None:

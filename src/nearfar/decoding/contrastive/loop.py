@@ -44,8 +44,7 @@ def decode(
     candidates_a_step = 1 if alpha == 0 else k  # without a penalty the likeliest wins: greedy search
     record = StepRecord(config)
     sequences = Sequences(ids, stopping_criteria, config, streamer)
-    steps = config.max_length - ids.shape[1]
-    leafy = _leafy(model, len(ids), candidates_a_step, steps) if isinstance(stepper, LeafStepper) else nullcontext()
+    leafy = _leafy(model, len(ids), candidates_a_step) if isinstance(stepper, LeafStepper) else nullcontext()
     with leafy:
         hidden, logits = stepper.prefill(ids)
         context = ContextStates(hidden, mask)
@@ -184,10 +183,10 @@ class StepRecord:
 
 
 @contextmanager
-def _leafy(model: Any, texts: int, leaves: int, steps: int) -> Iterator[None]:
-    """Inside the block the model's layers are set for a few leaves at once, of each text, in at most so many steps. One
-    leaf is greedy search, whose products stay as transformers takes them, so that near ties fall alike."""
-    with grouped(model), few_rows(model, texts * leaves, steps) if leaves > 1 else nullcontext():
+def _leafy(model: Any, texts: int, leaves: int) -> Iterator[None]:
+    """Inside the block the model's layers are set for a few leaves at once, of each text. One leaf is greedy search,
+    whose products stay as transformers takes them, so that near ties fall alike."""
+    with grouped(model), few_rows(model, texts * leaves) if leaves > 1 else nullcontext():
         yield
 
 
