@@ -51,3 +51,18 @@ def test_ranks_agree_with_one_process(world, tmp_path):
 def test_without_a_process_group_says_what_to_do():
     with pytest.raises(UserError, match="process group"):
         ops.log_partition(torch.eye(2), torch.eye(2), 1.0, backend="ring")
+
+
+@pytest.mark.parametrize("world", [1, 4, 16])
+def test_a_rank_keeps_what_one_process_would(monkeypatch, world):
+    """An eighth of the whole batch's tiles, however many ranks share it; of its own that is all, where eight do."""
+    from nearfar.ops.tiling import ring
+    from nearfar.ops.tiling.tiles import Pairs
+
+    budgets: list[int] = []
+    monkeypatch.setattr("nearfar.ops.tiling.tiles.KEEP_ALL_BELOW", 0)
+    monkeypatch.setattr(ring, "block_sizes", lambda rows, device: [rows] * world)
+    monkeypatch.setattr(ring._RingPartition, "apply", lambda *args: budgets.append(args[-2]))
+    q = torch.zeros(1600 // world, 2, requires_grad=True)
+    ring.ring_partition(Pairs(q, q, torch.ones(len(q))), both=True, budget=None)
+    assert budgets == [1600**2 * 4 // 8]

@@ -26,8 +26,8 @@ def ring_partition(pairs: Pairs, *, both: bool, budget: int | None) -> tuple[Ten
     """`partition` over the keys of all ranks: rows [N] and own logits [N] of this rank's queries, and with `both` the
     log-partitions [M] of this rank's keys over all ranks' queries."""
     sizes = block_sizes(len(pairs.k), pairs.q.device)
-    if budget is None:
-        budget = usual_budget(len(pairs.q) * sum(sizes) * pairs.q.element_size())
+    if budget is None:  # what one process with the whole batch would keep, which may be all of this rank's part
+        budget = usual_budget(len(sizes) * len(pairs.q) * sum(sizes) * pairs.q.element_size())
     p = flat(pairs)
     return _RingPartition.apply(*p[:7], p[8:], both, budget if needs_gradient(pairs) else 0, sizes)
 
