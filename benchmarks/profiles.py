@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from _measure import interleave, ratios, spread
 from nearfar import files
+from nearfar.decoding.contrastive.row_kernels import RowProduct
 from nearfar.evaluation.measures import retrieval_ranks
 from nearfar.losses.functional import info_nce
 from nearfar.machine import has_bfloat16
@@ -132,7 +133,7 @@ def looked_at(what: str, run: Callable[[], object], yardstick: str, beside: Call
 
 def parts(run: Callable[[], object]) -> dict[str, float]:
     """Shares of the time of a run: products, the other operators that take most, and what no operator takes."""
-    with scores_marked(), profile(activities=[ProfilerActivity.CPU]) as profiled, record_function("run"):
+    with products_marked(), profile(activities=[ProfilerActivity.CPU]) as profiled, record_function("run"):
         run()
     taken: dict[str, float] = {}
     for event in profiled.key_averages():
@@ -153,21 +154,28 @@ def part_of(event: str) -> str:
 
 
 @contextmanager
-def scores_marked() -> Iterator[None]:
-    """Products that numpy computes for nearfar, which torch's profiler does not see, as an event of their own."""
-    plain, holders = score_products.score_product, (streamed, retrieval_ranks)
+def products_marked() -> Iterator[None]:
+    """Products that numpy and compiled loops compute for nearfar, which torch's profiler does not see, as events."""
+    plain = {
+        (streamed, "score_product"): score_products.score_product,
+        (retrieval_ranks, "score_product"): score_products.score_product,
+        (RowProduct, "__call__"): RowProduct.__call__,
+    }
 
-    def marked(*args: torch.Tensor) -> torch.Tensor:
-        with record_function("scores"):
-            return plain(*args)
+    def marked(product: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def event(*args: object) -> torch.Tensor:
+            with record_function("scores"):
+                return product(*args)
 
-    for holder in holders:
-        vars(holder)["score_product"] = marked
+        return event
+
+    for (holder, name), product in plain.items():
+        setattr(holder, name, marked(product))
     try:
         yield
     finally:
-        for holder in holders:
-            vars(holder)["score_product"] = plain
+        for (holder, name), product in plain.items():
+            setattr(holder, name, product)
 
 
 def as_markdown(report: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from under_load import competitor
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "with_competitor"
 RUNS = {
-    "ops": ["--form", "InfoNCE, both directions", "--n", "4096", "--d", "512", "768", "--processes", "1"],
+    "ops": ["--form", "InfoNCE, both directions", "--n", "4096", "8192", "--d", "512", "768", "--processes", "1"],
     "half_precision": ["--threads", "1", "--d", "512"],
     "search_limits": ["--rank-memory", "1000"],
     "first_epoch": [],

@@ -7,6 +7,9 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -157,3 +160,22 @@ def test_the_fastest_of_several_runs_that_take_turns_counts(monkeypatch):
     monkeypatch.setattr(machine.time, "perf_counter", lambda: now[0])
     assert machine.time_share(lasts("mine"), lasts("other"), 3) == 0.5  # the first of each is not timed
     assert runs == ["mine", "other"] * 4
+
+
+def test_threads_wait_for_what_one_of_them_computes():
+    calls, both = [], threading.Barrier(4)
+
+    @machine.once
+    def timed():
+        calls.append(1)
+        time.sleep(0.05)
+        return len(calls)
+
+    def ask(_):
+        both.wait()
+        return timed()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [1, 1, 1, 1]
+    timed.cache_clear()
+    assert timed() == 2

@@ -13,16 +13,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 KEPT = 1 << 30
 """Bytes of freed memory, at the end of the heap, that the process keeps for its next tensors."""
 
+Result = TypeVar("Result")
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # mallopt's own numbers, from glibc's malloc.h
 
 
@@ -102,6 +104,23 @@ def has_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 by instructions of its own."""
     able = processor()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def once(function: Callable[[], Result]) -> Callable[[], Result]:
+    """`functools.cache` of a function that threads may call at once: one computes what it returns, the others wait.
+
+    >>> once(lambda: "timed")()
+    'timed'
+    """
+    turn, cached = threading.Lock(), cache(function)
+
+    @wraps(function)
+    def in_turn() -> Result:
+        with turn:
+            return cached()
+
+    in_turn.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    return in_turn
 
 
 def time_share(run: Callable[[], object], other: Callable[[], object], repeats: int) -> float:

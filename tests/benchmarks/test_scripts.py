@@ -377,3 +377,17 @@ def test_costs_of_own_data_are_merged_into_what_was_recorded(monkeypatch, tmp_pa
     page = output.with_suffix(".md").read_text()
     assert "| mine | 80 | 10.0 | 20.0 | 30.0 | 40.0 | a map | 5 |" in page
     assert "| 700 | 3 | 2 | 0.70 |" in page
+
+
+def test_few_rows(run, tmp_path):
+    pytest.importorskip("numba", reason="needs numba: pip install 'nearfar[decoding]'")
+    before, out = torch.get_num_threads(), tmp_path / "few_rows.json"
+    try:
+        output = run("few_rows", "--rows", 3, "--layers", 1, "--threads", 1, "--rounds", 2, "--output", out)
+    finally:
+        torch.set_num_threads(before)
+    (row,) = json.loads(out.read_text())["rows"]
+    assert (row["count"], row["threads"]) == (3, 1)
+    assert row["cpu"]["one row, MKL"] == [1, 1]
+    assert {"compiled loops", "MKL, x W^T"} < set(row["cpu"]) == set(row["clock"])
+    assert out.with_suffix(".md").read_text() in output

@@ -127,6 +127,23 @@ def test_others_keep_torchs_product(small_models, monkeypatch, state):
         assert forward is None or forward.args[1].func is module.reordered
 
 
+@pytest.mark.parametrize(("missing", "warned"), [("numba", 0), (None, 1)])
+def test_a_numba_that_cannot_be_imported_is_warned_of(monkeypatch, recwarn, missing, warned):
+    """Where it is not installed there is nothing to say; where it does not know so new a numpy, there is."""
+    import builtins
+
+    plain = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "numba":
+            raise ImportError("Numba needs NumPy 2.5 or less", name=missing)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    assert not row_kernels.has_numba.__wrapped__()
+    assert ["takes longer" in str(each.message) for each in recwarn] == [True] * warned
+
+
 @pytest.mark.parametrize(("rows", "few"), [(1, False), (2, True), (8, True), (9, False)])
 def test_few_rows_alone_are_the_products(rows, few):
     layer, calls = nn.Linear(6, 5), []

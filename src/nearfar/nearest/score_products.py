@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nearfar.machine import processor, time_share
+from nearfar.machine import once, processor, time_share
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -66,7 +65,7 @@ def _plain(*tensors: Tensor) -> bool:
     return all(x.dtype == torch.float32 and x.device.type == "cpu" and not x.requires_grad for x in tensors)
 
 
-@cache
+@once
 def numpy_threads() -> ThreadpoolController | None:
     """The threads of numpy's OpenBLAS, on a processor of AMD where it is clearly faster, and computes the scores."""
     able = processor()

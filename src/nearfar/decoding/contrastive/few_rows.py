@@ -44,12 +44,12 @@ def few_rows(model: Any, rows: int) -> Iterator[None]:
     text."""
     layers = [layer for layer in model.modules() if _is_plain(layer)] if 1 < rows <= row_kernels.MOST else []
     exact = [layer for layer in layers if layer.weight.dtype == torch.float32 and layer.weight.is_contiguous()]
-    can_compile = row_kernels.has_numba() and sum(layer.weight.nbytes for layer in exact) >= WORTH_COMPILING
+    large = sum(layer.weight.nbytes for layer in exact) >= WORTH_COMPILING
     products: dict[Any, Product] = {}
     if torch.get_num_threads() > 1:
         products = {layer: partial(reordered, layer.weight) for layer in layers}
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # it starts those that it gets work for
-        if can_compile:
+        if large and row_kernels.has_numba():
             products |= {layer: row_kernels.RowProduct(layer.weight, threads) for layer in exact}
         for layer, product in products.items():
             layer.forward = partial(few_rows_linear, layer, product)

@@ -7,14 +7,16 @@ the matrix is read once, and multiplied by all rows while it is there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nearfar.machine import once
 
 MOST = 8
 """Rows that are multiplied at once."""
@@ -40,7 +42,7 @@ class RowProduct:
         count = len(rows)
         few, kernel = (4, by_four()) if count <= 4 else (8, by_eight())
         if count < few:
-            rows = np.pad(rows, ((0, few - count), (0, 0)))
+            rows = np.concatenate([rows, np.zeros((few - count, rows.shape[1]), np.float32)])
         out = np.empty((few, self.ends[-1]), dtype=np.float32)
         if len(self.parts) == 1:
             kernel(self.parts[0], rows, out)
@@ -51,19 +53,28 @@ class RowProduct:
         return torch.from_numpy(out[:count].reshape(*states.shape[:-1], -1))
 
 
+@once
 def has_numba() -> bool:
-    """Whether numba is installed, without importing it."""
-    from importlib.util import find_spec
+    """Whether numba can be imported. One that cannot, as beside a newer numpy than it knows, is warned of."""
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        if error.name != "numba":
+            warnings.warn(
+                "numba is installed, but cannot be imported, so that contrastive search takes longer: "
+                "python -c 'import numba' says why",
+                stacklevel=2,
+            )
+        return False
+    return True
 
-    return find_spec("numba") is not None
 
-
-@cache
+@once
 def by_four() -> Kernel:
     return _compiled(four_rows)
 
 
-@cache
+@once
 def by_eight() -> Kernel:
     return _compiled(eight_rows)
 

@@ -7,13 +7,12 @@ run in another order there, and are as exact. Where MKL has all of the processor
 from __future__ import annotations
 
 import os
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from nearfar.errors import UserError
-from nearfar.machine import processor, time_share
+from nearfar.machine import once, processor, time_share
 
 VARIABLE = "NEARFAR_PRODUCTS"
 """Environment variable: `torch` or `onednn` instead of what is chosen here, which is `auto`."""
@@ -38,7 +37,7 @@ def add_mm(total: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor
     return total.addmm_(a, b, alpha=alpha)
 
 
-@cache
+@once
 def library() -> str:
     """Which library multiplies tiles in float32 on this machine's CPU: "torch" (its own choice) or "onednn".
 
