@@ -5,6 +5,7 @@ import random
 import re
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import nearfar
 from nearfar import cli
 from nearfar.adaptation import trials
 from nearfar.adaptation.frozen_features import FrozenFeatures
+from nearfar.adaptation.outcome import Adapted
 from nearfar.data import hold_out, open_source
 from nearfar.data.sources.source import Records
 from nearfar.embedding.embed_source import embed
@@ -68,6 +70,16 @@ def test_card_and_report_say_what_it_was_adapted_to_and_how_long_that_took(run):
     assert took in card
     stays = about["kept_start"] or about["chosen"]["name"] == "the model as it is"
     assert ("nothing was better than the model as it was" in card) == stays
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(1.46, "in 2 s"), (119.96, "in 2 minutes"), (119.94, "in 120 s")])
+def test_seconds_in_words_are_those_of_the_record(seconds, words):
+    """1.46 s are 1.5 in the record, which are 2 in words."""
+    outcome = Adapted(
+        **dict.fromkeys(("model", "tried", "before", "ridge", "after", "measured_on", "skipped")),
+        chosen=SimpleNamespace(setting=1, name="lora"), pairs=3, data="shop", seconds=seconds,
+    )  # fmt: skip
+    assert outcome.adapted_to == f"3 pairs of shop, {words}: lora"
 
 
 def test_one_caption_for_all_pictures_is_refused(small):

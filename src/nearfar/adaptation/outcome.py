@@ -73,10 +73,15 @@ class Adapted:
         """Whether the model is the one as it was."""
         return self.kept_start or self.chosen.setting is None
 
+    def recorded_seconds(self) -> float:
+        """The seconds of the record: words are made of the same number, so that both round alike."""
+        return round(self.seconds, 1)
+
     @property
     def adapted_to(self) -> str:
         """What it was adapted to, and how long that took, in words."""
-        took = f"in {self.seconds:,.0f} s" if self.seconds < 120 else f"in {self.seconds / 60:,.0f} minutes"
+        seconds = self.recorded_seconds()
+        took = f"in {seconds:,.0f} s" if seconds < 120 else f"in {seconds / 60:,.0f} minutes"
         pairs = f"{self.pairs:,} pairs of {self.data}"
         if self.stays:
             return f"nothing here: of what was tried on {pairs}, {took}, nothing was better than the model as it was"
@@ -133,7 +138,7 @@ class Adapted:
             "chosen": trial_as_dict(self.chosen),
             "tried": [trial_as_dict(trial) for trial in self.tried],
             "kept_start": self.kept_start,
-            "seconds": round(self.seconds, 1),
+            "seconds": self.recorded_seconds(),
             "warnings": list(self.warnings()),
         }
 
