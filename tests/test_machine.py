@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -179,3 +180,18 @@ def test_threads_wait_for_what_one_of_them_computes():
         assert list(pool.map(ask, range(4))) == [1, 1, 1, 1]
     timed.cache_clear()
     assert timed() == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_was_computed_is_there_in_a_child_that_was_forked_meanwhile(monkeypatch):
+    """A lock that a thread of the parent holds is never opened in the child."""
+    lock = threading.Lock()
+    monkeypatch.setattr(machine.threading, "Lock", lambda: lock)
+    number = machine.once(lambda: 5)
+    assert number() == 5
+    with lock:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(number())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5

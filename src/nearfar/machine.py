@@ -112,14 +112,17 @@ def once(function: Callable[[], Result]) -> Callable[[], Result]:
     >>> once(lambda: "timed")()
     'timed'
     """
-    turn, cached = threading.Lock(), cache(function)
+    turn, results = threading.Lock(), list[Result]()
 
     @wraps(function)
     def in_turn() -> Result:
-        with turn:
-            return cached()
+        if not results:  # later calls take no lock, which a fork in another thread would leave closed in the child
+            with turn:
+                if not results:
+                    results.append(function())
+        return results[0]
 
-    in_turn.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    in_turn.cache_clear = results.clear  # type: ignore[attr-defined]
     return in_turn
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.decoding import contrastive_search, contrastive_search_generate
-from nearfar.decoding.contrastive.leaf_cache import LeafCache
+from nearfar.decoding.contrastive.leaf_cache import LeafCache, LeafLayer
 from nearfar.errors import UserError
 
 CALL = {"k": 4, "alpha": 0.6, "max_new_tokens": 12}
@@ -339,3 +339,16 @@ def test_nan_logits_are_named(llama):
             contrastive_search(llama, torch.tensor([[4, 5]]), **CALL)
     finally:
         weight[3] = kept
+
+
+def test_no_view_holds_what_a_cache_was_before_it_grew():
+    layer, prompt, leaves = LeafLayer(), torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
+    layer.update(prompt, prompt)
+    layer.sprout()
+    assert layer.keys is None
+    assert layer.values is None
+    layer.update(leaves, -leaves)
+    layer.commit(2, 5)
+    layer.settle()
+    assert torch.equal(layer.keys, torch.cat([prompt, leaves[:, :, 2:3]], dim=2))
+    assert torch.equal(layer.values, torch.cat([prompt, -leaves[:, :, 2:3]], dim=2))

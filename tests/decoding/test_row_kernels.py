@@ -50,7 +50,7 @@ def test_it_is_as_exact_as_torchs(threads, rows, m, d):
     exact = states.double() @ matrix.double().T
     out = RowProduct(matrix, threads)(states)
     assert out.shape == (rows, m)
-    assert (out - exact).norm() <= 3 * (states @ matrix.T - exact).norm() + 1e-6 * exact.norm()
+    assert (out - exact).norm() <= 4e-7 * exact.norm()
 
 
 def test_any_leading_shape_and_any_strides(threads):
@@ -83,7 +83,8 @@ def test_no_more_rows_are_multiplied_than_need_be(threads, monkeypatch, rows, ke
     assert set(calls) == {kernel}
 
 
-def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("cannot cache function: no locator"), OSError("no space left")])
+def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch, error):
     import numba
 
     plain, calls = numba.njit, []
@@ -91,7 +92,7 @@ def test_kernels_are_compiled_where_nothing_can_be_kept(monkeypatch):
     def njit(signature, *, cache=False, **options):
         calls.append(cache)
         if cache:
-            raise RuntimeError("cannot cache function: no locator available for file")
+            raise error
         return plain(signature, **options)
 
     monkeypatch.setattr(numba, "njit", njit)
@@ -144,7 +145,7 @@ def test_a_numba_that_cannot_be_imported_is_warned_of(monkeypatch, recwarn, miss
     assert ["takes longer" in str(each.message) for each in recwarn] == [True] * warned
 
 
-@pytest.mark.parametrize(("rows", "few"), [(1, False), (2, True), (8, True), (9, False)])
+@pytest.mark.parametrize(("rows", "few"), [(0, False), (1, False), (2, True), (8, True), (9, False)])
 def test_few_rows_alone_are_the_products(rows, few):
     layer, calls = nn.Linear(6, 5), []
     few_rows_linear(layer, lambda states: calls.append(states) or torch.zeros(rows, 5), torch.randn(rows, 6))

@@ -32,7 +32,7 @@ def reordered(weight: Tensor, states: Tensor) -> Tensor:
 def few_rows_linear(layer: nn.Linear, product: Product, states: Tensor) -> Tensor:
     """`layer(states)` of any leading shape, by `product` if it is of a few rows."""
     rows = states.numel() // layer.in_features
-    if rows == 1 or rows > row_kernels.MOST or torch.is_autocast_enabled("cpu"):  # a prompt has more
+    if not 1 < rows <= row_kernels.MOST or torch.is_autocast_enabled("cpu"):  # a prompt has more
         return nn.functional.linear(states, layer.weight, layer.bias)
     out = product(states)
     return out if layer.bias is None else out + layer.bias

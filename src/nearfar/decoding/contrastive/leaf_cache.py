@@ -32,7 +32,7 @@ class LeafCache(Cache):
 
     def sprout(self) -> None:
         for layer in self.layers:
-            layer.leafing = True
+            layer.sprout()
 
     def settle(self) -> None:
         for layer in self.layers:
@@ -49,6 +49,8 @@ class LeafLayer(CacheLayerMixin):
     """One layer's keys and values, `[B, heads, length, dim]` each. With a `window`, a leaf is handed the last
     `window - 1` committed positions only: those its own position may see."""
 
+    keys: Tensor | None  # the attributes by which transformers reads a layer
+    values: Tensor | None
     is_sliding = False  # everything is stored, so masks are sized as for full attention
 
     def __init__(self, window: int | None = None) -> None:
@@ -79,15 +81,21 @@ class LeafLayer(CacheLayerMixin):
             return self._keys.read(start, extra=new), self._values.read(start, extra=new)
         self._keys.length += new
         self._values.length += new
-        return self._refresh()
+        self._show()
+        return self._keys.read(), self._values.read()
 
     def commit(self, choice: Tensor | int, among: int) -> None:
         self._keys.keep(choice, among)
         self._values.keep(choice, among)
 
+    def sprout(self) -> None:
+        """Until `settle` no views are held: they would keep what the storage was before it grew."""
+        self.leafing = True
+        self.keys = self.values = None
+
     def settle(self) -> None:
         self.leafing = False
-        self._refresh()
+        self._show()
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length + query_length, 0
@@ -98,10 +106,8 @@ class LeafLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    def _refresh(self) -> tuple[Tensor, Tensor]:
-        # the attributes by which transformers reads a layer
+    def _show(self) -> None:
         self.keys, self.values = self._keys.read(), self._values.read()
-        return self.keys, self.values
 
 
 def attention_windows(config: Any) -> list[int | None] | None:

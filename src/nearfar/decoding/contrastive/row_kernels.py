@@ -1,7 +1,7 @@
 """Products of up to eight rows with a matrix, in little more time than it takes to read the matrix once.
 
 With so few rows nearly all time goes into fetching the matrix from memory, and four rows need not cost more than one.
-By MKL and oneDNN they do, by half and more. numba compiles the plain loops below for the processor at hand: each row of
+By MKL and oneDNN they do. numba compiles the plain loops below for the processor at hand: each row of
 the matrix is read once, and multiplied by all rows while it is there.
 """
 
@@ -88,7 +88,7 @@ def _compiled(loops: Kernel) -> Kernel:
     signature = "void(float32[:, ::1], float32[:, ::1], float32[:, :])"
     try:
         kernel: Kernel = njit(signature, cache=True, **options)(loops)
-    except RuntimeError:
+    except (RuntimeError, OSError):  # nowhere to write to; no room there
         kernel = njit(signature, **options)(loops)
     return kernel
 
