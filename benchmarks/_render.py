@@ -27,7 +27,7 @@ system's load average was {load} during the runs; from process to process the ra
 
 The least that each form needs when it keeps no tiles, in products: {products}.
 With all tiles kept it is one less (NT-Xent: half of one). The variant "nearfar" is what everyone gets who names no
-budget: all tiles are kept while they are below 32 MiB, else an eighth of them, 64 MiB at most.
+budget: tiles are kept up to 128 MiB of them.
 In NT-Xent, N counts all rows, both views together. The released `SigLipLoss` has no chunked form; "chunk and
 checkpoint" is the usual way to save memory: a chunk of rows at a time, computed again in the backward pass.
 """

@@ -19,7 +19,7 @@ B = 2048
 
 class Largest(TorchDispatchMode):
     """Keeps the size of the largest tensor that an operation makes, forward or backward. What our own operators keep
-    has a budget (64 MiB, whatever the batch) and tests of its own."""
+    has a budget (128 MiB, whatever the batch) and tests of its own."""
 
     elements, where = 0, ""
 

@@ -53,16 +53,29 @@ def test_without_a_process_group_says_what_to_do():
         ops.log_partition(torch.eye(2), torch.eye(2), 1.0, backend="ring")
 
 
-@pytest.mark.parametrize("world", [1, 4, 16])
-def test_a_rank_keeps_what_one_process_would(monkeypatch, world):
-    """An eighth of the whole batch's tiles, however many ranks share it; of its own that is all, where eight do."""
+@pytest.mark.parametrize("world", [1, 4])
+def test_a_rank_keeps_tiles_up_to_the_budget_over_all_its_steps(monkeypatch, world):
+    """And not so many in each of them; the same where none is named, by the usual one."""
     from nearfar.ops.tiling import ring
     from nearfar.ops.tiling.tiles import Pairs
 
-    budgets: list[int] = []
-    monkeypatch.setattr("nearfar.ops.tiling.tiles.KEEP_ALL_BELOW", 0)
+    kept: list[int] = []
+
+    def forward(*args):
+        out = partition_forward(*args)
+        kept.append(out[3].numel() * 4)
+        return out
+
+    partition_forward = ring.partition_forward
+    monkeypatch.setattr(ring, "partition_forward", forward)
+    monkeypatch.setattr(ring, "BUDGET", 5 * 16 * 4)
     monkeypatch.setattr(ring, "block_sizes", lambda rows, device: [rows] * world)
-    monkeypatch.setattr(ring._RingPartition, "apply", lambda *args: budgets.append(args[-2]))
-    q = torch.zeros(1600 // world, 2, requires_grad=True)
-    ring.ring_partition(Pairs(q, q, torch.ones(len(q))), both=True, budget=None)
-    assert budgets == [1600**2 * 4 // 8]
+    monkeypatch.setattr(ring, "next_block", lambda sizes, step, keys, groups, extra: (keys, groups, extra))
+    q = torch.randn(8, 2, requires_grad=True)
+    for budget, tiles in ((None, 5), (3 * 16 * 4, 3), (0, 0)):
+        ring.ring_partition(Pairs(q, q, torch.ones(8), tile=(4, 4)), both=True, budget=budget)
+        assert sum(kept) == min(tiles, 4 * world) * 16 * 4
+        kept.clear()
+    with torch.no_grad():
+        ring.ring_partition(Pairs(q, q, torch.ones(8), tile=(4, 4)), both=True, budget=None)
+    assert sum(kept) == 0

@@ -7,16 +7,7 @@ from torch.nn.functional import softplus
 from nearfar.ops import log_partition, sigmoid
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.one_tile import is_one_tile
-from nearfar.ops.tiling.tiles import (
-    KEEP_ALL_BELOW,
-    KEEP_AT_MOST,
-    Pairs,
-    grid,
-    own_logits,
-    run_of,
-    tile_shape,
-    tiles_to_keep,
-)
+from nearfar.ops.tiling.tiles import Pairs, grid, own_logits, run_of, tile_shape, tiles_to_keep
 
 
 @pytest.mark.parametrize(("n", "m", "tile"), [(7, 5, (3, 2)), (1, 9, (4, 4)), (600, 30, (512, 7)), (0, 4, (2, 2))])
@@ -60,16 +51,18 @@ def test_budget_counts_whole_tiles():
     assert tiles_to_keep(tiles, 0, 4) == 0
     assert tiles_to_keep(tiles, 4 * 16 * 3 - 1, 4) == 2
     assert tiles_to_keep(tiles, 1 << 40, 4) == 4
-    side = int((KEEP_ALL_BELOW / 4) ** 0.5)
-    all_of_them = grid(side, side, (512, 512))
-    assert tiles_to_keep(all_of_them, None, 4) == len(all_of_them)
 
 
-def test_the_usual_budget_is_a_small_part_of_a_large_matrix():
-    tiles = grid(4096, 4096, (1024, 1024))
-    assert tiles_to_keep(tiles, None, 4) == len(tiles) // 8
-    huge = grid(1 << 17, 1 << 17, (1024, 1024))
-    assert tiles_to_keep(huge, None, 4) == KEEP_AT_MOST >> 22
+@pytest.mark.parametrize(("side", "bytes_per_entry"), [(1024, 4), (4096, 4), (5792, 4), (8192, 2)])
+def test_all_tiles_of_a_usual_batch_are_kept(side, bytes_per_entry):
+    tiles = grid(side, side, (1024, 512))
+    assert tiles_to_keep(tiles, None, bytes_per_entry) == len(tiles)
+
+
+@pytest.mark.parametrize(("side", "bytes_per_entry"), [(8192, 4), (1 << 17, 4), (1 << 17, 2)])
+def test_however_large_a_batch_its_kept_tiles_are_not(side, bytes_per_entry):
+    tiles = grid(side, side, (1024, 1024))
+    assert tiles_to_keep(tiles, None, bytes_per_entry) == (128 << 20) // (bytes_per_entry << 20)
 
 
 def test_runs_become_slices():

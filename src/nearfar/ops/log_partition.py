@@ -72,8 +72,8 @@ def log_partition(
         backend: "auto" and "tiled"; "dense" builds the matrix (a reference); "ring" passes key blocks round the
             ranks of the default process group, so that the keys are all ranks' keys.
         budget: bytes of tiles kept for the backward pass. With a fraction f kept, forward and backward cost 4 - f
-            products of size N x M x D. By default everything is kept while it is below 32 MiB, else an eighth of it,
-            64 MiB at most.
+            products of size N x M x D. By default 128 MiB are, which is everything up to some 5,000 x 5,000 pairs in
+            float32.
         tile: rows, or (rows, columns), of a tile; about 1,024 by default.
 
     Returns:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nearfar.errors import UserError
 from nearfar.ops.tiling import inputs
 from nearfar.ops.tiling.partition import partition
-from nearfar.ops.tiling.tiles import usual_budget
+from nearfar.ops.tiling.tiles import BUDGET
 
 
 def view_partition(
@@ -70,10 +70,7 @@ def view_partition(
         for b in range(a, len(views))
         if len(views[a]) and len(views[b]) and (within if a == b else across)
     ]
-    entries = sum(len(views[a]) * len(views[b]) // (2 if a == b else 1) for a, b in blocks)
-    if budget is None:
-        budget = usual_budget(entries * 4)
-    share = budget // max(len(blocks), 1)
+    share = (BUDGET if budget is None else budget) // max(len(blocks), 1)
     sums: list[list[Tensor]] = [[] for _ in views]
     for a, b in blocks:
         ids = {} if group is None else {"q_group": group[a], "k_group": group[b], "admit": "different"}

@@ -13,7 +13,7 @@ from nearfar.ops.tiling.half_products import half_pays
 from nearfar.ops.tiling.kernels import partition_backward, partition_forward
 from nearfar.ops.tiling.operators import flat, pairs_of
 from nearfar.ops.tiling.ring import ring_partition
-from nearfar.ops.tiling.tiles import LN2, Pairs, needs_gradient, tiles_to_keep, usual_budget
+from nearfar.ops.tiling.tiles import LN2, Pairs, needs_gradient, tiles_to_keep
 
 
 def partition(
@@ -29,9 +29,6 @@ def partition(
     pairs = replace(pairs, half=half_pays(pairs.q, pairs.k))
     if backend == "ring":
         return ring_partition(pairs, both=both, budget=budget)
-    if pairs.half and budget is None:  # at least the bytes that float32 would keep, which hold twice as many
-        entries = len(pairs.q) * len(pairs.k)
-        budget = max(usual_budget(entries * kind.itemsize) for kind in (pairs.product_type, pairs.q.dtype))
     keep = tiles_to_keep(pairs.tiles, budget, pairs.product_type.itemsize) if needs_gradient(pairs) else 0
     return _Partition.apply(*flat(pairs), both, keep)
 

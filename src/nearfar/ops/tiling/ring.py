@@ -19,15 +19,14 @@ from torch import Tensor
 from nearfar.ops.tiling.kernels import partition_backward, partition_forward
 from nearfar.ops.tiling.operators import flat
 from nearfar.ops.tiling.process_ranks import block_sizes, next_block, second_derivatives
-from nearfar.ops.tiling.tiles import LN2, Pairs, grid, needs_gradient, tiles_to_keep, usual_budget, wide
+from nearfar.ops.tiling.tiles import BUDGET, LN2, Pairs, grid, needs_gradient, tiles_to_keep, wide
 
 
 def ring_partition(pairs: Pairs, *, both: bool, budget: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """`partition` over the keys of all ranks: rows [N] and own logits [N] of this rank's queries, and with `both` the
     log-partitions [M] of this rank's keys over all ranks' queries."""
     sizes = block_sizes(len(pairs.k), pairs.q.device)
-    if budget is None:  # what one process with the whole batch would keep, which may be all of this rank's part
-        budget = usual_budget(len(sizes) * len(pairs.q) * sum(sizes) * pairs.q.element_size())
+    budget = BUDGET if budget is None else budget
     p = flat(pairs)
     return _RingPartition.apply(*p[:7], p[8:], both, budget if needs_gradient(pairs) else 0, sizes)
 

@@ -24,7 +24,7 @@ NARROW = 512  # columns of a tile on a CPU, of larger batches: the passes of eac
 STEP = 256  # tiles on the diagonal of one set
 RUN = 128 << 10  # numbers that a pass over whole vectors takes at a time: they stay in the nearest cache
 FEW = 64  # keys that say about where a query's logits lie
-KEEP_ALL_BELOW, KEEP_AT_MOST = 32 << 20, 64 << 20  # bytes of tiles kept when no budget is given: `usual_budget`
+BUDGET = 128 << 20  # bytes of tiles kept when none is named: all of a batch of 5,000, and little beside most towers
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,9 @@ def tile_shape(
     return (rows, rows) if one_set else (rows, cols)
 
 
-def usual_budget(total: int) -> int:
-    """Bytes of tiles to keep where nobody says, of `total`: all while they are small, else an eighth, which saves some
-    percent of the time and is still small beside what dense code holds (four whole matrices)."""
-    return total if total <= KEEP_ALL_BELOW else min(total // 8, KEEP_AT_MOST)
-
-
 def tiles_to_keep(tiles: list[Tile], budget: int | None, bytes_per_entry: int) -> int:
-    """How many leading tiles fit the budget, by default `usual_budget`."""
-    if budget is None:
-        budget = usual_budget(sum(tile.size for tile in tiles) * bytes_per_entry)
+    """How many leading tiles fit the budget, in bytes."""
+    budget = BUDGET if budget is None else budget
     return sum((tile.offset + tile.size) * bytes_per_entry <= budget for tile in tiles)
 
 
