@@ -78,7 +78,6 @@ FORMULA: dict[str, Objective] = {
     "sigmoid": sigmoid,
 }
 
-PRODUCTS = {"InfoNCE, both directions": 4, "InfoNCE, one direction": 3, "NT-Xent": 2, "sigmoid": 3}
 """Products of N x N x D that the form needs, forward and backward, when no tile is kept."""
 
 

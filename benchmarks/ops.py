@@ -2,7 +2,6 @@
 
     .venv-compare/bin/python benchmarks/ops.py                      # every size; on an otherwise idle machine
     .venv-compare/bin/python benchmarks/ops.py --n 1024 --d 128 --output look.json    # a quick look
-    .venv-compare/bin/python benchmarks/ops.py --render             # only write docs/benchmarks.md again
 
 All variants of a form run in turn within each round, forward and backward, float32; each is also given as a multiple
 of one N x N x D product timed in the same round. Rounds of several processes are pooled. Before timing, every variant's
@@ -31,10 +30,10 @@ from torch.nn.functional import normalize
 
 from _measure import Timing, interleave, peak_of, pooled
 from _objectives import FORMULA, PAIRS_OF_PAIRS, Objective, objective, objectives
-from _render import render
+from _render import as_markdown
+from nearfar import files
 
 RESULTS = Path(__file__).parent / "results" / "ops.json"
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 TOLERANCE = 2e-4  # what dense float32 reaches; the tests of nearfar itself ask for 1e-5
 SCALES = {"sigmoid": (10.0,), "InfoNCE, both directions": (14.3, 100.0)}
 
@@ -48,7 +47,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--render", action="store_true", help="write docs/benchmarks.md from the recorded results")
     parser.add_argument("--memory", nargs=5, metavar=("FORM", "VARIANT", "N", "D", "SCALE"), help=argparse.SUPPRESS)
     parser.add_argument("--time", nargs=4, metavar=("FORM", "N", "D", "SCALE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,22 +59,18 @@ def main() -> None:
         form, variant, n, d, scale = options.memory
         print(peak(form, variant, int(n), int(d), float(scale)))
         return
-    if not options.render:
-        sizes = [(form, n, d) for form in options.form for n in options.n for d in options.d]
-        if "NT-Xent" in options.form:
-            sizes.append(("NT-Xent", PAIRS_OF_PAIRS, 128))
-        rows = [
-            row
-            for form, n, d in sizes
-            for scale in SCALES.get(form, (14.3,))
-            for row in compare(form, n, d, scale, options)
-        ]
-        results = joined(machine(options), rows, options.output)
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
-    # Only the recorded results belong on the page: another run's table goes beside its figures.
-    page = PAGE if options.output.resolve() == RESULTS.resolve() else options.output.with_suffix(".md")
-    render(json.loads(options.output.read_text()), page)
+    sizes = [(form, n, d) for form in options.form for n in options.n for d in options.d]
+    if "NT-Xent" in options.form:
+        sizes.append(("NT-Xent", PAIRS_OF_PAIRS, 128))
+    rows = [
+        row
+        for form, n, d in sizes
+        for scale in SCALES.get(form, (14.3,))
+        for row in compare(form, n, d, scale, options)
+    ]
+    results = joined(machine(options), rows, options.output)
+    files.write(options.output, json.dumps(results, indent=1) + "\n")
+    files.write(options.output.with_suffix(".md"), as_markdown(results))
 
 
 def joined(here: dict[str, object], rows: list[dict[str, object]], file: Path) -> dict[str, object]:

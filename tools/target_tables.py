@@ -31,11 +31,6 @@ class Target:
     beside: bool = True
     """Whether another process changes it: memory is the same."""
 
-    @property
-    def record_beside(self) -> str:
-        """Beside a competitor a benchmark has one record, whichever instructions the processor has."""
-        return self.record.removesuffix("_avx2")
-
     def reached(self, rounds: list[float]) -> bool:
         return median(rounds) >= self.bar if self.at_least else median(rounds) <= self.bar
 
@@ -49,7 +44,7 @@ def table(folder: Path = RESULTS) -> str:
     lines = ["| what | target | quiet | beside a competitor | reached |", "|:--|:--|--:|--:|:--|"]
     for target in TARGETS:
         quiet = rounds_of(target, folder / f"{target.record}.json")
-        beside = rounds_of(target, folder / BESIDE / f"{target.record_beside}.json") if target.beside else None
+        beside = rounds_of(target, folder / BESIDE / f"{target.record}.json") if target.beside else None
         verdicts = ["yes" if target.reached(rounds) else "no" for rounds in (quiet, beside) if rounds]
         both = verdicts[0] if len({*verdicts}) == 1 else ", ".join(verdicts)
         cells = [target.what, target.goal, shown(quiet), shown(beside), f"**{both}**"]
@@ -163,9 +158,9 @@ TARGETS = [
         for title, name in (("symmetric InfoNCE", "nearfar, prepared"), ("training `clip`", "nearfar train clip"))
         for clock, kind, bar in (("CPU", "cpu_s", 1.3), ("on the clock", "clock_s", 1.6))
     ),
-    *(Target(f"symmetric InfoNCE, N {n}, D {d}", "products", 2.1, "ops_avx2", products(n, d)) for n, d in LOSS),
+    *(Target(f"symmetric InfoNCE, N {n}, D {d}", "products", 2.1, "ops", products(n, d)) for n, d in LOSS),
     *(
-        Target(f"the same, open_clip's time, N {n}, D {d}", "times", 3.4, "ops_avx2", open_clip(n, d), at_least=True)
+        Target(f"the same, open_clip's time, N {n}, D {d}", "times", 3.4, "ops", open_clip(n, d), at_least=True)
         for n, d in LOSS
     ),
     *(

@@ -33,7 +33,7 @@ def test_every_target_has_its_quiet_record(tables):
         assert tables.rounds_of(target, tables.RESULTS / f"{target.record}.json"), target.what
 
 
-def test_beside_a_competitor_one_record_stands_for_all_processors(tables, folder):
+def test_what_a_record_beside_a_competitor_lacks_has_no_figure(tables, folder):
     case = {"form": "InfoNCE, both directions", "n": 4096, "d": 512, "cpu_ratio": 5.5, "cpu_rounds": [2.0]}
     rows = [case | {"variant": variant} for variant in ("nearfar", "open_clip ClipLoss")]
     (folder / tables.BESIDE / "ops.json").write_text(json.dumps({"rows": rows}))

@@ -32,8 +32,7 @@ def test_every_contestant_equals_the_formula(form):
 
 @pytest.mark.timeout(900)
 def test_a_look_at_one_size(tmp_path):
-    out, page = tmp_path / "made" / "look.json", ROOT / "docs" / "benchmarks.md"
-    before = page.read_bytes()
+    out = tmp_path / "made" / "look.json"
     flags = "--n 16 --d 8 --rounds 1 --threads 1 --form sigmoid --output"
     done = subprocess.run(
         [sys.executable, SCRIPT, *flags.split(), out], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -42,5 +41,4 @@ def test_a_look_at_one_size(tmp_path):
     rows = json.loads(out.read_text())["rows"]
     assert [row["variant"] for row in rows] == ["nearfar", "open_clip SigLipLoss", "chunk and checkpoint"]
     assert all(row["cpu_ratio"] > 0 and row["extra_bytes"] >= 0 for row in rows)
-    assert page.read_bytes() == before, "a look at other sizes leaves the page of the recorded results alone"
-    assert "### sigmoid" in out.with_suffix(".md").read_text()
+    assert "### sigmoid, scale 10\n" in out.with_suffix(".md").read_text()

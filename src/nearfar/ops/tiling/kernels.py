@@ -67,21 +67,22 @@ def partition_forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def _backward_shapes(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, scale, one_set, want_q, want_k = args[0], args[1], args[2], args[7], args[-2], args[-1]
+    q, k, scale, one_set, (want_q, want_k, finish) = args[0], args[1], args[2], args[7], args[-3:]
     dq = torch.empty_like(q) if want_q else q.new_empty(0)
     dk = torch.empty_like(k) if want_k and not one_set else q.new_empty(0)
-    return dq, dk, torch.empty_like(scale, memory_format=torch.contiguous_format)
+    dscale = torch.empty_like(scale, memory_format=torch.contiguous_format)
+    return dq, dk, dscale if finish else q.new_empty(0)
 
 
 @operator(
     f"partition_backward({PAIRS}, Tensor rows, Tensor cols, Tensor kept, Tensor shifts, Tensor g_rows, Tensor g_cols, "
-    "Tensor g_own, bool want_q, bool want_k) -> (Tensor, Tensor, Tensor)",
+    "Tensor g_own, bool want_q, bool want_k, bool finish) -> (Tensor, Tensor, Tensor)",
     _backward_shapes,
 )
 def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to q [N, D], k [M, D] and scale [N], from the log-partitions and their upstream gradients. With one
-    set the whole gradient is the first."""
-    *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, want_q, want_k = args
+    set the whole gradient is the first. Without `finish` the first two come as `finish_gradients` takes them."""
+    *pairs_args, rows, cols, kept, shifts, g_rows, g_cols, g_own, want_q, want_k, finish = args
     pairs = pairs_of(*pairs_args)
     q, k, keys = pairs.q, pairs.k, pairs.keys
     rows, g_rows = _silence_empty(rows, g_rows)
@@ -119,7 +120,7 @@ def partition_backward(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
     each(pairs, shares, compute)
     dq, dk = (reduce(Tensor.add_, sums) for sums in (dqs, dks))
-    return finish_gradients(pairs, dq, dk, g_own)
+    return finish_gradients(pairs, dq, dk, g_own) if finish else (dq, dk, q.new_empty(0))
 
 
 def finish_gradients(pairs: Pairs, dq: Tensor, dk: Tensor, g_own: Tensor) -> tuple[Tensor, Tensor, Tensor]:

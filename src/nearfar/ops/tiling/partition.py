@@ -50,7 +50,7 @@ class _Partition(torch.autograd.Function):
             want_q, want_k, want_scale = ctx.needs_input_grad[:3]
             want_k = want_k and not ctx.rest[1]  # with one set, q carries the whole gradient
             dq, dk, dscale = partition_backward(
-                *tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, want_q or want_scale, want_k
+                *tensors, *ctx.rest, rows, cols, kept, shifts, *gradients, want_q or want_scale, want_k, True
             )
             grads = dq if want_q else None, dk if want_k else None, dscale if want_scale else None
         return *grads, *(None,) * 10

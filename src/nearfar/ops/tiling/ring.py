@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nearfar.ops.tiling.kernels import partition_backward, partition_forward
-from nearfar.ops.tiling.operators import flat
+from nearfar.ops.tiling.kernels import finish_gradients, partition_backward, partition_forward
+from nearfar.ops.tiling.operators import flat, pairs_of
 from nearfar.ops.tiling.process_ranks import block_sizes, next_block, second_derivatives
 from nearfar.ops.tiling.tiles import BUDGET, LN2, Pairs, grid, needs_gradient, tiles_to_keep, wide
 
@@ -65,21 +65,20 @@ class _RingPartition(torch.autograd.Function):
         g_rows, g_cols, g_own = gradients
         world, both = len(ctx.sizes), ctx.both
         want_q, want_k, want_scale = ctx.needs_input_grad[:3]
-        dq, dscale = torch.zeros_like(q) if want_q or want_scale else None, q.new_zeros(len(q))
-        dk = torch.zeros_like(k)
         keys, groups = k, k_group
+        dq, dk = q.new_empty(0), q.new_zeros((0,) if want_k else k.shape)  # what keys gather goes round in any case
         for step in range(world):
             home = own if step == 0 else None
             pairs_args = (q, keys, scale, home, q_group, groups, ctx.admit, False, *ctx.tile)
             totals = (rows, cols, stores[step], stores[world + step], g_rows, g_cols, g_own)
-            block = partition_backward(*pairs_args, *totals, dq is not None, want_k)
-            if dq is not None:
-                dq += block[0]
-                dscale += block[2]
+            part, of_keys, _ = partition_backward(*pairs_args, *totals, want_q or want_scale, want_k, False)
+            dq = dq.add_(part) if step else part
             if want_k:
-                dk += block[1]
+                dk = dk.add_(of_keys) if step else of_keys
             keys, groups, extra = next_block(ctx.sizes, step, keys, groups, [dk, *([cols, g_cols] if both else [])])
             dk = extra[0]
             if both:
                 cols, g_cols = extra[1:]
+        pairs = pairs_of(q, k, scale, own, q_group, k_group, ctx.admit, False, *ctx.tile)
+        dq, dk, dscale = finish_gradients(pairs, dq, dk if want_k else k.new_empty(0), g_own)
         return dq if want_q else None, dk if want_k else None, dscale if want_scale else None, *(None,) * 8
