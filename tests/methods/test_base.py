@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nearfar.losses import Temperature
+from nearfar.methods import METHODS, find
 from nearfar.methods.base import Method, decay_groups
 
 
@@ -31,3 +32,10 @@ def test_temperatures_return_within_their_bounds_those_of_later_parts_too():
             method.get_submodule(name).value.add_(9.0)
         method.after_step(1)
         assert method.get_submodule(name)().item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, home in METHODS.items() if ".image." in home))
+def test_views_of_one_picture_differ_in_validation_as_in_training(name):
+    """A loss between views alone would say nothing of two that are equal."""
+    method = find(name)
+    assert method.n_views == 1 or method.validation_views is None

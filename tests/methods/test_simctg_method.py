@@ -72,6 +72,14 @@ def test_training_spreads_the_states(source, tokenizer):
     assert spread[1.0] > spread[0.0] + 0.02
 
 
+def test_texts_of_one_token_have_a_loss_of_zero(tokenizer):
+    """Nothing follows their only token."""
+    batch = {"text": {"input_ids": torch.full((2, 1), 7), "attention_mask": torch.ones(2, 1, dtype=torch.long)}}
+    out = SimCTG(language_model("tiny", tokenizer=tokenizer))(batch)
+    out["loss"].backward()
+    assert out["loss"].item() == out["mle_loss"].item() == 0
+
+
 def test_saved_model_is_a_transformers_model(source, tokenizer, tmp_path):
     model = language_model("tiny", tokenizer=tokenizer)
     model.save_pretrained(tmp_path)

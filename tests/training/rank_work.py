@@ -6,7 +6,8 @@ import contextlib
 
 import torch
 from cases import CASES, N, case_batch, make
-from toy import Deep, Noisy, Pairs, batch, gradients
+from torch import nn
+from toy import Deep, Noisy, Pairs, Plain, batch, gradients
 
 from nearfar import distributed as processes
 from nearfar.data.batches.batch import rows
@@ -130,6 +131,34 @@ def train_sharded(out: str, stop: int, steps: int, options: dict) -> dict:
     return {name: value.numpy() for name, value in sharding.full_tensors(method.state_dict()).items()} | {
         "split": split
     }
+
+
+def train_normed(out: str, stop: int) -> dict:
+    """The buffers that 4 steps leave a method with a batch norm, which each rank has of its own samples; stopped after
+    `stop` steps and resumed, if any."""
+    from nearfar import train
+
+    class Stop(Exception):
+        pass
+
+    class Normed(Plain):
+        def __init__(self, stop=0):
+            super().__init__()
+            self.net.insert(1, nn.BatchNorm1d(8))
+            self.stop = stop
+
+        def after_step(self, step):
+            super().after_step(step)
+            if step == self.stop:
+                raise Stop
+
+    data = [local_part(batch(12, seed), 12) for seed in range(4)]
+    common = {"out": out, "progress": False, "report": False, "steps": 4, "save_every": 1}
+    if stop:
+        with contextlib.suppress(Stop):
+            train(Normed(stop), data, **common)
+    norm = train(Normed(), data, resume=bool(stop), **common).method.net[1]
+    return {name: value.numpy() for name, value in norm.named_buffers()}
 
 
 def unequal_statistics():

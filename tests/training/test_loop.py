@@ -1,6 +1,7 @@
 """The loop: it learns, logs, validates without a trace, and stops when something is wrong."""
 
 import json
+import math
 import random
 
 import numpy as np
@@ -171,6 +172,18 @@ def test_best_follows_the_monitored_figure(tmp_path):
     assert (tmp_path / "checkpoints" / "best").resolve().name == "step-00000004"
     with pytest.raises(UserError, match="validation gave only val_recall"):
         train(Plain(), loader(2), epochs=1, validation=lambda method: {"recall": 1.0}, monitor="val_typo", **QUIET)
+
+
+def test_a_figure_that_is_none_is_never_the_best(tmp_path):
+    """A model that collapsed may have NaN for a figure: before the best, after it, and as the only one."""
+    for number, (figures, best) in enumerate(
+        [([0.5, math.nan, 0.3], 4), ([math.nan, 0.1, math.nan], 8), ([math.nan], 4)]
+    ):
+        scores = iter(figures)
+        out = tmp_path / str(number)
+        watch = {"validation": lambda method, scores=scores: {"recall": next(scores)}, "monitor": "val_recall"}
+        train(Plain(), loader(4), epochs=len(figures), out=out, keep=1, **watch, **QUIET)
+        assert (out / "checkpoints" / "best").resolve().name == f"step-{best:08d}"
 
 
 def test_a_run_may_end_with_its_best_weights(tmp_path):

@@ -267,13 +267,15 @@ def test_in_python(tmp_path):
 
     zero = SimCLR(image_encoder("micro-resnet", projector=small))
     keep = {"cluster": {"of": "image", "clusters": 4, "starts": 3}}
-    done = run_stages(
-        [
-            Stage("zero", zero, source, config=TrainConfig(steps=2, **config), keep=keep, train=False),
-            Stage("one", lambda p: SimCLR(appended(p.model, "scratch")), data, config=TrainConfig(steps=3, **config)),
-        ],
-        tmp_path,
-    )
+
+    def run(method):
+        second = Stage("one", method, data, config=TrainConfig(steps=3, **config))
+        first = Stage("zero", zero, source, config=TrainConfig(steps=2, **config), keep=keep, train=False)
+        return run_stages([first, second], tmp_path, resume=True)
+
+    with pytest.raises(ZeroDivisionError):
+        run(lambda p: 1 / 0)
+    done = run(lambda p: SimCLR(appended(p.model, "scratch")))  # goes on: there is nothing of the first to restore
     assert len({tuple(drawn[0][i::4]) for i in range(4)}) == 4, "a cluster a colour"
     assert not list((tmp_path / "1-zero").glob("checkpoints/step-*"))
     assert done[1].model.embed_dim == 2 * zero.model.embed_dim

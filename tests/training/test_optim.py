@@ -237,3 +237,15 @@ def test_random_streams_go_on_from_any_place_in_their_blocks():
     random_state.seed_everything(8)
     random_state.load_state_dict(state)
     assert np.random.rand(5).tolist() == expected  # noqa: NPY002
+
+
+def test_a_skipped_first_step_leaves_no_momentum_of_its_own():
+    """As a `GradScaler` skips it: by the flag that the fused step reads, with gradients that are not finite."""
+    weights = [nn.Parameter(torch.ones(4096)) for _ in range(3)]
+    optimizer = SGD(weights, lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    for weight in weights:
+        weight.grad = torch.full_like(weight, math.inf)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+    optimizer.step()
+    assert all(torch.equal(optimizer.state[weight]["momentum_buffer"], torch.zeros(4096)) for weight in weights)
+    assert all(torch.equal(weight, torch.ones(4096)) for weight in weights)

@@ -10,6 +10,7 @@ from rank_work import (
     noisy_gradients,
     odds_and_ends,
     train_apart,
+    train_normed,
     unequal_rows,
     unequal_statistics,
 )
@@ -105,6 +106,16 @@ def test_ranks_end_with_the_same_weights_as_one_process(tmp_path):
         np.testing.assert_array_equal(both[1][0][name], both[0][0][name])
     assert both[0][1][-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-5)
     assert len(list((tmp_path / "run" / "checkpoints" / "last").glob("process-*.pt"))) == 2
+
+
+def test_each_rank_goes_on_with_its_own_running_statistics(tmp_path):
+    """They are of its own samples: the other rank's differ."""
+    expected = run(train_normed, 2, str(tmp_path / "whole"), 0)
+    actual = run(train_normed, 2, str(tmp_path / "stopped"), 2)
+    assert not np.array_equal(expected[0]["running_mean"], expected[1]["running_mean"])
+    for mine, own in zip(actual, expected, strict=True):
+        for name, value in own.items():
+            np.testing.assert_array_equal(mine[name], value)
 
 
 def test_statistics_over_unequal_batches_weigh_items_and_not_ranks():

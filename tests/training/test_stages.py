@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import ranks
@@ -363,6 +364,11 @@ def test_the_best_checkpoint_of_a_stage(tmp_path):
     for name, value in best.state_dict().items():
         assert torch.equal(value, expected[name])
     assert not torch.equal(best.image[0].weight, stage.restore(Pairs()).image[0].weight)
+    figures = iter([3.0, 1.0, 2.0])
+    ends = replace(config, final="best")
+    (ended,) = run_stages([Stage("a", Pairs(), loader(), lambda method: {"loss": next(figures)}, ends)], tmp_path / "e")
+    for name, value in ended.restore(Pairs()).state_dict().items():
+        assert torch.equal(value, expected[name]), "it ended with its best weights"
     (never,) = run_stages([Stage("b", Pairs(), loader(), config=QUICK)], tmp_path / "never")
     with pytest.raises(UserError, match="'b' has no best checkpoint, as it was not validated"):
         never.restore(Pairs(), best=True)

@@ -50,12 +50,12 @@ class TrainConfig:
     eps: float = 1e-8
     """Added to the root of the mean square that gradients are divided by."""
     schedule: Literal["cosine", "linear", "constant", "steps"] = "cosine"
-    """From `lr` after the warm-up to `min_lr` at the last step; `steps` falls to a tenth after each third, 30 and 60 of
-    90 epochs."""
+    """From `lr` after the warm-up towards `min_lr`, which the step after the last one would have; `steps` falls to a
+    tenth after each third, 30 and 60 of 90 epochs."""
     warmup: float = 0.05
     """Steps of linear warm-up from 0, no more than the run has; below 1, a share of all steps."""
     min_lr: float = 0.0
-    """The learning rate of the last step, of `cosine` and `linear` schedules."""
+    """The learning rate that `cosine` and `linear` schedules fall towards."""
     clip_norm: float | None = 1.0
     """Largest L2 norm of the gradient; None leaves it as it is."""
     ema: float | None = None

@@ -43,6 +43,7 @@ class SepCLR(Method):
 
     views = "sepclr"
     n_views = 2
+    validation_views = None
 
     def __init__(
         self,

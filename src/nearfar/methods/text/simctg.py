@@ -48,10 +48,12 @@ class SimCTG(Method):
         ids, mask = batch["text"]["input_ids"], batch["text"]["attention_mask"]
         logits, hidden = self.model({"input_ids": ids, "attention_mask": mask})
         targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-        mle = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+        words = (targets != -100).sum()
+        mle = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="sum")
+        mle = mle / words.clamp(min=1)  # texts of one token have none that follows
         contrastive = self.contrastive(hidden, mask)
         if self.training:  # the mean over the words, and pairs of words, of all processes
-            words, texts = (targets != -100).sum(), mask.sum(1)
+            texts = mask.sum(1)
             pairs = texts * (texts - 1) if self.contrastive.reduction == "pairs" else texts > 1
             mle, contrastive = mle * mean_weight(words), contrastive * mean_weight(pairs.sum())
         return {

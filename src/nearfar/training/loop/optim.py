@@ -35,8 +35,9 @@ def build_optimizer(method: Method, config: TrainConfig) -> Optimizer:
 
 
 class SGD(torch.optim.SGD):
-    """torch's own, also for parameters that get their first gradient later than others: its fused step takes either no
-    momentum at all or that of every parameter. A momentum of 0 is what a first step starts from.
+    """torch's own fused step, which begins with a momentum of 0. Left to itself it takes either no momentum at all or
+    that of every parameter, so that none may get its first gradient later than others; and a first step that a
+    `GradScaler` skips leaves it a momentum that was never written.
 
     >>> first, later = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
     >>> optimizer = SGD([first, later], lr=0.1, momentum=0.9, fused=True)
@@ -48,10 +49,8 @@ class SGD(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None] if group["momentum"] else []
-            late = [p for p in moved if self.state[p].get("momentum_buffer") is None]
-            if 0 < len(late) < len(moved):
-                for p in late:
+            for p in group["params"] if group["momentum"] else []:
+                if p.grad is not None and self.state[p].get("momentum_buffer") is None:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return super().step(closure)
 

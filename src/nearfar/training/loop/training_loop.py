@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 from itertools import islice
@@ -212,7 +213,7 @@ class TrainingLoop:
             return False
         _check_figure(figures, name, "monitor")
         value = -figures[name] if name.endswith("loss") else figures[name]
-        if state.best is not None and value <= state.best:
+        if state.best is not None and not math.isnan(state.best) and not value > state.best:  # NaN is never better
             return False
         state.best, state.best_step = value, state.step
         return True

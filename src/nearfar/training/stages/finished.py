@@ -120,11 +120,14 @@ class FinishedStage:
         return list(warnings(self.results))
 
     def restore(self, method: Method, *, best: bool = False) -> Method:
-        """Put the weights and buffers that this stage's method ended with, or had at its best checkpoint, averaged
-        where it kept a moving average, into `method`, which is made as it was."""
+        """Put the weights and buffers that this stage's method ended with (those of its best checkpoint, if so it was
+        to end), or had at its best checkpoint, averaged where it kept a moving average, into `method`, which is made
+        as it was."""
         folder = self._checkpoint(best=best)
-        run_checkpoint.load_weights(folder, method)
-        if not best:
+        if best or run_checkpoint.settings(folder).get("final") == "best":
+            run_checkpoint.load_weights(self._checkpoint(best=True), method)
+        else:
+            run_checkpoint.load_weights(folder, method)
             dense_average.put_in_from(folder, method)
         return method
 

@@ -95,7 +95,7 @@ def run_stages(stages: Sequence[Stage], out: str | Path, *, resume: bool = False
         previous = before[-1] if before else None
         # A method in hand may share its model with one of an earlier stage, which must be as that one ended.
         for done, earlier in zip(before, stages, strict=False):
-            if isinstance(earlier.method, Method) and done.name in restore:
+            if isinstance(earlier.method, Method) and earlier.train and done.name in restore:
                 done.restore(earlier.method)
                 restore.remove(done.name)
         random_state.seed_everything(stage.config.seed)

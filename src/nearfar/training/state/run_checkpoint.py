@@ -5,7 +5,7 @@
         method.safetensors     parameters and buffers (queues, momentum copies, temperatures)
         average.safetensors    the moving average of the weights, if there is one
         optimizer.pt           moments and step counts
-        process-0.pt           random state and place in the data, one file a process
+        process-0.pt           random state, place in the data and running statistics, one file a process
         state.json             step, epoch, best figure, settings
         shards/                in place of both safetensors files where the run is sharded: the parts of each process
       frozen/                  the weights that the run does not train, once for all (`frozen_weights`)
@@ -220,8 +220,17 @@ def load_weights(folder: Path, module: nn.Module) -> None:
 
 def learned(folder: Path) -> dict[str, float]:
     """What the method of a checkpoint gives its model beside the weights (`Method.learned`)."""
+    return _noted(folder, "learned")
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint, by their names in `TrainConfig`."""
+    return _noted(folder, "config")
+
+
+def _noted(folder: Path, key: str) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "state.json").read_text("utf-8")).get("learned") or {})
+        return dict(json.loads((folder / "state.json").read_text("utf-8")).get(key) or {})
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is damaged: remove it.") from error
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from nearfar import distributed as processes
@@ -68,7 +70,11 @@ class RunState:
                 "average_updates": self.average.updates if self.average else 0,
                 "dense": self.dense.state_dict() if self.dense else None,
             },
-            "process": {"batches": self.batches.state_dict(), "random": random_state.state_dict()},
+            "process": {
+                "batches": self.batches.state_dict(),
+                "random": random_state.state_dict(),
+                "statistics": running_statistics(self.method) if processes.world_size() > 1 else {},
+            },
             "progress": progress,
             "frozen": self.frozen.unchanged(self.method) if self.frozen else {},
         }
@@ -91,6 +97,8 @@ class RunState:
         self.best_step = progress.get("best_step")
         self.method.check_state(state["method"])
         sharding.load_tensors(self.method.state_dict(), state["method"])
+        for name, value in running_statistics(self.method).items():  # of this process, which are no other's
+            value.copy_(state["process"].get("statistics", {}).get(name, value))
         sharding.load_optimizer_state(self.optimizer, state["optimizer"]["optimizer"])
         if self.average and state["average"] is not None:
             sharding.load_tensors(self.average.average, state["average"])
@@ -105,3 +113,14 @@ class RunState:
             random_state.seed_process(self.config.seed, self.step)
         else:
             random_state.load_state_dict(state["process"]["random"])
+
+
+def running_statistics(method: Method) -> dict[str, Tensor]:
+    """The buffers of batch norms by their names in the method: what each process counts of its own samples."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, module in method.named_modules()
+        if isinstance(module, _BatchNorm)
+        for name, value in module.named_buffers(recurse=False)
+        if not processes.is_split(value)
+    }
