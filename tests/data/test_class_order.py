@@ -1,9 +1,12 @@
 """Batches that hold several samples of each of their classes."""
 
+import tracemalloc
+
 import pytest
 import torch
 
 from nearfar.data import ClassOrder, Loader, Records, world
+from nearfar.data.batches.order import BatchSplit, OrderPlan, mix
 from nearfar.errors import UserError
 from nearfar.training.recipe import load
 
@@ -121,3 +124,23 @@ def test_a_recipe_draws_by_class():
 def test_one_way_alone_to_fill_a_batch():
     with pytest.raises(UserError, match=r"data\.per_class and data\.hard_images both fill the batches"):
         load("supcon", ["data.hard_images=2"])
+
+
+def test_stand_ins_come_as_from_a_list_of_all_others_of_the_class_and_none_is_made():
+    labels = [0, 1, 0, 0, 2, 1, 0, 1, -1, 0]
+    plan = OrderPlan(records(labels), BatchSplit(4, 0, 1, True), seed=5, shuffle=True)
+    order = ClassOrder(labels, 2)
+    for place in (place for place, label in enumerate(labels) if label >= 0):
+        row = [place, *(other for other in order.members[labels[place]] if other != place)]
+        row += [mix(5, 3, place, attempt) % 10 for attempt in range(len(row), 15)]
+        candidate = order._row(plan, place, 3)
+        assert [candidate(attempt)[0] for attempt in range(15)] == row
+        assert candidate(4)[1]()["text"] == f"sample {row[4]}"
+    one_class = ClassOrder([0] * 100_000, 2)
+    rows = next(one_class.batches(OrderPlan(range(100_000), BatchSplit(2, 0, 1, True), 0, True), 0, {})).rows
+    tracemalloc.start()
+    try:
+        again = [one_class._row(plan, row.candidate(0)[0], 0) for row in rows for _ in range(50)]
+        assert tracemalloc.get_traced_memory()[0] < 1000 * len(again)
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@ a class: of many classes, a batch drawn over all data hardly ever holds one twic
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -105,11 +106,15 @@ class ClassOrder(SourceOrder):
 
     def _row(self, plan: OrderPlan, place: int, epoch: int) -> Callable[[int], tuple[int, Callable[[], Record]]]:
         """The record at a place, and those that may take its place: the others of its class, then any."""
-        others = [other for other in self.members[self.labels[place]] if other != place]
+        own = self.members[self.labels[place]]  # ascending, and perhaps long: never copied for a row
 
         def candidate(attempt: int) -> tuple[int, Callable[[], Record]]:
-            row = [place, *others]
-            at = row[attempt] if attempt < len(row) else mix(plan.seed, epoch, place, attempt) % len(self.labels)
+            if attempt == 0:
+                at = place
+            elif attempt < len(own):
+                at = own[attempt - (attempt <= bisect_left(own, place))]
+            else:
+                at = mix(plan.seed, epoch, place, attempt) % len(self.labels)
             return at, lambda: plan.source[at]
 
         return candidate
