@@ -19,6 +19,17 @@ def test_a_folder_is_read_in_order_and_files_are_not_joined(tmp_path):
     assert corpus(tmp_path).texts() == ["first file", "second file"]
 
 
+def test_hidden_files_and_folders_that_are_called_as_texts_are_passed_over(tmp_path):
+    (tmp_path / ".in" / ".ipynb_checkpoints").mkdir(parents=True)
+    root = tmp_path / ".in"  # what is named itself may be hidden
+    (root / ".ipynb_checkpoints" / "a.txt").write_text("a copy", "utf-8")
+    (root / "._a.txt").write_bytes(b"\x00\x05\xff")
+    (root / ".#a.txt").symlink_to("somebody@here.7")
+    (root / "notes.md").mkdir()
+    (root / "notes.md" / "a.txt").write_text("the text", "utf-8")
+    assert corpus(root).texts() == ["the text"]
+
+
 def test_splits_part_the_passages():
     everything = corpus("python", words=80)
     train, test = corpus("python", words=80, split="train"), corpus("python", words=80, split="test")

@@ -31,8 +31,8 @@ def corpus(
 
     Args:
         path: a text file, a folder of `.txt`, `.md` and `.rst` files (read in order of their names, folders in folders
-            included), or "python": the Python language reference, about 60,000 words of English that come with every
-            Python.
+            included, hidden ones passed over), or "python": the Python language reference, about 60,000 words of
+            English that come with every Python.
         words: a passage is as many whole paragraphs of a file as fit in this many words; a longer paragraph is cut.
             Each sign of Chinese and Japanese counts as a word; in Thai and others without blanks break lines yourself.
         split: "train" or "test", fixed by a hash of each passage; None gives all.
@@ -142,7 +142,8 @@ def _paragraphs(text: str, words: int) -> Iterator[str]:
 
 def _read(path: Path) -> Iterable[str]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        texts = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(file for file in texts if not _is_hidden(file.relative_to(path)))
         if not files:
             raise UserError(f"{path} holds no {', '.join(SUFFIXES)} files")
     elif path.is_file():
@@ -154,6 +155,11 @@ def _read(path: Path) -> Iterable[str]:
             yield file.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder that it lies in, is hidden: copies that editors and other programs keep."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_held_out(passage: str, share: float) -> bool:
