@@ -129,6 +129,13 @@ def test_joined_sources_are_one_word(tmp_path):
     assert joined[len(joined) - 1]["text"] == ["x"]
 
 
+@pytest.mark.parametrize("name", ["train.target.csv", "runs.target/pairs.csv", "runs.tar/pairs.csv", "pairs.tar.csv"])
+def test_names_that_only_look_like_shards(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("text,text2\na cat,a tabby\n")
+    assert open_source(tmp_path / name)[0]["text"] == ["a cat"]
+
+
 def test_an_address_is_one_message_with_its_remedy():
     with pytest.raises(UserError, match=r"an address.*download it first"):
         open_source("https://example.org/pairs.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -267,7 +268,7 @@ def _kind(where: str) -> str:
         if next(path.glob("*.[tT][aA][rR]"), None) is not None:
             return "shards"
         return kind_of_folder(path)
-    if ".tar" in where.lower():
+    if path.suffix.lower() not in READERS and re.search(r"\.tar\b", path.name.lower()):
         return "shards"
     if path.suffix.lower() == ".json" and path.is_file():
         from nearfar.data.boxes.box_files import holds_boxes
