@@ -79,6 +79,21 @@ def test_lvis_names_its_pictures_otherwise_and_says_what_was_looked_for(folder):
     assert Image.open(record["image"]).getpixel((0, 0)) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("named", ["instances.json", "../annotations/instances.json", "./instances.json"])
+def test_pictures_beside_the_folder_are_found_from_within_it(folder, monkeypatch, named):
+    (folder / "annotations" / "deeper").mkdir(parents=True)
+    write(folder, []).rename(folder / "annotations" / "instances.json")
+    monkeypatch.chdir(folder / "annotations")
+    assert Image.open(open_source(named)[2]["image"]).getpixel((0, 0)) == (2, 0, 0)
+
+
+def test_a_parent_that_is_written_as_dots_is_the_parent(folder, monkeypatch):
+    (folder / "annotations" / "deeper").mkdir(parents=True)
+    write(folder, []).rename(folder / "annotations" / "instances.json")
+    monkeypatch.chdir(folder / "annotations" / "deeper")
+    assert Image.open(open_source("../instances.json")[2]["image"]).getpixel((0, 0)) == (2, 0, 0)
+
+
 def test_other_files_are_none_of_these(folder):
     captions = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "caption": "a cat"}]}
     (folder / "captions.json").write_text(json.dumps(captions))

@@ -62,7 +62,8 @@ def holds_captions(file: Path) -> bool:
 
 def folder_of_pictures(file: Path, pictures: Sequence[Mapping[str, Any]]) -> Path:
     """The folder that holds the first picture: the file's own, or one in it or beside it."""
-    places = [file.parent, *(place for base in (file.parent, file.parent.parent) for place in _folders(base))]
+    here = Path(os.path.abspath(file)).parent  # the parent of a bare name's folder would be that folder again
+    places = [file.parent, *(place for base in (here, here.parent) for place in _folders(base))]
     for place in places if pictures else ():
         if (place / _name_in(place, pictures[0])).is_file():
             return place
