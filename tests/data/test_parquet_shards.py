@@ -1,16 +1,20 @@
 """Parquet files as a stream: rows in order, planned without being counted."""
 
+import datetime
 import time
 import tracemalloc
+from itertools import islice
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from nearfar.data import open_source
+from nearfar.data import Loader, open_source
 from nearfar.data.batches.order import BatchSplit, OrderPlan, StreamOrder
 from nearfar.embedding.blocks.block_records import BlockPlan
 from nearfar.embedding.blocks.source_stamp import source_stamp
+from nearfar.embedding.embed_source import _read
 from nearfar.errors import UserError
 
 
@@ -93,3 +97,36 @@ def test_planning_knows_shards_and_no_rows(tmp_path):
     assert seconds < 20
     few, long = planned(tmp_path / "few", 20, 1000)[1], planned(tmp_path / "long", 20, 100_000)[1]
     assert long < few + 100_000
+
+
+def labelled(folder, column, values, kind, *, opened_by):
+    """A stream whose column holds these values, of one Parquet file or of the `datasets` library."""
+    folder.mkdir(exist_ok=True)
+    columns = {"caption": [f"number {n}" for n in range(len(values))], column: pyarrow.array(values, kind)}
+    parquet.write_table(pyarrow.table(columns), folder / "0.parquet")
+    if opened_by == "parquet":
+        return open_source(str(folder / "{0..0}.parquet"))
+    rows = datasets.Dataset.from_parquet(str(folder / "0.parquet"), cache_dir=str(folder / "cache"))
+    return open_source(rows.to_iterable_dataset())
+
+
+@pytest.mark.parametrize("opened_by", ["parquet", "datasets"])
+@pytest.mark.parametrize("column", ["label", "domain", "group"])
+def test_a_fraction_is_no_class_and_a_list_is_refused(tmp_path, column, opened_by):
+    stream = labelled(tmp_path, column, [0.0, 0.7, 2.0, None, float("inf")], "float64", opened_by=opened_by)
+    assert [record[column] for record in stream] == [0, 0.7, 2, -1, float("inf")]
+    loader = Loader(stream, batch_size=1, replace=False, shuffle=False, max_skipped=1.0)
+    kept = [batch[column].item() for batch in loader]
+    assert [*kept[:2]] == [0, 2]
+    assert len(kept) == 3
+    assert [problem.why for problem in loader.skipped] == [
+        f"its {column} is 0.7, not a whole number",
+        f"its {column} is inf, not a whole number",
+    ]
+    assert [str(_read(record, sides={})[1]) for record in islice(stream, 2)] == [
+        "{}",
+        f"its {column} is 0.7, not a whole number",
+    ]
+    for values, kind in (([[1], [2]], pyarrow.list_(pyarrow.int64())), ([datetime.date(2026, 1, 1)], pyarrow.date32())):
+        with pytest.raises(UserError, match=f"column {column!r} holds .*: a {column} must be text or a whole number"):
+            labelled(tmp_path / kind.__class__.__name__, column, values, kind, opened_by=opened_by)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar import console, lookup
+from nearfar.data.fields.number_field import number_of
 from nearfar.data.sources.record_groups import Groups, picture_key, picture_number
 from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
 from nearfar.data.sources.record_text import captions as clean_captions
@@ -342,6 +343,9 @@ def _read(item: Any, *, sides: Mapping[str, Callable[[Any], Any]], texts: bool =
     record: Mapping[str, Any] = {}
     try:
         record = item() if callable(item) else item
+        for name in ("label", "domain", "group"):
+            if isinstance(record.get(name), float) and record[name] == record[name]:
+                number_of(record, name, -1)
         if texts and not clean_captions(record.get("text")) and not sides:
             return record, BadRecord("it has no text")
         return record, {side: _value(record, side, read) for side, read in sides.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,23 +26,34 @@ class NumberField(Field):
         self.columns, self.keys = (name,), {name: BatchKey(per_sample=True)}
 
     def prepare(self, record: Record, chance: RecordChance) -> int | float:
-        value = record.get(self.name)
-        if value is None:
-            return self.absent
-        if type(value) is type(self.absent) is int and -(2**63) <= value < 2**63:
-            return value  # what nearly all records hold
-        try:
-            number = float(value) if isinstance(self.absent, float) else int(value)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or isinstance(value, str) or number != value or abs(number) >= 2**63:
-            kind = "number" if isinstance(self.absent, float) else "whole number"
-            raise BadRecord(f"its {self.name} is {value!r}, not a {kind}")
-        return number
+        return number_of(record, self.name, self.absent)
 
     def collate(self, parts: list[int | float], chance: BatchChance) -> dict[str, Any]:
         dtype = torch.float32 if isinstance(self.absent, float) else torch.long
         return {self.name: torch.tensor(parts, dtype=dtype)}
+
+
+def number_of(record: Mapping[str, Any], name: str, absent: int | float) -> int | float:
+    """A number of a record, a whole one where `absent` is an int; `absent` where it has none.
+
+    Raises:
+        BadRecord: what stands there is no such number.
+
+    >>> number_of({"label": 3.0}, "label", -1), number_of({}, "weight", 1.0)
+    (3, 1.0)
+    """
+    value = record.get(name)
+    if value is None:
+        return absent
+    if type(value) is type(absent) is int and -(2**63) <= value < 2**63:
+        return value  # what nearly all records hold
+    try:
+        number = float(value) if isinstance(absent, float) else int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, str) or number != value or abs(number) >= 2**63:
+        raise BadRecord(f"its {name} is {value!r}, not a {'number' if isinstance(absent, float) else 'whole number'}")
+    return number
 
 
 def numbers_of(columns: Sequence[str]) -> list[NumberField]:

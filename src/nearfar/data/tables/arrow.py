@@ -35,6 +35,7 @@ USUAL = {
 """Column names taken for each role, the most usual first."""
 
 STRINGS = ("string", "large_string")
+WHOLE = ("int", "uint", "bool", "null")
 
 RESERVED = ("image", "text", "answers", "label", "domain", "group")
 """Keys with a meaning of their own: a column of that name that plays another part is not passed on under it."""
@@ -217,6 +218,7 @@ class ArrowStream(Stream):
             if getattr(features.get(getattr(roles, role)), "dtype", "") in STRINGS
         }
         roles = replace(roles, **texts)
+        check_kinds(features, roles, where=name)
         self._rows = undecoded(dataset)
         self._reader = RowReader(roles, dataset.features or {}, root=None)
         self.parts = dataset.num_shards
@@ -303,14 +305,16 @@ class RowReader:
             image = image.get("path")
         return file_named(image, self.root) if isinstance(image, str) and self.root is not None else image
 
-    def _number(self, role: str, value: Any) -> int:
+    def _number(self, role: str, value: Any) -> Any:
         if is_blank(value) if role == "group" else value is None or value == "" or value != value:
             return -1
         if role in self.names and not isinstance(value, int):
             return self.names[role].get(value, -1)
         if isinstance(value, str) and not _is_whole(value):  # a group of a stream, whose names nobody knows all yet
             return int.from_bytes(blake2b(value.encode(), digest_size=7).digest(), "big")
-        return int(value)
+        # A fraction, or what is no number, stays: whoever reads the record refuses it then.
+        is_whole = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
+        return int(value) if is_whole else value
 
 
 def _weight(value: Any) -> float | None:
@@ -343,14 +347,28 @@ def _names(dataset: Dataset, role: str, column: str, *, where: str) -> list[Any]
             values = sorted(value for value in different if not is_blank(value))
             return None if all(map(_is_whole, values)) else values
         return sorted(value for value in different if value not in (None, ""))
-    if kind.startswith(("int", "uint", "bool", "null")):
+    if kind.startswith(WHOLE):
         return None
     # Readers make floats of a column of whole numbers in which some rows are blank.
     if kind.startswith("float") and all(v is None or v != v or v == int(v) for v in dataset.unique(column)):
         return None
-    raise UserError(
-        f"{where}: column {column!r} holds {kind or feature}: a {role} must be text or a whole number; name another "
-        f"column with {role}=COLUMN, or rename this one if it is none"
+    raise _no_number(role, column, feature, where)
+
+
+def check_kinds(features: Mapping[str, Any], roles: ColumnRoles, *, where: str) -> None:
+    """Refuse columns of a stream for label, domain or group that hold neither text nor numbers. Fractions among numbers
+    are met when their rows are read."""
+    for role in ("label", "domain", "group"):
+        feature = features.get(getattr(roles, role))
+        kind = str(getattr(feature, "dtype", ""))
+        if feature is not None and kind not in STRINGS and not kind.startswith((*WHOLE, "float")):
+            raise _no_number(role, getattr(roles, role), feature, where)
+
+
+def _no_number(role: str, column: str, feature: Any, where: str) -> UserError:
+    return UserError(
+        f"{where}: column {column!r} holds {getattr(feature, 'dtype', '') or feature}: a {role} must be text or a "
+        f"whole number; name another column with {role}=COLUMN, or rename this one if it is none"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nearfar.data.sources.source import Record, Stream
 from nearfar.data.sources.tar_shards import expand
-from nearfar.data.tables.arrow import STRINGS, ColumnRoles, RowReader, find_roles, without_texts
+from nearfar.data.tables.arrow import STRINGS, ColumnRoles, RowReader, check_kinds, find_roles, without_texts
 from nearfar.data.tables.first_row import check_first
 from nearfar.errors import UserError
 from nearfar.files import why
@@ -70,7 +70,9 @@ class ParquetStream(Stream):
             for role in ("label", "domain")
             if getattr(features.get(getattr(roles, role)), "dtype", "") in STRINGS
         }
-        self._reader = RowReader(replace(roles, **unknown), features, root=first.parent if root is None else root)
+        roles = replace(roles, **unknown)
+        check_kinds(features, roles, where=self.name)
+        self._reader = RowReader(roles, features, root=first.parent if root is None else root)
         self.classes, self.columns = self._reader.list_of("label"), self._reader.columns
 
     def _top(self) -> tuple[dict[str, Any], Any]:
