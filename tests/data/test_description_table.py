@@ -122,6 +122,24 @@ def test_an_edited_text_stays_and_the_others_follow_the_settings(photos, tmp_pat
         described(photos, Shades(), out)
 
 
+def test_edited_texts_are_not_lost_where_their_pictures_are_not_read(photos, tmp_path):
+    out, other = tmp_path / "d.jsonl", tmp_path / "other.jsonl"
+    described(photos, Shades(), out)
+    held = rows(out)
+    held[4]["text"] = "my own words"
+    out.write_text("".join(json.dumps(row) + "\n" for row in held))
+    before = out.read_text()
+    (photos / "z.png").write_bytes(b"no picture")
+    assert described(photos, Shades(), out, max_skipped=0.5).edited == 1
+    with pytest.raises(UserError, match=r"d\.jsonl holds texts edited by hand of 1 pictures .* name another --out"):
+        described(photos, Shades(), out, limit=3, max_skipped=0.5)
+    (photos / "p4.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"name another --out"):
+        described(photos, Shades(), out, max_skipped=0.5)
+    assert out.read_text() == before
+    assert described(photos, Shades(), other, limit=3).rows == 3
+
+
 def test_what_is_redacted_is_nowhere(photos, tmp_path):
     out = tmp_path / "d.jsonl"
     described(photos, Shades(), out, redact=lambda text: text.replace("Ann", "someone"))

@@ -76,7 +76,7 @@ def describe_source(
 
     What the model wrote is kept in `answers_beside(out)` as soon as it is there, by the picture, the model and the
     prompts: a run that is killed goes on, and one with other settings of the text needs no model. A text that was
-    edited in `out` stays.
+    edited in `out` stays; a run that does not read its picture writes nothing.
 
     Args:
         describer: writes of pictures.
@@ -90,7 +90,8 @@ def describe_source(
         skipped: collects what could not be read.
 
     Raises:
-        UserError: `out` holds other rows, another process writes it, or too many pictures cannot be read.
+        UserError: `out` holds other rows, or edited texts of pictures that are not read; another process writes it;
+            too many pictures cannot be read.
     """
     out, texts = Path(out), texts or TextSettings()
     skipped = Skipped() if skipped is None else skipped
@@ -119,6 +120,11 @@ def describe_source(
                 report.objects_left_out += made.objects_left_out
     if not rows:
         raise UserError(f"{data.name} holds no picture that can be read")
+    if lost := before.keys() - {row["digest"] for row in rows}:
+        raise UserError(
+            f"{out} holds texts edited by hand of {len(lost)} pictures that are not among those read now, and would "
+            "lose them: name another --out, or describe those pictures, too"
+        )
     report.rows = len(rows)
     files.write(out, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     return report
