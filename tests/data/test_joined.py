@@ -92,3 +92,15 @@ def test_the_field_of_an_object_can_be_named_where_metadata_describe_a_folder(tm
     with pytest.raises(UserError, match=r"text=text\.en"):
         open_source("d")
     assert open_source("d", text="text.en")[3]["text"] == ["thing 3"]
+
+
+def test_domains_that_are_numbers_stay_apart_and_get_names(tmp_path):
+    for name, domains in (("a", "0 1 1"), ("b", "3 0 3")):
+        rows_of = [f"{name} says {n},{name} again {n},{domain}" for n, domain in enumerate(domains.split())]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,text2,domain", *rows_of, "x,y,-1"]))
+    joined = open_source("a.csv + b.csv")
+    assert joined.domains == ["a.csv 0", "a.csv 1", "b.csv 0", "b.csv 3"]
+    assert joined.column("domain") == [0, 1, 1, -1, 3, 2, 3, -1]
+    both = open_source("world/words") + joined.select([2, 4, 3])
+    assert both.domains[-4:] == joined.domains
+    assert [both.domains[n] if n >= 0 else None for n in both.column("domain")[-3:]] == ["a.csv 1", "b.csv 3", None]

@@ -1,4 +1,4 @@
-"""The numbers that a record is known by: its id, and its group."""
+"""The numbers that a record is known by: its id, its group and its domain."""
 
 from __future__ import annotations
 
@@ -95,6 +95,21 @@ def group_of_part(part: int, group: SupportsIndex) -> int:
         return (part << 40) + group
     digest = sha256(f"{part}:{group}".encode()).digest()
     return (1 << 61) + int.from_bytes(digest[:7], "big")
+
+
+def domain_names(source: Any) -> dict[int, str]:
+    """The domains of a source by their numbers, for joining it with others: numbers without names get the source's name
+    before them, and a source without any is one domain, 0.
+
+    >>> from nearfar.data import Records
+    >>> domain_names(Records([{"domain": 3}, {"domain": -1}], name="a.csv")), domain_names(Records([{}], name="b.csv"))
+    ({3: 'a.csv 3'}, {0: 'b.csv'})
+    """
+    if not source.domains and "domain" in source.columns:
+        numbers = {each for each in source.column("domain") if isinstance(each, int) and each >= 0}
+        if numbers:
+            return {number: f"{source.name} {number}" for number in sorted(numbers)}
+    return dict(enumerate(source.domains or [source.name]))
 
 
 def medium_of(record: Mapping[str, Any]) -> Any:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, SupportsIndex, overload
 
-from nearfar.data.sources.record_numbers import group_of_part, medium_of, own_group, record_id, with_id
+from nearfar.data.sources.record_numbers import domain_names, group_of_part, medium_of, own_group, record_id, with_id
 from nearfar.data.sources.record_text import stored_captions
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError
@@ -331,8 +331,11 @@ class Concatenation(Source):
         for source in self.sources:
             self.starts.append(self.starts[-1] + len(source))
         self.classes, self._labels = _merge([source.classes for source in self.sources])
-        # A source without domains is a domain of its own beside the others.
-        self.domains, self._domains = _merge([source.domains or [source.name] for source in self.sources])
+        names = [domain_names(source) for source in self.sources]
+        self.domains, places = _merge([list(each.values()) for each in names])
+        self._domains = [
+            dict(zip(each, place.values(), strict=True)) for each, place in zip(names, places, strict=True)
+        ]
         derived = ("index", "group", "domain")
         self.columns = list(dict.fromkeys([*(c for s in self.sources for c in s.columns), *derived]))
         self.remark = "\n".join(source.remark for source in self.sources if source.remark) or None
@@ -362,7 +365,7 @@ class Concatenation(Source):
         record["index"] = index
         group = own_group(record)
         record["group"] = group_of_part(part, group) if isinstance(group, SupportsIndex) else group
-        record["domain"] = self._domains[part].get(record.get("domain", 0), -1)
+        record["domain"] = self._domains[part].get(record.get("domain", 0), -1)  # 0 where a source is one domain
         if "label" in record:
             label = record["label"]
             record["label"] = self._labels[part].get(label, -1) if self.sources[part].classes else label
@@ -371,8 +374,8 @@ class Concatenation(Source):
 
 def concat(*sources: Source, name: str | None = None) -> Source:
     """Sources one after the other as one. `index` becomes the place in the whole, since two sources may give one id to
-    different records. Groups of different sources are kept apart, classes and domains are merged by their names, and a
-    source without domains becomes one.
+    different records. Groups of different sources are kept apart, classes and domains are merged by their names. A
+    source without domains becomes one; where they are numbers without names, each is a domain: 'a.csv 0', 'a.csv 1'.
 
     >>> cats = Records([{"text": "a cat", "label": 0}], name="cats", classes=["cat"])
     >>> pets = Records([{"text": "a dog", "label": 0}], name="pets", classes=["dog"])
