@@ -9,6 +9,7 @@ from PIL import Image
 
 from nearfar import cli
 from nearfar.data import Loader, load_image, shards, train_tokenizer
+from nearfar.data.batches.held_out_stream import hold_out_of_stream
 from nearfar.errors import UserError
 
 
@@ -215,3 +216,46 @@ def test_an_object_for_a_caption_names_its_sample_and_the_remedy(tmp_path, capti
     with pytest.raises(UserError, match=rf"s: a\.json, 'caption': its text is an object .* text=caption\.{field}"):
         shards(path)
     assert shards(path, text=f"caption.{field}")[0]["text"] == ["a cat"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_stream_lists_is_judged_over_what_it_lists(tmp_path, rank):
+    """A shard's captions without a picture are all met before the first batch of its rows is."""
+    for number in range(2):
+        pack(tmp_path / f"{number}.tar", *pairs(300), *(f"bare{i}.txt" for i in range(24)))
+    options = {"batch_size": 8, "image_size": 8, "tokenizer": train_tokenizer(["a"], 300), "rank": rank}
+    options |= {"world_size": 2, "shuffle": False, "block": 32}
+
+    def streamed():
+        return shards(tmp_path, streaming=True)
+
+    def broken(loader):
+        with pytest.raises(UserError, match=r"(24 of the 324|48 of the 648) records read could not be used"):
+            next(iter(loader))
+
+    made = Loader(streamed(), max_skipped=0.08, **options)
+    whole = [batch["index"].tolist() for batch in made]
+    assert (len(whole), made.skipped.count, made.source.skipped.usable) == (37, 48, 600)
+    assert [batch["index"].tolist() for batch in made] == whole, "the next epoch lists nothing more"
+    assert made.source.skipped.usable == 600
+    broken(Loader(streamed(), max_skipped=0.07, **options))
+    part = Loader(streamed(), max_skipped=0.08, **options)
+    taken = iter(part)
+    for _ in range(5):
+        next(taken)
+    again = Loader(streamed(), max_skipped=0.08, **options)
+    again.load_state_dict(part.state_dict())
+    assert [batch["index"].tolist() for batch in again] == whole[5:]
+    again = Loader(streamed(), max_skipped=0.07, **options)
+    again.load_state_dict(part.state_dict())
+    broken(again)
+    for share, judge in ((0.08, lambda loader: next(iter(loader))), (0.07, broken)):
+        rest, _ = hold_out_of_stream(streamed(), 0.1, most=10)
+        judge(Loader(rest, max_skipped=share, **options))
+
+
+def test_pictures_that_a_stream_gives_and_nobody_can_read_are_judged_over_rows_read(tmp_path):
+    pack(tmp_path / "0.tar", *((f"k{i:03}.png", b"no picture") if i % 4 == 0 else f"k{i:03}.png" for i in range(400)))
+    stream = shards(tmp_path, streaming=True, text=())
+    with pytest.raises(UserError, match=r"22 of the 88 records read could not be used"):
+        list(Loader(stream, batch_size=8, image_size=8, shuffle=False, max_skipped=0.2))

@@ -274,7 +274,12 @@ class Loader:
 
     def _judge(self, *, at_end: bool = False) -> None:
         """Stop when too much is unusable: of at least a hundred records in mid-epoch, of all there were at its end."""
-        unusable = self._unusable if self._total is not None else self.skipped  # a stream finds them as it is read
+        unusable, listed = self._unusable, self.source.skipped
+        if self._total is None and listed.usable:  # whole shards were listed, the rows not yet read among them
+            records = listed.usable + listed.count
+            listed.check(records, limit=self.max_skipped, name=self.source.name, total=records if at_end else None)
+        elif self._total is None:
+            unusable = self.skipped  # a stream finds them as it is read
         if unusable.count:
             whole, own = judged_over(self.source), self._total or 0
             is_share = whole is not None and 2 * own < whole  # held out of its data, and judged with the rest

@@ -66,6 +66,7 @@ class Skipped:
         self.count = 0
         self.problems: list[Problem] = []
         self._known: dict[str, int] = {}
+        self._usable: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def add(self, where: str, why: str, *, count: int = 1) -> None:
@@ -79,10 +80,21 @@ class Skipped:
             if len(self.problems) < LISTED:
                 self.problems.append(Problem(where, why))
 
+    def note_usable(self, where: str, count: int) -> None:
+        """Note how many records were found where these were left out, a whole shard at a time and before any is read.
+        The same place again, in a later epoch, counts no more."""
+        with self._lock:
+            self._usable[where] = count
+
+    @property
+    def usable(self) -> int:
+        """How many records were found beside those left out; 0 where nobody lists them."""
+        return sum(self._usable.values())
+
     def clear(self) -> None:
         """Begin anew, as whoever reads a stream part by part does before each."""
         with self._lock:
-            self.count, self.problems, self._known = 0, [], {}
+            self.count, self.problems, self._known, self._usable = 0, [], {}, {}
 
     def check(self, read: int, *, limit: float, name: str, total: int | None = None) -> None:
         """Stop when more than `limit` of the records seen so far could not be used.
@@ -130,6 +142,7 @@ class Skipped:
             whole.count += other.count
             whole.problems += other.problems[: LISTED - len(whole.problems)]
             whole._known |= other._known
+            whole._usable |= other._usable
         return whole
 
     @classmethod

@@ -137,7 +137,10 @@ class TarStream(Stream):
         read, trouble = samples(self.paths[part], self._roles.endings, self.skipped)
         pictured = [each for each in read if self._roles.picture_of(each[1])]
         bare = [each for each in read if not self._roles.picture_of(each[1])]
-        for key, sample in _usable(pictured, bare, self._roles, self.skipped)[skip:]:
+        usable = _usable(pictured, bare, self._roles, self.skipped)
+        # What is unusable is known of the whole shard now, of which the first row is still to be read.
+        self.skipped.note_usable(self.paths[part], len(usable))
+        for key, sample in usable[skip:]:
             yield self._roles.record(key, sample)
         if trouble is not None:
             self.skipped.add(self.paths[part], trouble)
