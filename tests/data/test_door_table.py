@@ -192,6 +192,15 @@ def test_captions_inside():
     assert open_source("d/a.jsonl", text="caption.en").texts() == open_source("d/b.jsonl").texts() == ["x", "y"]
 
 
+@row("table", "a column whose cells change their form after thousands of rows")
+def test_columns_that_change():
+    rows = ["x,7,7", *["x,8,9"] * 10_000, "x,7.5,seven"]
+    write(d={"a.csv": "\n".join(["caption,price,size", *rows])})
+    source = open_source("d/a.csv")
+    assert [source[0]["price"], source[10_001]["price"]] == [7.0, 7.5]
+    assert [source[0]["size"], source[10_001]["size"]] == ["7", "seven"]
+
+
 @row("table", "`007`, `null`; a blank, `nan` or `null` in `group`")
 def test_cells_as_they_are_written():
     write(

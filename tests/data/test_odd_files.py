@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 
 import pytest
 import torch
@@ -44,6 +45,51 @@ def test_captions_and_paths_that_look_like_numbers_stay_as_they_are_written(tmp_
     assert [record["text"] for record in source] == [["007"], ["1.50"], []]
     assert [os.path.basename(record["image"]) for record in source] == ["0010", "0020", "0030"]
     assert source.column("label") == [3, 4, 5]
+
+
+LATE = {
+    "price": ("7", "7.5", 7.0),
+    "ratio": ("7.5", "8", 7.5),
+    "stock": ("7", "", "7"),
+    "weight": ("0.5", "", 0.5),
+    "size": ("7", "7 kg", "7"),
+    "sold": ("True", "", "True"),
+    "label": ("7", "8.0", 7),
+    "mark": ("7", "short", "7"),
+}
+"""Columns: what stands in the first rows, what stands in the last one, and how the first is read."""
+
+
+@pytest.mark.parametrize("rows", [2, 10_050])
+def test_a_column_that_changes_its_form_late_is_read_as_in_a_small_table(tmp_path, rows):
+    first, last = ([each[n] for each in LATE.values()] for n in (0, 1))
+    lines = [",".join(["caption", *LATE]), *[",".join(["x", *first])] * (rows - 1), ",".join(["x", *last[:-1]])]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    source = table(tmp_path / "a.csv", text="caption")
+    assert len(source) == rows
+    record = source[0]
+    assert {name: record[name] for name in LATE} == {name: value for name, (_, _, value) in LATE.items()}
+    assert [source[rows - 1][name] for name in ("price", "ratio", "stock", "size")] == [7.5, 8.0, "", "7 kg"]
+    cells = source.cells(["price", "stock", "size", "mark"])
+    assert cells(0) == {"price": 7.0, "stock": 7, "size": "7", "mark": 7}
+    assert cells(rows - 1) == {"price": 7.5, "stock": None, "size": "7 kg", "mark": None}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_small_tables_are_read_as_by_a_reader_of_all_their_rows(tmp_path, seed):
+    import pandas
+
+    written = ("7", "-2", "+3", "1.5", ".5", "2.", "1e3", "inf", "True", "false", "", "nan", "7 kg", "1_000", "0", "-")
+    chance = random.Random(seed)
+    columns = {f"c{n}": chance.choices(chance.sample(written, chance.choice((1, 2, 3))), k=6) for n in range(60)}
+    lines = [",".join(["caption", *columns]), *(",".join(["x", *row]) for row in zip(*columns.values(), strict=True))]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    right = pandas.read_csv(tmp_path / "a.csv", keep_default_na=False, skipinitialspace=True)
+    source = table(tmp_path / "a.csv", text="caption")
+    for name in columns:
+        read = source.column(name)
+        assert read == right[name].tolist(), (name, columns[name])
+        assert {type(cell) for cell in read} == {type(cell) for cell in right[name].tolist()}, columns[name]
 
 
 def test_spaces_after_the_commas(tmp_path):

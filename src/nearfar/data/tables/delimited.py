@@ -171,14 +171,45 @@ def _swallowed(field: str, separator: str, width: int) -> bool:
 KEPT_AS_NUMBERS = ("index", "weight", "label", "domain", "group")
 
 
-def zeros(file: Path, options: dict[str, Any], used: Iterable[str | None]) -> list[str]:
-    """Columns beside those that are `used` in which a number begins with 0, as in 007: an article's number or a
-    telephone's, which is no number, and would lose its zeros as one."""
-    places: set[int] = set()
+def converters(
+    file: Path, options: dict[str, Any], used: Iterable[str | None], written: Iterable[str | None]
+) -> dict[str, type[str] | type[float]]:
+    """How columns are read of which a piece of the rows does not tell the kind: `str` leaves cells as they are written.
+
+    A column beside those that are `used` in which a number begins with 0, as in 007, is an article's number or a
+    telephone's, and would lose its zeros as a number. One of whole numbers and fractions is read as fractions, and one
+    of numbers and blanks or words as it is written, as a reader of all rows at once takes it: one that reads them piece
+    by piece takes the kind of the first, and stops where another one's differs. Those `written` are text already.
+    """
+    zeros: set[int] = set()
     with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
         rows = _rows(lines, options)
         header: list[str] = options.get("names") or next(rows, [])
-        for row in rows:
-            places |= {place for place, field in enumerate(row) if field[:1] == "0" and field[1:2].isdigit()}
-    names = [header[place] for place in sorted(places) if place < len(header)]
-    return [name for name in names if header.count(name) == 1 and name not in {*KEPT_AS_NUMBERS, *used}]
+        left_alone = {*written}
+        places = [p for p, name in enumerate(header) if header.count(name) == 1 and name not in left_alone]
+        kinds: dict[int, set[str]] = {place: set() for place in places}
+        for row in filter(None, rows):
+            for place in places:
+                field = row[place] if place < len(row) else ""
+                kinds[place].add(_kind(field))
+                if field[:1] == "0" and field[1:2].isdigit():
+                    zeros.add(place)
+    kept_as_numbers = {*KEPT_AS_NUMBERS, *used}
+    zeros = {p for p in zeros if header[p] not in kept_as_numbers}
+    fractions = {p for p in places if kinds[p] == {"whole", "fraction"}}
+    named = {p: float if p in fractions - zeros else str for p in places if len(kinds[p]) > 1 or p in zeros}
+    return {header[p]: made_by for p, made_by in named.items()}
+
+
+NUMBER = re.compile(r"\s*[+-]?(?:(?P<whole>\d+)|(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)\s*", re.I | re.A)
+
+
+def _kind(cell: str) -> str:
+    """What a reader takes a cell for.
+
+    >>> [_kind(cell) for cell in ("7", "-1.5e3", "True", "", "7 kg")]
+    ['whole', 'fraction', 'truth', 'text', 'text']
+    """
+    if (number := NUMBER.fullmatch(cell)) is not None:
+        return "whole" if number["whole"] else "fraction"
+    return "truth" if cell in ("True", "TRUE", "true", "False", "FALSE", "false") else "text"

@@ -13,7 +13,7 @@ from typing import Any
 from nearfar import files
 from nearfar.data.sources.source import Source
 from nearfar.data.tables.arrow import ArrowSource, ColumnRoles, find_roles, undecoded
-from nearfar.data.tables.delimited import names_of, picture_name, separated, zeros
+from nearfar.data.tables.delimited import converters, names_of, picture_name, separated
 from nearfar.data.tables.document_columns import COLUMN, DocumentColumns, first_picture
 from nearfar.data.tables.encoding import REMEDY, line_not_utf8
 from nearfar.data.tables.first_row import LOOKED_AT, top_row
@@ -111,9 +111,9 @@ def table(
             *pairs.get("text2", ()),
             *pairs.get("negative_text", ()),
             *parts.values(),
-            *zeros(file, options, (roles.label, roles.domain)),
         )
-        as_written: dict[str, Any] = {column: str for column in written if column is not None}
+        as_written: dict[str, Any] = converters(file, options, (roles.label, roles.domain), written)
+        as_written |= {column: str for column in written if column is not None}
         if "names" in options:
             as_written["image"] = picture_name
         options = {**options, "converters": as_written}
