@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
+from nearfar.data.sources.record_text import readable
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.models.card import card
@@ -63,7 +64,10 @@ class LanguageModel(nn.Module):
 
     def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
         """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end."""
+        if isinstance(texts, str):
+            raise UserError("tokenize takes a list of texts, not one text: write [text]")
         most = getattr(self.lm.config, "max_position_embeddings", None)
+        texts = [readable(text) if isinstance(text, str) else text for text in texts]
         tokens = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
         return Tokens(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 

@@ -388,7 +388,10 @@ def longest_text(config: Any) -> int:
     return longest - offset
 
 
-_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "mpnet")
+_OFFSET = set(
+    "roberta xlm-roberta camembert roberta-prelayernorm xlm-roberta-xl mpnet altclip_text_model clap_text_model ibert "
+    "bridgetower_text_model data2vec-text longformer luke xmod lilt markuplm esm".split()
+)
 
 
 def _probe(tower: ImageTower) -> Tensor:
