@@ -388,10 +388,9 @@ def longest_text(config: Any) -> int:
     return longest - offset
 
 
-_OFFSET = set(
-    "roberta xlm-roberta camembert roberta-prelayernorm xlm-roberta-xl mpnet altclip_text_model clap_text_model ibert "
-    "bridgetower_text_model data2vec-text longformer luke xmod lilt markuplm esm".split()
-)
+_OFFSET: tuple[str, ...] = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "mpnet")
+_OFFSET += ("altclip_text_model", "clap_text_model", "bridgetower_text_model", "data2vec-text", "ibert", "luke")
+_OFFSET += ("longformer", "xmod", "lilt", "markuplm", "esm")
 
 
 def _probe(tower: ImageTower) -> Tensor:
