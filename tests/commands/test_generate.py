@@ -46,6 +46,22 @@ def test_several_samples_and_greedy(folder, capsys):
     assert shown.out.count("red car") == 2
 
 
+def test_a_chat_begins_as_its_template_says(folder, capsys, monkeypatch, tmp_path):
+    """The template writes the sign that a text begins with, and the tokenizer must not write another before it."""
+    model = language_model(folder)
+    model.tokenizer.chat_template = "[CLS]{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    model.save_pretrained(tmp_path / "chat")
+    prompts = []
+    monkeypatch.setattr("nearfar.decoding.contrastive_search", lambda lm, tokens, **_: prompts.append(tokens))
+    run(capsys, PROMPT, "--model", tmp_path / "chat", "--chat", "true")
+    run(capsys, PROMPT, "--model", folder)
+    chat, plain = (tokens["input_ids"][0].tolist() for tokens in prompts)
+    assert chat == plain
+    assert chat.count(model.tokenizer.cls_token_id) == 1
+    with pytest.raises(SystemExit, match="this model has no chat template: leave --chat out"):
+        main(["generate", PROMPT, "--model", str(folder), "--chat", "true"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 import os
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,6 +94,11 @@ def test_what_would_not_fit_is_refused(model, photos, tmp_path):
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="were made by another model than"):
         embed_blocks(str(tmp_path / "other"), str(photos), out, block=4, batch_size=4)
+    wider = load(model)
+    wider.pixels = replace(wider.pixels, std=(0.25, 0.25, 0.25))  # the same weights, other inputs
+    wider.save_pretrained(tmp_path / "wider")
+    with pytest.raises(UserError, match="were made by another model than"):
+        embed_blocks(str(tmp_path / "wider"), str(photos), out, block=4, batch_size=4)
     os.utime(photos / "03.png", ns=(1, 1))
     with pytest.raises(UserError, match=r"the files of .*photos have changed since the blocks in"):
         embed_blocks(model, str(photos), out, block=4, batch_size=4)

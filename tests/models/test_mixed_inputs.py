@@ -2,13 +2,16 @@
 `encode_text`."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from nearfar.data import train_tokenizer
 from nearfar.errors import UserError
+from nearfar.models import image_encoder
 from nearfar.models.language import language_model, text_encoder
 
 TEXTS = ["a red fox", "ship", "the blue cat on the mat", "dog runs"]
@@ -151,3 +154,20 @@ def test_models_of_texts_alone(bert, tokenizer, pictures, tmp_path):
                 UserError, match=f"input 1 is a picture, and a {type(model).__name__} reads texts alone"
             ):
                 model.encode(["ship", picture])
+
+
+def test_a_jpeg_is_decoded_no_smaller_than_it_is_scaled_to(tmp_path):
+    """A model that scales to 64 and crops 56 of a picture whose half is 60 high: not first to 60, then up to 64."""
+    noise = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
+    model = image_encoder("micro-resnet", image_size=56).eval()
+    model.pixels = replace(model.pixels, fit="crop", size=56, resize=64)
+    expected = own(model, pictures=[Image.open(tmp_path / "a.jpg")])
+    np.testing.assert_allclose(model.encode([tmp_path / "a.jpg"]), expected, atol=1e-5)
+
+
+def test_a_language_model_reads_texts_as_others_do():
+    model = language_model("tiny", tokenizer=train_tokenizer(TEXTS * 9, 300))
+    with pytest.raises(UserError, match="tokenize takes a list of texts, not one text"):
+        model.tokenize("a red fox")
+    assert model.encode(["half a pair \ud83d of a sign"]).shape == (1, model.embed_dim)

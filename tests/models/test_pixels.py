@@ -108,3 +108,19 @@ def test_deep_pictures_are_scaled_as_a_loader_scales_them(values, shade):
     pixels = Pixels(8, mean=(0, 0, 0), std=(1, 1, 1))([picture])
     assert load_image(picture).getpixel((0, 0)) == (shade,) * 3
     torch.testing.assert_close(pixels, torch.full((1, 3, 8, 8), shade / 255))
+
+
+def test_a_strip_is_cropped_before_it_is_scaled(monkeypatch):
+    """A file of a few hundred bytes must not become gigabytes of pixels that are cropped away."""
+    scaled, resize = [], Image.Image.resize
+
+    def noted(self, size, *args, **options):
+        scaled.append(size)
+        return resize(self, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    strip = np.zeros((1, 6000, 3), dtype=np.uint8)
+    strip[:, 2996:3004] = 255  # white in its very middle, of which one pixel becomes the square
+    for picture in (Image.fromarray(strip), Image.fromarray(strip.swapaxes(0, 1))):
+        assert (Pixels(8, mean=(0.0,) * 3, std=(1.0,) * 3)([picture]) == 1).all()
+    assert max(width * height for width, height in scaled) <= 64 * 8 * 8

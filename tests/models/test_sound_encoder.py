@@ -10,9 +10,10 @@ import torch
 import nearfar
 from nearfar.data import Records, train_tokenizer
 from nearfar.embedding import embed
+from nearfar.embedding.embed_source import embeds
 from nearfar.errors import UserError
 from nearfar.methods import CLIP, SigLIP
-from nearfar.models import SoundEncoder, sound_encoder
+from nearfar.models import SoundEncoder, shortened, sound_encoder
 from nearfar.models.sound.sound_tower import SoundTower, masked_mean
 
 TEXTS = ["a low tone", "a high tone"]
@@ -124,3 +125,9 @@ def test_what_the_maker_refuses():
         sound_encoder()
     with pytest.raises(UserError, match="choose one of none, loudest, bands"):
         sound_encoder(tokenizer=train_tokenizer(TEXTS, 300), normalise="all")
+
+
+def test_cut_embeddings_are_of_sounds_too(model):
+    short = shortened(model, 4)
+    assert embeds(short) == embeds(model) == ["text", "audio"]
+    assert embed(short, tones(4)).sides["audio"].vectors.shape == (4, 4)

@@ -7,6 +7,7 @@ from models.tower_configs import BERT, CONVNEXT, IMAGES, SMALL, TEXTS, VIT
 from nearfar.errors import UserError
 from nearfar.models import DualEncoder, create, load
 from nearfar.models.towers.backbones import LITE_DEEP, image_tower, text_tower
+from nearfar.models.towers.tower import longest_text
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -230,3 +231,19 @@ def test_a_tower_that_hides_parts_at_random_is_refused():
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
     with pytest.raises(UserError, match=r"hides a part of each picture at random.*ViTModel\.from_pretrained"):
         image_tower({"model_type": "vit_mae", **small, "image_size": 32, "patch_size": 8})
+
+
+@pytest.mark.parametrize("kind", ["AltCLIPText", "ClapText", "Data2VecText", "IBert"])
+def test_positions_that_begin_behind_the_padding_are_fewer(kind):
+    """As in RoBERTa: a text of all that are left is read, and no longer one."""
+    import transformers
+
+    settings = {"max_position_embeddings": 24, "pad_token_id": 1, "vocab_size": 50, "num_hidden_layers": 1}
+    settings |= {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    longest = longest_text(config)
+    assert longest == 22
+    model(input_ids=torch.full((1, longest), 7))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 7))

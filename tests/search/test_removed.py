@@ -86,6 +86,7 @@ def test_filters_counts_vectors_and_pictures_are_those_of_the_items_that_are_lef
     left = filled(tmp_path / "index").remove(map(str, GONE))
     assert left.counts == {"picture": COUNT - len(GONE)}
     np.testing.assert_array_equal(left.vectors, np.delete(unit(COUNT), GONE, axis=0))
+    np.testing.assert_array_equal(left.rows_of([5, 0, -1]), left.vectors[[5, 0, -1]])
     assert left.labels()[:3] == ["number 10", "number 100", "number 1000"]
     among = matching_rows(left.table, "id < 10")
     scores, rows = left.search(unit(1, 1), 50, among=among)

@@ -68,6 +68,8 @@ def table(tmp_path_factory):
         ('not colour contains "e" or colour is null', [2, 3, 4]),
         ("price in [3, 20.0, 2.5]", [0, 1]),
         ("rate in [2, 0.5]", [0, 1]),
+        ("rate in [2, 1152921504606846977]", [1]),
+        ("price in [3, 1e30, 99999999999999999999]", [0]),
         ('tags contains "new"', [0, 3]),
         ('tags not contains "new"', [1, 4]),
         ("tags is null", [2]),

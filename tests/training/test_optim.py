@@ -245,7 +245,7 @@ def test_a_skipped_first_step_leaves_no_momentum_of_its_own():
     optimizer = SGD(weights, lr=0.1, momentum=0.9, nesterov=True, fused=True)
     for weight in weights:
         weight.grad = torch.full_like(weight, math.inf)
-    optimizer.grad_scale, optimizer.found_inf = torch.tensor(2.0), torch.tensor(1.0)
+    vars(optimizer).update(grad_scale=torch.tensor(2.0), found_inf=torch.tensor(1.0))
     optimizer.step()
     assert all(torch.equal(optimizer.state[weight]["momentum_buffer"], torch.zeros(4096)) for weight in weights)
     assert all(torch.equal(weight, torch.ones(4096)) for weight in weights)

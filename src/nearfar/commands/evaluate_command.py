@@ -249,12 +249,12 @@ def first_captions(args: Namespace) -> int | None:
 
 def match_reranker(encoder: Any, source: Any, embeddings: Any, args: Namespace) -> Any:
     """The re-ranker over the pictures and captions that were embedded."""
-    from nearfar.data.pictures.images import load_image
+    from nearfar.data.pictures.images import load_image, reading_size
     from nearfar.models import MatchScorer, Reranker
 
     if not hasattr(source, "__getitem__"):
         raise UserError(f"--rerank reads the data twice, and {source.name} is a stream: leave out streaming")
-    pictures = (load_image(source[row]["image"], near=encoder.image_size) for row in embeddings.row.tolist())
+    pictures = (load_image(source[row]["image"], near=reading_size(encoder)) for row in embeddings.row.tolist())
     scorer = MatchScorer.of(encoder, pictures, embeddings.captions, batch_size=args.batch_size)
     return Reranker(scorer, k=args.rerank)
 

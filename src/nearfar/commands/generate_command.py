@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
+
+from nearfar.errors import UserError
 
 
 def generate(
@@ -46,7 +49,7 @@ def generate(
         prompt = sys.stdin.read()
     language = language_model(model)
     lm, tokenizer = language.lm.eval(), language.tokenizer
-    tokens = language.tokenize_prompts([_instruction(tokenizer, prompt) if chat else prompt])
+    tokens = language.tokenize_prompts([_instruction(tokenizer, prompt) if chat else prompt], templated=chat)
     if tokens["input_ids"].numel():
         value = isotropy(language(tokens).hidden).within
         if value < 0.2:
@@ -70,9 +73,11 @@ def generate(
         print(tokenizer.decode(text[start:], skip_special_tokens=True))
 
 
-def _instruction(tokenizer: object, prompt: str) -> str:
+def _instruction(tokenizer: Any, prompt: str) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError("this model has no chat template: leave --chat out")
     messages = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)  # type: ignore[attr-defined]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _note(text: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from nearfar import console, lookup
 from nearfar.data.fields.number_field import number_of
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups, picture_key, picture_number
 from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
 from nearfar.data.sources.record_text import captions as clean_captions
@@ -71,7 +72,7 @@ def embed(
     sides = shared_sides(encoder, source) if sides is None else _known_sides(encoder, sides)
     captions = captions if "text" in sides else 0
     read = tuple(side for side in sides if side != "text")
-    near = getattr(encoder, "image_size", None)
+    near = reading_size(encoder)
     readers = {side: _reader_of(encoder, side, near) for side in read}
     reader = _Reader(source, sides=readers, captions=captions, max_skipped=max_skipped, threads=threads)
     vectors: dict[str, list[Tensor]] = {side: [] for side in read}

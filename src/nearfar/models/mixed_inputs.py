@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nearfar import console
-from nearfar.data.pictures.images import EXTENSIONS, BadImage, load_image
+from nearfar.data.pictures.images import EXTENSIONS, BadImage, load_image, reading_size
 from nearfar.errors import UserError, at_least
 from nearfar.models.shorter import doubt_of, shortened
 from nearfar.modes import device_of, evaluating
@@ -137,8 +137,10 @@ def _texts(model: Any, items: Sequence[Any], places: list[int], size: int) -> It
 
 
 def _pictures(model: Any, items: Sequence[Any], places: list[int], size: int) -> Iterator[tuple[list[int], Tensor]]:
+    near = reading_size(model)
+
     def run(batch: list[int]) -> Tensor:
-        return model.encode_image(model.preprocess([_read(items[place], place, model.image_size) for place in batch]))
+        return model.encode_image(model.preprocess([_read(items[place], place, near) for place in batch]))
 
     return _by_batch(places, size, run)
 
@@ -149,7 +151,7 @@ def _by_batch(places: list[int], size: int, run: Callable[[list[int]], Tensor]) 
         yield batch, run(batch)
 
 
-def _read(item: Any, place: int, near: int) -> Any:
+def _read(item: Any, place: int, near: int | None) -> Any:
     try:
         return load_image(item, near=near)
     except BadImage as error:

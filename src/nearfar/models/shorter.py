@@ -23,6 +23,9 @@ class Shortened(nn.Module):
         super().__init__()
         self.encoder, self.embed_dim = encoder, dim
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.encoder)})  # by which `embeds` finds its sides
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)

@@ -205,7 +205,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Of each record from `start` on that has a picture: its number, the picture's file where it is one, the prompt
     where there is one, and the text; `batch_size` pictures at a time."""
-    from nearfar.data.pictures.images import BadImage, load_image
+    from nearfar.data.pictures.images import BadImage, load_image, reading_size
 
     read, waiting, problems = start, list[tuple[dict[str, Any], Any]](), list[tuple[str, str]]()
     for row, record in enumerate(islice(data, limit)):
@@ -214,7 +214,7 @@ def batches(
         read = row + 1
         about = _about(row, record, prompt, data.name)
         try:
-            waiting.append((about, load_image(record.get("image"), near=writer.image_size)))
+            waiting.append((about, load_image(record.get("image"), near=reading_size(writer))))
         except BadImage as error:
             problems.append((f"{data.name}, record {row}", str(error)))
         if len(waiting) == batch_size:

@@ -15,7 +15,7 @@ from nearfar import console, files
 from nearfar.data.descriptions.describe_pictures import SceneDescriber
 from nearfar.data.descriptions.description_text import DescriptionText, Form, Join, description_text
 from nearfar.data.descriptions.scene_description import SceneDescription
-from nearfar.data.pictures.images import BadImage, load_image
+from nearfar.data.pictures.images import BadImage, load_image, reading_size
 from nearfar.data.sources.skipped import Skipped
 from nearfar.data.tables.appended_lines import AppendedLines
 from nearfar.errors import UserError
@@ -228,7 +228,7 @@ def _described(
             try:
                 picture = picture_digest(image)
                 if picture not in known and picture not in new:
-                    new[picture] = load_image(image, near=describer.captioner.image_size)
+                    new[picture] = load_image(image, near=reading_size(describer.captioner))
             except BadImage as error:
                 skipped.add(f"{data.name}, record {row}", str(error))
                 continue

@@ -64,6 +64,18 @@ def load_image(
     return decode(image, root=root, max_pixels=max_pixels, near=near)[0]
 
 
+def reading_size(encoder: Any) -> int | None:
+    """The shorter side, in pixels, at which an encoder's pictures may be decoded (`load_image`'s `near`): no shorter
+    than what it scales them to, of which it may crop the middle. None where it does not say.
+
+    >>> from types import SimpleNamespace
+    >>> reading_size(SimpleNamespace(image_size=224, pixels=SimpleNamespace(resize=256)))
+    256
+    """
+    size, scaled = getattr(encoder, "image_size", None), getattr(getattr(encoder, "pixels", None), "resize", None)
+    return max(size, scaled or 0) if isinstance(size, int) else None
+
+
 def decode(
     image: Any, *, root: str | os.PathLike[str] | None = None, max_pixels: int = MAX_PIXELS, near: int | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:

@@ -210,6 +210,11 @@ def _kind(cell: str) -> str:
     >>> [_kind(cell) for cell in ("7", "-1.5e3", "True", "", "7 kg")]
     ['whole', 'fraction', 'truth', 'text', 'text']
     """
+    if cell.isascii() and (cell.isdecimal() or cell.isalpha()):  # without the regular expression, most cells
+        if cell.isdecimal():
+            return "whole"
+        if cell.lower() not in ("true", "false", "inf", "infinity"):
+            return "text"
     if (number := NUMBER.fullmatch(cell)) is not None:
         return "whole" if number["whole"] else "fraction"
     return "truth" if cell in ("True", "TRUE", "true", "False", "FALSE", "false") else "text"

@@ -7,6 +7,7 @@ as many threads.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,6 +29,7 @@ from nearfar.errors import UserError, at_least
 from nearfar.locks import Lock
 from nearfar.models.loading import load
 from nearfar.models.shorter import shortened
+from nearfar.models.tokenizer_files import tokenizer_sum
 from nearfar.models.video.frame_mean import for_videos
 
 Results = Iterator[BlockResult]
@@ -241,8 +243,14 @@ def load_planned(made_of: MadeOf) -> Any:
 
 
 def weights_digest(encoder: Any) -> str:
-    """A digest of a model's kind and weights."""
+    """A digest of a model's kind, its weights and what prepares its inputs: pixels, frames, the tokenizer and where it
+    cuts texts."""
     made = blake2b(type(encoder).__name__.encode(), digest_size=16)
+    prepared = [repr(getattr(encoder, name, None)) for name in ("pixels", "frame_choice", "max_length")]
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if callable(tokenizer) and hasattr(tokenizer, "get_vocab"):
+        prepared.append(tokenizer_sum(tokenizer))
+    made.update(json.dumps(prepared).encode())
     if isinstance(encoder, torch.nn.Module):
         for name, value in sorted(encoder.state_dict().items()):
             made.update(name.encode())

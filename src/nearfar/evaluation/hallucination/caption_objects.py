@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_text import captions, words
 from nearfar.data.sources.skipped import Skipped
@@ -65,7 +66,7 @@ def chair(
     written: list[str] = []
     rows = [each.row for each in pictured]
     reading = read_pictures(
-        data, rows, near=model.image_size, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped
+        data, rows, near=reading_size(model), batch_size=batch_size, skipped=skipped, max_skipped=max_skipped
     )
     for places, pictures in reading:
         written += model.caption(model.preprocess(pictures), prompt, max_tokens=max_tokens)

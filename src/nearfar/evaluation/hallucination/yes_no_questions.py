@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nearfar.data.fields.answers import answer_counts
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
@@ -64,7 +65,7 @@ def yes_no(
     written: list[str] = []
     rows = [each.row for each in questions]
     reading = read_pictures(
-        data, rows, near=model.image_size, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped
+        data, rows, near=reading_size(model), batch_size=batch_size, skipped=skipped, max_skipped=max_skipped
     )
     for places, pictures in reading:
         batch = [questions[place] for place in places]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
@@ -65,7 +66,7 @@ def captioning(
     at_least(1, batch_size=batch_size, limit=1 if limit is None else limit)
     data = as_source(source)
     rows, texts, groups = _captioned(data, limit)
-    skipped, near = Skipped(), model.image_size
+    skipped, near = Skipped(), reading_size(model)
     kept: list[int] = []
     written: list[str] = []
     values: dict[str, list[NDArray[np.float64]]] = {name: [] for name in UNITS}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nearfar import console
-from nearfar.data.pictures.images import load_image
+from nearfar.data.pictures.images import load_image, reading_size
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import BadRecord, Skipped
 from nearfar.errors import UserError, at_least
@@ -74,7 +74,7 @@ def contrasts(
     total = len(data) if limit is None and hasattr(data, "__len__") else limit
     for number, record in enumerate(console.track(islice(data, limit), f"{data.name}: pairs", total=total), start=1):
         try:
-            pairs.append(_pair(record, model.image_size))
+            pairs.append(_pair(record, reading_size(model)))
         except BadRecord as problem:
             skipped.add(f"{data.name}, record {number - 1}", str(problem))
         if len(pairs) == batch_size:
@@ -91,7 +91,7 @@ def contrasts(
     return Result("contrasts", metrics, _by_kind(figures, kinds, seed), {"skipped": skipped.count})
 
 
-def _pair(record: Mapping[str, Any], near: int) -> Pair:
+def _pair(record: Mapping[str, Any], near: int | None) -> Pair:
     texts = []
     for key in ("text", "text2"):
         if not (own := captions(record.get(key))):

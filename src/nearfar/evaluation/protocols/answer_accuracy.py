@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nearfar import files
 from nearfar.data.fields.answers import answer_counts
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
@@ -247,7 +248,7 @@ def _answered(
     batch_size: int,
 ) -> tuple[list[Question], list[str]]:
     """The questions whose picture can be read, and the model's answers."""
-    rows, near = [each.row for each in questions], getattr(model, "image_size", None)
+    rows, near = [each.row for each in questions], reading_size(model)
     kept: list[Question] = []
     answers: list[str] = []
     reading = read_pictures(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups
 from nearfar.data.sources.record_text import captions
 from nearfar.data.sources.skipped import Skipped
@@ -63,7 +64,7 @@ def entailment(
     fitted = as_source(train) if train is not None else source.training() if hasattr(source, "training") else None
     pool = None if fitted is None else _statements(fitted, None)
     names = list(getattr(source, "classes", None) or [])
-    skipped, near = Skipped(), getattr(model, "image_size", None)
+    skipped, near = Skipped(), reading_size(model)
     rows, kept, predicted = [each.row for each in statements], [], []
     reading = read_pictures(source, rows, near=near, batch_size=batch_size, skipped=skipped, max_skipped=max_skipped)
     for places, pictures in reading:

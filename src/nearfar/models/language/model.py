@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar import files
+from nearfar.data.sources.record_text import readable
 from nearfar.errors import UserError
 from nearfar.files import why
 from nearfar.models.card import card
@@ -62,8 +63,15 @@ class LanguageModel(nn.Module):
         return int(self.lm.config.hidden_size)
 
     def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
-        """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end."""
+        """Token ids and mask `[B, T]` int64, padded on the right, cut where the model's positions end.
+
+        Raises:
+            UserError: one text in the place of a list.
+        """
+        if isinstance(texts, str):
+            raise UserError("tokenize takes a list of texts, not one text: write [text]")
         most = getattr(self.lm.config, "max_position_embeddings", None)
+        texts = [readable(text) if isinstance(text, str) else text for text in texts]
         tokens = self.tokenizer(texts, padding=True, truncation=most is not None, max_length=most, return_tensors="pt")
         return Tokens(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
@@ -75,11 +83,11 @@ class LanguageModel(nn.Module):
         mean = (hidden * real).sum(1) / real.sum(1).clamp(min=1)
         return torch.nn.functional.normalize(mean, dim=-1) if normalize else mean
 
-    def tokenize_prompts(self, texts: list[str]) -> dict[str, Tensor]:
+    def tokenize_prompts(self, texts: list[str], *, templated: bool = False) -> dict[str, Tensor]:
         """Ids and mask `[B, T]` int64 of prompts to continue: padded on the left, not closed by an end token, on the
-        model's device."""
+        model's device. Those `templated` come out of the model's chat template, with all signs that they begin with."""
         ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
-        rows = self.tokenizer(texts)["input_ids"]
+        rows = self.tokenizer(texts, add_special_tokens=not templated)["input_ids"]
         rows = [row[:-1] if row and row[-1] in ends else row for row in rows]
         width = max(map(len, rows), default=0)
         ids = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.long)

@@ -22,6 +22,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+LONGEST = 64
+"""Of a picture of which the middle square is taken, how many times as long as wide it may be before it is scaled."""
+
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of PIL's own numbers
 
 
@@ -129,13 +132,15 @@ class Pixels:
             ground.paste(picture.resize(inner, method), ((self.size - inner[0]) // 2, (self.size - inner[1]) // 2))
             return ground
         short = min(width, height)
+        if max(width, height) > LONGEST * short:  # scaled as a whole, a strip of a few bytes would be gigabytes
+            width, height = min(width, LONGEST * short), min(height, LONGEST * short)
+            picture = _middle(picture, width, height)
         # Whole-number division, as in the image processors these models were trained with.
         picture = picture.resize((max(1, side * width // short), max(1, side * height // short)), method)
         return self._middle(picture)
 
     def _middle(self, picture: Image) -> Image:
-        left, top = (picture.width - self.size) // 2, (picture.height - self.size) // 2
-        return picture.crop((left, top, left + self.size, top + self.size))
+        return _middle(picture, self.size, self.size)
 
 
 class PreparesPictures:
@@ -161,6 +166,11 @@ class PreparesPictures:
     def preprocess(self, pictures: Sequence[Image]) -> Tensor:
         """Pixels `[B, 3, image_size, image_size]` float32 of a list of PIL pictures."""
         return self.pixels(pictures)
+
+
+def _middle(picture: Image, width: int, height: int) -> Image:
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def rgb(picture: Image) -> Image:

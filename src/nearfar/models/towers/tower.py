@@ -388,7 +388,9 @@ def longest_text(config: Any) -> int:
     return longest - offset
 
 
-_OFFSET = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "mpnet")
+_OFFSET: tuple[str, ...] = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "xlm-roberta-xl", "mpnet")
+_OFFSET += ("altclip_text_model", "clap_text_model", "bridgetower_text_model", "data2vec-text", "ibert", "luke")
+_OFFSET += ("longformer", "xmod", "lilt", "markuplm", "esm")
 
 
 def _probe(tower: ImageTower) -> Tensor:

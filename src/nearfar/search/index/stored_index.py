@@ -58,6 +58,11 @@ class Index:
         were taken out."""
         return self._rows if self._live is None else self._rows[self._live]
 
+    def rows_of(self, places: Any) -> np.ndarray:
+        """The embeddings `[n, D]` float32 of the items at some places, whole numbers `[n]`; no others are read."""
+        places = np.asarray(places, dtype=np.int64)
+        return np.asarray(self._rows[places if self._live is None else self._live[places]])
+
     @property
     def dim(self) -> int:
         """Width of the embeddings."""

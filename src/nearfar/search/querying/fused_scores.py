@@ -38,7 +38,7 @@ def fused_with(pictures: Index, encoder: Any, *, weight: float = 0.5, column: st
         if not hits:
             return []
         places = [_row_of(hit, rows, column, pictures) for hit in hits]
-        cosine = pictures.vectors[places] @ query.embed(encoder)
+        cosine = pictures.rows_of(places) @ query.embed(encoder)
         return [(1 - weight) * hit.score + weight * float(c) for hit, c in zip(hits, cosine, strict=True)]
 
     return rerank

@@ -117,6 +117,9 @@ def _among(column: Any, values: list[Any]) -> Any:
 
     if pa.types.is_int64(column.type):
         values = [int(value) for value in values if not isinstance(value, float) or value.is_integer()]
+        values = [value for value in values if -(2**63) <= value < 2**63]  # beyond them no value of the column lies
+    elif pa.types.is_float64(column.type):
+        values = [float(value) for value in values]  # as one alone is compared
     listed = pa.array(values, column.type)
     return pc.if_else(pc.is_null(column), None, pc.is_in(column, listed))
 
