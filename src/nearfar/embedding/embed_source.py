@@ -15,8 +15,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nearfar import console, lookup
-from nearfar.data.fields.number_field import number_of
-from nearfar.data.pictures.images import reading_size
 from nearfar.data.sources.record_groups import Groups, picture_key, picture_number
 from nearfar.data.sources.record_numbers import MEDIA, medium_of, numbered, own_group, record_id
 from nearfar.data.sources.record_text import captions as clean_captions
@@ -64,6 +62,7 @@ def embed(
     Raises:
         UserError: the model and the records share no side, the source holds no usable record, or too many are broken.
     """
+    from nearfar.data.pictures.images import reading_size
     from nearfar.models.video.frame_mean import for_videos
 
     at_least(1, batch_size=batch_size)
@@ -346,6 +345,8 @@ def _read(item: Any, *, sides: Mapping[str, Callable[[Any], Any]], texts: bool =
         record = item() if callable(item) else item
         for name in ("label", "domain", "group"):
             if isinstance(record.get(name), float) and record[name] == record[name]:
+                from nearfar.data.fields.number_field import number_of  # of few data: a query does without
+
                 number_of(record, name, -1)
         if texts and not clean_captions(record.get("text")) and not sides:
             return record, BadRecord("it has no text")
