@@ -1,6 +1,6 @@
 """What a command costs before it does anything: `nearfar search` with one query, by the index's model and by the same
-exported as ONNX, and commands without torch, beside `import torch` alone, and with what transformers needs to run a
-model.
+as ONNX files that the index carries, and commands without torch, beside `import torch` alone, and with what
+transformers needs to run a model.
 
     .venv/bin/python benchmarks/commands.py
 
@@ -26,13 +26,13 @@ from statistics import median
 from _measure import ratios, spread
 from nearfar import files, load
 from nearfar.data import world
-from nearfar.export.onnx_towers import export_onnx
 from nearfar.search import build
+from nearfar.search.querying.carried_model import carry
 
 RESULTS = Path(__file__).parent / "results" / "commands.json"
 SHOWN = 7  # packages in the table of imports
 TORCH, TRANSFORMERS = "import torch", "import torch, transformers.modeling_utils"
-SEARCH, EXPORTED = "nearfar search", "nearfar search --model EXPORTED"
+SEARCH, CARRIED = "nearfar search", "nearfar search --index CARRYING"
 
 
 def main() -> None:
@@ -42,16 +42,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        index, exported = (str(Path(folder) / name) for name in ("index", "exported"))
+        plain_index, carrying = (Path(folder) / name for name in ("index", "carrying"))
         model = load(args.model)
-        build(model, world.emoji("val"), index, model=args.model)
-        export_onnx(model, exported, name=args.model)
-        search = ["-m", "nearfar.cli", "search", "a red heart", "--index", index]
+        for index in (plain_index, carrying):
+            build(model, world.emoji("val"), index, model=args.model)
+        carry(model, carrying, name=args.model)
+        search = ["-m", "nearfar.cli", "search", "a red heart", "--index"]
         commands = {
             TORCH: ["-c", TORCH],
             TRANSFORMERS: ["-c", TRANSFORMERS],
-            SEARCH: search,
-            EXPORTED: [*search, "--model", exported],
+            SEARCH: [*search, str(plain_index)],
+            CARRIED: [*search, str(carrying)],
             "nearfar recipes": ["-m", "nearfar.cli", "recipes"],
             "nearfar train --help": ["-m", "nearfar.cli", "train", "--help"],
         }
@@ -62,7 +63,7 @@ def main() -> None:
             for name, command in commands.items():
                 seconds[name].append(cpu_seconds(command))
         plain = set(imports(commands[TORCH]))
-        shares = {name: by_owner(imports(commands[name]), plain) for name in (SEARCH, EXPORTED)}
+        shares = {name: by_owner(imports(commands[name]), plain) for name in (SEARCH, CARRIED)}
     record = {
         "rounds": args.rounds,
         "model": args.model,
@@ -123,7 +124,7 @@ def _spent() -> float:
 def as_markdown(record: dict) -> str:
     lines = [
         "{rounds} rounds, torch {torch}, transformers {transformers}, onnxruntime {onnxruntime}, model {model}, load "
-        "average {load:.1f}. EXPORTED is the same model after `nearfar export {model} --onnx`.".format(**record),
+        "average {load:.1f}. CARRYING is an index made with `--onnx`.".format(**record),
         "",
         "| process | CPU seconds | to `import torch`, round by round |",
         "|:--|--:|--:|",

@@ -39,7 +39,7 @@ ALLOWED = {
     "prompting": {"embedding"},
     "classifiers": {"ops", "data", "embedding", "prompting"},
     "evaluation": {"ops", "data", "losses", "embedding", "prompting", "classifiers"},
-    "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers"},
+    "search": {"ops", "data", "embedding", "evaluation", "models", "classifiers", "export"},
     "training": {"ops", "losses", "models", "data", "methods", "embedding", "evaluation"},
     "export": {"data", "models"},
     "adaptation": {"data", "embedding", "evaluation", "methods", "models", "search", "training"},

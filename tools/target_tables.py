@@ -225,11 +225,11 @@ TARGETS = [
         for change in ("remove one", "commit nothing")
     ),
     Target(
-        "`nearfar search`, an exported model",
+        "`nearfar search`, an index made with `--onnx`",
         "of `import torch`",
         1.5,
         "commands",
-        to_torch("nearfar search --model EXPORTED"),
+        to_torch("nearfar search --index CARRYING"),
     ),
     Target("`nearfar search`, the model itself", "of `import torch`", 1.5, "commands", to_torch("nearfar search")),
     Target("training `clip`", "of a bare loop", 1.03, "training_loop", named("variant", "nearfar")),

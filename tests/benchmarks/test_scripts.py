@@ -193,9 +193,9 @@ def test_commands(run, tmp_path):
     record = json.loads(out.read_text())
     seconds, imports = record["cpu_s"], record["imports_s"]
     assert seconds["nearfar recipes"] < seconds["import torch"] < seconds["nearfar search"]
-    assert seconds["nearfar search --model EXPORTED"] < seconds["nearfar search"]
+    assert seconds["nearfar search --index CARRYING"] < seconds["nearfar search"]
     assert "transformers" in imports["nearfar search"]
-    assert not {"transformers", "sympy", "scipy"} & {*imports["nearfar search --model EXPORTED"]}
+    assert not {"transformers", "sympy", "scipy"} & {*imports["nearfar search --index CARRYING"]}
     assert out.with_suffix(".md").read_text() in output
 
 

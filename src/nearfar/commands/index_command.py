@@ -28,6 +28,7 @@ def index(
     block: int | None = None,
     ray: bool | str = False,
     workers: int | None = None,
+    onnx: bool = False,
     **columns: Unpack[Columns],
 ) -> None:
     """Make a search index of a source's pictures, or of its texts where it has no pictures, or bring one up to date.
@@ -52,6 +53,8 @@ def index(
         block: embed so many records at a time, each block kept until the index is whole; 4096 with --ray.
         ray: have workers of a Ray cluster embed: that at HOST:PORT, or without an address processes of this machine.
         workers: with --ray how many; one a core where none are named.
+        onnx: keep the model in the index as ONNX files, too: a single search from a shell starts in less than half the
+            time, with the same hits.
     """
     from rich.console import Console
 
@@ -74,6 +77,11 @@ def index(
     encoder = load(model)
     if doubt := doubt_of(encoder, dim):
         print(doubt, file=sys.stderr)
+    if onnx:
+        from nearfar.search.querying.carried_model import carry
+
+        for tower in carry(encoder, out, name=model, dim=dim):
+            print(tower)
     stored = None
     if ray or block is not None or workers is not None:
         stored = vectors_by_blocks(

@@ -44,7 +44,7 @@ def search_once(args: Namespace) -> None:
     from nearfar.search import query
     from nearfar.search.querying.open_index import open_index
 
-    index, encoder = open_index(args.index, model=args.model)
+    index, encoder = open_index(args.index, model=args.model, itself=args.rerank is not None)
     rerank = None
     if args.rerank is not None:
         from nearfar.search import match_reranker

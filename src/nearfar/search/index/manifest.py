@@ -30,6 +30,8 @@ AIMING = 4
 """The format of an index that says what recall its next build is to aim at."""
 FORMATS = (FORMAT, REMOVING, LARGE, AIMING)
 NAME = "manifest.json"
+CARRIED = "model"
+"""The folder of an index where its model lies as ONNX files, if it carries one (`nearfar index --onnx`)."""
 REQUIRED = {"model", "dim", "probe", "vectors", "pictures"}
 WIDEST = 2**20
 """No embedding has as many numbers."""

@@ -8,21 +8,29 @@ from typing import Any
 from nearfar.errors import UserError
 from nearfar.models.shorter import as_stored
 from nearfar.search.index.identity import check_model
+from nearfar.search.index.manifest import CARRIED
 from nearfar.search.index.stored_index import Index
 
 
-def open_index(directory: Path | str, *, model: str | None = None) -> tuple[Index, Any]:
-    """The index in a directory, and its encoder, cut to the index's width.
+def open_index(directory: Path | str, *, model: str | None = None, itself: bool = False) -> tuple[Index, Any]:
+    """The index in a directory, and its encoder, cut to the index's width: the one named, else the export that the
+    index carries, else the model that it names.
 
     Args:
         directory: the index.
         model: path or name of the model, where it is not (or no longer) the one that the index names.
+        itself: leave an export alone: what is more than embedding (a matching head) only the model can.
 
     Raises UserError when there is no index, or its model cannot be loaded, or is another one.
     """
     from nearfar.models import load
 
     index = Index(directory)
+    if model is None and not itself and (Path(directory) / CARRIED).is_dir():
+        from nearfar.search.querying.carried_model import carried
+
+        if (encoder := carried(Path(directory), index.manifest)) is not None:
+            return index, encoder
     try:
         encoder = load(model or index.model)
     except UserError as error:
